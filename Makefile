@@ -1,0 +1,119 @@
+# vlmtrace: `make all` takes the bundled model from images to its circuits, `make test` proves the parts.
+# Nothing but Python 3.11 or newer (with venv) and GNU make is needed before; `make help` lists what there is.
+
+# What a run is made of. Set them on the command line: make all TASKS="rendered_svo" SEED=1 RUN=other
+MODEL   = tiny-blip
+TASKS   = rendered_states rendered_faces rendered_svo
+SAMPLES =
+SEED    = 0
+RUN     = default
+DEVICE  = cpu
+# The Python that the environment in .venv is made with.
+PYTHON3 = python3
+
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
+.DEFAULT_GOAL := help
+.SUFFIXES:
+# Values reach the recipes through the environment, so that no character in them can be misread by the shell.
+export MODEL TASKS SAMPLES SEED RUN DEVICE
+
+INSTALLED := .venv/.installed
+PYTHON    := .venv/bin/python
+VLMTRACE  := $(PYTHON) -m vlmtrace
+FOLDER    := data/runs/$(RUN)
+REPORT    := $(FOLDER)/report/index.html
+
+.PHONY: all test lint lab model clean help check FORCE
+
+all: $(REPORT)  ## the whole road for every task: tables, figures, executed notebooks, report
+	@echo "$(if $(WORKED),Done,Nothing to do: run $(RUN) is up to date). Open $(REPORT) in a browser."
+
+test: $(INSTALLED)  ## prove the parts
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2
+
+lint: $(INSTALLED)  ## style and types
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+lab: $(INSTALLED)  ## open the notebooks in JupyterLab
+	.venv/bin/jupyter lab --notebook-dir=. notebooks
+
+model: $(INSTALLED)  ## train the bundled model again from nothing (minutes to an hour; overwrites data/models/tiny-blip)
+	$(PYTHON) -m vlmtrace.training tiny-blip
+
+clean:  ## remove the run RUN, the rendered images and caches; the models and the installation stay
+	@[[ "$$RUN" =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$$ ]] || { echo "RUN=$$RUN is not the name of a run." >&2; exit 1; }
+	rm -rf -- "data/runs/$$RUN" data/raw/rendered_* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find vlmtrace tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@echo "make TARGET [NAME=VALUE ...]"
+	@sed -nE 's/^([a-z]+):.*  ## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@echo "Names of a run, with their values now:"
+	@printf '  %-9s %s\n' MODEL "$$MODEL" TASKS "$$TASKS" SAMPLES "$${SAMPLES:-(as in notebook 01)}" \
+	    SEED "$$SEED" RUN "$$RUN" DEVICE "$$DEVICE"
+
+# Installation ---------------------------------------------------------------------------------------------------
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(PYTHON) || $(PYTHON3) -m venv .venv
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+# Parameters -----------------------------------------------------------------------------------------------------
+# One file a parameter and run. It is rewritten only when the value changes, so what depends on it is made again
+# just then. A wrong name stops make before any of them is touched.
+
+STAMPS := $(FOLDER)/.parameters
+stamp   = $(addprefix $(STAMPS)/,$(1))
+
+check: $(INSTALLED)
+	@$(VLMTRACE) check --model "$$MODEL" --tasks "$$TASKS" --samples "$$SAMPLES" --seed "$$SEED" --run "$$RUN"
+
+$(STAMPS)/MODEL $(STAMPS)/TASKS $(STAMPS)/SAMPLES $(STAMPS)/SEED: FORCE | check
+	@mkdir -p "$(@D)"
+	@[[ -f "$@" && "$$(cat "$@")" == "$$$(@F)" ]] || printf '%s\n' "$$$(@F)" > "$@"
+
+FORCE:
+
+# Stages ---------------------------------------------------------------------------------------------------------
+# The tables are the targets. Each depends on the tables it is made from, the parameters it is made with, its
+# notebook, and the modules of the package that decide about its numbers.
+
+sources  = $(sort $(wildcard $(addprefix vlmtrace/,$(addsuffix .py,$(1)) $(addsuffix /*.py,$(1)) $(addsuffix /*/*.py,$(1)))))
+WEIGHTS := $(wildcard data/models/$(MODEL)/*.safetensors data/models/$(MODEL)/*.json)
+MODELS  := $(call sources,models tokens corruption metrics) $(WEIGHTS)
+tables   = $(TASKS:%=$(FOLDER)/%/$(1).parquet)
+# $(call run,NOTEBOOK,TASK option,further parameters)
+run      = $(eval WORKED := yes)@$(VLMTRACE) run $(1) --run "$$RUN" $(2) \
+           -p model="$$MODEL" -p seed="$$SEED" -p device="$$DEVICE" $(3)
+
+$(call tables,pairs): $(FOLDER)/%/pairs.parquet: notebooks/01_preprocess.ipynb $(call sources,tasks) $(MODELS) \
+        $(call stamp,MODEL SEED SAMPLES) | check
+	$(call run,$<,--task $*,-p samples="$$SAMPLES")
+
+$(call tables,evaluated): $(FOLDER)/%/evaluated.parquet: notebooks/02_evaluate.ipynb $(FOLDER)/%/pairs.parquet \
+        $(call sources,evaluate) $(MODELS) $(call stamp,MODEL SEED) | check
+	$(call run,$<,--task $*)
+
+$(call tables,selected): $(FOLDER)/%/selected.parquet: notebooks/03_select_samples.ipynb \
+        $(FOLDER)/%/evaluated.parquet $(call sources,select) $(call stamp,MODEL SEED) | check
+	$(call run,$<,--task $*)
+
+$(call tables,module_patching): $(FOLDER)/%/module_patching.parquet: notebooks/04_module_patching.ipynb \
+        $(FOLDER)/%/selected.parquet $(call sources,patching) $(MODELS) $(call stamp,MODEL SEED) | check
+	$(call run,$<,--task $*)
+
+$(call tables,head_patching): $(FOLDER)/%/head_patching.parquet: notebooks/05_head_patching.ipynb \
+        $(FOLDER)/%/selected.parquet $(call sources,patching) $(MODELS) $(call stamp,MODEL SEED) | check
+	$(call run,$<,--task $*)
+
+# One notebook writes both tables; make learns it from the grouped target (&:).
+CIRCUITS := $(FOLDER)/heads.parquet $(FOLDER)/universal_heads.parquet
+$(CIRCUITS) &: notebooks/06_circuit_analysis.ipynb $(call tables,selected) $(call tables,head_patching) \
+        $(call sources,circuits stats attention patching plots) $(MODELS) $(call stamp,MODEL SEED TASKS) | check
+	$(call run,$<,,-p tasks="$$TASKS")
+
+$(REPORT): $(CIRCUITS) $(call tables,module_patching) $(call sources,report) $(wildcard vlmtrace/templates/*) | check
+	$(eval WORKED := yes)@$(VLMTRACE) report --run "$$RUN"
