@@ -20,7 +20,7 @@ def sample(n: int, k: int, seed: int = 0) -> np.ndarray:
 
 
 def test_exact_sign_flip_by_hand():
-    # Of the 8 sign patterns, |±1 ±2 ±3| reaches 6 in two, 0 (= 1 + 2 − 3) in all, and |±1 ±2 ±1| reaches 2 in six.
+    # Of 8 sign patterns, |±1 ±2 ±3| reaches 6 in two, 0 (= 1 + 2 − 3) in all; |±1 ±2 ±1| reaches 2 in six.
     values = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [3.0, -3.0, -1.0]])
     assert sign_flip_test(values).tolist() == [2 / 8, 1.0, 6 / 8]
 

@@ -1,8 +1,8 @@
 """Intervals, tests and areas, for many columns at once.
 
-Everywhere `values` is (n, k): n pairs, which are independent, and k quantities measured on each of them (heads,
-sizes of a circuit, …), which need not be. Every resample draws whole rows, so it keeps the dependence between
-columns.
+Everywhere `values` is (n, k): n pairs, which are independent, and k quantities measured on each of them
+(heads, sizes of a circuit, …), which need not be. Every resample draws whole rows, so it keeps the dependence
+between columns.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ def percentile_interval(resamples: Array, level: float = 0.95) -> tuple[Array, A
 def sign_flip_test(values: ArrayLike, n_permutations: int = 10_000, seed: int = 0) -> Array:
     """Two-sided p-value of each column's mean under random signs of the rows (Fisher's randomization test).
 
-    If a head does nothing systematic, a pair's effect is as likely e as −e. The p-value is the share of sign
-    patterns whose |mean| reaches the observed one: all 2^n patterns when there are no more than `n_permutations`
-    of them, so that the test is exact; otherwise random ones, with the observed pattern counted among them,
-    p = (count + 1) / (n_permutations + 1) (Phipson & Smyth 2010). A row's sign is the same in all columns.
+    If a head does nothing systematic, a pair's effect is as likely e as −e. The p-value is the share of
+    sign patterns whose |mean| reaches the observed one: all 2^n patterns when they are at most
+    `n_permutations`, so that the test is exact; otherwise random ones, with the observed pattern counted
+    among them, p = (count + 1) / (n_permutations + 1) (Phipson & Smyth 2010). A row's sign is the same in
+    all columns.
 
     Args:
         values: (n, k), finite; one column may be given as (n,)
