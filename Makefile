@@ -45,7 +45,7 @@ model: $(INSTALLED)  ## train the bundled model again from nothing (minutes to a
 clean:  ## remove the run RUN, the rendered images and caches; the models and the installation stay
 	@[[ "$$RUN" =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$$ ]] || { echo "RUN=$$RUN is not the name of a run." >&2; exit 1; }
 	rm -rf -- "data/runs/$$RUN" data/raw/rendered_* .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find vlmtrace tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
 	@echo "make TARGET [NAME=VALUE ...]"
@@ -115,5 +115,5 @@ $(CIRCUITS) &: notebooks/06_circuit_analysis.ipynb $(call tables,selected) $(cal
         $(call sources,circuits stats attention patching plots) $(MODELS) $(call stamp,MODEL SEED TASKS) | check
 	$(call run,$<,,-p tasks="$$TASKS")
 
-$(REPORT): $(CIRCUITS) $(call tables,module_patching) $(call sources,report) $(wildcard vlmtrace/templates/*) | check
+$(REPORT): $(call tables,module_patching) $(CIRCUITS) $(call sources,report) $(wildcard vlmtrace/templates/*) | check
 	$(eval WORKED := yes)@$(VLMTRACE) report --run "$$RUN"

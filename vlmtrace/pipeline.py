@@ -10,6 +10,7 @@ Nothing here loads a model: notebooks run in a kernel of their own.
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import re
 import sys
@@ -116,17 +117,24 @@ def run_notebook(notebook: Path, given: Mapping[str, str]) -> Path:
     task = parameters.get("task", "")
     name = f"{task}-{notebook.name}" if task else notebook.name
     executed = run.folder / "notebooks" / name
-    running = executed.with_name(f".{executed.stem}.{os.getpid()}.ipynb")
+    running = executed.with_name(f".{executed.stem}.running.ipynb")
     failed = executed.parent / "failed" / name
     executed.parent.mkdir(parents=True, exist_ok=True)
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about comments that it cannot parse
     label = f"[{' '.join([notebook.stem, *([task] if task else [])])}]"
     click.echo(f"{label} started")
     started = time.monotonic()
     try:
         with kernel_environment():
             papermill.execute_notebook(
-                notebook, running, parameters, cwd=notebook.parent, kernel_name="python3", progress_bar=False
+                notebook,
+                running,
+                parameters,
+                cwd=notebook.parent,
+                kernel_name="python3",
+                progress_bar=False,
+                extra_arguments=["--log-level=ERROR"],  # the kernel's remarks about itself
             )
     except PapermillExecutionError as error:
         failed.parent.mkdir(exist_ok=True)
@@ -141,7 +149,7 @@ def run_notebook(notebook: Path, given: Mapping[str, str]) -> Path:
     return executed
 
 
-class kernel_environment:  # noqa: N801 - reads as a context manager
+class kernel_environment:
     """Tell the kernel where the terminal is, and that it should be this Python's."""
 
     def __enter__(self) -> None:
@@ -206,6 +214,10 @@ def check_number(name: str, text: str, least: int) -> None:
 # Commands ------------------------------------------------------------------------------------------------------
 
 
+class Interrupted(click.ClickException):
+    exit_code = 130  # as shells have it for SIGINT
+
+
 class Commands(click.Group):
     """Prints a VlmtraceError as its sentence, without a traceback."""
 
@@ -214,6 +226,8 @@ class Commands(click.Group):
             return super().invoke(context)
         except VlmtraceError as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted; what is finished is kept, and the same command continues there.") from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

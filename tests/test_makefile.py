@@ -1,0 +1,203 @@
+"""make runs what is out of date, and nothing else.
+
+A stand-in for Python takes the place of the environment's: it writes down what make asks for and leaves the files
+that a real stage would leave.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from vlmtrace import paths
+
+STAND_IN = r"""#!/bin/bash
+# python -m vlmtrace run NOTEBOOK --run R --task T … | check … | report …
+set -eu
+shift 2
+case "$1" in
+check) [[ "$*" != *wrong* ]] || { echo "Error: Unknown model 'wrong'." >&2; exit 1; }; exit 0;;
+report) echo report >> log; mkdir -p "data/runs/$3/report"; touch "data/runs/$3/report/index.html"; exit 0;;
+esac
+name=$(basename "$2" .ipynb); run=$4; task=""
+[[ "$5" != --task ]] || task=$6
+echo "${name%%_*}${task:+ $task}" >> log
+[[ ! -e "fail-${name%%_*}" ]] || { echo "Error: a sentence." >&2; exit 1; }
+mkdir -p "data/runs/$run/$task"
+case "$name" in
+01*) touch "data/runs/$run/$task/pairs.parquet";;
+02*) touch "data/runs/$run/$task/evaluated.parquet";;
+03*) touch "data/runs/$run/$task/selected.parquet";;
+04*) touch "data/runs/$run/$task/module_patching.parquet";;
+05*) touch "data/runs/$run/$task/head_patching.parquet";;
+06*) touch "data/runs/$run/heads.parquet" "data/runs/$run/universal_heads.parquet";;
+esac
+echo "$*" >> arguments
+"""
+
+NOTEBOOKS = (
+    "01_preprocess",
+    "02_evaluate",
+    "03_select_samples",
+    "04_module_patching",
+    "05_head_patching",
+    "06_circuit_analysis",
+)
+ONE_TASK = ["01 a", "02 a", "03 a", "04 a", "05 a"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkout with empty notebooks and modules, all older than anything made later."""
+    shutil.copy(paths.ROOT / "Makefile", tmp_path)
+    for name in (*NOTEBOOKS,):
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+    for name in ("select", "patching", "circuits", "report", "evaluate", "models/blip", "tasks/schema", "plots/style"):
+        path = tmp_path / "vlmtrace" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "data/models/tiny-blip").mkdir(parents=True)
+    (tmp_path / "data/models/tiny-blip/model.safetensors").touch()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    for name in ("pyproject.toml", "constraints.txt", ".venv/.installed"):
+        (tmp_path / name).touch()
+    past = time.time() - 60
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (past, past))
+    return tmp_path
+
+
+def make(folder, *arguments, target="all", tasks="a", fails=False):
+    """Run make; return the stages it ran, in order, and what it printed."""
+    (folder / "log").unlink(missing_ok=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", target, f"TASKS={tasks}", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    ran = (folder / "log").read_text().splitlines() if (folder / "log").exists() else []
+    return ran, done.stdout + done.stderr
+
+
+def test_the_whole_road_is_walked_once(folder):
+    ran, said = make(folder)
+    assert ran == [*ONE_TASK, "06", "report"]
+    assert said.splitlines()[-1] == "Done. Open data/runs/default/report/index.html in a browser."
+    ran, said = make(folder)
+    assert ran == []
+    assert said.splitlines() == [
+        "Nothing to do: run default is up to date. Open data/runs/default/report/index.html in a browser."
+    ]
+
+
+def test_parameters_reach_the_notebooks(folder):
+    make(folder, "SEED=3", "RUN=x", "SAMPLES=9", "DEVICE=cuda:0", "MODEL=some/model", tasks="a b")
+    calls = (folder / "arguments").read_text().splitlines()
+    shared = "-p model=some/model -p seed=3 -p device=cuda:0"
+    assert calls[0] == f"run notebooks/01_preprocess.ipynb --run x --task a {shared} -p samples=9"
+    assert calls[-1] == f"run notebooks/06_circuit_analysis.ipynb --run x {shared} -p tasks=a b"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("SEED=1", [*ONE_TASK, "06", "report"]),
+        ("MODEL=other/model", [*ONE_TASK, "06", "report"]),
+        ("SAMPLES=5", [*ONE_TASK, "06", "report"]),
+        ("DEVICE=cuda", []),
+    ],
+)
+def test_a_changed_parameter_makes_again_what_depends_on_it(folder, change, expected):
+    make(folder)
+    assert make(folder, change)[0] == expected
+    assert make(folder, change)[0] == []
+
+
+def test_a_further_task_runs_that_task_and_the_circuits(folder):
+    make(folder, tasks="a")
+    assert make(folder, tasks="a b")[0] == [stage.replace("a", "b") for stage in ONE_TASK] + ["06", "report"]
+    assert make(folder, tasks="a b")[0] == []
+
+
+def test_another_run_stands_beside_the_first(folder):
+    make(folder)
+    assert make(folder, "SEED=1", "RUN=other")[0] == [*ONE_TASK, "06", "report"]
+    assert make(folder)[0] == [], "the second run made the first one out of date"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("notebooks/04_module_patching.ipynb", ["04 a", "report"]),
+        ("notebooks/05_head_patching.ipynb", ["05 a", "06", "report"]),
+        ("vlmtrace/tasks/schema.py", [*ONE_TASK, "06", "report"]),
+        ("vlmtrace/evaluate.py", [*ONE_TASK[1:], "06", "report"]),
+        ("vlmtrace/select.py", [*ONE_TASK[2:], "06", "report"]),
+        ("vlmtrace/patching.py", [*ONE_TASK[3:], "06", "report"]),
+        ("vlmtrace/models/blip.py", [*ONE_TASK, "06", "report"]),
+        ("data/models/tiny-blip/model.safetensors", [*ONE_TASK, "06", "report"]),
+        ("vlmtrace/circuits.py", ["06", "report"]),
+        ("vlmtrace/plots/style.py", ["06", "report"]),
+        ("vlmtrace/report.py", ["report"]),
+    ],
+)
+def test_a_changed_source_makes_again_what_leans_on_it(folder, source, expected):
+    make(folder)
+    os.utime(folder / source, (time.time() + 5,) * 2)
+    assert make(folder)[0] == expected
+
+
+def test_a_lost_table_is_made_again(folder):
+    make(folder)
+    (folder / "data/runs/default/a/head_patching.parquet").unlink()
+    assert make(folder)[0] == ["05 a", "06", "report"]
+
+
+def test_a_run_that_stopped_continues_there(folder):
+    (folder / "fail-04").touch()
+    ran, said = make(folder, fails=True)
+    assert ran[-1] == "04 a" and "Error: a sentence." in said
+    (folder / "fail-04").unlink()
+    again = make(folder)[0]
+    assert again[-2:] == ["06", "report"] and "04 a" in again
+    assert not {"01 a", "02 a", "03 a"} & set(again), "finished stages ran again"
+
+
+def test_a_wrong_name_stops_before_anything_is_touched(folder):
+    make(folder)
+    for wrong in ("MODEL=wrong", "TASKS=wrong"):
+        ran, said = make(folder, wrong, fails=True)
+        assert ran == [] and "Error: Unknown model 'wrong'." in said
+    assert make(folder)[0] == [], "a mistyped name made the run out of date"
+
+
+def test_tasks_run_beside_each_other(folder):
+    ran, _ = make(folder, "-j4", tasks="a b c")
+    assert len(ran) == 17 and ran[-2:] == ["06", "report"]
+
+
+def test_clean_removes_the_run_and_nothing_else(folder):
+    make(folder)
+    make(folder, "RUN=other")
+    (folder / "data/raw/mine").mkdir(parents=True)
+    make(folder, "RUN=other", target="clean")
+    assert (folder / "data/runs/default/heads.parquet").exists() and not (folder / "data/runs/other").exists()
+    assert (folder / "data/raw/mine").exists() and (folder / "data/models/tiny-blip/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["", "..", "../..", ".", "*", "a/b"])
+def test_clean_refuses_what_is_no_run(folder, name):
+    make(folder)
+    make(folder, f"RUN={name}", target="clean", fails=True)
+    assert (folder / "data/runs/default/heads.parquet").exists()
+
+
+def test_help_lists_every_target(folder):
+    _, said = make(folder, target="help")
+    for target in ("all", "test", "lint", "lab", "model", "clean", "help"):
+        assert f"\n  {target} " in said, f"make help does not mention {target}"

@@ -1,0 +1,94 @@
+"""What is installed is what is used: one list of requirements, pinned, the same for pip and conda."""
+
+import ast
+import os
+import re
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import vlmtrace
+from vlmtrace.paths import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+#: Where the name that is imported is not the name that is installed.
+INSTALLED_AS = {"PIL": "pillow", "yaml": "pyyaml"}
+
+#: What tests may import because pytest or papermill bring it.
+BROUGHT_ALONG = {"packaging", "pyyaml"}
+
+
+def requirements(*extras):
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
+
+
+def constraints():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    for line in lines:
+        assert re.fullmatch(r"[a-z0-9-]+==[0-9][\w.]*", line), f"constraints.txt: {line!r} is not 'name==version'"
+    return dict(line.split("==") for line in lines)
+
+
+def imported(folder):
+    """Top-level names that the Python files of a folder import, with one file that does."""
+    found = {}
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0]: path for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                found[node.module.split(".")[0]] = path
+    own = {"vlmtrace", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in own}
+
+
+@pytest.mark.parametrize(("folder", "extras"), [("vlmtrace", ()), ("tests", ("dev",))])
+def test_every_import_is_required(folder, extras):
+    listed = set(requirements(*extras)) | (BROUGHT_ALONG if folder == "tests" else set())
+    for name, path in imported(folder).items():
+        package = canonicalize_name(INSTALLED_AS.get(name, name))
+        assert package in listed, f"{path.relative_to(ROOT)} imports {name}, which pyproject.toml does not list"
+
+
+def test_every_requirement_is_pinned_within_its_bounds():
+    pinned = constraints()
+    for name, requirement in requirements(*EXTRAS).items():
+        assert name in pinned, f"constraints.txt does not pin {name}"
+        assert requirement.specifier, f"pyproject.toml gives no lower bound for {name}"
+        assert requirement.specifier.contains(pinned[name]), f"{name}=={pinned[name]} contradicts {requirement}"
+
+
+def test_torch_is_pinned_and_torchvision_absent():
+    pinned = constraints()
+    assert pinned["torch"] == "2.13.0"
+    assert not {name for name in {*pinned, *requirements(*EXTRAS), *imported("vlmtrace")} if "torchvision" in name}
+
+
+def test_conda_users_get_the_same():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["--constraint constraints.txt", "--editable .[dev]"]
+    assert {"python=3.11", "make", "pip"} == set(conda), "a library from conda would escape constraints.txt"
+    assert '-c constraints.txt -e ".[dev]"' in (ROOT / "Makefile").read_text()
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert PROJECT["version"] == citation["version"] == vlmtrace.__version__
+    assert PROJECT["license"] == citation["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+def test_continuous_integration_runs_the_command_of_the_readme():
+    script = ROOT / ".ci" / "run"
+    assert script.read_text().splitlines()[-1] == "make test"
+    assert os.access(script, os.X_OK), ".ci/run is not executable"
+    assert "    make test" in (ROOT / "README.md").read_text()
