@@ -1,0 +1,103 @@
+"""Evaluation answers with the model's own numbers, whatever the batch, and sets bad rows aside by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import vlmtrace as vt
+
+
+@pytest.fixture(scope="module")
+def evaluated(random_blip, random_pairs):
+    return vt.evaluate(random_blip, random_pairs)
+
+
+def test_logit_diff_is_the_models_own(random_blip, random_pairs, evaluated):
+    """An independent forward: transformers' own BlipForQuestionAnswering.forward, its logits caught at the LM head."""
+    hf, row = random_blip.hf, evaluated.iloc[1]
+    inputs = random_blip.processor(
+        images=Image.open(row["corrupt_image"]), text=row["clean_input"], return_tensors="pt"
+    )
+    caught = []
+    handle = hf.text_decoder.cls.register_forward_hook(lambda *args: caught.append(args[2]))
+    start = torch.tensor([[hf.config.text_config.bos_token_id]])
+    with torch.no_grad():
+        hf(**inputs, decoder_input_ids=start)
+    handle.remove()
+    logits = caught[0][0, 0]
+    expected = logits[row["correct_token_id"]] - logits[row["incorrect_token_id"]]
+    assert row["image_logit_diff"] == pytest.approx(expected.item(), abs=1e-4)
+    assert row["image_p_correct"] == pytest.approx(logits.softmax(-1)[row["correct_token_id"]].item(), abs=1e-5)
+
+
+def test_generated_answer_is_the_models_own(random_blip, evaluated):
+    row = evaluated.iloc[0]
+    inputs = random_blip.processor(images=Image.open(row["clean_image"]), text=row["clean_input"], return_tensors="pt")
+    ids = random_blip.hf.generate(**inputs, max_new_tokens=8, do_sample=False)
+    assert row["generated_answer"] == random_blip.processor.decode(ids[0], skip_special_tokens=True).strip()
+
+
+def test_batches_of_unlike_lengths_change_no_number(random_blip, random_pairs, evaluated):
+    alone = pd.concat([vt.evaluate(random_blip, random_pairs.iloc[[i]]) for i in range(8)], ignore_index=True)
+    for column in evaluated:
+        if evaluated[column].dtype == float or column.endswith(("logit_diff", "p_correct", "p_incorrect")):
+            np.testing.assert_allclose(evaluated[column], alone[column], atol=1e-5, err_msg=column)
+        else:
+            assert list(evaluated[column].astype(str)) == list(alone[column].astype(str)), column
+
+
+def test_rows_that_cannot_be_used_are_set_aside_with_the_reason(random_blip, random_pairs, tmp_path):
+    pairs = random_pairs.copy()
+    whole = Path(pairs.loc[2, "clean_image"]).read_bytes()
+    (tmp_path / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "page.png").write_text("<html>not found</html>")
+    pairs.loc[0, "clean_image"] = str(tmp_path / "missing.png")
+    pairs.loc[1, "corrupt_image"] = str(tmp_path / "truncated.png")
+    pairs.loc[2, "corrupt_image"] = str(tmp_path / "page.png")
+    pairs.loc[3, "corrupt_prompt"] = "is this person feeling striped or calm?"
+    pairs.loc[4, "correct_answer"] = "xylophone"
+    pairs.loc[5, ["correct_answer", "incorrect_answer"]] = ["striped", "strip"]
+    usable, set_aside = vt.check_pairs(random_blip, pairs)
+    assert list(usable["sample_id"]) == ["pair-6", "pair-7"]
+    reasons = dict(zip(set_aside["sample_id"], set_aside["reason"], strict=True))
+    for i, words in enumerate(
+        [
+            "missing.png does not exist",
+            "truncated.png cannot be read",
+            "page.png cannot be read",
+            "tokens",
+            "xylophone",
+            "share",
+        ]
+    ):
+        assert words in reasons[f"pair-{i}"], reasons[f"pair-{i}"]
+    with pytest.warns(UserWarning, match="6 of 8 pairs are set aside"):
+        assert len(vt.evaluate(random_blip, pairs)) == 2
+    with pytest.raises(vt.VlmtraceError, match="None of the 1 pairs can be used"), pytest.warns(UserWarning):
+        vt.evaluate(random_blip, pairs.iloc[[0]])
+
+
+def test_accuracy_table_by_hand():
+    table = pd.DataFrame(
+        {
+            "task": "t",
+            "category": ["a"] * 4,
+            "is_correct": [True, True, True, False],
+            "image_is_flipped": [True, True, False, True],
+            "text_is_changed": [True] * 4,
+        }
+    )
+    accuracy = vt.accuracy_table(table).set_index("measure")
+    assert accuracy["accuracy"].to_dict() == {
+        "clean": 0.75,
+        "image_flipped": 0.75,
+        "text_changed": 1.0,
+        "both_sides": 0.5,
+    }
+    # Wilson's interval for 3 of 4 at 95 %: centre (p + z²/2n) / (1 + z²/n), worked by hand with z = 1.96.
+    assert accuracy.loc["clean", "ci_low"] == pytest.approx(0.3006, abs=1e-3)
+    assert accuracy.loc["clean", "ci_high"] == pytest.approx(0.9544, abs=1e-3)

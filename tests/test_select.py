@@ -1,0 +1,59 @@
+"""Selection: eligible pairs only, balanced over category × option order, without replacement, split in two."""
+
+import itertools
+
+import pandas as pd
+import pytest
+
+import vlmtrace as vt
+
+
+def table(n=10):
+    rows = []
+    for category, first, i in itertools.product(["color", "shape"], [True, False], range(n)):
+        rows.append(
+            dict(
+                sample_id=f"{category}-{first}-{i}",
+                category=category,
+                correct_first=first,
+                is_correct=i != 0,
+                image_is_flipped=i != 1,
+                text_is_changed=not (i == 2 and category == "shape"),
+            )
+        )
+    return pd.DataFrame(rows)
+
+
+def test_only_eligible_pairs_and_balance():
+    selected = vt.select_samples(table())
+    counts = selected.groupby(["category", "correct_first"]).size()
+    assert set(counts) == {7}, "shape has 7 eligible pairs an order, so color gives 7 too"
+    assert selected["sample_id"].is_unique
+    assert not selected["sample_id"].str.endswith(("-0", "-1")).any()
+    assert "shape-True-2" not in set(selected["sample_id"])
+
+
+def test_discover_and_verify_are_disjoint_halves_of_every_cell():
+    counts = vt.select_samples(table(), per_category=12).groupby(["category", "correct_first", "split_use"]).size()
+    assert set(counts) == {3}
+
+
+def test_seed_decides():
+    ids = [list(vt.select_samples(table(), 4, seed=seed)["sample_id"]) for seed in (0, 0, 1)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_shortage_is_told():
+    data = table()
+    selected = vt.select_samples(data, per_category=16)
+    counts = vt.selection_table(data, selected, 16).set_index(["category", "correct_first"])
+    assert counts.loc[("shape", True), ["available", "eligible", "wanted", "got"]].tolist() == [10, 7, 8, 7]
+    assert counts.loc[("color", True), ["available", "eligible", "wanted", "got"]].tolist() == [10, 8, 8, 8]
+    assert (counts["discover"] + counts["verify"] == counts["got"]).all()
+
+
+def test_nothing_eligible_is_one_sentence():
+    with pytest.raises(vt.VlmtraceError, match=r"No pair is left after selection .40 evaluated; is_correct 0%"):
+        vt.select_samples(table().assign(is_correct=False))
+    with pytest.raises(vt.VlmtraceError, match="per_category=1"):
+        vt.select_samples(table(), per_category=1)

@@ -1,0 +1,26 @@
+"""vlmtrace: which layers, positions and heads of a vision-language model carry its answer, shown by intervening."""
+
+from vlmtrace.errors import VlmtraceError
+from vlmtrace.evaluate import accuracy_table, check_pairs, evaluate
+from vlmtrace.models import VLM, bundled_models, load_model
+from vlmtrace.patching import patch_head_sets, patch_heads, patch_modules
+from vlmtrace.select import select_samples, selection_table
+from vlmtrace.tasks import load_pairs
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VLM",
+    "VlmtraceError",
+    "accuracy_table",
+    "bundled_models",
+    "check_pairs",
+    "evaluate",
+    "load_model",
+    "load_pairs",
+    "patch_head_sets",
+    "patch_heads",
+    "patch_modules",
+    "select_samples",
+    "selection_table",
+]

@@ -1,0 +1,433 @@
+"""A vision-language model under one face, whatever its family.
+
+What a family has to say about itself fits on one screen: how to prepare images and prompts, which blocks of
+layers there are, which torch module carries which activation, and how to sweep over patches quickly. Everything
+else (hooks, traces, tables, tests) is written once, against this face.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vlmtrace.errors import VlmtraceError, one_of
+from vlmtrace.paths import resolve
+
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A stack of layers, e.g. the question encoder.
+
+    Attributes:
+        modules: what can be patched here, for whole activations
+        head_modules: the modules whose activation is a concatenation of heads, and can be patched by head
+        attention_modules: the modules whose attention weights can be read
+    """
+
+    name: str
+    n_layers: int
+    n_heads: int
+    modules: tuple[str, ...]
+    head_modules: tuple[str, ...] = ()
+    attention_modules: tuple[str, ...] = ()
+
+
+class Site(NamedTuple):
+    """Where an activation lives: block, module, layer (see the vocabulary in the README)."""
+
+    block: str
+    module: str
+    layer: int
+
+
+class HookPoint(NamedTuple):
+    """The torch module that carries a site, and whether the activation is its first input or its output."""
+
+    module: nn.Module
+    is_input: bool
+
+
+class Token(NamedTuple):
+    """What stands at one position of a block.
+
+    Attributes:
+        text: as the tokenizer writes it; "row,column" for an image patch
+        span: first and last-plus-one character in the prompt, (0, 0) where it comes from elsewhere
+        role: known to the family ("[CLS]", "image", "last", …), None where the prompt's words decide
+    """
+
+    text: str
+    span: tuple[int, int] = (0, 0)
+    role: str | None = None
+
+
+@dataclass
+class Trace:
+    """What one run left behind.
+
+    Attributes:
+        logits: (batch, vocabulary), float32, at the first answer position
+        activations: by site, (batch, position, width)
+        layer_inputs: by block, what enters layer 0: (batch, position, width)
+    """
+
+    logits: Tensor
+    activations: dict[Site, Tensor] = field(default_factory=dict)
+    layer_inputs: dict[str, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, site: tuple[str, str, int]) -> Tensor:
+        return self.activations[Site(*site)]
+
+    def layer_input(self, block: str, layer: int) -> Tensor:
+        """The residual stream that enters a layer: (batch, position, width)."""
+        return self.layer_inputs[block] if layer == 0 else self[block, "residual", layer - 1]
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The patches of one sweep over one block, the same for every pair of a group but for the positions.
+
+    Attributes:
+        modules, layers, heads: one entry a patch; head is None where the whole activation is patched
+        positions: (pair, patch), the position patched
+    """
+
+    block: str
+    modules: list[str]
+    layers: list[int]
+    heads: list[int | None]
+    positions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def subset(self, chosen: Sequence[int]) -> Patches:
+        return Patches(
+            self.block,
+            [self.modules[i] for i in chosen],
+            [self.layers[i] for i in chosen],
+            [self.heads[i] for i in chosen],
+            self.positions[:, list(chosen)],
+        )
+
+
+@dataclass(frozen=True)
+class Readout:
+    """All that the metrics need from the first answer position; every tensor is float32 of the same shape."""
+
+    correct: Tensor
+    incorrect: Tensor
+    log_normalizer: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, answer_ids: Tensor) -> Readout:
+        """Read logits (pair, …, vocabulary) with answer_ids (pair, 2): correct, incorrect."""
+        logits = logits.float()
+        index = answer_ids.view(len(answer_ids), *[1] * (logits.ndim - 2), 2).expand(*logits.shape[:-1], 2)
+        chosen = logits.gather(-1, index)
+        return cls(chosen[..., 0], chosen[..., 1], logits.logsumexp(-1))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Readout], dim: int) -> Readout:
+        columns = [[part.correct, part.incorrect, part.log_normalizer] for part in parts]
+        return cls(*(torch.cat(list(column), dim) for column in zip(*columns, strict=True)))
+
+    @property
+    def logit_diff(self) -> Tensor:
+        return self.correct - self.incorrect
+
+    @property
+    def p_correct(self) -> Tensor:
+        return (self.correct - self.log_normalizer).exp()
+
+    @property
+    def p_incorrect(self) -> Tensor:
+        return (self.incorrect - self.log_normalizer).exp()
+
+
+class VLM(ABC):
+    """One loaded model. Holds no state between calls.
+
+    Attributes:
+        name: as given to `load_model`
+        hf: the transformers model, in evaluation mode
+        blocks: the stacks of layers, by name, in the order in which information flows
+        answer_block: the block whose last layer is read out for the answer
+        exact_fast_path: whether the fast sweep agreed with the hooked reference when the model was loaded
+    """
+
+    name: str
+    hf: Any
+    processor: Any
+    tokenizer: Any
+    blocks: dict[str, Block]
+    answer_block: str
+    exact_fast_path: bool = True
+
+    def __init__(self, name: str, hf: Any, processor: Any):
+        self.name = name
+        self.hf = hf.eval().requires_grad_(False)
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.hf.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.hf.parameters()).dtype
+
+    def __repr__(self) -> str:
+        blocks = ", ".join(f"{b.name} {b.n_layers}×{b.n_heads}" for b in self.blocks.values())
+        return f"<{type(self).__name__} {self.name}: layers × heads: {blocks}>"
+
+    # What a family provides --------------------------------------------------------
+
+    @abstractmethod
+    def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
+        """Prepare images and prompts as the model's own processor does.
+
+        Raises:
+            VlmtraceError: an image cannot be read, or the prompts differ in length (nothing is ever padded, so that
+                padding can never change a number)
+        """
+
+    @abstractmethod
+    def answer_logits(self, inputs: Inputs) -> Tensor:
+        """One forward pass: logits (batch, vocabulary), float32, of the first answer token."""
+
+    @abstractmethod
+    def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
+        """Greedy answers, special tokens removed."""
+
+    @abstractmethod
+    def hook_point(self, site: Site) -> HookPoint:
+        """The torch module that carries a site."""
+
+    @abstractmethod
+    def layer_module(self, block: str, layer: int) -> nn.Module:
+        """The torch module of a whole layer."""
+
+    @abstractmethod
+    def attention_module(self, site: Site) -> nn.Module:
+        """The torch module whose second output are the attention weights (batch, head, query, key) of a site."""
+
+    @abstractmethod
+    def sweep(
+        self,
+        clean: Trace,
+        corrupt: Trace,
+        inputs: Inputs,
+        patches: Patches,
+        answer_ids: Tensor,
+        memory: int,
+    ) -> Readout:
+        """Answer every patch of a group of pairs exactly, sharing what the patches share.
+
+        Args:
+            clean, corrupt: traces of the group, at all sites of the swept block and those above it
+            inputs: the group's corrupt inputs
+            patches: what to patch
+            answer_ids: (pair, 2): first tokens of the correct and the incorrect answer
+            memory: bytes that intermediate states may take
+        Returns:
+            Readout of shape (pair, patch)
+        """
+
+    @abstractmethod
+    def run_with_heads(
+        self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
+    ) -> Readout:
+        """Run with every head's output set: to the clean run's where `keep_clean` says so, to the corrupt run's elsewhere.
+
+        Args:
+            clean, corrupt: traces of one pair (batch 1)
+            keep_clean: by head module of the `head_block`, bool (set, layer, head)
+            start: "clean" or "corrupt": which run's embeddings enter layer 0
+        Returns:
+            Readout of shape (1, set)
+        """
+
+    @abstractmethod
+    def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
+        """What stands at each position of a block for one prompt (`inputs`: of one pair, for the image's grid)."""
+
+    @abstractmethod
+    def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
+        """Rows and columns of image patches that the vision encoder sees."""
+
+    # What follows from it --------------------------------------------------------
+
+    @property
+    def head_block(self) -> Block:
+        """The block whose heads `patch_heads` goes through."""
+        return next(block for block in self.blocks.values() if block.head_modules)
+
+    def sites(self, blocks: Sequence[str] | None = None) -> list[Site]:
+        """Every site that can be patched, in the order of blocks, layers, modules."""
+        return [
+            Site(block.name, module, layer)
+            for block in self.blocks.values()
+            if blocks is None or block.name in blocks
+            for layer in range(block.n_layers)
+            for module in block.modules
+        ]
+
+    def check_site(self, site: Site) -> Site:
+        """Return the site, or raise a sentence that says which exist."""
+        block = self.blocks[one_of(site.block, self.blocks, f"block of {self.name}")]
+        one_of(site.module, block.modules, f"module of {block.name}")
+        if not 0 <= site.layer < block.n_layers:
+            raise VlmtraceError(
+                f"Layer {site.layer} does not exist: {block.name} of {self.name} has layers 0 to {block.n_layers - 1}."
+            )
+        return site
+
+    def prompt_text(self, prompt: str) -> str:
+        """The exact text handed to the processor, after a chat template where the model has one."""
+        return prompt
+
+    def count_tokens(self, prompt: str) -> int:
+        """Number of tokens of a prompt, special tokens included."""
+        return len(self.tokenizer(self.prompt_text(prompt)).input_ids)
+
+    def answer_token(self, answer: str) -> int:
+        """The id of the first token of an answer, as the model emits it.
+
+        Raises:
+            VlmtraceError: the answer is empty or its first token is unknown to the tokenizer.
+        """
+        ids = self.tokenizer(answer, add_special_tokens=False).input_ids
+        if not ids or ids[0] == self.tokenizer.unk_token_id:
+            raise VlmtraceError(
+                f"The answer {answer!r} does not start with a token of {self.name}'s vocabulary: use another word."
+            )
+        return ids[0]
+
+    def answer_ids(self, correct: Sequence[str], incorrect: Sequence[str]) -> Tensor:
+        """(pair, 2) ids of the options' first tokens.
+
+        Raises:
+            VlmtraceError: an answer is unknown, or two options share their first token.
+        """
+        rows = []
+        for right, wrong in zip(correct, incorrect, strict=True):
+            row = [self.answer_token(right), self.answer_token(wrong)]
+            if row[0] == row[1]:
+                raise VlmtraceError(
+                    f"The options {right!r} and {wrong!r} share their first token under {self.name}'s tokenizer, "
+                    "so their logits cannot be told apart: replace one of them."
+                )
+            rows.append(row)
+        return torch.tensor(rows, device=self.device)
+
+    def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None) -> Trace:
+        """One forward pass that keeps the activations of `sites` (default: all)."""
+        trace = Trace(logits=torch.empty(0))
+        sites = self.sites() if sites is None else [self.check_site(site) for site in sites]
+
+        def keep(site: Site) -> Callable[[Tensor], None]:
+            return lambda value: trace.activations.__setitem__(site, value.detach())
+
+        def keep_input(block: str) -> Callable[[Tensor], None]:
+            return lambda value: trace.layer_inputs.__setitem__(block, value.detach())
+
+        points = [(self.hook_point(site), keep(site)) for site in sites]
+        points += [
+            (HookPoint(self.layer_module(block, 0), True), keep_input(block)) for block in {s.block for s in sites}
+        ]
+        with torch.no_grad(), hooks(points):
+            trace.logits = self.answer_logits(inputs)
+        missing = [site for site in sites if site not in trace.activations]
+        if missing:
+            raise VlmtraceError(
+                f"The forward pass of {self.name} never reached {missing[0]}: this model is not supported."
+            )
+        return trace
+
+    def attention(self, inputs: Inputs, block: str, module: str) -> Tensor:
+        """Attention weights of a block's module: (layer, batch, head, query, key), float32; rows sum to 1."""
+        found = self.blocks[one_of(block, self.blocks, f"block of {self.name}")]
+        one_of(module, found.attention_modules, f"attention of {block}")
+        weights: list[Tensor] = []
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            for layer in range(found.n_layers):
+                handle = self.attention_module(Site(block, module, layer)).register_forward_hook(
+                    lambda _module, _args, output: weights.append(output[1].float())
+                )
+                stack.callback(handle.remove)
+            self.answer_logits(inputs)
+        return torch.stack(weights)
+
+    def fingerprint(self) -> str:
+        """Identifies the weights: a digest over every parameter's name, shape and first values."""
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.hf.named_parameters()):
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+            digest.update(parameter.detach().flatten()[:256].float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def hooks(points: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]]) -> Iterator[None]:
+    """Call a function on each hook point's activation while the block runs; what it returns replaces the activation.
+
+    Hooks are removed whatever happens inside. Where a module returns a tuple the activation is its first entry.
+    """
+
+    def before(function: Callable[[Tensor], Tensor | None]) -> Callable:
+        def hook(_module: nn.Module, args: tuple) -> tuple | None:
+            new = function(args[0])
+            return None if new is None else (new, *args[1:])
+
+        return hook
+
+    def after(function: Callable[[Tensor], Tensor | None]) -> Callable:
+        def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
+            new = function(output[0] if isinstance(output, tuple) else output)
+            if new is None:
+                return None
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        return hook
+
+    with contextlib.ExitStack() as stack:
+        for point, function in points:
+            if point.is_input:
+                handle = point.module.register_forward_pre_hook(before(function))
+            else:
+                handle = point.module.register_forward_hook(after(function))
+            stack.callback(handle.remove)
+        yield
+
+
+def open_image(image: Image.Image | str | Path) -> Image.Image:
+    """An RGB image, fully decoded.
+
+    Raises:
+        VlmtraceError: the file is missing, truncated or not an image.
+    """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    path = resolve(image)
+    if not path.is_file():
+        raise VlmtraceError(f"The image {path} does not exist: correct its path in the pairs table.")
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise VlmtraceError(
+            f"The image {path} cannot be read ({error}): replace it or remove its row from the pairs table."
+        ) from error

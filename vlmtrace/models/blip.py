@@ -1,0 +1,154 @@
+"""BLIP for visual question answering: a question encoder that looks at the image by cross-attention, an answer decoder.
+
+    pixels ──▶ vision_encoder ──▶ image embeddings
+                                       │ keys and values of cross_attention, in every layer
+    question ──▶ text_encoder ─────────┴──▶ question states
+                                                 │ keys and values of the decoder's cross-attention
+    start token ──▶ text_decoder ────────────────┴──▶ logits of the first answer token
+
+Layers of both text stacks are post-norm (BERT): self-attention, cross-attention and feed-forward, each followed by
+a residual sum and a LayerNorm. Positions of the vision encoder are [CLS] and then the patches, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vlmtrace.errors import VlmtraceError
+from vlmtrace.models import blip_sweep
+from vlmtrace.models.base import (
+    VLM,
+    Block,
+    HookPoint,
+    Inputs,
+    Patches,
+    Readout,
+    Site,
+    Token,
+    Trace,
+    open_image,
+)
+
+
+class Blip(VLM):
+    """`transformers.BlipForQuestionAnswering` under the common face."""
+
+    answer_block = "text_decoder"
+
+    def __init__(self, name: str, hf: Any, processor: Any):
+        super().__init__(name, hf, processor)
+        text, vision = hf.config.text_config, hf.config.vision_config
+        attentions = ("self_attention", "cross_attention")
+        self.blocks = {
+            block.name: block
+            for block in (
+                Block("vision_encoder", vision.num_hidden_layers, vision.num_attention_heads, ("residual",)),
+                Block(
+                    "text_encoder",
+                    text.num_hidden_layers,
+                    text.num_attention_heads,
+                    ("residual", "mlp", *attentions),
+                    head_modules=attentions,
+                    attention_modules=attentions,
+                ),
+                Block("text_decoder", text.num_hidden_layers, text.num_attention_heads, ("residual",)),
+            )
+        }
+
+    # Inputs --------------------------------------------------------
+
+    def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
+        lengths = {self.count_tokens(prompt) for prompt in prompts}
+        if len(lengths) > 1:
+            # BlipTextAttention (transformers 5) drops the mask of its cross-attention, so padding would be attended to.
+            raise VlmtraceError(
+                f"Prompts of {', '.join(map(str, sorted(lengths)))} tokens cannot share a batch of {self.name}, since "
+                "padding would change the answer: encode prompts of equal length together."
+            )
+        pixels = self.processor.image_processor([open_image(image) for image in images], return_tensors="pt")
+        text = self.tokenizer(list(prompts), return_tensors="pt")
+        return {
+            "pixel_values": pixels["pixel_values"].to(self.device, self.dtype),
+            "input_ids": text["input_ids"].to(self.device),
+        }
+
+    def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
+        if block == "vision_encoder":
+            rows, columns = self.patch_grid(inputs)
+            patches = [Token(f"{row},{column}", role="image") for row in range(rows) for column in range(columns)]
+            return [Token("[CLS]", role="[CLS]"), *patches]
+        if block == "text_decoder":
+            return [Token(self.tokenizer.convert_ids_to_tokens(self.hf.decoder_start_token_id), role="last")]
+        encoded = self.tokenizer(prompt, return_offsets_mapping=True)
+        texts = self.tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+        special = set(self.tokenizer.all_special_tokens) - {self.tokenizer.unk_token}
+        return [
+            Token(text, tuple(span), text if text in special else None)
+            for text, span in zip(texts, encoded["offset_mapping"], strict=True)
+        ]
+
+    def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
+        size = self.hf.config.vision_config.patch_size
+        height, width = inputs["pixel_values"].shape[-2:]
+        return height // size, width // size
+
+    # Forward passes --------------------------------------------------------
+
+    def _start_ids(self, batch: int) -> Tensor:
+        return torch.full((batch, 1), self.hf.decoder_start_token_id, device=self.device)
+
+    def answer_logits(self, inputs: Inputs) -> Tensor:
+        image = self.hf.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
+        question = self.hf.text_encoder(input_ids=inputs["input_ids"], encoder_hidden_states=image).last_hidden_state
+        out = self.hf.text_decoder(
+            input_ids=self._start_ids(len(question)), encoder_hidden_states=question, use_cache=False
+        )
+        return out.logits[:, 0].float()
+
+    def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
+        ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    # Where things are --------------------------------------------------------
+
+    def layer_module(self, block: str, layer: int) -> nn.Module:
+        stacks = {
+            "vision_encoder": lambda: self.hf.vision_model.encoder.layers,
+            "text_encoder": lambda: self.hf.text_encoder.encoder.layer,
+            "text_decoder": lambda: self.hf.text_decoder.bert.encoder.layer,
+        }
+        return stacks[block]()[layer]
+
+    def hook_point(self, site: Site) -> HookPoint:
+        layer: Any = self.layer_module(site.block, site.layer)
+        match site.module:
+            case "residual":
+                return HookPoint(layer, is_input=False)
+            case "mlp":
+                return HookPoint(layer.output.dense, is_input=False)
+            case "self_attention":
+                return HookPoint(layer.attention.output.dense, is_input=True)
+            case _:
+                return HookPoint(layer.crossattention.output.dense, is_input=True)
+
+    def attention_module(self, site: Site) -> nn.Module:
+        layer: Any = self.layer_module(site.block, site.layer)
+        return (layer.attention if site.module == "self_attention" else layer.crossattention).self
+
+    # Sweeps --------------------------------------------------------
+
+    def sweep(
+        self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
+    ) -> Readout:
+        return blip_sweep.sweep(self, clean, corrupt, patches, answer_ids, memory)
+
+    def run_with_heads(
+        self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
+    ) -> Readout:
+        return blip_sweep.run_with_heads(self, clean, corrupt, keep_clean, start, answer_ids)

@@ -1,0 +1,73 @@
+"""The columns of a pairs table, checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import pandas as pd
+import pandera.errors
+import pandera.pandas as pa
+
+from vlmtrace.errors import VlmtraceError
+
+_text = pa.Check(lambda column: column.str.strip() != "", error="is empty")
+
+
+def _words(**options: bool) -> pa.Column:
+    return pa.Column(str, _text, **options)
+
+
+#: What every pairs table must have; further columns are kept as they are.
+PAIRS = pa.DataFrameSchema(
+    {
+        "sample_id": _words(unique=True),
+        "task": _words(),
+        "category": _words(),
+        "clean_image": _words(),
+        "corrupt_image": _words(),
+        "clean_prompt": _words(),
+        "corrupt_prompt": _words(),
+        "correct_answer": _words(),
+        "incorrect_answer": _words(),
+        "correct_first": pa.Column(bool),
+    }
+)
+
+
+def check_columns(table: pd.DataFrame, needed: Iterable[str], what: str) -> None:
+    """Raise a sentence if a column is missing; where another is spelled alike, say so."""
+    for column in needed:
+        if column not in table.columns:
+            close = difflib.get_close_matches(column, [str(name) for name in table.columns], n=1)
+            hint = f"rename {close[0]!r}" if close else f"it has {', '.join(map(str, table.columns)) or 'no columns'}"
+            raise VlmtraceError(f"The {what} table has no column {column!r}: {hint}.")
+
+
+def validate_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs unchanged if they follow the contract.
+
+    Raises:
+        VlmtraceError: a column is missing or of the wrong type, a sample_id stands twice, a text is empty, or there
+            is no row. One sentence names the column and the row.
+    """
+    check_columns(pairs, PAIRS.columns, "pairs")
+    if pairs.empty:
+        raise VlmtraceError("The pairs table has no rows: build it with load_pairs, or relax the selection.")
+    repeated = pairs["sample_id"][pairs["sample_id"].duplicated()]
+    if len(repeated):
+        raise VlmtraceError(
+            f"The pairs table holds sample_id {repeated.iloc[0]!r} more than once ({len(repeated)} rows too many): "
+            "give every row its own."
+        )
+    try:
+        return PAIRS.validate(pairs)
+    except pandera.errors.SchemaError as error:
+        column = getattr(error.schema, "name", None)
+        cases = error.failure_cases
+        row = ""
+        if isinstance(cases, pd.DataFrame) and "index" in cases and pd.notna(cases["index"].iloc[0]):
+            row = f", row {pairs.loc[cases['index'].iloc[0], 'sample_id']!r},"
+        raise VlmtraceError(
+            f"The pairs table's column {column!r}{row} fails {error.check}: correct it (see the columns in the README)."
+        ) from error

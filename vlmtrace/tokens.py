@@ -1,0 +1,82 @@
+"""Which part each token plays in its prompt, found by character offsets, never by typed positions.
+
+Roles make prompts of unlike length comparable: the effect at "the correct option" can be averaged over pairs although
+that option stands at position 5 here and at 7 there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from vlmtrace.models import VLM, Inputs, Token
+
+#: Optional columns of a pairs table that hold a word of the prompt; the word's tokens get the column's name as role.
+WORD_COLUMNS = ("noun", "subject", "verb", "object")
+
+#: Words that carry grammar only; each is a role of its own. All remaining words share the role "other".
+FUNCTION_WORDS = frozenset(
+    (
+        "a an and are at be by can color could do does doing feeling for from has have he how in is it kind "
+        "many of on or she that the their there these they this those to was were what where which who with"
+    ).split()
+)
+
+
+def token_table(model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs) -> pd.DataFrame:
+    """What stands at each position of a block for one pair's clean prompt.
+
+    Args:
+        pair: a row of a pairs or evaluated table
+        inputs: the pair's inputs (batch 1)
+    Returns:
+        columns position, token, token_role
+    """
+    prompt = str(pair.get("clean_input") or pair["clean_prompt"])
+    spans = role_spans(prompt, pair)
+    tokens = model.tokens(block, prompt, inputs)
+    return pd.DataFrame(
+        {
+            "position": range(len(tokens)),
+            "token": [token.text for token in tokens],
+            "token_role": [token.role or _role(token, prompt, spans) for token in tokens],
+        }
+    )
+
+
+def role_spans(prompt: str, pair: Mapping[str, Any]) -> dict[str, list[tuple[int, int]]]:
+    """Character spans of the words whose role the pair's columns tell: correct, incorrect, noun, subject, …"""
+    words = {"correct": pair.get("correct_answer"), "incorrect": pair.get("incorrect_answer")}
+    words |= {column: pair.get(column) for column in WORD_COLUMNS}
+    return {role: find_word(prompt, word) for role, word in words.items() if isinstance(word, str) and word}
+
+
+def find_word(prompt: str, word: str) -> list[tuple[int, int]]:
+    """Where a word stands in a prompt as a whole word, whatever its case ("man" is not in "woman").
+
+    >>> find_word("Is the man or the woman kicking?", "man")
+    [(7, 10)]
+    """
+    return [match.span() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE)]
+
+
+def _role(token: Token, prompt: str, spans: dict[str, list[tuple[int, int]]]) -> str:
+    start, end = token.span
+    for role, found in spans.items():
+        if any(start < stop and end > begin for begin, stop in found):
+            return role
+    word = _whole_word(prompt, start, end).lower()
+    return word if word in FUNCTION_WORDS or not any(map(str.isalnum, word)) else "other"
+
+
+def _whole_word(prompt: str, start: int, end: int) -> str:
+    """The word that the characters start … end (leading space aside) belong to, or those characters themselves."""
+    text = prompt[start:end]
+    start += len(text) - len(text.lstrip())
+    for match in re.finditer(r"\w+", prompt):
+        if match.start() <= start < match.end():
+            return match.group()
+    return text.strip()
