@@ -112,7 +112,7 @@ $(call tables,head_patching): $(FOLDER)/%/head_patching.parquet: notebooks/05_he
 # One notebook writes both tables; make learns it from the grouped target (&:).
 CIRCUITS := $(FOLDER)/heads.parquet $(FOLDER)/universal_heads.parquet
 $(CIRCUITS) &: notebooks/06_circuit_analysis.ipynb $(call tables,selected) $(call tables,head_patching) \
-        $(call sources,circuits stats attention patching plots) $(MODELS) $(call stamp,MODEL SEED TASKS) | check
+        $(call sources,circuits verification stats attention patching plots) $(MODELS) $(call stamp,MODEL SEED TASKS) | check
 	$(call run,$<,,-p tasks="$$TASKS")
 
 $(REPORT): $(call tables,module_patching) $(CIRCUITS) $(call sources,report) $(wildcard vlmtrace/templates/*) | check
