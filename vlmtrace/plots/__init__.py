@@ -1,0 +1,29 @@
+"""Every figure of the workbench. Tidy tables in, matplotlib figures out, seven inches wide as a page's text.
+
+    figure = plots.head_map(heads, task="rendered_states", corruption="image")
+    plots.save_figure(figure, "figures/head_map")         # head_map.png and head_map.pdf
+
+Effects are signed and share one diverging map centred on 0; the color bar says the unit, the baseline, what was
+averaged and the range. Nothing is rescaled silently: `limit=` sets the range.
+"""
+
+from vlmtrace.plots.attention import attention_gallery, attention_overlay
+from vlmtrace.plots.circuits import faithfulness_curves
+from vlmtrace.plots.effects import effect_heatmap, image_effect_map
+from vlmtrace.plots.heads import head_map, universal_head_table
+from vlmtrace.plots.pairs import accuracy_by_category, pair_gallery, selection_counts
+from vlmtrace.plots.style import save_figure
+
+__all__ = [
+    "accuracy_by_category",
+    "attention_gallery",
+    "attention_overlay",
+    "effect_heatmap",
+    "faithfulness_curves",
+    "head_map",
+    "image_effect_map",
+    "pair_gallery",
+    "save_figure",
+    "selection_counts",
+    "universal_head_table",
+]

@@ -1,0 +1,226 @@
+"""The parts of figures: what one pair of axes shows. Figures and explorers are put together from these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from vlmtrace.errors import VlmtraceError
+from vlmtrace.models.base import open_image
+from vlmtrace.plots.style import ATTENTION, MISSING, SIGNED, readable, signed_norm, thin_ticks
+
+Picture = Image.Image | str | Path
+
+#: How the outline of a mask is drawn, by the mask's column in the pairs table.
+OUTLINES: dict[str, tuple[str, Any]] = {
+    "clean_object_mask": ("object asked about", "-"),
+    "clean_distractor_mask": ("distractor", (0, (2, 1.2))),
+}
+_OUTLINE_COLOR = "#00e5ff"
+_HALO = [patheffects.withStroke(linewidth=2.0, foreground="black")]
+
+
+def effect_panel(axes: Axes, matrix: pd.DataFrame, labels: Sequence[str], limit: float) -> None:
+    """A heat map of signed effects, layers upwards as information flows, what was patched from left to right.
+
+    Args:
+        matrix: layer × token role, position or head; a missing value is gray
+        labels: of the columns
+        limit: colors range over −limit … limit
+    """
+    norm = signed_norm(limit)
+    sns.heatmap(
+        matrix, ax=axes, cmap=SIGNED, vmin=norm.vmin, vmax=norm.vmax, cbar=False,
+        linewidths=0.4 if matrix.size < 300 else 0, linecolor="white", xticklabels=False, yticklabels=False,
+    )  # fmt: skip
+    axes.set_facecolor(MISSING)
+    axes.invert_yaxis()
+    label_ticks(axes, "y", [str(layer) for layer in matrix.index], thin=True)
+    axes.set(xlabel="", ylabel="layer")
+    label_ticks(axes, "x", labels)
+    for side in ("left", "bottom", "right", "top"):
+        axes.spines[side].set_visible(True)
+
+
+def label_ticks(axes: Axes, axis: str, labels: Sequence[str], thin: bool = False) -> None:
+    """Label the cells of a heat map at their centers.
+
+    Args:
+        axis: "x" or "y"
+        thin: leave labels out where there are many; right for numbers in a row, wrong for words
+    """
+    shown = thin_ticks(len(labels)) if thin else range(len(labels))
+    ticks = [index + 0.5 for index in shown]
+    texts = [labels[index] for index in shown]
+    if axis == "y":
+        axes.set_yticks(ticks, texts, rotation=0)
+    elif thin:
+        axes.set_xticks(ticks, texts, rotation=0)
+    else:
+        axes.set_xticks(ticks, texts, rotation=45, ha="right", rotation_mode="anchor")
+
+
+def emphasize_options(axes: Axes) -> None:
+    """Set the two options in bold among the token roles: there the answer is decided."""
+    for label in axes.get_xticklabels():
+        if label.get_text().startswith(("correct", "incorrect")):
+            label.set_fontweight("bold")
+
+
+def head_panel(axes: Axes, matrix: pd.DataFrame, limit: float, annotate: bool = False) -> None:
+    """Layer × head of one module, signed effects; `annotate` writes the number into each cell."""
+    heads = [str(head) for head in matrix.columns]
+    effect_panel(axes, matrix, heads, limit)
+    label_ticks(axes, "x", heads, thin=True)
+    axes.set_xlabel("head")
+    if annotate:
+        write_cells(axes, matrix, limit, height=0.4)
+
+
+def write_cells(axes: Axes, matrix: pd.DataFrame, limit: float, height: float = 0.46) -> None:
+    """Write each cell's number at `height` in its cell, in white where the color below it is dark."""
+    for (row, column), value in np.ndenumerate(matrix.to_numpy(dtype=float)):
+        if np.isfinite(value):
+            ink = "white" if abs(value) > 0.6 * limit else "black"
+            # U+2212 is the minus that has the width of the plus; −0.00 would look like a finding.
+            text = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+            axes.text(column + 0.5, row + height, text, ha="center", va="center_baseline", fontsize=7, color=ink)
+
+
+def mark_cells(axes: Axes, marked: pd.DataFrame, mark: str, at: tuple[float, float] = (0.5, 0.5)) -> None:
+    """Put a mark into the cells where `marked` is true.
+
+    Args:
+        marked: bool, of the shape of the heat map
+        mark: "disk" or "ring"; a ring fits around a disk
+        at: where in the cell, as fractions of its width and height
+    """
+    rows, columns = np.nonzero(marked.to_numpy(dtype=bool))
+    axes.plot(columns + at[0], rows + at[1], **MARKS[mark])
+
+
+_MARK: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgecolor": "white"}
+#: How heads are marked, as properties of a line: black with a white rim, readable on every color of the map.
+MARKS: dict[str, dict[str, Any]] = {
+    "disk": _MARK | {"markersize": 4.2, "markerfacecolor": "black", "markeredgewidth": 0.7},
+    "ring": _MARK | {
+        "markersize": 6.8, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 0.9,
+        "path_effects": [patheffects.withStroke(linewidth=2.0, foreground="white")],
+    },
+}  # fmt: skip
+
+
+def image_panel(axes: Axes, picture: Picture, gray: bool = False) -> tuple[int, int]:
+    """Show an image without axes; return its width and height in pixels.
+
+    Args:
+        gray: only its light and dark, paled, as the ground for an overlay in color
+    """
+    image = open_image(picture)
+    if gray:
+        image = Image.blend(image.convert("L"), Image.new("L", image.size, 255), 0.35)
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=_extent(image.size))
+    _frame(axes)
+    return image.size
+
+
+def outline_masks(axes: Axes, masks: dict[str, Picture], size: tuple[int, int]) -> None:
+    """Draw the outline of each mask over an image of `size` = (width, height).
+
+    Args:
+        masks: by column name (see OUTLINES)
+
+    Raises:
+        VlmtraceError: a mask has not the size of its image.
+    """
+    for column, picture in masks.items():
+        mask = open_image(picture).convert("L")
+        if mask.size != size:
+            raise VlmtraceError(
+                f"The mask {picture} has {mask.size[0]} × {mask.size[1]} pixels, its image {size[0]} × {size[1]}: "
+                "render the mask again in the size of the image."
+            )
+        # A rim of empty pixels closes the outline of an object that touches the border.
+        inside = np.pad(np.asarray(mask) > 127, 1)
+        if inside.any():
+            x, y = np.arange(-1, size[0] + 1) + 0.5, np.arange(-1, size[1] + 1) + 0.5
+            contour = axes.contour(
+                x, y, inside, [0.5], colors=_OUTLINE_COLOR, linewidths=1.0, linestyles=[OUTLINES[column][1]]
+            )
+            contour.set_path_effects([*_HALO, patheffects.Normal()])
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
+
+
+def masks_of(pair: pd.Series) -> dict[str, Picture]:
+    """The masks that a row of the pairs table names, by column."""
+    return {column: pair[column] for column in OUTLINES if isinstance(pair.get(column), str)}
+
+
+def outline_handles(columns: Sequence[str]) -> list[Line2D]:
+    """Legend entries for the outlines."""
+    return [
+        Line2D([], [], color=_OUTLINE_COLOR, linewidth=1.0, linestyle=OUTLINES[column][1], label=OUTLINES[column][0],
+               path_effects=[*_HALO, patheffects.Normal()])
+        for column in OUTLINES if column in columns
+    ]  # fmt: skip
+
+
+def attention_panel(
+    axes: Axes, picture: Picture, weights: np.ndarray, limit: float, masks: dict[str, Picture] | None = None
+) -> AxesImage:
+    """Attention to image patches over the image in gray, with the masks' outlines.
+
+    Args:
+        weights: (rows, columns) of the patch grid, which spans the whole image
+        limit: colors range over 0 … limit
+    """
+    size = image_panel(axes, picture, gray=True)
+    shown = axes.imshow(
+        weights, cmap=ATTENTION, norm=Normalize(0, limit), extent=_extent(size), interpolation="nearest", zorder=1
+    )
+    outline_masks(axes, masks or {}, size)
+    return shown
+
+
+def patch_effect_panel(
+    axes: Axes, effects: np.ndarray, limit: float, size: tuple[int, int], masks: dict[str, Picture]
+) -> None:
+    """Signed effects of image patches where they lie in the image, with the masks' outlines.
+
+    Args:
+        effects: (rows, columns) of the patch grid
+        size: width and height of the image in pixels
+    """
+    axes.imshow(effects, cmap=SIGNED, norm=signed_norm(limit), extent=_extent(size), interpolation="nearest")
+    _frame(axes)
+    outline_masks(axes, masks, size)
+
+
+def head_name(module: str, layer: int, head: int) -> str:
+    """A head as figures call it.
+
+    >>> head_name("cross_attention", 2, 5)
+    'cross-attention 2.5'
+    """
+    return f"{readable(module)} {layer}.{head}"
+
+
+def _extent(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    return (0, size[0], size[1], 0)
+
+
+def _frame(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=True, linewidth=0.4, color="0.4")
