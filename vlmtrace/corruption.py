@@ -45,7 +45,8 @@ def token_mismatch(model: VLM, pair: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"The clean prompt {pair['clean_prompt']!r} has {clean} tokens and the corrupt prompt "
-        f"{pair['corrupt_prompt']!r} has {corrupt} under {model.name}'s tokenizer: choose replacements of the same number of tokens."
+        f"{pair['corrupt_prompt']!r} has {corrupt} under {model.name}'s tokenizer: "
+        "choose replacements of the same number of tokens."
     )
 
 

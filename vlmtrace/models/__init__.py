@@ -13,19 +13,9 @@ from transformers import AutoConfig, AutoProcessor, BlipForQuestionAnswering
 
 from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.models import reference
-from vlmtrace.models.base import (
-    VLM,
-    Block,
-    HookPoint,
-    Inputs,
-    Patches,
-    Readout,
-    Site,
-    Token,
-    Trace,
-    open_image,
-)
+from vlmtrace.models.base import VLM, HookPoint, Inputs, open_image
 from vlmtrace.models.blip import Blip
+from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
 from vlmtrace.paths import MODELS
 
 __all__ = [

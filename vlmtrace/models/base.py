@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,35 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlmtrace.errors import VlmtraceError, one_of
+from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
 from vlmtrace.paths import resolve
 
 Inputs = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Block:
-    """A stack of layers, e.g. the question encoder.
-
-    Attributes:
-        modules: what can be patched here, for whole activations
-        head_modules: the modules whose activation is a concatenation of heads, and can be patched by head
-        attention_modules: the modules whose attention weights can be read
-    """
-
-    name: str
-    n_layers: int
-    n_heads: int
-    modules: tuple[str, ...]
-    head_modules: tuple[str, ...] = ()
-    attention_modules: tuple[str, ...] = ()
-
-
-class Site(NamedTuple):
-    """Where an activation lives: block, module, layer (see the vocabulary in the README)."""
-
-    block: str
-    module: str
-    layer: int
 
 
 class HookPoint(NamedTuple):
@@ -56,104 +30,6 @@ class HookPoint(NamedTuple):
 
     module: nn.Module
     is_input: bool
-
-
-class Token(NamedTuple):
-    """What stands at one position of a block.
-
-    Attributes:
-        text: as the tokenizer writes it; "row,column" for an image patch
-        span: first and last-plus-one character in the prompt, (0, 0) where it comes from elsewhere
-        role: known to the family ("[CLS]", "image", "last", …), None where the prompt's words decide
-    """
-
-    text: str
-    span: tuple[int, int] = (0, 0)
-    role: str | None = None
-
-
-@dataclass
-class Trace:
-    """What one run left behind.
-
-    Attributes:
-        logits: (batch, vocabulary), float32, at the first answer position
-        activations: by site, (batch, position, width)
-        layer_inputs: by block, what enters layer 0: (batch, position, width)
-    """
-
-    logits: Tensor
-    activations: dict[Site, Tensor] = field(default_factory=dict)
-    layer_inputs: dict[str, Tensor] = field(default_factory=dict)
-
-    def __getitem__(self, site: tuple[str, str, int]) -> Tensor:
-        return self.activations[Site(*site)]
-
-    def layer_input(self, block: str, layer: int) -> Tensor:
-        """The residual stream that enters a layer: (batch, position, width)."""
-        return self.layer_inputs[block] if layer == 0 else self[block, "residual", layer - 1]
-
-
-@dataclass(frozen=True)
-class Patches:
-    """The patches of one sweep over one block, the same for every pair of a group but for the positions.
-
-    Attributes:
-        modules, layers, heads: one entry a patch; head is None where the whole activation is patched
-        positions: (pair, patch), the position patched
-    """
-
-    block: str
-    modules: list[str]
-    layers: list[int]
-    heads: list[int | None]
-    positions: Tensor
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def subset(self, chosen: Sequence[int]) -> Patches:
-        return Patches(
-            self.block,
-            [self.modules[i] for i in chosen],
-            [self.layers[i] for i in chosen],
-            [self.heads[i] for i in chosen],
-            self.positions[:, list(chosen)],
-        )
-
-
-@dataclass(frozen=True)
-class Readout:
-    """All that the metrics need from the first answer position; every tensor is float32 of the same shape."""
-
-    correct: Tensor
-    incorrect: Tensor
-    log_normalizer: Tensor
-
-    @classmethod
-    def of(cls, logits: Tensor, answer_ids: Tensor) -> Readout:
-        """Read logits (pair, …, vocabulary) with answer_ids (pair, 2): correct, incorrect."""
-        logits = logits.float()
-        index = answer_ids.view(len(answer_ids), *[1] * (logits.ndim - 2), 2).expand(*logits.shape[:-1], 2)
-        chosen = logits.gather(-1, index)
-        return cls(chosen[..., 0], chosen[..., 1], logits.logsumexp(-1))
-
-    @classmethod
-    def cat(cls, parts: Sequence[Readout], dim: int) -> Readout:
-        columns = [[part.correct, part.incorrect, part.log_normalizer] for part in parts]
-        return cls(*(torch.cat(list(column), dim) for column in zip(*columns, strict=True)))
-
-    @property
-    def logit_diff(self) -> Tensor:
-        return self.correct - self.incorrect
-
-    @property
-    def p_correct(self) -> Tensor:
-        return (self.correct - self.log_normalizer).exp()
-
-    @property
-    def p_incorrect(self) -> Tensor:
-        return (self.incorrect - self.log_normalizer).exp()
 
 
 class VLM(ABC):
@@ -250,7 +126,7 @@ class VLM(ABC):
     def run_with_heads(
         self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
     ) -> Readout:
-        """Run with every head's output set: to the clean run's where `keep_clean` says so, to the corrupt run's elsewhere.
+        """Run with every head's output fixed: as in the clean run where `keep_clean` says so, else as in the corrupt run.
 
         Args:
             clean, corrupt: traces of one pair (batch 1)

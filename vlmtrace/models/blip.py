@@ -22,18 +22,8 @@ from torch import Tensor, nn
 
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.models import blip_sweep
-from vlmtrace.models.base import (
-    VLM,
-    Block,
-    HookPoint,
-    Inputs,
-    Patches,
-    Readout,
-    Site,
-    Token,
-    Trace,
-    open_image,
-)
+from vlmtrace.models.base import VLM, HookPoint, Inputs, open_image
+from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
 
 
 class Blip(VLM):

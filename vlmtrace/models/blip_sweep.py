@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmtrace.models.base import Patches, Readout, Trace
+from vlmtrace.models.records import Patches, Readout, Trace
 
 if TYPE_CHECKING:
     from vlmtrace.models.blip import Blip

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlmtrace.models.base import VLM, HookPoint, Inputs, Patches, Readout, Site, Trace, hooks
+from vlmtrace.models.base import VLM, HookPoint, Inputs, hooks
+from vlmtrace.models.records import Patches, Readout, Site, Trace
 
 
 def with_patch(corrupt: Tensor, clean: Tensor, position: int, head: int | None, n_heads: int) -> Tensor:
