@@ -52,6 +52,12 @@ def test_smallest_p_is_reached_and_never_zero():
     assert sign_flip_test(sure[:5])[0] == smallest_p(5) == 2 / 32
 
 
+def test_rounding_breaks_no_tie():
+    whole = np.random.default_rng(0).integers(-20, 20, size=(10, 50)).astype(float)
+    # Tenths do not add up exactly in binary; sums that tie as whole numbers must tie as tenths.
+    assert sign_flip_test(whole / 10).tolist() == sign_flip_test(whole).tolist()
+
+
 def test_sign_flip_of_zeros_is_one_and_ignores_scale():
     assert sign_flip_test(np.zeros((20, 2))).tolist() == [1.0, 1.0]
     values = sample(n=10, k=3)
