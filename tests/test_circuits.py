@@ -83,9 +83,7 @@ def test_mean_absolute_effect_does_not_cancel_and_the_signed_one_does():
     heads = head_table(table).set_index("head")
     assert heads.loc[0, "mean_effect"] == pytest.approx(0.0)
     assert heads["mean_abs_effect"].to_list() == pytest.approx([0.3, 0.3])
-    assert heads["is_important"].to_list() == [False, True], (
-        "an effect that cancels between pairs is no effect"
-    )
+    assert heads["is_important"].to_list() == [False, True], "an effect that cancels between pairs is no effect"
 
 
 def test_planted_heads_are_found_with_their_sign_and_size():
@@ -231,9 +229,7 @@ def heads_by_hand() -> pd.DataFrame:
 
 def test_universal_heads_by_hand():
     table = universal_heads(heads_by_hand())
-    assert list(table["head"]) == [0, 1, 2], (
-        "most cells first, then the larger mean effect (7/30 before -2/30)"
-    )
+    assert list(table["head"]) == [0, 1, 2], "most cells first, then the larger mean effect (7/30 before -2/30)"
     assert list(table["cells"]) == ["a/image, a/text, b/image", "a/image, b/image", "a/image, a/text"]
     assert list(table["n_cells"]) == [3, 2, 2]
     assert list(table["is_universal"]) == [True, False, False]

@@ -32,9 +32,7 @@ def test_exact_sign_flip_agrees_with_scipy():
         return np.mean(x, axis=axis)
 
     theirs = scipy.stats.permutation_test((values,), mean, permutation_type="samples", n_resamples=np.inf)
-    assert sign_flip_test(values) == pytest.approx(theirs.pvalue, abs=1e-12), (
-        "exact p-values differ from scipy's"
-    )
+    assert sign_flip_test(values) == pytest.approx(theirs.pvalue, abs=1e-12), "exact p-values differ from scipy's"
 
 
 def test_random_sign_flips_approach_the_exact_test():

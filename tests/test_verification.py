@@ -32,9 +32,7 @@ def curve(table: pd.DataFrame, direction: str, order: str = "ranked") -> pd.Data
 
 @pytest.fixture(scope="module")
 def image_table(random_blip, random_pairs):
-    return faithfulness(
-        random_blip, random_pairs.head(3), all_heads(random_blip), n_random=3, sizes=[0, 2, 3, 24]
-    )
+    return faithfulness(random_blip, random_pairs.head(3), all_heads(random_blip), n_random=3, sizes=[0, 2, 3, 24])
 
 
 def test_no_heads_give_the_corrupt_answer_and_all_heads_the_clean_one(image_table):
@@ -44,9 +42,7 @@ def test_no_heads_give_the_corrupt_answer_and_all_heads_the_clean_one(image_tabl
         assert table[24].to_numpy() == pytest.approx(everything, abs=1e-3)
     for order in ("ranked", "random"):
         ends = curve(image_table, "sufficiency", order)[[0, 24]]
-        assert ends.to_numpy() == pytest.approx(sufficiency[[0, 24]].to_numpy()), (
-            "all orders share their ends"
-        )
+        assert ends.to_numpy() == pytest.approx(sufficiency[[0, 24]].to_numpy()), "all orders share their ends"
 
 
 def test_each_size_is_the_run_with_just_these_heads(image_table, random_blip, random_pairs):
@@ -66,19 +62,14 @@ def test_tidy_rows(image_table):
 
 
 def test_same_seed_same_random_heads(random_blip, random_pairs):
-    runs = [
-        faithfulness(random_blip, random_pairs.head(1), FIRST, "text", n_random=2, seed=seed)
-        for seed in (5, 5, 6)
-    ]
+    runs = [faithfulness(random_blip, random_pairs.head(1), FIRST, "text", n_random=2, seed=seed) for seed in (5, 5, 6)]
     pd.testing.assert_frame_equal(runs[0], runs[1])
     assert not np.allclose(runs[0]["patching_effect"], runs[2]["patching_effect"])
 
 
 def test_random_heads_follow_the_modules_of_the_ranking(random_blip):
     ranked = [("cross_attention", 1, 0)] * 3 + [("self_attention", 0, 0)]
-    orders = [
-        verification._random_order(random_blip, ranked, np.random.default_rng(seed)) for seed in range(200)
-    ]
+    orders = [verification._random_order(random_blip, ranked, np.random.default_rng(seed)) for seed in range(200)]
     for order in orders:
         assert [module for module, _, _ in order] == [module for module, _, _ in ranked]
         assert len(set(order)) == len(order), "a head was drawn twice"
@@ -182,9 +173,7 @@ def test_curves_by_hand():
 
 def test_pairs_without_contrast_are_set_aside_whole():
     table = by_hand()
-    table.loc[(table["sample_id"] == "pair-2") & (table["direction"] == "necessity"), "patching_effect"] = (
-        np.nan
-    )
+    table.loc[(table["sample_id"] == "pair-2") & (table["direction"] == "necessity"), "patching_effect"] = np.nan
     summary = faithfulness_summary(table).groupby("direction")[["n", "n_missing"]].first()
     assert summary.loc["necessity"].to_list() == [11, 1]
     assert summary.loc["sufficiency"].to_list() == [12, 0]

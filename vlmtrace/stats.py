@@ -18,9 +18,7 @@ Array = NDArray[np.float64]
 CHUNK = 4096
 
 
-def bootstrap_mean(
-    values: ArrayLike, level: float = 0.95, n_boot: int = 10_000, seed: int = 0
-) -> tuple[Array, Array]:
+def bootstrap_mean(values: ArrayLike, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> tuple[Array, Array]:
     """Percentile bootstrap interval of each column's mean (Efron & Tibshirani 1993, ch. 13).
 
     Args:
@@ -53,9 +51,7 @@ def resampled_means(values: ArrayLike, n_boot: int = 10_000, seed: int = 0) -> A
 def percentile_interval(resamples: Array, level: float = 0.95) -> tuple[Array, Array]:
     """The central `level` share of resamples (n_boot, k): lower and upper ends, (k,) each."""
     if not 0 < level < 1:
-        raise VlmtraceError(
-            f"The level of an interval is a share between 0 and 1, not {level}: use e.g. 0.95."
-        )
+        raise VlmtraceError(f"The level of an interval is a share between 0 and 1, not {level}: use e.g. 0.95.")
     low, high = np.quantile(resamples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
 
@@ -114,9 +110,7 @@ def area_under_curve(curves: ArrayLike, sizes: ArrayLike) -> Array:
     """
     sizes, curves = np.asarray(sizes, dtype=float), np.asarray(curves, dtype=float)
     if len(sizes) < 2 or np.any(np.diff(sizes) <= 0):
-        raise VlmtraceError(
-            f"An area needs at least two increasing sizes, not {sizes.tolist()}: pass e.g. [0, 4, 16]."
-        )
+        raise VlmtraceError(f"An area needs at least two increasing sizes, not {sizes.tolist()}: pass e.g. [0, 4, 16].")
     return np.trapezoid(curves, (sizes - sizes[0]) / (sizes[-1] - sizes[0]), axis=-1)
 
 
@@ -126,7 +120,5 @@ def _columns(values: ArrayLike) -> Array:
     if not len(values):
         raise VlmtraceError("There is no pair to take a mean over: select more samples.")
     if not np.isfinite(values).all():
-        raise VlmtraceError(
-            "Values to average contain missing or infinite ones: set those pairs aside first."
-        )
+        raise VlmtraceError("Values to average contain missing or infinite ones: set those pairs aside first.")
     return values

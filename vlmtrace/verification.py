@@ -66,9 +66,7 @@ def faithfulness(
     ranked = _ranked_heads(model, ranking)
     sizes = circuit_sizes(len(ranked)) if sizes is None else sorted(set(sizes))
     if not sizes or sizes[0] < 0 or sizes[-1] > len(ranked):
-        raise VlmtraceError(
-            f"Sizes of a circuit must lie between 0 and {len(ranked)}, the heads ranked, not {sizes}."
-        )
+        raise VlmtraceError(f"Sizes of a circuit must lie between 0 and {len(ranked)}, the heads ranked, not {sizes}.")
     generator = np.random.default_rng(seed)
     orders = [("ranked", 0, ranked)]
     orders += [("random", draw, _random_order(model, ranked, generator)) for draw in range(n_random)]
@@ -84,9 +82,7 @@ def faithfulness(
     )
     tables = []
     for direction, reverse in (("sufficiency", False), ("necessity", True)):
-        effects = patch_head_sets(
-            model, pairs, [sorted(heads) for heads in sets], corruption, reverse=reverse
-        )
+        effects = patch_head_sets(model, pairs, [sorted(heads) for heads in sets], corruption, reverse=reverse)
         tables.append(effects.merge(plan, on="set").assign(corruption=corruption, direction=direction))
     table = pd.concat(tables, ignore_index=True)
     return table[["sample_id", "corruption", "direction", "order", "draw", "k", "patching_effect"]]
@@ -103,9 +99,7 @@ def circuit_sizes(n_heads: int) -> list[int]:
     return sorted({0, *(size for size in powers + between if size < n_heads), n_heads})
 
 
-def faithfulness_curves(
-    table: pd.DataFrame, level: float = 0.95, n_boot: int = 10_000, seed: int = 0
-) -> pd.DataFrame:
+def faithfulness_curves(table: pd.DataFrame, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """Mean effect of circuits of each size, with an interval over pairs.
 
     Args:
@@ -153,9 +147,7 @@ def faithfulness_summary(
     for curves in _curves(table):
         for size in sizes:
             one_of(size, curves.sizes, "size of a circuit in the faithfulness table")  # type: ignore[arg-type]
-        areas = {
-            order: stats.area_under_curve(curve, curves.sizes) for order, curve in curves.effects.items()
-        }
+        areas = {order: stats.area_under_curve(curve, curves.sizes) for order, curve in curves.effects.items()}
         for order, effects in curves.effects.items():
             area = areas[order].mean(axis=0)
             (low,), (high,) = stats.bootstrap_mean(area, level, n_boot, seed)
@@ -182,9 +174,7 @@ ADVANTAGE = {
 }
 
 
-def _advantage(
-    gain: stats.Array, level: float, n_boot: int, n_permutations: int, seed: int
-) -> dict[str, float | int]:
+def _advantage(gain: stats.Array, level: float, n_boot: int, n_permutations: int, seed: int) -> dict[str, float | int]:
     """What `ADVANTAGE` names, from gains in area (random order, pair): positive where ranked is better."""
     by_pair = gain.mean(axis=0)
     (low,), (high,) = stats.bootstrap_mean(by_pair, level, n_boot, seed)
