@@ -1,5 +1,6 @@
 """vlmtrace: which layers, positions and heads of a vision-language model carry its answer, shown by intervening."""
 
+from vlmtrace.attribution import attribute_heads, attribute_modules, ranking_agreement
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.evaluate import accuracy_table, check_pairs, evaluate
 from vlmtrace.models import VLM, bundled_models, load_model
@@ -13,6 +14,8 @@ __all__ = [
     "VLM",
     "VlmtraceError",
     "accuracy_table",
+    "attribute_heads",
+    "attribute_modules",
     "bundled_models",
     "check_pairs",
     "evaluate",
@@ -21,6 +24,7 @@ __all__ = [
     "patch_head_sets",
     "patch_heads",
     "patch_modules",
+    "ranking_agreement",
     "select_samples",
     "selection_table",
 ]

@@ -40,6 +40,7 @@ class VLM(ABC):
         hf: the transformers model, in evaluation mode
         blocks: the stacks of layers, by name, in the order in which information flows
         answer_block: the block whose last layer is read out for the answer
+        entry_blocks: the blocks whose layer 0 is entered by embeddings of the image or the prompt
         exact_fast_path: whether the fast sweep agreed with the hooked reference when the model was loaded
     """
 
@@ -49,6 +50,7 @@ class VLM(ABC):
     tokenizer: Any
     blocks: dict[str, Block]
     answer_block: str
+    entry_blocks: tuple[str, ...]
     exact_fast_path: bool = True
 
     def __init__(self, name: str, hf: Any, processor: Any):
@@ -126,7 +128,7 @@ class VLM(ABC):
     def run_with_heads(
         self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
     ) -> Readout:
-        """Run with every head's output fixed: as in the clean run where `keep_clean` says so, else as in the corrupt run.
+        """Run with all heads fixed: as in the clean run where `keep_clean` says so, elsewhere as in the corrupt run.
 
         Args:
             clean, corrupt: traces of one pair (batch 1)

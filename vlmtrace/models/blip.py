@@ -30,6 +30,7 @@ class Blip(VLM):
     """`transformers.BlipForQuestionAnswering` under the common face."""
 
     answer_block = "text_decoder"
+    entry_blocks = ("vision_encoder", "text_encoder")
 
     def __init__(self, name: str, hf: Any, processor: Any):
         super().__init__(name, hf, processor)
