@@ -8,6 +8,7 @@ from PIL import Image
 
 from vlmtrace.attention import (
     REGIONS,
+    _patch_norms,
     head_attention,
     head_functions,
     mask_to_grid,
@@ -97,6 +98,17 @@ def test_outliers_count_outside_the_masks_only(random_blip, random_pairs, monkey
         assert table["outlier"].to_numpy() == pytest.approx(share, abs=1e-6)
         # Patch (1, 1) lies inside the object, so it is no outlier of the background.
         assert table["outlier_area"].to_numpy() == pytest.approx(share / 16, abs=1e-6)
+
+
+def test_norms_are_those_of_the_patches_without_the_class_token(random_blip, random_pairs):
+    inputs = run_inputs(random_blip, random_pairs.iloc[[0, 4]], "clean")
+    vision = random_blip.hf.vision_model
+    with torch.no_grad():
+        stream = vision.embeddings(inputs["pixel_values"])
+        for layer in vision.encoder.layers:
+            stream = layer(stream, attention_mask=None)
+    expected = (stream[:, 1:] ** 2).sum(-1).sqrt().numpy()
+    assert _patch_norms(random_blip, inputs) == pytest.approx(expected, rel=1e-4)
 
 
 def test_shares_are_those_of_the_models_own_attention(random_blip, random_pairs):

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 import vlmtrace.verification as verification
+from vlmtrace.circuits import head_table, rank_heads
 from vlmtrace.errors import VlmtraceError
-from vlmtrace.patching import patch_head_sets
+from vlmtrace.patching import patch_head_sets, patch_heads
 from vlmtrace.select import USE
 from vlmtrace.verification import circuit_sizes, faithfulness, faithfulness_curves, faithfulness_summary
 
@@ -105,6 +106,31 @@ def test_pairs_that_found_the_heads_are_refused(random_blip, random_pairs):
 def test_bad_rankings_get_a_sentence(random_blip, random_pairs, ranking, sizes, sentence):
     with pytest.raises(VlmtraceError, match=sentence):
         faithfulness(random_blip, random_pairs.head(1), ranking, sizes=sizes)
+
+
+def test_from_patched_heads_to_a_verdict(random_blip, random_pairs):
+    """The tables fit into each other, and every head of the model is in the ranking once."""
+    table = pd.concat(
+        [
+            patch_heads(random_blip, random_pairs.head(4), corruption, positions=["correct", "?"])
+            for corruption in ("image", "text")
+        ]
+    )
+    with pytest.warns(UserWarning, match="use more samples"):
+        heads = head_table(table.assign(task="random"))
+    assert len(heads) == 2 * 2 * 3 * 4 and set(heads["n"]) == {4}
+    one = table[(table["corruption"] == "image") & (table["module"] == "cross_attention") & (table["layer"] == 1)]
+    expected = one[one["head"] == 2].groupby("sample_id")["patching_effect"].sum().mean()
+    row = heads.query("corruption == 'image' and module == 'cross_attention' and layer == 1 and head == 2")
+    assert row["mean_effect"].item() == pytest.approx(expected)
+    ranking = rank_heads(heads, "text")
+    assert sorted(ranking[["module", "layer", "head"]].itertuples(index=False, name=None)) == sorted(
+        all_heads(random_blip)
+    )
+    proof = faithfulness(random_blip, random_pairs.tail(2), ranking, "text", sizes=[0, 4, 24], n_random=2)
+    summary = faithfulness_summary(proof.assign(task="random"))
+    assert list(summary["direction"]) == ["sufficiency"] * 2 + ["necessity"] * 2
+    assert np.isfinite(summary[["auc", "ci_low", "ci_high"]].to_numpy()).all()
 
 
 # Summaries ----------------------------------------------------------------------------------------
