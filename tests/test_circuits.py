@@ -211,20 +211,17 @@ def test_too_few_pairs_are_said_to_be_too_few():
 
 
 def heads_by_hand() -> pd.DataFrame:
-    """Four heads of layer 0 in the cells a/image, a/text, b/image."""
-    means = {
-        ("a", "image"): [0.5, 0.1, -0.3, 0.0],
-        ("a", "text"): [0.3, 0.2, 0.3, 0.0],
-        ("b", "image"): [0.1, 0.4, -0.2, 0.1],
+    """Four heads of layer 0 in the cells a/image, a/text, b/image: mean effects, p-values, is_important."""
+    cells = {
+        ("a", "image"): ([0.5, 0.1, -0.3, 0.0], [0.01, 0.02, 0.01, 1.0], [True, True, True, False]),
+        ("a", "text"): ([0.3, 0.2, 0.3, 0.0], [0.01, 0.03, 0.01, 0.5], [True, False, True, False]),
+        ("b", "image"): ([0.1, 0.4, -0.2, 0.1], [0.02, 0.01, 0.2, 0.4], [True, True, False, False]),
     }
-    named = {("a", "image"): [1, 1, 1, 0], ("a", "text"): [1, 0, 1, 0], ("b", "image"): [1, 1, 0, 0]}
-    tables = [
-        pd.DataFrame(
-            dict(head=range(4), mean_effect=means[cell], is_important=np.array(named[cell], dtype=bool))
-        ).assign(task=cell[0], corruption=cell[1], block="text_encoder", module="cross_attention", layer=0)
-        for cell in means
-    ]
-    return pd.concat(tables, ignore_index=True)
+    tables = []
+    for (task, corruption), (effects, p_values, important) in cells.items():
+        table = pd.DataFrame({"head": range(4), "mean_effect": effects, "p_value": p_values, "is_important": important})
+        tables.append(table.assign(task=task, corruption=corruption))
+    return pd.concat(tables, ignore_index=True).assign(block="text_encoder", module="cross_attention", layer=0)
 
 
 def test_universal_heads_by_hand():
@@ -235,6 +232,9 @@ def test_universal_heads_by_hand():
     assert list(table["is_universal"]) == [True, False, False]
     assert list(table["sign"]) == ["+", "+", "+/-"]
     assert list(table["mean_effect"]) == pytest.approx([0.3, 0.7 / 3, -0.2 / 3])
+    # The largest p-values over cells of the four heads are 0.02, 0.03, 0.2, 1: times 4/1, 4/2, 4/3, 4/4.
+    assert list(table["p_value"]) == pytest.approx([0.02, 0.03, 0.2])
+    assert list(table["q_value"]) == pytest.approx([0.06, 0.06, 0.8 / 3])
 
 
 def test_a_cell_without_important_heads_leaves_none_universal():

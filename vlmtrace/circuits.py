@@ -141,34 +141,40 @@ def head_table(
 def universal_heads(heads: pd.DataFrame) -> pd.DataFrame:
     """The heads that are important somewhere, with the cells in which they are.
 
-    A head is universal if it is important in every cell of the table. No further correction is due: to be
-    named by chance it would have to be so in all cells at once. With a single cell every important head is
-    universal, which says nothing. `sign` tells whether it pushes the same way everywhere: a head that helps
-    one task and hinders another is not the same piece of machinery twice.
+    A head is universal if it is important in every cell of the table. With a single cell every important head is,
+    which says nothing. `sign` tells whether it pushes the same way everywhere: a head that helps one task and hinders
+    another is not the same piece of machinery twice. That a head matters in *all* cells is a claim of its own; its
+    p-value is the largest over cells (the intersection-union test of Berger 1982), its q-value is corrected over all
+    heads, and is stricter than being important in each cell.
 
     Args:
         heads: from `head_table`
     Returns:
-        block, module, layer, head; cells ("task/corruption", joined by ", "); n_cells; is_universal;
-        mean_effect (over all cells of the table); sign in the cells where it is important ("+", "-" or
-        "+/-"). Most cells first, then the largest mean effect
+        block, module, layer, head; cells ("task/corruption", joined by ", "); n_cells; is_universal; mean_effect (over
+        all cells of the table); sign in the cells where it is important ("+", "-" or "+/-"); p_value, q_value (that it
+        matters in all cells). Most cells first, then the largest mean effect
     """
-    check_columns(heads, [*CELL, *HEAD, "mean_effect", "is_important"], "heads")
-    n_all = len(heads[CELL].drop_duplicates())
+    check_columns(heads, [*CELL, *HEAD, "mean_effect", "p_value", "is_important"], "heads")
     named = heads.assign(cell=heads["task"].astype(str) + "/" + heads["corruption"].astype(str))
-    found = named[named["is_important"]].groupby(HEAD, observed=True)
-    table = found.agg(
-        cells=("cell", ", ".join),
-        n_cells=("cell", "size"),
-        lowest=("mean_effect", "min"),
-        highest=("mean_effect", "max"),
+    overall = named.groupby(HEAD, observed=True).agg(mean_effect=("mean_effect", "mean"), p_value=("p_value", "max"))
+    overall["q_value"] = false_discovery_control(overall["p_value"])
+    table = (
+        named[named["is_important"]]
+        .groupby(HEAD, observed=True)
+        .agg(
+            cells=("cell", ", ".join),
+            n_cells=("cell", "size"),
+            lowest=("mean_effect", "min"),
+            highest=("mean_effect", "max"),
+        )
+        .join(overall)
+        .assign(is_universal=lambda found: found["n_cells"] == named["cell"].nunique())
+        .assign(sign=lambda found: np.select([found["lowest"] > 0, found["highest"] < 0], ["+", "-"], "+/-"))
+        .assign(size=lambda found: found["mean_effect"].abs())
+        .sort_values(["n_cells", "size"], ascending=False, kind="stable")
     )
-    table["is_universal"] = table["n_cells"] == n_all
-    table = table.join(heads.groupby(HEAD, observed=True)["mean_effect"].mean(), how="left")
-    table["sign"] = np.select([table.pop("lowest") > 0, table.pop("highest") < 0], ["+", "-"], "+/-")
-    size = table["mean_effect"].abs()
-    order = table.assign(size=size).sort_values(["n_cells", "size"], ascending=False, kind="stable").index
-    return table.loc[order].reset_index()
+    columns = ["cells", "n_cells", "is_universal", "mean_effect", "sign", "p_value", "q_value"]
+    return table[columns].reset_index()
 
 
 def rank_heads(heads: pd.DataFrame, corruption: str = "image", by: str = "mean_effect") -> pd.DataFrame:
