@@ -175,6 +175,26 @@ def make_accuracy(seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def make_functions(n_layers: int = 2, n_heads: int = 6) -> pd.DataFrame:
+    """Head 1.0 looks at the object, 1.1 away from it, 1.2 at outliers; all others spread their attention evenly."""
+    planted = {(1, 0): ("object detection", "object", 4.0), (1, 1): ("object suppression", "object", 0.2)}
+    planted[1, 2] = ("outlier suppression", "outlier", 6.0)
+    areas = {"object": 0.16, "distractor": 0.1, "elsewhere": 0.74, "outlier": 0.03, "class_token": np.nan}
+    rows = []
+    for layer, head in np.ndindex(n_layers, n_heads):
+        function, target, strength = planted.get((layer, head), ("none", "", 1.0))
+        for region, area in areas.items():
+            ratio = strength if region == target else 1.0 if np.isfinite(area) else np.nan
+            share = area * ratio if np.isfinite(area) else 0.1
+            contrast = share - (area if np.isfinite(area) else 0.1)
+            intervals = (share - 0.02, share + 0.02, ratio, ratio * 0.8, ratio * 1.2)
+            rows.append(("text_encoder", "cross_attention", layer, head, region, 30, area, share, *intervals,
+                         contrast, contrast - 0.03, contrast + 0.03, function))  # fmt: skip
+    columns = ["block", "module", "layer", "head", "region", "n", "area", "share", "ci_low", "ci_high"]
+    columns += ["ratio", "ratio_low", "ratio_high", "contrast", "contrast_low", "contrast_high", "function"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def make_selection() -> pd.DataFrame:
     """Counts that differ in every stage."""
     rows = []

@@ -8,7 +8,7 @@ averaged and the range. Nothing is rescaled silently: `limit=` sets the range.
 """
 
 from vlmtrace.plots.attention import attention_gallery, attention_overlay
-from vlmtrace.plots.circuits import faithfulness_curves
+from vlmtrace.plots.circuits import faithfulness_curves, function_scores
 from vlmtrace.plots.effects import effect_heatmap, image_effect_map
 from vlmtrace.plots.heads import head_map, universal_head_table
 from vlmtrace.plots.pairs import accuracy_by_category, pair_gallery, selection_counts
@@ -20,6 +20,7 @@ __all__ = [
     "attention_overlay",
     "effect_heatmap",
     "faithfulness_curves",
+    "function_scores",
     "head_map",
     "image_effect_map",
     "pair_gallery",

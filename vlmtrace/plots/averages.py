@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from vlmtrace.errors import VlmtraceError, one_of
-from vlmtrace.stats import bootstrap_mean
 from vlmtrace.tasks.schema import check_columns
 
 
@@ -145,16 +144,3 @@ def spread(pairs: pd.DataFrame, n: int) -> pd.DataFrame:
     kinds = [column for column in ("task", "category", "correct_first") if column in pairs]
     turn = pairs.groupby(kinds, sort=False, observed=True).cumcount() if kinds else pd.Series(range(len(pairs)))
     return pairs.iloc[np.argsort(turn.to_numpy(), kind="stable")[:n]]
-
-
-def curve_means(faithfulness: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Average the curves of one direction and order over pairs; several draws are averaged within the pair first.
-
-    Returns:
-        one row a k: k, mean, low, high (95 % bootstrap interval over pairs), n
-    """
-    table = faithfulness.dropna(subset=["patching_effect"])
-    curves = table.groupby([*pair_keys(table), "k"])["patching_effect"].mean().unstack("k").dropna()
-    low, high = bootstrap_mean(curves.to_numpy(), seed=seed)
-    means = {"k": curves.columns, "mean": curves.mean().to_numpy(), "low": low, "high": high, "n": len(curves)}
-    return pd.DataFrame(means)

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vlmtrace.plots.averages import check_table, spread
-from vlmtrace.plots.panels import image_panel, masks_of, outline_handles, outline_masks
-from vlmtrace.plots.style import PALETTE, new_figure, order_label, paper_style, readable
+from vlmtrace.plots.panels import grouped_places, image_panel, label_groups, masks_of, outline_handles, outline_masks
+from vlmtrace.plots.style import PALETTE, legend_below, new_figure, order_label, paper_style, readable
 
 #: What each measure of the accuracy table counts, as a panel's title says it.
 _MEASURES = {
@@ -76,8 +76,8 @@ def accuracy_by_category(accuracy: pd.DataFrame) -> Figure:
     """
     check_table(accuracy, ["task", "category", "measure", "accuracy", "n", "ci_low", "ci_high"], "accuracy")
     measures = [measure for measure in _MEASURES if (accuracy["measure"] == measure).any()]
-    rows = accuracy[["task", "category"]].drop_duplicates().sort_values("task", kind="stable")
-    places = {kind: row + 0.9 * gap for row, (kind, gap) in enumerate(_with_gaps(rows))}
+    rows = accuracy[["task", "category"]].drop_duplicates()
+    places = grouped_places(list(rows.itertuples(index=False, name=None)))
     figure = new_figure(height=1.1 + 0.24 * max(places.values()))
     panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     for axes, measure in zip(panels, measures, strict=True):
@@ -87,12 +87,8 @@ def accuracy_by_category(accuracy: pd.DataFrame) -> Figure:
         axes.grid(axis="x", which="both", color="0.9", linewidth=0.5, zorder=0)
         if measure in _CHANCE:
             axes.axvline(_CHANCE[measure], color="0.4", linestyle=":", linewidth=1, label="chance")
-    panels[0].set_yticks(list(places.values()), [_count_label(accuracy, *kind) for kind in places])
-    panels[0].set_ylim(max(places.values()) + 0.6, -0.3)
-    for task, first in rows.groupby("task", sort=False)["category"].first().items():
-        panels[0].text(-0.04, places[task, first] - 0.85, readable(task), fontweight="bold", ha="right", fontsize=7,
-                       transform=panels[0].get_yaxis_transform())  # fmt: skip
-    _legend_below(figure, panels[0])
+    label_groups(panels[0], places, [_count_label(accuracy, *kind) for kind in places])
+    legend_below(figure, panels[0])
     return figure
 
 
@@ -103,12 +99,6 @@ def _count_label(accuracy: pd.DataFrame, task: str, category: str) -> str:
     if "correct_first" in rows:
         rows = rows.sort_values("correct_first", ascending=False)
     return f"{readable(category)} (n = {' + '.join(map(str, rows['n']))})"
-
-
-def _with_gaps(rows: pd.DataFrame) -> list[tuple[tuple[str, str], int]]:
-    """Each (task, category) with the number of task names above it: room is left for those."""
-    numbers = {task: index + 1 for index, task in enumerate(rows["task"].unique())}
-    return [((task, category), numbers[task]) for task, category in rows.itertuples(index=False)]
 
 
 def _draw_accuracy(axes: Axes, rows: pd.DataFrame, places: dict[tuple[str, str], float]) -> None:
@@ -124,11 +114,6 @@ def _draw_accuracy(axes: Axes, rows: pd.DataFrame, places: dict[tuple[str, str],
             fmt="o" if index == 0 else "D", markersize=3.5, elinewidth=1, color=PALETTE[index],
             label="all pairs" if order is None else order_label(order),
         )  # fmt: skip
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 _STAGES = {"available": "in the task", "eligible": "answered as required", "got": "selected"}
@@ -163,7 +148,7 @@ def selection_counts(selection: pd.DataFrame) -> Figure:
         _mark_wanted(axes, part, sorted(table["kind"].unique()))
         axes.set(title=order, xlabel="pairs", ylabel="")
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    _legend_below(figure, panels[0])
+    legend_below(figure, panels[0])
     return figure
 
 

@@ -121,6 +121,25 @@ MARKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def grouped_places(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
+    """Heights for rows of (group, name), groups together, with room above each group for its name."""
+    groups = list(dict.fromkeys(group for group, _ in kinds))
+    rows = sorted(kinds, key=lambda kind: groups.index(kind[0]))
+    return {kind: row + 0.9 * (groups.index(kind[0]) + 1) for row, kind in enumerate(rows)}
+
+
+def label_groups(axes: Axes, places: dict[tuple[str, str], float], labels: Sequence[str]) -> None:
+    """Label the rows of `grouped_places`, the first on top, and set each group's name in bold above its rows."""
+    axes.set_yticks(list(places.values()), labels)
+    axes.set_ylim(max(places.values()) + 0.6, -0.3)
+    for group in dict.fromkeys(group for group, _ in places):
+        height = min(height for (found, _), height in places.items() if found == group)
+        axes.text(
+            -0.04, height - 0.85, readable(group), fontweight="bold", ha="right", fontsize=7,
+            transform=axes.get_yaxis_transform(),
+        )  # fmt: skip
+
+
 def image_panel(axes: Axes, picture: Picture, gray: bool = False) -> tuple[int, int]:
     """Show an image without axes; return its width and height in pixels.
 

@@ -169,3 +169,9 @@ def thin_ticks(count: int, at_most: int = 12) -> list[int]:
     """
     step = next(step for step in (1, 2, 4, 5, 8, 10, 16, 20, 50, count) if count <= at_most * step)
     return list(range(0, count, step))
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """One legend for all panels, made from what one of them shows."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
