@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from vlmtrace import stats
+from vlmtrace.circuits import HEAD
 from vlmtrace.corruption import run_inputs
 from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.models import VLM, Inputs, Site
@@ -37,16 +38,13 @@ OUTLIER_SD = 3.0
 #: How much denser (or thinner) than its area alone explains attention must be to name a head's function.
 FACTOR = 1.5
 
-HEAD = ["block", "module", "layer", "head"]
-
 
 def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.DataFrame:
     """Where each cross-attention head of the question encoder looks in the clean image, from every token.
 
     Args:
-        pairs: a pairs table with the column clean_object_mask, and clean_distractor_mask if scenes have
-            one; pairs
-            without an object mask are left out, with a warning
+        pairs: a pairs table with the column clean_object_mask, and clean_distractor_mask if scenes have one;
+            pairs without an object mask are left out, with a warning
     Returns:
         one row a pair, head and query token: sample_id, block, module, layer, head, position, token,
         token_role; shares of the attention on object, distractor, elsewhere (the rest of the image) and
@@ -54,9 +52,8 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.
         falls on outlier patches (see `outlier_patches`); object_area, distractor_area, elsewhere_area,
         outlier_area: shares of the image
     Raises:
-        VlmtraceError: the model has no cross-attention or crops its images, the masks' column is missing,
-            or a mask
-            is unreadable or not of its image's size
+        VlmtraceError: the model has no cross-attention or crops its images, the masks' column is missing, or
+            a mask is unreadable or not of its image's size
     """
     block = model.head_block
     one_of(MODULE, block.attention_modules, f"attention of {model.name}")
