@@ -56,8 +56,7 @@ def faithfulness(
         "random"), draw (which random order; 0 for ranked), k, patching_effect (0: the corrupt answer, 1:
         the clean one)
     Raises:
-        VlmtraceError: a pair helped to find the heads, a head is unknown or ranked twice, or a size is out
-            of range
+        VlmtraceError: a pair helped to find the heads, a head is unknown or ranked twice, or a size is out of range
     """
     if USE in pairs and (found := pairs[USE] == "discover").any():
         raise VlmtraceError(
