@@ -190,7 +190,8 @@ def test_a_figure_is_saved_once_as_png_and_pdf_and_recorded(runs_folder):
 
 def test_a_sweep_in_parts_equals_the_sweep_at_once():
     counter = Counter()
-    found = open_run("r").stage("04_module_patching", "t").resume(counter.patch, fake_model(), pairs(), chunk=2, factor=3)
+    stage = open_run("r").stage("04_module_patching", "t")
+    found = stage.resume(counter.patch, fake_model(), pairs(), chunk=2, factor=3)
     assert list(found["effect"]) == [0, 3, 6, 9, 12]
     assert counter.rows == ["s0", "s1", "s2", "s3", "s4"]
 

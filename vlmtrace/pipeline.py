@@ -10,12 +10,13 @@ Nothing here loads a model: notebooks run in a kernel of their own.
 from __future__ import annotations
 
 import ast
+import contextlib
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from vlmtrace.runs import open_run
 
 #: How much of a traceback the terminal shows; the rest is in the executed notebook.
 TRACEBACK_LINES = 12
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 # Parameters ----------------------------------------------------------------------------------------------------
@@ -143,26 +146,44 @@ def run_notebook(notebook: Path, given: Mapping[str, str]) -> Path:
     finally:
         if running.exists() and sys.exc_info()[0] is not None:
             running.unlink()
+    drop_progress_bars(running)
     os.replace(running, executed)
     failed.unlink(missing_ok=True)
     click.echo(f"{label} done in {time.monotonic() - started:.0f} s")
     return executed
 
 
-class kernel_environment:
-    """Tell the kernel where the terminal is, and that it should be this Python's."""
-
-    def __enter__(self) -> None:
-        self.before = dict(os.environ)
-        os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-        # A kernel started from JupyterLab's terminal would otherwise inherit its plotting settings.
-        os.environ.pop("MPLBACKEND", None)
-        if sys.stderr.isatty():
-            os.environ[TERMINAL] = os.ttyname(sys.stderr.fileno())
-
-    def __exit__(self, *_: object) -> None:
+@contextlib.contextmanager
+def kernel_environment() -> Iterator[None]:
+    """The environment that the kernel inherits: this Python, this package, and where the terminal is."""
+    before = dict(os.environ)
+    package = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [before.get("PYTHONPATH")])])
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    os.environ.pop("MPLBACKEND", None)  # pictures belong into the notebook, whatever is set for scripts
+    if sys.stderr.isatty():
+        os.environ[TERMINAL] = os.ttyname(sys.stderr.fileno())
+    try:
+        yield
+    finally:
         os.environ.clear()
-        os.environ.update(self.before)
+        os.environ.update(before)
+
+
+def drop_progress_bars(notebook: Path) -> None:
+    """Remove bars from an executed notebook: a bar that has run its course is only a broken control to the reader."""
+    import nbformat
+
+    content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not is_progress_bar(output)]
+    nbformat.write(content, notebook)
+
+
+def is_progress_bar(output: Mapping[str, Any]) -> bool:
+    data = output.get("data", {})
+    return WIDGET in data and re.search(r"\d+%\||\d+it \[", data.get("text/plain", "")) is not None
 
 
 def explain(error: Any, label: str, failed: Path) -> Exception:
