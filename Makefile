@@ -89,7 +89,7 @@ tables   = $(TASKS:%=$(FOLDER)/%/$(1).parquet)
 run      = $(eval WORKED := yes)@$(VLMTRACE) run $(1) --run "$$RUN" $(2) \
            -p model="$$MODEL" -p seed="$$SEED" -p device="$$DEVICE" $(3)
 
-$(call tables,pairs): $(FOLDER)/%/pairs.parquet: notebooks/01_preprocess.ipynb $(call sources,tasks) $(MODELS) \
+$(call tables,pairs): $(FOLDER)/%/pairs.parquet: notebooks/01_preprocess.ipynb $(call sources,tasks evaluate) $(MODELS) \
         $(call stamp,MODEL SEED SAMPLES) | check
 	$(call run,$<,--task $*,-p samples="$$SAMPLES")
 
@@ -102,17 +102,18 @@ $(call tables,selected): $(FOLDER)/%/selected.parquet: notebooks/03_select_sampl
 	$(call run,$<,--task $*)
 
 $(call tables,module_patching): $(FOLDER)/%/module_patching.parquet: notebooks/04_module_patching.ipynb \
-        $(FOLDER)/%/selected.parquet $(call sources,patching) $(MODELS) $(call stamp,MODEL SEED) | check
+        $(FOLDER)/%/selected.parquet $(call sources,patching groups) $(MODELS) $(call stamp,MODEL SEED) | check
 	$(call run,$<,--task $*)
 
 $(call tables,head_patching): $(FOLDER)/%/head_patching.parquet: notebooks/05_head_patching.ipynb \
-        $(FOLDER)/%/selected.parquet $(call sources,patching) $(MODELS) $(call stamp,MODEL SEED) | check
+        $(FOLDER)/%/selected.parquet $(call sources,patching groups) $(MODELS) $(call stamp,MODEL SEED) | check
 	$(call run,$<,--task $*)
 
 # One notebook writes both tables; make learns it from the grouped target (&:).
 CIRCUITS := $(FOLDER)/heads.parquet $(FOLDER)/universal_heads.parquet
 $(CIRCUITS) &: notebooks/06_circuit_analysis.ipynb $(call tables,selected) $(call tables,head_patching) \
-        $(call sources,circuits verification stats attention patching plots) $(MODELS) $(call stamp,MODEL SEED TASKS) | check
+        $(call sources,circuits verification stats attention patching groups select plots) $(MODELS) \
+        $(call stamp,MODEL SEED TASKS) | check
 	$(call run,$<,,-p tasks="$$TASKS")
 
 $(REPORT): $(call tables,module_patching) $(CIRCUITS) $(call sources,report) $(wildcard vlmtrace/templates/*) | check

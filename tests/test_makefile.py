@@ -4,13 +4,17 @@ A stand-in for Python takes the place of the environment's: it writes down what 
 that a real stage would leave.
 """
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import time
 
+import nbformat
 import pytest
 
+import vlmtrace
 from vlmtrace import paths
 
 STAND_IN = r"""#!/bin/bash
@@ -136,7 +140,7 @@ def test_another_run_stands_beside_the_first(folder):
         ("notebooks/04_module_patching.ipynb", ["04 a", "report"]),
         ("notebooks/05_head_patching.ipynb", ["05 a", "06", "report"]),
         ("vlmtrace/tasks/schema.py", [*ONE_TASK, "06", "report"]),
-        ("vlmtrace/evaluate.py", [*ONE_TASK[1:], "06", "report"]),
+        ("vlmtrace/evaluate.py", [*ONE_TASK, "06", "report"]),
         ("vlmtrace/select.py", [*ONE_TASK[2:], "06", "report"]),
         ("vlmtrace/patching.py", [*ONE_TASK[3:], "06", "report"]),
         ("vlmtrace/models/blip.py", [*ONE_TASK, "06", "report"]),
@@ -201,3 +205,53 @@ def test_help_lists_every_target(folder):
     _, said = make(folder, target="help")
     for target in ("all", "test", "lint", "lab", "model", "clean", "help"):
         assert f"\n  {target} " in said, f"make help does not mention {target}"
+
+
+#: Modules that decide about no number of a table, so that no table is made again when they change.
+WITHOUT_NUMBERS = set("errors files paths progress runs parts report widgets explorer plots tasks".split())
+
+#: Modules that a notebook shows something with, without writing it to its table.
+SHOWN_ONLY = {"05_head_patching": {"circuits", "verification", "stats", "select"}}
+
+
+def imported_modules(source):
+    """Modules of the package that a piece of Python imports, e.g. "patching" and "models"."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "vlmtrace":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vlmtrace."):
+            found.add(node.module.split(".")[1])
+    return {name for name in found if (paths.ROOT / "vlmtrace" / name).exists() or module_file(name).exists()}
+
+
+def module_file(name):
+    return paths.ROOT / "vlmtrace" / f"{name}.py"
+
+
+def closure(names):
+    """The modules, and those that they import in turn, without those that decide about no number."""
+    found, todo = set(), set(names) - WITHOUT_NUMBERS
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        sources = [module_file(name)] if module_file(name).exists() else (paths.ROOT / "vlmtrace" / name).glob("*.py")
+        todo |= set().union(*(imported_modules(path.read_text()) for path in sources)) - found - WITHOUT_NUMBERS
+    return found
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_tables_depend_on_the_modules_that_their_notebook_leans_on(name):
+    makefile = (paths.ROOT / "Makefile").read_text()
+    (rule,) = re.findall(rf"notebooks/{name}\.ipynb(.*?)\n\t", makefile, re.DOTALL)
+    models = re.search(r"^MODELS .*", makefile, re.MULTILINE).group()
+    named = re.findall(r"sources,([\w ]+)", rule + (models if "$(MODELS)" in rule else ""))
+    listed = set(" ".join(named).split())
+
+    cells = nbformat.read(paths.ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    used = imported_modules(source)
+    for public in re.findall(r"vt\.(\w+)\(", source):
+        used.add(getattr(vlmtrace, public).__module__.split(".")[1])
+    missing = closure(used) - listed - SHOWN_ONLY.get(name, set())
+    assert not missing, f"the Makefile's rule of {name} lacks {', '.join(sorted(missing))}"
