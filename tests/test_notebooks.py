@@ -30,8 +30,8 @@ COLUMNS = {
     "selected": "sample_id category correct_first is_correct split_use",
     "module_patching": "sample_id corruption block module layer position token token_role p_correct p_diff logit_diff "
     "patching_effect",
-    "head_patching": "sample_id corruption block module layer head position token token_role p_correct p_diff logit_diff "
-    "patching_effect",
+    "head_patching": "sample_id corruption block module layer head position token token_role p_correct p_diff "
+    "logit_diff patching_effect",
     "heads": "task corruption block module layer head mean_effect ci_low ci_high p_value q_value is_important",
     "universal_heads": "block module layer head cells is_universal",
 }
@@ -89,7 +89,8 @@ def test_no_parameter_is_left_unused_or_overwritten(name):
     trees = [ast.parse(cell.source) for cell in code(name) if "parameters" not in cell.metadata.get("tags", [])]
     names = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)]
     used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
-    allowed = {"model", "device"} if name.startswith("03") else set()  # no model runs there; make passes them all the same
+    # No model runs in 03; make passes both to every notebook all the same.
+    allowed = {"model", "device"} if name.startswith("03") else set()
     assert parameters - used <= allowed
     # A loop over tasks in 06 may use the name task, which is no parameter there.
     overwritten = {node.id for node in names if isinstance(node.ctx, ast.Store)} & parameters
