@@ -346,6 +346,13 @@ def test_gallery_shows_both_images_prompts_and_answers(data):
     assert np.array_equal(figure.axes[0].images[0].get_array(), clean), "the image is not shown as it is"
 
 
+def test_pairs_without_masks_are_drawn_without_outlines(data):
+    bare = data.pairs.drop(columns=["clean_object_mask", "clean_distractor_mask"])
+    for figure in (plots.pair_gallery(bare, 2), plots.image_effect_map(data.modules, bare, n=1)):
+        axes = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+        assert not figure.legends and not any(found for panel in axes for found in panel.collections)
+
+
 def test_accuracy_points_and_intervals(data):
     figure = plots.accuracy_by_category(data.accuracy)
     clean = figure.axes[0]
@@ -415,8 +422,8 @@ def test_functions_of_important_heads_only(data):
     assert ticks(figure.axes[0], "y") == ["cross-attention 1.0", "cross-attention 1.3"]
     assert figure.get_suptitle() == "Where 2 important heads look (n = 30 pairs)"
     assert plots.function_scores(data.functions, at_most=5).get_suptitle() == "Where 5 of 12 heads look (n = 30 pairs)"
-    with pytest.raises(VlmtraceError, match="functions of important heads table has no rows"):
-        plots.function_scores(data.functions, heads.assign(is_important=False))
+    others = plots.function_scores(data.functions, heads.assign(is_important=True, module="self_attention"))
+    assert others.get_suptitle() == "Where 12 heads look (n = 30 pairs)", "no important head is scored: show all"
 
 
 def test_empty_tables_are_refused(data):

@@ -117,6 +117,14 @@ def test_attention_explorer_draws_the_models_attention(random_blip, pairs):
     assert figure.get_suptitle() == "Is this star tiny or huge?\ncross-attention 2.3 from 1: is"
 
 
+def test_pairs_of_several_tasks_are_told_apart(random_blip, pairs):
+    other = pairs.assign(task="rendered_svo", clean_image=pairs["corrupt_image"])
+    explorer = widgets.attention_explorer(random_blip, pd.concat([pairs, other], ignore_index=True))
+    states, svo = (explorer.figure(sample_id=f"{task}/color-0") for task in ("rendered_states", "rendered_svo"))
+    drawn = [figure.axes[0].images[0].get_array() for figure in (states, svo)]
+    assert not np.array_equal(*drawn), "the same sample_id in another task is another pair"
+
+
 def test_attention_is_read_once_for_a_pair(random_blip, pairs, monkeypatch):
     calls = []
     attention = type(random_blip).attention

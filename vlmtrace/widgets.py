@@ -24,7 +24,7 @@ from vlmtrace.models import VLM
 from vlmtrace.plots.attention import draw_attention
 from vlmtrace.plots.averages import check_table, patch_grids, pick, token_matrix
 from vlmtrace.plots.effects import draw_patch_effects, site_title
-from vlmtrace.plots.panels import effect_panel, head_panel, image_panel, masks_of, outline_handles, outline_masks
+from vlmtrace.plots.panels import effect_panel, head_panel, image_panel, masks_of, outline_legend, outline_masks
 from vlmtrace.plots.style import PAGE_WIDTH, effect_limit, readable, signed_colorbar, thin_ticks
 from vlmtrace.tokens import token_table
 
@@ -194,7 +194,7 @@ def attention_explorer(model: VLM, pairs: pd.DataFrame) -> Explorer:
     Raises:
         VlmtraceError: the table of pairs lacks a column or has no row.
     """
-    check_table(pairs, ["sample_id", "clean_image", "clean_prompt"], "pairs")
+    pairs = _told_apart(check_table(pairs, ["sample_id", "clean_image", "clean_prompt"], "pairs"))
     attention_of = _remember_last(functools.partial(image_attention, model))
     block = model.head_block
 
@@ -320,6 +320,13 @@ def _shared_pairs(pairs: pd.DataFrame, effects: pd.DataFrame, what: str) -> pd.D
     return shown
 
 
+def _told_apart(pairs: pd.DataFrame) -> pd.DataFrame:
+    """A sample_id is unique in its task only: where there are several tasks, let it begin with the task."""
+    if "task" not in pairs or pairs["task"].nunique() == 1:
+        return pairs
+    return pairs.assign(sample_id=pairs["task"] + "/" + pairs["sample_id"])
+
+
 def _pair_options(pairs: pd.DataFrame) -> Options:
     return [(f"{row.sample_id}: {row.clean_prompt}", row.sample_id) for row in pairs.itertuples()]
 
@@ -360,5 +367,4 @@ def _draw_runs(panel: FigureBase, pair: pd.Series, corruption: str) -> None:
         answer = f" — {said}" if isinstance(said, str) else ""
         name = "clean run" if run == "clean" else "corrupt run"
         place.set_title(textwrap.fill(f"{name}: {pair[prompt_column]}{answer}", 60))
-    if masks:
-        panel.legend(handles=outline_handles(list(masks)), loc="outside lower center", ncols=2)
+    outline_legend(panel, masks)

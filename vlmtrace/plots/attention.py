@@ -18,10 +18,11 @@ from vlmtrace.plots.panels import (
     attention_panel,
     image_panel,
     masks_of,
-    outline_handles,
+    masks_of_any,
+    outline_legend,
     outline_masks,
 )
-from vlmtrace.plots.style import PAGE_WIDTH, new_figure, paper_style
+from vlmtrace.plots.style import PAGE_HEIGHT, PAGE_WIDTH, new_figure, paper_style
 
 
 @paper_style
@@ -62,8 +63,7 @@ def draw_attention(
     shown = attention_panel(overlay, image, weights, limit, masks)
     overlay.set_title(f"{weights.sum():.0%} of the attention is on image patches", loc="left")
     _attention_bar(figure, [plain, overlay], shown, weights.size)
-    if masks:
-        figure.legend(handles=outline_handles(list(masks)), loc="outside lower center", ncols=2)
+    outline_legend(figure, masks)
 
 
 @paper_style
@@ -90,7 +90,7 @@ def attention_gallery(
         )
     limit = float(weights.max()) or 1.0
     side = PAGE_WIDTH / (len(heads) + 1)
-    figure = new_figure(height=0.9 + len(pairs) * (side + 0.35))
+    figure = new_figure(height=min(0.9 + len(pairs) * (side + 0.35), PAGE_HEIGHT))
     grid = figure.subplots(len(pairs), len(heads) + 1, squeeze=False)
     for row, (axes, (_, pair)) in enumerate(zip(grid, pairs.iterrows(), strict=True)):
         masks = masks_of(pair)
@@ -103,9 +103,7 @@ def attention_gallery(
     for panel, head in zip(grid[0, 1:], heads, strict=True):
         panel.set_title(head)
     _attention_bar(figure, grid.flat, shown, weights[0, 0].size)
-    outlined = {column for _, pair in pairs.iterrows() for column in masks_of(pair)}
-    if outlined:
-        figure.legend(handles=outline_handles(sorted(outlined)), loc="outside upper center", ncols=2)
+    outline_legend(figure, masks_of_any(pairs), loc="outside upper center")
     return figure
 
 

@@ -43,7 +43,7 @@ def faithfulness_curves(faithfulness: pd.DataFrame, seed: int = 0) -> Figure:
     cell = [column for column in ("task", "corruption") if column in table]
     cells = table[cell].drop_duplicates()
     directions = [direction for direction in _DIRECTIONS if (table["direction"] == direction).any()]
-    figure = new_figure(height=0.7 + 1.8 * len(cells))
+    figure = new_figure(height=0.7 + (1.8 if len(cells) <= 4 else 1.35) * len(cells))
     grid = figure.subplots(len(cells), len(directions), squeeze=False, sharex=True, sharey=True)
     for (_, kind), panels in zip(cells.iterrows(), grid, strict=True):
         for axes, direction in zip(panels, directions, strict=True):
@@ -103,17 +103,20 @@ def function_scores(functions: pd.DataFrame, heads: pd.DataFrame | None = None, 
 
     Args:
         functions: from `attention.head_functions`
-        heads: from `circuits.head_table`: show only heads that are important in some task and corruption
+        heads: from `circuits.head_table`: show only the heads that are important in some task and corruption, if any
+            of them is scored
         at_most: how many heads to show, those without a function left out first; the title says how many there are
 
     Raises:
-        VlmtraceError: a column is missing, or no head is left.
+        VlmtraceError: a column is missing or there is no row.
     """
     check_table(functions, [*HEAD, "region", "n", "ratio", "contrast", "function"], "functions")
+    which = "heads"
     if heads is not None:
-        important = check_table(heads, [*HEAD, "is_important"], "heads")
-        important = important.loc[important["is_important"], HEAD].drop_duplicates()
-        functions = check_table(functions.merge(important, on=HEAD), HEAD, "functions of important heads")
+        check_table(heads, [*HEAD, "is_important"], "heads")
+        important = functions.merge(heads.loc[heads["is_important"], HEAD].drop_duplicates(), on=HEAD)
+        if len(important):
+            functions, which = important, "important heads"
     rows = functions[functions["region"] == "object"].sort_values("ratio", ascending=False, kind="stable")
     rows = rows.sort_values("function", key=lambda names: names.map(_FUNCTIONS.index), kind="stable")
     kinds = [(row.function, head_name(row.module, row.layer, row.head)) for row in rows.head(at_most).itertuples()]
@@ -132,7 +135,6 @@ def function_scores(functions: pd.DataFrame, heads: pd.DataFrame | None = None, 
     label_groups(ratio, places, [name for _, name in places])
     legend_below(figure, ratio)
     shown = f"{len(kinds)} of {len(rows)}" if len(kinds) < len(rows) else str(len(rows))
-    which = "heads" if heads is None else "important heads"
     figure.suptitle(f"Where {shown} {which} look (n = {rows['n'].max()} pairs)")
     return figure
 

@@ -24,10 +24,11 @@ from vlmtrace.plots.panels import (
     emphasize_options,
     image_panel,
     masks_of,
-    outline_handles,
+    masks_of_any,
+    outline_legend,
     outline_masks,
     patch_effect_panel,
-)  # fmt: skip
+)
 from vlmtrace.plots.style import (
     PAGE_WIDTH,
     effect_limit,
@@ -37,7 +38,7 @@ from vlmtrace.plots.style import (
     readable,
     signed_colorbar,
     thin_ticks,
-)  # fmt: skip
+)
 
 _EFFECTS = ["sample_id", "corruption", "block", "module", "layer", "position", "token_role", "patching_effect"]
 
@@ -140,7 +141,7 @@ def image_effect_map(
     for (_, pair), axes in zip(shown.iterrows(), panels, strict=True):
         grids = patch_grids(effects[effects["sample_id"] == pair["sample_id"]], grid)
         draw_patch_effects(axes, pair, grids, limit)
-    figure.legend(handles=outline_handles(list(masks_of(shown.iloc[0]))), loc="outside upper right", ncols=2)
+    outline_legend(figure, masks_of_any(shown), loc="outside upper right")
     signed_colorbar(figure, panels.flat, limit, drawn, "one patch of one pair (n = 1)")
     figure.suptitle(site_title(effects), x=0.01, ha="left")
     return figure

@@ -45,7 +45,7 @@ def head_map(
         heads: from `circuits.head_table`
         task, corruption, module: what to show; default: all
         limit: colors range over −limit … limit; default: the smallest round number that holds all means
-        annotate: write each mean into its cell; default: where the cells are large enough
+        annotate: write each mean into its cell; default: where cells are large enough and all fit a page
 
     Raises:
         VlmtraceError: a column is missing or a choice is unknown.
@@ -58,7 +58,7 @@ def head_map(
     limit = limit or effect_limit(heads["mean_effect"])
     n_layers, n_heads = heads["layer"].max() + 1, heads["head"].max() + 1
     if annotate is None:
-        annotate = n_heads * len(modules) <= 16 and n_layers <= 12
+        annotate = n_heads * len(modules) <= 16 and n_layers * len(cells) <= 16
 
     height = 0.5 + n_layers * (0.33 if annotate else 0.13)
     figure = new_figure(height=1.0 + len(cells) * height)

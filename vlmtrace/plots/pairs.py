@@ -11,7 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vlmtrace.plots.averages import check_table, spread
-from vlmtrace.plots.panels import grouped_places, image_panel, label_groups, masks_of, outline_handles, outline_masks
+from vlmtrace.plots.panels import (
+    grouped_places,
+    image_panel,
+    label_groups,
+    masks_of,
+    masks_of_any,
+    outline_legend,
+    outline_masks,
+)
 from vlmtrace.plots.style import PALETTE, legend_below, new_figure, order_label, paper_style, readable
 
 #: What each measure of the accuracy table counts, as a panel's title says it.
@@ -44,9 +52,7 @@ def pair_gallery(pairs: pd.DataFrame, n: int = 6) -> Figure:
         axes = panel.subplots(1, 2)
         _draw_pair(axes[0], axes[1], pair)
         panel.suptitle(_pair_text(pair), x=0.02, ha="left", fontsize=8, fontweight="normal")
-    outlined = {column for _, pair in shown.iterrows() for column in masks_of(pair)}
-    if outlined:
-        figure.legend(handles=outline_handles(sorted(outlined)), loc="outside lower center", ncols=2)
+    outline_legend(figure, masks_of_any(shown))
     return figure
 
 
@@ -61,7 +67,7 @@ def _draw_pair(clean: Axes, corrupt: Axes, pair: pd.Series) -> None:
 def _pair_text(pair: pd.Series) -> str:
     """Category and both prompts; the width suits half a page."""
     lines = [f"{readable(pair['category'])}: {pair['clean_prompt']}", f"text corruption: {pair['corrupt_prompt']}"]
-    return "\n".join(textwrap.fill(line, 58, subsequent_indent="   ") for line in lines)
+    return "\n".join(textwrap.fill(line, 64, subsequent_indent="   ") for line in lines)
 
 
 @paper_style

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.figure import FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -28,7 +29,7 @@ OUTLINES: dict[str, tuple[str, Any]] = {
     "clean_distractor_mask": ("distractor", (0, (2, 1.2))),
 }
 _OUTLINE_COLOR = "#00e5ff"
-_HALO = [patheffects.withStroke(linewidth=2.0, foreground="black")]
+_OUTLINE_EFFECTS = [patheffects.withStroke(linewidth=2.0, foreground="black"), patheffects.Normal()]
 
 
 def effect_panel(axes: Axes, matrix: pd.DataFrame, labels: Sequence[str], limit: float) -> None:
@@ -177,7 +178,7 @@ def outline_masks(axes: Axes, masks: dict[str, Picture], size: tuple[int, int]) 
             contour = axes.contour(
                 x, y, inside, [0.5], colors=_OUTLINE_COLOR, linewidths=1.0, linestyles=[OUTLINES[column][1]]
             )
-            contour.set_path_effects([*_HALO, patheffects.Normal()])
+            contour.set_path_effects(_OUTLINE_EFFECTS)
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
 
 
@@ -186,13 +187,21 @@ def masks_of(pair: pd.Series) -> dict[str, Picture]:
     return {column: pair[column] for column in OUTLINES if isinstance(pair.get(column), str)}
 
 
-def outline_handles(columns: Sequence[str]) -> list[Line2D]:
-    """Legend entries for the outlines."""
-    return [
-        Line2D([], [], color=_OUTLINE_COLOR, linewidth=1.0, linestyle=OUTLINES[column][1], label=OUTLINES[column][0],
-               path_effects=[*_HALO, patheffects.Normal()])
-        for column in OUTLINES if column in columns
-    ]  # fmt: skip
+def outline_legend(figure: FigureBase, columns: Iterable[str], loc: str = "outside lower center") -> None:
+    """Say below the figure (or at `loc`) what the outlines of the masks in `columns` are, if there are any."""
+    found = set(columns)
+    handles = [
+        Line2D([], [], color=_OUTLINE_COLOR, linestyle=line, label=label, linewidth=1, path_effects=_OUTLINE_EFFECTS)
+        for column, (label, line) in OUTLINES.items()
+        if column in found
+    ]
+    if handles:
+        figure.legend(handles=handles, loc=loc, ncols=len(handles))
+
+
+def masks_of_any(pairs: pd.DataFrame) -> set[str]:
+    """The mask columns that at least one pair fills."""
+    return {column for _, pair in pairs.iterrows() for column in masks_of(pair)}
 
 
 def attention_panel(

@@ -21,8 +21,9 @@ from vlmtrace.files import write_atomically
 
 P = ParamSpec("P")
 
-#: Width of a page's text in inches: figures are drawn at the size at which they are printed.
+#: Width and height of a page's text in inches: figures are drawn at the size at which they are printed.
 PAGE_WIDTH = 7.0
+PAGE_HEIGHT = 9.5
 #: Signed effects: blue below 0, white at 0, red above. Red and blue differ for every common color blindness.
 MISSING = "0.8"
 SIGNED = mpl.colormaps["RdBu_r"].with_extremes(bad=MISSING)
