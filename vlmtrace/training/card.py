@@ -1,0 +1,132 @@
+"""What goes beside the weights: the processor, and a model card with freshly measured accuracies."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import transformers
+from transformers import BlipForQuestionAnswering, BlipProcessor
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from vlmtrace.files import write_atomically
+from vlmtrace.tasks.rendered.canvas import SIZE
+from vlmtrace.training.blip import HEADS, TEXT_LAYERS, VISION_LAYERS, WIDTH
+from vlmtrace.training.data import MIXTURE, PATCH
+from vlmtrace.training.score import score, score_open, summary
+from vlmtrace.training.tokenizer import build_tokenizer
+
+if TYPE_CHECKING:
+    from vlmtrace.training.recipe import Recipe
+
+CARD_PAIRS, CARD_SEED = 840, 1000
+"""Pairs of each task of the test split that the card's numbers are measured on, and their seed."""
+
+
+def build_processor() -> BlipProcessor:
+    """Scales images to 96 × 96 and to [-1, 1]; needs Pillow only."""
+    image_processor = BlipImageProcessorPil(
+        size={"height": SIZE, "width": SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return BlipProcessor(image_processor, build_tokenizer())
+
+
+def save_with_card(model: BlipForQuestionAnswering, folder: Path, recipe: Recipe, minutes: float) -> None:
+    """Write weights, processor and README.md, with the model's accuracy on the test split."""
+    model.save_pretrained(folder)
+    build_processor().save_pretrained(folder)
+    scores = score(model, CARD_PAIRS, CARD_SEED, split="test")
+    opened = score_open(model, CARD_PAIRS // 2, CARD_SEED)
+    with write_atomically(folder / "README.md") as temporary:
+        temporary.write_text(_card(model, recipe, minutes, scores, opened))
+
+
+def _card(
+    model: BlipForQuestionAnswering, recipe: Recipe, minutes: float, scores: pd.DataFrame, opened: pd.DataFrame
+) -> str:
+    n_words = len(build_tokenizer())
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    settings = ", ".join(f"{name} {value}" for name, value in asdict(recipe).items())
+    mixture = ", ".join(f"{name} {share:.0%}" for name, share in MIXTURE.items())
+    by_task = summary(scores, ["task"])
+    by_category = summary(scores, ["task", "category"])
+    by_seen = summary(scores.replace({"seen_combination": {True: "seen", False: "held out"}}), _SEEN)
+    return f"""---
+library_name: transformers
+pipeline_tag: visual-question-answering
+license: mit
+language: en
+---
+
+# tiny-blip
+
+A `BlipForQuestionAnswering` of {millions:.1f} million parameters that answers questions about the rendered world of
+vlmtrace. It exists so that activation patching of a cross-attention VLM can be tried on a laptop, on pictures whose
+objects, distractors and single changed attribute are known.
+
+| block | layers | heads | width |
+| --- | --- | --- | --- |
+| vision encoder ({SIZE} × {SIZE} pixels, patches of {PATCH}: {(SIZE // PATCH) ** 2} patches and [CLS]) \
+| {VISION_LAYERS} | {HEADS} | {WIDTH} |
+| question encoder, with cross-attention to the image | {TEXT_LAYERS} | {HEADS} | {WIDTH} |
+| answer decoder, with cross-attention to the question | {TEXT_LAYERS} | {HEADS} | {WIDTH} |
+
+The tokenizer is a lower-case WordPiece over {n_words} entries. All verbs, four of the six
+textures and a few nouns split into two tokens; words that it does not know are spelled in letters.
+
+## Training
+
+    python -m vlmtrace.training tiny-blip --steps {recipe.steps} --seed {recipe.seed}
+
+took {minutes:.0f} minutes on two CPU cores, from random weights. Every step draws {recipe.n_pairs} new minimal pairs
+(both images are in the batch and are asked the same question), with {recipe.n_questions} questions about each image;
+no scene is used twice. What changes in the pairs: {mixture}. One choice question in five or so offers two wrong
+options, and is answered "neither", so that the model has to use the options. Linear heads on the image embeddings
+learn along, at every patch, what is there (thing, color, shape, texture, emotion, verb) from the scene's masks; they
+are dropped afterwards. The loss is the cross entropy of the answer's tokens. The kept weights are an exponential
+moving average.
+
+Recipe: {settings}. transformers {transformers.__version__}. The same seed gives the same scenes in the same order, and
+the same accuracy, but not the same bits on another machine.
+
+## Accuracy
+
+Measured on {CARD_PAIRS} minimal pairs of each task from the test split (seed {CARD_SEED}). *clean* and *corrupt*: the
+right answer is generated, word for word, for the clean and for the corrupt image (chance is 50 %). *both*: for both
+images of a pair. *text*: with both options of the question replaced, the correct answer is no longer generated.
+
+{_table(by_task)}
+
+{_table(by_category)}
+
+Held-out combinations never occur in training, neither in a picture nor in a question: about one in seven of noun ×
+color, shape and texture, emotion × hat, subject × verb, and verb × object.
+
+{_table(by_seen)}
+
+Open questions have no options. They were trained along, at a small share.
+
+{_table(opened.groupby("kind", sort=False)["right"].agg(["mean", "size"]), {"mean": "right", "size": "questions"})}
+
+## Limits
+
+It knows these drawings and these words, and nothing else: no photographs, no other question forms. It answers most
+choice questions whose options are both wrong with "neither", but by no means all. Encode questions of unlike length one
+length at a time: transformers' BLIP lets the answer decoder attend to padding.
+"""
+
+
+_SEEN = ["task", "seen_combination"]
+_TITLES = {"clean_right": "clean", "corrupt_right": "corrupt", "both_right": "both", "text_changed": "text"}
+
+
+def _table(frame: pd.DataFrame, titles: dict[str, str] | None = None) -> str:
+    """A table in Markdown: shares in percent, counts as they are."""
+    frame = frame.rename(columns=titles or _TITLES).reset_index()
+    frame.columns = [str(column).replace("_", " ") for column in frame.columns]
+    lines = [list(frame.columns), ["---"] * frame.shape[1]]
+    for row in frame.itertuples(index=False):
+        lines.append([f"{value:.1%}" if isinstance(value, float) else str(value) for value in row])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

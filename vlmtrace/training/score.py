@@ -1,0 +1,83 @@
+"""Score a model on freshly drawn minimal pairs, by category."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import BlipForQuestionAnswering
+
+from vlmtrace.tasks.rendered.pairs import sample, sample_open
+from vlmtrace.tasks.rendered.words import TASKS
+from vlmtrace.training.blip import answer_logits, embed_images, is_generated
+from vlmtrace.training.data import encode_answer, encode_prompt
+
+
+@cache
+def _questions(task: str, n: int, seed: int, split: str) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
+    """n pairs: their table, and as tensors their images and the three questions that `score` asks."""
+    pairs = [sample(task, seed, index, split) for index in range(n)]
+    images = torch.from_numpy(np.stack([s.render().pixels for p in pairs for s in (p.clean, p.corrupt)]))
+    asked = []
+    for pair in pairs:
+        correct, incorrect = pair.options
+        asked.append([(pair.clean_prompt, correct), (pair.corrupt_prompt, correct), (pair.clean_prompt, incorrect)])
+    seen = [pair.seen_combination for pair in pairs]
+    table = pd.DataFrame({"task": task, "category": [pair.category for pair in pairs], "seen_combination": seen})
+    return table, {
+        "clean": images[::2],
+        "corrupt": images[1::2],
+        "prompt": torch.tensor([[encode_prompt(prompt) for prompt, _ in rows] for rows in asked]),
+        "answer": torch.tensor([[encode_answer(answer) for _, answer in rows] for rows in asked]),
+    }
+
+
+@torch.no_grad()
+def score(model: BlipForQuestionAnswering, n: int, seed: int, split: str, batch: int = 128) -> pd.DataFrame:
+    """One row a pair, of n pairs of each task.
+
+    Columns: task, category, seen_combination, and bools: clean_right (the correct answer is generated),
+    corrupt_right (the incorrect one is, for the corrupt image), both_right, text_changed (under the corrupt
+    prompt the correct answer is not generated any more).
+    """
+    tables = []
+    for task in TASKS:
+        table, data = _questions(task, n, seed, split)
+        right = []
+        for start in range(0, n, batch):
+            rows = slice(start, start + batch)
+            clean, corrupt = embed_images(model, data["clean"][rows]), embed_images(model, data["corrupt"][rows])
+            prompt, answer = data["prompt"][rows], data["answer"][rows]
+            on_clean = is_generated(answer_logits(model, clean, prompt[:, :2], answer[:, :2]), answer[:, :2])
+            on_corrupt = is_generated(answer_logits(model, corrupt, prompt[:, 2:], answer[:, 2:]), answer[:, 2:])
+            right.append(torch.cat([on_clean, on_corrupt], 1))
+        clean_right, text_same, corrupt_right = torch.cat(right).T.numpy()
+        tables.append(
+            table.assign(
+                clean_right=clean_right,
+                corrupt_right=corrupt_right,
+                both_right=clean_right & corrupt_right,
+                text_changed=~text_same,
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+@torch.no_grad()
+def score_open(model: BlipForQuestionAnswering, n: int, seed: int) -> pd.DataFrame:
+    """One row a question without options: kind (color, count, location), and whether the answer is right."""
+    scenes, asked = zip(*(sample_open(seed, index) for index in range(n)), strict=True)
+    images = torch.from_numpy(np.stack([scene.render().pixels for scene in scenes]))
+    prompt = torch.tensor([[encode_prompt(question.prompt)] for question in asked])
+    answer = torch.tensor([[encode_answer(question.answer)] for question in asked])
+    right = is_generated(answer_logits(model, embed_images(model, images), prompt, answer), answer)[:, 0]
+    return pd.DataFrame({"kind": [question.kind for question in asked], "right": right.numpy()})
+
+
+def summary(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Shares by group, and the number of pairs."""
+    columns = ["clean_right", "corrupt_right", "both_right", "text_changed"]
+    grouped = scores.groupby(by, sort=False)
+    return grouped[columns].mean().assign(pairs=grouped.size())
