@@ -19,7 +19,7 @@ from vlmtrace.evaluate import accuracy_table
 from vlmtrace.files import write_atomically
 from vlmtrace.runs import STAGES, Run
 from vlmtrace.select import USE
-from vlmtrace.verification import faithfulness_curves
+from vlmtrace.stats import bootstrap_mean
 
 #: A figure belongs to the section of the stage that drew it.
 SECTIONS = tuple(STAGES)
@@ -121,8 +121,8 @@ def strongest_places(effects: pd.DataFrame, task: str) -> Rows:
     if effects.empty:
         return []
     place = ["corruption", "block", "module", "layer", "token_role"]
-    by_pair = effects.groupby([*place, "sample_id"], observed=True)["patching_effect"].mean()
-    means = by_pair.groupby(level=place).agg(["mean", "count"]).reset_index()
+    by_pair = effects.groupby([*place, "sample_id"], sort=False, observed=True)["patching_effect"].mean()
+    means = by_pair.groupby(level=place, sort=False).agg(["mean", "count"]).reset_index()
     best = means.loc[means.groupby(["corruption", "block", "module"], sort=False)["mean"].idxmax().dropna()]
     return _records(best[best["mean"] > 0].assign(task=task))
 
@@ -158,39 +158,41 @@ def function_rows(functions: pd.DataFrame, universal: pd.DataFrame) -> Rows:
     return _records(table)
 
 
-def circuit_claims(heads: pd.DataFrame, faithfulness: pd.DataFrame) -> pd.DataFrame:
+def circuit_claims(heads: pd.DataFrame, faithfulness: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Whether the heads found important and helpful are, together, what the model uses.
 
     Args:
         heads: from `circuits.head_table`
         faithfulness: from `verification.faithfulness` with a column task, on pairs that did not find the heads
+        seed: of the bootstrap
     Returns:
         one row a task and corruption: task, corruption, k (heads with is_important and mean_effect > 0), n (pairs);
-        clean, clean_low, clean_high: mean patching effect with only these heads clean; clean_random: with as many
-        random ones; corrupt, corrupt_low, corrupt_high, corrupt_random: with only these corrupt; holds: with them
-        clean the whole interval lies above random heads, and with them corrupt below
+        clean, clean_low, clean_high: mean patching effect with only these heads clean, and its 95 % interval over
+        pairs; clean_random: with as many random ones; corrupt, corrupt_low, corrupt_high, corrupt_random: with only
+        these corrupt; holds: with them clean the effect is larger than with random heads, with them corrupt smaller
+        (95 % intervals of both differences, pair by pair, exclude 0)
     Raises:
         VlmtraceError: the curves were not run at k
     """
-    curves = faithfulness_curves(faithfulness)
     rows = []
     for (task, corruption), cell in heads.groupby(["task", "corruption"], sort=False):
         k = int((cell["is_important"] & (cell["mean_effect"] > 0)).sum())
-        mine = curves[(curves["task"] == task) & (curves["corruption"] == corruption)]
-        at = mine[mine["k"] == k].set_index(["direction", "order"])
-        if len(at) < 4:
-            raise VlmtraceError(
-                f"The faithfulness table of {task}/{corruption} has no circuit of {k} heads: run that size."
-            )
-        row: dict[str, Any] = {"task": task, "corruption": corruption, "k": k, "n": int(at["n"].max())}
-        for name, direction in (("clean", "sufficiency"), ("corrupt", "necessity")):
-            ranked = at.loc[(direction, "ranked")]
-            row |= {name: ranked["mean_effect"], f"{name}_low": ranked["ci_low"], f"{name}_high": ranked["ci_high"]}
-            row[f"{name}_random"] = at.loc[(direction, "random"), "mean_effect"]
-        row["holds"] = bool(
-            k > 0 and row["clean_low"] > row["clean_random"] and row["corrupt_high"] < row["corrupt_random"]
+        mine = faithfulness.query("task == @task and corruption == @corruption and k == @k")
+        if mine.empty:
+            raise VlmtraceError(f"The faithfulness table has no circuit of {k} heads for {task}/{corruption}: run it.")
+        effects = (
+            mine.groupby(["sample_id", "direction", "order"])["patching_effect"].mean().unstack(["direction", "order"])
         )
-        rows.append(row)
+        effects = effects.dropna()
+        row: dict[str, Any] = {"task": task, "corruption": corruption, "k": k, "n": len(effects)}
+        beats = []
+        for name, direction, sign in (("clean", "sufficiency", 1), ("corrupt", "necessity", -1)):
+            ranked, random = (effects[direction, order].to_numpy()[:, None] for order in ("ranked", "random"))
+            (low,), (high,) = bootstrap_mean(ranked, seed=seed)
+            row |= {name: ranked.mean(), f"{name}_low": low, f"{name}_high": high, f"{name}_random": random.mean()}
+            (least,), _ = bootstrap_mean(sign * (ranked - random), seed=seed)
+            beats.append(least > 0)
+        rows.append(row | {"holds": bool(k > 0 and all(beats))})
     return pd.DataFrame(rows)
 
 
@@ -258,11 +260,11 @@ def stage_rows(record: dict[str, Any]) -> Rows:
             "task": key.rpartition("/")[0],
             "stage": key.rpartition("/")[2],
             "seconds": entry["seconds"],
-            "finished": entry["finished"],
+            "finished": entry["finished"][:16].replace("T", " "),
             "parameters": {
                 name: value
                 for name, value in entry["parameters"].items()
-                if name not in ("fingerprint",) and value is not None
+                if name not in ("model", "fingerprint") and value is not None
             },
         }
         for key, entry in order
@@ -288,16 +290,13 @@ def _records(table: pd.DataFrame) -> Rows:
 def percent(value: float) -> str:
     """A share, with a decimal only where it matters.
 
-    >>> percent(0.5), percent(0.996), percent(float("nan"))
-    ('50 %', '99.6 %', '–')
+    >>> percent(0.5), percent(0.996), percent(1.0), percent(1.755), percent(float("nan"))
+    ('50 %', '99.6 %', '100 %', '176 %', '–')
     """
     if pd.isna(value):
         return "–"
-    return (
-        f"{value:.1%}".replace(".0%", "%").replace("%", " %")
-        if value > 0.99 or value < 0.01
-        else f"{value:.0%}"[:-1] + " %"
-    )
+    near_an_end = 0 < value < 0.01 or 0.99 < value < 1
+    return f"{100 * value:.{int(near_an_end)}f} %".replace("-", "−")
 
 
 def number(value: float, digits: int = 2) -> str:
