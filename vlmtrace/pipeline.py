@@ -54,8 +54,8 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
     found = {}
     for statement in ast.parse(cell.source).body:
         try:
-            (target,) = statement.targets  # type: ignore[attr-defined]
-            found[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+            (target,) = statement.targets
+            found[target.id] = ast.literal_eval(statement.value)
         except (AttributeError, ValueError) as error:
             raise VlmtraceError(
                 f"Line {statement.lineno} of the parameters of {notebook} is not 'name = literal': derived values "

@@ -281,7 +281,7 @@ def _read_tasks(run: Run, table: str, tasks: Iterable[str]) -> pd.DataFrame:
 
 
 def _records(table: pd.DataFrame) -> Rows:
-    return table.to_dict("records")  # type: ignore[return-value]
+    return table.to_dict("records")
 
 
 # How it is said ------------------------------------------------------------------------------------------------
