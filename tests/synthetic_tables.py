@@ -1,6 +1,7 @@
 """Small tables in the contract's columns with effects planted where a real model would have them, for figures."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -202,3 +203,19 @@ def make_selection() -> pd.DataFrame:
         for first in (False, True):
             rows.append((category, first, 20, 18 - 2 * index, 15, min(15, 18 - 2 * index)))
     return pd.DataFrame(rows, columns=["category", "correct_first", "available", "eligible", "wanted", "got"])
+
+
+def every_table(folder: Path) -> SimpleNamespace:
+    """One small table of each kind, and attention of 3 pairs and 2 heads on 8 × 8 patches."""
+    pairs = make_pairs(folder, n=12)
+    attention = np.random.default_rng(0).dirichlet(np.full(65, 0.3), size=(3, 2))
+    return SimpleNamespace(
+        pairs=pairs,
+        modules=make_module_patching(pairs),
+        heads=make_heads(),
+        faithfulness=make_faithfulness(),
+        accuracy=make_accuracy(),
+        functions=make_functions(),
+        selection=make_selection(),
+        attention=attention[..., 1:].reshape(3, 2, 8, 8),  # without the [CLS] patch
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from vlmtrace.models.base import open_image
 from vlmtrace.plots.style import ATTENTION, MISSING, SIGNED, readable, signed_norm, thin_ticks
 
 Picture = Image.Image | str | Path
+Corner = Literal["outside lower center", "outside upper center", "outside upper right"]
 
 #: How the outline of a mask is drawn, by the mask's column in the pairs table.
 OUTLINES: dict[str, tuple[str, Any]] = {
@@ -187,7 +188,7 @@ def masks_of(pair: pd.Series) -> dict[str, Picture]:
     return {column: pair[column] for column in OUTLINES if isinstance(pair.get(column), str)}
 
 
-def outline_legend(figure: FigureBase, columns: Iterable[str], loc: str = "outside lower center") -> None:
+def outline_legend(figure: FigureBase, columns: Iterable[str], loc: Corner = "outside lower center") -> None:
     """Say below the figure (or at `loc`) what the outlines of the masks in `columns` are, if there are any."""
     found = set(columns)
     handles = [
