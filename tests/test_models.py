@@ -96,3 +96,24 @@ def test_fingerprint_tells_weights_apart(random_blip_dir):
     with torch.no_grad():
         next(two.hf.parameters()).add_(1e-3)
     assert one.fingerprint() != two.fingerprint()
+
+
+def test_unknown_submodule_is_named_and_left_to_the_reference(random_blip_dir):
+    model = vt.load_model(random_blip_dir)
+    assert model.unknown_to_sweep({}) is None
+    model.hf.text_encoder.encoder.layer[1].adapter = torch.nn.Linear(48, 48)
+    with pytest.warns(UserWarning, match=r"does not know the submodule text_encoder\.encoder\.layer\.1\.adapter"):
+        self_check(model)
+    assert not model.exact_fast_path
+
+
+def test_another_class_in_a_known_place_is_unknown(random_blip_dir):
+    model = vt.load_model(random_blip_dir)
+    layer = model.hf.vision_model.encoder.layers[2]
+
+    class Other(type(layer.self_attn)):
+        pass
+
+    layer.self_attn.__class__ = Other
+    assert model.unknown_to_sweep({}) == "the Other at vision_model.encoder.layers.2.self_attn"
+    assert model.unknown_to_sweep({"attention_mask": torch.ones(1)}) == "the input attention_mask"

@@ -174,7 +174,7 @@ def _sweep(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> Readout
     values = [column[:, None].repeat(1, len(patches)) for column in (base.correct, base.incorrect, base.log_normalizer)]
     if active:
         chosen = patches.subset(active)
-        if model.exact_fast_path:
+        if model.exact_fast_path and not model.unknown_to_sweep(runs.inputs):
             swept = model.sweep(runs.clean, runs.corrupt, runs.inputs, chosen, runs.answer_ids, memory)
         else:
             swept = _reference_sweep(model, runs, chosen)

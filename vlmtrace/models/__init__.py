@@ -129,11 +129,21 @@ def self_check(model: VLM) -> None:
     images = [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(2)]
     prompts = ["is this a or b?"] * 2
     clean, corrupt = (model.encode([image], [prompt]) for image, prompt in zip(images, prompts, strict=True))
+    unknown = model.unknown_to_sweep(corrupt)
+    if unknown:
+        model.exact_fast_path = False
+        warnings.warn(
+            f"The fast sweep does not know {unknown} of {model.name}: sweeps will use the hooked reference, which is "
+            "slow but right.",
+            stacklevel=2,
+        )
     dead = reference.hook_points_act(model, corrupt)
     if dead:
         raise VlmtraceError(
             f"Overwriting {dead[0]} leaves the answer of {model.name} as it was: the model is not supported."
         )
+    if unknown:
+        return
     clean_trace, corrupt_trace = model.trace(clean), model.trace(corrupt)
     answer_ids = corrupt_trace.logits.topk(2).indices
     worst = 0.0

@@ -103,6 +103,10 @@ class VLM(ABC):
         """The torch module whose second output are the attention weights (batch, head, query, key) of a site."""
 
     @abstractmethod
+    def unknown_to_sweep(self, inputs: Inputs) -> str | None:
+        """What the fast sweep does not know about this model or these inputs, in words; None: it knows everything."""
+
+    @abstractmethod
     def sweep(
         self,
         clean: Trace,

@@ -134,6 +134,10 @@ class Blip(VLM):
 
     # Sweeps --------------------------------------------------------
 
+    def unknown_to_sweep(self, inputs: Inputs) -> str | None:
+        extra = sorted(set(inputs) - {"pixel_values", "input_ids"})
+        return f"the input {extra[0]}" if extra else blip_sweep.unknown_part(self.hf)
+
     def sweep(
         self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
     ) -> Readout:

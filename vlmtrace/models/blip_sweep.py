@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlmtrace.models.chunks import in_chunks
 from vlmtrace.models.records import Patches, Readout, Trace
 
 if TYPE_CHECKING:
@@ -27,18 +28,49 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def sweep(model: Blip, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: Tensor, memory: int) -> Readout:
     """Answer every patch of a group of pairs; see `VLM.sweep`."""
-    order = sorted(range(len(patches)), key=lambda i: patches.layers[i])
     size = max(1, memory // (len(answer_ids) * state_bytes(model, patches.block, corrupt)))
-    run = {"text_encoder": _text_encoder, "text_decoder": _text_decoder, "vision_encoder": _vision_encoder}[
-        patches.block
-    ]
-    parts = [
-        run(model, clean, corrupt, patches.subset(order[start : start + size]), answer_ids)
-        for start in range(0, len(order), size)
-    ]
-    back = torch.tensor(order, device=answer_ids.device).argsort()
-    readout = Readout.cat(parts, dim=1)
-    return Readout(readout.correct[:, back], readout.incorrect[:, back], readout.log_normalizer[:, back])
+    run = {"text_encoder": _text_encoder, "text_decoder": _text_decoder, "vision_encoder": _vision_encoder}
+    answer = run[patches.block]
+    return in_chunks(patches, size, lambda chunk: answer(model, clean, corrupt, chunk, answer_ids))
+
+
+#: The parts that the sweep computes with, by where they stand; anything else in their place is unknown to it.
+PARTS = {
+    "vision_model.encoder.layers.0": "BlipEncoderLayer",
+    "vision_model.encoder.layers.0.self_attn": "BlipAttention",
+    "text_encoder.encoder.layer.0": "BlipTextLayer",
+    "text_encoder.encoder.layer.0.attention.self": "BlipTextSelfAttention",
+    "text_encoder.encoder.layer.0.crossattention.self": "BlipTextSelfAttention",
+    "text_decoder.bert.encoder.layer.0": "BlipTextLayer",
+    "text_decoder.bert.encoder.layer.0.attention.self": "BlipTextSelfAttention",
+    "text_decoder.bert.encoder.layer.0.crossattention.self": "BlipTextSelfAttention",
+}
+
+#: What those parts consist of, as far as it holds weights.
+CHILDREN = {
+    "BlipEncoderLayer": {"self_attn", "layer_norm1", "mlp", "layer_norm2"},
+    "BlipAttention": {"qkv", "projection", "dropout"},
+    "BlipTextLayer": {"attention", "crossattention", "intermediate", "output"},
+    "BlipTextSelfAttention": {"query", "key", "value", "dropout"},
+}
+
+
+def unknown_part(hf: Any) -> str | None:
+    """A submodule of the model that the sweep does not know, in words; None: it knows them all.
+
+    Every layer is looked at: its class, and whether it has submodules beside those that the sweep runs.
+    """
+    for first, known in PARTS.items():
+        stack, _, rest = first.partition(".0")
+        for index, layer in enumerate(hf.get_submodule(stack)):
+            part = layer.get_submodule(rest.lstrip(".")) if rest else layer
+            where = f"{stack}.{index}{rest}"
+            if type(part).__name__ != known:
+                return f"the {type(part).__name__} at {where}"
+            extra = sorted(name for name, _ in part.named_children() if name not in CHILDREN[known])
+            if extra:
+                return f"the submodule {where}.{extra[0]}"
+    return None
 
 
 def state_bytes(model: Blip, block: str, trace: Trace) -> int:

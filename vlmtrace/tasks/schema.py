@@ -14,8 +14,8 @@ from vlmtrace.errors import VlmtraceError
 _text = pa.Check(lambda column: column.str.strip() != "", error="is empty")
 
 
-def _words(**options: bool) -> pa.Column:
-    return pa.Column(str, _text, **options)
+def _words(unique: bool = False) -> pa.Column:
+    return pa.Column(str, _text, unique=unique)
 
 
 #: What every pairs table must have; further columns are kept as they are.
