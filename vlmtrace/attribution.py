@@ -89,7 +89,8 @@ def ranking_agreement(
         one row: n_heads, pearson, spearman (signed), spearman_magnitude, top, overlap: the share of the exact top
         heads that are among the estimated ones, and overlap_by_chance: the share expected of a random ranking
     """
-    means = pd.concat({"exact": _mean_effect(exact, by), "estimate": _mean_effect(estimate, by)}, axis=1).dropna()
+    tables = {"exact": exact, "estimate": estimate}
+    means = pd.concat({name: mean_head_effects(table, by) for name, table in tables.items()}, axis=1).dropna()
     if len(means) <= top:
         raise VlmtraceError(f"top={top} of {len(means)} heads says nothing: choose fewer.")
     strongest = {name: set(means[name].abs().nlargest(top).index) for name in means}
@@ -106,7 +107,8 @@ def ranking_agreement(
     )
 
 
-def _mean_effect(table: pd.DataFrame, by: Sequence[str]) -> pd.Series:
+def mean_head_effects(table: pd.DataFrame, by: Sequence[str] = HEAD) -> pd.Series:
+    """Mean over pairs of each head's patching effect summed over positions, indexed by `by`."""
     per_pair = table.groupby([*by, "sample_id"])["patching_effect"].sum(min_count=1)
     return per_pair.groupby(list(by)).mean()
 

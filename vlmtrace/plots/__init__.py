@@ -8,6 +8,7 @@ averaged and the range. Nothing is rescaled silently: `limit=` sets the range.
 """
 
 from vlmtrace.plots.attention import attention_gallery, attention_overlay
+from vlmtrace.plots.attribution import attribution_scatter
 from vlmtrace.plots.circuits import faithfulness_curves, function_scores
 from vlmtrace.plots.effects import effect_heatmap, image_effect_map
 from vlmtrace.plots.heads import head_map, universal_head_table
@@ -18,6 +19,7 @@ __all__ = [
     "accuracy_by_category",
     "attention_gallery",
     "attention_overlay",
+    "attribution_scatter",
     "effect_heatmap",
     "faithfulness_curves",
     "function_scores",

@@ -33,9 +33,9 @@ def attribution_scatter(exact: pd.DataFrame, estimate: pd.DataFrame, top: int = 
     figure = new_figure(height=3.4)
     panels = figure.subplots(1, len(corruptions), squeeze=False)[0]
     for axes, corruption in zip(panels, corruptions, strict=True):
-        both = [table[table["corruption"] == corruption] for table in (exact, estimate)]
-        _draw(axes, *both, top)
-        axes.set_title(f"{readable(corruption)} corruption (n = {both[0]['sample_id'].nunique()} pairs)")
+        mine, guess = (table[table["corruption"] == corruption] for table in (exact, estimate))
+        _draw(axes, mine, guess, top)
+        axes.set_title(f"{readable(corruption)} corruption (n = {mine['sample_id'].nunique()} pairs)")
     for axes in panels[1:]:
         axes.get_legend().remove()
     return figure
