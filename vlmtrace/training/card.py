@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,10 +50,12 @@ def _card(
     n_words = len(build_tokenizer())
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     settings = ", ".join(f"{name} {value}" for name, value in asdict(recipe).items())
+    settings = textwrap.fill(f"Recipe: {settings}; transformers {transformers.__version__}.", 116)
     mixture = ", ".join(f"{name} {share:.0%}" for name, share in MIXTURE.items())
     by_task = summary(scores, ["task"])
     by_category = summary(scores, ["task", "category"])
-    by_seen = summary(scores.replace({"seen_combination": {True: "seen", False: "held out"}}), _SEEN)
+    seen = scores.seen_combination.map({True: "seen", False: "held out"})
+    by_seen = summary(scores.assign(seen_combination=seen), ["task", "seen_combination"]).sort_index(ascending=False)
     return f"""---
 library_name: transformers
 pipeline_tag: visual-question-answering
@@ -82,27 +85,31 @@ textures and a few nouns split into two tokens; words that it does not know are 
 
 took {minutes:.0f} minutes on two CPU cores, from random weights. Every step draws {recipe.n_pairs} new minimal pairs
 (both images are in the batch and are asked the same question), with {recipe.n_questions} questions about each image;
-no scene is used twice. What changes in the pairs: {mixture}. One choice question in five or so offers two wrong
-options, and is answered "neither", so that the model has to use the options. Linear heads on the image embeddings
+no scene is used twice. What changes in the pairs:
+{mixture}. About one choice question in seven offers two wrong
+options and is answered "neither", so that the model has to use the options. Linear heads on the image embeddings
 learn along, at every patch, what is there (thing, color, shape, texture, emotion, verb) from the scene's masks; they
 are dropped afterwards. The loss is the cross entropy of the answer's tokens. The kept weights are an exponential
 moving average.
 
-Recipe: {settings}. transformers {transformers.__version__}. The same seed gives the same scenes in the same order, and
-the same accuracy, but not the same bits on another machine.
+{settings}
+
+The same seed gives the same scenes in the same order and about the same accuracy, but not the same bits on another
+machine.
 
 ## Accuracy
 
 Measured on {CARD_PAIRS} minimal pairs of each task from the test split (seed {CARD_SEED}). *clean* and *corrupt*: the
 right answer is generated, word for word, for the clean and for the corrupt image (chance is 50 %). *both*: for both
-images of a pair. *text*: with both options of the question replaced, the correct answer is no longer generated.
+images of a pair. *text*: with both options of the question replaced, the correct answer is no longer generated;
+*neither*: "neither" is, which is then the true answer.
 
 {_table(by_task)}
 
 {_table(by_category)}
 
 Held-out combinations never occur in training, neither in a picture nor in a question: about one in seven of noun ×
-color, shape and texture, emotion × hat, subject × verb, and verb × object.
+color, shape and texture, emotion × hat and subject × verb, and one in twelve of verb × object.
 
 {_table(by_seen)}
 
@@ -112,14 +119,18 @@ Open questions have no options. They were trained along, at a small share.
 
 ## Limits
 
-It knows these drawings and these words, and nothing else: no photographs, no other question forms. It answers most
-choice questions whose options are both wrong with "neither", but by no means all. Encode questions of unlike length one
-length at a time: transformers' BLIP lets the answer decoder attend to padding.
+It knows these drawings and these words, and nothing else: no photographs, no other question forms. Encode questions of
+unlike length one length at a time: transformers' BLIP lets the answer decoder attend to padding.
 """
 
 
-_SEEN = ["task", "seen_combination"]
-_TITLES = {"clean_right": "clean", "corrupt_right": "corrupt", "both_right": "both", "text_changed": "text"}
+_TITLES = {
+    "clean_right": "clean",
+    "corrupt_right": "corrupt",
+    "both_right": "both",
+    "text_changed": "text",
+    "says_neither": "neither",
+}
 
 
 def _table(frame: pd.DataFrame, titles: dict[str, str] | None = None) -> str:

@@ -10,20 +10,21 @@ import torch
 from transformers import BlipForQuestionAnswering
 
 from vlmtrace.tasks.rendered.pairs import sample, sample_open
-from vlmtrace.tasks.rendered.words import TASKS
+from vlmtrace.tasks.rendered.words import NEITHER, TASKS
 from vlmtrace.training.blip import answer_logits, embed_images, is_generated
 from vlmtrace.training.data import encode_answer, encode_prompt
 
 
 @cache
 def _questions(task: str, n: int, seed: int, split: str) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
-    """n pairs: their table, and as tensors their images and the three questions that `score` asks."""
+    """n pairs: their table, and as tensors their images and the four questions that `score` asks."""
     pairs = [sample(task, seed, index, split) for index in range(n)]
     images = torch.from_numpy(np.stack([s.render().pixels for p in pairs for s in (p.clean, p.corrupt)]))
     asked = []
     for pair in pairs:
         correct, incorrect = pair.options
-        asked.append([(pair.clean_prompt, correct), (pair.corrupt_prompt, correct), (pair.clean_prompt, incorrect)])
+        on_clean = [(pair.clean_prompt, correct), (pair.corrupt_prompt, correct), (pair.corrupt_prompt, NEITHER)]
+        asked.append([*on_clean, (pair.clean_prompt, incorrect)])
     seen = [pair.seen_combination for pair in pairs]
     table = pd.DataFrame({"task": task, "category": [pair.category for pair in pairs], "seen_combination": seen})
     return table, {
@@ -40,7 +41,7 @@ def score(model: BlipForQuestionAnswering, n: int, seed: int, split: str, batch:
 
     Columns: task, category, seen_combination, and bools: clean_right (the correct answer is generated),
     corrupt_right (the incorrect one is, for the corrupt image), both_right, text_changed (under the corrupt
-    prompt the correct answer is not generated any more).
+    prompt the correct answer is not generated any more), says_neither (but "neither", which is true then).
     """
     tables = []
     for task in TASKS:
@@ -50,16 +51,17 @@ def score(model: BlipForQuestionAnswering, n: int, seed: int, split: str, batch:
             rows = slice(start, start + batch)
             clean, corrupt = embed_images(model, data["clean"][rows]), embed_images(model, data["corrupt"][rows])
             prompt, answer = data["prompt"][rows], data["answer"][rows]
-            on_clean = is_generated(answer_logits(model, clean, prompt[:, :2], answer[:, :2]), answer[:, :2])
-            on_corrupt = is_generated(answer_logits(model, corrupt, prompt[:, 2:], answer[:, 2:]), answer[:, 2:])
+            on_clean = is_generated(answer_logits(model, clean, prompt[:, :3], answer[:, :3]), answer[:, :3])
+            on_corrupt = is_generated(answer_logits(model, corrupt, prompt[:, 3:], answer[:, 3:]), answer[:, 3:])
             right.append(torch.cat([on_clean, on_corrupt], 1))
-        clean_right, text_same, corrupt_right = torch.cat(right).T.numpy()
+        clean_right, text_same, says_neither, corrupt_right = torch.cat(right).T.numpy()
         tables.append(
             table.assign(
                 clean_right=clean_right,
                 corrupt_right=corrupt_right,
                 both_right=clean_right & corrupt_right,
                 text_changed=~text_same,
+                says_neither=says_neither,
             )
         )
     return pd.concat(tables, ignore_index=True)
@@ -78,6 +80,6 @@ def score_open(model: BlipForQuestionAnswering, n: int, seed: int) -> pd.DataFra
 
 def summary(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Shares by group, and the number of pairs."""
-    columns = ["clean_right", "corrupt_right", "both_right", "text_changed"]
+    columns = ["clean_right", "corrupt_right", "both_right", "text_changed", "says_neither"]
     grouped = scores.groupby(by, sort=False)
     return grouped[columns].mean().assign(pairs=grouped.size())
