@@ -109,7 +109,7 @@ images of a pair. *text*: with both options of the question replaced, the correc
 {_table(by_category)}
 
 Held-out combinations never occur in training, neither in a picture nor in a question: about one in seven of noun ×
-color, shape and texture, emotion × hat and subject × verb, and one in twelve of verb × object.
+color, shape and texture, emotion × hat, subject × verb, and verb × object.
 
 {_table(by_seen)}
 

@@ -34,8 +34,8 @@ PATCH_CLASSES: dict[str, tuple[str, ...]] = {
 
 #: Share of the minimal pairs in a batch, by what changes in them.
 MIXTURE = {
-    "color": 0.12, "shape": 0.16, "texture": 0.16, "emotion": 0.12, "subject": 0.12, "verb": 0.12, "object": 0.16,
-    "count": 0.04,
+    "color": 0.12, "shape": 0.16, "texture": 0.16, "emotion": 0.12, "subject": 0.12, "verb": 0.13, "object": 0.16,
+    "count": 0.03,
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class Recipe:
         score_every, score_pairs: how often to look at held-out pairs, and at how many of each task
     """
 
-    steps: int = 9000
+    steps: int = 8500
     seed: int = 0
     processes: int = 2
     n_pairs: int = 32
@@ -51,7 +51,7 @@ class Recipe:
     weight_decay: float = 0.02
     patch_weight: float = 2.0
     ema: float = 0.998
-    score_every: int = 1000
+    score_every: int = 500
     score_pairs: int = 168
 
 
