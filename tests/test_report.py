@@ -27,6 +27,7 @@ def make_heads(important=(True, True, False)):
     head = {"block": "text_encoder", "module": "cross_attention", "layer": 1, "head": range(3), "n": 8}
     effect = np.array([0.5, -0.2, 0.0])
     numbers = {"mean_effect": effect, "ci_low": effect - 0.1, "ci_high": effect + 0.1, "is_important": important}
+    numbers |= {"p_value": 0.01}
     cells = [pd.DataFrame({"task": t, "corruption": c, **head, **numbers, "is_important_2sd": False}) for t, c in CELLS]
     return pd.concat(cells, ignore_index=True)
 
@@ -127,6 +128,7 @@ def test_numbers_of_the_tables_stand_on_the_page():
     assert "t 4 3 2 1" in text, "evaluated, selected, discover, verify"
     assert "Of 3 attention heads, 2 matter" in text
     assert "1 of them in every one: cross-attention 1.0" in text
+    assert "Under image corruption 2 heads are important in every task: cross-attention 1.0 (0.50)" in text
     assert "t image 8 2 1 0 cross-attention 1.0 0.50 [0.40, 0.60]" in text
     assert "t image 1 8 0.80" in text and "0.20" in text and "yes" in text
 

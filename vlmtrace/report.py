@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from vlmtrace.circuits import HEAD
+from vlmtrace.circuits import HEAD, universal_heads
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.evaluate import accuracy_table
 from vlmtrace.files import write_atomically
@@ -77,6 +77,7 @@ def findings(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "importance": importance_rows(heads),
         "n_heads": 0 if heads.empty else len(heads[HEAD].drop_duplicates()),
         "universal": _records(universal[universal["is_universal"]]) if len(universal) else [],
+        "in_every_task": {} if heads.empty else heads_of_every_task(heads),
         "somewhere": len(universal),
         "functions": function_rows(functions, universal),
         "claims": _records(circuit_claims(heads, curves)) if len(heads) and len(curves) else [],
@@ -146,6 +147,15 @@ def importance_rows(heads: pd.DataFrame) -> Rows:
             }
         )
     return rows
+
+
+def heads_of_every_task(heads: pd.DataFrame) -> dict[str, Rows]:
+    """Corruption → the heads that are important in every task under it."""
+    found = {}
+    for corruption, part in heads.groupby("corruption", sort=False):
+        table = universal_heads(part)
+        found[str(corruption)] = _records(table[table["is_universal"]])
+    return found
 
 
 def function_rows(functions: pd.DataFrame, universal: pd.DataFrame) -> Rows:
