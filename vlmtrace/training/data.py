@@ -1,7 +1,8 @@
-"""Batches of freshly rendered minimal pairs with questions, and dense labels for the image patches."""
+"""An endless stream of freshly rendered minimal pairs with questions, and dense labels for the image patches."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -62,31 +63,41 @@ def _two(rng: np.random.Generator, options: tuple[str, ...]) -> tuple[str, str]:
     return options[first], options[second]
 
 
-def draw_batch(rng: np.random.Generator, n_pairs: int, n_questions: int) -> dict[str, Tensor]:
-    """Minimal pairs with questions: both images of a pair are in the batch and are asked the same one, among others.
+class PairStream:
+    """Batches of minimal pairs: both images of a pair are in the batch and are asked the same question.
 
-    Returns:
-        for B = 2 n_pairs images with Q questions each: pixels (B, 96, 96, 3) uint8; prompt (B, Q, 16) and answer
-        (B, Q, 4) int64, padded with 0; patches (B, heads, 64) int64, IGNORED where a head has nothing to say
+    Yields dicts of tensors, for B = 2 n_pairs images with Q questions each:
+        pixels (B, 96, 96, 3) uint8; prompt (B, Q, 16), answer (B, Q, 4) int64, padded with 0;
+        patches (B, heads, 64) int64, IGNORED where a head has nothing to say
     """
-    pixels, patches, prompts, answers = [], [], [], []
-    for category in rng.choice(list(MIXTURE), n_pairs, p=list(MIXTURE.values())):
-        scenes, options, counted = sample_pair(rng, str(category))
-        for scene in scenes:
-            image = scene.render()
-            pixels.append(image.pixels)
-            patches.append(patch_labels(image, scene))
-            questions = [ask(rng, scene, counted) for _ in range(n_questions - (not counted))]
-            if not counted:
-                questions.append(ask_again(rng, scene, str(category), options))
-            prompts.append([encode_prompt(q.prompt) for q in questions])
-            answers.append([encode_answer(q.answer) for q in questions])
-    return {
-        "pixels": torch.from_numpy(np.stack(pixels)),
-        "patches": torch.from_numpy(np.stack(patches)),
-        "prompt": torch.tensor(prompts),
-        "answer": torch.tensor(answers),
-    }
+
+    def __init__(self, seed: int, rank: int, n_pairs: int, n_questions: int):
+        self.seed, self.rank, self.n_pairs, self.n_questions = seed, rank, n_pairs, n_questions
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        rng = np.random.default_rng([self.seed, self.rank])
+        while True:
+            yield self._batch(rng)
+
+    def _batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        pixels, patches, prompts, answers = [], [], [], []
+        for category in rng.choice(list(MIXTURE), self.n_pairs, p=list(MIXTURE.values())):
+            scenes, options, counted = sample_pair(rng, str(category))
+            for scene in scenes:
+                image = scene.render()
+                pixels.append(image.pixels)
+                patches.append(patch_labels(image, scene))
+                questions = [ask(rng, scene, counted) for _ in range(self.n_questions - (not counted))]
+                if not counted:
+                    questions.append(ask_again(rng, scene, str(category), options))
+                prompts.append([encode_prompt(q.prompt) for q in questions])
+                answers.append([encode_answer(q.answer) for q in questions])
+        return {
+            "pixels": torch.from_numpy(np.stack(pixels)),
+            "patches": torch.from_numpy(np.stack(patches)),
+            "prompt": torch.tensor(prompts),
+            "answer": torch.tensor(answers),
+        }
 
 
 def patch_labels(image: Rendered, scene: Scene) -> np.ndarray:

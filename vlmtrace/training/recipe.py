@@ -15,7 +15,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -23,8 +22,7 @@ from transformers import BlipForQuestionAnswering
 
 from vlmtrace.training.blip import PatchHeads, answer_logits, answer_loss, build_config, embed_images, is_generated
 from vlmtrace.training.card import save_with_card
-from vlmtrace.training.checkpoint import Checkpoint
-from vlmtrace.training.data import draw_batch
+from vlmtrace.training.data import PairStream
 from vlmtrace.training.score import score, summary
 from vlmtrace.training.tokenizer import build_tokenizer
 
@@ -40,7 +38,7 @@ class Recipe:
         n_pairs, n_questions: minimal pairs in a step (two images each), and questions about each image
         patch_weight: weight of the auxiliary patch heads' loss at the start; it falls to a tenth
         ema: decay of the averaged weights, which are the ones that are kept
-        score_every, score_pairs: how often to write a checkpoint and look at held-out pairs, and at how many a task
+        score_every, score_pairs: how often to look at held-out pairs, and at how many of each task
     """
 
     steps: int = 8500
@@ -58,10 +56,7 @@ class Recipe:
 
 
 def train(recipe: Recipe, out: Path) -> None:
-    """Train tiny-blip from nothing and save its averaged weights, its processor and its card in `out`.
-
-    An interrupted training goes on from its last checkpoint when it is started again with the same recipe.
-    """
+    """Train tiny-blip from nothing and save its averaged weights, its processor and its card in `out`."""
     with tempfile.TemporaryDirectory() as meeting:
         torch.multiprocessing.spawn(
             _process, (recipe, out, f"file://{meeting}/processes"), nprocs=recipe.processes, join=True
@@ -85,18 +80,14 @@ def _train(rank: int, recipe: Recipe, out: Path) -> None:
     averaged = copy.deepcopy(model).eval()
     optimizer = torch.optim.AdamW(_groups(model, heads, recipe.weight_decay), betas=(0.9, 0.98), fused=True)
     trained = [*model.parameters(), *heads.parameters()]
-    checkpoint = Checkpoint(out / "unfinished.safetensors", recipe, model, heads, averaged, optimizer)
-    done, seconds = checkpoint.load()
-    start = time.time() - seconds
+    batches = iter(PairStream(recipe.seed, rank, recipe.n_pairs // recipe.processes, recipe.n_questions))
     log.info("%s; %.2f million parameters", asdict(recipe), sum(p.numel() for p in model.parameters()) / 1e6)
-    for step in range(done + 1, recipe.steps + 1):
+    start = time.time()
+    for step in range(1, recipe.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * schedule(step, recipe)
-        # Drawn from the step's number, so that an interrupted training goes on with the scenes it would have had.
-        rng = np.random.default_rng([recipe.seed, rank, step])
-        batch = draw_batch(rng, recipe.n_pairs // recipe.processes, recipe.n_questions)
         optimizer.zero_grad(set_to_none=True)
-        loss, right, patch_losses = _losses(model, heads, batch)
+        loss, right, patch_losses = _losses(model, heads, next(batches))
         (loss + recipe.patch_weight * (1 - 0.9 * step / recipe.steps) * patch_losses.mean()).backward()
         _share_gradients(trained, recipe.processes)
         nn.utils.clip_grad_norm_(trained, 1.0)
@@ -109,13 +100,12 @@ def _train(rank: int, recipe: Recipe, out: Path) -> None:
             seconds = time.time() - start
             log.info("step %d  %.0f s  loss %.3f  right %.3f  patches %s", step, seconds, loss.item(), right, patches)
         if step % recipe.score_every == 0:
-            checkpoint.save(step, time.time() - start)
             scores = score(averaged, recipe.score_pairs, seed=0, split="validation")
             for by in (["task", "category"], ["task", "seen_combination"]):
                 log.info("validation after %d steps\n%s", step, summary(scores, by).round(3).to_string())
+
     if rank == 0:
         save_with_card(averaged, out, recipe, minutes=(time.time() - start) / 60)
-        checkpoint.remove()
 
 
 def _losses(
