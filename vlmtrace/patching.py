@@ -36,6 +36,9 @@ from vlmtrace.tasks.schema import validate_pairs
 #: Share of the free memory that a sweep's intermediate states may take when `memory_gb` is not given.
 MEMORY_SHARE = 0.25
 
+#: On a CPU no more than this many bytes by default: larger batches leave its cache and gain nothing.
+CPU_MEMORY = 2**27
+
 
 def patch_modules(
     model: VLM,
@@ -54,7 +57,7 @@ def patch_modules(
         modules: e.g. ("residual", "mlp", "self_attention", "cross_attention"); None: all that a block offers
         positions: "all", token roles ("correct", "image", "last", …) or indices
         blocks: e.g. ("vision_encoder", "text_encoder"); None: all
-        memory_gb: gigabytes for intermediate states; None: a quarter of what is free
+        memory_gb: gigabytes for intermediate states; None: a quarter of what is free, on a CPU at most 1/8
     Returns:
         the module_patching table: sample_id, corruption, block, module, layer, position, token, token_role, p_correct,
         p_diff, logit_diff, patching_effect
@@ -156,10 +159,9 @@ def _memory(model: VLM, memory_gb: float | None) -> int:
         if memory_gb <= 0:
             raise VlmtraceError(f"memory_gb={memory_gb} leaves no room for a sweep: give a positive number.")
         return int(memory_gb * 2**30)
-    free = (
-        torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else psutil.virtual_memory().available
-    )
-    return int(free * MEMORY_SHARE)
+    if model.device.type == "cuda":
+        return int(torch.cuda.mem_get_info(model.device)[0] * MEMORY_SHARE)
+    return min(CPU_MEMORY, int(psutil.virtual_memory().available * MEMORY_SHARE))
 
 
 def _sweep(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> Readout:
