@@ -8,6 +8,8 @@ SAMPLES =
 SEED    = 0
 RUN     = default
 DEVICE  = cpu
+# Stages that run side by side; one where a GPU would have to hold a model for each.
+JOBS    = $(if $(filter cpu,$(DEVICE)),2,1)
 # The Python that the environment in .venv is made with.
 PYTHON3 = python3
 
@@ -18,13 +20,18 @@ SHELL         := /bin/bash
 # Values reach the recipes through the environment, so that no character in them can be misread by the shell.
 export MODEL TASKS SAMPLES SEED RUN DEVICE
 
+# Side by side, stages share the cores: more threads than cores make small models many times slower.
+MAKEFLAGS += --jobs=$(JOBS)
+THREADS   := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
+all: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),$(THREADS))
+
 INSTALLED := .venv/.installed
 PYTHON    := .venv/bin/python
 VLMTRACE  := $(PYTHON) -m vlmtrace
 FOLDER    := data/runs/$(RUN)
 REPORT    := $(FOLDER)/report/index.html
 
-.PHONY: all test lint lab model clean help check FORCE
+.PHONY: all test lint lab model bench clean help check FORCE
 
 all: $(REPORT)  ## the whole road for every task: tables, figures, executed notebooks, report
 	@echo "$(if $(WORKED),Done,Nothing to do: run $(RUN) is up to date). Open $(REPORT) in a browser."
@@ -42,6 +49,13 @@ lab: $(INSTALLED)  ## open the notebooks in JupyterLab
 model: $(INSTALLED)  ## train the bundled model again from nothing (minutes to an hour; overwrites data/models/tiny-blip)
 	$(PYTHON) -m vlmtrace.training tiny-blip
 
+bench: .venv/.bench  ## how fast the exact sweep is, against hooks, the published procedure and two libraries
+	$(PYTHON) -m vlmtrace.bench
+
+.venv/.bench: $(INSTALLED)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
+	@touch $@
+
 clean:  ## remove the run RUN, the rendered images and caches; the models and the installation stay
 	@[[ "$$RUN" =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$$ ]] || { echo "RUN=$$RUN is not the name of a run." >&2; exit 1; }
 	rm -rf -- "data/runs/$$RUN" data/raw/rendered_* .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -52,7 +66,7 @@ help:  ## this list
 	@sed -nE 's/^([a-z]+):.*  ## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 	@echo "Names of a run, with their values now:"
 	@printf '  %-9s %s\n' MODEL "$$MODEL" TASKS "$$TASKS" SAMPLES "$${SAMPLES:-(as in notebook 01)}" \
-	    SEED "$$SEED" RUN "$$RUN" DEVICE "$$DEVICE"
+	    SEED "$$SEED" RUN "$$RUN" DEVICE "$$DEVICE" JOBS "$(JOBS)"
 
 # Installation ---------------------------------------------------------------------------------------------------
 

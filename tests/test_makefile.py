@@ -80,8 +80,8 @@ def folder(tmp_path):
 def make(folder, *arguments, target="all", tasks="a", fails=False):
     """Run make; return the stages it ran, in order, and what it printed."""
     (folder / "log").unlink(missing_ok=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    command = ["make", target, f"TASKS={tasks}", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "OMP_"))}
+    command = ["make", "-j1", target, f"TASKS={tasks}", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     ran = (folder / "log").read_text().splitlines() if (folder / "log").exists() else []
@@ -185,6 +185,14 @@ def test_tasks_run_beside_each_other(folder):
     assert len(ran) == 17 and ran[-2:] == ["06", "report"]
 
 
+@pytest.mark.parametrize(("arguments", "threads"), [(["JOBS=1"], os.cpu_count()), (["JOBS=1000"], 1)])
+def test_stages_share_the_cores(folder, arguments, threads):
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text(STAND_IN.replace("set -eu", 'set -eu\necho "$OMP_NUM_THREADS" > threads'))
+    make(folder, *arguments)
+    assert (folder / "threads").read_text() == f"{threads}\n"
+
+
 def test_clean_removes_the_run_and_nothing_else(folder):
     make(folder)
     make(folder, "RUN=other")
@@ -211,7 +219,7 @@ def test_help_lists_every_target(folder):
 WITHOUT_NUMBERS = set("errors files paths progress runs parts report widgets explorer plots tasks".split())
 
 #: Modules that a notebook shows something with, without writing it to its table.
-SHOWN_ONLY = {"05_head_patching": {"circuits", "verification", "stats", "select"}}
+SHOWN_ONLY = {"05_head_patching": {"attribution", "circuits", "verification", "stats", "select"}}
 
 
 def imported_modules(source):
