@@ -38,6 +38,17 @@ def test_discover_and_verify_are_disjoint_halves_of_every_cell():
     assert set(counts) == {3}
 
 
+def test_pairs_without_contrast_are_not_eligible():
+    """Effects are shares of the gap between the runs, so the gap must be one."""
+    data = table().assign(clean_logit_diff=5.0, image_logit_diff=-5.0, text_logit_diff=1.0)
+    weak = data["sample_id"] == "color-True-5"
+    data.loc[weak, "text_logit_diff"] = 4.5
+    assert set(vt.select_samples(data).groupby(["category", "correct_first"]).size()) == {7}
+    assert "color-True-5" not in set(vt.select_samples(data, per_category=20)["sample_id"])
+    data.loc[weak, ["text_logit_diff", "image_logit_diff"]] = [1.0, 9.0]
+    assert "color-True-5" not in set(vt.select_samples(data, per_category=20)["sample_id"])
+
+
 def test_seed_decides():
     ids = [list(vt.select_samples(table(), 4, seed=seed)["sample_id"]) for seed in (0, 0, 1)]
     assert ids[0] == ids[1] != ids[2]

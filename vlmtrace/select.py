@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from vlmtrace.corruption import CORRUPTIONS
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.tasks.schema import check_columns
 
@@ -16,12 +17,24 @@ CRITERIA = ("is_correct", "image_is_flipped", "text_is_changed")
 
 CELL = ["category", "correct_first"]
 
+#: Logits by which clean and corrupt logit difference must differ. Effects are shares of this gap: where it is next to
+#: nothing, they are next to anything, and a single such pair would drown a mean over all others.
+MIN_GAP = 1.0
+
 
 def eligible(evaluated: pd.DataFrame) -> pd.Series:
-    """Which pairs are right when clean, flip under the corrupt image, and lose the answer under the corrupt prompt."""
+    """Which pairs are right when clean, flip under the corrupt image, and lose the answer under the corrupt prompt.
+
+    Under each corruption the clean logit difference must also exceed the corrupt one by `MIN_GAP`.
+    """
     check_columns(evaluated, (*CELL, "sample_id", "is_correct"), "evaluated")
     present = [column for column in CRITERIA if column in evaluated.columns]
-    return evaluated[present].all(axis=1)
+    gaps = [
+        evaluated["clean_logit_diff"] - evaluated[f"{corruption}_logit_diff"] >= MIN_GAP
+        for corruption in CORRUPTIONS
+        if f"{corruption}_logit_diff" in evaluated.columns
+    ]
+    return pd.concat([evaluated[present], *gaps], axis=1).all(axis=1)
 
 
 def select_samples(
