@@ -52,7 +52,7 @@ def _draw(axes: Axes, exact: pd.DataFrame, estimate: pd.DataFrame, top: int) -> 
         axes.scatter(top_heads["exact"], top_heads["estimate"], s=18, color=color)
     low, high = means[["exact", "estimate"]].min().min(), means[["exact", "estimate"]].max().max()
     axes.plot([low, high], [low, high], color="0.6", linestyle=":", linewidth=0.8, zorder=0)
-    axes.set_xlabel("exact patching effect of a head (summed over positions)")
+    axes.set_xlabel("exact patching effect of a head")
     axes.set_ylabel("estimate from one gradient")
     found = ranking_agreement(exact, estimate, top=top).iloc[0]
     said = (
