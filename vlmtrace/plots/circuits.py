@@ -79,7 +79,7 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, curves: pd.DataFrame) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     first = curves.iloc[0]
     where = ", ".join([*([readable(first["task"])] if "task" in curves else []), f"{first['corruption']} corruption"])
-    axes.set_title(f"{first['direction']}: {where} (n = {first['n']} pairs)", loc="left")
+    axes.set_title(f"{where} (n = {first['n']} pairs)", loc="left")
 
 
 #: Region of the image -> color, marker and place in a row.
