@@ -305,8 +305,9 @@ def percent(value: float) -> str:
     """
     if pd.isna(value):
         return "–"
-    near_an_end = 0 < value < 0.01 or 0.99 < value < 1
-    return f"{100 * value:.{int(near_an_end)}f} %".replace("-", "−")
+    digits = int(0 < value < 0.01 or 0.99 < value < 1)
+    # Adding 0 turns the −0 that rounding may leave into 0.
+    return f"{round(100 * value, digits) + 0:.{digits}f} %".replace("-", "−")
 
 
 def number(value: float, digits: int = 2) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from vlmtrace.corruption import CORRUPTIONS
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.tasks.schema import check_columns
 
@@ -29,11 +28,8 @@ def eligible(evaluated: pd.DataFrame) -> pd.Series:
     """
     check_columns(evaluated, (*CELL, "sample_id", "is_correct"), "evaluated")
     present = [column for column in CRITERIA if column in evaluated.columns]
-    gaps = [
-        evaluated["clean_logit_diff"] - evaluated[f"{corruption}_logit_diff"] >= MIN_GAP
-        for corruption in CORRUPTIONS
-        if f"{corruption}_logit_diff" in evaluated.columns
-    ]
+    corrupt = [name for name in evaluated.columns if name.endswith("_logit_diff") and name != "clean_logit_diff"]
+    gaps = [evaluated["clean_logit_diff"] - evaluated[name] >= MIN_GAP for name in corrupt]
     return pd.concat([evaluated[present], *gaps], axis=1).all(axis=1)
 
 
