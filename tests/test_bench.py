@@ -17,10 +17,13 @@ def test_operations_of_fused_attention_are_those_of_its_two_products():
     assert counted == 2 * (2 * 4 * 6 * 50 * 8)
 
 
-def test_bench_of_a_random_model(random_blip, random_pairs):
+def test_bench_of_a_random_model(random_blip, random_pairs, monkeypatch):
+    monkeypatch.setattr(bench, "MATMUL_SIZE", 512)
     found = bench.bench_model(random_blip, random_pairs.iloc[[0]], sampled=8, libraries=False)
     assert found["patches"] == 3 * 4 * 9
     assert found["largest_difference_to_hooked"] <= 1e-4 < found["largest_effect"]
+    assert found["largest_difference_at_sites_of_every_module"] <= 1e-4
+    assert found["largest_difference_at_quarter_memory"] <= 1e-5
     # At least the states above each patch: 108 patches, on average one layer of 9 positions, 12 × 48² × 2 operations.
     assert found["operations"] > 108 * 9 * 12 * 48**2 * 2
     assert 0 < found["share_of_matmul_rate"] < 1

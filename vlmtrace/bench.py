@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import gc
 import platform
-import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering, BlipProcessor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
@@ -31,12 +32,18 @@ from vlmtrace import bench_libraries
 from vlmtrace.corruption import run_inputs
 from vlmtrace.files import write_json
 from vlmtrace.models import VLM, Patches, Readout, bundled_models, load_model, reference
-from vlmtrace.patching import patch_heads
+from vlmtrace.patching import default_memory, patch_heads
 from vlmtrace.paths import DATA
 from vlmtrace.progress import progress
 
 QUESTION = "is this circle red or blue?"
 LARGE = "blip-vqa-base (random weights)"
+
+#: Rows and columns of the matrices whose product tells what the machine can do.
+MATMUL_SIZE = 4096
+
+#: How often the sweep is timed, in turns with what it is compared to.
+TURNS = 3
 
 
 def blip_vqa_base(folder: Path, seed: int = 0) -> Path:
@@ -100,11 +107,10 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def matmul_rate(size: int = 4096, repeats: int = 3) -> float:
-    """Operations per second of a large float32 matrix product, the best of several."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    a @ b
-    return max(2 * size**3 / seconds(lambda: a @ b)[0] for _ in range(repeats))
+def matmul_seconds() -> float:
+    """Seconds of a large float32 matrix product, the better of two."""
+    a, b = torch.randn(MATMUL_SIZE, MATMUL_SIZE), torch.randn(MATMUL_SIZE, MATMUL_SIZE)
+    return min(seconds(lambda: a @ b)[0] for _ in range(2))
 
 
 def count_operations(work: Callable[[], Any]) -> int:
@@ -128,71 +134,111 @@ def published_patch(model: VLM, pair: pd.DataFrame, patches: Patches, answer_ids
     return reference.sweep(model, clean, inputs, patches, answer_ids)
 
 
-def peak_memory() -> int:
-    """The most bytes this process has ever held."""
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def peak_memory(work: Callable[[], Any]) -> int:
+    """The most bytes of tensors that live at once while `work` runs, beside those that lived before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    found = recorded.profiler
+    assert found is not None and found.kineto_results is not None
+    changes = [event for event in found.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]
+    return int(max(np.cumsum(sizes), default=0))
 
 
 def bench_model(model: VLM, pair: pd.DataFrame, sampled: int, libraries: bool = True) -> dict[str, Any]:
-    """All figures of one model on one pair."""
-    modules = ["cross_attention"]
+    """All figures of one model on one pair; every time is the median of several, taken in turns."""
 
-    def sweep() -> pd.DataFrame:
-        return patch_heads(model, pair, modules=modules)
+    def sweep(memory_gb: float | None = None) -> pd.DataFrame:
+        return patch_heads(model, pair, modules=["cross_attention"], memory_gb=memory_gb)
 
-    patch_heads(model, pair, modules=modules, positions=[0])  # warm up
-    before = peak_memory()
-    rate = matmul_rate()
-    sweep_seconds, table = seconds(sweep)
-    operations = count_operations(sweep)
-    rate = max(rate, matmul_rate())
-
-    chosen = table.sample(min(sampled, len(table)), random_state=0).reset_index(drop=True)
     ids = model.answer_ids(pair["correct_answer"], pair["incorrect_answer"])
     clean = model.trace(run_inputs(model, pair, "clean"))
     inputs = run_inputs(model, pair, "image")
-    ones = [
-        Patches(
-            "text_encoder", [row.module], [row.layer], [row.head], torch.tensor([[row.position]], device=model.device)
-        )
-        for row in chosen.itertuples()
-    ]
     with torch.no_grad():
         corrupt = Readout.of(model.answer_logits(inputs), ids).logit_diff.item()
-    hooked_seconds, hooked = seconds(
-        lambda: [reference.sweep(model, clean, inputs, one, ids).logit_diff.item() for one in progress(ones, "hooked")]
-    )
-    published_seconds, _ = seconds(
-        lambda: [published_patch(model, pair, one, ids) for one in progress(ones[: max(2, sampled // 4)], "published")]
-    )
-    difference = np.abs(np.array(hooked) - corrupt - chosen["logit_diff"].to_numpy())
+    table = sweep()
+    chosen = table.sample(min(sampled, len(table)), random_state=0)
+    ones = [one_patch(model, row) for row in chosen.to_dict("records")]
+    times: dict[str, list[float]] = {"sweep": [], "hooked": [], "published": [], "matmul": []}
+    hooked = []
+    for turn in progress(range(TURNS), f"{model.name}: timing"):
+        times["matmul"].append(matmul_seconds())
+        times["sweep"].append(seconds(sweep)[0])
+        times["matmul"].append(matmul_seconds())
+        for i, one in enumerate(ones[turn::TURNS]):
+            took, found = seconds(partial(reference.sweep, model, clean, inputs, one, ids))
+            times["hooked"].append(took)
+            hooked.append((found.logit_diff.item() - corrupt, chosen["logit_diff"].iloc[turn + i * TURNS]))
+            if i % 2 == 0:
+                times["published"].append(seconds(partial(published_patch, model, pair, one, ids))[0])
+    median = {name: float(np.median(values)) for name, values in times.items()}
     per_patch = {
-        "sweep": sweep_seconds / len(table),
-        "hooked": hooked_seconds / len(ones),
-        "published": published_seconds / max(2, sampled // 4),
+        "sweep": median["sweep"] / len(table),
+        "hooked": median["hooked"],
+        "published": median["published"],
     }
-    found: dict[str, Any] = {
+    operations = count_operations(sweep)
+    matmul_rate = 2 * MATMUL_SIZE**3 / median["matmul"]
+    memory = default_memory(model)
+    quarter = sweep(memory / 4 / 2**30)
+    figures: dict[str, Any] = {
         "patches": len(table),
-        "seconds": sweep_seconds,
+        "seconds": median["sweep"],
         "operations": operations,
-        "operations_per_second": operations / sweep_seconds,
-        "matmul_operations_per_second": rate,
-        "share_of_matmul_rate": operations / sweep_seconds / rate,
-        "largest_difference_to_hooked": float(difference.max()),
+        "operations_per_second": operations / median["sweep"],
+        "matmul_operations_per_second": matmul_rate,
+        "share_of_matmul_rate": operations / median["sweep"] / matmul_rate,
+        "largest_difference_to_hooked": max(float(abs(slow - fast)) for slow, fast in hooked),
+        "largest_difference_at_sites_of_every_module": largest_difference(model, pair, drawn=max(1, sampled // 4)),
         "largest_effect": float(table["logit_diff"].abs().max()),
-        "memory_growth_bytes": max(0, peak_memory() - before),
+        "memory_setting_bytes": memory,
+        "memory_peak_bytes": peak_memory(sweep),
+        "largest_difference_at_quarter_memory": float((quarter["logit_diff"] - table["logit_diff"]).abs().max()),
     }
     if libraries:
         for name, (time_per_patch, values) in bench_libraries.run(model, pair, table, seconds).items():
             per_patch[name] = time_per_patch
             joined = table.merge(values, on=["layer", "head", "position"])
-            found[f"largest_difference_to_{name}"] = float((joined["logit_diff"] - joined["value"]).abs().max())
-    found["seconds_per_patch"] = per_patch
-    found["times_faster_than"] = {
+            figures[f"largest_difference_to_{name}"] = float((joined["logit_diff"] - joined["value"]).abs().max())
+    figures["seconds_per_patch"] = per_patch
+    figures["times_faster_than"] = {
         name: value / per_patch["sweep"] for name, value in per_patch.items() if name != "sweep"
     }
-    return found
+    return figures
+
+
+def largest_difference(model: VLM, pair: pd.DataFrame, drawn: int, seed: int = 0) -> float:
+    """Largest difference in logits between sweep and hooks over `drawn` random sites of every module of every block."""
+    rng = np.random.default_rng(seed)
+    ids = model.answer_ids(pair["correct_answer"], pair["incorrect_answer"])
+    inputs = run_inputs(model, pair, "image")
+    clean, corrupt = model.trace(run_inputs(model, pair, "clean")), model.trace(inputs)
+    worst = 0.0
+    for block in progress(model.blocks.values(), f"{model.name}: sites of every module"):
+        rows = [
+            {
+                "block": block.name,
+                "module": module,
+                "layer": int(rng.integers(block.n_layers)),
+                "head": int(rng.integers(block.n_heads)) if by_head else None,
+                "position": int(rng.integers(clean[block.name, module, 0].shape[1])),
+            }
+            for modules, by_head in ((block.modules, False), (block.head_modules, True))
+            for module in modules
+            for _ in range(drawn)
+        ]
+        for row in rows:
+            one = one_patch(model, row)
+            fast = model.sweep(clean, corrupt, inputs, one, ids, default_memory(model))
+            slow = reference.sweep(model, clean, inputs, one, ids)
+            worst = max(worst, float((fast.logit_diff - slow.logit_diff).abs()))
+    return worst
+
+
+def one_patch(model: VLM, row: dict[str, Any]) -> Patches:
+    """The patch that a row of the sweep's table stands for."""
+    position = torch.tensor([[row["position"]]], device=model.device)
+    return Patches(row["block"], [row["module"]], [row["layer"]], [row["head"]], position)
 
 
 def render(results: dict[str, dict[str, Any]]) -> str:
@@ -208,6 +254,12 @@ def render(results: dict[str, dict[str, Any]]) -> str:
         lines.append(
             f"  {found['operations'] / 1e9:.1f} G operations at {found['operations_per_second'] / 1e9:.1f} G/s; "
             f"matrix product {found['matmul_operations_per_second'] / 1e9:.1f} G/s: {found['share_of_matmul_rate']:.0%}"
+        )
+        lines.append(
+            f"  {found['memory_peak_bytes'] / 1e6:.0f} MB at the peak of {found['memory_setting_bytes'] / 1e6:.0f} MB "
+            f"allowed; with a quarter of it the largest difference in logits is "
+            f"{found['largest_difference_at_quarter_memory']:.1e}; at drawn sites of every module, against hooks, "
+            f"{found['largest_difference_at_sites_of_every_module']:.1e}"
         )
     return "\n".join(lines)
 

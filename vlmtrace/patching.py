@@ -33,11 +33,11 @@ from vlmtrace.models import VLM, Patches, Readout, Site, Trace, reference
 from vlmtrace.progress import counter, progress
 from vlmtrace.tasks.schema import validate_pairs
 
-#: Share of the free memory that a sweep's intermediate states may take when `memory_gb` is not given.
+#: Share of the free memory that a sweep may take when `memory_gb` is not given.
 MEMORY_SHARE = 0.25
 
 #: On a CPU no more than this many bytes by default: larger batches leave its cache and gain nothing.
-CPU_MEMORY = 2**27
+CPU_MEMORY = 2**28
 
 
 def patch_modules(
@@ -57,7 +57,8 @@ def patch_modules(
         modules: e.g. ("residual", "mlp", "self_attention", "cross_attention"); None: all that a block offers
         positions: "all", token roles ("correct", "image", "last", …) or indices
         blocks: e.g. ("vision_encoder", "text_encoder"); None: all
-        memory_gb: gigabytes for intermediate states; None: a quarter of what is free, on a CPU at most 1/8
+        memory_gb: gigabytes for the runs' activations and the patched states, whatever the number of sites; None: a
+            quarter of what is free, on a CPU at most 1/4. Never less than the two runs and one patched state need.
     Returns:
         the module_patching table: sample_id, corruption, block, module, layer, position, token, token_role, p_correct,
         p_diff, logit_diff, patching_effect
@@ -147,7 +148,7 @@ def _patch(
                     continue
                 places = roles[block]["position"].to_numpy()[: len(roles[block]) // len(group)]
                 patches = site_patches(block, sites, places, len(group), model.device)
-                readout = _sweep(model, runs, patches, memory)
+                readout = _sweep(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
                 logit_diff, p_correct = (value.cpu().numpy() for value in (readout.logit_diff, readout.p_correct))
                 tables.append(effect_table(group, runs, corruption, patches, roles[block], logit_diff, p_correct))
             advance(len(group))
@@ -159,6 +160,11 @@ def _memory(model: VLM, memory_gb: float | None) -> int:
         if memory_gb <= 0:
             raise VlmtraceError(f"memory_gb={memory_gb} leaves no room for a sweep: give a positive number.")
         return int(memory_gb * 2**30)
+    return default_memory(model)
+
+
+def default_memory(model: VLM) -> int:
+    """Bytes that a sweep may take where `memory_gb` is not given."""
     if model.device.type == "cuda":
         return int(torch.cuda.mem_get_info(model.device)[0] * MEMORY_SHARE)
     return min(CPU_MEMORY, int(psutil.virtual_memory().available * MEMORY_SHARE))

@@ -67,6 +67,12 @@ class Trace:
     def __getitem__(self, site: tuple[str, str, int]) -> Tensor:
         return self.activations[Site(*site)]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept."""
+        kept = [self.logits, *self.activations.values(), *self.layer_inputs.values()]
+        return sum(tensor.nbytes for tensor in kept)
+
     def layer_input(self, block: str, layer: int) -> Tensor:
         """The residual stream that enters a layer: (batch, position, width)."""
         return self.layer_inputs[block] if layer == 0 else self[block, "residual", layer - 1]

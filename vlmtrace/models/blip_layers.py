@@ -1,0 +1,189 @@
+"""BLIP's layers for many patched states at once.
+
+Shapes: P pairs of equal question length, S states (patches) a pair, T question positions, M image positions,
+H heads, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vlmtrace.models.climb import (
+    at_positions,
+    attend,
+    attend_unprojected,
+    split_heads,
+    take_row,
+    with_heads,
+    with_row,
+)
+from vlmtrace.models.records import Patches, Readout, Trace
+
+if TYPE_CHECKING:
+    from vlmtrace.models.blip import Blip
+
+
+class QuestionLayers:
+    """The layers of the question encoder.
+
+    Args:
+        image: (P, M, D) image embeddings, shared by all states of a pair
+        keep: remember each layer's keys and values of the image (for a second climb through the layers)
+        unprojected: attend to the image without projecting it (see `attend_unprojected`)
+    """
+
+    def __init__(self, model: Blip, image: Tensor, keep: bool = True, unprojected: bool = False):
+        self.layers: Any = model.hf.text_encoder.encoder.layer
+        self.image = image
+        self.heads = model.blocks["text_encoder"].n_heads
+        self.keep = keep
+        self.unprojected = unprojected
+        self._keys_values: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def cross(self, layer: int, rows: Tensor) -> Tensor:
+        """Cross-attention contexts (P, N, D) of rows (P, N, D): each pair's rows share its image's keys and values."""
+        attention = self.layers[layer].crossattention.self
+        if self.unprojected:
+            return attend_unprojected(attention, rows, self.image, self.heads)
+        if layer not in self._keys_values:
+            if not self.keep:
+                self._keys_values.clear()
+            self._keys_values[layer] = (
+                split_heads(attention.key(self.image), self.heads),
+                split_heads(attention.value(self.image), self.heads),
+            )
+        return attend(split_heads(attention.query(rows), self.heads), *self._keys_values[layer])
+
+    def after_self_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
+        return self.layers[layer].attention.output(context, stream)
+
+    def after_cross_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
+        return self.layers[layer].crossattention.output(context, stream)
+
+    def advance(
+        self, layer: int, changed: Tensor | None, fresh: Tensor | None, rows: Tensor, corrupt: Tensor
+    ) -> Tensor:
+        """One whole layer: (P, S, T, D) and fresh states (P, F, T, D) -> (P, S + F, T, D).
+
+        Args:
+            corrupt: (P, T, D), what enters this layer in the corrupt run: fresh states equal it but for `rows`
+        """
+        attention = self.layers[layer].attention.self
+        parts = (attention.query, attention.key, attention.value)
+        streams = []
+        if changed is not None:
+            flat = changed.flatten(0, 1)
+            projected = [split_heads(project(flat), self.heads) for project in parts]
+            streams.append(self._attended(layer, projected, changed))
+        if fresh is not None:
+            row = take_row(fresh, rows)
+            projected = [
+                split_heads(with_row(project(corrupt), rows, project(row)).flatten(0, 1), self.heads)
+                for project in parts
+            ]
+            streams.append(self._attended(layer, projected, fresh))
+        stream = torch.cat(streams, dim=1)
+        shape = stream.shape
+        stream = stream.flatten(1, 2)
+        stream = self.after_cross_attention(layer, self.cross(layer, stream), stream)
+        return self.layers[layer].feed_forward_chunk(stream).view(shape)
+
+    def _attended(self, layer: int, query_key_value: list[Tensor], states: Tensor) -> Tensor:
+        query, key, value = query_key_value
+        context = attend(query, key, value).view(states.shape)
+        return self.after_self_attention(layer, context, states)
+
+    def enter(self, clean: Trace, corrupt: Trace, layer: int, patches: Patches) -> Tensor:
+        """The corrupt layer output with one row recomputed for each patch: (P, S, T, D)."""
+        output = corrupt["text_encoder", "residual", layer]
+        rows = output.new_empty(len(output), len(patches), output.shape[-1])
+        for module in dict.fromkeys(patches.modules):
+            chosen = [i for i, name in enumerate(patches.modules) if name == module]
+            rows[:, chosen] = self.patched_rows(clean, corrupt, layer, module, patches.subset(chosen))
+        return with_row(output, patches.positions, rows.unsqueeze(2))
+
+    def patched_rows(self, clean: Trace, corrupt: Trace, layer: int, module: str, patches: Patches) -> Tensor:
+        """The layer's output at the patched position of each patch: (P, S, D)."""
+
+        def corrupt_row(name: str) -> Tensor:
+            return at_positions(corrupt["text_encoder", name, layer], patches.positions)
+
+        new = at_positions(clean["text_encoder", module, layer], patches.positions)
+        if module == "residual":
+            return new
+        if patches.heads[0] is not None:
+            new = with_heads(patches.heads, self.heads, new, corrupt_row(module))
+        stream = at_positions(corrupt.layer_input("text_encoder", layer), patches.positions)
+        context = new if module == "self_attention" else corrupt_row("self_attention")
+        stream = self.after_self_attention(layer, context, stream)
+        if module == "self_attention":
+            context = self.cross(layer, stream)
+        else:
+            context = new if module == "cross_attention" else corrupt_row("cross_attention")
+        stream = self.after_cross_attention(layer, context, stream)
+        if module == "mlp":
+            return self.layers[layer].output.LayerNorm(new + stream)
+        return self.layers[layer].feed_forward_chunk(stream)
+
+
+def vision_layer(layer: Any, changed: Tensor | None, fresh: Tensor | None, rows: Tensor, corrupt: Tensor) -> Tensor:
+    """One pre-norm layer of the vision encoder: (P, S, M, D) and fresh (P, F, M, D) -> (P, S + F, M, D).
+
+    Args:
+        corrupt: (P, M, D), what enters this layer in the corrupt run: fresh states equal it but for `rows`
+    """
+    attention = layer.self_attn
+
+    def attended(projected: Tensor, states: Tensor) -> Tensor:
+        parts = projected.flatten(0, 1).chunk(3, dim=-1)
+        query, key, value = (split_heads(part, attention.num_heads) for part in parts)
+        return states + attention.projection(attend(query, key, value, attention.scale)).view(states.shape)
+
+    streams = []
+    if changed is not None:
+        streams.append(attended(attention.qkv(layer.layer_norm1(changed)), changed))
+    if fresh is not None:
+        row = attention.qkv(layer.layer_norm1(take_row(fresh, rows)))
+        streams.append(attended(with_row(attention.qkv(layer.layer_norm1(corrupt)), rows, row), fresh))
+    stream = torch.cat(streams, dim=1)
+    return stream + layer.mlp(layer.layer_norm2(stream))
+
+
+class AnswerLayers:
+    """The answer decoder at its start token, for N question states.
+
+    Its self-attention sees one token, so the context is the value projection; its cross-attention has one query, so
+    the question is never projected.
+
+    Args:
+        question: (N, T, D) final question states
+    """
+
+    def __init__(self, model: Blip, question: Tensor):
+        self.decoder: Any = model.hf.text_decoder
+        self.question = question
+        self.heads = model.blocks["text_decoder"].n_heads
+
+    def embedding(self, model: Blip) -> Tensor:
+        return self.decoder.bert.embeddings(input_ids=model._start_ids(1))[:, 0]
+
+    def advance(self, layer: int, stream: Tensor) -> Tensor:
+        """One layer: (N, D), or (1, D) where all states still agree -> (N, D)."""
+        module = self.decoder.bert.encoder.layer[layer]
+        stream = module.attention.output(module.attention.self.value(stream), stream)
+        context = attend_unprojected(module.crossattention.self, stream.unsqueeze(1), self.question, self.heads)
+        stream = module.crossattention.output(context.squeeze(1), stream)
+        return module.feed_forward_chunk(stream)
+
+
+def read_answer(model: Blip, states: Tensor, answer_ids: Tensor) -> Readout:
+    """Run the answer decoder over final question states (P, S, T, D): Readout (P, S)."""
+    layers = AnswerLayers(model, states.flatten(0, 1))
+    stream = layers.embedding(model)
+    for layer in range(model.blocks["text_decoder"].n_layers):
+        stream = layers.advance(layer, stream)
+    logits = layers.decoder.cls(stream)
+    return Readout.of(logits.view(*states.shape[:2], -1), answer_ids)
