@@ -9,8 +9,7 @@ from transformers import AutoProcessor, BlipForQuestionAnswering
 
 from vlmtrace.paths import MODELS
 from vlmtrace.tasks.rendered import OPTIONS, TASKS, load, open_questions, pairs
-from vlmtrace.training.blip import answer_logits, embed_images
-from vlmtrace.training.data import encode_answer, encode_prompt
+from vlmtrace.training.blip import answer_logits, embed_images, encode_answer, encode_prompt
 
 FOLDER = MODELS / "tiny-blip"
 SEED = 20261

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from vlmtrace.paths import MODELS
-from vlmtrace.training.recipe import Recipe, train
+from vlmtrace.training.recipe import RECIPES, train
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vlmtrace.training", description=__doc__)
-    parser.add_argument("model", choices=["tiny-blip"])
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("model", choices=list(RECIPES))
+    parser.add_argument("--steps", type=int, help="steps (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder to write (default: data/models/<model>)")
     arguments = parser.parse_args()
-    train(Recipe(steps=arguments.steps, seed=arguments.seed), arguments.out or MODELS / arguments.model)
+    recipe = RECIPES[arguments.model]
+    recipe = replace(recipe, steps=arguments.steps or recipe.steps, seed=arguments.seed)
+    train(arguments.model, recipe, arguments.out or MODELS / arguments.model)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,35 @@
-"""tiny-blip: its sizes, its auxiliary heads, and a forward pass that shares the image among its questions."""
+"""tiny-blip: its sizes, its tokens, and a forward pass that shares the image among its questions."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import BlipConfig, BlipForQuestionAnswering
+from torch import Tensor
+from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering, BlipProcessor
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from vlmtrace.training.data import IGNORED, PADDING, PATCH, PATCH_CLASSES, SIZE
+from vlmtrace.training.data import ANSWER_LENGTH, PADDING, PATCH, PROMPT_LENGTH, SIZE, padded
+from vlmtrace.training.losses import PatchHeads
+from vlmtrace.training.tokenizer import build_tokenizer
 
+NAME, CLASS = "tiny-blip", "BlipForQuestionAnswering"
 WIDTH, HEADS, VISION_LAYERS, TEXT_LAYERS = 128, 8, 4, 4
+
+#: Share of the minimal pairs in a batch, by what changes in them.
+MIXTURE = {
+    "color": 0.12, "shape": 0.16, "texture": 0.16, "emotion": 0.12, "subject": 0.12, "verb": 0.13, "object": 0.16,
+    "count": 0.03,
+}  # fmt: skip
+
+BLOCKS = f"""| vision encoder ({SIZE} × {SIZE} pixels, patches of {PATCH}: {(SIZE // PATCH) ** 2} patches and [CLS]) \
+| {VISION_LAYERS} | {HEADS} | {WIDTH} |
+| question encoder, with cross-attention to the image | {TEXT_LAYERS} | {HEADS} | {WIDTH} |
+| answer decoder, with cross-attention to the question | {TEXT_LAYERS} | {HEADS} | {WIDTH} |"""
+LIMITS = (
+    "Encode questions of unlike length one length at a time: transformers' BLIP lets the decoder attend to padding."
+)
 
 
 def build_config(tokenizer) -> BlipConfig:
@@ -45,23 +63,48 @@ def build_config(tokenizer) -> BlipConfig:
     return BlipConfig(text_config=text, vision_config=vision, projection_dim=WIDTH, image_text_hidden_size=WIDTH)
 
 
-class PatchHeads(nn.Module):
-    """Linear readouts of the image embeddings at every patch; they teach the vision encoder and are then dropped."""
+def build(seed: int) -> BlipForQuestionAnswering:
+    """Random weights."""
+    torch.manual_seed(seed)
+    return BlipForQuestionAnswering(build_config(tokenizer()))
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(nn.Linear(WIDTH, len(classes)) for classes in PATCH_CLASSES.values())
 
-    def forward(self, image_embeds: Tensor, labels: Tensor) -> Tensor:
-        """Losses (heads,) of embeddings (B, 1 + 64, width) against labels (B, heads, 64)."""
-        at_patches = image_embeds[:, 1:]
-        losses = []
-        for index, head in enumerate(self.heads):
-            known = labels[:, index] != IGNORED
-            chosen = labels[:, index][known]
-            loss = F.cross_entropy(head(at_patches[known]).float(), chosen) if len(chosen) else at_patches.sum() * 0
-            losses.append(loss)
-        return torch.stack(losses)
+def patch_heads(model: BlipForQuestionAnswering) -> PatchHeads:
+    return PatchHeads(WIDTH)
+
+
+@cache
+def tokenizer() -> BertTokenizer:
+    return build_tokenizer()
+
+
+def processor() -> BlipProcessor:
+    """Scales images to 96 × 96 and to [-1, 1]; needs Pillow only."""
+    size = {"height": SIZE, "width": SIZE}
+    return BlipProcessor(BlipImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3), tokenizer())
+
+
+@cache
+def encode_prompt(prompt: str) -> list[int]:
+    """[CLS] question [SEP], padded."""
+    return padded(tokenizer()(prompt).input_ids, PROMPT_LENGTH)
+
+
+@cache
+def encode_answer(answer: str) -> list[int]:
+    """[DEC] answer [SEP], padded."""
+    words = tokenizer()
+    ids = words(answer, add_special_tokens=False).input_ids
+    return padded([words.bos_token_id, *ids, words.sep_token_id], ANSWER_LENGTH)
+
+
+def encode_text(sentences: str, prompt: str) -> list[int] | None:
+    """BLIP cannot be asked without an image."""
+    return None
+
+
+def text_logits(model: BlipForQuestionAnswering, prompt: Tensor, answer: Tensor) -> Tensor:
+    raise NotImplementedError("tiny-blip is not asked about sentences")
 
 
 def embed_images(model: BlipForQuestionAnswering, pixels: Tensor) -> Tensor:
@@ -105,14 +148,3 @@ def _decode(model: BlipForQuestionAnswering, question: Tensor, question_mask: Te
         read, _ = cross.self(hidden, encoder_hidden_states=question, encoder_attention_mask=question_mask)
         hidden = layer.feed_forward_chunk(cross.output(read, hidden))
     return decoder.cls(hidden)
-
-
-def answer_loss(logits: Tensor, answer: Tensor) -> Tensor:
-    """Mean cross entropy over the answer's tokens, its end included."""
-    return F.cross_entropy(logits.flatten(0, 2).float(), answer[..., 1:].flatten(), ignore_index=PADDING)
-
-
-def is_generated(logits: Tensor, answer: Tensor) -> Tensor:
-    """(B, Q) bool: whether greedy decoding gives exactly this answer and ends."""
-    target = answer[..., 1:]
-    return ((logits.argmax(-1) == target) | (target == PADDING)).all(-1)

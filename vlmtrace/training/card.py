@@ -5,19 +5,14 @@ from __future__ import annotations
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import transformers
-from transformers import BlipForQuestionAnswering, BlipProcessor
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from vlmtrace.files import write_atomically
-from vlmtrace.tasks.rendered.canvas import SIZE
-from vlmtrace.training.blip import HEADS, TEXT_LAYERS, VISION_LAYERS, WIDTH
-from vlmtrace.training.data import MIXTURE, PATCH
-from vlmtrace.training.score import score, score_open, summary
-from vlmtrace.training.tokenizer import build_tokenizer
+from vlmtrace.training.score import score, score_open, score_text, summary
+from vlmtrace.training.student import Student
 
 if TYPE_CHECKING:
     from vlmtrace.training.recipe import Recipe
@@ -26,32 +21,35 @@ CARD_PAIRS, CARD_SEED = 840, 1000
 """Pairs of each task of the test split that the card's numbers are measured on, and their seed."""
 
 
-def build_processor() -> BlipProcessor:
-    """Scales images to 96 × 96 and to [-1, 1]; needs Pillow only."""
-    image_processor = BlipImageProcessorPil(
-        size={"height": SIZE, "width": SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
-    return BlipProcessor(image_processor, build_tokenizer())
-
-
-def save_with_card(model: BlipForQuestionAnswering, folder: Path, recipe: Recipe, minutes: float) -> None:
+def save_with_card(student: Student, model: Any, folder: Path, recipe: Recipe, minutes: float) -> None:
     """Write weights, processor and README.md, with the model's accuracy on the test split."""
     model.save_pretrained(folder)
-    build_processor().save_pretrained(folder)
-    scores = score(model, CARD_PAIRS, CARD_SEED, split="test")
-    opened = score_open(model, CARD_PAIRS // 2, CARD_SEED)
+    student.processor().save_pretrained(folder)
+    scores = score(student, model, CARD_PAIRS, CARD_SEED, split="test")
+    opened = score_open(student, model, CARD_PAIRS // 2, CARD_SEED)
+    told = score_text(student, model, CARD_PAIRS // 2, CARD_SEED)
     with write_atomically(folder / "README.md") as temporary:
-        temporary.write_text(_card(model, recipe, minutes, scores, opened))
+        temporary.write_text(_card(student, model, recipe, minutes, scores, opened, told))
 
 
 def _card(
-    model: BlipForQuestionAnswering, recipe: Recipe, minutes: float, scores: pd.DataFrame, opened: pd.DataFrame
+    student: Student,
+    model: Any,
+    recipe: Recipe,
+    minutes: float,
+    scores: pd.DataFrame,
+    opened: pd.DataFrame,
+    told: float | None,
 ) -> str:
-    n_words = len(build_tokenizer())
+    n_words = len(student.processor().tokenizer)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     settings = ", ".join(f"{name} {value}" for name, value in asdict(recipe).items())
     settings = textwrap.fill(f"Recipe: {settings}; transformers {transformers.__version__}.", 116)
-    mixture = ", ".join(f"{name} {share:.0%}" for name, share in MIXTURE.items())
+    mixture = ", ".join(f"{name} {share:.0%}" for name, share in student.MIXTURE.items())
+    sentences = ""
+    if told is not None:
+        sentences = f"\nWith sentences in place of the image, {told:.1%} of questions are answered right.\n"
+    beginning = ", from random weights" if told is None else ", from random weights and tiny-blip's vision encoder"
     by_task = summary(scores, ["task"])
     by_category = summary(scores, ["task", "category"])
     seen = scores.seen_combination.map({True: "seen", False: "held out"})
@@ -63,27 +61,24 @@ license: mit
 language: en
 ---
 
-# tiny-blip
+# {student.NAME}
 
-A `BlipForQuestionAnswering` of {millions:.1f} million parameters that answers questions about the rendered world of
-vlmtrace. It exists so that activation patching of a cross-attention VLM can be tried on a laptop, on pictures whose
-objects, distractors and single changed attribute are known.
+A `{student.CLASS}` of {millions:.1f} million parameters that answers questions about the rendered world of
+vlmtrace. It exists so that activation patching of a VLM can be tried on a laptop, on pictures whose objects,
+distractors and single changed attribute are known.
 
 | block | layers | heads | width |
 | --- | --- | --- | --- |
-| vision encoder ({SIZE} × {SIZE} pixels, patches of {PATCH}: {(SIZE // PATCH) ** 2} patches and [CLS]) \
-| {VISION_LAYERS} | {HEADS} | {WIDTH} |
-| question encoder, with cross-attention to the image | {TEXT_LAYERS} | {HEADS} | {WIDTH} |
-| answer decoder, with cross-attention to the question | {TEXT_LAYERS} | {HEADS} | {WIDTH} |
+{student.BLOCKS}
 
 The tokenizer is a lower-case WordPiece over {n_words} entries. All verbs, four of the six
 textures and a few nouns split into two tokens; words that it does not know are spelled in letters.
 
 ## Training
 
-    python -m vlmtrace.training tiny-blip --steps {recipe.steps} --seed {recipe.seed}
+    python -m vlmtrace.training {student.NAME} --steps {recipe.steps} --seed {recipe.seed}
 
-took {minutes:.0f} minutes on two CPU cores, from random weights. Every step draws {recipe.n_pairs} new minimal pairs
+took {minutes:.0f} minutes on two CPU cores{beginning}. Every step draws {recipe.n_pairs} new minimal pairs
 (both images are in the batch and are asked the same question), with {recipe.n_questions} questions about each image;
 no scene is used twice. What changes in the pairs:
 {mixture}. About one choice question in seven offers two wrong
@@ -116,11 +111,11 @@ color, shape and texture, emotion × hat, subject × verb, and verb × object.
 Open questions have no options. They were trained along, at a small share.
 
 {_table(opened.groupby("kind", sort=False)["right"].agg(["mean", "size"]), {"mean": "right", "size": "questions"})}
-
+{sentences}
 ## Limits
 
-It knows these drawings and these words, and nothing else: no photographs, no other question forms. Encode questions of
-unlike length one length at a time: transformers' BLIP lets the answer decoder attend to padding.
+It knows these drawings and these words, and nothing else: no photographs, no other question forms.
+{student.LIMITS}
 """
 
 

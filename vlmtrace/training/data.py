@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 from vlmtrace.tasks.rendered import faces, states, svo, words
 from vlmtrace.tasks.rendered.canvas import SIZE, Rendered
 from vlmtrace.tasks.rendered.questions import Scene, ask, ask_again
-from vlmtrace.training.tokenizer import build_tokenizer
+
+if TYPE_CHECKING:
+    from vlmtrace.training.student import Student
 
 PATCH = 12
 GRID = SIZE // PATCH
@@ -31,13 +33,6 @@ PATCH_CLASSES: dict[str, tuple[str, ...]] = {
     "emotion": words.EMOTIONS,
     "verb": words.VERBS,
 }  # fmt: skip
-
-#: Share of the minimal pairs in a batch, by what changes in them.
-MIXTURE = {
-    "color": 0.12, "shape": 0.16, "texture": 0.16, "emotion": 0.12, "subject": 0.12, "verb": 0.13, "object": 0.16,
-    "count": 0.03,
-}  # fmt: skip
-
 
 def sample_pair(rng: np.random.Generator, category: str) -> tuple[tuple[Scene, Scene], tuple[str, str], str | None]:
     """A clean and a corrupt scene of training combinations only, the two options, and the noun to count if any."""
@@ -71,7 +66,8 @@ class PairStream:
         patches (B, heads, 64) int64, IGNORED where a head has nothing to say
     """
 
-    def __init__(self, seed: int, rank: int, n_pairs: int, n_questions: int):
+    def __init__(self, student: Student, seed: int, rank: int, n_pairs: int, n_questions: int):
+        self.student = student
         self.seed, self.rank, self.n_pairs, self.n_questions = seed, rank, n_pairs, n_questions
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -81,7 +77,8 @@ class PairStream:
 
     def _batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
         pixels, patches, prompts, answers = [], [], [], []
-        for category in rng.choice(list(MIXTURE), self.n_pairs, p=list(MIXTURE.values())):
+        mixture = self.student.MIXTURE
+        for category in rng.choice(list(mixture), self.n_pairs, p=list(mixture.values())):
             scenes, options, counted = sample_pair(rng, str(category))
             for scene in scenes:
                 image = scene.render()
@@ -90,8 +87,8 @@ class PairStream:
                 questions = [ask(rng, scene, counted) for _ in range(self.n_questions - (not counted))]
                 if not counted:
                     questions.append(ask_again(rng, scene, str(category), options))
-                prompts.append([encode_prompt(q.prompt) for q in questions])
-                answers.append([encode_answer(q.answer) for q in questions])
+                prompts.append([self.student.encode_prompt(q.prompt) for q in questions])
+                answers.append([self.student.encode_answer(q.answer) for q in questions])
         return {
             "pixels": torch.from_numpy(np.stack(pixels)),
             "patches": torch.from_numpy(np.stack(patches)),
@@ -118,25 +115,41 @@ def patch_labels(image: Rendered, scene: Scene) -> np.ndarray:
 _HEADS = list(PATCH_CLASSES)
 
 
-@cache
-def _tokenizer():
-    return build_tokenizer()
-
-
-@cache
-def encode_prompt(prompt: str) -> list[int]:
-    return _padded(_tokenizer()(prompt).input_ids, PROMPT_LENGTH)
-
-
-@cache
-def encode_answer(answer: str) -> list[int]:
-    """[DEC] answer [SEP], padded."""
-    tokenizer = _tokenizer()
-    ids = tokenizer(answer, add_special_tokens=False).input_ids
-    return _padded([tokenizer.bos_token_id, *ids, tokenizer.sep_token_id], ANSWER_LENGTH)
-
-
-def _padded(ids: list[int], length: int) -> list[int]:
+def padded(ids: list[int], length: int, left: bool = False) -> list[int]:
+    """Token ids filled up with PADDING."""
     if len(ids) > length:
         raise ValueError(f"{len(ids)} tokens do not fit into {length}")
-    return ids + [PADDING] * (length - len(ids))
+    filler = [PADDING] * (length - len(ids))
+    return filler + ids if left else ids + filler
+
+
+def sentences(scene: Scene, kind: str) -> str | None:
+    """In words, what a picture would show about a kind of question; None where the kind is not told in words."""
+    if isinstance(scene, states.StatesScene):
+        told = [thing for thing in scene.things if kind != "shape" or thing.shape != states.ORDINARY]
+        if kind not in ("color", "shape", "texture"):
+            return None
+        return " ".join(f"The {thing.noun} is {thing.value(kind)}." for thing in told)
+    if isinstance(scene, svo.SvoScene):
+        return f"The {scene.subject} is {scene.verb} the {scene.object}."
+    return f"This person is feeling {scene.emotion}."
+
+
+class TextStream:
+    """Batches of questions about scenes that are told instead of shown: (sentences, prompt, answer)."""
+
+    def __init__(self, student: Student, seed: int, rank: int, n: int):
+        self.student, self.seed, self.rank, self.n = student, seed, rank, n
+
+    def __iter__(self) -> Iterator[list[tuple[str, str, str]]]:
+        rng = np.random.default_rng([self.seed, self.rank, 1])
+        categories = [name for name in self.student.MIXTURE if name != "count"]
+        while True:
+            batch: list[tuple[str, str, str]] = []
+            while len(batch) < self.n:
+                (scene, _), _, _ = sample_pair(rng, str(rng.choice(categories)))
+                question = ask(rng, scene)
+                told = sentences(scene, question.kind)
+                if told:
+                    batch.append((told, question.prompt, question.answer))
+            yield batch

@@ -1,4 +1,4 @@
-"""The training loop of tiny-blip, shared by a few single-threaded processes.
+"""The training loop of the bundled models, shared by a few single-threaded processes.
 
 Each process renders its own share of the batch and computes its gradients; the gradients are averaged. On two
 cores this is about twice as fast as one process with two threads, since the operations are small.
@@ -18,22 +18,26 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import BlipForQuestionAnswering
 
-from vlmtrace.training.blip import PatchHeads, answer_logits, answer_loss, build_config, embed_images, is_generated
+from vlmtrace.training import blip, llava
 from vlmtrace.training.card import save_with_card
-from vlmtrace.training.data import PairStream
-from vlmtrace.training.score import score, summary
-from vlmtrace.training.tokenizer import build_tokenizer
+from vlmtrace.training.data import PairStream, TextStream
+from vlmtrace.training.losses import answer_loss, is_generated
+from vlmtrace.training.score import encode_texts, score, score_text, summary
+from vlmtrace.training.student import Student
 
 log = logging.getLogger(__name__)
 
 
+STUDENTS: dict[str, Student] = {blip.NAME: blip, llava.NAME: llava}
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """What tiny-blip's training depends on.
+    """What the training of a bundled model depends on.
 
     Attributes:
+        n_texts: questions about sentences in a step, where the model can be asked without an image
         processes: how many share the batch; the result depends on it, since each draws its own scenes
         n_pairs, n_questions: minimal pairs in a step (two images each), and questions about each image
         patch_weight: weight of the auxiliary patch heads' loss at the start; it falls to a tenth
@@ -46,6 +50,7 @@ class Recipe:
     processes: int = 2
     n_pairs: int = 32
     n_questions: int = 4
+    n_texts: int = 0
     learning_rate: float = 1e-3
     warmup: int = 300
     weight_decay: float = 0.02
@@ -55,40 +60,47 @@ class Recipe:
     score_pairs: int = 168
 
 
-def train(recipe: Recipe, out: Path) -> None:
-    """Train tiny-blip from nothing and save its averaged weights, its processor and its card in `out`."""
+RECIPES = {
+    blip.NAME: Recipe(),
+llava.NAME: Recipe(steps=5000, n_pairs=12, n_questions=8, n_texts=12, learning_rate=2e-3, patch_weight=0.5),
+}
+
+
+def train(name: str, recipe: Recipe, out: Path) -> None:
+    """Train a bundled model and save its averaged weights, its processor and its card in `out`."""
     with tempfile.TemporaryDirectory() as meeting:
         torch.multiprocessing.spawn(
-            _process, (recipe, out, f"file://{meeting}/processes"), nprocs=recipe.processes, join=True
+            _process, (name, recipe, out, f"file://{meeting}/processes"), nprocs=recipe.processes, join=True
         )
 
 
-def _process(rank: int, recipe: Recipe, out: Path, meeting: str) -> None:
+def _process(rank: int, name: str, recipe: Recipe, out: Path, meeting: str) -> None:
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", stream=sys.stdout)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=recipe.processes)
     try:
-        _train(rank, recipe, out)
+        _train(rank, STUDENTS[name], recipe, out)
     finally:
         dist.destroy_process_group()
 
 
-def _train(rank: int, recipe: Recipe, out: Path) -> None:
-    torch.manual_seed(recipe.seed)
-    model = BlipForQuestionAnswering(build_config(build_tokenizer()))
-    heads = PatchHeads()
+def _train(rank: int, student: Student, recipe: Recipe, out: Path) -> None:
+    model = student.build(recipe.seed)
+    heads = student.patch_heads(model)
     averaged = copy.deepcopy(model).eval()
     optimizer = torch.optim.AdamW(_groups(model, heads, recipe.weight_decay), betas=(0.9, 0.98), fused=True)
-    trained = [*model.parameters(), *heads.parameters()]
-    batches = iter(PairStream(recipe.seed, rank, recipe.n_pairs // recipe.processes, recipe.n_questions))
+    trained = [p for p in (*model.parameters(), *heads.parameters()) if p.requires_grad]
+    stream = PairStream(student, recipe.seed, rank, recipe.n_pairs // recipe.processes, recipe.n_questions)
+    batches = iter(stream)
+    texts = iter(TextStream(student, recipe.seed, rank, recipe.n_texts // recipe.processes))
     log.info("%s; %.2f million parameters", asdict(recipe), sum(p.numel() for p in model.parameters()) / 1e6)
     start = time.time()
     for step in range(1, recipe.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * schedule(step, recipe)
         optimizer.zero_grad(set_to_none=True)
-        loss, right, patch_losses = _losses(model, heads, next(batches))
-        (loss + recipe.patch_weight * (1 - 0.9 * step / recipe.steps) * patch_losses.mean()).backward()
+        loss, right, patch_loss = _losses(student, model, heads, next(batches), next(texts))
+        (loss + recipe.patch_weight * (1 - 0.9 * step / recipe.steps) * patch_loss).backward()
         _share_gradients(trained, recipe.processes)
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -96,28 +108,48 @@ def _train(rank: int, recipe: Recipe, out: Path) -> None:
         if rank:
             continue
         if step % 100 == 0:
-            patches = " ".join(f"{value:.2f}" for value in patch_losses.tolist())
-            seconds = time.time() - start
-            log.info("step %d  %.0f s  loss %.3f  right %.3f  patches %s", step, seconds, loss.item(), right, patches)
+            figures = (step, time.time() - start, loss.item(), right, patch_loss.item())
+            log.info("step %d  %.0f s  loss %.3f  right %.3f  patches %.2f", *figures)
         if step % recipe.score_every == 0:
-            scores = score(averaged, recipe.score_pairs, seed=0, split="validation")
+            scores = score(student, averaged, recipe.score_pairs, seed=0, split="validation")
             for by in (["task", "category"], ["task", "seen_combination"]):
                 log.info("validation after %d steps\n%s", step, summary(scores, by).round(3).to_string())
 
+            told = score_text(student, averaged, recipe.score_pairs, seed=1000)
+            if told is not None:
+                log.info("questions about sentences: %.3f", told)
+            averaged.save_pretrained(out)  # what is learned so far is kept, should training be stopped
+
     if rank == 0:
-        save_with_card(averaged, out, recipe, minutes=(time.time() - start) / 60)
+        save_with_card(student, averaged, out, recipe, minutes=(time.time() - start) / 60)
 
 
 def _losses(
-    model: BlipForQuestionAnswering, heads: PatchHeads, batch: dict[str, Tensor]
+    student: Student,
+    model: nn.Module,
+    heads: nn.Module,
+    batch: dict[str, Tensor],
+    texts: list[tuple[str, str, str]],
 ) -> tuple[Tensor, float, Tensor]:
-    """Answer loss, share of answers that are right, and the patch heads' losses."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        embeds = embed_images(model, batch["pixels"])
-        logits = answer_logits(model, embeds, batch["prompt"], batch["answer"])
-        patch_losses = heads(embeds, batch["patches"])
+    """Answer loss, share of answers that are right, and the mean of the patch heads' losses."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_has_bfloat16()):
+        embeds = student.embed_images(model, batch["pixels"])
+        logits = student.answer_logits(model, embeds, batch["prompt"], batch["answer"])
+        patch_loss = heads(embeds, batch["patches"]).mean()
+        loss = answer_loss(logits, batch["answer"])
+        told = encode_texts(student, texts) if texts else None
+        if told is not None:
+            # Weighted by their number, as if sentences were images with one question each.
+            share = len(texts) / batch["answer"][..., 0].numel()
+            loss = loss + share * answer_loss(student.text_logits(model, *told), told[1])
     right = is_generated(logits, batch["answer"]).float().mean().item()
-    return answer_loss(logits, batch["answer"]), right, patch_losses
+    return loss, right, patch_loss
+
+
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; where it does not, that is ten times slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _groups(model: nn.Module, heads: nn.Module, weight_decay: float) -> list[dict]:
@@ -125,6 +157,8 @@ def _groups(model: nn.Module, heads: nn.Module, weight_decay: float) -> list[dic
     decayed: list[Tensor] = []
     rest: list[Tensor] = []
     for name, parameter in [*model.named_parameters(), *heads.named_parameters()]:
+        if not parameter.requires_grad:
+            continue
         (rest if parameter.ndim < 2 or "embedding" in name else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from transformers import BlipForQuestionAnswering
 
-from vlmtrace.tasks.rendered.pairs import sample, sample_open
+from vlmtrace.tasks.rendered.pairs import Pair, sample, sample_open
 from vlmtrace.tasks.rendered.words import NEITHER, TASKS
-from vlmtrace.training.blip import answer_logits, embed_images, is_generated
-from vlmtrace.training.data import encode_answer, encode_prompt
+from vlmtrace.training.data import TextStream
+from vlmtrace.training.losses import is_generated
+from vlmtrace.training.student import Student
 
 
 @cache
-def _questions(task: str, n: int, seed: int, split: str) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
+def _drawn(task: str, n: int, seed: int, split: str) -> list[Pair]:
+    return [sample(task, seed, index, split) for index in range(n)]
+
+
+def _questions(
+    student: Student, task: str, n: int, seed: int, split: str
+) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
     """n pairs: their table, and as tensors their images and the four questions that `score` asks."""
-    pairs = [sample(task, seed, index, split) for index in range(n)]
+    pairs = _drawn(task, n, seed, split)
     images = torch.from_numpy(np.stack([s.render().pixels for p in pairs for s in (p.clean, p.corrupt)]))
     asked = []
     for pair in pairs:
@@ -30,13 +37,13 @@ def _questions(task: str, n: int, seed: int, split: str) -> tuple[pd.DataFrame, 
     return table, {
         "clean": images[::2],
         "corrupt": images[1::2],
-        "prompt": torch.tensor([[encode_prompt(prompt) for prompt, _ in rows] for rows in asked]),
-        "answer": torch.tensor([[encode_answer(answer) for _, answer in rows] for rows in asked]),
+        "prompt": torch.tensor([[student.encode_prompt(prompt) for prompt, _ in rows] for rows in asked]),
+        "answer": torch.tensor([[student.encode_answer(answer) for _, answer in rows] for rows in asked]),
     }
 
 
 @torch.no_grad()
-def score(model: BlipForQuestionAnswering, n: int, seed: int, split: str, batch: int = 128) -> pd.DataFrame:
+def score(student: Student, model: Any, n: int, seed: int, split: str, batch: int = 128) -> pd.DataFrame:
     """One row a pair, of n pairs of each task.
 
     Columns: task, category, seen_combination, and bools: clean_right (the correct answer is generated),
@@ -45,14 +52,16 @@ def score(model: BlipForQuestionAnswering, n: int, seed: int, split: str, batch:
     """
     tables = []
     for task in TASKS:
-        table, data = _questions(task, n, seed, split)
+        table, data = _questions(student, task, n, seed, split)
         right = []
         for start in range(0, n, batch):
             rows = slice(start, start + batch)
-            clean, corrupt = embed_images(model, data["clean"][rows]), embed_images(model, data["corrupt"][rows])
+            clean, corrupt = (student.embed_images(model, data[side][rows]) for side in ("clean", "corrupt"))
             prompt, answer = data["prompt"][rows], data["answer"][rows]
-            on_clean = is_generated(answer_logits(model, clean, prompt[:, :3], answer[:, :3]), answer[:, :3])
-            on_corrupt = is_generated(answer_logits(model, corrupt, prompt[:, 3:], answer[:, 3:]), answer[:, 3:])
+            on_clean = is_generated(student.answer_logits(model, clean, prompt[:, :3], answer[:, :3]), answer[:, :3])
+            on_corrupt = is_generated(
+                student.answer_logits(model, corrupt, prompt[:, 3:], answer[:, 3:]), answer[:, 3:]
+            )
             right.append(torch.cat([on_clean, on_corrupt], 1))
         clean_right, text_same, says_neither, corrupt_right = torch.cat(right).T.numpy()
         tables.append(
@@ -68,14 +77,30 @@ def score(model: BlipForQuestionAnswering, n: int, seed: int, split: str, batch:
 
 
 @torch.no_grad()
-def score_open(model: BlipForQuestionAnswering, n: int, seed: int) -> pd.DataFrame:
+def score_open(student: Student, model: Any, n: int, seed: int) -> pd.DataFrame:
     """One row a question without options: kind (color, count, location), and whether the answer is right."""
     scenes, asked = zip(*(sample_open(seed, index) for index in range(n)), strict=True)
     images = torch.from_numpy(np.stack([scene.render().pixels for scene in scenes]))
-    prompt = torch.tensor([[encode_prompt(question.prompt)] for question in asked])
-    answer = torch.tensor([[encode_answer(question.answer)] for question in asked])
-    right = is_generated(answer_logits(model, embed_images(model, images), prompt, answer), answer)[:, 0]
+    prompt = torch.tensor([[student.encode_prompt(question.prompt)] for question in asked])
+    answer = torch.tensor([[student.encode_answer(question.answer)] for question in asked])
+    embeds = student.embed_images(model, images)
+    right = is_generated(student.answer_logits(model, embeds, prompt, answer), answer)[:, 0]
     return pd.DataFrame({"kind": [question.kind for question in asked], "right": right.numpy()})
+
+
+def encode_texts(student: Student, batch: list[tuple[str, str, str]]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(N, length) prompts about sentences and their answers; None where the model always needs an image."""
+    prompts = [student.encode_text(told, prompt) for told, prompt, _ in batch]
+    if None in prompts:
+        return None
+    return torch.tensor(prompts), torch.tensor([student.encode_answer(answer) for _, _, answer in batch])
+
+
+@torch.no_grad()
+def score_text(student: Student, model: Any, n: int, seed: int) -> float | None:
+    """Share of questions about sentences that are answered right; None where the model always needs an image."""
+    found = encode_texts(student, next(iter(TextStream(student, seed, 0, n))))
+    return None if found is None else is_generated(student.text_logits(model, *found), found[1]).float().mean().item()
 
 
 def summary(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -113,9 +113,9 @@ def _ask_states(rng: np.random.Generator, scene: StatesScene) -> Question:
     draw = rng.uniform()
     if draw < 0.25:
         return Question(f"What {category} is the {thing.noun}?", thing.value(category), category, part + 1)
-    if draw < 0.31:
+    if draw < 0.37:
         return Question(f"Where is the {thing.noun}?", place_of(thing), "location", part + 1)
-    if draw < 0.35:
+    if draw < 0.41:
         absent = [noun for noun in NOUNS if noun not in (thing.noun, other.noun)]
         return _recognize(rng, thing.noun, absent)
     offered = [value for value in OPTIONS["rendered_states"][category] if not is_held_out(thing.noun, value)]
