@@ -180,7 +180,7 @@ def make_functions(n_layers: int = 2, n_heads: int = 6) -> pd.DataFrame:
     """Head 1.0 looks at the object, 1.1 away from it, 1.2 at outliers; all others spread their attention evenly."""
     planted = {(1, 0): ("object detection", "object", 4.0), (1, 1): ("object suppression", "object", 0.2)}
     planted[1, 2] = ("outlier suppression", "outlier", 6.0)
-    areas = {"object": 0.16, "distractor": 0.1, "elsewhere": 0.74, "outlier": 0.03, "class_token": np.nan}
+    areas = {"object": 0.16, "distractor": 0.1, "background": 0.74, "outlier": 0.03, "off_image": np.nan}
     rows = []
     for layer, head in np.ndindex(n_layers, n_heads):
         function, target, strength = planted.get((layer, head), ("none", "", 1.0))

@@ -8,10 +8,9 @@ from PIL import Image
 
 from vlmtrace.attention import (
     REGIONS,
-    _patch_norms,
+    _image_norms,
     head_attention,
     head_functions,
-    mask_to_grid,
     outlier_patches,
 )
 from vlmtrace.corruption import run_inputs
@@ -38,21 +37,7 @@ def look_at(model, monkeypatch, weights: list[float]) -> None:
     monkeypatch.setattr(model, "attention", attention)
 
 
-# Masks and outliers ------------------------------------------------------------------------
-
-
-def test_mask_on_the_grid_is_the_exact_share_of_each_patch():
-    # Patches are 10 × 8 pixels; the rectangle covers half of the first row's height and 1.5 patches of its width.
-    mask = rectangle(32, 20, slice(0, 5), slice(0, 12))
-    assert mask_to_grid(mask, (2, 4)).tolist() == [[0.5, 0.25, 0, 0], [0, 0, 0, 0]]
-    # Seven columns do not divide into two patches: the middle one belongs half to each, (3 + ½) of 3½ and 0 of 3½.
-    mask = rectangle(7, 2, slice(0, 2), slice(0, 4))
-    assert mask_to_grid(mask, (1, 2))[0] == pytest.approx([1, 1 / 7], abs=1e-6)
-
-
-def test_soft_edges_of_a_mask_count_as_in_or_out():
-    mask = Image.fromarray(np.array([[0, 100, 200, 255]], dtype=np.uint8))
-    assert mask_to_grid(mask, (1, 4)).tolist() == [[0, 0, 1, 1]]
+# Outliers ------------------------------------------------------------------------
 
 
 def test_outliers_are_few_and_far():
@@ -74,7 +59,7 @@ def test_even_attention_falls_on_regions_by_their_area(random_blip, random_pairs
     assert table["distractor_area"].to_numpy() == pytest.approx(22 * 12 / (40 * 36), abs=1e-6)
     for region in REGIONS:
         assert table[region].to_numpy() == pytest.approx(0.8 * table[f"{region}_area"].to_numpy(), abs=1e-6)
-    assert table["class_token"].to_numpy() == pytest.approx(0.2)
+    assert table["off_image"].to_numpy() == pytest.approx(0.2)
 
 
 def test_attention_on_one_patch_is_split_by_its_masks(random_blip, random_pairs, monkeypatch):
@@ -91,32 +76,32 @@ def test_attention_on_one_patch_is_split_by_its_masks(random_blip, random_pairs,
 def test_outliers_count_outside_the_masks_only(random_blip, random_pairs, monkeypatch):
     look_at(random_blip, monkeypatch, [0.0] * 8 + [1.0] + [0.0] * 8)
     for patch, share in ((7, 4 / 9), (5, 0.0)):
-        norms = np.ones(16)
-        norms[patch] = 9.0
-        monkeypatch.setattr("vlmtrace.attention._patch_norms", lambda _model, _inputs, norms=norms: norms[None])
+        norms = np.ones(17)
+        norms[1 + patch] = 9.0
+        monkeypatch.setattr("vlmtrace.attention._image_norms", lambda _model, _inputs, norms=norms: norms[None])
         table = head_attention(random_blip, random_pairs.head(1))
         assert table["outlier"].to_numpy() == pytest.approx(share, abs=1e-6)
         # Patch (1, 1) lies inside the object, so it is no outlier of the background.
         assert table["outlier_area"].to_numpy() == pytest.approx(share / 16, abs=1e-6)
 
 
-def test_norms_are_those_of_the_patches_without_the_class_token(random_blip, random_pairs):
+def test_norms_are_those_before_the_last_norm(random_blip, random_pairs):
     inputs = run_inputs(random_blip, random_pairs.iloc[[0, 4]], "clean")
     vision = random_blip.hf.vision_model
     with torch.no_grad():
         stream = vision.embeddings(inputs["pixel_values"])
         for layer in vision.encoder.layers:
             stream = layer(stream, attention_mask=None)
-    expected = (stream[:, 1:] ** 2).sum(-1).sqrt().numpy()
-    assert _patch_norms(random_blip, inputs) == pytest.approx(expected, rel=1e-4)
+    expected = (stream**2).sum(-1).sqrt().numpy()
+    assert _image_norms(random_blip, inputs) == pytest.approx(expected, rel=1e-4)
 
 
 def test_shares_are_those_of_the_models_own_attention(random_blip, random_pairs):
     table = head_attention(random_blip, random_pairs)
-    assert table[["object", "distractor", "elsewhere", "class_token"]].sum(axis=1).to_numpy() == pytest.approx(
+    assert table[["object", "distractor", "background", "off_image"]].sum(axis=1).to_numpy() == pytest.approx(
         1, abs=1e-5
     )
-    assert (table["outlier"] <= table["elsewhere"] + 1e-9).all()
+    assert (table["outlier"] <= table["background"] + 1e-9).all()
     pair = random_pairs.iloc[[5]]
     weights = random_blip.attention(run_inputs(random_blip, pair, "clean"), "text_encoder", "cross_attention")
     mask = np.asarray(Image.open(pair["clean_object_mask"].iloc[0])) / 255
@@ -169,7 +154,7 @@ def test_bad_masks_get_a_sentence(random_blip, random_pairs, tmp_path):
 
 
 def made_up_attention(looks: list[dict[str, float]], n_pairs: int = 30, noise: float = 0.02) -> pd.DataFrame:
-    """Each head of one layer looks at regions as told (the rest elsewhere), whatever the token.
+    """Each head of one layer looks at regions as told (the rest in the background), whatever the token.
 
     The object covers 20 %, the distractor 10 %, outliers 5 % of the image; a tenth goes to the class token.
     """
@@ -180,9 +165,9 @@ def made_up_attention(looks: list[dict[str, float]], n_pairs: int = 30, noise: f
             shares = {region: max(0.0, share + generator.normal(0, noise)) for region, share in look.items()}
             rows += [(f"pair-{i}", head, role, *(shares.get(r, 0.0) for r in REGIONS)) for role in ("correct", "the")]
     table = pd.DataFrame(rows, columns=["sample_id", "head", "token_role", *REGIONS])
-    table["elsewhere"] = 0.9 - table["object"] - table["distractor"]
+    table["background"] = 0.9 - table["object"] - table["distractor"]
     table[AREAS] = [0.2, 0.1, 0.7, 0.05]
-    return table.assign(block="text_encoder", module="cross_attention", layer=0, class_token=0.1)
+    return table.assign(block="text_encoder", module="cross_attention", layer=0, off_image=0.1)
 
 
 EVEN = {"object": 0.18, "distractor": 0.09, "outlier": 0.045}
@@ -218,9 +203,9 @@ def test_scores_by_hand():
     # The mean of both heads is 0.315.
     assert table.loc[(1, "object"), "contrast"] == pytest.approx(0.135)
     assert table.loc[(0, "object"), "contrast"] == pytest.approx(-0.135)
-    assert table.loc[(1, "elsewhere"), "share"] == pytest.approx(0.36)
-    assert table.loc[(1, "class_token"), ["share", "contrast"]].to_list() == pytest.approx([0.1, 0.0])
-    assert np.isnan(table.loc[(1, "class_token"), "ratio"])
+    assert table.loc[(1, "background"), "share"] == pytest.approx(0.36)
+    assert table.loc[(1, "off_image"), ["share", "contrast"]].to_list() == pytest.approx([0.1, 0.0])
+    assert np.isnan(table.loc[(1, "off_image"), "ratio"])
     assert set(table["n"]) == {30} and table.loc[(0, "distractor"), "area"] == pytest.approx(0.1)
 
 

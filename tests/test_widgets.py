@@ -136,7 +136,7 @@ def test_attention_is_read_once_for_a_pair(random_blip, pairs, monkeypatch):
 
 
 def test_self_attention_of_a_question_encoder_is_not_drawn_on_the_image(random_blip, pairs):
-    with pytest.raises(VlmtraceError, match="self_attention of text_encoder does not look at image patches"):
+    with pytest.raises(VlmtraceError, match="self_attention of text_encoder does not look at the image"):
         widgets.image_attention(random_blip, pairs.iloc[0], "self_attention")
 
 

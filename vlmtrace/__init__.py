@@ -3,8 +3,9 @@
 from vlmtrace.attribution import attribute_heads, attribute_modules, ranking_agreement
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.evaluate import accuracy_table, check_pairs, evaluate
+from vlmtrace.knockout import knock_out_attention, replace_image_tokens
 from vlmtrace.models import VLM, bundled_models, load_model
-from vlmtrace.patching import patch_head_sets, patch_heads, patch_modules
+from vlmtrace.patching import patch_head_sets, patch_heads, patch_modules, patch_regions
 from vlmtrace.select import select_samples, selection_table
 from vlmtrace.tasks import load_pairs
 
@@ -19,12 +20,15 @@ __all__ = [
     "bundled_models",
     "check_pairs",
     "evaluate",
+    "knock_out_attention",
     "load_model",
     "load_pairs",
     "patch_head_sets",
     "patch_heads",
     "patch_modules",
+    "patch_regions",
     "ranking_agreement",
+    "replace_image_tokens",
     "select_samples",
     "selection_table",
 ]

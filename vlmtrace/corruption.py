@@ -7,13 +7,15 @@ of the prompt replaced (symmetric token replacement). Clean and corrupt runs are
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from vlmtrace.errors import VlmtraceError, one_of
-from vlmtrace.models import VLM, Inputs
+from vlmtrace.models import VLM, Inputs, open_image
 from vlmtrace.tokens import find_word
 
 #: Corruption -> columns of image and prompt of its run.
@@ -30,11 +32,19 @@ def run_inputs(model: VLM, pairs: pd.DataFrame, run: str) -> Inputs:
     return model.encode(list(pairs[image]), [model.prompt_text(text) for text in pairs[prompt]])
 
 
-def equal_length_batches(model: VLM, prompts: Iterable[str], batch_size: int) -> list[list[int]]:
-    """Row numbers of prompts in batches of equally many tokens, so that nothing has to be padded."""
-    rows: dict[int, list[int]] = {}
+def equal_length_batches(
+    model: VLM, prompts: Iterable[str], batch_size: int, *images: Iterable[Image.Image | str | Path]
+) -> list[list[int]]:
+    """Row numbers of prompts in batches of equally many tokens, so that nothing has to be padded.
+
+    Args:
+        images: for each run its images, one a prompt; those of a batch are of equal size if the model needs that
+    """
+    columns = images if model.image_size_matters else ()
+    sizes = zip(*([open_image(image).size for image in column] for column in columns), strict=True)
+    rows: dict[tuple, list[int]] = {}
     for row, prompt in enumerate(prompts):
-        rows.setdefault(model.count_tokens(prompt), []).append(row)
+        rows.setdefault((model.count_tokens(prompt), next(sizes, ())), []).append(row)
     return [same[start : start + batch_size] for same in rows.values() for start in range(0, len(same), batch_size)]
 
 

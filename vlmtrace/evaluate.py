@@ -65,7 +65,8 @@ def evaluate(
         raise VlmtraceError(
             f"None of the {len(pairs)} pairs can be used with {model.name}: {set_aside['reason'].iloc[0]}"
         )
-    batches = equal_length_batches(model, usable["clean_prompt"], batch_size)
+    images = (usable["clean_image"], usable["corrupt_image"])
+    batches = equal_length_batches(model, usable["clean_prompt"], batch_size, *images)
     tables = [
         _evaluate_batch(model, usable.iloc[rows], corruptions)
         for rows in progress(batches, f"answering {len(usable)} pairs")

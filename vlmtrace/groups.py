@@ -168,6 +168,20 @@ def site_patches(
     return Patches(block, modules, layers, heads, where.expand(n_pairs, -1))
 
 
+def region_patches(
+    block: str, sites: Sequence[tuple[str, int, int | None]], members: np.ndarray, device: torch.device
+) -> Patches:
+    """Every site with every region of positions, site by site.
+
+    Args:
+        members: (pair, region, length of the block) bool
+    """
+    repeated = [site for site in sites for _ in range(members.shape[1])]
+    modules, layers, heads = (list(column) for column in zip(*repeated, strict=True))
+    every = torch.as_tensor(np.tile(members, (1, len(sites), 1)), device=device)
+    return Patches(block, modules, layers, heads, every.int().argmax(-1), every)
+
+
 def effect_table(
     group: pd.DataFrame,
     runs: PairRuns,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import psutil
 import torch
@@ -25,12 +26,15 @@ from vlmtrace.groups import (
     head_plan,
     in_order_of,
     module_plan,
+    region_patches,
     run_pairs,
     site_patches,
 )
 from vlmtrace.metrics import patching_effect
 from vlmtrace.models import VLM, Patches, Readout, Site, Trace, reference
+from vlmtrace.models.base import inputs_of_pair
 from vlmtrace.progress import counter, progress
+from vlmtrace.regions import REGIONS, named_positions
 from vlmtrace.tasks.schema import validate_pairs
 
 #: Share of the free memory that a sweep may take when `memory_gb` is not given.
@@ -84,6 +88,75 @@ def patch_heads(
         the head_patching table: as module_patching, with head after layer
     """
     return _patch(model, pairs, corruption, head_plan(model, modules), positions, memory_gb)
+
+
+def patch_regions(
+    model: VLM,
+    pairs: pd.DataFrame,
+    corruption: str = "image",
+    modules: Sequence[str] | None = None,
+    regions: Sequence[str] = REGIONS,
+    block: str | None = None,
+    memory_gb: float | None = None,
+) -> pd.DataFrame:
+    """Patch all positions of a region at once: every image token of the object, of the background, of the image.
+
+    Args:
+        modules: as in `patch_modules`
+        regions: names of positions: "object", "distractor", "background", "image" (masks say which), "options",
+            "all", or token roles
+        block: where; None: the block whose sequence holds the image tokens
+        others: as in `patch_modules`
+    Returns:
+        the module_patching table; position is missing, token is the number of positions, token_role the region. A
+        pair has no rows for a region that its image or prompt has nothing of
+    Raises:
+        VlmtraceError: as `patch_modules`
+    """
+    one_of(corruption, CORRUPTIONS, "corruption")
+    where = block or model.image_block
+    plan = module_plan(model, modules, [where])
+    pairs = validate_pairs(pairs).reset_index(drop=True)
+    memory = _memory(model, memory_gb)
+    tables: list[pd.DataFrame] = []
+    with counter(len(pairs), f"patching regions of {len(pairs)} pairs, {corruption} corruption") as advance:
+        for group, runs, roles in groups(model, pairs, corruption, plan, "all"):
+            length = len(roles[where]) // len(group)
+            members = np.zeros((len(group), len(regions), length), dtype=bool)
+            for row, pair in enumerate(group.to_dict("records")):
+                inputs = inputs_of_pair(runs.clean_inputs, row, len(group))
+                found = named_positions(model, pair, where, inputs, regions)
+                for column, name in enumerate(regions):
+                    members[row, column] = found.get(name, False)
+            patches = region_patches(where, plan[where], members, model.device)
+            tables.append(_region_table(model, group, runs, corruption, patches, members, regions, memory))
+            advance(len(group))
+    return in_order_of(pairs, tables, "all").drop(columns="head")
+
+
+def _region_table(
+    model: VLM,
+    group: pd.DataFrame,
+    runs: PairRuns,
+    corruption: str,
+    patches: Patches,
+    members: np.ndarray,
+    regions: Sequence[str],
+    memory: int,
+) -> pd.DataFrame:
+    readout = _sweep(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
+    sizes = members.sum(axis=-1).ravel()
+    roles = pd.DataFrame(
+        {
+            "position": pd.array([pd.NA] * len(sizes), dtype="Int64"),
+            "token": [f"{size} positions" for size in sizes],
+            "token_role": list(regions) * len(group),
+        }
+    )
+    logit_diff, p_correct = (value.cpu().numpy() for value in (readout.logit_diff, readout.p_correct))
+    table = effect_table(group, runs, corruption, patches, roles, logit_diff, p_correct)
+    # Where a pair has nothing of a region, nothing was patched: that is no effect of 0.
+    return table[table["token"] != "0 positions"]
 
 
 def patch_head_sets(
@@ -173,16 +246,18 @@ def default_memory(model: VLM) -> int:
 def _sweep(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> Readout:
     """Sweep over the patches that change anything; an activation that equals the corrupt one changes nothing."""
     block = patches.block
+    # By site, the positions at which any pair's activation differs at all.
     differs = {
-        (module, layer): not torch.equal(runs.clean[block, module, layer], runs.corrupt[block, module, layer])
+        (module, layer): (runs.clean[block, module, layer] != runs.corrupt[block, module, layer]).any(-1).cpu()
         for module, layer in set(zip(patches.modules, patches.layers, strict=True))
     }
-    active = [i for i in range(len(patches)) if differs[patches.modules[i], patches.layers[i]]]
+    active = [i for i in range(len(patches)) if _changes(patches, i, differs[patches.modules[i], patches.layers[i]])]
     base = runs.corrupt_readout
     values = [column[:, None].repeat(1, len(patches)) for column in (base.correct, base.incorrect, base.log_normalizer)]
     if active:
         chosen = patches.subset(active)
-        if model.exact_fast_path and not model.unknown_to_sweep(runs.inputs):
+        known = patches.members is None or model.sweeps_members
+        if known and model.exact_fast_path and not model.unknown_to_sweep(runs.inputs):
             swept = model.sweep(runs.clean, runs.corrupt, runs.inputs, chosen, runs.answer_ids, memory)
         else:
             swept = _reference_sweep(model, runs, chosen)
@@ -191,14 +266,20 @@ def _sweep(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> Readout
     return Readout(*values)
 
 
+def _changes(patches: Patches, patch: int, differs: torch.Tensor) -> bool:
+    """Whether a patch changes any pair's activation, given where (pair, position) it differs."""
+    if patches.members is not None:
+        return bool((differs & patches.members[:, patch].cpu()).any())
+    return bool(differs.gather(1, patches.positions[:, patch : patch + 1].cpu()).any())
+
+
 def _reference_sweep(model: VLM, runs: PairRuns, patches: Patches) -> Readout:
     parts = []
     for row in range(len(runs.answer_ids)):
         one = slice(row, row + 1)
         clean = Trace(runs.clean.logits[one], {site: value[one] for site, value in runs.clean.activations.items()})
-        inputs = {name: value[one] for name, value in runs.inputs.items()}
-        mine = Patches(patches.block, patches.modules, patches.layers, patches.heads, patches.positions[one])
-        parts.append(reference.sweep(model, clean, inputs, mine, runs.answer_ids[one]))
+        inputs = inputs_of_pair(runs.inputs, row, len(runs.answer_ids))
+        parts.append(reference.sweep(model, clean, inputs, patches.of_pair(row), runs.answer_ids[one]))
     return Readout.cat(parts, dim=0)
 
 

@@ -33,16 +33,24 @@ def token_table(model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs)
         pair: a row of a pairs or evaluated table
         inputs: the pair's inputs (batch 1)
     Returns:
-        columns position, token, token_role
+        columns position, token, token_role; what a chat template writes around the prompt has the role "template",
+        special tokens aside
     """
-    prompt = str(pair.get("clean_input") or pair["clean_prompt"])
-    spans = role_spans(prompt, pair)
-    tokens = model.tokens(block, prompt, inputs)
+    asked = str(pair["clean_prompt"])
+    text = model.prompt_text(asked)
+    # Chat templates may trim a prompt; words of the template are never taken for the prompt's.
+    first = max(0, text.rfind(asked.strip()))
+    words = range(first, first + len(asked.strip()))
+    spans = {
+        role: [(start + first, end + first) for start, end in found]
+        for role, found in role_spans(text[words.start : words.stop], pair).items()
+    }
+    tokens = model.tokens(block, text, inputs)
     return pd.DataFrame(
         {
             "position": range(len(tokens)),
             "token": [token.text for token in tokens],
-            "token_role": [token.role or _role(token, prompt, spans) for token in tokens],
+            "token_role": [token.role or _role(token, text, words, spans) for token in tokens],
         }
     )
 
@@ -63,20 +71,24 @@ def find_word(prompt: str, word: str) -> list[tuple[int, int]]:
     return [match.span() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE)]
 
 
-def _role(token: Token, prompt: str, spans: dict[str, list[tuple[int, int]]]) -> str:
+def _role(token: Token, text: str, words: range, spans: dict[str, list[tuple[int, int]]]) -> str:
     start, end = token.span
+    # Many tokenizers give a word the space before it, and that may be the only thing it shares with the template.
+    start += len(text[start:end]) - len(text[start:end].lstrip())
+    if start >= end:
+        return "space"
+    if not (start < words.stop and end > words.start):
+        return "template"
     for role, found in spans.items():
         if any(start < stop and end > begin for begin, stop in found):
             return role
-    word = _whole_word(prompt, start, end).lower()
+    word = _whole_word(text, start, end).lower()
     return word if word in FUNCTION_WORDS or not any(map(str.isalnum, word)) else "other"
 
 
-def _whole_word(prompt: str, start: int, end: int) -> str:
-    """The word that the characters start … end (leading space aside) belong to, or those characters themselves."""
-    text = prompt[start:end]
-    start += len(text) - len(text.lstrip())
-    for match in re.finditer(r"\w+", prompt):
+def _whole_word(text: str, start: int, end: int) -> str:
+    """The word that the characters start … end belong to, or those characters themselves."""
+    for match in re.finditer(r"\w+", text):
         if match.start() <= start < match.end():
             return match.group()
-    return text.strip()
+    return text[start:end].strip()

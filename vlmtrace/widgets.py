@@ -26,6 +26,7 @@ from vlmtrace.plots.averages import check_table, patch_grids, pick, token_matrix
 from vlmtrace.plots.effects import draw_patch_effects, site_title
 from vlmtrace.plots.panels import effect_panel, head_panel, image_panel, masks_of, outline_legend, outline_masks
 from vlmtrace.plots.style import PAGE_WIDTH, effect_limit, readable, signed_colorbar, thin_ticks
+from vlmtrace.regions import on_image
 from vlmtrace.tokens import token_table
 
 #: The choice of a position that stands for all of them.
@@ -253,7 +254,7 @@ class ImageAttention(NamedTuple):
 
     Attributes:
         module: whose attention it is
-        weights: (layer, head, query position, row, column) over the grid of image patches
+        weights: (layer, head, query position, row, column) over the image, see `regions.on_image`
         tokens: position, token, token_role of the queries
     """
 
@@ -263,32 +264,25 @@ class ImageAttention(NamedTuple):
 
 
 def image_attention(model: VLM, pair: pd.Series, module: str | None = None) -> ImageAttention:
-    """Attention to image patches in the clean run of one pair.
+    """Attention to the image in the clean run of one pair.
 
     Args:
         pair: a row of the pairs table
-        module: of the model's head block; default: cross_attention where there is one, otherwise the first
+        module: of the model's head block; default: the one by which it looks at the image
 
     Raises:
-        VlmtraceError: there is no such module, it does not look at image patches, or the model crops its images.
+        VlmtraceError: there is no such module, it does not look at the image, or no token stands for a place in it.
     """
-    if getattr(model.processor.image_processor, "do_center_crop", False):
-        raise VlmtraceError(f"{model.name} crops its images, so that patches do not lie where they are drawn.")
     block = model.head_block
-    known = block.attention_modules
-    module = module or ("cross_attention" if "cross_attention" in known else known[0])
+    module = one_of(module or model.image_module, block.attention_modules, f"attention of {block.name}")
+    if module != model.image_module:
+        raise VlmtraceError(f"{module} of {block.name} does not look at the image: choose {model.image_module}.")
     inputs = _clean_inputs(model, pair)
     weights = model.attention(inputs, block.name, module)[:, 0].cpu().numpy()
     tokens = token_table(model, pair.to_dict(), block.name, inputs)
-    rows, columns = model.patch_grid(inputs)
-    if module == "cross_attention":
-        patches = np.arange(weights.shape[-1])[-rows * columns :]  # a [CLS] patch may come before them
-    else:
-        patches = tokens.index[tokens["token_role"] == "image"].to_numpy()
-    if len(patches) != rows * columns:
-        raise VlmtraceError(f"{module} of {block.name} does not look at image patches: choose another module.")
-    on_image = weights[..., patches].reshape(*weights.shape[:-1], rows, columns)
-    return ImageAttention(module, on_image, tokens)
+    at_image = model.image_positions(inputs, model.image_block)
+    boxes = model.image_cells(pair["clean_image"], inputs, model.image_block)
+    return ImageAttention(module, on_image(weights[..., at_image], boxes), tokens)
 
 
 # What they share ---------------------------------------------------------------------------------------------------

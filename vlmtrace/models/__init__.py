@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
-from transformers import AutoConfig, AutoProcessor, BlipForQuestionAnswering
+from transformers import AutoConfig, AutoModelForImageTextToText, BlipForQuestionAnswering
 
 from vlmtrace.errors import VlmtraceError, one_of
-from vlmtrace.models import reference
 from vlmtrace.models.base import VLM, HookPoint, Inputs, open_image
 from vlmtrace.models.blip import Blip
+from vlmtrace.models.checks import self_check
+from vlmtrace.models.decoder import Decoder
+from vlmtrace.models.families import PARTS, why_refused
+from vlmtrace.models.processors import load_processor
 from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
 from vlmtrace.paths import MODELS
 
@@ -35,8 +35,29 @@ __all__ = [
     "self_check",
 ]
 
-#: Model type in config.json -> the transformers class that loads it, and its face here.
-FAMILIES: dict[str, tuple[Any, type[VLM]]] = {"blip": (BlipForQuestionAnswering, Blip)}
+
+class Family(NamedTuple):
+    """A supported family of models.
+
+    Attributes:
+        architecture: the transformers class that a model's configuration names
+        loader: what loads it
+        face: its face here
+        options: what is asked for when it is loaded
+    """
+
+    architecture: str
+    loader: Any
+    face: type[VLM]
+    options: dict[str, str]
+
+
+#: Model type in config.json -> family.
+FAMILIES = {
+    # BLIP's sweep computes attention as its eager implementation does.
+    "blip": Family("BlipForQuestionAnswering", BlipForQuestionAnswering, Blip, {"attn_implementation": "eager"}),
+    **{name: Family(parts.cls, AutoModelForImageTextToText, Decoder, {}) for name, parts in PARTS.items()},
+}
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,7 +76,8 @@ def load_model(name_or_path: str | Path, device: str = "cpu", dtype: str = "floa
         device: a torch device, e.g. "cpu", "cuda", "cuda:1", "mps"
         dtype: "float32", or on accelerators "bfloat16" or "float16"; metrics are computed in float32 in any case
     Raises:
-        VlmtraceError: there is no such model, its family is not supported, or the device does not exist.
+        VlmtraceError: there is no such model, its family is not supported, its layers do not do what the family's are
+            known to do, or the device does not exist.
     """
     one_of(dtype, DTYPES, "dtype")
     path = _locate(str(name_or_path))
@@ -65,8 +87,8 @@ def load_model(name_or_path: str | Path, device: str = "cpu", dtype: str = "floa
     try:
         config = AutoConfig.from_pretrained(path)
         family = _family(config, str(name_or_path))
-        hf = family[0].from_pretrained(path, dtype=DTYPES[dtype], use_safetensors=True, attn_implementation="eager")
-        processor = AutoProcessor.from_pretrained(path)
+        hf = family.loader.from_pretrained(path, dtype=DTYPES[dtype], use_safetensors=True, **family.options)
+        processor = load_processor(path)
     except VlmtraceError:
         raise
     except (OSError, ValueError) as error:
@@ -76,7 +98,7 @@ def load_model(name_or_path: str | Path, device: str = "cpu", dtype: str = "floa
             f"({', '.join(bundled_models()) or 'none is installed'}), a directory written by save_pretrained for model "
             "and processor, or a hub id."
         ) from error
-    model = family[1](str(name_or_path), hf.to(where), processor)
+    model = family.face(str(name_or_path), hf.to(where), processor)
     self_check(model)
     return model
 
@@ -90,13 +112,15 @@ def _locate(name: str) -> str:
     return name
 
 
-def _family(config: Any, name: str) -> tuple[Any, type[VLM]]:
+def _family(config: Any, name: str) -> Family:
     architectures = config.architectures or []
     found = FAMILIES.get(config.model_type)
-    if found is None or (architectures and found[0].__name__ not in architectures):
+    known = found is not None and (not architectures or found.architecture in architectures)
+    reason = why_refused(config) or (None if known else "which vlmtrace does not know")
+    if found is None or reason:
         raise VlmtraceError(
-            f"{name} is a {', '.join(architectures) or config.model_type}, which vlmtrace does not know: supported are "
-            f"{', '.join(cls.__name__ for cls, _ in FAMILIES.values())}."
+            f"{name} is a {', '.join(architectures) or config.model_type}, {reason}: supported are "
+            f"{', '.join(family.architecture for family in FAMILIES.values())}."
         )
     return found
 
@@ -115,58 +139,3 @@ def torch_device(name: str) -> torch.device:
             f"The device {name!r} cannot be used here: choose cpu, or cuda / mps where present."
         ) from error
     return device
-
-
-def self_check(model: VLM) -> None:
-    """Compare the fast sweep with the hooked reference on one site of every block, on two images of noise.
-
-    A difference switches the model to the reference and says so: never a silently different number.
-
-    Raises:
-        VlmtraceError: a hook point of the model does not act on its answer.
-    """
-    generator = np.random.default_rng(0)
-    images = [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(2)]
-    prompts = ["is this a or b?"] * 2
-    clean, corrupt = (model.encode([image], [prompt]) for image, prompt in zip(images, prompts, strict=True))
-    unknown = model.unknown_to_sweep(corrupt)
-    if unknown:
-        model.exact_fast_path = False
-        warnings.warn(
-            f"The fast sweep does not know {unknown} of {model.name}: sweeps will use the hooked reference, which is "
-            "slow but right.",
-            stacklevel=2,
-        )
-    dead = reference.hook_points_act(model, corrupt)
-    if dead:
-        raise VlmtraceError(
-            f"Overwriting {dead[0]} leaves the answer of {model.name} as it was: the model is not supported."
-        )
-    if unknown:
-        return
-    clean_trace, corrupt_trace = model.trace(clean), model.trace(corrupt)
-    answer_ids = corrupt_trace.logits.topk(2).indices
-    worst = 0.0
-    for block in model.blocks.values():
-        modules = list(block.modules)
-        heads = [block.n_heads - 1 if module in block.head_modules else None for module in modules]
-        last = clean_trace[block.name, modules[0], 0].shape[1] - 1
-        patches = Patches(
-            block.name,
-            modules,
-            [block.n_layers // 2] * len(modules),
-            heads,
-            torch.full((1, len(modules)), min(1, last), device=model.device),
-        )
-        fast = model.sweep(clean_trace, corrupt_trace, corrupt, patches, answer_ids, memory=2**28)
-        slow = reference.sweep(model, clean_trace, corrupt, patches, answer_ids)
-        worst = max(worst, float((fast.correct - slow.correct).abs().max()))
-    scale = float(corrupt_trace.logits.abs().max())
-    tolerance = (1e-4 if model.dtype == torch.float32 else 5e-2) * max(scale, 1.0)
-    model.exact_fast_path = worst <= tolerance
-    if not model.exact_fast_path:
-        warnings.warn(
-            f"The fast sweep differs from the hooked reference by {worst:.2g} on {model.name}: "
-            "sweeps will use the reference, which is slow but right.",
-            stacklevel=2,
-        )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -42,6 +43,9 @@ class VLM(ABC):
         answer_block: the block whose last layer is read out for the answer
         entry_blocks: the blocks whose layer 0 is entered by embeddings of the image or the prompt
         exact_fast_path: whether the fast sweep agreed with the hooked reference when the model was loaded
+        image_module: the attention module by which the head block looks at the image
+        edges: ways from where to where by which information could flow, for knock-outs (see `vlmtrace.knockout`)
+        image_enters_again: whether later layers of the language model receive image features too
     """
 
     name: str
@@ -52,6 +56,13 @@ class VLM(ABC):
     answer_block: str
     entry_blocks: tuple[str, ...]
     exact_fast_path: bool = True
+    image_module: str
+    edges: tuple[tuple[str, str], ...]
+    image_enters_again: bool = False
+    #: Whether images of unlike size can give unlike numbers of tokens, so that they share no batch.
+    image_size_matters: bool = False
+    #: Whether the fast sweep knows patches of several positions at once; the reference does in any case.
+    sweeps_members: bool = False
 
     def __init__(self, name: str, hf: Any, processor: Any):
         self.name = name
@@ -83,8 +94,16 @@ class VLM(ABC):
         """
 
     @abstractmethod
-    def answer_logits(self, inputs: Inputs) -> Tensor:
-        """One forward pass: logits (batch, vocabulary), float32, of the first answer token."""
+    def answer_logits(self, inputs: Inputs, image: Tensor | None = None) -> Tensor:
+        """One forward pass: logits (batch, vocabulary), float32, of the first answer token.
+
+        Args:
+            image: (batch, image position, width), put in the place of the `image_embeddings`
+        """
+
+    @abstractmethod
+    def image_embeddings(self, inputs: Inputs) -> Tensor:
+        """What the language side receives of each image: (batch, image position, width)."""
 
     @abstractmethod
     def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
@@ -101,6 +120,10 @@ class VLM(ABC):
     @abstractmethod
     def attention_module(self, site: Site) -> nn.Module:
         """The torch module whose second output are the attention weights (batch, head, query, key) of a site."""
+
+    def mask_argument(self, module: str) -> str:
+        """The name under which an `attention_module` takes its mask."""
+        return "attention_mask"
 
     @abstractmethod
     def unknown_to_sweep(self, inputs: Inputs) -> str | None:
@@ -150,12 +173,32 @@ class VLM(ABC):
     def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
         """Rows and columns of image patches that the vision encoder sees."""
 
+    @abstractmethod
+    def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str) -> np.ndarray:
+        """Where in the image the image positions of a block lie, whatever the processor resized, cropped or tiled.
+
+        Args:
+            image: the image of which `inputs` (of one pair) were made; only its size matters
+        Returns:
+            (image position, 4): top, left, bottom, right in fractions of the original image, NaN where a position has
+            no place in it ([CLS], newlines). Rows of `image_block` are those of `image_embeddings`
+        """
+
+    @abstractmethod
+    def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
+        """(position,) bool: which positions of a block are the rows of its `image_cells`, for inputs of one pair."""
+
     # What follows from it --------------------------------------------------------
 
     @property
     def head_block(self) -> Block:
         """The block whose heads `patch_heads` goes through."""
         return next(block for block in self.blocks.values() if block.head_modules)
+
+    @property
+    def image_block(self) -> str:
+        """The block whose sequence holds the image tokens that the language side reads."""
+        return self.head_block.name if self.image_module == "self_attention" else "vision_encoder"
 
     def sites(self, blocks: Sequence[str] | None = None) -> list[Site]:
         """Every site that can be patched, in the order of blocks, layers, modules."""
@@ -230,7 +273,7 @@ class VLM(ABC):
         points += [
             (HookPoint(self.layer_module(block, 0), True), keep_input(block)) for block in {s.block for s in sites}
         ]
-        with torch.no_grad(), hooks(points):
+        with torch.no_grad(), hooks(points, len(inputs["input_ids"])):
             trace.logits = self.answer_logits(inputs)
         missing = [site for site in sites if site not in trace.activations]
         if missing:
@@ -263,22 +306,32 @@ class VLM(ABC):
 
 
 @contextlib.contextmanager
-def hooks(points: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]]) -> Iterator[None]:
+def hooks(
+    points: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]], n_pairs: int | None = None
+) -> Iterator[None]:
     """Call a function on each hook point's activation while the block runs; what it returns replaces the activation.
 
     Hooks are removed whatever happens inside. Where a module returns a tuple the activation is its first entry.
+    Given the number of pairs, the function sees (pair, position, width) also where a vision encoder works on tiles,
+    or on the patches of all images in one row.
     """
+
+    def called(function: Callable[[Tensor], Tensor | None], value: Tensor) -> Tensor | None:
+        if n_pairs is None or (value.ndim == 3 and len(value) == n_pairs):
+            return function(value)
+        new = function(value.reshape(n_pairs, -1, value.shape[-1]))
+        return None if new is None else new.reshape(value.shape)
 
     def before(function: Callable[[Tensor], Tensor | None]) -> Callable:
         def hook(_module: nn.Module, args: tuple) -> tuple | None:
-            new = function(args[0])
+            new = called(function, args[0])
             return None if new is None else (new, *args[1:])
 
         return hook
 
     def after(function: Callable[[Tensor], Tensor | None]) -> Callable:
         def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
-            new = function(output[0] if isinstance(output, tuple) else output)
+            new = called(function, output[0] if isinstance(output, tuple) else output)
             if new is None:
                 return None
             return (new, *output[1:]) if isinstance(output, tuple) else new
@@ -291,8 +344,24 @@ def hooks(points: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]])
                 handle = point.module.register_forward_pre_hook(before(function))
             else:
                 handle = point.module.register_forward_hook(after(function))
+                _before_recorders(point.module)
             stack.callback(handle.remove)
         yield
+
+
+def inputs_of_pair(inputs: Inputs, pair: int, n_pairs: int) -> Inputs:
+    """One pair's share of a batch; some families lay the patches of all images in one row, equally many each."""
+    return {
+        name: value[pair * len(value) // n_pairs : (pair + 1) * len(value) // n_pairs]
+        for name, value in inputs.items()
+    }
+
+
+def _before_recorders(module: nn.Module) -> None:
+    """Let hooks of transformers run last: they record outputs for `hidden_states`, from which some projectors read."""
+    for key, hook in list(module._forward_hooks.items()):
+        if getattr(hook, "__module__", "").startswith("transformers."):
+            module._forward_hooks.move_to_end(key)  # type: ignore[attr-defined]
 
 
 def open_image(image: Image.Image | str | Path) -> Image.Image:

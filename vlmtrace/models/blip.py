@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlmtrace.errors import VlmtraceError
-from vlmtrace.models import blip_sweep
+from vlmtrace.errors import VlmtraceError, one_of
+from vlmtrace.models import blip_sweep, places
 from vlmtrace.models.base import VLM, HookPoint, Inputs, open_image
 from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
 
@@ -31,6 +32,8 @@ class Blip(VLM):
 
     answer_block = "text_decoder"
     entry_blocks = ("vision_encoder", "text_encoder")
+    image_module = "cross_attention"
+    edges = (("image", "options"), ("image", "all"), ("options", "all"))
 
     def __init__(self, name: str, hf: Any, processor: Any):
         super().__init__(name, hf, processor)
@@ -84,6 +87,20 @@ class Blip(VLM):
             for text, span in zip(texts, encoded["offset_mapping"], strict=True)
         ]
 
+    def encode_image(self, image: Image.Image) -> Inputs:
+        """Inputs of an image with a question that does not matter."""
+        return self.encode([image], ["?"])
+
+    def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str) -> np.ndarray:
+        one_of(block, ("vision_encoder",), f"block of {self.name} that sees the image")
+        return places.vision_boxes(self, open_image(image), inputs)
+
+    def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
+        is_seeing = block == "vision_encoder"
+        rows, columns = self.patch_grid(inputs)
+        length = 1 + rows * columns if is_seeing else inputs["input_ids"].shape[1] if block == "text_encoder" else 1
+        return np.full(length, is_seeing)
+
     def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
         size = self.hf.config.vision_config.patch_size
         height, width = inputs["pixel_values"].shape[-2:]
@@ -94,8 +111,11 @@ class Blip(VLM):
     def _start_ids(self, batch: int) -> Tensor:
         return torch.full((batch, 1), self.hf.decoder_start_token_id, device=self.device)
 
-    def answer_logits(self, inputs: Inputs) -> Tensor:
-        image = self.hf.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
+    def image_embeddings(self, inputs: Inputs) -> Tensor:
+        return self.hf.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
+
+    def answer_logits(self, inputs: Inputs, image: Tensor | None = None) -> Tensor:
+        image = self.image_embeddings(inputs) if image is None else image
         question = self.hf.text_encoder(input_ids=inputs["input_ids"], encoder_hidden_states=image).last_hidden_state
         out = self.hf.text_decoder(
             input_ids=self._start_ids(len(question)), encoder_hidden_states=question, use_cache=False
@@ -131,6 +151,9 @@ class Blip(VLM):
     def attention_module(self, site: Site) -> nn.Module:
         layer: Any = self.layer_module(site.block, site.layer)
         return (layer.attention if site.module == "self_attention" else layer.crossattention).self
+
+    def mask_argument(self, module: str) -> str:
+        return "encoder_attention_mask" if module == "cross_attention" else "attention_mask"
 
     # Sweeps --------------------------------------------------------
 

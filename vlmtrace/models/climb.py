@@ -69,8 +69,13 @@ def with_heads(heads: list[int | None], n_heads: int, new: Tensor, old: Tensor) 
     """Rows (P, S, D): `new` in the slice of each patch's head (None: everywhere), `old` elsewhere."""
     if heads[0] is None:
         return new
-    owner = torch.arange(new.shape[-1], device=new.device) // (new.shape[-1] // n_heads)
-    return torch.where(owner == torch.tensor(heads, device=new.device)[:, None], new, old)
+    return torch.where(head_columns(heads, n_heads, new.shape[-1], new.device), new, old)
+
+
+def head_columns(heads: list[int | None], n_heads: int, width: int, device: torch.device) -> Tensor:
+    """(S, width) bool: which columns of the heads' concatenated outputs belong to each patch's head."""
+    owner = torch.arange(width, device=device) // (width // n_heads)
+    return owner == torch.tensor(heads, device=device)[:, None]
 
 
 def split_heads(stream: Tensor, heads: int) -> Tensor:

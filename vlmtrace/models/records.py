@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +50,13 @@ class Token(NamedTuple):
     role: str | None = None
 
 
+class Call(NamedTuple):
+    """What a layer was called with: the residual stream (batch, position, width), and everything else by name."""
+
+    hidden: Tensor
+    options: dict[str, Any]
+
+
 @dataclass
 class Trace:
     """What one run left behind.
@@ -58,11 +65,13 @@ class Trace:
         logits: (batch, vocabulary), float32, at the first answer position
         activations: by site, (batch, position, width)
         layer_inputs: by block, what enters layer 0: (batch, position, width)
+        calls: what each layer of a language model was called with (decoder-only models)
     """
 
     logits: Tensor
     activations: dict[Site, Tensor] = field(default_factory=dict)
     layer_inputs: dict[str, Tensor] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
 
     def __getitem__(self, site: tuple[str, str, int]) -> Tensor:
         return self.activations[Site(*site)]
@@ -84,7 +93,8 @@ class Patches:
 
     Attributes:
         modules, layers, heads: one entry a patch; head is None where the whole activation is patched
-        positions: (pair, patch), the position patched
+        positions: (pair, patch), the position patched; the first one where there are several
+        members: (pair, patch, length of the block) bool, all positions that a patch sets at once; None: one each
     """
 
     block: str
@@ -92,6 +102,7 @@ class Patches:
     layers: list[int]
     heads: list[int | None]
     positions: Tensor
+    members: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -103,7 +114,14 @@ class Patches:
             [self.layers[i] for i in chosen],
             [self.heads[i] for i in chosen],
             self.positions[:, list(chosen)],
+            None if self.members is None else self.members[:, list(chosen)],
         )
+
+    def of_pair(self, pair: int) -> Patches:
+        """The same patches of one pair of the group."""
+        one = slice(pair, pair + 1)
+        members = None if self.members is None else self.members[one]
+        return Patches(self.block, self.modules, self.layers, self.heads, self.positions[one], members)
 
 
 @dataclass(frozen=True)

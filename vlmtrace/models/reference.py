@@ -5,6 +5,8 @@ Slow, obvious, and the same for every family. The fast sweeps are held to it, by
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,12 +14,12 @@ from vlmtrace.models.base import VLM, HookPoint, Inputs, hooks
 from vlmtrace.models.records import Patches, Readout, Site, Trace
 
 
-def with_patch(corrupt: Tensor, clean: Tensor, position: int, head: int | None, n_heads: int) -> Tensor:
-    """The corrupt activation (1, position, width) with one position, or one head's slice of it, set to clean."""
+def with_patch(corrupt: Tensor, clean: Tensor, positions: list[int], head: int | None, n_heads: int) -> Tensor:
+    """The corrupt activation (1, position, width) with some positions, or one head's slice of them, set to clean."""
     width = corrupt.shape[-1] // n_heads
     columns = slice(None) if head is None else slice(head * width, (head + 1) * width)
     patched = corrupt.clone()
-    patched[:, position, columns] = clean[:, position, columns]
+    patched[:, positions, columns] = clean[:, positions, columns]
     return patched
 
 
@@ -36,12 +38,10 @@ def sweep(model: VLM, clean: Trace, inputs: Inputs, patches: Patches, answer_ids
     n_heads = model.blocks[patches.block].n_heads
     for i in range(len(patches)):
         site = Site(patches.block, patches.modules[i], patches.layers[i])
-        position, head = int(patches.positions[0, i]), patches.heads[i]
-
-        def patch(value: Tensor, site: Site = site, position: int = position, head: int | None = head) -> Tensor:
-            return with_patch(value, clean[site], position, head, n_heads)
-
-        with hooks([(model.hook_point(site), patch)]):
+        chosen = patches.positions[0, i : i + 1] if patches.members is None else patches.members[0, i].nonzero()[:, 0]
+        positions, head = chosen.tolist(), patches.heads[i]
+        patch = partial(with_patch, clean=clean[site], positions=positions, head=head, n_heads=n_heads)
+        with hooks([(model.hook_point(site), patch)], n_pairs=1):
             parts.append(Readout.of(model.answer_logits(inputs)[:, None], answer_ids))
     return Readout.cat(parts, dim=1)
 

@@ -122,7 +122,8 @@ def patch_grids(effects: pd.DataFrame, grid: tuple[int, int] | None = None) -> d
     """Effects on the image patches of one pair, by layer: (rows, columns).
 
     Args:
-        effects: rows of one pair and module of the vision encoder; patches have the token_role "image", row by row
+        effects: rows of one pair and module of the vision encoder; patches have the token_role "image", and stand row
+            by row unless their tokens ("row,column") say otherwise: some vision encoders see them in another order
         grid: rows and columns of patches; None: as many rows as columns
 
     Raises:
@@ -130,6 +131,9 @@ def patch_grids(effects: pd.DataFrame, grid: tuple[int, int] | None = None) -> d
     """
     patches = check_table(effects[effects["token_role"] == "image"], ["layer", "position"], "image patch")
     matrix = patches.pivot(index="layer", columns="position", values="patching_effect").sort_index()
+    if "token" in patches and patches["token"].str.fullmatch(r"\d+,\d+").all():
+        names = patches.drop_duplicates("position").set_index("position")["token"]
+        matrix = matrix[sorted(matrix.columns, key=lambda position: tuple(map(int, names[position].split(","))))]
     side = round(matrix.shape[1] ** 0.5)
     rows, columns = grid or (side, side)
     if rows * columns != matrix.shape[1]:

@@ -1,0 +1,82 @@
+"""Processors for still images: loaded with the model's own settings, whether or not torchvision is installed.
+
+Several families also read video, and transformers prepares video with torchvision only. Their processors therefore do
+not load without it, although images alone need nothing but Pillow. Here an empty place is put where the video's part
+belongs, for as long as the processor is built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from transformers import AutoProcessor
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import PushToHubMixin, is_num2words_available, is_torchvision_available
+
+from vlmtrace.errors import VlmtraceError
+
+
+class NoVideo(PushToHubMixin):
+    """Stands where a processor expects a video processor; asking it for a video raises."""
+
+    model_input_names: tuple[str, ...] = ()
+    num_frames = fps = None
+    _auto_class = None
+
+    def __call__(self, *_args: Any, **_options: Any) -> Any:
+        raise VlmtraceError("Videos are not supported, and preparing them needs torchvision: pass images.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {}
+
+
+@contextlib.contextmanager
+def without_video() -> Iterator[None]:
+    """While this is entered, processors are built without their video part; afterwards all is as it was."""
+    check = ProcessorMixin.check_argument_for_proper_class
+
+    def check_all_but_video(processor: ProcessorMixin, name: str, argument: Any) -> Any:
+        return type(argument) if isinstance(argument, NoVideo) else check(processor, name, argument)
+
+    def no_video(*_args: Any, **_options: Any) -> NoVideo:
+        return NoVideo()
+
+    auto = import_module("transformers.models.auto.video_processing_auto").AutoVideoProcessor
+    smolvlm = import_module("transformers.models.smolvlm.processing_smolvlm")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.object(ProcessorMixin, "check_argument_for_proper_class", check_all_but_video))
+        stack.enter_context(patch.object(auto, "from_pretrained", no_video))
+        if not is_num2words_available():
+            # SmolVLM spells the number of a video's frames with it, and refuses to be built where it is missing.
+            stack.enter_context(patch.object(smolvlm, "num2words", str))
+        yield
+
+
+def load_processor(path: str | Path) -> Any:
+    """The processor that `save_pretrained` wrote, for images and text.
+
+    Raises:
+        VlmtraceError: a package is missing that the processor needs for images too, or its tokenizer cannot tell
+            which characters a token stands for
+    """
+    try:
+        with contextlib.nullcontext() if is_torchvision_available() else without_video():
+            processor = AutoProcessor.from_pretrained(path)
+    except ImportError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise VlmtraceError(
+            f"The processor of {path} needs a package that is not installed ({lines[0]}): install it, for images "
+            "usually by pip install torchvision."
+        ) from error
+    tokenizer = getattr(processor, "tokenizer", None)
+    if not getattr(tokenizer, "is_fast", False):
+        raise VlmtraceError(
+            f"The tokenizer of {path} ({type(tokenizer).__name__}) does not say which characters a token stands for: "
+            "save it as a fast tokenizer (tokenizer.json)."
+        )
+    return processor
