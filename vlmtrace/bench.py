@@ -22,82 +22,27 @@ import click
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
-from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering, BlipProcessor
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from vlmtrace import bench_libraries
+from vlmtrace.bench_models import blip_vqa_base, long_llava, noise_pair
 from vlmtrace.corruption import run_inputs
 from vlmtrace.files import write_json
+from vlmtrace.groups import Positions
 from vlmtrace.models import VLM, Patches, Readout, bundled_models, load_model, reference
 from vlmtrace.patching import default_memory, patch_heads
 from vlmtrace.paths import DATA
 from vlmtrace.progress import progress
 
-QUESTION = "is this circle red or blue?"
 LARGE = "blip-vqa-base (random weights)"
+LONG = "llava of 600 positions (random weights)"
 
 #: Rows and columns of the matrices whose product tells what the machine can do.
 MATMUL_SIZE = 4096
 
 #: How often the sweep is timed, in turns with what it is compared to.
 TURNS = 3
-
-
-def blip_vqa_base(folder: Path, seed: int = 0) -> Path:
-    """A BLIP of blip-vqa-base's size with random weights, saved in `folder` with a processor; nothing is downloaded.
-
-    12 layers and 12 heads in each stack, 384 × 384 pixels in patches of 16, vocabulary 30,524 (the sizes of the
-    published checkpoint's configuration). Weights are drawn wide enough that patches change the answer.
-    """
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *"is this circle red or blue ? a b".split()]
-    words += [f"[unused{i}]" for i in range(30524 - len(words))]
-    vocabulary = folder / "words.txt"
-    vocabulary.write_text("\n".join(words))
-    text = dict(
-        vocab_size=len(words),
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        bos_token_id=words.index("[DEC]"),
-        sep_token_id=words.index("[SEP]"),
-        eos_token_id=words.index("[SEP]"),
-        pad_token_id=0,
-    )
-    torch.manual_seed(seed)
-    model = BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=dict(image_size=384, patch_size=16)))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" not in name.lower():
-                parameter.normal_(0, 0.02 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5)
-    model.save_pretrained(folder)
-    processor = BlipProcessor(
-        BlipImageProcessorPil(size={"height": 384, "width": 384}), BertTokenizer(vocab=str(vocabulary))
-    )
-    processor.save_pretrained(folder)
-    return folder
-
-
-def noise_pair(folder: Path, size: int = 384, seed: int = 0) -> pd.DataFrame:
-    """One pair of noise images with a question both models can read."""
-    generator = np.random.default_rng(seed)
-    for side in ("clean", "corrupt"):
-        Image.fromarray(generator.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / f"{side}.png")
-    return pd.DataFrame(
-        {
-            "sample_id": ["noise"],
-            "task": "bench",
-            "category": "noise",
-            "clean_image": str(folder / "clean.png"),
-            "corrupt_image": str(folder / "corrupt.png"),
-            "clean_prompt": QUESTION,
-            "corrupt_prompt": QUESTION,
-            "correct_answer": "red",
-            "incorrect_answer": "blue",
-            "correct_first": True,
-        }
-    )
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -145,11 +90,19 @@ def peak_memory(work: Callable[[], Any]) -> int:
     return int(max(np.cumsum(sizes), default=0))
 
 
-def bench_model(model: VLM, pair: pd.DataFrame, sampled: int, libraries: bool = True) -> dict[str, Any]:
-    """All figures of one model on one pair; every time is the median of several, taken in turns."""
+def bench_model(
+    model: VLM, pair: pd.DataFrame, sampled: int, positions: Positions = "all", libraries: bool = True
+) -> dict[str, Any]:
+    """All figures of one model on one pair; every time is the median of several, taken in turns.
+
+    Args:
+        sampled: how many of the sweep's patches are done by hooks
+        positions: where the heads that see the image are patched
+        libraries: whether other libraries do the same patches (they know cross-attention models)
+    """
 
     def sweep(memory_gb: float | None = None) -> pd.DataFrame:
-        return patch_heads(model, pair, modules=["cross_attention"], memory_gb=memory_gb)
+        return patch_heads(model, pair, modules=[model.image_module], positions=positions, memory_gb=memory_gb)
 
     ids = model.answer_ids(pair["correct_answer"], pair["incorrect_answer"])
     clean = model.trace(run_inputs(model, pair, "clean"))
@@ -183,6 +136,7 @@ def bench_model(model: VLM, pair: pd.DataFrame, sampled: int, libraries: bool = 
     quarter = sweep(memory / 4 / 2**30)
     figures: dict[str, Any] = {
         "patches": len(table),
+        "length": int(inputs["input_ids"].shape[1]),
         "seconds": median["sweep"],
         "operations": operations,
         "operations_per_second": operations / median["sweep"],
@@ -266,7 +220,10 @@ def render(results: dict[str, dict[str, Any]]) -> str:
 
 @click.command()
 @click.option(
-    "--size", type=click.Choice(["small", "large", "all"]), default="all", help="Bundled model, or base size."
+    "--size",
+    type=click.Choice(["small", "large", "long", "all"]),
+    default="all",
+    help="Bundled models, BLIP of base size, or LLaVA with a long sequence.",
 )
 @click.option("--sampled", default=12, show_default=True, help="Patches timed for the hooked reference.")
 @click.option("--out", type=click.Path(path_type=Path), default=DATA / "bench" / "patching.json")
@@ -276,11 +233,16 @@ def main(size: str, sampled: int, out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         pair = noise_pair(folder)
-        if size != "large":
+        if size in ("small", "all"):
             for name in bundled_models():
-                results[name] = bench_model(load_model(name), pair, sampled * 4)
-        if size != "small":
-            results[LARGE] = bench_model(load_model(blip_vqa_base(folder)), pair, sampled)
+                model = load_model(name)
+                crosses = model.image_module == "cross_attention"
+                results[name] = bench_model(model, pair, sampled * 4, libraries=crosses)
+        if size in ("large", "all"):
+            results[LARGE] = bench_model(load_model(blip_vqa_base(folder / "blip")), pair, sampled)
+        if size in ("long", "all"):
+            model = load_model(long_llava(folder / "llava"))
+            results[LONG] = bench_model(model, pair, sampled, positions=["correct"], libraries=False)
     print(render(results))
     machine = {
         "processor": platform.processor() or platform.machine(),
