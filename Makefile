@@ -6,7 +6,9 @@ MODEL   = tiny-blip
 TASKS   = rendered_states rendered_faces rendered_svo
 SAMPLES =
 SEED    = 0
-RUN     = default
+RUN     = $(if $(filter tiny-blip,$(MODEL)),default,$(notdir $(MODEL:/=)))
+# A run of another model that the report compares with; for tiny-llava, tiny-blip's is made where it is missing.
+BESIDE  = $(if $(filter tiny-llava,$(MODEL)),default)
 DEVICE  = cpu
 # Stages that run side by side; one where a GPU would have to hold a model for each.
 JOBS    = $(if $(filter cpu,$(DEVICE)),2,1)
@@ -18,10 +20,12 @@ SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
 # Values reach the recipes through the environment, so that no character in them can be misread by the shell.
-export MODEL TASKS SAMPLES SEED RUN DEVICE
+export MODEL TASKS SAMPLES SEED RUN DEVICE BESIDE
 
 # Side by side, stages share the cores: more threads than cores make small models many times slower.
+ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += --jobs=$(JOBS)
+endif
 THREADS   := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
 all: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),$(THREADS))
 
@@ -116,19 +120,26 @@ $(call tables,selected): $(FOLDER)/%/selected.parquet: notebooks/03_select_sampl
 	$(call run,$<,--task $*)
 
 $(call tables,module_patching): $(FOLDER)/%/module_patching.parquet: notebooks/04_module_patching.ipynb \
-        $(FOLDER)/%/selected.parquet $(call sources,patching groups) $(MODELS) $(call stamp,MODEL SEED) | check
+        $(FOLDER)/%/selected.parquet $(call sources,patching groups regions knockout) $(MODELS) $(call stamp,MODEL SEED) | check
 	$(call run,$<,--task $*)
 
 $(call tables,head_patching): $(FOLDER)/%/head_patching.parquet: notebooks/05_head_patching.ipynb \
-        $(FOLDER)/%/selected.parquet $(call sources,patching groups) $(MODELS) $(call stamp,MODEL SEED) | check
+        $(FOLDER)/%/selected.parquet $(call sources,patching groups regions) $(MODELS) $(call stamp,MODEL SEED) | check
 	$(call run,$<,--task $*)
 
 # One notebook writes both tables; make learns it from the grouped target (&:).
 CIRCUITS := $(FOLDER)/heads.parquet $(FOLDER)/universal_heads.parquet
 $(CIRCUITS) &: notebooks/06_circuit_analysis.ipynb $(call tables,selected) $(call tables,head_patching) \
-        $(call sources,circuits verification stats attention patching groups select plots) $(MODELS) \
+        $(call sources,circuits verification stats attention patching groups regions select plots) $(MODELS) \
         $(call stamp,MODEL SEED TASKS) | check
 	$(call run,$<,,-p tasks="$$TASKS")
 
-$(REPORT): $(call tables,module_patching) $(CIRCUITS) $(call sources,report) $(wildcard vlmtrace/templates/*) | check
-	$(eval WORKED := yes)@$(VLMTRACE) report --run "$$RUN"
+OTHER := $(if $(filter tiny-llava,$(MODEL)),$(if $(BESIDE),$(filter-out $(REPORT),data/runs/$(BESIDE)/report/index.html)))
+$(REPORT): $(call tables,module_patching) $(CIRCUITS) $(call sources,report compare) $(wildcard vlmtrace/templates/*) \
+        $(OTHER) | check
+	$(eval WORKED := yes)@$(VLMTRACE) report --run "$$RUN" --beside "$$BESIDE"
+
+ifneq ($(OTHER),)
+$(OTHER): FORCE | check
+	@$(MAKE) --no-print-directory all MODEL=tiny-blip RUN="$(BESIDE)" BESIDE=
+endif

@@ -290,8 +290,9 @@ def check_command(model: str, tasks: str, samples: str, seed: str, run_name: str
 
 @main.command("report")
 @click.option("--run", "run_name", default="default")
-def report_command(run_name: str) -> None:
+@click.option("--beside", default="", help="A run of another model to compare with.")
+def report_command(run_name: str, beside: str) -> None:
     """Draw data/runs/RUN/report/index.html from what the run's folder holds."""
     from vlmtrace.report import write_report
 
-    click.echo(f"Wrote {paths.relative(write_report(open_run(run_name)))}")
+    click.echo(f"Wrote {paths.relative(write_report(open_run(run_name), beside or None))}")

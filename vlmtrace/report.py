@@ -14,6 +14,7 @@ import jinja2
 import pandas as pd
 
 from vlmtrace.circuits import HEAD, universal_heads
+from vlmtrace.compare import compare, other_run
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.evaluate import accuracy_table
 from vlmtrace.files import write_atomically
@@ -27,9 +28,11 @@ SECTIONS = tuple(STAGES)
 Rows = list[dict[str, Any]]
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: Run, beside: str | None = None) -> Path:
     """Draw the report of a run from what its folder holds; stages that have not run are left out.
 
+    Args:
+        beside: the name of a run of another model to compare with, if it is there
     Returns:
         the path of index.html; the executed notebooks stand beside it as HTML
     Raises:
@@ -39,6 +42,7 @@ def write_report(run: Run) -> Path:
     if not record["stages"]:
         raise VlmtraceError(f"Run {run.name!r} has no finished stage to report: run its notebooks first (make all).")
     folder = run.folder / "report"
+    other = other_run(run, beside)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vlmtrace"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -50,6 +54,7 @@ def write_report(run: Run) -> Path:
         notebooks=list(notebook_pages(run, folder)),
         tables=list(table_sizes(run)),
         stages=stage_rows(record),
+        comparison=compare(run, other) if other else None,
         **findings(run, record),
     )
     with write_atomically(folder / "index.html") as temporary:

@@ -12,6 +12,7 @@ from vlmtrace.plots.attribution import attribution_scatter
 from vlmtrace.plots.circuits import faithfulness_curves, function_scores
 from vlmtrace.plots.effects import effect_heatmap, image_effect_map
 from vlmtrace.plots.heads import head_map, universal_head_table
+from vlmtrace.plots.interventions import knockout_effects, layer_profiles, region_effects
 from vlmtrace.plots.pairs import accuracy_by_category, pair_gallery, selection_counts
 from vlmtrace.plots.style import save_figure
 
@@ -25,7 +26,10 @@ __all__ = [
     "function_scores",
     "head_map",
     "image_effect_map",
+    "knockout_effects",
+    "layer_profiles",
     "pair_gallery",
+    "region_effects",
     "save_figure",
     "selection_counts",
     "universal_head_table",
