@@ -6,7 +6,7 @@ from vlmtrace.evaluate import accuracy_table, check_pairs, evaluate
 from vlmtrace.models import VLM, bundled_models, load_model
 from vlmtrace.patching import patch_head_sets, patch_heads, patch_modules
 from vlmtrace.select import select_samples, selection_table
-from vlmtrace.tasks import load_pairs
+from vlmtrace.tasks import load_pairs, load_questions, prepare_pairs
 
 __version__ = "0.1.0"
 
@@ -21,9 +21,11 @@ __all__ = [
     "evaluate",
     "load_model",
     "load_pairs",
+    "load_questions",
     "patch_head_sets",
     "patch_heads",
     "patch_modules",
+    "prepare_pairs",
     "ranking_agreement",
     "select_samples",
     "selection_table",
