@@ -167,8 +167,10 @@ def test_the_commonest_preposition_is_learned():
 def rows():
     """Rows of which some are usable, and one of every irregularity."""
     generator = np.random.default_rng(0)
-    subjects, verbs, objects = ("girl", "cat", "dog", "horse", "robot", "man"), "kick hold lift watch push".split(), (
-        "ball box kite cup guitar".split()
+    subjects, verbs, objects = (
+        ("girl", "cat", "dog", "horse", "robot", "man"),
+        "kick hold lift watch push".split(),
+        ("ball box kite cup guitar".split()),
     )
     found = []
     for i in range(30):

@@ -88,10 +88,9 @@ def load_model(
 
 
 def _locate(name: str) -> tuple[str, str | None]:
-    bundled = MODELS / name
-    if (bundled / "config.json").is_file():
-        check_files(bundled, name)
-        return str(bundled), None
+    if name in bundled_models():
+        check_files(MODELS / name, name)
+        return str(MODELS / name), None
     return locate(name, bundled_models())
 
 

@@ -43,8 +43,8 @@ def find_csv(root: Path, columns: tuple[str, ...], task: str, names: Mapping[str
     if len(found) == 1:
         return found[0]
     if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise VlmtraceError(f"{root} holds several tables for {task} ({names}): name the one that is meant as root.")
+        several = ", ".join(path.name for path in found)
+        raise VlmtraceError(f"{root} holds several tables for {task} ({several}): name the one that is meant as root.")
     raise VlmtraceError(f"{root} holds no CSV with the columns {', '.join(columns)}, which {task} needs.")
 
 
