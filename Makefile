@@ -2,25 +2,31 @@
 # Nothing but Python 3.11 or newer (with venv) and GNU make is needed before; `make help` lists what there is.
 
 # What a run is made of. Set them on the command line: make all TASKS="rendered_svo" SEED=1 RUN=other
-MODEL   = tiny-blip
-TASKS   = rendered_states rendered_faces rendered_svo
-SAMPLES =
-SEED    = 0
-RUN     = $(if $(filter tiny-blip,$(MODEL)),default,$(notdir $(MODEL:/=)))
+MODEL    = tiny-blip
+# Of a model on the hub: the branch, tag or commit that is used; empty: main.
+REVISION =
+TASKS    = rendered_states rendered_faces rendered_svo
+# Where a dataset lies (for tasks that need one; a folder in it named as the task goes first); empty: data/raw/<task>.
+ROOT     =
+# For the task folder: the question, with {a} and {b} in place of the options.
+QUESTION =
+SAMPLES  =
+SEED     = 0
+RUN      = $(if $(filter tiny-blip,$(MODEL)),default,$(firstword $(subst @, ,$(notdir $(MODEL:/=)))))
 # A run of another model that the report compares with; for tiny-llava, tiny-blip's is made where it is missing.
-BESIDE  = $(if $(filter tiny-llava,$(MODEL)),default)
-DEVICE  = cpu
+BESIDE   = $(if $(filter tiny-llava,$(MODEL)),default)
+DEVICE   = cpu
 # Stages that run side by side; one where a GPU would have to hold a model for each.
-JOBS    = $(if $(filter cpu,$(DEVICE)),2,1)
+JOBS     = $(if $(filter cpu,$(DEVICE)),2,1)
 # The Python that the environment in .venv is made with.
-PYTHON3 = python3
+PYTHON3  = python3
 
 SHELL         := /bin/bash
 .SHELLFLAGS   := -euo pipefail -c
 .DEFAULT_GOAL := help
 .SUFFIXES:
 # Values reach the recipes through the environment, so that no character in them can be misread by the shell.
-export MODEL TASKS SAMPLES SEED RUN DEVICE BESIDE
+export MODEL REVISION TASKS ROOT QUESTION SAMPLES SEED RUN DEVICE BESIDE
 
 # Side by side, stages share the cores: more threads than cores make small models many times slower.
 ifeq ($(MAKELEVEL),0)
@@ -69,8 +75,9 @@ help:  ## this list
 	@echo "make TARGET [NAME=VALUE ...]"
 	@sed -nE 's/^([a-z]+):.*  ## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 	@echo "Names of a run, with their values now:"
-	@printf '  %-9s %s\n' MODEL "$$MODEL" TASKS "$$TASKS" SAMPLES "$${SAMPLES:-(as in notebook 01)}" \
-	    SEED "$$SEED" RUN "$$RUN" DEVICE "$$DEVICE" JOBS "$(JOBS)"
+	@printf '  %-9s %s\n' MODEL "$$MODEL" REVISION "$${REVISION:-(main)}" TASKS "$$TASKS" \
+	    ROOT "$${ROOT:-(data/raw/<task>)}" QUESTION "$${QUESTION:-(as in notebook 01)}" \
+	    SAMPLES "$${SAMPLES:-(as in notebook 01)}" SEED "$$SEED" RUN "$$RUN" DEVICE "$$DEVICE" JOBS "$(JOBS)"
 
 # Installation ---------------------------------------------------------------------------------------------------
 
@@ -87,9 +94,10 @@ STAMPS := $(FOLDER)/.parameters
 stamp   = $(addprefix $(STAMPS)/,$(1))
 
 check: $(INSTALLED)
-	@$(VLMTRACE) check --model "$$MODEL" --tasks "$$TASKS" --samples "$$SAMPLES" --seed "$$SEED" --run "$$RUN"
+	@$(VLMTRACE) check --model "$$MODEL" --revision "$$REVISION" --tasks "$$TASKS" --root "$$ROOT" \
+	    --question "$$QUESTION" --samples "$$SAMPLES" --seed "$$SEED" --run "$$RUN"
 
-$(STAMPS)/MODEL $(STAMPS)/TASKS $(STAMPS)/SAMPLES $(STAMPS)/SEED: FORCE | check
+$(call stamp,MODEL REVISION TASKS ROOT QUESTION SAMPLES SEED): FORCE | check
 	@mkdir -p "$(@D)"
 	@[[ -f "$@" && "$$(cat "$@")" == "$$$(@F)" ]] || printf '%s\n' "$$$(@F)" > "$@"
 
@@ -105,33 +113,34 @@ MODELS  := $(call sources,models tokens corruption metrics) $(WEIGHTS)
 tables   = $(TASKS:%=$(FOLDER)/%/$(1).parquet)
 # $(call run,NOTEBOOK,TASK option,further parameters)
 run      = $(eval WORKED := yes)@$(VLMTRACE) run $(1) --run "$$RUN" $(2) \
-           -p model="$$MODEL" -p seed="$$SEED" -p device="$$DEVICE" $(3)
+           -p model="$$MODEL$${REVISION:+@$$REVISION}" -p seed="$$SEED" -p device="$$DEVICE" $(3)
 
 $(call tables,pairs): $(FOLDER)/%/pairs.parquet: notebooks/01_preprocess.ipynb $(call sources,tasks evaluate) $(MODELS) \
-        $(call stamp,MODEL SEED SAMPLES) | check
-	$(call run,$<,--task $*,-p samples="$$SAMPLES")
+        $(call stamp,MODEL REVISION SEED SAMPLES) $(if $(filter-out rendered_%,$(TASKS)),$(call stamp,ROOT QUESTION)) | check
+	$(call run,$<,--task $*,-p samples="$$SAMPLES" $(if $(filter rendered_%,$*),,-p root="$$ROOT") \
+	    $(if $(filter folder,$*),-p question="$$QUESTION"))
 
 $(call tables,evaluated): $(FOLDER)/%/evaluated.parquet: notebooks/02_evaluate.ipynb $(FOLDER)/%/pairs.parquet \
-        $(call sources,evaluate) $(MODELS) $(call stamp,MODEL SEED) | check
+        $(call sources,evaluate) $(MODELS) $(call stamp,MODEL REVISION SEED) | check
 	$(call run,$<,--task $*)
 
 $(call tables,selected): $(FOLDER)/%/selected.parquet: notebooks/03_select_samples.ipynb \
-        $(FOLDER)/%/evaluated.parquet $(call sources,select) $(call stamp,MODEL SEED) | check
+        $(FOLDER)/%/evaluated.parquet $(call sources,select) $(call stamp,MODEL REVISION SEED) | check
 	$(call run,$<,--task $*)
 
 $(call tables,module_patching): $(FOLDER)/%/module_patching.parquet: notebooks/04_module_patching.ipynb \
-        $(FOLDER)/%/selected.parquet $(call sources,patching groups regions knockout) $(MODELS) $(call stamp,MODEL SEED) | check
+        $(FOLDER)/%/selected.parquet $(call sources,patching groups regions knockout) $(MODELS) $(call stamp,MODEL REVISION SEED) | check
 	$(call run,$<,--task $*)
 
 $(call tables,head_patching): $(FOLDER)/%/head_patching.parquet: notebooks/05_head_patching.ipynb \
-        $(FOLDER)/%/selected.parquet $(call sources,patching groups regions) $(MODELS) $(call stamp,MODEL SEED) | check
+        $(FOLDER)/%/selected.parquet $(call sources,patching groups regions) $(MODELS) $(call stamp,MODEL REVISION SEED) | check
 	$(call run,$<,--task $*)
 
 # One notebook writes both tables; make learns it from the grouped target (&:).
 CIRCUITS := $(FOLDER)/heads.parquet $(FOLDER)/universal_heads.parquet
 $(CIRCUITS) &: notebooks/06_circuit_analysis.ipynb $(call tables,selected) $(call tables,head_patching) \
         $(call sources,circuits verification stats attention patching groups regions select plots) $(MODELS) \
-        $(call stamp,MODEL SEED TASKS) | check
+        $(call stamp,MODEL REVISION SEED TASKS) | check
 	$(call run,$<,,-p tasks="$$TASKS")
 
 OTHER := $(if $(filter tiny-llava,$(MODEL)),$(if $(BESIDE),$(filter-out $(REPORT),data/runs/$(BESIDE)/report/index.html)))

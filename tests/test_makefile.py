@@ -103,8 +103,16 @@ def test_parameters_reach_the_notebooks(folder):
     make(folder, "SEED=3", "RUN=x", "SAMPLES=9", "DEVICE=cuda:0", "MODEL=some/model", tasks="a b")
     calls = (folder / "arguments").read_text().splitlines()
     shared = "-p model=some/model -p seed=3 -p device=cuda:0"
-    assert calls[0] == f"run notebooks/01_preprocess.ipynb --run x --task a {shared} -p samples=9"
+    assert calls[0] == f"run notebooks/01_preprocess.ipynb --run x --task a {shared} -p samples=9 -p root="
     assert calls[-1] == f"run notebooks/06_circuit_analysis.ipynb --run x {shared} -p tasks=a b"
+
+
+def test_a_place_a_question_and_a_revision_reach_what_needs_them(folder):
+    make(folder, "ROOT=/my data", "QUESTION=Is this {a} or {b}?", "REVISION=v1", tasks="folder rendered_svo")
+    first = [call for call in (folder / "arguments").read_text().splitlines() if "01_preprocess" in call]
+    assert first[0].endswith("-p samples= -p root=/my data -p question=Is this {a} or {b}?")
+    assert first[1].endswith("-p samples="), "the rendered world asks for no place"
+    assert all("-p model=tiny-blip@v1 " in call for call in (folder / "arguments").read_text().splitlines())
 
 
 @pytest.mark.parametrize(
@@ -113,6 +121,8 @@ def test_parameters_reach_the_notebooks(folder):
         ("SEED=1", [*ONE_TASK, "06", "report"]),
         ("MODEL=other/model", [*ONE_TASK, "06", "report"]),
         ("SAMPLES=5", [*ONE_TASK, "06", "report"]),
+        ("REVISION=v1", [*ONE_TASK, "06", "report"]),
+        ("ROOT=elsewhere", [*ONE_TASK, "06", "report"]),
         ("DEVICE=cuda", []),
     ],
 )

@@ -7,7 +7,7 @@ from vlmtrace.knockout import knock_out_attention, replace_image_tokens
 from vlmtrace.models import VLM, bundled_models, load_model
 from vlmtrace.patching import patch_head_sets, patch_heads, patch_modules, patch_regions
 from vlmtrace.select import select_samples, selection_table
-from vlmtrace.tasks import load_pairs
+from vlmtrace.tasks import load_pairs, load_questions, prepare_pairs
 
 __version__ = "0.1.0"
 
@@ -23,10 +23,12 @@ __all__ = [
     "knock_out_attention",
     "load_model",
     "load_pairs",
+    "load_questions",
     "patch_head_sets",
     "patch_heads",
     "patch_modules",
     "patch_regions",
+    "prepare_pairs",
     "ranking_agreement",
     "replace_image_tokens",
     "select_samples",

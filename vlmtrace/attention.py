@@ -82,6 +82,11 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.
     return pd.concat([tables[row] for row in range(len(pairs))], ignore_index=True)
 
 
+def has_masks(pairs: pd.DataFrame) -> bool:
+    """Whether any pair tells where the object is that its question asks about; photographs seldom do."""
+    return MASKS["object"] in pairs and bool(pairs[MASKS["object"]].notna().any())
+
+
 def outlier_patches(norms: stats.Array) -> stats.Array:
     """Which patches of an image are outliers by the norm of their embedding.
 

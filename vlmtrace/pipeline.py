@@ -205,10 +205,13 @@ def explain(error: Any, label: str, failed: Path) -> Exception:
 # Names ---------------------------------------------------------------------------------------------------------
 
 
-def check_model(name: str) -> None:
+def check_model(name: str, revision: str = "") -> None:
     """Raise a sentence if no such model can exist: neither bundled, nor a directory, nor like a hub id."""
     bundled = sorted(path.parent.name for path in paths.MODELS.glob("*/config.json"))
-    if name in bundled or re.fullmatch(r"[\w.-]+/[\w.-]+", name) or (Path(name) / "config.json").is_file():
+    is_local = name in bundled or any((Path(name) / holds).exists() for holds in ("config.json", "snapshots"))
+    if is_local and revision:
+        raise VlmtraceError(f"REVISION={revision} is for models on the hub: {name} is on this machine, as it is.")
+    if is_local or re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name):
         return
     raise VlmtraceError(
         f"Unknown model {name!r}: choose a bundled one ({', '.join(bundled) or 'none is there: run make model'}), "
@@ -225,6 +228,19 @@ def check_tasks(names: list[str]) -> None:
         one_of(name, TASKS, "task")
     if len(set(names)) < len(names):
         raise VlmtraceError(f"TASKS names a task twice: {' '.join(names)}.")
+
+
+def check_data(tasks: list[str], root: str, question: str) -> None:
+    """Raise a sentence if a task's data are not there, or ROOT or QUESTION is given for nothing."""
+    from vlmtrace.tasks import ROOTED, find_root
+
+    rooted = [name for name in tasks if name in ROOTED]
+    if root and not rooted:
+        raise VlmtraceError(f"ROOT={root} is for {', '.join(ROOTED)}: {' '.join(tasks)} needs none.")
+    if question and "folder" not in tasks:
+        raise VlmtraceError(f"QUESTION={question} is for the task folder, which TASKS={' '.join(tasks)} lacks.")
+    for name in rooted:
+        find_root(name, root)
 
 
 def check_number(name: str, text: str, least: int) -> None:
@@ -274,15 +290,21 @@ def run_command(notebook: Path, run_name: str, task: str, parameters: tuple[str,
 
 @main.command("check")
 @click.option("--model", required=True)
+@click.option("--revision", default="", help="Branch, tag or commit of a model on the hub.")
 @click.option("--tasks", required=True, help="Separated by blanks.")
+@click.option("--root", default="", help="Where a dataset lies.")
+@click.option("--question", default="", help="For the task folder.")
 @click.option("--samples", default="")
 @click.option("--seed", default="0")
 @click.option("--run", "run_name", default="default")
-def check_command(model: str, tasks: str, samples: str, seed: str, run_name: str) -> None:
+def check_command(
+    model: str, revision: str, tasks: str, root: str, question: str, samples: str, seed: str, run_name: str
+) -> None:
     """Say in one sentence what is wrong with the parameters of a run, before anything is computed."""
     open_run(run_name)
-    check_model(model)
+    check_model(model, revision)
     check_tasks(tasks.split())
+    check_data(tasks.split(), root, question)
     check_number("SEED", seed, 0)
     if samples:
         check_number("SAMPLES", samples, 1)

@@ -279,7 +279,7 @@ def stage_rows(record: dict[str, Any]) -> Rows:
             "parameters": {
                 name: value
                 for name, value in entry["parameters"].items()
-                if name not in ("model", "fingerprint") and value is not None
+                if name not in ("model", "fingerprint") and value not in (None, "")
             },
         }
         for key, entry in order

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 #: The stages in the order of the road, and what each writes.
 STAGES = {
-    "01_preprocess": ("pairs",),
+    "01_preprocess": ("pairs", "filters", "set_aside"),
     "02_evaluate": ("evaluated",),
     "03_select_samples": ("selected",),
     "04_module_patching": ("module_patching",),
@@ -121,9 +121,12 @@ class Stage:
         self.parameters = dict(parameters)
         if model is not None:
             self.parameters |= {"model": model.name, "fingerprint": model.fingerprint()}
+            if model.revision is not None:
+                self.parameters["revision"] = model.revision
         self.started = time.monotonic()
         self.reads: dict[str, str] = {}
         self.figures: list[dict[str, str]] = []
+        self.facts: dict[str, Any] = {}
         self.parts_folder = run.folder / ".parts" / self.key.replace("/", "-")
 
     def read(self, table: str, task: str | None = None) -> pd.DataFrame:
@@ -138,6 +141,10 @@ class Stage:
         self._check_upstream(path)
         self.reads[self._name(path)] = file_digest(path)
         return found
+
+    def note(self, **facts: Any) -> None:
+        """Record something else about this stage in run.json, such as the source of its data."""
+        self.facts |= plain(facts)
 
     def figure(self, figure: Figure, name: str, caption: str = "") -> Figure:
         """Save a figure as PNG and PDF under the run's figures, and hand it back to be shown.
@@ -207,6 +214,7 @@ class Stage:
             "reads": self.reads,
             "writes": dict(writes),
             "figures": self.figures,
+            **self.facts,
             "seconds": seconds,
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": versions(),

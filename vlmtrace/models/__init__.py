@@ -16,6 +16,7 @@ from vlmtrace.models.decoder import Decoder
 from vlmtrace.models.families import PARTS, why_refused
 from vlmtrace.models.processors import load_processor
 from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
+from vlmtrace.models.snapshots import check_files, locate
 from vlmtrace.paths import MODELS
 
 __all__ = [
@@ -67,20 +68,24 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
 
 
-def load_model(name_or_path: str | Path, device: str = "cpu", dtype: str = "float32") -> VLM:
+def load_model(
+    name_or_path: str | Path, device: str = "cpu", dtype: str = "float32", revision: str | None = None
+) -> VLM:
     """Load a vision-language model and check that patching it gives exact numbers.
 
     Args:
         name_or_path: a bundled model's name, a directory written by `save_pretrained` (model and processor), or a
-            model id on the Hugging Face hub
+            model id on the Hugging Face hub (id@revision pins it)
         device: a torch device, e.g. "cpu", "cuda", "cuda:1", "mps"
         dtype: "float32", or on accelerators "bfloat16" or "float16"; metrics are computed in float32 in any case
+        revision: branch, tag or commit of a model on the hub; the commit that was loaded is `VLM.revision`
     Raises:
         VlmtraceError: there is no such model, its family is not supported, its layers do not do what the family's are
             known to do, or the device does not exist.
     """
     one_of(dtype, DTYPES, "dtype")
-    path = _locate(str(name_or_path))
+    name_or_path = f"{name_or_path}@{revision}" if revision else name_or_path
+    path, commit = _locate(str(name_or_path))
     where = torch_device(device)
     if where.type == "cpu" and dtype != "float32":
         raise VlmtraceError(f"dtype {dtype} is for accelerators: on the CPU use float32.")
@@ -100,16 +105,15 @@ def load_model(name_or_path: str | Path, device: str = "cpu", dtype: str = "floa
         ) from error
     model = family.face(str(name_or_path), hf.to(where), processor)
     self_check(model)
+    model.revision = commit
     return model
 
 
-def _locate(name: str) -> str:
-    bundled = MODELS / name
-    if (bundled / "config.json").is_file():
-        return str(bundled)
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise VlmtraceError(f"The directory {name} holds no config.json: give one written by save_pretrained.")
-    return name
+def _locate(name: str) -> tuple[str, str | None]:
+    if name in bundled_models():
+        check_files(MODELS / name, name)
+        return str(MODELS / name), None
+    return locate(name, bundled_models())
 
 
 def _family(config: Any, name: str) -> Family:

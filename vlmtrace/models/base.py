@@ -38,6 +38,7 @@ class VLM(ABC):
 
     Attributes:
         name: as given to `load_model`
+        revision: the commit on the hub that the files are of, where that is known
         hf: the transformers model, in evaluation mode
         blocks: the stacks of layers, by name, in the order in which information flows
         answer_block: the block whose last layer is read out for the answer
@@ -49,6 +50,7 @@ class VLM(ABC):
     """
 
     name: str
+    revision: str | None = None
     hf: Any
     processor: Any
     tokenizer: Any

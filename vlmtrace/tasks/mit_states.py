@@ -1,0 +1,116 @@
+"""MIT-States: photographs in folders named "adjective noun". The corrupt image shows the same noun in another state.
+
+Adjectives are grouped as NOTICE groups them, into color, shape and texture, so that a question offers two values of
+one kind: Is this apple ripe or burnt? Which adjective belongs to which group is this project's reading of the dataset's
+list; plain words such as red or striped, which it lacks, are there for one's own folders in this layout.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vlmtrace.tasks.filters import Filters
+from vlmtrace.tasks.labelled import NAMED, images_below, labelled_pairs
+from vlmtrace.tasks.replacement import CountTokens, Replacer, mutual
+from vlmtrace.tasks.sources import SOURCES
+
+TASK = "mit_states"
+SOURCE = SOURCES[TASK]
+
+#: Category → its adjectives. What says how something looks on the surface is texture, which parts and outline it has
+#: is shape, what shade it has is color.
+ADJECTIVES: dict[str, tuple[str, ...]] = {
+    "color": tuple(
+        (
+            "bright browned burnt caramelized clear cloudy dark dull foggy mossy murky painted ripe rusty sunny "
+            "unpainted unripe verdant red orange yellow green blue purple pink brown black white gray"
+        ).split()
+    ),
+    "shape": tuple(
+        (
+            "bent blunt broken chipped closed coiled cored cracked crushed curved cut deflated dented diced empty "
+            "filled folded full huge inflated large loose narrow open peeled pierced pointed ripped sharp shattered "
+            "short sliced small splintered straight tall thick thin tight tiny toppled torn wide winding round "
+            "square hollow"
+        ).split()
+    ),
+    "texture": tuple(
+        (
+            "brushed creased crinkled crumpled damp dirty draped dry engraved eroded frayed frozen grimy mashed "
+            "melted moldy molten muddy pressed pureed rough ruffled runny scratched shiny smooth thawed viscous "
+            "weathered wet whipped wilted windblown worn wrinkled plain striped dotted spotted checkered zigzag "
+            "furry"
+        ).split()
+    ),
+}
+CATEGORY = {adjective: category for category, adjectives in ADJECTIVES.items() for adjective in adjectives}
+
+#: Words that the same photograph may be described by. They are never each other's alternative nor replacement.
+SYNONYMS = mutual(
+    [
+        ("bright", "sunny"),
+        ("burnt", "browned", "caramelized"),
+        ("cloudy", "foggy", "murky"),
+        ("dark", "dull", "murky", "black"),
+        ("green", "verdant", "mossy", "unripe"),
+        ("rusty", "brown", "browned"),
+        ("bent", "curved", "coiled", "winding", "folded"),
+        ("broken", "chipped", "cracked", "shattered", "splintered", "crushed", "dented"),
+        ("torn", "ripped", "cut"),
+        ("cut", "sliced", "diced", "peeled", "cored"),
+        ("empty", "deflated", "hollow"),
+        ("full", "filled", "inflated"),
+        ("huge", "large", "tall", "wide", "thick"),
+        ("small", "tiny", "short", "thin", "narrow"),
+        ("sharp", "pointed"),
+        ("open", "loose"),
+        ("closed", "tight"),
+        ("damp", "wet", "runny"),
+        ("dirty", "grimy", "muddy", "moldy"),
+        ("creased", "crinkled", "crumpled", "ruffled", "wrinkled", "draped"),
+        ("eroded", "weathered", "worn", "frayed", "wilted", "windblown", "scratched"),
+        ("mashed", "pureed", "whipped", "pressed"),
+        ("melted", "molten", "thawed", "runny", "viscous"),
+        ("smooth", "shiny", "brushed", "plain"),
+        ("dotted", "spotted"),
+    ]
+)
+
+
+def prepare(root: Path, n: int, seed: int, model: Any | CountTokens | None, filters: Filters) -> pd.DataFrame:
+    """Up to n pairs from the folders in root; the filters tell what became of every image.
+
+    Raises:
+        VlmtraceError: root holds no folders of images, or no pair comes of them
+    """
+    images = images_below(_images_folder(root), TASK)
+    words = images["folder"].str.replace("_", " ").str.split(n=1)
+    images = images.assign(label=words.str[0].str.lower(), group=words.str[1].fillna("").str.lower())
+    named = [
+        None if noun and adjective != "adj" else f"the folder {folder!r} is not named 'adjective noun'"
+        for folder, adjective, noun in images[["folder", "label", "group"]].itertuples(index=False, name=None)
+    ]
+    images = filters.keep(NAMED, images, named, "images")
+    listed = [None if label in CATEGORY else f"{label!r} is in no category" for label in images["label"]]
+    images = filters.keep("adjective belongs to a category", images, listed, "images")
+    images = images.assign(category=images["label"].map(CATEGORY), kind=images["label"].map(CATEGORY))
+    return labelled_pairs(
+        TASK,
+        images,
+        filters,
+        n=n,
+        seed=seed,
+        replacer=Replacer(model, SYNONYMS),
+        prompt=lambda candidate, options: f"Is this {candidate['group']} {options[0]} or {options[1]}?",
+        pools=lambda candidate, _: [(ADJECTIVES[candidate["category"]],) * 2],
+        further=lambda candidate, *_: {"noun": candidate["group"]},
+    )
+
+
+def _images_folder(root: Path) -> Path:
+    """The folder of folders: root itself, or where the dataset's archive has it."""
+    inside = (root / name for name in ("release_dataset/images", "images"))
+    return next((folder for folder in inside if folder.is_dir()), root)
