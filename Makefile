@@ -56,8 +56,9 @@ lint: $(INSTALLED)  ## style and types
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab --notebook-dir=. notebooks
 
-model: $(INSTALLED)  ## train the bundled model again from nothing (minutes to an hour; overwrites data/models/tiny-blip)
+model: $(INSTALLED)  ## train the bundled models again from nothing (an hour each on two cores; overwrites data/models)
 	$(PYTHON) -m vlmtrace.training tiny-blip
+	$(PYTHON) -m vlmtrace.training tiny-llava
 
 bench: .venv/.bench  ## how fast the exact sweep is, against hooks, the published procedure and two libraries
 	$(PYTHON) -m vlmtrace.bench

@@ -9,7 +9,7 @@ what it does with what it reads is told by patching it (`vlmtrace.circuits`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ import torch
 
 from vlmtrace import stats
 from vlmtrace.circuits import HEAD
-from vlmtrace.corruption import run_inputs
+from vlmtrace.corruption import equal_length_batches, run_inputs
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.models import VLM, Inputs, Site
 from vlmtrace.models.base import inputs_of_pair
@@ -58,7 +58,8 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.
     block, module = model.head_block, model.image_module
     pairs = _with_masks(pairs)
     tables: dict[int, pd.DataFrame] = {}
-    for rows in progress(list(_batches(model, pairs, batch_size)), f"attention of {len(pairs)} pairs"):
+    batches = equal_length_batches(model, pairs["clean_prompt"], batch_size, pairs["clean_image"])
+    for rows in progress(batches, f"attention of {len(pairs)} pairs"):
         batch = pairs.iloc[rows]
         inputs = run_inputs(model, batch, "clean")
         attended = model.attention(inputs, block.name, module).double().cpu().numpy()
@@ -211,14 +212,6 @@ def _with_masks(pairs: pd.DataFrame) -> pd.DataFrame:
         missing = len(pairs) - len(usable)
         warnings.warn(f"{missing} of {len(pairs)} pairs have no object mask and are left out.", stacklevel=3)
     return usable
-
-
-def _batches(model: VLM, pairs: pd.DataFrame, batch_size: int) -> Iterator[list[int]]:
-    """Rows of pairs whose prompts have equally many tokens, so that no batch is padded."""
-    lengths = pairs["clean_prompt"].map(model.count_tokens)
-    for _, rows in sorted(pairs.groupby(lengths.to_numpy()).indices.items()):
-        for start in range(0, len(rows), batch_size):
-            yield rows[start : start + batch_size].tolist()
 
 
 def _regions(pair: dict, boxes: stats.Array, norms: stats.Array) -> stats.Array:

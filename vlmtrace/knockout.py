@@ -150,7 +150,7 @@ def mean_image_token(model: VLM, pairs: pd.DataFrame, batch: int = 32) -> Tensor
     """The mean over all image positions of the clean images of some pairs: (width,)."""
     total, n = torch.zeros(()), 0
     with torch.no_grad():
-        batches = equal_length_batches(model, pairs["clean_prompt"], batch)
+        batches = equal_length_batches(model, pairs["clean_prompt"], batch, pairs["clean_image"])
         for rows in progress(batches, f"mean image token of {len(pairs)} images"):
             inputs = run_inputs(model, pairs.iloc[rows], "clean")
             kept = model.image_embeddings(inputs).float().flatten(0, 1)
