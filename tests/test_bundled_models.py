@@ -1,45 +1,40 @@
-"""The bundled model, loaded as anybody would load it, on freshly rendered pairs that it was not trained on."""
+"""The bundled models, loaded as anybody would load them, on freshly rendered pairs that they were not trained on."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, BlipForQuestionAnswering
 
+import vlmtrace as vt
+from vlmtrace.corruption import equal_length_batches
 from vlmtrace.paths import MODELS
 from vlmtrace.tasks.rendered import OPTIONS, TASKS, load, open_questions, pairs
-from vlmtrace.training.blip import answer_logits, embed_images, encode_answer, encode_prompt
+from vlmtrace.training import blip, llava
+from vlmtrace.training.data import sentences
+from vlmtrace.training.score import score_text
 
-FOLDER = MODELS / "tiny-blip"
 SEED = 20261
 N = {"rendered_states": 360, "rendered_faces": 336, "rendered_svo": 360}
+STUDENTS = {"tiny-blip": blip, "tiny-llava": llava}
 
 
-@pytest.fixture(scope="module")
-def model():
-    return BlipForQuestionAnswering.from_pretrained(FOLDER).eval()
+@pytest.fixture(scope="module", params=STUDENTS)
+def model(request):
+    return vt.load_model(request.param)
 
 
-@pytest.fixture(scope="module")
-def processor():
-    return AutoProcessor.from_pretrained(FOLDER)
-
-
-def _generate(model, processor, images, prompts) -> list[str]:
-    """Greedy answers; prompts of equal length go together, since padding would be attended to."""
-    lengths = pd.Series([len(processor.tokenizer(prompt).input_ids) for prompt in prompts])
-    answers = pd.Series(index=lengths.index, dtype=object)
-    for rows in lengths.groupby(lengths).groups.values():
-        opened = [Image.open(images[row]).convert("RGB") for row in rows]
-        inputs = processor(images=opened, text=[prompts[row] for row in rows], return_tensors="pt")
-        ids = model.generate(**inputs, max_new_tokens=6)
-        answers[rows] = processor.batch_decode(ids, skip_special_tokens=True)
+def _generate(model, images, prompts) -> list[str]:
+    """Greedy answers."""
+    answers = pd.Series(index=range(len(prompts)), dtype=object)
+    for rows in equal_length_batches(model, prompts, 64):
+        texts = [model.prompt_text(prompts[row]) for row in rows]
+        answers[rows] = model.generate(model.encode([images[row] for row in rows], texts))
     return answers.tolist()
 
 
 @pytest.fixture(scope="module")
-def answered(model, processor, tmp_path_factory):
+def answered(model, tmp_path_factory):
     """Pairs of all tasks with the answers to the clean image, the corrupt image, and the corrupt prompt."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairs, "RAW", tmp_path_factory.mktemp("raw"))
@@ -47,9 +42,9 @@ def answered(model, processor, tmp_path_factory):
     images, corrupt_images = table.clean_image.tolist(), table.corrupt_image.tolist()
     prompts, corrupt_prompts = table.clean_prompt.tolist(), table.corrupt_prompt.tolist()
     return table.assign(
-        clean_right=np.array(_generate(model, processor, images, prompts)) == table.correct_answer,
-        corrupt_right=np.array(_generate(model, processor, corrupt_images, prompts)) == table.incorrect_answer,
-        text_changed=np.array(_generate(model, processor, images, corrupt_prompts)) != table.correct_answer,
+        clean_right=np.array(_generate(model, images, prompts)) == table.correct_answer,
+        corrupt_right=np.array(_generate(model, corrupt_images, prompts)) == table.incorrect_answer,
+        text_changed=np.array(_generate(model, images, corrupt_prompts)) != table.correct_answer,
     ).assign(both_right=lambda t: t.clean_right & t.corrupt_right)
 
 
@@ -89,11 +84,11 @@ def test_combinations_never_seen_in_training_are_answered_too(answered):
     assert unseen.min() >= 0.85, unseen.to_dict()
 
 
-def test_open_questions_about_colors(model, processor, monkeypatch, tmp_path):
+def test_open_questions_about_colors(model, monkeypatch, tmp_path):
     monkeypatch.setattr(pairs, "RAW", tmp_path)
     table = open_questions(120, SEED)
     table["right"] = (
-        np.array(_generate(model, processor, table.image.tolist(), table.question.tolist())) == table.answer
+        np.array(_generate(model, table.image.tolist(), table.question.tolist())) == table.answer
     )
     right = table.groupby("kind").right.mean()
     chance = {"color": 0.1, "count": 0.25, "location": 0.25}
@@ -101,32 +96,44 @@ def test_open_questions_about_colors(model, processor, monkeypatch, tmp_path):
         assert share >= chance[kind] + 0.2, f"{kind}: {share:.0%} right, which is near chance"
 
 
-def test_the_training_forward_pass_is_the_models_own(model, processor):
+def test_the_training_forward_pass_is_the_models_own(model):
+    student = STUDENTS[model.name]
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (1, 96, 96, 3), dtype=np.uint8))
-    prompt, answer = "Is the girl kicking the umbrella or the box?", "umbrella"
-    inputs = processor(images=Image.fromarray(pixels[0].numpy()), text=prompt, return_tensors="pt")
+    # Two questions on one image, padded to the common length.
+    asked = ["Is this person feeling sad or happy?", "Is the girl kicking the umbrella or the box?"]
     with torch.no_grad():
-        decoder_ids = torch.tensor([encode_answer(answer)[:-1]])
-        embeds = model.vision_model(inputs["pixel_values"]).last_hidden_state
-        question = model.text_encoder(inputs["input_ids"], encoder_hidden_states=embeds).last_hidden_state
-        own = model.text_decoder(decoder_ids, encoder_hidden_states=question).logits
-        # Two questions on one image, the second one padded to the common length.
-        prompts = torch.tensor([[encode_prompt("Is this person feeling sad or happy?"), encode_prompt(prompt)]])
-        answers = torch.tensor([[encode_answer("sad"), encode_answer(answer)]])
-        shared = answer_logits(model, embed_images(model, pixels), prompts, answers)[0, 1]
-    assert (own[0] - shared).abs().max() < 1e-4
+        prompts = torch.tensor([[student.encode_prompt(prompt) for prompt in asked]])
+        answers = torch.tensor([[student.encode_answer("sad"), student.encode_answer("umbrella")]])
+        embeds = student.embed_images(model.hf, pixels)
+        shared = student.answer_logits(model.hf, embeds, prompts, answers)[0, :, 0]
+        image = Image.fromarray(pixels[0].numpy())
+        own = [model.answer_logits(model.encode([image], [model.prompt_text(prompt)]))[0] for prompt in asked]
+    assert (torch.stack(own) - shared).abs().max() < 1e-4
 
 
-def test_the_files_are_few_and_small():
-    files = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
+def test_tiny_llava_answers_from_sentences_too():
+    model = vt.load_model("tiny-llava").hf
+    right = score_text(llava, model, 400, SEED)
+    assert right is not None and right >= 0.95, f"{right:.1%} of questions about sentences right"
+
+
+def test_sentences_tell_what_the_picture_shows():
+    scene = pairs.sample("rendered_svo", 0, 0, "train").clean
+    assert sentences(scene, "verb") == f"The {scene.subject} is {scene.verb} the {scene.object}."
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_files_are_few_and_small(name):
+    files = {path.name: path.stat().st_size for path in (MODELS / name).iterdir()}
     assert sum(files.values()) < 20e6, files
     assert {"model.safetensors", "config.json", "processor_config.json", "tokenizer.json", "README.md"} <= set(files)
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
 
 
-def test_the_card_holds_what_it_should():
-    card = (FOLDER / "README.md").read_text()
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_card_holds_what_it_should(name):
+    card = (MODELS / name / "README.md").read_text()
     for category in ("color", "shape", "texture", "subject", "verb", "object", *OPTIONS["rendered_faces"]):
         assert f"| {category} |" in card, f"the model card does not give the accuracy of {category}"
-    assert "python -m vlmtrace.training tiny-blip" in card
+    assert f"python -m vlmtrace.training {name}" in card
