@@ -21,7 +21,7 @@ def runs(tmp_path, monkeypatch):
     pairs = tables.make_pairs(tmp_path, n=4)
     effects = tables.make_module_patching(pairs)
     heads, functions = tables.make_heads(n_layers=2, n_heads=6), tables.make_functions()
-    heads = heads.assign(ci_low=heads["mean_effect"] - 0.1, ci_high=heads["mean_effect"] + 0.1)
+    heads = heads.assign(p_value=0.01, ci_low=heads["mean_effect"] - 0.1, ci_high=heads["mean_effect"] + 0.1)
     found = []
     for name, model in (("default", "tiny-blip"), ("tiny-llava", "tiny-llava")):
         run = open_run(name)

@@ -69,6 +69,10 @@ def build(seed: int) -> BlipForQuestionAnswering:
     return BlipForQuestionAnswering(build_config(tokenizer()))
 
 
+def load(folder: str) -> BlipForQuestionAnswering:
+    return BlipForQuestionAnswering.from_pretrained(folder)
+
+
 def patch_heads(model: BlipForQuestionAnswering) -> PatchHeads:
     return PatchHeads(WIDTH)
 

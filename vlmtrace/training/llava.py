@@ -148,6 +148,12 @@ def build(seed: int) -> LlavaForConditionalGeneration:
     return model
 
 
+def load(folder: str) -> LlavaForConditionalGeneration:
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    model.model.vision_tower.requires_grad_(False)
+    return model
+
+
 def patch_heads(model: LlavaForConditionalGeneration) -> WordHeads:
     words = tokenizer()
     ids = {

@@ -42,6 +42,7 @@ class Recipe:
         n_pairs, n_questions: minimal pairs in a step (two images each), and questions about each image
         patch_weight: weight of the auxiliary patch heads' loss at the start; it falls to a tenth
         ema: decay of the averaged weights, which are the ones that are kept
+        start: a folder with weights of the same model to go on from; "": from nothing
         score_every, score_pairs: how often to look at held-out pairs, and at how many of each task
     """
 
@@ -56,13 +57,14 @@ class Recipe:
     weight_decay: float = 0.02
     patch_weight: float = 2.0
     ema: float = 0.998
+    start: str = ""
     score_every: int = 500
     score_pairs: int = 168
 
 
 RECIPES = {
     blip.NAME: Recipe(),
-llava.NAME: Recipe(steps=5000, n_pairs=12, n_questions=8, n_texts=12, learning_rate=2e-3, patch_weight=0.5),
+llava.NAME: Recipe(steps=5000, n_pairs=12, n_questions=8, n_texts=48, learning_rate=2e-3, patch_weight=0.5),
 }
 
 
@@ -85,7 +87,8 @@ def _process(rank: int, name: str, recipe: Recipe, out: Path, meeting: str) -> N
 
 
 def _train(rank: int, student: Student, recipe: Recipe, out: Path) -> None:
-    model = student.build(recipe.seed)
+    torch.manual_seed(recipe.seed)
+    model = student.load(recipe.start) if recipe.start else student.build(recipe.seed)
     heads = student.patch_heads(model)
     averaged = copy.deepcopy(model).eval()
     optimizer = torch.optim.AdamW(_groups(model, heads, recipe.weight_decay), betas=(0.9, 0.98), fused=True)

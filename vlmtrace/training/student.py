@@ -22,6 +22,9 @@ class Student(Protocol):
     def build(self, seed: int) -> Any:
         """The transformers model before training."""
 
+    def load(self, folder: str) -> Any:
+        """The transformers model from its weights, to be trained further."""
+
     def patch_heads(self, model: Any) -> Any:
         """What learns along what stands at each patch: image embeddings, labels -> a loss for each kind of label."""
 
