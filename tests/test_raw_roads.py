@@ -15,7 +15,7 @@ from vlmtrace.runs import STAGES
 from vlmtrace.tasks.sources import SOURCES
 
 TASKS = ("mit_states", "facial_expressions", "svo_probes")
-SAMPLES = {"mit_states": 18, "facial_expressions": 28, "svo_probes": 18}
+SAMPLES = {"mit_states": 24, "facial_expressions": 28, "svo_probes": 24}
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def walked(tmp_path_factory):
     (home / "data").mkdir()
     (home / "data" / "models").symlink_to(paths.MODELS)
     raw = home / "raw"
-    mit_states_from_rendered(raw / "mit_states", n=48)
-    faces_from_rendered(raw / "facial_expressions", n=56)
+    mit_states_from_rendered(raw / "mit_states", n=60)
+    faces_from_rendered(raw / "facial_expressions", n=84)
     with image_server(raw / "served") as server:
         svo_from_rendered(raw, server.base + "file/", n=30)
         (raw / "raw").rename(raw / "svo_probes")
