@@ -161,6 +161,8 @@ def test_maps_of_the_image_follow_the_patches_not_their_order(folder, random_pai
 )
 def test_other_families_are_refused_by_name(tmp_path, config, sentence):
     (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
+        (tmp_path / name).write_text("{}")
     with pytest.raises(vt.VlmtraceError, match=rf"is a {config['architectures'][0]}.*{sentence}.*supported are.*Llava"):
         vt.load_model(tmp_path)
 

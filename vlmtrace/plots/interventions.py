@@ -14,7 +14,7 @@ from vlmtrace.plots.style import EFFECT, PALETTE, new_figure, paper_style, reada
 COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "token_role", "patching_effect"]
 
 #: What a knock-out is measured in.
-LOST = "share of the gap that is lost\n(0 = nothing, −1 = as much as the corruption takes)"
+LOST = "share of the gap lost\n(−1 = all of it)"
 
 
 @paper_style
@@ -29,7 +29,7 @@ def region_effects(effects: pd.DataFrame) -> Figure:
     """
     effects = check_table(effects, COLUMNS, "module_patching")
     modules = list(dict.fromkeys(effects["module"]))
-    figure = new_figure(height=2.6)
+    figure = new_figure(height=3.0)
     panels = figure.subplots(1, len(modules), sharey=True, squeeze=False)[0]
     for axes, module in zip(panels, modules, strict=True):
         lines(axes, effects[effects["module"] == module], "token_role", "region")
