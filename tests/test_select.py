@@ -68,3 +68,11 @@ def test_nothing_eligible_is_one_sentence():
         vt.select_samples(table().assign(is_correct=False))
     with pytest.raises(vt.VlmtraceError, match="per_category=1"):
         vt.select_samples(table(), per_category=1)
+
+
+def test_cells_of_one_pair_take_turns_to_verify():
+    """Seven emotions in two orders may leave one pair each; all of them to discover would leave nothing to verify."""
+    selected = vt.select_samples(table(), per_category=2)
+    assert set(selected.groupby(["category", "correct_first"]).size()) == {1}
+    counts = selected["split_use"].value_counts()
+    assert counts["verify"] == len(selected) // 2

@@ -61,9 +61,15 @@ def select_samples(
     wanted = int(cells.size().min()) if per_category is None else per_category // 2
     generator = np.random.default_rng(seed)
     chosen: dict[int, str] = {}
+    lone = 0.0
     for _, cell in cells:
         drawn = generator.permutation(cell.index)[:wanted]
         n_verify = int(len(drawn) * verify_share)
+        if len(drawn) == 1:
+            # A single pair cannot be split: such cells take turns, or none would be left to verify on.
+            lone += verify_share
+            n_verify = int(lone)
+            lone -= n_verify
         chosen |= {row: "verify" if i < n_verify else "discover" for i, row in enumerate(drawn)}
     selected = evaluated.loc[sorted(chosen)]
     return selected.assign(**{USE: [chosen[row] for row in selected.index]}).reset_index(drop=True)
