@@ -27,6 +27,11 @@ BLOCKS = f"""| vision encoder ({SIZE} × {SIZE} pixels, patches of {PATCH}: {(SI
 | {VISION_LAYERS} | {HEADS} | {WIDTH} |
 | question encoder, with cross-attention to the image | {TEXT_LAYERS} | {HEADS} | {WIDTH} |
 | answer decoder, with cross-attention to the question | {TEXT_LAYERS} | {HEADS} | {WIDTH} |"""
+ALONG = (
+    "Linear heads on the image embeddings learn along, at every patch, what is there (thing, color, shape, texture,\n"
+    "emotion, verb) from the scene's masks; they are dropped afterwards."
+)
+UNSEEN = "Held-out combinations never occur in training, neither in a picture nor in a question"
 LIMITS = (
     "Encode questions of unlike length one length at a time: transformers' BLIP lets the decoder attend to padding."
 )

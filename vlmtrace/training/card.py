@@ -43,7 +43,8 @@ def _card(
 ) -> str:
     n_words = len(student.processor().tokenizer)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    settings = ", ".join(f"{name} {value}" for name, value in asdict(recipe).items())
+    shown = asdict(recipe) | {"start": "given weights" if recipe.start else "nothing"}
+    settings = ", ".join(f"{name} {value}" for name, value in shown.items())
     settings = textwrap.fill(f"Recipe: {settings}; transformers {transformers.__version__}.", 116)
     mixture = ", ".join(f"{name} {share:.0%}" for name, share in student.MIXTURE.items())
     sentences = ""
@@ -82,9 +83,9 @@ took {minutes:.0f} minutes on two CPU cores{beginning}. Every step draws {recipe
 (both images are in the batch and are asked the same question), with {recipe.n_questions} questions about each image;
 no scene is used twice. What changes in the pairs:
 {mixture}. About one choice question in seven offers two wrong
-options and is answered "neither", so that the model has to use the options. Linear heads on the image embeddings
-learn along, at every patch, what is there (thing, color, shape, texture, emotion, verb) from the scene's masks; they
-are dropped afterwards. The loss is the cross entropy of the answer's tokens. The kept weights are an exponential
+options and is answered "neither", so that the model has to use the options.
+{student.ALONG}
+The loss is the cross entropy of the answer's tokens. The kept weights are an exponential
 moving average.
 
 {settings}
@@ -103,7 +104,7 @@ images of a pair. *text*: with both options of the question replaced, the correc
 
 {_table(by_category)}
 
-Held-out combinations never occur in training, neither in a picture nor in a question: about one in seven of noun ×
+{student.UNSEEN}: about one in seven of noun ×
 color, shape and texture, emotion × hat, subject × verb, and verb × object.
 
 {_table(by_seen)}

@@ -17,6 +17,8 @@ class Student(Protocol):
     CLASS: str
     BLOCKS: str
     LIMITS: str
+    ALONG: str
+    UNSEEN: str
     MIXTURE: dict[str, float]
 
     def build(self, seed: int) -> Any:
