@@ -18,10 +18,12 @@ SEED = 20261
 N = {"rendered_states": 360, "rendered_faces": 336, "rendered_svo": 360}
 STUDENTS = {"tiny-blip": blip, "tiny-llava": llava}
 
-#: Least share right on clean and corrupt images, and right on both: what a task asks, and where a model falls short of it
-#: (tiny-llava on combinations of subject, verb and object that it never saw; see its card).
+#: Least share right on clean and corrupt images, and right on both.
 BARS = dict.fromkeys(TASKS, (0.95, 0.9))
+#: tiny-llava falls short on combinations of subject, verb and object that it never saw (see its card).
 SHORT = {("tiny-llava", "rendered_svo"): (0.91, 0.82)}
+#: Least share of a category, and of unseen combinations.
+CATEGORY, UNSEEN = {"tiny-blip": 0.9, "tiny-llava": 0.86}, {"tiny-blip": 0.85, "tiny-llava": 0.8}
 
 
 @pytest.fixture(scope="module", params=STUDENTS)
@@ -64,12 +66,12 @@ def test_a_task_is_answered_nearly_perfectly(model, answered, task):
 
 
 @pytest.mark.parametrize(("task", "category"), [(task, category) for task in TASKS for category in OPTIONS[task]])
-def test_a_category_is_not_guessed(answered, task, category):
+def test_a_category_is_not_guessed(model, answered, task, category):
     rows = answered[(answered.task == task) & (answered.category == category)]
     clean, corrupt = rows.clean_right.mean(), rows.corrupt_right.mean()
     assert len(rows) == N[task] // len(OPTIONS[task])
-    assert clean >= 0.87, f"{category}: {clean:.1%} of clean questions right"
-    assert corrupt >= 0.87, f"{category}: {corrupt:.1%} of questions about the corrupt image right"
+    assert clean >= CATEGORY[model.name], f"{category}: {clean:.1%} of clean questions right"
+    assert corrupt >= CATEGORY[model.name], f"{category}: {corrupt:.1%} of questions about the corrupt image right"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -84,10 +86,10 @@ def test_replaced_options_change_the_answer(answered, task):
     assert changed >= 0.8, f"{task}: the answer changes for {changed:.1%} of corrupt prompts"
 
 
-def test_combinations_never_seen_in_training_are_answered_too(answered):
+def test_combinations_never_seen_in_training_are_answered_too(model, answered):
     unseen = answered[~answered.seen_combination].groupby("task").clean_right.mean()
     assert len(unseen) == len(TASKS)
-    assert unseen.min() >= 0.8, unseen.to_dict()
+    assert unseen.min() >= UNSEEN[model.name], unseen.to_dict()
 
 
 def test_open_questions_about_colors(model, monkeypatch, tmp_path):

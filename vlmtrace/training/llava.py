@@ -46,9 +46,9 @@ BLOCKS = f"""| vision encoder ({SIZE} × {SIZE} pixels, patches of {PATCH}: {GRI
 | {VISION_LAYERS} | {HEADS} | {WIDTH} |
 | language model, the image's tokens in its sequence | {TEXT_LAYERS} | {HEADS} | {WIDTH} |"""
 ALONG = (
-    "The vision tower is first taught to give what tiny-blip's vision encoder gives, and then stays as it is. At every\n"
-    "patch the projected token is drawn to the embeddings of the words for what is there (thing, color, shape, texture,\n"
-    "emotion, verb), from the scene's masks."
+    "The vision tower is first taught to give what tiny-blip's vision encoder gives, and then stays as it is. At\n"
+    "every patch the projected token is drawn to the embeddings of the words for what is there (thing, color, shape,\n"
+    "texture, emotion, verb), from the scene's masks."
 )
 UNSEEN = "Held-out combinations never occur in training in a picture (half of the told scenes are of any combination)"
 LIMITS = 'Ask it through its chat template: "user: <image> … assistant:".'
