@@ -8,7 +8,7 @@ import vlmtrace as vt
 from vlmtrace.corruption import CORRUPTIONS, run_inputs
 from vlmtrace.models import Patches, Readout, Site, reference
 from vlmtrace.models.base import hooks
-from vlmtrace.tasks import TASKS
+from vlmtrace.tasks.rendered import TASKS
 from vlmtrace.tasks.rendered import pairs as rendered_pairs
 
 SITES = 12

@@ -22,7 +22,7 @@ def runs_folder(tmp_path, monkeypatch):
 
 
 def fake_model(fingerprint="f1", name="tiny"):
-    return SimpleNamespace(name=name, fingerprint=lambda: fingerprint)
+    return SimpleNamespace(name=name, revision=None, fingerprint=lambda: fingerprint)
 
 
 def pairs(n=5):
