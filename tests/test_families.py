@@ -252,3 +252,15 @@ def test_padding_and_newlines_have_no_place(folder):
     none = np.isnan(boxes).any(axis=1)
     assert none.sum() == 2, "28 × 56 pixels of two tiles: one newline for each of two rows"
     assert boxes[~none].min() >= 0 and boxes[~none].max() <= 1
+
+
+def test_answer_tokens_are_what_the_model_generates(model, random_pairs):
+    """Token by token through `extend`, without a cache, as generation goes with one."""
+    pair = random_pairs.iloc[0]
+    inputs = model.encode([pair["clean_image"]], [model.prompt_text(pair["clean_prompt"])])
+    ids = model.hf.generate(**inputs, max_new_tokens=4, do_sample=False)[0].tolist()
+    length = inputs["input_ids"].shape[1]
+    ids = ids[length:] if ids[:length] == inputs["input_ids"][0].tolist() else ids
+    found = model.answer_tokens(inputs, max_new_tokens=4)
+    stop = next((i for i, token in enumerate(ids) if token in model.stop_ids), len(ids))
+    assert found == ids[:stop]

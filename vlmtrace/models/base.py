@@ -112,6 +112,10 @@ class VLM(ABC):
         """Greedy answers, special tokens removed."""
 
     @abstractmethod
+    def extend(self, inputs: Inputs, ids: Sequence[int]) -> Inputs:
+        """The inputs as they are once these answer tokens have been generated: `answer_logits` is of the next one."""
+
+    @abstractmethod
     def hook_point(self, site: Site) -> HookPoint:
         """The torch module that carries a site."""
 
@@ -260,9 +264,32 @@ class VLM(ABC):
             rows.append(row)
         return torch.tensor(rows, device=self.device)
 
-    def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None) -> Trace:
-        """One forward pass that keeps the activations of `sites` (default: all)."""
-        trace = Trace(logits=torch.empty(0))
+    @property
+    def stop_ids(self) -> set[int]:
+        """The tokens that end an answer."""
+        ids = self.hf.generation_config.eos_token_id
+        ids = self.tokenizer.eos_token_id if ids is None else ids
+        return {ids} if isinstance(ids, int) else set(ids or ())
+
+    @torch.no_grad()
+    def answer_tokens(self, inputs: Inputs, max_new_tokens: int = 8, image: Tensor | None = None) -> list[int]:
+        """Ids of the answer that the model itself gives to one question, greedily, without the token that ends it."""
+        found: list[int] = []
+        image = self.image_embeddings(inputs) if image is None else image
+        while len(found) < max_new_tokens:
+            token = int(self.answer_logits(self.extend(inputs, found), image=image)[0].argmax())
+            if token in self.stop_ids:
+                break
+            found.append(token)
+        return found
+
+    def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None, image: Tensor | None = None) -> Trace:
+        """One forward pass that keeps the activations of `sites` (default: all).
+
+        Args:
+            image: (batch, image position, width), put in the place of the `image_embeddings`
+        """
+        trace = Trace(logits=torch.empty(0), image=image)
         sites = self.sites() if sites is None else [self.check_site(site) for site in sites]
 
         def keep(site: Site) -> Callable[[Tensor], None]:
@@ -276,7 +303,7 @@ class VLM(ABC):
             (HookPoint(self.layer_module(block, 0), True), keep_input(block)) for block in {s.block for s in sites}
         ]
         with torch.no_grad(), hooks(points, len(inputs["input_ids"])):
-            trace.logits = self.answer_logits(inputs)
+            trace.logits = self.answer_logits(inputs, image)
         missing = [site for site in sites if site not in trace.activations]
         if missing:
             raise VlmtraceError(

@@ -117,10 +117,20 @@ class Blip(VLM):
     def answer_logits(self, inputs: Inputs, image: Tensor | None = None) -> Tensor:
         image = self.image_embeddings(inputs) if image is None else image
         question = self.hf.text_encoder(input_ids=inputs["input_ids"], encoder_hidden_states=image).last_hidden_state
-        out = self.hf.text_decoder(
-            input_ids=self._start_ids(len(question)), encoder_hidden_states=question, use_cache=False
-        )
-        return out.logits[:, 0].float()
+        start = inputs.get("decoder_input_ids")
+        start = self._start_ids(len(question)) if start is None else start
+        out = self.hf.text_decoder(input_ids=start, encoder_hidden_states=question, use_cache=False)
+        return out.logits[:, -1].float()
+
+    def extend(self, inputs: Inputs, ids: Sequence[int]) -> Inputs:
+        batch = len(inputs["input_ids"])
+        start = inputs.get("decoder_input_ids", self._start_ids(batch))
+        new = torch.tensor([list(ids)], dtype=start.dtype, device=start.device).expand(batch, -1)
+        return {**inputs, "decoder_input_ids": torch.cat([start, new], dim=1)}
+
+    @property
+    def stop_ids(self) -> set[int]:
+        return {self.hf.config.text_config.sep_token_id}
 
     def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
         ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)

@@ -175,6 +175,8 @@ class _TextDecoder(_Sweep):
 
 
 def _image_embeddings(model: Blip, trace: Trace) -> Tensor:
+    if trace.image is not None:
+        return trace.image
     last = model.blocks["vision_encoder"].n_layers - 1
     return model.hf.vision_model.post_layernorm(trace["vision_encoder", "residual", last])
 

@@ -254,6 +254,15 @@ class Decoder(VLM):
             self.hf(**inputs, use_cache=False)
         return kept[0]
 
+    def extend(self, inputs: Inputs, ids: Sequence[int]) -> Inputs:
+        fills: dict[str, Tensor | int] = {"input_ids": torch.tensor(list(ids), device=self.device), **self.parts.fills}
+
+        def longer(value: Tensor, fill: Tensor | int) -> Tensor:
+            new = torch.as_tensor(fill, dtype=value.dtype, device=value.device).expand(len(value), len(ids))
+            return torch.cat([value, new], dim=1)
+
+        return {name: longer(value, fills[name]) if name in fills else value for name, value in inputs.items()}
+
     def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
         prompts = inputs["input_ids"]
         ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
@@ -262,7 +271,7 @@ class Decoder(VLM):
             ids = ids[:, prompts.shape[1] :]
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None) -> Trace:
+    def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None, image: Tensor | None = None) -> Trace:
         """As for any model; also keeps what each layer of the language model was called with, for the sweep."""
         calls: list[Call] = []
 
@@ -272,7 +281,7 @@ class Decoder(VLM):
 
         handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.text.layers]
         try:
-            trace = super().trace(inputs, sites)
+            trace = super().trace(inputs, sites, image)
         finally:
             for handle in handles:
                 handle.remove()

@@ -29,6 +29,7 @@ class Parts:
         merge: None where an image token stands for no particular patches
         packed: the image tokens are rearranged after projection: padding dropped, a newline after each row
         adds_between: image features are added between the first text layers, too
+        generated_type: the kind that a generated token has in `token_type_ids`
     """
 
     cls: str
@@ -42,6 +43,12 @@ class Parts:
     merge: Merge | None = lambda _config: 1
     packed: bool = False
     adds_between: bool = False
+    generated_type: int = 0
+
+    @property
+    def fills(self) -> dict[str, int]:
+        """Inputs that have one entry a position, beside the ids, and what a generated token has in them."""
+        return {"attention_mask": 1, "token_type_ids": self.generated_type, "mm_token_type_ids": 0}
 
 
 def _qwen(cls: str, adds_between: bool = False) -> Parts:
@@ -72,7 +79,8 @@ PARTS = {
     "qwen2_5_vl": _qwen("Qwen2_5_VLForConditionalGeneration"),
     "qwen3_vl": _qwen("Qwen3VLForConditionalGeneration", adds_between=True),
     "gemma3": Parts("Gemma3ForConditionalGeneration", merge=_gemma3_merge),
-    "paligemma": Parts("PaliGemmaForConditionalGeneration", before="{image}", after="\n"),
+    # What PaliGemma generates belongs to the causal part of the sequence, not to the prompt, all of which sees itself.
+    "paligemma": Parts("PaliGemmaForConditionalGeneration", before="{image}", after="\n", generated_type=1),
     "idefics3": _idefics("Idefics3ForConditionalGeneration"),
     "smolvlm": _idefics("SmolVLMForConditionalGeneration"),
     "internvl": Parts("InternVLForConditionalGeneration", merge=lambda config: round(1 / config.downsample_ratio)),

@@ -66,12 +66,14 @@ class Trace:
         activations: by site, (batch, position, width)
         layer_inputs: by block, what enters layer 0: (batch, position, width)
         calls: what each layer of a language model was called with (decoder-only models)
+        image: (batch, image position, width), what was put in the place of the image embeddings; None: nothing
     """
 
     logits: Tensor
     activations: dict[Site, Tensor] = field(default_factory=dict)
     layer_inputs: dict[str, Tensor] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
+    image: Tensor | None = None
 
     def __getitem__(self, site: tuple[str, str, int]) -> Tensor:
         return self.activations[Site(*site)]
