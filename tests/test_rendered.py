@@ -262,14 +262,14 @@ def test_questions_are_answered_truly():
 
 def test_open_questions():
     table = rendered.open_questions(30, seed=0)
-    assert list(table.kind.unique()) == ["color", "count", "location"]
+    assert list(table.category.unique()) == ["color", "count", "location"]
     numbers = {"one": 1, "two": 2, "three": 3, "four": 4}
     for row in table.itertuples():
         mask = np.asarray(Image.open(row.object_mask)) > 0
-        if row.kind == "count":
+        if row.category == "count":
             _, n = ndimage.label(mask)
-            assert n == numbers[row.answer], f"{row.question} {row.answer}, but the mask has {n} things"
-        elif row.kind == "location":
+            assert n == numbers[row.answer], f"{row.prompt} {row.answer}, but the mask has {n} things"
+        elif row.category == "location":
             y, x = np.argwhere(mask).mean(0) - 47.5
             side = {"left": -x, "right": x, "top": -y, "bottom": y}[row.answer]
             assert side > -3, f"the thing is not at the {row.answer}"

@@ -26,7 +26,7 @@ ROOTED: tuple[str, ...] = ("mit_states", "facial_expressions", "svo_probes", "co
 TASKS: tuple[str, ...] = (*rendered.TASKS, *ROOTED)
 
 #: Datasets of questions without options.
-QUESTIONS: tuple[str, ...] = ("coco_qa", "clevr")
+QUESTIONS: tuple[str, ...] = ("rendered_open", "coco_qa", "clevr")
 
 
 def load_pairs(
@@ -107,17 +107,19 @@ def load_questions(
         task: one of `QUESTIONS`
         n: how many questions, balanced over category (over the answers for yes and no); a dataset may have fewer
         kind: only this category: "color", "count" or "location"; of clevr all are "yes/no"; None: all
-        root: as in `load_pairs`
+        root: as in `load_pairs`; the rendered world needs none
     Returns:
-        columns sample_id, task, category, image, prompt, answer
+        columns sample_id, task, category, image, prompt, answer; of the rendered world also noun and object_mask
     Raises:
         VlmtraceError: the dataset is not there, or no question of it can be used
     """
     one_of(task, QUESTIONS, "dataset of questions")
-    if kind is not None:
-        one_of(kind, coco_qa.KINDS[task], f"kind of question in {task}")
     if n < 1:
         raise VlmtraceError(f"n={n} questions cannot be drawn: ask for at least 1.")
+    if task == rendered.OPEN:
+        return rendered.open_questions(n, seed, kind)
+    if kind is not None:
+        one_of(kind, coco_qa.KINDS[task], f"kind of question in {task}")
     return coco_qa.questions(task, find_root(task, root), n, seed, kind, Filters())
 
 

@@ -34,6 +34,11 @@ PAIRS = pa.DataFrameSchema(
     }
 )
 
+#: What every table of questions without options must have; further columns are kept as they are.
+QUESTIONS = pa.DataFrameSchema(
+    {"sample_id": _words(unique=True), "category": _words(), "image": _words(), "prompt": _words()}
+)
+
 
 def check_columns(table: pd.DataFrame, needed: Iterable[str], what: str) -> None:
     """Raise a sentence if a column is missing; where another is spelled alike, say so."""
@@ -51,23 +56,32 @@ def validate_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
         VlmtraceError: a column is missing or of the wrong type, a sample_id stands twice, a text is empty, or there
             is no row. One sentence names the column and the row.
     """
-    check_columns(pairs, PAIRS.columns, "pairs")
-    if pairs.empty:
-        raise VlmtraceError("The pairs table has no rows: build it with load_pairs, or relax the selection.")
-    repeated = pairs["sample_id"][pairs["sample_id"].duplicated()]
+    return _validate(pairs, PAIRS, "pairs", "build it with load_pairs")
+
+
+def validate_questions(questions: pd.DataFrame) -> pd.DataFrame:
+    """Return the questions unchanged if they follow the contract; raises as `validate_pairs`."""
+    return _validate(questions, QUESTIONS, "questions", "build it with load_questions")
+
+
+def _validate(table: pd.DataFrame, schema: pa.DataFrameSchema, what: str, remedy: str) -> pd.DataFrame:
+    check_columns(table, schema.columns, what)
+    if table.empty:
+        raise VlmtraceError(f"The {what} table has no rows: {remedy}, or relax the selection.")
+    repeated = table["sample_id"][table["sample_id"].duplicated()]
     if len(repeated):
         raise VlmtraceError(
-            f"The pairs table holds sample_id {repeated.iloc[0]!r} more than once ({len(repeated)} rows too many): "
+            f"The {what} table holds sample_id {repeated.iloc[0]!r} more than once ({len(repeated)} rows too many): "
             "give every row its own."
         )
     try:
-        return PAIRS.validate(pairs)
+        return schema.validate(table)
     except pandera.errors.SchemaError as error:
         column = getattr(error.schema, "name", None)
         cases = error.failure_cases
         row = ""
         if isinstance(cases, pd.DataFrame) and "index" in cases and pd.notna(cases["index"].iloc[0]):
-            row = f", row {pairs.loc[cases['index'].iloc[0], 'sample_id']!r},"
+            row = f", row {table.loc[cases['index'].iloc[0], 'sample_id']!r},"
         raise VlmtraceError(
-            f"The pairs table's column {column!r}{row} fails {error.check}: correct it (see the columns in the README)."
+            f"The {what} table's column {column!r}{row} fails {error.check}: correct it (columns: see the README)."
         ) from error

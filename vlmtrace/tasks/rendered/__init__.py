@@ -9,7 +9,7 @@ pairs       minimal pairs as a table with images and masks; open questions likew
 words       the vocabulary, the options, the held-out combinations
 """
 
-from vlmtrace.tasks.rendered.pairs import SPLITS, load, open_questions
+from vlmtrace.tasks.rendered.pairs import OPEN, SPLITS, load, open_questions
 from vlmtrace.tasks.rendered.words import OPTIONS, SYNONYMS, TASKS
 
-__all__ = ["OPTIONS", "SPLITS", "SYNONYMS", "TASKS", "load", "open_questions"]
+__all__ = ["OPEN", "OPTIONS", "SPLITS", "SYNONYMS", "TASKS", "load", "open_questions"]

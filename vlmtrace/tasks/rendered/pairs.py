@@ -16,10 +16,13 @@ from vlmtrace.files import write_atomically
 from vlmtrace.paths import RAW, relative
 from vlmtrace.progress import progress
 from vlmtrace.tasks.rendered import faces, states, svo
-from vlmtrace.tasks.rendered.questions import Question, Scene, choice_prompt, count_prompt, place_of
+from vlmtrace.tasks.rendered.questions import Question, Scene, choice_prompt, count_prompt, place_of, plural
 from vlmtrace.tasks.rendered.words import NUMBERS, OPTIONS, TASKS, is_held_out, replacements
+from vlmtrace.tokens import find_word
 
 SPLITS = ("train", "validation", "test")
+#: The dataset of questions without options, and their kinds.
+OPEN = "rendered_open"
 OPEN_KINDS = ("color", "count", "location")
 
 #: Raise it when a change of the drawing code changes pictures, so that stale ones are not used.
@@ -182,15 +185,21 @@ def _row(task: str, split: str, seed: int, index: int, folder: Path) -> dict[str
     }
 
 
-def open_questions(n: int, seed: int) -> pd.DataFrame:
+def open_questions(n: int, seed: int, kind: str | None = None) -> pd.DataFrame:
     """Render n scenes, each with a question without options.
 
+    Args:
+        kind: only questions of this category; None: "color", "count" and "location" take turns
     Returns:
-        sample_id, image, question, answer, kind ("color", "count", "location", taking turns), object_mask (of
-        the thing asked about; of all that are to be counted)
+        sample_id, task, category, image, prompt, answer, noun (as it stands in the prompt), object_mask (of the thing
+        asked about; of all that are to be counted)
+    Raises:
+        VlmtraceError: unknown kind
     """
-    folder = RAW / "rendered_open" / f"seed{seed}" / f"v{VERSION}"
-    return pd.DataFrame([_open_row(seed, index, folder) for index in progress(range(n), "rendering open questions")])
+    folder = RAW / OPEN / f"seed{seed}" / f"v{VERSION}"
+    step, first = (1, 0) if kind is None else (len(OPEN_KINDS), OPEN_KINDS.index(one_of(kind, OPEN_KINDS, "kind")))
+    chosen = range(first, first + step * n, step)
+    return pd.DataFrame([_open_row(seed, index, folder) for index in progress(chosen, "rendering open questions")])
 
 
 def sample_open(seed: int, index: int) -> tuple[states.StatesScene, Question]:
@@ -220,11 +229,13 @@ def _open_row(seed: int, index: int, folder: Path) -> dict[str, object]:
         asked = [part for part, thing in enumerate(scene.things, 1) if thing.noun == noun]
         _write({image: rendered.pixels, mask: rendered.mask(*asked)})
     return {
-        "sample_id": f"rendered_open-{seed}-{index:05d}",
+        "sample_id": f"{OPEN}-{seed}-{index:05d}",
+        "task": OPEN,
+        "category": question.kind,
         "image": relative(image),
-        "question": question.prompt,
+        "prompt": question.prompt,
         "answer": question.answer,
-        "kind": question.kind,
+        "noun": next(word for word in (plural(noun), noun) if find_word(question.prompt, word)),
         "object_mask": relative(mask),
     }
 

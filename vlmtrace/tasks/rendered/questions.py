@@ -98,7 +98,11 @@ def place_of(thing: Thing) -> str:
 
 
 def count_prompt(noun: str) -> str:
-    return f"How many {noun}s are there?" if noun != "cross" else "How many crosses are there?"
+    return f"How many {plural(noun)} are there?"
+
+
+def plural(noun: str) -> str:
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
 def _ask_states(rng: np.random.Generator, scene: StatesScene) -> Question:
