@@ -17,7 +17,7 @@ def test_blocks_are_read_from_the_config(random_blip):
     assert shapes == {
         "vision_encoder": (3, 4, ("residual",)),
         "text_encoder": (3, 4, ("residual", "mlp", "self_attention", "cross_attention")),
-        "text_decoder": (3, 4, ("residual",)),
+        "text_decoder": (3, 4, ("residual", "mlp", "self_attention", "cross_attention")),
     }
 
 

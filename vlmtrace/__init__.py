@@ -1,10 +1,12 @@
 """vlmtrace: which layers, positions and heads of a vision-language model carry its answer, shown by intervening."""
 
 from vlmtrace.attribution import attribute_heads, attribute_modules, ranking_agreement
+from vlmtrace.causal_tracing import average_effects, causal_trace, later_layers
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.evaluate import accuracy_table, check_pairs, evaluate
 from vlmtrace.knockout import knock_out_attention, replace_image_tokens
 from vlmtrace.models import VLM, bundled_models, load_model
+from vlmtrace.noise import noise_curve, noise_scale
 from vlmtrace.patching import patch_head_sets, patch_heads, patch_modules, patch_regions
 from vlmtrace.select import select_samples, selection_table
 from vlmtrace.tasks import load_pairs, load_questions, prepare_pairs
@@ -17,13 +19,18 @@ __all__ = [
     "accuracy_table",
     "attribute_heads",
     "attribute_modules",
+    "average_effects",
     "bundled_models",
+    "causal_trace",
     "check_pairs",
     "evaluate",
     "knock_out_attention",
+    "later_layers",
     "load_model",
     "load_pairs",
     "load_questions",
+    "noise_curve",
+    "noise_scale",
     "patch_head_sets",
     "patch_heads",
     "patch_modules",

@@ -117,7 +117,7 @@ def patch_regions(
     where = block or model.image_block
     plan = module_plan(model, modules, [where])
     pairs = validate_pairs(pairs).reset_index(drop=True)
-    memory = _memory(model, memory_gb)
+    memory = memory_bytes(model, memory_gb)
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"patching regions of {len(pairs)} pairs, {corruption} corruption") as advance:
         for group, runs, roles in groups(model, pairs, corruption, plan, "all"):
@@ -144,7 +144,7 @@ def _region_table(
     regions: Sequence[str],
     memory: int,
 ) -> pd.DataFrame:
-    readout = _sweep(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
+    readout = sweep(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
     sizes = members.sum(axis=-1).ravel()
     roles = pd.DataFrame(
         {
@@ -212,7 +212,7 @@ def _patch(
 ) -> pd.DataFrame:
     one_of(corruption, CORRUPTIONS, "corruption")
     pairs = validate_pairs(pairs).reset_index(drop=True)
-    memory = _memory(model, memory_gb)
+    memory = memory_bytes(model, memory_gb)
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"patching {len(pairs)} pairs, {corruption} corruption") as advance:
         for group, runs, roles in groups(model, pairs, corruption, plan, positions):
@@ -221,14 +221,15 @@ def _patch(
                     continue
                 places = roles[block]["position"].to_numpy()[: len(roles[block]) // len(group)]
                 patches = site_patches(block, sites, places, len(group), model.device)
-                readout = _sweep(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
+                readout = sweep(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
                 logit_diff, p_correct = (value.cpu().numpy() for value in (readout.logit_diff, readout.p_correct))
                 tables.append(effect_table(group, runs, corruption, patches, roles[block], logit_diff, p_correct))
             advance(len(group))
     return in_order_of(pairs, tables, positions)
 
 
-def _memory(model: VLM, memory_gb: float | None) -> int:
+def memory_bytes(model: VLM, memory_gb: float | None) -> int:
+    """Bytes that a sweep may take: as given, or `default_memory`."""
     if memory_gb is not None:
         if memory_gb <= 0:
             raise VlmtraceError(f"memory_gb={memory_gb} leaves no room for a sweep: give a positive number.")
@@ -243,15 +244,20 @@ def default_memory(model: VLM) -> int:
     return min(CPU_MEMORY, int(psutil.virtual_memory().available * MEMORY_SHARE))
 
 
-def _sweep(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> Readout:
+def sweep(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> Readout:
     """Sweep over the patches that change anything; an activation that equals the corrupt one changes nothing."""
     block = patches.block
     # By site, the positions at which any pair's activation differs at all.
+    sites = {(patches.modules[i], layer) for i in range(len(patches)) for layer in patches.window(i)}
     differs = {
         (module, layer): (runs.clean[block, module, layer] != runs.corrupt[block, module, layer]).any(-1).cpu()
-        for module, layer in set(zip(patches.modules, patches.layers, strict=True))
+        for module, layer in sites
     }
-    active = [i for i in range(len(patches)) if _changes(patches, i, differs[patches.modules[i], patches.layers[i]])]
+    active = [
+        i
+        for i in range(len(patches))
+        if any(_changes(patches, i, differs[patches.modules[i], layer]) for layer in patches.window(i))
+    ]
     base = runs.corrupt_readout
     values = [column[:, None].repeat(1, len(patches)) for column in (base.correct, base.incorrect, base.log_normalizer)]
     if active:
@@ -279,7 +285,8 @@ def _reference_sweep(model: VLM, runs: PairRuns, patches: Patches) -> Readout:
         one = slice(row, row + 1)
         clean = Trace(runs.clean.logits[one], {site: value[one] for site, value in runs.clean.activations.items()})
         inputs = inputs_of_pair(runs.inputs, row, len(runs.answer_ids))
-        parts.append(reference.sweep(model, clean, inputs, patches.of_pair(row), runs.answer_ids[one]))
+        image = None if runs.corrupt.image is None else runs.corrupt.image[one]
+        parts.append(reference.sweep(model, clean, inputs, patches.of_pair(row), runs.answer_ids[one], image))
     return Readout.cat(parts, dim=0)
 
 

@@ -8,6 +8,7 @@ between columns.
 from __future__ import annotations
 
 import numpy as np
+import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 from vlmtrace.errors import VlmtraceError
@@ -54,6 +55,24 @@ def percentile_interval(resamples: Array, level: float = 0.95) -> tuple[Array, A
         raise VlmtraceError(f"The level of an interval is a share between 0 and 1, not {level}: use e.g. 0.95.")
     low, high = np.quantile(resamples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
+
+
+def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[Array, Array]:
+    """Student's interval of each column's mean, for values that chance alone sets apart, such as draws of noise.
+
+    Args:
+        values: (n, k), finite; one column may be given as (n,)
+    Returns:
+        lower and upper ends, (k,) each; missing where n = 1
+    Raises:
+        VlmtraceError: no rows, or a missing value
+    """
+    values = _columns(values)
+    n = len(values)
+    if n == 1:
+        return (np.full(values.shape[1], np.nan),) * 2
+    half = scipy.stats.t.ppf((1 + level) / 2, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
+    return values.mean(0) - half, values.mean(0) + half
 
 
 def sign_flip_test(values: ArrayLike, n_permutations: int = 10_000, seed: int = 0) -> Array:

@@ -51,7 +51,12 @@ class Blip(VLM):
                     head_modules=attentions,
                     attention_modules=attentions,
                 ),
-                Block("text_decoder", text.num_hidden_layers, text.num_attention_heads, ("residual",)),
+                Block(
+                    "text_decoder",
+                    text.num_hidden_layers,
+                    text.num_attention_heads,
+                    ("residual", "mlp", *attentions),
+                ),
             )
         }
 
@@ -78,7 +83,12 @@ class Blip(VLM):
             patches = [Token(f"{row},{column}", role="image") for row in range(rows) for column in range(columns)]
             return [Token("[CLS]", role="[CLS]"), *patches]
         if block == "text_decoder":
-            return [Token(self.tokenizer.convert_ids_to_tokens(self.hf.decoder_start_token_id), role="last")]
+            ids = inputs.get("decoder_input_ids", self._start_ids(1))[0].tolist()
+            roles = [*(["start"] + ["answer"] * (len(ids) - 2))[: len(ids) - 1], "last"]
+            return [
+                Token(self.tokenizer.convert_ids_to_tokens(token), role=role)
+                for token, role in zip(ids, roles, strict=True)
+            ]
         encoded = self.tokenizer(prompt, return_offsets_mapping=True)
         texts = self.tokenizer.convert_ids_to_tokens(encoded["input_ids"])
         special = set(self.tokenizer.all_special_tokens) - {self.tokenizer.unk_token}
@@ -98,7 +108,13 @@ class Blip(VLM):
     def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
         is_seeing = block == "vision_encoder"
         rows, columns = self.patch_grid(inputs)
-        length = 1 + rows * columns if is_seeing else inputs["input_ids"].shape[1] if block == "text_encoder" else 1
+        length = (
+            1 + rows * columns
+            if is_seeing
+            else len(self.tokens(block, "", inputs))
+            if block == "text_decoder"
+            else inputs["input_ids"].shape[1]
+        )
         return np.full(length, is_seeing)
 
     def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
@@ -168,7 +184,7 @@ class Blip(VLM):
     # Sweeps --------------------------------------------------------
 
     def unknown_to_sweep(self, inputs: Inputs) -> str | None:
-        extra = sorted(set(inputs) - {"pixel_values", "input_ids"})
+        extra = sorted(set(inputs) - {"pixel_values", "input_ids", "decoder_input_ids"})
         return f"the input {extra[0]}" if extra else blip_sweep.unknown_part(self.hf)
 
     def sweep(

@@ -1,7 +1,7 @@
 """BLIP's layers for many patched states at once.
 
-Shapes: P pairs of equal question length, S states (patches) a pair, T question positions, M image positions,
-H heads, D width.
+Shapes: P pairs of equal question length, S states (patches) a pair, T question positions, M image positions, U tokens
+of the answer decoder (the start token and the answer so far), H heads, D width.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlmtrace.models.climb import (
@@ -26,7 +27,63 @@ if TYPE_CHECKING:
     from vlmtrace.models.blip import Blip
 
 
-class QuestionLayers:
+class TextLayers:
+    """What the layers of BLIP's two text stacks share: self-attention, cross-attention, feed-forward, each post-norm.
+
+    Attributes:
+        block: the stack's name
+        layers: its transformers modules
+        heads: attention heads of each
+    """
+
+    block: str
+    layers: Any
+    heads: int
+
+    def cross(self, layer: int, rows: Tensor) -> Tensor:
+        """Cross-attention contexts (P, N, D) of rows (P, N, D): each pair's rows attend to what is the pair's own."""
+        raise NotImplementedError
+
+    def after_self_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
+        return self.layers[layer].attention.output(context, stream)
+
+    def after_cross_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
+        return self.layers[layer].crossattention.output(context, stream)
+
+    def enter(self, clean: Trace, corrupt: Trace, layer: int, patches: Patches) -> Tensor:
+        """The corrupt layer output with one row recomputed for each patch: (P, S, T, D)."""
+        output = corrupt[self.block, "residual", layer]
+        rows = output.new_empty(len(output), len(patches), output.shape[-1])
+        for module in dict.fromkeys(patches.modules):
+            chosen = [i for i, name in enumerate(patches.modules) if name == module]
+            rows[:, chosen] = self.patched_rows(clean, corrupt, layer, module, patches.subset(chosen))
+        return with_row(output, patches.positions, rows.unsqueeze(2))
+
+    def patched_rows(self, clean: Trace, corrupt: Trace, layer: int, module: str, patches: Patches) -> Tensor:
+        """The layer's output at the patched position of each patch: (P, S, D)."""
+
+        def corrupt_row(name: str) -> Tensor:
+            return at_positions(corrupt[self.block, name, layer], patches.positions)
+
+        new = at_positions(clean[self.block, module, layer], patches.positions)
+        if module == "residual":
+            return new
+        if patches.heads[0] is not None:
+            new = with_heads(patches.heads, self.heads, new, corrupt_row(module))
+        stream = at_positions(corrupt.layer_input(self.block, layer), patches.positions)
+        context = new if module == "self_attention" else corrupt_row("self_attention")
+        stream = self.after_self_attention(layer, context, stream)
+        if module == "self_attention":
+            context = self.cross(layer, stream)
+        else:
+            context = new if module == "cross_attention" else corrupt_row("cross_attention")
+        stream = self.after_cross_attention(layer, context, stream)
+        if module == "mlp":
+            return self.layers[layer].output.LayerNorm(new + stream)
+        return self.layers[layer].feed_forward_chunk(stream)
+
+
+class QuestionLayers(TextLayers):
     """The layers of the question encoder.
 
     Args:
@@ -35,16 +92,17 @@ class QuestionLayers:
         unprojected: attend to the image without projecting it (see `attend_unprojected`)
     """
 
+    block = "text_encoder"
+
     def __init__(self, model: Blip, image: Tensor, keep: bool = True, unprojected: bool = False):
-        self.layers: Any = model.hf.text_encoder.encoder.layer
+        self.layers = model.hf.text_encoder.encoder.layer
         self.image = image
-        self.heads = model.blocks["text_encoder"].n_heads
+        self.heads = model.blocks[self.block].n_heads
         self.keep = keep
         self.unprojected = unprojected
         self._keys_values: dict[int, tuple[Tensor, Tensor]] = {}
 
     def cross(self, layer: int, rows: Tensor) -> Tensor:
-        """Cross-attention contexts (P, N, D) of rows (P, N, D): each pair's rows share its image's keys and values."""
         attention = self.layers[layer].crossattention.self
         if self.unprojected:
             return attend_unprojected(attention, rows, self.image, self.heads)
@@ -56,12 +114,6 @@ class QuestionLayers:
                 split_heads(attention.value(self.image), self.heads),
             )
         return attend(split_heads(attention.query(rows), self.heads), *self._keys_values[layer])
-
-    def after_self_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
-        return self.layers[layer].attention.output(context, stream)
-
-    def after_cross_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
-        return self.layers[layer].crossattention.output(context, stream)
 
     def advance(
         self, layer: int, changed: Tensor | None, fresh: Tensor | None, rows: Tensor, corrupt: Tensor
@@ -96,38 +148,6 @@ class QuestionLayers:
         context = attend(query, key, value).view(states.shape)
         return self.after_self_attention(layer, context, states)
 
-    def enter(self, clean: Trace, corrupt: Trace, layer: int, patches: Patches) -> Tensor:
-        """The corrupt layer output with one row recomputed for each patch: (P, S, T, D)."""
-        output = corrupt["text_encoder", "residual", layer]
-        rows = output.new_empty(len(output), len(patches), output.shape[-1])
-        for module in dict.fromkeys(patches.modules):
-            chosen = [i for i, name in enumerate(patches.modules) if name == module]
-            rows[:, chosen] = self.patched_rows(clean, corrupt, layer, module, patches.subset(chosen))
-        return with_row(output, patches.positions, rows.unsqueeze(2))
-
-    def patched_rows(self, clean: Trace, corrupt: Trace, layer: int, module: str, patches: Patches) -> Tensor:
-        """The layer's output at the patched position of each patch: (P, S, D)."""
-
-        def corrupt_row(name: str) -> Tensor:
-            return at_positions(corrupt["text_encoder", name, layer], patches.positions)
-
-        new = at_positions(clean["text_encoder", module, layer], patches.positions)
-        if module == "residual":
-            return new
-        if patches.heads[0] is not None:
-            new = with_heads(patches.heads, self.heads, new, corrupt_row(module))
-        stream = at_positions(corrupt.layer_input("text_encoder", layer), patches.positions)
-        context = new if module == "self_attention" else corrupt_row("self_attention")
-        stream = self.after_self_attention(layer, context, stream)
-        if module == "self_attention":
-            context = self.cross(layer, stream)
-        else:
-            context = new if module == "cross_attention" else corrupt_row("cross_attention")
-        stream = self.after_cross_attention(layer, context, stream)
-        if module == "mlp":
-            return self.layers[layer].output.LayerNorm(new + stream)
-        return self.layers[layer].feed_forward_chunk(stream)
-
 
 def vision_layer(layer: Any, changed: Tensor | None, fresh: Tensor | None, rows: Tensor, corrupt: Tensor) -> Tensor:
     """One pre-norm layer of the vision encoder: (P, S, M, D) and fresh (P, F, M, D) -> (P, S + F, M, D).
@@ -152,38 +172,56 @@ def vision_layer(layer: Any, changed: Tensor | None, fresh: Tensor | None, rows:
     return stream + layer.mlp(layer.layer_norm2(stream))
 
 
-class AnswerLayers:
-    """The answer decoder at its start token, for N question states.
+class AnswerLayers(TextLayers):
+    """The answer decoder over its start token and the answer so far, for N question states.
 
-    Its self-attention sees one token, so the context is the value projection; its cross-attention has one query, so
-    the question is never projected.
+    Its cross-attention has as few queries as there are tokens, so the question is never projected. While there is only
+    the start token, its self-attention is the value projection.
 
     Args:
         question: (N, T, D) final question states
     """
 
+    block = "text_decoder"
+
     def __init__(self, model: Blip, question: Tensor):
         self.decoder: Any = model.hf.text_decoder
+        self.layers = self.decoder.bert.encoder.layer
         self.question = question
-        self.heads = model.blocks["text_decoder"].n_heads
+        self.heads = model.blocks[self.block].n_heads
 
-    def embedding(self, model: Blip) -> Tensor:
-        return self.decoder.bert.embeddings(input_ids=model._start_ids(1))[:, 0]
+    def cross(self, layer: int, rows: Tensor) -> Tensor:
+        return attend_unprojected(self.layers[layer].crossattention.self, rows, self.question, self.heads)
 
-    def advance(self, layer: int, stream: Tensor) -> Tensor:
-        """One layer: (N, D), or (1, D) where all states still agree -> (N, D)."""
-        module = self.decoder.bert.encoder.layer[layer]
-        stream = module.attention.output(module.attention.self.value(stream), stream)
-        context = attend_unprojected(module.crossattention.self, stream.unsqueeze(1), self.question, self.heads)
-        stream = module.crossattention.output(context.squeeze(1), stream)
-        return module.feed_forward_chunk(stream)
+    def advance(self, layer: int, states: Tensor) -> Tensor:
+        """One layer: (N, S, U, D), or (1, 1, U, D) where all questions' states still agree -> (N, S, U, D)."""
+        module = self.layers[layer]
+        attention = module.attention.self
+        flat = states.flatten(0, 1)
+        if states.shape[2] == 1:
+            context = attention.value(flat)
+        else:
+            query, key, value = (
+                split_heads(project(flat), self.heads) for project in (attention.query, attention.key, attention.value)
+            )
+            context = F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
+        stream = self.after_self_attention(layer, context.view(states.shape), states).flatten(1, 2)
+        stream = self.after_cross_attention(layer, self.cross(layer, stream), stream)
+        return module.feed_forward_chunk(stream).unflatten(1, states.shape[1:3])
+
+    def read(self, states: Tensor, answer_ids: Tensor) -> Readout:
+        """Readout (P, S) of final states (P, S, U, D): of the token that follows the last one."""
+        return Readout.of(self.decoder.cls(states[:, :, -1]), answer_ids)
 
 
-def read_answer(model: Blip, states: Tensor, answer_ids: Tensor) -> Readout:
-    """Run the answer decoder over final question states (P, S, T, D): Readout (P, S)."""
+def read_answer(model: Blip, states: Tensor, embedding: Tensor, answer_ids: Tensor) -> Readout:
+    """Run the answer decoder over final question states (P, S, T, D): Readout (P, S).
+
+    Args:
+        embedding: (P, U, D), what enters the decoder's layer 0; the same for all pairs
+    """
     layers = AnswerLayers(model, states.flatten(0, 1))
-    stream = layers.embedding(model)
+    stream = embedding[None, :1]
     for layer in range(model.blocks["text_decoder"].n_layers):
         stream = layers.advance(layer, stream)
-    logits = layers.decoder.cls(stream)
-    return Readout.of(logits.view(*states.shape[:2], -1), answer_ids)
+    return layers.read(stream.view(*states.shape[:2], *stream.shape[2:]), answer_ids)

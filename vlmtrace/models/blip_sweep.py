@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vlmtrace.models.base import hooks
 from vlmtrace.models.blip_layers import AnswerLayers, QuestionLayers, read_answer, vision_layer
 from vlmtrace.models.chunks import in_chunks
-from vlmtrace.models.climb import at_positions, climb, joined, with_row
+from vlmtrace.models.climb import at_positions, climb, held, joined, with_row
 from vlmtrace.models.records import Patches, Readout, Trace
 
 if TYPE_CHECKING:
@@ -109,15 +110,19 @@ class _TextEncoder(_Sweep):
         self.layers = QuestionLayers(model, image, keep)
 
     def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
-        states = climb(
-            self.model.blocks["text_encoder"].n_layers,
-            patches,
-            lambda layer, chosen: self.layers.enter(self.clean, self.corrupt, layer, chosen),
-            lambda layer, changed, fresh, rows: self.layers.advance(
-                layer, changed, fresh, rows, self.corrupt.layer_input("text_encoder", layer)
-            ),
-        )
-        return read_answer(self.model, states, answer_ids)
+        def enter(layer: int, chosen: Patches) -> Tensor:
+            return self.layers.enter(self.clean, self.corrupt, layer, chosen)
+
+        def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, rows: Tensor) -> Tensor:
+            corrupt = self.corrupt.layer_input("text_encoder", layer)
+            if patches.windows is None:
+                return self.layers.advance(layer, changed, fresh, rows, corrupt)
+            states = joined(changed, fresh)
+            with hooks(held(self.model, self.clean, patches, layer, states.shape[1])):
+                return self.layers.advance(layer, states, None, rows, corrupt)
+
+        states = climb(self.model.blocks["text_encoder"].n_layers, patches, enter, advance)
+        return read_answer(self.model, states, self.corrupt.layer_inputs["text_decoder"], answer_ids)
 
 
 class _VisionEncoder(_Sweep):
@@ -153,25 +158,24 @@ class _VisionEncoder(_Sweep):
         stream = question.repeat_interleave(n_states, dim=0).unsqueeze(1)
         for layer in range(self.model.blocks["text_encoder"].n_layers):
             stream = layers.advance(layer, stream, None, patches.positions, stream[:, 0])
-        return read_answer(self.model, stream.view(pairs, n_states, *stream.shape[2:]), answer_ids)
+        states = stream.view(pairs, n_states, *stream.shape[2:])
+        return read_answer(self.model, states, self.corrupt.layer_inputs["text_decoder"], answer_ids)
 
 
 class _TextDecoder(_Sweep):
     def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
         last = self.model.blocks["text_encoder"].n_layers - 1
-        question = self.corrupt["text_encoder", "residual", last]
+        layers = AnswerLayers(self.model, self.corrupt["text_encoder", "residual", last])
 
         def enter(layer: int, chosen: Patches) -> Tensor:
-            # One position only: the whole layer output is replaced.
-            return self.clean["text_decoder", "residual", layer].repeat(1, len(chosen), 1)
+            return layers.enter(self.clean, self.corrupt, layer, chosen)
 
         def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, _rows: Tensor) -> Tensor:
             states = joined(changed, fresh)
-            layers = AnswerLayers(self.model, question.repeat_interleave(states.shape[1], dim=0))
-            return layers.advance(layer, states.flatten(0, 1)).view(states.shape)
+            with hooks(held(self.model, self.clean, patches, layer, states.shape[1])):
+                return layers.advance(layer, states)
 
-        states = climb(self.model.blocks["text_decoder"].n_layers, patches, enter, advance)
-        return Readout.of(self.model.hf.text_decoder.cls(states), answer_ids)
+        return layers.read(climb(self.model.blocks["text_decoder"].n_layers, patches, enter, advance), answer_ids)
 
 
 def _image_embeddings(model: Blip, trace: Trace) -> Tensor:
@@ -207,4 +211,4 @@ def run_with_heads(
         stream = layers.after_self_attention(layer, contexts("self_attention", layer), stream)
         stream = layers.after_cross_attention(layer, contexts("cross_attention", layer), stream)
         stream = layers.layers[layer].feed_forward_chunk(stream)
-    return read_answer(model, stream.unsqueeze(0), answer_ids)
+    return read_answer(model, stream.unsqueeze(0), corrupt.layer_inputs["text_decoder"], answer_ids)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmtrace.models.records import Patches
+from vlmtrace.models.base import VLM, HookPoint
+from vlmtrace.models.records import Patches, Site, Trace
 
 #: What enters a layer: states of which any row may differ from the corrupt run, fresh states of which one row does,
 #: and which row that is. Either kind may be missing.
@@ -37,6 +38,40 @@ def climb(n_layers: int, patches: Patches, enter: Callable[[int, Patches], Tenso
         entering = patches.subset(chosen)
         fresh, rows = enter(layer, entering) if chosen else None, entering.positions
     return joined(changed, fresh)
+
+
+def held(
+    model: VLM, clean: Trace, patches: Patches, layer: int, n_states: int, first: int = 0
+) -> list[tuple[HookPoint, Callable[[Tensor], Tensor]]]:
+    """For `hooks` around a layer: its modules are clean where a patch made further down has a window that reaches it.
+
+    Args:
+        patches: sorted by layer; the layer runs on the states of the first `n_states`
+        first: the position that a state's rows start with
+    """
+    if patches.windows is None:
+        return []
+    reaching: dict[str, list[int]] = {}
+    for i in range(n_states):
+        if layer in patches.window(i) and layer > patches.layers[i]:
+            reaching.setdefault(patches.modules[i], []).append(i)
+
+    def restore(chosen: list[int], module: str) -> Callable[[Tensor], Tensor]:
+        positions = patches.positions[:, chosen]
+        rows = at_positions(clean[patches.block, module, layer], positions)
+        pairs = torch.arange(len(positions), device=rows.device)[:, None]
+
+        def hook(value: Tensor) -> Tensor:
+            states = value.reshape(len(positions), n_states, -1, value.shape[-1]).clone()
+            states[pairs, torch.tensor(chosen, device=rows.device), positions - first] = rows
+            return states.reshape(value.shape)
+
+        return hook
+
+    return [
+        (model.hook_point(Site(patches.block, module, layer)), restore(chosen, module))
+        for module, chosen in reaching.items()
+    ]
 
 
 def joined(changed: Tensor | None, fresh: Tensor | None) -> Tensor:

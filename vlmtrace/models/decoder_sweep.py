@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vlmtrace.models.base import HookPoint, Inputs, hooks, inputs_of_pair
 from vlmtrace.models.chunks import in_chunks
-from vlmtrace.models.climb import at_positions, climb, head_columns, joined, with_heads, with_row
+from vlmtrace.models.climb import at_positions, climb, head_columns, held, joined, with_heads, with_row
 from vlmtrace.models.records import Call, Patches, Readout, Site, Trace
 from vlmtrace.models.shared_prefix import Prefix, Recorder, shared_prefixes
 
@@ -176,12 +176,13 @@ class SuffixSweep:
 
     def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
         """Readout (P, S) of patches sorted by layer."""
-        states = climb(
-            len(self.replay.layers),
-            patches,
-            self.enter,
-            lambda layer, changed, fresh, _rows: self.replay.advance(layer, joined(changed, fresh), self.first),
-        )
+
+        def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, _rows: Tensor) -> Tensor:
+            states = joined(changed, fresh)
+            with hooks(held(self.model, self.clean, patches, layer, states.shape[1], self.first)):
+                return self.replay.advance(layer, states, self.first)
+
+        states = climb(len(self.replay.layers), patches, self.enter, advance)
         return Readout.of(self.model.read(states[:, :, -1]), answer_ids)
 
     def enter(self, layer: int, patches: Patches) -> Tensor:

@@ -97,6 +97,7 @@ class Patches:
         modules, layers, heads: one entry a patch; head is None where the whole activation is patched
         positions: (pair, patch), the position patched; the first one where there are several
         members: (pair, patch, length of the block) bool, all positions that a patch sets at once; None: one each
+        windows: how many layers a patch sets at once, from its own upward; None: one each
     """
 
     block: str
@@ -105,9 +106,15 @@ class Patches:
     heads: list[int | None]
     positions: Tensor
     members: Tensor | None = None
+    windows: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def window(self, patch: int) -> range:
+        """The layers that a patch sets."""
+        first = self.layers[patch]
+        return range(first, first + (1 if self.windows is None else self.windows[patch]))
 
     def subset(self, chosen: Sequence[int]) -> Patches:
         return Patches(
@@ -117,13 +124,14 @@ class Patches:
             [self.heads[i] for i in chosen],
             self.positions[:, list(chosen)],
             None if self.members is None else self.members[:, list(chosen)],
+            None if self.windows is None else [self.windows[i] for i in chosen],
         )
 
     def of_pair(self, pair: int) -> Patches:
         """The same patches of one pair of the group."""
         one = slice(pair, pair + 1)
         members = None if self.members is None else self.members[one]
-        return Patches(self.block, self.modules, self.layers, self.heads, self.positions[one], members)
+        return Patches(self.block, self.modules, self.layers, self.heads, self.positions[one], members, self.windows)
 
 
 @dataclass(frozen=True)

@@ -24,25 +24,34 @@ def with_patch(corrupt: Tensor, clean: Tensor, positions: list[int], head: int |
 
 
 @torch.no_grad()
-def sweep(model: VLM, clean: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor) -> Readout:
+def sweep(
+    model: VLM, clean: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, image: Tensor | None = None
+) -> Readout:
     """Answer every patch of one pair by one hooked forward pass each.
 
     Args:
         clean: trace of the pair's clean run
         inputs: the pair's corrupt inputs (batch 1)
         answer_ids: (1, 2)
+        image: what stands in the place of the image embeddings in the corrupt run; None: nothing
     Returns:
         Readout of shape (1, patch)
     """
     parts = []
     n_heads = model.blocks[patches.block].n_heads
     for i in range(len(patches)):
-        site = Site(patches.block, patches.modules[i], patches.layers[i])
         chosen = patches.positions[0, i : i + 1] if patches.members is None else patches.members[0, i].nonzero()[:, 0]
         positions, head = chosen.tolist(), patches.heads[i]
-        patch = partial(with_patch, clean=clean[site], positions=positions, head=head, n_heads=n_heads)
-        with hooks([(model.hook_point(site), patch)], n_pairs=1):
-            parts.append(Readout.of(model.answer_logits(inputs)[:, None], answer_ids))
+        sites = [Site(patches.block, patches.modules[i], layer) for layer in patches.window(i)]
+        points = [
+            (
+                model.hook_point(site),
+                partial(with_patch, clean=clean[site], positions=positions, head=head, n_heads=n_heads),
+            )
+            for site in sites
+        ]
+        with hooks(points, n_pairs=1):
+            parts.append(Readout.of(model.answer_logits(inputs, image)[:, None], answer_ids))
     return Readout.cat(parts, dim=1)
 
 
