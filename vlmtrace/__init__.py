@@ -6,10 +6,10 @@ from vlmtrace.errors import VlmtraceError
 from vlmtrace.evaluate import accuracy_table, check_pairs, evaluate
 from vlmtrace.knockout import knock_out_attention, replace_image_tokens
 from vlmtrace.models import VLM, bundled_models, load_model
-from vlmtrace.noise import noise_curve, noise_scale
+from vlmtrace.noise import choose_level, noise_curve, noise_scale
 from vlmtrace.patching import patch_head_sets, patch_heads, patch_modules, patch_regions
 from vlmtrace.select import select_samples, selection_table
-from vlmtrace.tasks import load_pairs, load_questions, prepare_pairs
+from vlmtrace.tasks import load_pairs, load_questions, one_question, prepare_pairs
 
 __version__ = "0.1.0"
 
@@ -23,6 +23,7 @@ __all__ = [
     "bundled_models",
     "causal_trace",
     "check_pairs",
+    "choose_level",
     "evaluate",
     "knock_out_attention",
     "later_layers",
@@ -31,6 +32,7 @@ __all__ = [
     "load_questions",
     "noise_curve",
     "noise_scale",
+    "one_question",
     "patch_head_sets",
     "patch_heads",
     "patch_modules",

@@ -27,7 +27,7 @@ from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.models import VLM, Inputs
 from vlmtrace.progress import progress
 from vlmtrace.stats import t_interval
-from vlmtrace.tasks.schema import validate_questions
+from vlmtrace.tasks.schema import check_columns, validate_questions
 
 NOISES = ("additive", "multiplicative")
 
@@ -163,3 +163,22 @@ def noise_curve(
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def choose_level(curve: pd.DataFrame, share: float = 0.9) -> float:
+    """The weakest noise that takes away nearly all that noise can take: from there on, more of it changes little.
+
+    A model may know an answer without looking, so what is left at the strongest noise is not 0, but its prior.
+
+    Args:
+        curve: from `noise_curve`, with level 0 and levels at which p(answer) no longer falls
+        share: of the fall from level 0 to the lowest mean p(answer)
+    Raises:
+        VlmtraceError: a column is missing, or level 0 is
+    """
+    check_columns(curve, ["level", "p_answer"], "noise_curve")
+    means = curve.groupby("level")["p_answer"].mean()
+    if 0 not in means.index:
+        raise VlmtraceError("The noise_curve table has no level 0, the clean run: add 0 to its levels.")
+    fallen = means[0] - means
+    return float(means.index[fallen >= share * fallen.max()][0])

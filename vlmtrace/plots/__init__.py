@@ -9,6 +9,13 @@ averaged and the range. Nothing is rescaled silently: `limit=` sets the range.
 
 from vlmtrace.plots.attention import attention_gallery, attention_overlay
 from vlmtrace.plots.attribution import attribution_scatter
+from vlmtrace.plots.causal_tracing import (
+    average_trace,
+    noise_curves,
+    pairing_scatter,
+    trace_map,
+    upper_against_lower,
+)
 from vlmtrace.plots.circuits import faithfulness_curves, function_scores
 from vlmtrace.plots.effects import effect_heatmap, image_effect_map
 from vlmtrace.plots.heads import head_map, universal_head_table
@@ -21,6 +28,7 @@ __all__ = [
     "attention_gallery",
     "attention_overlay",
     "attribution_scatter",
+    "average_trace",
     "effect_heatmap",
     "faithfulness_curves",
     "function_scores",
@@ -28,9 +36,13 @@ __all__ = [
     "image_effect_map",
     "knockout_effects",
     "layer_profiles",
+    "noise_curves",
     "pair_gallery",
+    "pairing_scatter",
     "region_effects",
     "save_figure",
     "selection_counts",
+    "trace_map",
     "universal_head_table",
+    "upper_against_lower",
 ]

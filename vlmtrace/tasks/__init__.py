@@ -12,13 +12,23 @@ from vlmtrace import paths
 from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.tasks import coco_qa, facial_expressions, mit_states, own, rendered, svo_probes
 from vlmtrace.tasks.filters import Filters, Prepared
+from vlmtrace.tasks.own import one_question
 from vlmtrace.tasks.schema import validate_pairs
 from vlmtrace.tasks.sources import SOURCES, how_to_get
 
 if TYPE_CHECKING:
     from vlmtrace.models import VLM
 
-__all__ = ["QUESTIONS", "TASKS", "Prepared", "load_pairs", "load_questions", "prepare_pairs", "validate_pairs"]
+__all__ = [
+    "QUESTIONS",
+    "TASKS",
+    "Prepared",
+    "load_pairs",
+    "load_questions",
+    "one_question",
+    "prepare_pairs",
+    "validate_pairs",
+]
 
 #: Tasks that read data from a place on disk.
 ROOTED: tuple[str, ...] = ("mit_states", "facial_expressions", "svo_probes", "coco_qa", "csv", "folder")

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 
 from vlmtrace.errors import VlmtraceError
-from vlmtrace.paths import relative
+from vlmtrace.paths import relative, resolve
 from vlmtrace.tasks.csvfiles import find_csv, read_csv
 from vlmtrace.tasks.draw import IMAGE, PROMPT, Rejected, draw, pair_row
 from vlmtrace.tasks.filters import Filters
 from vlmtrace.tasks.images import image_problem
 from vlmtrace.tasks.labelled import images_below, labelled_pairs
 from vlmtrace.tasks.replacement import CountTokens, Replacer
-from vlmtrace.tasks.schema import check_columns
+from vlmtrace.tasks.schema import check_columns, validate_questions
 from vlmtrace.tokens import find_word
 
 #: What a row of one's own CSV must say; everything else of a pair follows from it, unless it stands there too.
@@ -29,6 +29,19 @@ ROW = "row is complete"
 WORDS = "words.txt"
 
 QUESTION = "Is this {a} or {b}?"
+
+
+def one_question(image: str | Path, prompt: str) -> pd.DataFrame:
+    """A questions table of one row: your own image, and a question without options.
+
+    Raises:
+        VlmtraceError: the image cannot be read, or the question is empty
+    """
+    problem = image_problem(resolve(image))
+    if problem:
+        raise VlmtraceError(f"The image {image} cannot be used: {problem}. Give another file.")
+    row = {"sample_id": Path(image).stem, "task": "own", "category": "own", "image": str(image), "prompt": prompt}
+    return validate_questions(pd.DataFrame([row]))
 
 
 # A table -----------------------------------------------------------------------------------------------------------
