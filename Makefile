@@ -33,7 +33,7 @@ ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += --jobs=$(JOBS)
 endif
 THREADS   := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
-all: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),$(THREADS))
+all explore: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),$(THREADS))
 
 INSTALLED := .venv/.installed
 PYTHON    := .venv/bin/python
@@ -41,10 +41,12 @@ VLMTRACE  := $(PYTHON) -m vlmtrace
 FOLDER    := data/runs/$(RUN)
 REPORT    := $(FOLDER)/report/index.html
 
-.PHONY: all test lint lab model bench clean help check FORCE
+.PHONY: all explore test lint lab model bench clean help check FORCE
 
 all: $(REPORT)  ## the whole road for every task: tables, figures, executed notebooks, report
 	@echo "$(if $(WORKED),Done,Nothing to do: run $(RUN) is up to date). Open $(REPORT) in a browser."
+
+explore:  ## single images and open questions: causal tracing with noise, the visual lens (of both bundled models)
 
 test: $(INSTALLED)  ## prove the parts
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2
@@ -143,6 +145,31 @@ $(CIRCUITS) &: notebooks/06_circuit_analysis.ipynb $(call tables,selected) $(cal
         $(call sources,circuits verification stats attention patching groups regions select plots) $(MODELS) \
         $(call stamp,MODEL REVISION SEED TASKS) | check
 	$(call run,$<,,-p tasks="$$TASKS")
+
+# Explorers -------------------------------------------------------------------------------------------------------
+# Beside the road: they need no other stage. The visual lens is for decoder-only models; those of your own that look at
+# the image by cross-attention (BLIP) are told by their configuration or name. Without a MODEL of your own, both bundled
+# models are explored, each in its run.
+
+ASKS_BLIP := $(or $(filter tiny-blip,$(MODEL)),$(findstring blip-vqa,$(MODEL)),\
+                  $(if $(wildcard $(MODEL)/config.json),$(shell grep -s '"BlipForQuestionAnswering"' '$(MODEL)/config.json')))
+TRACED    := $(FOLDER)/causal_tracing.parquet
+LENS      := $(FOLDER)/visual_lens.parquet
+
+$(TRACED): notebooks/07_causal_tracing.ipynb $(call sources,causal_tracing noise patching groups regions stats tasks) $(MODELS) \
+        $(call stamp,MODEL REVISION SEED) | check
+	$(call run,$<,)
+
+$(LENS): notebooks/08_visual_lens.ipynb $(call sources,lens lens_words grounding textual stats tasks) $(MODELS) \
+        $(call stamp,MODEL REVISION SEED) | check
+	$(call run,$<,)
+
+explore: $(TRACED) $(if $(ASKS_BLIP),,$(LENS))
+	@$(if $(WORKED),$(VLMTRACE) report --run "$$RUN" --beside "$$BESIDE")
+	@echo "$(if $(WORKED),Done,Nothing to do: the explorers of run $(RUN) are up to date). Open $(REPORT) in a browser."
+ifeq ($(MODEL),tiny-blip)
+	@$(MAKE) --no-print-directory explore MODEL=tiny-llava RUN=$(if $(filter default,$(RUN)),tiny-llava,$(RUN)-llava)
+endif
 
 OTHER := $(if $(filter tiny-llava,$(MODEL)),$(if $(BESIDE),$(filter-out $(REPORT),data/runs/$(BESIDE)/report/index.html)))
 $(REPORT): $(call tables,module_patching) $(CIRCUITS) $(call sources,report compare) $(wildcard vlmtrace/templates/*) \

@@ -37,6 +37,8 @@ case "$name" in
 04*) touch "data/runs/$run/$task/module_patching.parquet";;
 05*) touch "data/runs/$run/$task/head_patching.parquet";;
 06*) touch "data/runs/$run/heads.parquet" "data/runs/$run/universal_heads.parquet";;
+07*) touch "data/runs/$run/causal_tracing.parquet";;
+08*) touch "data/runs/$run/visual_lens.parquet";;
 esac
 echo "$*" >> arguments
 """
@@ -48,6 +50,8 @@ NOTEBOOKS = (
     "04_module_patching",
     "05_head_patching",
     "06_circuit_analysis",
+    "07_causal_tracing",
+    "08_visual_lens",
 )
 ONE_TASK = ["01 a", "02 a", "03 a", "04 a", "05 a"]
 
@@ -138,6 +142,29 @@ def test_a_further_task_runs_that_task_and_the_circuits(folder):
     assert make(folder, tasks="a b")[0] == []
 
 
+def test_explorers_of_both_bundled_models(folder):
+    ran, said = make(folder, target="explore")
+    assert ran == ["07", "report", "07", "08", "report"], "tiny-blip's question encoder has no visual lens"
+    assert "Open data/runs/default/report/index.html" in said and "Open data/runs/tiny-llava/report/index.html" in said
+    assert make(folder, target="explore")[0] == []
+    calls = (folder / "arguments").read_text().splitlines()
+    assert [call.split()[3] for call in calls] == ["default", "tiny-llava", "tiny-llava"]
+
+
+def test_explorers_of_a_model_of_ones_own(folder):
+    assert make(folder, "MODEL=some/llava", target="explore")[0] == ["07", "08", "report"]
+    assert make(folder, "MODEL=Salesforce/blip-vqa-base", target="explore")[0] == ["07", "report"]
+    (folder / "mine").mkdir()
+    (folder / "mine/config.json").write_text('{"architectures": ["BlipForQuestionAnswering"]}')
+    assert make(folder, "MODEL=mine", target="explore")[0] == ["07", "report"]
+
+
+def test_explorers_leave_the_road_alone(folder):
+    make(folder)
+    make(folder, target="explore")
+    assert make(folder)[0] == []
+
+
 def test_another_run_stands_beside_the_first(folder):
     make(folder)
     assert make(folder, "SEED=1", "RUN=other")[0] == [*ONE_TASK, "06", "report"]
@@ -221,12 +248,12 @@ def test_clean_refuses_what_is_no_run(folder, name):
 
 def test_help_lists_every_target(folder):
     _, said = make(folder, target="help")
-    for target in ("all", "test", "lint", "lab", "model", "clean", "help"):
+    for target in ("all", "explore", "test", "lint", "lab", "model", "clean", "help"):
         assert f"\n  {target} " in said, f"make help does not mention {target}"
 
 
 #: Modules that decide about no number of a table, so that no table is made again when they change.
-WITHOUT_NUMBERS = set("errors files paths progress runs parts report widgets explorer plots tasks".split())
+WITHOUT_NUMBERS = set("errors files paths progress runs parts report widgets trace_widgets explorer plots tasks".split())
 
 #: Modules that a notebook shows something with, without writing it to its table.
 SHOWN_ONLY = {"05_head_patching": {"attribution", "circuits", "verification", "stats", "select"}}

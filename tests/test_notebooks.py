@@ -14,10 +14,11 @@ import pytest
 
 from vlmtrace import paths
 from vlmtrace.pipeline import declared_parameters
-from vlmtrace.runs import STAGES
+from vlmtrace.runs import EXPLORERS, STAGES
 
 FOLDER = paths.ROOT / "notebooks"
-NOTEBOOKS = list(STAGES)
+ROAD = list(STAGES)
+NOTEBOOKS = [*STAGES, *EXPLORERS]
 TASK = "rendered_states"
 SAMPLES = 24
 
@@ -75,9 +76,10 @@ def test_a_notebook_reads_as_a_tutorial(name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_declares_its_parameters(name):
     parameters = declared_parameters(FOLDER / f"{name}.ipynb")
-    tasks = "tasks" if name.startswith("06") else "task"
-    assert {"model", tasks, "samples", "seed", "run", "device"} <= set(parameters)
-    assert (parameters["model"], parameters["seed"], parameters["run"]) == ("tiny-blip", 0, "default")
+    tasks = {"tasks" if name.startswith("06") else "task"} if name in STAGES else set()
+    assert {"model", "samples", "seed", "run", "device"} | tasks <= set(parameters)
+    first = ("tiny-llava", "tiny-llava") if name.startswith("08") else ("tiny-blip", "default")
+    assert (parameters["model"], parameters["run"], parameters["seed"]) == (*first, 0)
     (cell,) = [cell for cell in code(name) if "parameters" in cell.metadata.get("tags", [])]
     lines = cell.source.splitlines()
     assert len(lines) == len(parameters) and all("  # " in line for line in lines), "one literal a line, with a comment"
@@ -106,7 +108,7 @@ def walked(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / "data").mkdir()
     (home / "data" / "models").symlink_to(paths.MODELS)
-    for name in NOTEBOOKS:
+    for name in ROAD:
         task = ["-p", f"tasks={TASK}"] if name.startswith("06") else ["--task", TASK]
         further = ["-p", f"samples={SAMPLES}"] if name.startswith("01") else []
         further += ["-p", "n_random=2"] if name.startswith("06") else []

@@ -166,6 +166,18 @@ def test_a_run_half_way_is_reported_as_far_as_it_went():
     assert "01_preprocess" in text and "Universal heads" not in text
 
 
+def test_explorers_stand_on_the_page_whether_or_not_the_road_was_walked():
+    for run in (finished_run(), open_run("explored")):
+        stage = run.stage("07_causal_tracing", seed=0)
+        stage.figure(Figure(figsize=(1, 1)), "noise-curve", "As noise grows.")
+        stage.finish(causal_tracing=pd.DataFrame({"sample_id": ["a"]}))
+        page = write_report(run)
+        assert "Single images, open questions" in text_of(page.read_text())
+        assert "causal tracing" in text_of(page.read_text()) and "../figures/noise-curve.png" in page.read_text()
+    assert "../../r/report/index.html" in page.read_text(), "other runs are linked"
+    assert "Which heads carry it" not in text_of(page.read_text())
+
+
 def test_a_run_that_is_not_there_is_a_sentence():
     with pytest.raises(VlmtraceError, match="Run 'r' has no finished stage to report"):
         write_report(open_run("r"))

@@ -18,12 +18,12 @@ from vlmtrace.compare import compare, other_run
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.evaluate import accuracy_table
 from vlmtrace.files import write_atomically
-from vlmtrace.runs import STAGES, Run
+from vlmtrace.runs import EXPLORERS, STAGES, Run
 from vlmtrace.select import USE
 from vlmtrace.stats import bootstrap_mean
 
 #: A figure belongs to the section of the stage that drew it.
-SECTIONS = tuple(STAGES)
+SECTIONS = (*STAGES, *EXPLORERS)
 
 Rows = list[dict[str, Any]]
 
@@ -55,6 +55,8 @@ def write_report(run: Run, beside: str | None = None) -> Path:
         tables=list(table_sizes(run)),
         stages=stage_rows(record),
         comparison=compare(run, other) if other else None,
+        explorers=[stage for stage in EXPLORERS if stage in record["stages"]],
+        other_reports=other_reports(run),
         **findings(run, record),
     )
     with write_atomically(folder / "index.html") as temporary:
@@ -255,6 +257,12 @@ def notebook_as_html(notebook: Path) -> str:
                 out for out in cell.outputs if "application/vnd.jupyter.widget-view+json" not in out.get("data", {})
             ]
     return HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(content)[0]
+
+
+def other_reports(run: Run) -> list[str]:
+    """Names of the other runs that have a report."""
+    found = sorted(page.parts[-3] for page in run.folder.parent.glob("*/report/index.html"))
+    return [name for name in found if name != run.name]
 
 
 def table_sizes(run: Run) -> Iterable[dict[str, Any]]:

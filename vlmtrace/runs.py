@@ -50,6 +50,12 @@ STAGES = {
     "06_circuit_analysis": ("heads", "universal_heads"),
 }
 
+#: Beside the road: each takes single images and questions, and needs no other stage.
+EXPLORERS = {
+    "07_causal_tracing": ("causal_tracing", "noise_curve"),
+    "08_visual_lens": (),
+}
+
 #: A stage and the stages whose tables it reads must agree on these: parameter and its name in a sentence.
 SHARED = {"seed": "seed", "model": "model", "fingerprint": "model weights"}
 
@@ -205,7 +211,7 @@ class Stage:
         shutil.rmtree(self.parts_folder, ignore_errors=True)
         for name, table in tables.items():
             print(f"Wrote {paths.relative(self.run.path(name, self.task))}: {len(table):,} rows.")
-        following = [stage for stage in STAGES if stage > self.name][:1]
+        following = [stage for stage in STAGES if stage > self.name][:1] if self.name in STAGES else []
         print(f"{self.name} took {seconds:.0f} s." + (f" Next: {following[0]}." if following else ""))
 
     def _entry(self, writes: Mapping[str, str], seconds: float) -> dict[str, Any]:

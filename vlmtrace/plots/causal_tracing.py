@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.plots.averages import check_table, pick, role_means, token_matrix
-from vlmtrace.plots.panels import effect_panel, grouped_places, label_groups
+from vlmtrace.plots.panels import Picture, effect_panel, grouped_places, image_panel, label_groups
 from vlmtrace.plots.style import PALETTE, effect_limit, new_figure, paper_style, readable, signed_colorbar
 
 COLUMNS = ["sample_id", "block", "module", "layer", "position", "token", "token_role", "step", "indirect_effect"]
@@ -74,9 +74,14 @@ def trace_map(effects: pd.DataFrame, sample_id: str | None = None, step: int = 0
 
 
 def draw_trace(
-    figure: Figure, effects: pd.DataFrame, sample_id: str | None = None, step: int = 0, limit: float | None = None
+    figure: Figure,
+    effects: pd.DataFrame,
+    sample_id: str | None = None,
+    step: int = 0,
+    limit: float | None = None,
+    picture: Picture | None = None,
 ) -> None:
-    """As `trace_map`, into an empty figure."""
+    """As `trace_map`, into an empty figure; with the image above where there is one."""
     check_table(effects, [*COLUMNS, "answer_token", "p_clean", "p_corrupt"], "causal_tracing")
     chosen = pick(effects, "causal_tracing", sample_id=sample_id, step=step)
     maps = {
@@ -88,7 +93,7 @@ def draw_trace(
         f"{row['sample_id']}, answer token {step + 1}: “{row['answer_token']}”, "
         f"p clean {row['p_clean']:.2f}, corrupt {row['p_corrupt']:.2f}"
     )
-    _grid(figure, maps, limit, title, "one question; mean over draws of noise")
+    _grid(figure, maps, limit, title, "one question; mean over draws of noise", picture)
 
 
 @paper_style
@@ -124,6 +129,7 @@ def _grid(
     limit: float | None,
     title: str,
     over: str,
+    picture: Picture | None = None,
 ) -> None:
     """Maps layer × what was restored: rows are modules, columns blocks, each as wide as its positions need."""
     blocks, modules = (list(dict.fromkeys(names)) for names in zip(*maps, strict=True))
@@ -133,8 +139,12 @@ def _grid(
     widths = [max(matrix.shape[1] for (block, _), (matrix, _) in maps.items() if block == name) for name in blocks]
     # A block of one or two positions still has to hold its title.
     widths = [max(width, 0.22 * sum(widths)) for width in widths]
-    figure.set_size_inches(figure.get_figwidth(), 1.7 + len(modules) * (0.35 + 0.13 * min(max(n_layers, 4), 16)))
-    grid = figure.subplots(len(modules), len(blocks), squeeze=False, width_ratios=widths)
+    height, above = 1.7 + len(modules) * (0.35 + 0.13 * min(max(n_layers, 4), 16)), 1.7 if picture is not None else 0.0
+    figure.set_size_inches(figure.get_figwidth(), height + above)
+    outer = figure.add_gridspec(2, 1, height_ratios=[above, height]) if above else figure.add_gridspec(1, 1)
+    if picture is not None:
+        image_panel(figure.add_subplot(outer[0]), picture)
+    grid = outer[-1].subgridspec(len(modules), len(blocks), width_ratios=widths).subplots(squeeze=False)
     for row, module in zip(grid, modules, strict=True):
         for axes, block in zip(row, blocks, strict=True):
             axes.set_visible((block, module) in maps)
