@@ -84,8 +84,14 @@ def image_maps(lens: Lens, methods: Sequence[str] = MAPS, top: int = TOP, seed: 
 
 
 def rollout(weights: Tensor) -> Tensor:
-    """Attention rollout: ∏ (A_l + 1) / 2 over layers, the last on the left: (query, key) of weights (layer, query,
-    key).""" eye = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
+    """Attention rollout: ∏ (A_l + 1) / 2 over layers, the last on the left.
+
+    Args:
+        weights: (layer, query, key), means over heads
+    Returns:
+        (query, key), rows sum to 1
+    """
+    eye = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
     flow = eye
     for layer in weights:
         flow = (layer + eye) / 2 @ flow
@@ -241,7 +247,8 @@ def _object(lens: Lens, row: dict[str, Any]) -> tuple[Array, Array] | None:
             return placed, object_tokens(mask, boxes[placed])
     except (OSError, SyntaxError) as error:
         raise VlmtraceError(
-            f"The mask {path} of question {row['sample_id']!r} cannot be read ({error}): correct object_mask or empty it."
+            f"The mask {path} of question {row['sample_id']!r} cannot be read ({error}): correct object_mask or empty "
+            "it."
         ) from error
 
 

@@ -167,10 +167,10 @@ def word_tokens(lens: Lens, text: str) -> list[int]:
 
 
 def image_boxes(lens: Lens, image: Image.Image | str | Path) -> pd.DataFrame:
-    """Where in the image its tokens lie: position, top, left, bottom, right (fractions); those without a place left out.
+    """Where in the image its tokens lie: position, top, left, bottom, right; those without a place left out.
 
     Args:
-        image: that of the lens's inputs
+        image: that of the lens's inputs, of which the numbers are fractions
     """
     boxes = pd.DataFrame(lens.model.image_cells(image, lens.inputs, BLOCK), columns=["top", "left", "bottom", "right"])
     boxes.insert(0, "position", np.flatnonzero(lens.image_positions))
