@@ -16,7 +16,7 @@ under insertion are good. Pointing asks what a human would call right, the other
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +169,15 @@ def replacement_curves(
         rank[np.argsort(-np.asarray(values), kind="stable")] = np.arange(n)
         top = rank < sizes[:, None]
         replaced += [top, ~top]
-    which = torch.as_tensor(np.concatenate(replaced), device=image.device)
+    # All maps agree on replacing nothing, and on replacing everything.
+    unlike, which_of = np.unique(np.concatenate(replaced), axis=0, return_inverse=True)
+    which = torch.as_tensor(unlike, device=image.device)
     p = []
     for part in which.split(at_once):
         images = torch.where(part[..., None], mean.to(image.dtype), image)
         inputs = {name: torch.cat([value] * len(part)) for name, value in lens.inputs.items()}
         p.append(model.answer_logits(inputs, image=images).softmax(-1)[:, lens.token])
-    curves = torch.cat(p).view(len(maps), 2, len(sizes)).cpu().numpy()
+    curves = torch.cat(p).cpu().numpy()[which_of].reshape(len(maps), 2, len(sizes))
     return {name: {"deletion": both[0], "insertion": both[1]} for name, both in zip(maps, curves, strict=True)}
 
 
@@ -237,14 +239,23 @@ def score_maps(
 
 def _object(lens: Lens, row: dict[str, Any]) -> tuple[Array, Array] | None:
     """Which image tokens have a place in the image, and which of those show the object; None: there is no mask."""
-    path = row.get("object_mask")
-    if not isinstance(path, (str, Path)):
+    if not isinstance(row.get("object_mask"), (str, Path)):
         return None
     boxes = lens.model.image_cells(row["image"], lens.inputs, BLOCK)
     placed = ~np.isnan(boxes).any(axis=1)
+    return placed, tokens_on_object(row, boxes[placed])
+
+
+def tokens_on_object(row: Mapping[str, Any], boxes: Array) -> Array:
+    """`object_tokens` of a question's object_mask.
+
+    Raises:
+        VlmtraceError: the mask cannot be read
+    """
+    path = row["object_mask"]
     try:
         with Image.open(resolve(path)) as mask:
-            return placed, object_tokens(mask, boxes[placed])
+            return object_tokens(mask, boxes)
     except (OSError, SyntaxError) as error:
         raise VlmtraceError(
             f"The mask {path} of question {row['sample_id']!r} cannot be read ({error}): correct object_mask or empty "

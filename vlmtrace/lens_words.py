@@ -9,6 +9,9 @@ own) and the unembedding:
   side is the orthogonal projection of x on the row space of M, M⁺M x: the smallest vector that has the same key.
 - `output`: the value output, the head's value at this position through its slice of the output projection: what the
   head would write if it attended to this position alone.
+
+An image token enters where word embeddings do. Where embedding and unembedding are not one matrix, what it means there
+may be read better as the word whose embedding has the most similar direction (cosine): `through="embedding"`.
 """
 
 from __future__ import annotations
@@ -23,12 +26,17 @@ from PIL import Image
 from torch import Tensor
 
 from vlmtrace.errors import VlmtraceError, one_of
-from vlmtrace.lens import BLOCK, Array, Lens, word
-from vlmtrace.models import Site
+from vlmtrace.grounding import tokens_on_object
+from vlmtrace.lens import BLOCK, Array, Lens, check_questions, lens_of, word
+from vlmtrace.models import VLM, Site
 from vlmtrace.models.frozen import FrozenNorm
+from vlmtrace.progress import counter
 
 #: What can be read at a position; the first of a layer, the others of one of its heads.
 SIDES = ("input", "key", "value", "output")
+
+#: By which matrix a vector is turned into words.
+THROUGH = ("unembedding", "embedding")
 
 #: What a family calls the norm in front of its attention.
 NORMS_BEFORE = ("input_layernorm", "self_attn_layer_norm")
@@ -93,16 +101,28 @@ def norm_before(lens: Lens, layer: int) -> FrozenNorm:
 
 
 @torch.no_grad()
-def top_words(lens: Lens, vectors: Tensor, positions: Sequence[int], k: int = 5) -> pd.DataFrame:
-    """The k most probable words of vectors (T, D) at some positions.
+def word_scores(lens: Lens, vectors: Tensor, positions: Tensor, through: str = "unembedding") -> Tensor:
+    """How well each word fits vectors (n, D) that stand at n positions: probabilities, or cosines; (n, vocabulary)."""
+    if one_of(through, THROUGH, "way to read words") == "unembedding":
+        return lens.read(vectors, positions).softmax(-1)
+    words = torch.nn.functional.normalize(lens.model.hf.get_input_embeddings().weight.float(), dim=-1)
+    return torch.nn.functional.normalize(vectors.float(), dim=-1) @ words.T
 
+
+def top_words(
+    lens: Lens, vectors: Tensor, positions: Sequence[int], k: int = 5, through: str = "unembedding"
+) -> pd.DataFrame:
+    """The k words that vectors (T, D) mean most at some positions.
+
+    Args:
+        through: one of `THROUGH`
     Returns:
-        one row a position and rank: position, rank (from 1), token_id, word, p
+        one row a position and rank: position, rank (from 1), token_id, word, score (probability, or cosine)
     """
     at = torch.tensor(list(positions), device=vectors.device)
     tables = []
     for place in at.split(64):
-        p, ids = lens.read(vectors[place], place).softmax(-1).topk(k)
+        scores, ids = word_scores(lens, vectors[place], place, through).topk(k)
         tables.append(
             pd.DataFrame(
                 {
@@ -110,16 +130,17 @@ def top_words(lens: Lens, vectors: Tensor, positions: Sequence[int], k: int = 5)
                     "rank": np.tile(np.arange(1, k + 1), len(place)),
                     "token_id": ids.flatten().cpu().numpy(),
                     "word": [word(lens.model, token) for token in ids.flatten().tolist()],
-                    "p": p.flatten().cpu().numpy(),
+                    "score": scores.flatten().cpu().numpy(),
                 }
             )
         )
     return pd.concat(tables, ignore_index=True)
 
 
-@torch.no_grad()
-def word_ranks(lens: Lens, tokens: Sequence[int], what: str = "input", head: int = 0) -> Array:
-    """Rank (1: the most probable) of the best-placed of some tokens at every layer and position: (layer, position).
+def word_ranks(
+    lens: Lens, tokens: Sequence[int], what: str = "input", head: int = 0, through: str = "unembedding"
+) -> Array:
+    """Rank (1: it fits best) of the best-placed of some tokens at every layer and position: (layer, position).
 
     Args:
         tokens: e.g. the right word with and without a space before it
@@ -131,9 +152,9 @@ def word_ranks(lens: Lens, tokens: Sequence[int], what: str = "input", head: int
         vectors = side(lens, what, layer, head)
         found = []
         for place in places.split(64):
-            logits = lens.read(vectors[place], place)
-            best = logits[:, list(tokens)].amax(-1, keepdim=True)
-            found.append((logits > best).sum(-1) + 1)
+            scores = word_scores(lens, vectors[place], place, through)
+            best = scores[:, list(tokens)].amax(-1, keepdim=True)
+            found.append((scores > best).sum(-1) + 1)
         rows.append(torch.cat(found))
     return torch.stack(rows).cpu().numpy()
 
@@ -146,6 +167,39 @@ def first_layers(ranks: Array, at_most: int = 1) -> Array:
     """
     reached = ranks <= at_most
     return np.where(reached.any(0), reached.argmax(0), np.nan)
+
+
+def word_layers(
+    model: VLM, questions: pd.DataFrame, at_most: int = 5, through: Sequence[str] = THROUGH, prefix: str = ""
+) -> pd.DataFrame:
+    """Layer by layer, at how many image tokens the right word is among the first: on the object, and elsewhere.
+
+    Args:
+        questions: sample_id, image, prompt, answer (the right word), object_mask
+        at_most: the rank up to which a word counts as read
+    Returns:
+        one row a question, reading, layer and place: sample_id, through, layer (the last is what leaves the last
+            layer),
+        place ("object", "elsewhere", "answer": the position that predicts it), share of the place's tokens
+    """
+    check_questions(questions, "answer", "object_mask")
+    tables = []
+    with counter(len(questions), f"words in {len(questions)} images") as advance:
+        for row in questions.to_dict("records"):
+            lens = lens_of(model, row, prefix)
+            boxes = image_boxes(lens, row["image"])
+            on_object = tokens_on_object(row, boxes.drop(columns="position").to_numpy())
+            positions = boxes["position"].to_numpy()
+            places = {"object": positions[on_object], "elsewhere": positions[~on_object], "answer": np.array([lens.at])}
+            for way in through:
+                reached = word_ranks(lens, word_tokens(lens, row["answer"]), through=way) <= at_most
+                for place, at in places.items():
+                    share = reached[:, at].mean(1) if len(at) else np.full(len(reached), np.nan)
+                    table = pd.DataFrame({"layer": range(len(reached)), "place": place, "share": share})
+                    tables.append(table.assign(sample_id=row["sample_id"], through=way))
+            advance(1)
+    found = pd.concat(tables, ignore_index=True)
+    return found[["sample_id", "through", "layer", "place", "share"]]
 
 
 def word_tokens(lens: Lens, text: str) -> list[int]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -110,7 +111,8 @@ def knock_out_heads(
         heads: (layer, head)
     Returns:
         one row a question, run ("visual", "textual") and set ("chosen", "random"; of random the mean over draws):
-        sample_id, run, heads, p_before (of the token that the model predicts), p, log_p_change (nats)
+        sample_id, run, heads, p_before (of the token that the model predicts), p, log_odds_change (nats); log-odds go
+        on moving where a probability is close to 1
     """
     check_questions(questions, told)
     if not heads:
@@ -123,19 +125,18 @@ def knock_out_heads(
             lenses = [lens_of(model, row, prefix, column) for row in questions.to_dict("records")]
             mean = torch.stack([lens.heads[:, lens.at] for lens in lenses]).mean(0)
             for sample_id, lens in zip(questions["sample_id"], lenses, strict=True):
-                before = float(lens.logits.log_softmax(-1)[lens.token])
-                after = [knocked_out(lens, chosen, mean) for chosen in sets]
+                before = log_odds(lens.logits, lens.token)
+                after = np.array([knocked_out(lens, chosen, mean) for chosen in sets])
                 for name, found in (("chosen", after[:1]), ("random", after[1:])):
-                    p, change = float(np.exp(found).mean()), float(np.mean(found)) - before
-                    left = {"p_before": np.exp(before), "p": p, "log_p_change": change}
-                    rows.append({"sample_id": sample_id, "run": run, "heads": name, **left})
+                    left = {"p_before": expit(before), "p": expit(found).mean(), "log_odds_change": found.mean() -
+                    before} rows.append({"sample_id": sample_id, "run": run, "heads": name, **left})
                 advance(1)
     return pd.DataFrame(rows)
 
 
 @torch.no_grad()
 def knocked_out(lens: Lens, heads: Sequence[tuple[int, int]], mean: Tensor) -> float:
-    """log p(predicted token) with some heads' outputs at the answer's position replaced.
+    """Log-odds of the predicted token with some heads' outputs at the answer's position replaced.
 
     Args:
         mean: (layer, head, width of a head), what they are replaced by
@@ -154,7 +155,13 @@ def knocked_out(lens: Lens, heads: Sequence[tuple[int, int]], mean: Tensor) -> f
     layers = sorted({layer for layer, _ in heads})
     points = [(lens.model.hook_point(Site(BLOCK, "self_attention", layer)), replace(layer)) for layer in layers]
     with hooks(points, n_pairs=1):
-        return float(lens.model.answer_logits(lens.inputs)[0].log_softmax(-1)[lens.token])
+        return log_odds(lens.model.answer_logits(lens.inputs)[0], lens.token)
+
+
+def log_odds(logits: Tensor, token: int) -> float:
+    """log(p / (1 − p)) of a token, exact where p is close to 1, too."""
+    others = torch.cat([logits[:token], logits[token + 1 :]])
+    return float(logits[token] - others.logsumexp(-1))
 
 
 def random_heads(
@@ -184,20 +191,20 @@ def random_heads(
 
 
 def knockout_table(knocked: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Mean change of the answer's log-probability, with 95 % bootstrap intervals over questions, by run.
+    """Mean change of the answer's log-odds, with 95 % bootstrap intervals over questions, by run.
 
     Returns:
         one row a run and set of heads, and one for their difference, question by question: run, heads ("chosen",
             "random",
-        "chosen − random"), n, log_p_change, low, high, p_before, p
+        "chosen − random"), n, log_odds_change, low, high, p_before, p
     """
     rows = []
     for run, part in knocked.groupby("run", sort=False):
-        wide = part.pivot(index="sample_id", columns="heads", values="log_p_change")
+        wide = part.pivot(index="sample_id", columns="heads", values="log_odds_change")
         wide["chosen − random"] = wide["chosen"] - wide["random"]
         p = part.groupby("heads")[["p_before", "p"]].mean()
         for name, values in wide.items():
             low, high = (float(end[0]) for end in stats.bootstrap_mean(values, seed=seed))
-            row = {"run": run, "heads": name, "n": len(values), "log_p_change": values.mean(), "low": low, "high": high}
-            rows.append(row | (p.loc[name].to_dict() if name in p.index else {}))
+            row = {"run": run, "heads": name, "n": len(values), "log_odds_change": values.mean(), "low": low, "high":
+            high} rows.append(row | (p.loc[name].to_dict() if name in p.index else {}))
     return pd.DataFrame(rows)
