@@ -95,9 +95,7 @@ def test_combinations_never_seen_in_training_are_answered_too(model, answered):
 def test_open_questions_about_colors(model, monkeypatch, tmp_path):
     monkeypatch.setattr(pairs, "RAW", tmp_path)
     table = open_questions(120, SEED)
-    table["right"] = (
-        np.array(_generate(model, table.image.tolist(), table.question.tolist())) == table.answer
-    )
+    table["right"] = np.array(_generate(model, table.image.tolist(), table.question.tolist())) == table.answer
     right = table.groupby("kind").right.mean()
     chance = {"color": 0.1, "count": 0.25, "location": 0.25}
     for kind, share in right.items():

@@ -128,8 +128,8 @@ def knock_out_heads(
                 before = log_odds(lens.logits, lens.token)
                 after = np.array([knocked_out(lens, chosen, mean) for chosen in sets])
                 for name, found in (("chosen", after[:1]), ("random", after[1:])):
-                    left = {"p_before": expit(before), "p": expit(found).mean(), "log_odds_change": found.mean() -
-                    before} rows.append({"sample_id": sample_id, "run": run, "heads": name, **left})
+                    left = {"p": expit(found).mean(), "log_odds_change": found.mean() - before}
+                    rows.append({"sample_id": sample_id, "run": run, "heads": name, "p_before": expit(before), **left})
                 advance(1)
     return pd.DataFrame(rows)
 
@@ -205,6 +205,7 @@ def knockout_table(knocked: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         p = part.groupby("heads")[["p_before", "p"]].mean()
         for name, values in wide.items():
             low, high = (float(end[0]) for end in stats.bootstrap_mean(values, seed=seed))
-            row = {"run": run, "heads": name, "n": len(values), "log_odds_change": values.mean(), "low": low, "high":
-            high} rows.append(row | (p.loc[name].to_dict() if name in p.index else {}))
+            row = {"run": run, "heads": name, "n": len(values), "log_odds_change": values.mean()}
+            row |= {"low": low, "high": high}
+            rows.append(row | (p.loc[name].to_dict() if name in p.index else {}))
     return pd.DataFrame(rows)
