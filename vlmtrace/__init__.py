@@ -3,7 +3,9 @@
 from vlmtrace.attribution import attribute_heads, attribute_modules, ranking_agreement
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.evaluate import accuracy_table, check_pairs, evaluate
+from vlmtrace.grounding import map_table, score_maps
 from vlmtrace.knockout import knock_out_attention, replace_image_tokens
+from vlmtrace.lens import lens_contributions, open_lens
 from vlmtrace.models import VLM, bundled_models, load_model
 from vlmtrace.patching import patch_head_sets, patch_heads, patch_modules, patch_regions
 from vlmtrace.select import select_samples, selection_table
@@ -21,9 +23,12 @@ __all__ = [
     "check_pairs",
     "evaluate",
     "knock_out_attention",
+    "lens_contributions",
     "load_model",
     "load_pairs",
     "load_questions",
+    "map_table",
+    "open_lens",
     "patch_head_sets",
     "patch_heads",
     "patch_modules",
@@ -31,6 +36,7 @@ __all__ = [
     "prepare_pairs",
     "ranking_agreement",
     "replace_image_tokens",
+    "score_maps",
     "select_samples",
     "selection_table",
 ]
