@@ -30,7 +30,7 @@ from vlmtrace.lens import (
 )
 from vlmtrace.lens_words import SIDES, THROUGH, image_boxes, side, top_words
 from vlmtrace.models import VLM
-from vlmtrace.plots.lens import draw_maps, draw_words
+from vlmtrace.plots.lens import draw_maps, draw_patch, draw_words
 from vlmtrace.plots.panels import outline_legend
 from vlmtrace.plots.style import PAGE_WIDTH
 from vlmtrace.regions import on_image
@@ -125,14 +125,26 @@ def word_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Expl
     """
     shown, lens_at = _prepared(model, questions, prefix)
     block = model.blocks[BLOCK]
+
+    def patches(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+        question = _chosen(shown, settings["sample_id"])
+        boxes = image_boxes(lens_at(question), question["image"])
+        names = [
+            (f"{number}: {box.top:.0%} from the top, {box.left:.0%} from the left", int(box.position))
+            for number, box in enumerate(boxes.itertuples())
+        ]
+        return [("all of them, in one layer", None), *names]
+
     controls = {
         "sample_id": dropdown("question", _options(shown)),
+        "patch": dropdown("patch", patches({"sample_id": shown["sample_id"].iloc[0]})),
         "what": dropdown("read", [(name, what) for what, name in SIDE_NAMES.items()]),
         "through": dropdown("through", [(f"the {way}", way) for way in THROUGH], preferred="embedding"),
         "layer": slider("layer", block.n_layers),
         "head": slider("head", block.n_heads),
     }
-    return Explorer(functools.partial(draw_patch_words, questions=shown, lens_at=lens_at), controls)
+    draw = functools.partial(draw_patch_words, questions=shown, lens_at=lens_at)
+    return Explorer(draw, controls, follow={"patch": patches})
 
 
 def draw_patch_words(
@@ -141,16 +153,18 @@ def draw_patch_words(
     questions: pd.DataFrame,
     lens_at: LensOf,
     sample_id: str | None = None,
+    patch: int | None = None,
     what: str = "input",
     through: str = "embedding",
     layer: int = 0,
     head: int = 0,
 ) -> None:
-    """The image, and the most fitting word of each image token.
+    """The image, and the three most fitting words of each image token; or the words of one, through all layers.
 
     Args:
         lens_at: from a row of the questions to its lens
         sample_id: default: the first question
+        patch: the position of an image token; None: all of them, in one layer
         what, through: of `lens_words.SIDES`, `lens_words.THROUGH`
 
     Raises:
@@ -161,11 +175,26 @@ def draw_patch_words(
     boxes = image_boxes(lens, question["image"])
     if boxes.empty:
         raise VlmtraceError("No image token stands for a place in the image, so no word can be written on it.")
-    words = top_words(lens, side(lens, what, layer, head), boxes["position"], 1, through)
-    answer = question.get("answer")
+    answer = question.get("answer") if isinstance(question.get("answer"), str) else None
+    one_of(what, SIDES, "side of a head")
     figure.set_size_inches(PAGE_WIDTH, 4.1)
-    draw_words(figure, question["image"], boxes, words, answer if isinstance(answer, str) else None, _mask(question))
-    where = f"layer {layer}" if one_of(what, SIDES, "side of a head") == "input" else f"head {layer}.{head}"
+    if patch is None:
+        words = top_words(lens, side(lens, what, layer, head), boxes["position"], 3, through)
+        draw_words(figure, question["image"], boxes, words, answer, _mask(question))
+        where = f"layer {layer}" if what == "input" else f"head {layer}.{head}"
+    else:
+        at = boxes[boxes["position"] == patch]
+        if at.empty:
+            raise VlmtraceError(f"There is no image token at position {patch}: choose one of the list.")
+        box = at.iloc[0]
+        layers = len(lens.heads) + (what == "input")
+        names = [f"layer {number}" if number < len(lens.heads) else "out" for number in range(layers)]
+        readings = {
+            name: top_words(lens, side(lens, what, number, head), [patch], 5, through)
+            for number, name in enumerate(names)
+        }
+        draw_patch(figure, question["image"], box, readings, answer)
+        where = "all layers" if what == "input" else f"head {head} of all layers"
     figure.suptitle(f"{_asked(question, lens)}\n{where}: {SIDE_NAMES[what]}, read through the {through}")
 
 

@@ -54,7 +54,7 @@ def agreement(
     resampled = [_spearman(values["visual"][rows].mean(0), values["textual"][rows].mean(0)) for rows in draws]
     low, high = np.quantile(resampled, [0.025, 0.975]) if n > 1 else (np.nan, np.nan)
     means = [values[name].mean(0) for name in RUNS]
-    rows = [{"compared": "visual, textual", **_compare(*means, k), "low": low, "high": high}]
+    rows = [{"compared": "visual, textual", **_compare(means[0], means[1], k), "low": low, "high": high}]
     if n > 1:
         half = rng.permutation(n) < n // 2
         rows += [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -118,13 +118,15 @@ def patch_maps(
     names = list(maps[0])
     side = PAGE_WIDTH / (len(names) + 1)
     figure = new_figure(height=0.4 + len(images) * (side + 0.4))
-    rows = figure.subfigures(len(images), 1, squeeze=False)[:, 0]
+    legend = bool(masks) and any(mask is not None for mask in masks or [])
+    heights = [side + 0.4] * (len(images) - 1) + [side + 0.4 + 0.25 * legend]
+    rows = figure.subfigures(len(images), 1, squeeze=False, height_ratios=heights)[:, 0]
     for number, (panel, image, title) in enumerate(zip(rows, images, titles, strict=True)):
         mask = masks[number] if masks else None
         note = notes[number] if notes else {}
         draw_maps(panel, image, maps[number], mask, note)
         panel.suptitle(title, x=0.01, ha="left", fontsize=8)
-    outline_legend(rows[-1], [MASK] if masks and any(mask is not None for mask in masks) else [])
+    outline_legend(rows[-1], [MASK] if legend else [])
     return figure
 
 
@@ -229,12 +231,12 @@ def draw_words(
     wanted: str | None = None,
     mask: Picture | None = None,
 ) -> None:
-    """The image, and beside it the most fitting word of each image token where the token lies.
+    """The image, and beside it the most fitting words of each image token where the token lies, the best on top.
 
     Args:
         boxes: from `lens_words.image_boxes`
-        words: from `lens_words.top_words` at the same positions; those of rank 1 are written
-        wanted: a word to set off
+        words: from `lens_words.top_words` at the same positions; all ranks are written
+        wanted: a word to set off: patches in which it stands are green, and it is in bold
         mask: the object asked about
     """
     outlines = {} if mask is None else {MASK: mask}
@@ -242,23 +244,54 @@ def draw_words(
     outline_masks(plain, outlines, image_panel(plain, image))
     width, height = image_panel(written, image, gray=True)
     outline_masks(written, outlines, (width, height))
-    first = words[words["rank"] == 1].set_index("position")
-    highest = float(first["score"].max()) or 1.0
-    room = PAGE_WIDTH * 0.62 * 72  # points across the panel
+    found = {position: part.sort_values("rank") for position, part in words.groupby("position")}
+    room = PAGE_WIDTH * 0.6 * 72  # points across the panel
     for box in boxes.itertuples():
-        found = first.loc[box.position]
-        share = max(float(found["score"]), 0.0) / highest
+        names = [str(name) for name in found[box.position]["word"]]
+        hits = [wanted is not None and name.lower() == wanted.lower() for name in names]
         x, y = box.left * width, box.top * height
         wide, high = (box.right - box.left) * width, (box.bottom - box.top) * height
-        hit = wanted is not None and str(found["word"]).lower() == wanted.lower()
-        face = mpl.colors.to_rgba(PALETTE[2] if hit else "0.75", 0.75 if hit else 0.1 + 0.5 * share)
+        face = (*PALETTE[2], 0.55) if any(hits) else (1, 1, 1, 0.25)
         written.add_patch(Rectangle((x, y), wide, high, facecolor=face, edgecolor="white", linewidth=0.5))
-        size = min(7.0, room * wide / width / (0.62 * max(len(str(found["word"])), 3)))
-        written.text(
-            x + wide / 2, y + high / 2, str(found["word"]), ha="center", va="center_baseline", fontsize=size,
-            fontweight="bold" if hit else "normal",
-        )  # fmt: skip
+        # As large as fits: beside each other letters take about 0.6 of their height, below each other lines 1.2.
+        size = min(7.0, *(room * wide / width / (0.62 * max(len(name), 3)) for name in names))
+        size = min(size, room * wide / width / (1.2 * len(names)))
+        for line, (name, hit) in enumerate(zip(names, hits, strict=True)):
+            written.text(
+                x + wide / 2, y + high * (line + 0.5) / len(names), name, ha="center", va="center", fontsize=size,
+                fontweight="bold" if hit else "normal", color="black" if line == 0 or hit else "0.3",
+            )  # fmt: skip
     outline_legend(figure, outlines)
+
+
+def draw_patch(
+    figure: FigureBase, image: Picture, box: Any, words: Mapping[str, pd.DataFrame], wanted: str | None = None
+) -> None:
+    """The image with one image token marked, and beside it that token's most fitting words, one row a reading.
+
+    Args:
+        box: top, left, bottom, right in fractions of the image
+        words: from `lens_words.top_words`, by the name of the reading, at one position
+        wanted: a word to set off
+    """
+    plain, table = figure.subplots(1, 2, width_ratios=[1, 2.2])
+    width, height = image_panel(plain, image)
+    corner = (box.left * width, box.top * height)
+    sides = ((box.right - box.left) * width, (box.bottom - box.top) * height)
+    plain.add_patch(Rectangle(corner, *sides, facecolor="none", edgecolor="white", linewidth=3))
+    plain.add_patch(Rectangle(corner, *sides, facecolor="none", edgecolor="black", linewidth=1.2))
+    table.set_axis_off()
+    columns = max(len(part) for part in words.values())
+    table.set(xlim=(-1.2, columns), ylim=(len(words) + 0.5, -1))
+    for column in range(columns):
+        table.text(column, -0.5, f"rank {column + 1}", fontsize=7, color="0.4")
+    for row, (name, part) in enumerate(words.items()):
+        table.text(-1.2, row + 0.5, name, fontsize=7, color="0.4")
+        for column, found in enumerate(part.sort_values("rank").itertuples()):
+            hit = wanted is not None and str(found.word).lower() == wanted.lower()
+            said = f"{found.word}\n{found.score:.2f}"
+            weight, color = ("bold", PALETTE[2]) if hit else ("normal", "black")
+            table.text(column, row + 0.5, said, fontsize=7, va="center", fontweight=weight, color=color)
 
 
 @paper_style
@@ -324,7 +357,7 @@ def words_by_layer(table: pd.DataFrame, at_most: int = 5) -> Figure:
 def visual_against_textual(
     visual: pd.DataFrame, textual: pd.DataFrame, knocked: pd.DataFrame, shared: Sequence[tuple[int, int]]
 ) -> Figure:
-    """Every head's mean contribution to the answer from images and from sentences; what knocking out some of them takes.
+    """Every head's mean contribution to the answer from images and from sentences, and what knocking some out takes.
 
     Args:
         visual, textual: from `lens.lens_contributions`, of the same questions
@@ -353,13 +386,15 @@ def _draw_agreement(
     for layer in sorted(set(layers)):
         at = layers == layer
         axes.scatter(visual[at], textual[at], s=14, color=colors[layer], label=f"layer {layer}")
-    for place in shared:
-        at_head = (visual[place], textual[place])
-        axes.annotate(f"{place[0]}.{place[1]}", at_head, xytext=(3, -7), textcoords="offset points", fontsize=6)
+    ring = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.8}
+    places = list(shared)
+    axes.scatter([visual[place] for place in places], [textual[place] for place in places], s=45, **ring)
+    named = textwrap.fill(", ".join(f"{layer}.{head}" for layer, head in places), 28)
+    axes.text(0.03, 0.97, f"ringed: the shared heads\n{named}", transform=axes.transAxes, va="top", fontsize=7)
     ends = [min(visual.min(), textual.min()), max(visual.max(), textual.max())]
     axes.plot(ends, ends, color="0.6", linestyle=":", linewidth=0.8, zorder=0)
     axes.set(xlabel="contribution from an image, nats", ylabel="contribution from sentences, nats")
-    axes.set_title(f"heads (n = {n} questions; labelled: shared)", loc="left")
+    axes.set_title(f"what each head contributes (n = {n} questions)", loc="left")
     if layers.max() < 8:
         axes.legend(loc="lower right")
     sns.despine(ax=axes)
