@@ -114,7 +114,7 @@ def test_every_patch_has_its_words(llava, questions):
     question = questions.iloc[0]
     lens = lens_of(llava, question)
     boxes = image_boxes(lens, question["image"])
-    words = top_words(lens, side(lens, "input", 0), boxes["position"], 2, "embedding")
+    words = top_words(lens, side(lens, "input", 0), boxes["position"], 5, "embedding")
     figure = plots.word_grid(question["image"], boxes, words, "title", question["answer"], question["object_mask"])
     shown = texts(figure)
     for name, count in words["word"].value_counts().items():

@@ -159,7 +159,7 @@ def draw_patch_words(
     layer: int = 0,
     head: int = 0,
 ) -> None:
-    """The image, and the three most fitting words of each image token; or the words of one, through all layers.
+    """The image, and the four most fitting words of each image token; or the words of one, through all layers.
 
     Args:
         lens_at: from a row of the questions to its lens
@@ -179,7 +179,7 @@ def draw_patch_words(
     one_of(what, SIDES, "side of a head")
     figure.set_size_inches(PAGE_WIDTH, 4.1)
     if patch is None:
-        words = top_words(lens, side(lens, what, layer, head), boxes["position"], 3, through)
+        words = top_words(lens, side(lens, what, layer, head), boxes["position"], 4, through)
         draw_words(figure, question["image"], boxes, words, answer, _mask(question))
         where = f"layer {layer}" if what == "input" else f"head {layer}.{head}"
     else:
