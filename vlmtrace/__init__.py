@@ -4,7 +4,9 @@ from vlmtrace.attribution import attribute_heads, attribute_modules, ranking_agr
 from vlmtrace.causal_tracing import average_effects, causal_trace, later_layers
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.evaluate import accuracy_table, check_pairs, evaluate
+from vlmtrace.grounding import map_table, score_maps
 from vlmtrace.knockout import knock_out_attention, replace_image_tokens
+from vlmtrace.lens import lens_contributions, open_lens
 from vlmtrace.models import VLM, bundled_models, load_model
 from vlmtrace.noise import choose_level, noise_curve, noise_scale
 from vlmtrace.patching import patch_head_sets, patch_heads, patch_modules, patch_regions
@@ -27,12 +29,15 @@ __all__ = [
     "evaluate",
     "knock_out_attention",
     "later_layers",
+    "lens_contributions",
     "load_model",
     "load_pairs",
     "load_questions",
+    "map_table",
     "noise_curve",
     "noise_scale",
     "one_question",
+    "open_lens",
     "patch_head_sets",
     "patch_heads",
     "patch_modules",
@@ -40,6 +45,7 @@ __all__ = [
     "prepare_pairs",
     "ranking_agreement",
     "replace_image_tokens",
+    "score_maps",
     "select_samples",
     "selection_table",
 ]

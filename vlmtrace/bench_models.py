@@ -121,5 +121,3 @@ def noise_pair(folder: Path, size: int = 384, seed: int = 0) -> pd.DataFrame:
             "correct_first": True,
         }
     )
-
-

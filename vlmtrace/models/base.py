@@ -381,8 +381,7 @@ def hooks(
 def inputs_of_pair(inputs: Inputs, pair: int, n_pairs: int) -> Inputs:
     """One pair's share of a batch; some families lay the patches of all images in one row, equally many each."""
     return {
-        name: value[pair * len(value) // n_pairs : (pair + 1) * len(value) // n_pairs]
-        for name, value in inputs.items()
+        name: value[pair * len(value) // n_pairs : (pair + 1) * len(value) // n_pairs] for name, value in inputs.items()
     }
 
 

@@ -28,6 +28,9 @@ from vlmtrace.models.base import VLM, HookPoint, Inputs, hooks, open_image
 from vlmtrace.models.families import VISION, parts_of
 from vlmtrace.models.records import Block, Call, Patches, Readout, Site, Token, Trace
 
+#: Rows of the unembedding that are turned into float32 at a time.
+VOCABULARY_AT_ONCE = 2**13
+
 
 class _Reached(Exception):
     """The forward pass got to where it was wanted."""
@@ -105,6 +108,22 @@ class Decoder(VLM):
             )
         return text
 
+    def told_text(self, prompt: str) -> str:
+        """The exact text of a prompt without an image."""
+        if not getattr(self.processor, "chat_template", None):
+            return prompt
+        messages = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
+        return self.processor.apply_chat_template(messages, add_generation_prompt=True)
+
+    def encode_text(self, text: str) -> Inputs:
+        """Inputs of one text without an image, as `told_text` gives it."""
+        row = self.tokenizer(text + self.parts.after, return_tensors="pt", **self._tokenizer_options(text))
+        found = {name: value.to(self.device) for name, value in row.items() if name in ("input_ids", "attention_mask")}
+        if self.parts.generated_type:
+            # The prompt's own type must be told where what is generated has another.
+            found["token_type_ids"] = torch.zeros_like(found["input_ids"])
+        return found
+
     def _tokenizer_options(self, text: str) -> dict[str, Any]:
         """As transformers does: no second start token where the chat template has written one."""
         bos = self.tokenizer.bos_token
@@ -168,9 +187,7 @@ class Decoder(VLM):
             return np.ones(len(self._vision_tokens(inputs)), dtype=bool)
         return self.is_image(inputs)[0].cpu().numpy()
 
-    def image_cells(
-        self, image: Image.Image | str | Path, inputs: Inputs, block: str = "language_model"
-    ) -> np.ndarray:
+    def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str = "language_model") -> np.ndarray:
         """Where in the image the image's positions of a block lie, whatever the processor resized, cropped or tiled.
 
         Args:
@@ -240,7 +257,10 @@ class Decoder(VLM):
             return stream.masked_scatter(self.is_image(inputs)[..., None], image.to(stream.dtype))
 
         with hooks([(HookPoint(self.text.layers[0], is_input=True), replace)]):
-            return self.hf(**inputs, use_cache=False, **options).logits[:, -1].float()
+            # Without an image BLIP-2 and InstructBLIP are their language model, and nothing else.
+            alone = self.parts.merge is None and "pixel_values" not in inputs
+            run = self.hf.language_model if alone else self.hf
+            return run(**inputs, use_cache=False, **options).logits[:, -1].float()
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:
         """The projected image tokens, as they enter the first layer of the language model."""
@@ -316,7 +336,21 @@ class Decoder(VLM):
 
     def read(self, hidden: Tensor) -> Tensor:
         """Logits of final hidden states (…, width), as the model's own forward pass computes them."""
-        logits = self.hf.get_output_embeddings()(self.norm(hidden))
+        return self.capped(self.hf.get_output_embeddings()(self.norm(hidden)))
+
+    def unembed(self, normed: Tensor) -> Tensor:
+        """Logits, float32, of vectors (…, width) that have been through the final norm.
+
+        In float32 whatever the model computes in: differences of log-probabilities would drown in its rounding.
+        """
+        head = self.hf.get_output_embeddings()
+        rows = len(head.weight) if head.weight.dtype == torch.float32 else VOCABULARY_AT_ONCE
+        logits = torch.cat([nn.functional.linear(normed, part.float()) for part in head.weight.split(rows)], dim=-1)
+        bias = getattr(head, "bias", None)
+        return self.capped(logits if bias is None else logits + bias.float())
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """What some families do to their logits at last."""
         cap = getattr(self.hf.config.get_text_config(), "final_logit_softcapping", None)
         # Gemma 3's own forward pass does not cap, whatever its text configuration says.
         if cap is None or self.hf.config.model_type == "gemma3":

@@ -20,6 +20,15 @@ from vlmtrace.plots.circuits import faithfulness_curves, function_scores
 from vlmtrace.plots.effects import effect_heatmap, image_effect_map
 from vlmtrace.plots.heads import head_map, universal_head_table
 from vlmtrace.plots.interventions import knockout_effects, layer_profiles, region_effects
+from vlmtrace.plots.lens import (
+    lens_heads,
+    map_curves,
+    map_measures,
+    patch_maps,
+    visual_against_textual,
+    word_grid,
+    words_by_layer,
+)
 from vlmtrace.plots.pairs import accuracy_by_category, pair_gallery, selection_counts
 from vlmtrace.plots.style import save_figure
 
@@ -36,13 +45,20 @@ __all__ = [
     "image_effect_map",
     "knockout_effects",
     "layer_profiles",
+    "lens_heads",
+    "map_curves",
+    "map_measures",
     "noise_curves",
     "pair_gallery",
     "pairing_scatter",
+    "patch_maps",
     "region_effects",
     "save_figure",
     "selection_counts",
     "trace_map",
     "universal_head_table",
     "upper_against_lower",
+    "visual_against_textual",
+    "word_grid",
+    "words_by_layer",
 ]

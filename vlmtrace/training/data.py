@@ -38,6 +38,7 @@ PATCH_CLASSES: dict[str, tuple[str, ...]] = {
     "verb": words.VERBS,
 }  # fmt: skip
 
+
 def sample_pair(rng: np.random.Generator, category: str) -> tuple[tuple[Scene, Scene], tuple[str, str], str | None]:
     """A clean and a corrupt scene of training combinations only, the two options, and the noun to count if any."""
     if category == "count":

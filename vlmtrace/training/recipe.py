@@ -64,7 +64,7 @@ class Recipe:
 
 RECIPES = {
     blip.NAME: Recipe(),
-llava.NAME: Recipe(steps=5000, n_pairs=12, n_questions=8, n_texts=48, learning_rate=2e-3, patch_weight=0.5),
+    llava.NAME: Recipe(steps=5000, n_pairs=12, n_questions=8, n_texts=48, learning_rate=2e-3, patch_weight=0.5),
 }
 
 
