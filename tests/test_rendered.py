@@ -266,6 +266,9 @@ def test_open_questions():
     numbers = {"one": 1, "two": 2, "three": 3, "four": 4}
     for row in table.itertuples():
         mask = np.asarray(Image.open(row.object_mask)) > 0
+        told = row.sentences or ""
+        assert (f"The {row.noun} is {row.answer}." in told) == (row.category == "color"), "colors are told in words, too"
+        assert row.noun in row.prompt.replace("?", "").split()
         if row.category == "count":
             _, n = ndimage.label(mask)
             assert n == numbers[row.answer], f"{row.prompt} {row.answer}, but the mask has {n} things"

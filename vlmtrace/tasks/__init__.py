@@ -119,7 +119,8 @@ def load_questions(
         kind: only this category: "color", "count" or "location"; of clevr all are "yes/no"; None: all
         root: as in `load_pairs`; the rendered world needs none
     Returns:
-        columns sample_id, task, category, image, prompt, answer; of the rendered world also noun and object_mask
+        columns sample_id, task, category, image, prompt, answer; of the rendered world also noun, object_mask and
+        sentences (what the image shows, told in words; of colors only)
     Raises:
         VlmtraceError: the dataset is not there, or no question of it can be used
     """

@@ -13,7 +13,7 @@ from torch import Tensor
 from vlmtrace.tasks.rendered import faces, states, svo, words
 from vlmtrace.tasks.rendered.canvas import SIZE, Rendered
 from vlmtrace.tasks.rendered.pairs import sample
-from vlmtrace.tasks.rendered.questions import Scene, ask, ask_again
+from vlmtrace.tasks.rendered.questions import Scene, ask, ask_again, sentences
 
 if TYPE_CHECKING:
     from vlmtrace.training.student import Student
@@ -126,18 +126,6 @@ def padded(ids: list[int], length: int, left: bool = False) -> list[int]:
         raise ValueError(f"{len(ids)} tokens do not fit into {length}")
     filler = [PADDING] * (length - len(ids))
     return filler + ids if left else ids + filler
-
-
-def sentences(scene: Scene, kind: str) -> str | None:
-    """In words, what a picture would show about a kind of question; None where the kind is not told in words."""
-    if isinstance(scene, states.StatesScene):
-        told = [thing for thing in scene.things if kind != "shape" or thing.shape != states.ORDINARY]
-        if kind not in ("color", "shape", "texture"):
-            return None
-        return " ".join(f"The {thing.noun} is {thing.value(kind)}." for thing in told)
-    if isinstance(scene, svo.SvoScene):
-        return f"The {scene.subject} is {scene.verb} the {scene.object}."
-    return f"This person is feeling {scene.emotion}."
 
 
 class TextStream:

@@ -16,7 +16,7 @@ from vlmtrace.files import write_atomically
 from vlmtrace.paths import RAW, relative
 from vlmtrace.progress import progress
 from vlmtrace.tasks.rendered import faces, states, svo
-from vlmtrace.tasks.rendered.questions import Question, Scene, choice_prompt, count_prompt, place_of, plural
+from vlmtrace.tasks.rendered.questions import Question, Scene, choice_prompt, count_prompt, place_of, plural, sentences
 from vlmtrace.tasks.rendered.words import NUMBERS, OPTIONS, TASKS, is_held_out, replacements
 from vlmtrace.tokens import find_word
 
@@ -192,7 +192,7 @@ def open_questions(n: int, seed: int, kind: str | None = None) -> pd.DataFrame:
         kind: only questions of this category; None: "color", "count" and "location" take turns
     Returns:
         sample_id, task, category, image, prompt, answer, noun (as it stands in the prompt), object_mask (of the thing
-        asked about; of all that are to be counted)
+        asked about; of all that are to be counted), sentences (that tell what the image shows; None where words cannot)
     Raises:
         VlmtraceError: unknown kind
     """
@@ -237,6 +237,7 @@ def _open_row(seed: int, index: int, folder: Path) -> dict[str, object]:
         "answer": question.answer,
         "noun": next(word for word in (plural(noun), noun) if find_word(question.prompt, word)),
         "object_mask": relative(mask),
+        "sentences": sentences(scene, question.kind),
     }
 
 

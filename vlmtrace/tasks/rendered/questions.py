@@ -81,6 +81,18 @@ def choice_prompt(scene: Scene, category: str, options: Sequence[str]) -> str:
     return faces_prompt(options)
 
 
+def sentences(scene: Scene, kind: str) -> str | None:
+    """In words, what a picture would show about a kind of question; None where the kind is not told in words."""
+    if isinstance(scene, StatesScene):
+        told = [thing for thing in scene.things if kind != "shape" or thing.shape != ORDINARY]
+        if kind not in ("color", "shape", "texture"):
+            return None
+        return " ".join(f"The {thing.noun} is {thing.value(kind)}." for thing in told)
+    if isinstance(scene, SvoScene):
+        return f"The {scene.subject} is {scene.verb} the {scene.object}."
+    return f"This person is feeling {scene.emotion}."
+
+
 def value_of(scene: Scene, category: str) -> str:
     """What is true of the first thing of a scene."""
     if isinstance(scene, StatesScene):
