@@ -118,7 +118,7 @@ def patch_boxes(model: Blip | Decoder, image: Image.Image) -> Array:
     ramps = np.zeros((height, width, 3), dtype=np.uint8)
     ramps[..., 0], ramps[..., 1] = across[None], down[:, None]
     shown = [np.zeros_like(ramps), np.full_like(ramps, 255), ramps]
-    black, white, ramp = (_as_tiles(model, model.encode_image(Image.fromarray(picture))) for picture in shown)
+    black, white, ramp = (as_tiles(model, model.encode_image(Image.fromarray(picture))) for picture in shown)
     span = white - black
     seen = np.abs(span) > 0.5 * np.abs(span).max()
     fraction = (ramp - black) / np.where(seen, span, 1)
@@ -148,7 +148,7 @@ def _edges(fraction: Array, seen: Array, axis: int, side: int) -> Array:
     return whole if np.abs(edges - whole).max() < WHOLE else edges
 
 
-def _as_tiles(model: Blip | Decoder, inputs: Inputs) -> Array:
+def as_tiles(model: Blip | Decoder, inputs: Inputs) -> Array:
     """Pixel values as (tile, channel, height, width)."""
     pixels = inputs["pixel_values"].float().cpu().numpy()
     if "image_grid_thw" not in inputs:
