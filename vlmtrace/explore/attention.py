@@ -10,7 +10,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from vlmtrace.errors import VlmtraceError
-from vlmtrace.explore.example import Looks
+from vlmtrace.explore.example import Example, Looks
 from vlmtrace.explore.view import Canvas, View, heading, png, script
 from vlmtrace.plots.attention import attention_gallery
 from vlmtrace.regions import on_image
@@ -34,6 +34,7 @@ class AttentionCanvas(Canvas):
     queries = traitlets.List(traitlets.Int()).tag(sync=True)
     patches = traitlets.List(traitlets.Int()).tag(sync=True)
     grid = traitlets.Bool(False).tag(sync=True)
+    measure = traitlets.Unicode("image").tag(sync=True)
 
 
 class Attention(View):
@@ -58,14 +59,16 @@ class Attention(View):
     def load(self) -> None:
         looks = self.example.attention()
         question, through = self.example.answer_attention()
-        chosen = {"layer": 0, "head": 0, "queries": [_first_query(looks)], "patches": []}
+        chosen: dict[str, Any] = {"layer": 0, "head": 0, "queries": [_first_query(looks)], "patches": []}
         before = self.looks
         if before is not None and before.weights.shape[:2] == looks.weights.shape[:2]:
             # The same head of another example: what one compares when one goes through pairs.
             chosen |= {"layer": self.canvas.layer, "head": self.canvas.head}
         else:
             strongest = looks.weights[:, :, chosen["queries"][0], looks.patches].sum(-1)
-            chosen["layer"], chosen["head"] = (int(index) for index in np.unravel_index(strongest.argmax(), strongest.shape))
+            chosen["layer"], chosen["head"] = map(int, np.unravel_index(strongest.argmax(), strongest.shape))
+            # Cross-attention goes to the image and nowhere else but [CLS]: its sum tells heads hardly apart.
+            chosen["measure"] = "image" if looks.block == self.example.model.image_block else "peak"
         if looks.weights.size * 2 > LARGEST_BYTES:
             raise VlmtraceError(
                 f"The attention of {self.example.model.name} has {looks.weights.size:,} weights, more than a browser "
@@ -78,6 +81,7 @@ class Attention(View):
             "example": f"{id(self.example)}",
             "layers": weights.shape[0], "heads": weights.shape[1], "keys": weights.shape[3], "scale": scale,
             "queries": [_token(row) for row in looks.queries.to_dict("records")],
+            "regions": _regions(self.example),
             "patches": looks.patches.tolist(), "boxes": looks.boxes.round(6).tolist(),
             "steps": question.queries["token"].tolist(), "words": question.keys["token"].tolist(),
             "through": question.block != looks.block,
@@ -136,6 +140,14 @@ class Attention(View):
             + (f"print(row[{list(canvas.patches)}].sum())  # on the chosen patches\n" if canvas.patches else "")
             + "print(row.sum())  # on the image\n"
         )
+
+
+def _regions(example: Example) -> dict[str, list[int]]:
+    """Patches that show the object asked about and the distractor, where masks tell."""
+    model = example.model
+    placed = ~np.isnan(model.image_cells(example.image, example.inputs(), model.image_block)).any(axis=1)
+    found = {name: example.regions.get(name) for name in ("object", "distractor")}
+    return {name: chosen[placed].nonzero()[0].tolist() for name, chosen in found.items() if chosen is not None}
 
 
 def _first_query(looks: Looks) -> int:

@@ -10,7 +10,7 @@ function render({ model, el }) {
 }
 
 function build(model, root) {
-  const { layers, heads, queries, keys, patches, boxes, scale, steps, words, matrices, through } = model.get("state");
+  const { regions, layers, heads, queries, keys, patches, boxes, scale, steps, words, matrices, through } = model.get("state");
   const bytes = model.get("weights");
   const weights = new Uint16Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
   const flat = model.get("matrices");
@@ -27,11 +27,14 @@ function build(model, root) {
   const onPatch = (layer, head, query, i) => at(layer, head, query, patches[i]);
   const onPatches = (layer, head, query, list) => list.reduce((sum, i) => sum + onPatch(layer, head, query, i), 0);
   const share = (layer, head, list) => mean(chosenQueries(), (query) => onPatches(layer, head, query, list));
+  const peak = (layer, head) => Math.max(...patches.map((_, i) => mean(chosenQueries(), (query) => onPatch(layer, head, query, i))));
+  // What heads are colored and ordered by: attention to the chosen patches where there are any.
+  const score = (layer, head) => (reverse() ? share(layer, head, get("patches")) : get("measure") === "peak" ? peak(layer, head) : share(layer, head, watched()));
 
-  make("h4", "", root, "1 · Tokens that look (click one; Shift adds more; colors: their attention to the patches below)");
+  make("h4", "", root, "1 · Token that looks: hover or click (Shift adds more)");
   const tokens = tokenStrip(root, root, {
     label: "tokens that look", tokens: queries, chosen: (i) => get("queries").includes(i),
-    share: (i) => Math.min(1, onPatches(...chosenHead(), i, watched())),
+    share: (i) => (reverse() ? Math.min(1, onPatches(...chosenHead(), i, get("patches"))) : null),
     hover: (i) => { hovered.query = i; draw(); },
     pick: (i, event) => {
       let next = [i];
@@ -42,7 +45,7 @@ function build(model, root) {
   const columns = make("div", "vt-columns", root);
   const left = make("div", "", columns), middle = make("div", "", columns), right = make("div", "", columns);
 
-  make("h4", "", left, "2 · Image (click or drag patches: who looks there?)");
+  make("h4", "", left, "2 · Who looks where? Click or drag");
   let limit = 1;
   const image = patchImage(root, left, {
     side: 248, boxes, label: "image with patches", grid: () => get("grid"), selected: new Set(get("patches")),
@@ -51,25 +54,31 @@ function build(model, root) {
     change: (set) => save(model, { patches: [...set].sort((a, b) => a - b) }),
   });
   const below = make("div", "vt-controls", left);
+  left.style.maxWidth = "270px";
   check(below, "grid", get("grid"), (value) => save(model, { grid: value }));
-  const clear = button(below, "clear patches", () => save(model, { patches: [] }));
+  for (const [name, list] of Object.entries(regions)) button(below, name, () => save(model, { patches: list }), `choose the patches of the ${name}`);
+  const clear = button(below, "clear", () => save(model, { patches: [] }));
   const bar = make("span", "vt-scale", below), top = make("span", "vt-label", below);
   bar.style.background = `linear-gradient(to right, ${[0, 0.33, 0.67, 1].map(heat).join(",")}), #cfcfcf`;
 
-  const mapTitle = make("h4", "", middle);
+  const mapTitle = make("h4", "", middle), by = make("select", "", make("label", "", middle, "heads by "));
+  by.dataset.name = "measure";
+  make("option", "", by, "attention to the image").value = "image"; make("option", "", by, "attention to the strongest patch").value = "peak";
+  by.addEventListener("change", () => save(model, { measure: by.value }));
+  let ceiling = 1;
   const map = heatMap(root, middle, {
-    rows: layers, columns: heads, width: 300, label: "heads by layer", color: (value) => heat(value),
-    value: (layer, head) => share(layer, head, watched()), marked: (layer, head) => layer === get("layer") && head === get("head"),
-    tell: (layer, head) => `head ${layer}.${head}: ${percent(share(layer, head, watched()))}`,
+    rows: layers, columns: heads, width: 300, label: "heads by layer", color: (value) => heat(value / ceiling),
+    value: score, marked: (layer, head) => layer === get("layer") && head === get("head"),
+    tell: (layer, head) => `head ${layer}.${head}: ${percent(score(layer, head))}`,
     hover: (cell) => { hovered.head = cell; draw(false); }, pick: (layer, head) => save(model, { layer, head }),
   });
   const numbers = make("div", "vt-numbers", middle);
   numbers.setAttribute("role", "status");
   const list = make("div", "", middle);
 
-  make("h4", "", right, "What the answer is drawn from (mean over heads of the layer)");
+  make("h4", "", right, "What the answer reads in this layer (mean over heads)");
   const answer = steps.length ? heatMap(root, right, {
-    rows: steps.length, columns: words.length, labels: words, width: 330, largest: 26, rowName: "answer", label: "question to answer",
+    rows: steps.length, columns: words.length, labels: words, width: 290, largest: 26, rowName: "answer", label: "question to answer",
     value: (step, word) => small[(get("layer") * steps.length + step) * words.length + word], color: (value) => heat(value), marked: () => false,
     tell: (step, word) => `${steps[step]} from ${words[word]}`, pick: () => {},
     hover: (cell) => { said.textContent = cell ? `${steps[cell[0]]} ← ${words[cell[1]]}: ${percent(small[(get("layer") * steps.length + cell[0]) * words.length + cell[1]])}` : `answer: ${steps.join(" ")}`; },
@@ -125,19 +134,22 @@ function build(model, root) {
 
   function draw(all = true) {
     const layer = get("layer"), everywhere = patches.map((_, i) => i);
-    order = Array.from({ length: heads }, (_, head) => head).sort((a, b) => share(layer, b, watched()) - share(layer, a, watched()));
+    order = Array.from({ length: heads }, (_, head) => head).sort((a, b) => score(layer, b) - score(layer, a));
+    const scores = Array.from({ length: layers * heads }, (_, i) => score(Math.floor(i / heads), i % heads));
+    ceiling = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8].find((step) => Math.max(...scores) <= step) || 1;
     limit = Math.max(1e-6, ...order.map((head) => Math.max(...everywhere.map((i) => mean(chosenQueries(), (q) => onPatch(layer, head, q, i))))));
     const [l, h] = chosenHead();
     if (l !== layer) limit = Math.max(1e-6, ...everywhere.map((i) => mean(chosenQueries(), (q) => onPatch(l, h, q, i))));
     top.textContent = `0 … ${percent(limit)} per patch`;
-    mapTitle.textContent = reverse() ? "Heads: attention to the chosen patches" : "Heads: attention to the image";
+    mapTitle.textContent = `${reverse() ? "Heads: attention to the chosen patches" : "Heads"} (colors 0 … ${percent(ceiling)})`;
+    by.value = get("measure"); by.parentElement.hidden = reverse();
     clear.disabled = !reverse();
     tokens.draw(); image.draw(); map.draw(); tell();
     if (!all) return;
-    slider.value = layer; which.textContent = `layer ${layer}: heads by ${reverse() ? "attention to the chosen patches" : "image attention"}`;
+    slider.value = layer; which.textContent = `layer ${layer}, heads in the order of their ${reverse() ? "attention to the chosen patches" : by.selectedOptions[0].textContent}`;
     tiles.forEach(({ tile, picture, text }, place) => {
       tile.setAttribute("aria-pressed", order[place] === get("head"));
-      picture.draw(); text.textContent = `${layer}.${order[place]} · ${percent(share(layer, order[place], watched()))}`;
+      picture.draw(); text.textContent = `${layer}.${order[place]} · ${percent(score(layer, order[place]))}`;
     });
     root.dataset.gallery = order.join(",");
     if (answer) answer.draw();
@@ -149,6 +161,6 @@ function build(model, root) {
     paint();
     root.dataset.drawn = get("state").example;
   });
-  return [follow(model, ["layer", "head", "queries", "patches", "grid"], paint), keepDrawn(root, paint)];
+  return [follow(model, ["layer", "head", "queries", "patches", "grid", "measure"], paint), keepDrawn(root, paint)];
 }
 export default { render };

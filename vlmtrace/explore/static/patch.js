@@ -17,9 +17,9 @@ function render({ model, el }) {
     const s = model.get("state"), [block, module] = s.place;
     layer = Math.min(layer, s.layers - 1);
     const words = s.tokens.filter((token) => !s.inImage.includes(token.position));
-    const values = [...s.effects.flat(), ...(s.headEffects || []).flat()].filter((value) => value !== null);
-    const limit = [0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.5, 2, 3, 5, 10].find((step) => values.every((value) => Math.abs(value) <= step)) || Math.max(...values.map(Math.abs));
-    const color = (value) => diverging(value / limit), same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+    const limitOf = (rows) => { const most = Math.max(0, ...rows.flat().map((value) => Math.abs(value || 0))); return [0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.5, 2, 3, 5, 10].find((step) => most <= step) || most; };
+    const limit = limitOf(s.effects), color = (value) => diverging(value / limit), headLimit = limitOf(s.headEffects || [[]]);
+    const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
     const here = s.patches.filter((patch) => patch.block === block && patch.module === module);
     const patched = (l, positions, heads) => here.some((p) => p.layer === l && same(p.positions, positions) && same(p.heads, heads));
     const named = (node, name) => { node.dataset.name = name; return node; };
@@ -35,7 +35,7 @@ function render({ model, el }) {
     place.addEventListener("change", () => send({ do: "choose", place: s.places[place.value].slice(0, 2), what: "effect maps" }));
     const scale = make("span", "vt-scale", first);
     scale.style.background = `linear-gradient(to right, ${[-1, -0.5, 0, 0.5, 1].map(diverging).join(",")})`;
-    make("span", "vt-label", first, `effect −${limit} … +${limit}`);
+    make("span", "vt-label", first, "effect: blue below 0, red above");
 
     const columns = make("div", "vt-columns", el);
     const draws = [], told = make("div", "vt-numbers");
@@ -45,11 +45,12 @@ function render({ model, el }) {
 
     if (s.headEffects) {
       const part = make("div", "", columns);
-      make("h4", "", part, "Single heads: click one");
+      part.style.maxWidth = "310px";
+      make("h4", "", part, `Single heads: click one (colors ±${headLimit})`);
       const where = s.positions.length ? s.positions : null;
       const at = where ? `at ${where.map((i) => s.tokens[i].token).join(", ")}` : "at all positions";
       const map = heatMap(el, part, {
-        rows: s.layers, columns: s.heads, width: 300, label: "effects of single heads", color,
+        rows: s.layers, columns: s.heads, width: 300, label: "effects of single heads", color: (value) => diverging(value / headLimit),
         value: (l, h) => s.headEffects[l][h], marked: (l, h) => patched(l, where, [h]),
         tell: (l, h) => `head ${l}.${h} ${at}: effect ${signed(s.headEffects[l][h])}`,
         hover: (cell) => tell(cell && `head ${cell[0]}.${cell[1]} ${at}: effect ${signed(s.headEffects[cell[0]][cell[1]])}`),
@@ -57,18 +58,18 @@ function render({ model, el }) {
       });
       named(map.canvas, "heads");
       draws.push(map.draw);
-      make("div", "vt-label", part, `patched ${at}; choose tokens to patch heads there only:`);
+      make("div", "vt-label", part, `patched ${at}; or only at:`);
       const strip = tokenStrip(el, part, {
         label: "positions of heads", tokens: words.map((token) => ({ text: token.token, role: "", title: `position ${token.position}` })),
         chosen: (i) => s.positions.includes(words[i].position), share: () => null, hover: () => {},
         pick: (i) => { const p = words[i].position; send({ do: "at", positions: s.positions.includes(p) ? s.positions.filter((q) => q !== p) : [...s.positions, p], what: "effects of heads" }); },
       });
-      strip.strip.style.maxWidth = "330px";
+      
       draws.push(strip.draw);
     }
     if (words.length && words.length < s.tokens.length + 1 && !(words.length === 1 && s.inImage.length)) {
       const part = make("div", "", columns);
-      make("h4", "", part, "Whole module at one token: click a cell");
+      make("h4", "", part, `Whole module at a token (colors ±${limit})`);
       const map = heatMap(el, part, {
         rows: s.layers, columns: words.length, labels: words.map((token) => token.token), width: 300, label: "effects of tokens", color,
         value: (l, c) => s.effects[l][words[c].position], marked: (l, c) => patched(l, [words[c].position], null),
@@ -94,7 +95,7 @@ function render({ model, el }) {
       slider.style.width = "90px";
       const send_ = button(below, "patch these", () => send({ do: "toggle", layer, heads: null, positions: [...image.options.selected].sort((a, b) => a - b).map((i) => s.inImage[i]), what: "patches of the image" }));
       send_.disabled = true;
-      const paint = () => { title.textContent = `Image patches in layer ${layer}: click or drag, then`; const p = chosen(); if (p && !image.options.selected.size) image.options.selected = new Set(p.positions.map((i) => s.inImage.indexOf(i))); image.draw(); };
+      const paint = () => { title.textContent = `Image patches, layer ${layer}: drag (colors ±${limit})`; const p = chosen(); if (p && !image.options.selected.size) image.options.selected = new Set(p.positions.map((i) => s.inImage.indexOf(i))); image.draw(); };
       slider.addEventListener("input", () => { layer = Number(slider.value); image.options.selected = new Set(); paint(); });
       draws.push(paint);
       const bytes = model.get("picture");
