@@ -163,9 +163,7 @@ def check_patch(model: VLM, runs: PairRuns, patch: Patch) -> Patch:
     return patch
 
 
-def _copy_clean(
-    model: VLM, runs: PairRuns, site: Site, batch: Sequence[Sequence[Patch]]
-) -> Callable[[Tensor], Tensor]:
+def _copy_clean(model: VLM, runs: PairRuns, site: Site, batch: Sequence[Sequence[Patch]]) -> Callable[[Tensor], Tensor]:
     """From what a site computes to the same with the patched parts of each row of a batch as in the clean run."""
     clean = runs.clean[site]
     length, width = clean.shape[1:]

@@ -125,7 +125,14 @@ def app(home, environment):
     """The address that `python -m vlmtrace.explore.app` prints."""
     port = free_port()
     log = home / "app.log"
-    command = [sys.executable, "-u", "-m", "vlmtrace.explore.app", f"--port={port}"]
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "vlmtrace.explore.app",
+        f"--port={port}",
+        "--theme=" + os.environ.get("SHOT_THEME", "light"),
+    ]
     with served(command, environment, port, log) as process:
         address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", log.read_text())
         assert address, log.read_text()

@@ -6,6 +6,7 @@ Voilà serves notebook 09 to whoever has the printed address, token included. It
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import click
 import nbformat
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from vlmtrace import paths
@@ -24,6 +26,9 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "09_explorer.ipyn
 #: Cells with this tag are for notebooks only.
 NOTEBOOK_ONLY = "notebook-only"
 
+#: What the server and its kernels must find.
+PATHS = {"JUPYTER_PATH": Path(__file__).parent / "jupyter", "PYTHONPATH": Path(__file__).resolve().parents[2]}
+
 #: A kernel that nobody has talked to for so many seconds ends.
 IDLE = 1800
 
@@ -33,11 +38,19 @@ def command(notebook: Path, host: str, port: int, token: str, theme: str) -> lis
     return [
         sys.executable, "-m", "voila", str(notebook), "--no-browser",
         f"--Voila.ip={host}", f"--port={port}", f"--Voila.token={token}", f"--theme={theme}",
-        "--Voila.open_browser=False", "--VoilaConfiguration.file_allowlist=^$",
+        "--Voila.open_browser=False", "--template=vlmtrace", "--VoilaConfiguration.file_allowlist=^$",
         f"--TagRemovePreprocessor.remove_cell_tags={NOTEBOOK_ONLY}",
         f"--VoilaKernelManager.cull_idle_timeout={IDLE}", "--VoilaKernelManager.cull_interval=60",
         "--Voila.log_level=WARN",
     ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """The environment of the server and its kernels: they find the page's template and, wherever it is, this package."""
+    before = {name: [part for part in os.environ.get(name, "").split(os.pathsep) if part] for name in PATHS}
+    found = {name: os.pathsep.join([str(path), *before[name]]) for name, path in PATHS.items()}
+    # A bar of the kernel would be gone before the page could show it.
+    return {**os.environ, **found, "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def free_port(host: str, first: int) -> int:
@@ -53,7 +66,9 @@ def free_port(host: str, first: int) -> int:
                 probe.bind((host, port))
                 return port
             except socket.gaierror as error:
-                raise VlmtraceError(f"{host!r} is no address of this machine ({error}): give HOST=0.0.0.0 for all.") from error
+                raise VlmtraceError(
+                    f"{host!r} is no address of this machine ({error}): give HOST=0.0.0.0 for all."
+                ) from error
             except OSError as error:
                 refused = error
     raise VlmtraceError(f"No port from {first} to {first + 19} is free on {host} ({refused}): give another PORT.")
@@ -61,7 +76,7 @@ def free_port(host: str, first: int) -> int:
 
 def prepared(folder: Path, **parameters: object) -> Path:
     """The notebook with these parameters, written into `folder`."""
-    notebook = parameterize_notebook(nbformat.read(NOTEBOOK, as_version=4), parameters)
+    notebook = parameterize_notebook(load_notebook_node(str(NOTEBOOK)), parameters)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NOTEBOOK.name
     nbformat.write(notebook, path)
@@ -89,9 +104,11 @@ def main(model: str, tasks: str, run: str, seed: int, device: str, host: str, po
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
     print(f"The explorer of {model} is at\n\n    http://{shown}:{port}/?token={token}\n\nCtrl-C ends it.", flush=True)
     if host not in ("127.0.0.1", "localhost", "::1"):
-        print(f"It listens on {host}: whoever has this address can open it, over an unencrypted connection.", flush=True)
+        print(
+            f"It listens on {host}: whoever has this address can open it, over an unencrypted connection.", flush=True
+        )
     try:
-        sys.exit(subprocess.call(command(notebook, host, port, token, theme)))
+        sys.exit(subprocess.call(command(notebook, host, port, token, theme), env=environment()))
     except KeyboardInterrupt:
         print("Ended.")
 

@@ -1,8 +1,8 @@
 """One image and one question, asked of one model: what the views show of it is computed once and kept.
 
-    example = Example(model, pairs.iloc[0])
-    example.answer("clean").text
-    example.attention()                     # arrays with the tokens that they belong to
+example = Example(model, pairs.iloc[0])
+example.answer("clean").text
+example.attention()                     # arrays with the tokens that they belong to
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 from vlmtrace.corruption import CORRUPTIONS, run_inputs
 from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.groups import PairRuns, encode_pair, run_pairs
-from vlmtrace.models import VLM, Inputs, Site, open_image
+from vlmtrace.models import VLM, Inputs, open_image
 from vlmtrace.models.places import as_tiles
 from vlmtrace.regions import image_regions
 from vlmtrace.tokens import token_table
@@ -278,7 +278,9 @@ def _image_attention(example: Example) -> Looks:
     boxes = model.image_cells(example.pair["clean_image"], inputs, model.image_block)
     placed = ~np.isnan(boxes).any(axis=1)
     if not placed.any():
-        raise VlmtraceError(f"No image token of {model.name} stands for a place in the image: nothing can be drawn on it.")
+        raise VlmtraceError(
+            f"No image token of {model.name} stands for a place in the image: nothing can be drawn on it."
+        )
     patches = at_image.nonzero()[0][placed]
     if model.image_block != block:
         weights = model.attention(inputs, block, module)[:, 0].cpu().numpy()
@@ -301,20 +303,8 @@ def _answer_attention(example: Example) -> tuple[Looks, np.ndarray]:
         words = looks.queries[looks.queries["position"] < prompt].reset_index(drop=True)
         question = looks._replace(weights=steps[..., words["position"].to_numpy()], queries=rows, keys=words)
         return question, steps[..., looks.patches].mean(axis=1)
-    found: list[torch.Tensor] = []
-    block = model.blocks[model.answer_block]
-    handles = [
-        model.attention_module(Site(block.name, "cross_attention", layer)).register_forward_hook(
-            lambda _module, _args, output: found.append(output[1].float())
-        )
-        for layer in range(block.n_layers)
-    ]
-    try:
-        with torch.no_grad():
-            model.answer_logits(model.extend(example.inputs(), answer.ids))
-    finally:
-        for handle in handles:
-            handle.remove()
-    steps = torch.stack(found)[:, 0, :, : len(rows)].cpu().numpy()
+    block = model.answer_block
+    found = model.attention(model.extend(example.inputs(), answer.ids), block, "cross_attention")
+    steps = found[:, 0, :, : len(rows)].cpu().numpy()
     through = steps.mean(axis=1) @ looks.weights[..., looks.patches].mean(axis=1)
-    return Looks(block.name, "cross_attention", steps, rows, looks.queries, looks.patches, looks.boxes), through
+    return Looks(block, "cross_attention", steps, rows, looks.queries, looks.patches, looks.boxes), through

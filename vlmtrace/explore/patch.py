@@ -91,7 +91,9 @@ class Patching(View):
 
     def toggle(self, patch: Patch) -> None:
         """Add a patch to the intervention, or take it out."""
-        self._set([other for other in self.patches if other != patch] if patch in self.patches else [*self.patches, patch])
+        self._set(
+            [other for other in self.patches if other != patch] if patch in self.patches else [*self.patches, patch]
+        )
 
     def undo(self) -> None:
         """Take back the last change of the intervention."""
@@ -125,7 +127,9 @@ class Patching(View):
                 case "toggle":
                     block, module = self.place
                     positions, heads = message.get("positions"), message.get("heads")
-                    self.toggle(Patch(block, module, message["layer"], positions and tuple(positions), heads and tuple(heads)))
+                    self.toggle(
+                        Patch(block, module, message["layer"], positions and tuple(positions), heads and tuple(heads))
+                    )
                 case "remove":
                     self.toggle(self.patches[message["index"]])
                 case "at":
@@ -199,7 +203,9 @@ class Patching(View):
         effects, heads, (block, module) = self.effects(), self.head_effects(), self.place
         known, model = self.session.model.blocks[block], self.session.model
         at_image = model.image_positions(self.example.inputs(), block)
-        boxes = model.image_cells(self.example.image, self.example.inputs(), block) if at_image.any() else np.empty((0, 4))
+        boxes = (
+            model.image_cells(self.example.image, self.example.inputs(), block) if at_image.any() else np.empty((0, 4))
+        )
         placed = ~np.isnan(boxes).any(axis=1)
         in_image = at_image.nonzero()[0][placed]
         correct, incorrect = self.example.options
@@ -230,7 +236,11 @@ class Patching(View):
 
     def _plain(self, patch: Patch) -> dict[str, Any]:
         tokens = self.example.tokens(patch.block).set_index("position")["token"]
-        where = "everywhere" if patch.positions is None else "at " + ", ".join(f"{tokens[i]} ({i})" for i in patch.positions)
+        where = (
+            "everywhere"
+            if patch.positions is None
+            else "at " + ", ".join(f"{tokens[i]} ({i})" for i in patch.positions)
+        )
         heads = "" if patch.heads is None else ", head " + ", ".join(f"{patch.layer}.{head}" for head in patch.heads)
         text = f"{readable(patch.block)}, {readable(patch.module)}, layer {patch.layer}{heads}, {where}"
         return {**patch._asdict(), "text": text}
@@ -289,7 +299,9 @@ def _draw(view: Patching) -> Figure:
     tokens = effects.drop_duplicates("position")["token"].tolist()
     figure = new_figure(height=3.4)
     axes = figure.subplots(1, 2 if heads is None else 3)
-    shown = [matrix] if heads is None else [matrix, heads.pivot(index="layer", columns="head", values="patching_effect")]
+    shown = (
+        [matrix] if heads is None else [matrix, heads.pivot(index="layer", columns="head", values="patching_effect")]
+    )
     limit = effect_limit(np.concatenate([part.to_numpy().ravel() for part in shown]))
     effect_panel(axes[0], matrix, tokens if len(tokens) <= 24 else [""] * len(tokens), limit)
     if heads is not None:
@@ -307,5 +319,3 @@ def _draw(view: Patching) -> Figure:
     axes[-1].set_title("; ".join(map(str, view.patches))[:80] or "nothing patched")
     figure.suptitle(f"{view.example.question}: {readable(view.place[1])} of the {readable(view.place[0])}")
     return figure
-
-

@@ -192,7 +192,13 @@ class View:
                 rows.append(f'    "{key}": "FILE",  # the picture that you opened')
             else:
                 rows.append(f'    "{key}": {str(value)!r},')
-        lines = ["import vlmtrace as vt", *imports, "", f"model = vt.load_model({self.example.model.name!r})", "pair = {"]
+        lines = [
+            "import vlmtrace as vt",
+            *imports,
+            "",
+            f"model = vt.load_model({self.example.model.name!r})",
+            "pair = {",
+        ]
         return "\n".join([*lines, *rows, "}", ""])
 
 

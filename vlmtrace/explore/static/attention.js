@@ -78,7 +78,7 @@ function build(model, root) {
 
   make("h4", "", right, "What the answer reads in this layer (mean over heads)");
   const answer = steps.length ? heatMap(root, right, {
-    rows: steps.length, columns: words.length, labels: words, width: 290, largest: 26, rowName: "answer", label: "question to answer",
+    rows: steps.length, columns: words.length, labels: words, width: 290, largest: 26, rowLabels: steps, label: "question to answer",
     value: (step, word) => small[(get("layer") * steps.length + step) * words.length + word], color: (value) => heat(value), marked: () => false,
     tell: (step, word) => `${steps[step]} from ${words[word]}`, pick: () => {},
     hover: (cell) => { said.textContent = cell ? `${steps[cell[0]]} ← ${words[cell[1]]}: ${percent(small[(get("layer") * steps.length + cell[0]) * words.length + cell[1]])}` : `answer: ${steps.join(" ")}`; },

@@ -79,15 +79,17 @@ const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowD
 
 // A heat map of rows × columns, row 0 at the bottom (layers upwards, as information flows).
 // options: rows, columns, labels (of columns), value(row, column), color(value), marked(row, column), tell(row, column),
-// hover(row, column or null), pick(row, column), rowName, columnName, width
+// hover(row, column or null), pick(row, column), rowLabels (of rows; default: numbers of layers), columnName, width
 function heatMap(root, parent, options) {
-  const left = 34, top = 6;
+  const top = 6;
+  let left = 34;
   const { canvas, size, context } = canvasOf(parent, 10, 10, options.label);
   let at = null, side = [20, 20], bottom = 20;
 
   function layout() {
     const long = options.labels && options.labels.some((text) => text.length > 2);
     context.font = "11px sans-serif";
+    if (options.rowLabels) left = 8 + Math.min(90, Math.max(...options.rowLabels.map((text) => context.measureText(text).width)));
     bottom = long ? 14 + 0.75 * Math.max(...options.labels.map((text) => context.measureText(text).width)) : 32;
     const width = Math.max(7, Math.min(options.largest || 34, (options.width - left - 4) / options.columns));
     side = [width, Math.max(9, Math.min(26, 240 / options.rows, Math.max(width, 16)))];
@@ -111,9 +113,9 @@ function heatMap(root, parent, options) {
     }
     context.fillStyle = colors.soft; context.font = "11px sans-serif"; context.textBaseline = "middle"; context.textAlign = "right";
     const every = Math.ceil(options.rows / 12);
-    for (let row = 0; row < options.rows; row += every) context.fillText(row, left - 6, place(row, 0)[1] + side[1] / 2);
-    context.save(); context.translate(9, top + options.rows * side[1] / 2); context.rotate(-Math.PI / 2);
-    context.textAlign = "center"; context.fillText(options.rowName || "layer", 0, 0); context.restore();
+    for (let row = 0; row < options.rows; row += every) context.fillText(options.rowLabels ? options.rowLabels[row] : row, left - 6, place(row, 0)[1] + side[1] / 2);
+    if (!options.rowLabels) { context.save(); context.translate(9, top + options.rows * side[1] / 2); context.rotate(-Math.PI / 2);
+    context.textAlign = "center"; context.fillText("layer", 0, 0); context.restore(); }
     drawColumns(colors);
     for (let row = 0; row < options.rows; row++) for (let column = 0; column < options.columns; column++) {
       if (options.marked(row, column)) outline(...place(row, column), colors.ink, 2);

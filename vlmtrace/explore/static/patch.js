@@ -102,7 +102,7 @@ function render({ model, el }) {
       if (kept.bytes !== bytes) kept = { bytes, picture: pictureOf(bytes) };
       kept.picture.then((picture) => { image.show(picture); paint(); });
     }
-    const result = make("div", "", columns), runs = make("div", "vt-columns", result);
+    const result = make("div", "vt-columns", columns), runs = make("div", "vt-columns", result), numbers = make("div", "", result);
     for (const run of ["clean", "corrupt"]) {
       const part = make("div", "", runs);
       make("div", `vt-label vt-${run}`, part, run);
@@ -116,7 +116,7 @@ function render({ model, el }) {
     make("div", "vt-label vt-patched", third, `patched (${s.patches.length})`);
     make("div", "vt-answer", third, s.answers.patched);
     make("div", "", third, `effect ${signed(s.effect)}`);
-    const body = make("table", "", result);
+    const body = make("table", "", numbers);
     make("caption", "vt-label", body, "first answer token");
     for (const row of s.distribution) {
       ["clean", "corrupt", "patched"].forEach((run, i) => {
@@ -128,7 +128,7 @@ function render({ model, el }) {
         make("td", "vt-value", line, percent(row[run]));
       });
     }
-    make("div", "vt-numbers", result, `LD clean ${signed(s.logitDiff.clean)}, corrupt ${signed(s.logitDiff.corrupt)}, patched ${signed(s.logitDiff.patched)}`);
+    make("div", "vt-numbers", numbers, `LD clean ${signed(s.logitDiff.clean)}, corrupt ${signed(s.logitDiff.corrupt)}, patched ${signed(s.logitDiff.patched)}`);
     columns.after(told);
     const below = make("div", "vt-controls", el);
     make("h4", "", below, "Patched together:");
