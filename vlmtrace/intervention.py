@@ -154,7 +154,7 @@ def check_patch(model: VLM, runs: PairRuns, patch: Patch) -> Patch:
     length = runs.corrupt[site].shape[1]
     if patch.heads is not None and site.module not in block.head_modules:
         raise VlmtraceError(
-            f"{site.module} of {block.name} is not made of heads: patch {' or '.join(block.head_modules) or 'it whole'}."
+            f"{site.module} of {block.name} has no heads: choose {' or '.join(block.head_modules) or 'all of it'}."
         )
     for what, chosen, count in (("position", patch.positions, length), ("head", patch.heads, block.n_heads)):
         wrong = [index for index in chosen or () if not 0 <= index < count]

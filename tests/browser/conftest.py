@@ -90,7 +90,7 @@ def served(command, environment, port, log):
     with log.open("w") as out:
         process = subprocess.Popen(list(map(str, command)), env=environment, cwd=ROOT, stdout=out, stderr=out)
         try:
-            for _ in range(240):
+            for _ in range(720):
                 if process.poll() is not None:
                     raise AssertionError(f"the server ended:\n{log.read_text()}")
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -110,7 +110,8 @@ def lab(home, environment):
     """The address of the notebook in a JupyterLab."""
     port = free_port()
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+        "--ServerApp.port_retries=0",
         f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={home / 'work'}",
         f"--LabServerApp.user_settings_dir={home / 'settings'}", "--LabApp.user_settings_dir=" + str(home / "settings"),
         "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",

@@ -9,6 +9,7 @@ explore.Attention(session)                     # one view
 
 from vlmtrace.explore.ask import Ask
 from vlmtrace.explore.attention import Attention
+from vlmtrace.explore.causal import CausalView
 from vlmtrace.explore.example import Example
 from vlmtrace.explore.pairs import pairs_to_look_at
 from vlmtrace.explore.patch import Patching
@@ -19,6 +20,7 @@ from vlmtrace.explore.tabs import Explorer, explorer
 __all__ = [
     "Ask",
     "Attention",
+    "CausalView",
     "Example",
     "Explorer",
     "Patching",

@@ -1,7 +1,7 @@
 """The explorer as an app, without cells: `make app`, or `python -m vlmtrace.explore.app`.
 
 Voilà serves notebook 09 to whoever has the printed address, token included. It listens on this machine only, unless
---host names another interface. Every visitor has a kernel of their own, which ends when the page has been idle for long.
+--host names another interface. Every visitor has a kernel, which ends when nobody has used it for long.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def command(notebook: Path, host: str, port: int, token: str, theme: str) -> lis
 
 
 def environment() -> dict[str, str]:
-    """The environment of the server and its kernels: they find the page's template and, wherever it is, this package."""
+    """The environment of the server and its kernels: they find the page's template and this package."""
     before = {name: [part for part in os.environ.get(name, "").split(os.pathsep) if part] for name in PATHS}
     found = {name: os.pathsep.join([str(path), *before[name]]) for name, path in PATHS.items()}
     # A bar of the kernel would be gone before the page could show it.
@@ -107,10 +106,9 @@ def main(model: str, tasks: str, run: str, seed: int, device: str, host: str, po
         print(
             f"It listens on {host}: whoever has this address can open it, over an unencrypted connection.", flush=True
         )
-    try:
-        sys.exit(subprocess.call(command(notebook, host, port, token, theme), env=environment()))
-    except KeyboardInterrupt:
-        print("Ended.")
+    # The server takes this process's place, so that whoever ends it ends the server.
+    given = command(notebook, host, port, token, theme)
+    os.execve(given[0], given, environment())
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class Ask(View):
             self.run = "clean"
         seen, (rows, columns) = example.seen(self.run)
         answer = example.answer(self.run)
+        answers = {name: example.pair.get(f"{name}_answer") for name in ("correct", "incorrect")}
         own = example.name not in {name for name, _ in self._pairs}
         state = {
             "example": f"{id(example)}-{self.run}",
@@ -58,7 +59,7 @@ class Ask(View):
             "question": str(example.frame()["corrupt_prompt" if self.run == "text" else "clean_prompt"].iloc[0]),
             "runs": {run: RUNS[run] for run in ("clean", *example.corruptions)}, "run": self.run,
             "size": list(seen.size), "grid": [rows, columns], "answer": answer.text,
-            "options": {name: str(example.pair[f"{name}_answer"]) for name in ("correct", "incorrect") if example.pair.get(f"{name}_answer")},
+            "options": {name: str(word) for name, word in answers.items() if word},
             "top": example.top(self.run).to_dict("records"), "largest": LARGEST_FILE,
         }  # fmt: skip
         with self.canvas.hold_sync():
@@ -160,7 +161,7 @@ def decode(content: bytes) -> Image.Image:
             width, height = opened.size
             if width * height > MOST_PIXELS:
                 raise VlmtraceError(
-                    f"The image has {width} × {height} pixels, more than {MOST_PIXELS / 1e6:.0f} million: save it smaller."
+                    f"The image has {width} × {height} pixels, more than {MOST_PIXELS:,}: save it smaller."
                 )
             return opened.convert("RGB")
     except VlmtraceError:

@@ -133,10 +133,11 @@ class Attention(View):
         return attention_gallery(pairs, grids[None], [f"head {canvas.layer}.{head}" for head in shown], [names])
 
     def code(self) -> str:
-        looks, canvas = self._looks(), self.canvas
+        canvas = self.canvas
         return self.preamble("from vlmtrace.explore import Example") + (
             "looks = Example(model, pair).attention()\n"
-            f"row = looks.weights[{canvas.layer}, {canvas.head}][{list(canvas.queries)}][:, looks.patches].mean(axis=0)\n"
+            f"rows = looks.weights[{canvas.layer}, {canvas.head}][{list(canvas.queries)}]\n"
+            "row = rows[:, looks.patches].mean(axis=0)\n"
             + (f"print(row[{list(canvas.patches)}].sum())  # on the chosen patches\n" if canvas.patches else "")
             + "print(row.sum())  # on the image\n"
         )

@@ -8,7 +8,7 @@ example.attention()                     # arrays with the tokens that they belon
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -129,7 +129,7 @@ class Example:
 
         def compute() -> tuple[Image.Image, tuple[int, int]]:
             inputs = self.inputs(run)
-            tiles = as_tiles(self.model, inputs)
+            tiles = as_tiles(cast(Any, self.model), inputs)
             processor = self.model.processor.image_processor
             if getattr(processor, "do_normalize", True):
                 mean, std = (np.reshape(getattr(processor, f"image_{name}"), (3, 1, 1)) for name in ("mean", "std"))
@@ -137,9 +137,8 @@ class Example:
             pixels = np.concatenate(list(tiles), axis=1).transpose(1, 2, 0)
             # Without rescaling to 0 … 1 the model is given 0 … 255.
             scale = 255 if getattr(processor, "do_rescale", True) else 1
-            return Image.fromarray(np.rint(np.clip(pixels * scale, 0, 255)).astype(np.uint8)), self.model.patch_grid(
-                inputs
-            )
+            picture = Image.fromarray(np.rint(np.clip(pixels * scale, 0, 255)).astype(np.uint8))
+            return picture, self.model.patch_grid(inputs)
 
         return self.keep(("seen", run), compute)
 
@@ -195,8 +194,8 @@ class Example:
         other = next((text for text in others if text != said), None)
         if other is None:
             raise VlmtraceError(
-                f"The model answers {said!r} in the clean and in the corrupt run of {self.name}, so there is nothing to "
-                "restore: choose a second image or question that gives another answer."
+                f"The model answers {said!r} in the clean and in the corrupt run of {self.name}, so that nothing is "
+                "to be restored: choose a second image or question that gives another answer."
             )
         return correct, other
 

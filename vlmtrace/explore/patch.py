@@ -200,7 +200,7 @@ class Patching(View):
     def _run(self) -> None:
         runs = self.example.runs(self.corruption)
         self.outcome = intervene_in(self.session.model, runs, self.patches)
-        effects, heads, (block, module) = self.effects(), self.head_effects(), self.place
+        effects, heads, block = self.effects(), self.head_effects(), self.place[0]
         known, model = self.session.model.blocks[block], self.session.model
         at_image = model.image_positions(self.example.inputs(), block)
         boxes = (
@@ -212,10 +212,12 @@ class Patching(View):
         distribution = _worth_showing(self.outcome.table(3), (correct, incorrect))
         image, question = CORRUPTIONS[self.corruption]
         frame = self.example.frame().iloc[0]
+        places = [[b.name, m, f"{readable(b.name)}: {readable(m)}"] for b in model.blocks.values() for m in b.modules]
         state = {
-            "example": f"{id(self.example)}", "corruptions": {name: CORRUPTION[name] for name in self.example.corruptions},
+            "example": f"{id(self.example)}",
+            "corruptions": {name: CORRUPTION[name] for name in self.example.corruptions},
             "corruption": self.corruption, "place": list(self.place),
-            "places": [[b.name, m, f"{readable(b.name)}: {readable(m)}"] for b in model.blocks.values() for m in b.modules],
+            "places": places,
             "layers": known.n_layers, "heads": known.n_heads,
             "tokens": self.example.tokens(block).to_dict("records"), "inImage": in_image.tolist(),
             "boxes": boxes[placed].round(6).tolist(),

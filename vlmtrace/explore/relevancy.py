@@ -44,8 +44,8 @@ class RelevancyView(View):
         self.canvas = RelevancyCanvas()
         self.found: Relevancy | None = None
         note = (
-            "How much each patch and word counted for a token of the answer: attention, weighted by how the token's logit "
-            "moves with it, followed through the layers (Chefer et al. 2021). It is no effect: patch or mask to test it."
+            "How much each patch and word counted for a token of the answer: attention, weighted by how the token's "
+            "logit moves with it, followed through the layers (Chefer et al. 2021). It is no effect: patch to test it."
         )
         return [heading(note), self.canvas]
 
@@ -118,7 +118,8 @@ class RelevancyView(View):
     def code(self) -> str:
         return self.preamble("from vlmtrace.relevancy import relevancy") + (
             'found = relevancy(model, pair["clean_image"], pair["clean_prompt"])\n'
-            f"table = found.table()\nprint(table[(table['step'] == {self.canvas.step}) & (table['kind'] == {self.canvas.way!r})])\n"
+            "table = found.table()\n"
+            f"print(table[(table['step'] == {self.canvas.step}) & (table['kind'] == {self.canvas.way!r})])\n"
             "found.shares()\n"
         )
 

@@ -8,13 +8,14 @@ import pandas as pd
 from vlmtrace.errors import one_of
 from vlmtrace.explore.ask import Ask
 from vlmtrace.explore.attention import Attention
+from vlmtrace.explore.causal import CausalView
 from vlmtrace.explore.patch import Patching
 from vlmtrace.explore.relevancy import RelevancyView
 from vlmtrace.explore.session import Session, session_of
 from vlmtrace.explore.view import View
 from vlmtrace.models import VLM
 
-VIEWS: tuple[type[View], ...] = (Ask, Attention, RelevancyView, Patching)
+VIEWS: tuple[type[View], ...] = (Ask, Attention, RelevancyView, CausalView, Patching)
 
 
 class Explorer:
