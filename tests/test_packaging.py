@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 #: Where the name that is imported is not the name that is installed.
-INSTALLED_AS = {"PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
+INSTALLED_AS = {"PIL": "pillow", "causallearn": "causal-learn", "skimage": "scikit-image", "yaml": "pyyaml"}
 
 #: What tests may import because pytest or papermill bring it.
 BROUGHT_ALONG = {"packaging", "pyyaml"}

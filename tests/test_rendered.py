@@ -267,7 +267,7 @@ def test_open_questions():
     for row in table.itertuples():
         mask = np.asarray(Image.open(row.object_mask)) > 0
         told = row.sentences if isinstance(row.sentences, str) else ""
-        assert (f"The {row.noun} is {row.answer}." in told) == (row.category == "color"), "colors are told in words, too"
+        assert (f"The {row.noun} is {row.answer}." in told) == (row.category == "color"), "colors alone are told"
         assert row.noun in row.prompt.replace("?", "").split()
         if row.category == "count":
             _, n = ndimage.label(mask)

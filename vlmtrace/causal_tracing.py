@@ -32,7 +32,7 @@ from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.groups import PairRuns, Positions
 from vlmtrace.models import VLM, Inputs, Patches, Readout, Site, Trace
 from vlmtrace.noise import Noise, noise_scale, refuse_images_twice, repeated
-from vlmtrace.patching import memory_bytes, sweep
+from vlmtrace.patching import memory_bytes, sweep_patches
 from vlmtrace.progress import progress
 from vlmtrace.stats import bootstrap_mean, t_interval
 from vlmtrace.tasks.schema import check_columns, validate_questions
@@ -229,7 +229,7 @@ def _trace(
         corrupt.append(runs.corrupt_readout.p_correct)
         on_top.append(runs.corrupt.logits.argmax(-1) == step.token)
         if paired:
-            restored.append(sweep(model, runs, patches, memory).p_correct)
+            restored.append(sweep_patches(model, runs, patches, memory).p_correct)
         else:
             restored.append(_restored_apart(step, clean, noise, needed, patches, slice(start, start + at_once), memory))
     p_corrupt, p_restored = torch.cat(corrupt).double().cpu().numpy(), torch.cat(restored).double().cpu().numpy()
@@ -311,7 +311,7 @@ def _restored_apart(
     for i in range(len(patches)):
         z = noise.unit(name, step.image, site=i)[draws]
         runs = _runs(step, clean, noise.disturb(step.image, z), needed)
-        found.append(sweep(step.model, runs, patches.subset([i]), memory).p_correct)
+        found.append(sweep_patches(step.model, runs, patches.subset([i]), memory).p_correct)
     return torch.cat(found, dim=1)
 
 

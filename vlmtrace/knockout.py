@@ -87,8 +87,8 @@ def knock_out_attention(
 
 
 @contextlib.contextmanager
-def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor) -> Iterator[None]:
-    """While this is entered, an attention module of the head block does not see what is blocked.
+def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor, block: str | None = None) -> Iterator[None]:
+    """While this is entered, an attention module of a block does not see what is blocked.
 
     A position that may see nothing at all gets nothing: its heads' outputs are 0. A softmax over equally forbidden keys
     would give it their average instead.
@@ -96,6 +96,7 @@ def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor) -> Iter
     Args:
         layers: those in which it does not
         blocked: (pair, query, key) bool
+        block: whose module; None: the head block's
     """
     name = model.mask_argument(module)
     blind = blocked.all(-1)[..., None]
@@ -103,7 +104,7 @@ def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor) -> Iter
     def hook(attention: Any, args: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         return args, {**options, name: with_blocked(options.get(name), blocked, attention, model.dtype)}
 
-    sites = [Site(model.head_block.name, module, layer) for layer in layers]
+    sites = [Site(block or model.head_block.name, module, layer) for layer in layers]
     with contextlib.ExitStack() as stack:
         for site in sites:
             handle = model.attention_module(site).register_forward_pre_hook(hook, with_kwargs=True)

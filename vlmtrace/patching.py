@@ -144,7 +144,7 @@ def _region_table(
     regions: Sequence[str],
     memory: int,
 ) -> pd.DataFrame:
-    readout = sweep(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
+    readout = sweep_patches(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
     sizes = members.sum(axis=-1).ravel()
     roles = pd.DataFrame(
         {
@@ -221,7 +221,7 @@ def _patch(
                     continue
                 places = roles[block]["position"].to_numpy()[: len(roles[block]) // len(group)]
                 patches = site_patches(block, sites, places, len(group), model.device)
-                readout = sweep(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
+                readout = sweep_patches(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
                 logit_diff, p_correct = (value.cpu().numpy() for value in (readout.logit_diff, readout.p_correct))
                 tables.append(effect_table(group, runs, corruption, patches, roles[block], logit_diff, p_correct))
             advance(len(group))
@@ -244,8 +244,14 @@ def default_memory(model: VLM) -> int:
     return min(CPU_MEMORY, int(psutil.virtual_memory().available * MEMORY_SHARE))
 
 
-def sweep(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> Readout:
-    """Sweep over the patches that change anything; an activation that equals the corrupt one changes nothing."""
+def sweep_patches(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> Readout:
+    """Sweep over patches of one block; an activation that equals the corrupt one changes nothing and is not run.
+
+    Args:
+        memory: bytes for the patched states
+    Returns:
+        Readout of shape (pair, patch)
+    """
     block = patches.block
     # By site, the positions at which any pair's activation differs at all.
     sites = {(patches.modules[i], layer) for i in range(len(patches)) for layer in patches.window(i)}

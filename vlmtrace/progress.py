@@ -22,7 +22,11 @@ def counter(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
     the terminal too, since the kernel's own output goes into the notebook.
     """
     with contextlib.ExitStack() as stack:
-        bars: list[terminal_tqdm] = [stack.enter_context(notebook_tqdm(desc=what, total=total, leave=False))]
+        # tqdm hears its own variable in a terminal, but not in a notebook.
+        none = bool(os.environ.get("TQDM_DISABLE"))
+        bars: list[terminal_tqdm] = [
+            stack.enter_context(notebook_tqdm(desc=what, total=total, leave=False, disable=none))
+        ]
         device = os.environ.get(TERMINAL)
         if device:
             stream = stack.enter_context(open(device, "w"))

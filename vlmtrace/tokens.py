@@ -7,7 +7,7 @@ that option stands at position 5 here and at 7 there.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -92,3 +92,28 @@ def _whole_word(text: str, start: int, end: int) -> str:
         if match.start() <= start < match.end():
             return match.group()
     return text[start:end].strip()
+
+
+def joined_words(tokens: Sequence[Token], text: str) -> pd.DataFrame:
+    """The word that each token belongs to, by character offsets, so that sub-tokens of any tokenizer come together.
+
+    Args:
+        tokens: as of `VLM.tokens`, for this text
+    Returns:
+        one row a token: word_index (equal for neighbours of one word), word. What stands in no word (punctuation,
+        special tokens, image tokens) is a word of its own; a token of two words counts for the first
+    """
+    words = list(re.finditer(r"\w+(?:['’]\w+)*", text))
+    rows: list[tuple[int, str]] = []
+    before = None
+    for i, token in enumerate(tokens):
+        start, end = token.span
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+        special = token.role in ("image", token.text)
+        match = None if special else next((m for m in words if m.start() <= start < min(m.end(), end)), None)
+        key = ("word", match.start()) if match else ("token", i)
+        own = text[start:end].strip()
+        index = rows[-1][0] + (key != before) if rows else 0
+        rows.append((index, match.group() if match else token.text if special or not own else own))
+        before = key
+    return pd.DataFrame(rows, columns=["word_index", "word"])

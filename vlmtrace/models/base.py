@@ -96,8 +96,8 @@ class VLM(ABC):
         """
 
     @abstractmethod
-    def answer_logits(self, inputs: Inputs, image: Tensor | None = None) -> Tensor:
-        """One forward pass: logits (batch, vocabulary), float32, of the first answer token.
+    def last_logits(self, inputs: Inputs, n: int, image: Tensor | None = None) -> Tensor:
+        """One forward pass: logits (batch, n, vocabulary), float32, of what follows each of the last n positions.
 
         Args:
             image: (batch, image position, width), put in the place of the `image_embeddings`
@@ -130,6 +130,20 @@ class VLM(ABC):
     def mask_argument(self, module: str) -> str:
         """The name under which an `attention_module` takes its mask."""
         return "attention_mask"
+
+    @abstractmethod
+    def token_patches(self, inputs: Inputs) -> np.ndarray | None:
+        """Of which vision encoder positions each row of `image_embeddings` is made, for inputs of one pair.
+
+        Returns:
+            (image position, vision position): rows sum to 1, or to 0 for what the model adds (newlines); None where
+            an image token stands for no particular patches
+        """
+
+    @contextlib.contextmanager
+    def eager(self) -> Iterator[None]:
+        """While this is entered, attention gives its weights, which faster implementations do not."""
+        yield
 
     @abstractmethod
     def unknown_to_sweep(self, inputs: Inputs) -> str | None:
@@ -271,6 +285,10 @@ class VLM(ABC):
         ids = self.tokenizer.eos_token_id if ids is None else ids
         return {ids} if isinstance(ids, int) else set(ids or ())
 
+    def answer_logits(self, inputs: Inputs, image: Tensor | None = None) -> Tensor:
+        """One forward pass: logits (batch, vocabulary), float32, of the first answer token; see `last_logits`."""
+        return self.last_logits(inputs, 1, image)[:, 0]
+
     @torch.no_grad()
     def answer_tokens(self, inputs: Inputs, max_new_tokens: int = 8, image: Tensor | None = None) -> list[int]:
         """Ids of the answer that the model itself gives to one question, greedily, without the token that ends it."""
@@ -312,11 +330,14 @@ class VLM(ABC):
         return trace
 
     def attention(self, inputs: Inputs, block: str, module: str) -> Tensor:
-        """Attention weights of a block's module: (layer, batch, head, query, key), float32; rows sum to 1."""
+        """Attention weights of a block's module: (layer, batch, head, query, key), float32; rows sum to 1.
+
+        Where a vision encoder works on tiles, the batch is that of all tiles.
+        """
         found = self.blocks[one_of(block, self.blocks, f"block of {self.name}")]
         one_of(module, found.attention_modules, f"attention of {block}")
         weights: list[Tensor] = []
-        with torch.no_grad(), contextlib.ExitStack() as stack:
+        with torch.no_grad(), self.eager(), contextlib.ExitStack() as stack:
             for layer in range(found.n_layers):
                 handle = self.attention_module(Site(block, module, layer)).register_forward_hook(
                     lambda _module, _args, output: weights.append(output[1].float())

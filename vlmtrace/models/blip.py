@@ -42,7 +42,13 @@ class Blip(VLM):
         self.blocks = {
             block.name: block
             for block in (
-                Block("vision_encoder", vision.num_hidden_layers, vision.num_attention_heads, ("residual",)),
+                Block(
+                    "vision_encoder",
+                    vision.num_hidden_layers,
+                    vision.num_attention_heads,
+                    ("residual",),
+                    attention_modules=("self_attention",),
+                ),
                 Block(
                     "text_encoder",
                     text.num_hidden_layers,
@@ -56,6 +62,7 @@ class Blip(VLM):
                     text.num_hidden_layers,
                     text.num_attention_heads,
                     ("residual", "mlp", *attentions),
+                    attention_modules=attentions,
                 ),
             )
         }
@@ -117,6 +124,9 @@ class Blip(VLM):
         )
         return np.full(length, is_seeing)
 
+    def token_patches(self, inputs: Inputs) -> np.ndarray:
+        return np.eye(len(self.image_positions(inputs, "vision_encoder")))
+
     def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
         size = self.hf.config.vision_config.patch_size
         height, width = inputs["pixel_values"].shape[-2:]
@@ -130,13 +140,13 @@ class Blip(VLM):
     def image_embeddings(self, inputs: Inputs) -> Tensor:
         return self.hf.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
 
-    def answer_logits(self, inputs: Inputs, image: Tensor | None = None) -> Tensor:
+    def last_logits(self, inputs: Inputs, n: int, image: Tensor | None = None) -> Tensor:
         image = self.image_embeddings(inputs) if image is None else image
         question = self.hf.text_encoder(input_ids=inputs["input_ids"], encoder_hidden_states=image).last_hidden_state
         start = inputs.get("decoder_input_ids")
         start = self._start_ids(len(question)) if start is None else start
         out = self.hf.text_decoder(input_ids=start, encoder_hidden_states=question, use_cache=False)
-        return out.logits[:, -1].float()
+        return out.logits[:, -n:].float()
 
     def extend(self, inputs: Inputs, ids: Sequence[int]) -> Inputs:
         batch = len(inputs["input_ids"])
@@ -176,6 +186,8 @@ class Blip(VLM):
 
     def attention_module(self, site: Site) -> nn.Module:
         layer: Any = self.layer_module(site.block, site.layer)
+        if site.block == "vision_encoder":
+            return layer.self_attn
         return (layer.attention if site.module == "self_attention" else layer.crossattention).self
 
     def mask_argument(self, module: str) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.models import decoder_sweep, places
 from vlmtrace.models.base import VLM, HookPoint, Inputs, hooks, open_image
-from vlmtrace.models.families import VISION, parts_of
+from vlmtrace.models.families import VISION, WEIGHTLESS, parts_of
 from vlmtrace.models.records import Block, Call, Patches, Readout, Site, Token, Trace
 
 #: Rows of the unembedding that are turned into float32 at a time.
@@ -80,7 +80,8 @@ class Decoder(VLM):
             indices = [chosen] if isinstance(chosen, int) else list(chosen)
             n = max(index if index >= 0 else n + 1 + index for index in indices)
         heads = getattr(vision, "num_attention_heads", None) or vision.num_heads
-        return [Block("vision_encoder", n, heads, ("residual",))] if n > 0 else []
+        attention = () if vision.model_type in WEIGHTLESS else ("self_attention",)
+        return [Block("vision_encoder", n, heads, ("residual",), attention_modules=attention)] if n > 0 else []
 
     # Prompts --------------------------------------------------------
 
@@ -246,10 +247,13 @@ class Decoder(VLM):
         tiles, rows, columns = places.tile_grid(self.hf.config, inputs)
         return tiles * rows, columns
 
+    def token_patches(self, inputs: Inputs) -> np.ndarray | None:
+        return places.token_patches(self, inputs) if "vision_encoder" in self.blocks else None
+
     # Forward passes --------------------------------------------------------
 
-    def answer_logits(self, inputs: Inputs, image: Tensor | None = None) -> Tensor:
-        options = {"logits_to_keep": 1} if "logits_to_keep" in self._takes else {}
+    def last_logits(self, inputs: Inputs, n: int, image: Tensor | None = None) -> Tensor:
+        options = {"logits_to_keep": n} if "logits_to_keep" in self._takes else {}
 
         def replace(stream: Tensor) -> Tensor | None:
             if image is None:
@@ -260,7 +264,7 @@ class Decoder(VLM):
             # Without an image BLIP-2 and InstructBLIP are their language model, and nothing else.
             alone = self.parts.merge is None and "pixel_values" not in inputs
             run = self.hf.language_model if alone else self.hf
-            return run(**inputs, use_cache=False, **options).logits[:, -1].float()
+            return run(**inputs, use_cache=False, **options).logits[:, -n:].float()
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:
         """The projected image tokens, as they enter the first layer of the language model."""
@@ -308,13 +312,8 @@ class Decoder(VLM):
         trace.calls = calls
         return trace
 
-    def attention(self, inputs: Inputs, block: str, module: str) -> Tensor:
-        with self._eager():
-            return super().attention(inputs, block, module)
-
     @contextlib.contextmanager
-    def _eager(self) -> Iterator[None]:
-        """While this is entered, attention gives its weights, which faster implementations do not."""
+    def eager(self) -> Iterator[None]:
         configs = {id(part.config): part.config for part in self.hf.modules() if hasattr(part, "config")}
         before = [(config, config._attn_implementation) for config in configs.values()]
         try:
@@ -373,7 +372,10 @@ class Decoder(VLM):
                 return HookPoint(layer.get_submodule(self.parts.out), is_input=True)
 
     def attention_module(self, site: Site) -> nn.Module:
-        return self.layer_module(site.block, site.layer).get_submodule(self.parts.out.partition(".")[0])
+        layer = self.layer_module(site.block, site.layer)
+        if site.block == "vision_encoder":
+            return next(child for name, child in layer.named_children() if name in ("self_attn", "attention", "attn"))
+        return layer.get_submodule(self.parts.out.partition(".")[0])
 
     # Sweeps --------------------------------------------------------
 

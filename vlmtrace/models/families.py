@@ -105,6 +105,9 @@ VISION = (
     "qwen3_vl_vision",
 )
 
+#: Those of them whose attention keeps its weights to itself, in every implementation.
+WEIGHTLESS = ("qwen2_vl_vision", "qwen2_5_vl_vision", "qwen3_vl_vision")
+
 
 def parts_of(config: Any) -> Parts:
     """A family's parts, whichever language model it was joined with."""

@@ -107,6 +107,33 @@ def token_boxes(model: Decoder, image: Image.Image, inputs: Inputs) -> Array:
     return _clipped(found) if len(found) == n else np.full((n, 4), np.nan)
 
 
+def token_patches(model: Decoder, inputs: Inputs) -> Array | None:
+    """(image token, vision position): of which positions each image token is made; see `VLM.token_patches`.
+
+    What the model does to patches is linear in them (it takes squares together, drops, rearranges), so it is done here
+    to the identity: patches that are the units of a space with one dimension a position.
+    """
+    merge = model.parts.merge
+    if merge is None:
+        return None
+    at = vision_places(model.hf, inputs)
+    unit = np.eye(len(at), dtype=np.float32)
+    tiles, rows, columns = tile_grid(model.hf.config, inputs)
+    is_class = at[:, 0] < 0
+    patches = np.zeros((tiles, rows, columns, len(at)), dtype=np.float32)
+    patches[tuple(at[~is_class].T)] = unit[~is_class]
+    if model.parts.packed:
+        found = _packed(model.hf, patches, inputs, newline=0.0)
+    else:
+        side = merge(model.hf.config)
+        squares = patches.reshape(tiles, rows // side, side, columns // side, side, len(at))
+        found = squares.mean(axis=(2, 4)).reshape(tiles, -1, len(at))
+        if is_class.any() and getattr(model.hf.config, "vision_feature_select_strategy", None) == "full":
+            found = np.concatenate([unit[is_class].reshape(tiles, -1, len(at)), found], axis=1)
+        found = found.reshape(-1, len(at))
+    return found if len(found) == int(model.is_image(inputs)[0].sum()) else None
+
+
 def patch_boxes(model: Blip | Decoder, image: Image.Image) -> Array:
     """(tile, row, column, 4): the box of each patch; where the processor has padded it reaches beyond the image.
 
@@ -118,7 +145,7 @@ def patch_boxes(model: Blip | Decoder, image: Image.Image) -> Array:
     ramps = np.zeros((height, width, 3), dtype=np.uint8)
     ramps[..., 0], ramps[..., 1] = across[None], down[:, None]
     shown = [np.zeros_like(ramps), np.full_like(ramps, 255), ramps]
-    black, white, ramp = (_as_tiles(model, model.encode_image(Image.fromarray(picture))) for picture in shown)
+    black, white, ramp = (as_tiles(model, model.encode_image(Image.fromarray(picture))) for picture in shown)
     span = white - black
     seen = np.abs(span) > 0.5 * np.abs(span).max()
     fraction = (ramp - black) / np.where(seen, span, 1)
@@ -148,7 +175,7 @@ def _edges(fraction: Array, seen: Array, axis: int, side: int) -> Array:
     return whole if np.abs(edges - whole).max() < WHOLE else edges
 
 
-def _as_tiles(model: Blip | Decoder, inputs: Inputs) -> Array:
+def as_tiles(model: Blip | Decoder, inputs: Inputs) -> Array:
     """Pixel values as (tile, channel, height, width)."""
     pixels = inputs["pixel_values"].float().cpu().numpy()
     if "image_grid_thw" not in inputs:
@@ -171,15 +198,15 @@ def _squares(boxes: Array, side: int) -> Array:
     return np.stack(around, -1).reshape(tiles, -1, 4)
 
 
-def _packed(hf: Any, boxes: Array, inputs: Inputs) -> Array:
-    """(image token, 4): boxes rearranged by the model's own code for features; NaN for its newlines."""
+def _packed(hf: Any, boxes: Array, inputs: Inputs, newline: float = np.nan) -> Array:
+    """(image token, …): what patches (tile, row, column, …) have, rearranged by the model's own code for features."""
     features = torch.from_numpy(boxes).float().flatten(1, 2)
     options: dict[str, Any] = {}
     if hf.config.model_type == "llava_next":
         options["vision_feature_select_strategy"] = hf.config.vision_feature_select_strategy
     else:
         options["vision_aspect_ratio"] = hf.config.vision_aspect_ratio
-    options["image_newline"] = torch.full((4,), torch.nan)
+    options["image_newline"] = torch.full(boxes.shape[-1:], newline)
     packed, _ = hf.model.pack_image_features([features], inputs["image_sizes"][:1].cpu(), **options)
     return packed[0].numpy()
 

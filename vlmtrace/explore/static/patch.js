@@ -1,0 +1,148 @@
+// Effect maps to click on; what is clicked is patched, all of it together, in one run.
+function render({ model, el }) {
+  el.classList.add("vt");
+  let undo = [], layer = 0, kept = { picture: null, bytes: null };
+  const send = (message) => model.send(message);
+
+  function start() {
+    const focus = el.contains(document.activeElement) ? document.activeElement.dataset.name : "";
+    undo.forEach((stop) => stop()); undo = [];
+    el.replaceChildren();
+    if (model.get("state").places) undo = build();
+    else { delete el.dataset.drawn; return; }
+    if (focus) el.querySelector(`[data-name="${focus}"]`)?.focus();
+  }
+
+  function build() {
+    const s = model.get("state"), [block, module] = s.place;
+    layer = Math.min(layer, s.layers - 1);
+    const words = s.tokens.filter((token) => !s.inImage.includes(token.position));
+    const limitOf = (rows) => { const most = Math.max(0, ...rows.flat().map((value) => Math.abs(value || 0))); return [0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.5, 2, 3, 5, 10].find((step) => most <= step) || most; };
+    const limit = limitOf(s.effects), color = (value) => diverging(value / limit), headLimit = limitOf(s.headEffects || [[]]);
+    const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+    const here = s.patches.filter((patch) => patch.block === block && patch.module === module);
+    const patched = (l, positions, heads) => here.some((p) => p.layer === l && same(p.positions, positions) && same(p.heads, heads));
+    const named = (node, name) => { node.dataset.name = name; return node; };
+
+    const first = make("div", "vt-controls", el);
+    const which = named(make("select", "", make("label", "", first, "corrupt run: ")), "corruption");
+    for (const [name, text] of Object.entries(s.corruptions)) make("option", "", which, text).value = name;
+    which.value = s.corruption;
+    which.addEventListener("change", () => send({ do: "choose", corruption: which.value, what: "effect maps" }));
+    const place = named(make("select", "", make("label", "", first, "module: ")), "place");
+    s.places.forEach(([, , text], i) => { make("option", "", place, text).value = i; });
+    place.value = s.places.findIndex(([b, m]) => b === block && m === module);
+    place.addEventListener("change", () => send({ do: "choose", place: s.places[place.value].slice(0, 2), what: "effect maps" }));
+    const scale = make("span", "vt-scale", first);
+    scale.style.background = `linear-gradient(to right, ${[-1, -0.5, 0, 0.5, 1].map(diverging).join(",")})`;
+    make("span", "vt-label", first, "effect: blue below 0, red above");
+
+    const columns = make("div", "vt-columns", el);
+    const draws = [], told = make("div", "vt-numbers");
+    told.setAttribute("role", "status");
+    const tell = (text) => { told.textContent = text || "Hover a cell for its effect; click it to patch it."; };
+    tell();
+
+    if (s.headEffects) {
+      const part = make("div", "", columns);
+      part.style.maxWidth = "310px";
+      make("h4", "", part, `Single heads: click one (colors ±${headLimit})`);
+      const where = s.positions.length ? s.positions : null;
+      const at = where ? `at ${where.map((i) => s.tokens[i].token).join(", ")}` : "at all positions";
+      const map = heatMap(el, part, {
+        rows: s.layers, columns: s.heads, width: 300, label: "effects of single heads", color: (value) => diverging(value / headLimit),
+        value: (l, h) => s.headEffects[l][h], marked: (l, h) => patched(l, where, [h]),
+        tell: (l, h) => `head ${l}.${h} ${at}: effect ${signed(s.headEffects[l][h])}`,
+        hover: (cell) => tell(cell && `head ${cell[0]}.${cell[1]} ${at}: effect ${signed(s.headEffects[cell[0]][cell[1]])}`),
+        pick: (l, h) => send({ do: "toggle", layer: l, heads: [h], positions: where, what: `head ${l}.${h}` }),
+      });
+      named(map.canvas, "heads");
+      draws.push(map.draw);
+      make("div", "vt-label", part, `patched ${at}; or only at:`);
+      const strip = tokenStrip(el, part, {
+        label: "positions of heads", tokens: words.map((token) => ({ text: token.token, role: "", title: `position ${token.position}` })),
+        chosen: (i) => s.positions.includes(words[i].position), share: () => null, hover: () => {},
+        pick: (i) => { const p = words[i].position; send({ do: "at", positions: s.positions.includes(p) ? s.positions.filter((q) => q !== p) : [...s.positions, p], what: "effects of heads" }); },
+      });
+      
+      draws.push(strip.draw);
+    }
+    if (words.length && words.length < s.tokens.length + 1 && !(words.length === 1 && s.inImage.length)) {
+      const part = make("div", "", columns);
+      make("h4", "", part, `Whole module at a token (colors ±${limit})`);
+      const map = heatMap(el, part, {
+        rows: s.layers, columns: words.length, labels: words.map((token) => token.token), width: 300, label: "effects of tokens", color,
+        value: (l, c) => s.effects[l][words[c].position], marked: (l, c) => patched(l, [words[c].position], null),
+        tell: (l, c) => `layer ${l} at ${words[c].token}: effect ${signed(s.effects[l][words[c].position])}`,
+        hover: (cell) => tell(cell && `layer ${cell[0]} at ${words[cell[1]].token}: effect ${signed(s.effects[cell[0]][words[cell[1]].position])}`),
+        pick: (l, c) => send({ do: "toggle", layer: l, heads: null, positions: [words[c].position], what: `layer ${l} at ${words[c].token}` }),
+      });
+      named(map.canvas, "tokens");
+      draws.push(map.draw);
+    }
+    if (s.inImage.length) {
+      const part = make("div", "", columns), title = make("h4", "", part);
+      const chosen = () => here.find((p) => p.layer === layer && p.heads === null && p.positions && p.positions.every((i) => s.inImage.includes(i)) && p.positions.length);
+      const image = patchImage(el, part, {
+        side: 200, boxes: s.boxes, label: "effects of patches", selected: new Set(), grid: () => true,
+        color: (i) => { const value = s.effects[layer][s.inImage[i]]; return value === null ? "rgba(0,0,0,0)" : color(value); },
+        tell: (i) => `patch ${i}, layer ${layer}: effect ${signed(s.effects[layer][s.inImage[i]])}`,
+        hover: (i) => tell(i !== null && `patch ${i}, layer ${layer}: effect ${signed(s.effects[layer][s.inImage[i]])}`), change: () => { send_.disabled = !image.options.selected.size; },
+      });
+      named(image.canvas, "image");
+      const below = make("div", "vt-controls", part), label = make("label", "", below, "layer "), slider = named(make("input", "", label), "layer");
+      Object.assign(slider, { type: "range", min: 0, max: s.layers - 1, value: layer });
+      slider.style.width = "90px";
+      const send_ = button(below, "patch these", () => send({ do: "toggle", layer, heads: null, positions: [...image.options.selected].sort((a, b) => a - b).map((i) => s.inImage[i]), what: "patches of the image" }));
+      send_.disabled = true;
+      const paint = () => { title.textContent = `Image patches, layer ${layer}: drag (colors ±${limit})`; const p = chosen(); if (p && !image.options.selected.size) image.options.selected = new Set(p.positions.map((i) => s.inImage.indexOf(i))); image.draw(); };
+      slider.addEventListener("input", () => { layer = Number(slider.value); image.options.selected = new Set(); paint(); });
+      draws.push(paint);
+      const bytes = model.get("picture");
+      if (kept.bytes !== bytes) kept = { bytes, picture: pictureOf(bytes) };
+      kept.picture.then((picture) => { image.show(picture); paint(); });
+    }
+    const result = make("div", "vt-columns", columns), runs = make("div", "vt-columns", result), numbers = make("div", "", result);
+    for (const run of ["clean", "corrupt"]) {
+      const part = make("div", "", runs);
+      make("div", `vt-label vt-${run}`, part, run);
+      const shown = make("img", "vt-thumb", part);
+      shown.src = URL.createObjectURL(new Blob([model.get(run === "clean" ? "picture" : "other")], { type: "image/png" }));
+      shown.alt = `the image of the ${run} run`;
+      make("div", "", part, s.questions[run]);
+      make("div", "vt-answer", part, s.answers[run]);
+    }
+    const third = make("div", "", runs);
+    make("div", "vt-label vt-patched", third, `patched (${s.patches.length})`);
+    make("div", "vt-answer", third, s.answers.patched);
+    make("div", "", third, `effect ${signed(s.effect)}`);
+    const body = make("table", "", numbers);
+    make("caption", "vt-label", body, "first answer token");
+    for (const row of s.distribution) {
+      ["clean", "corrupt", "patched"].forEach((run, i) => {
+        const line = make("tr", "", body), role = s.options.indexOf(row.token);
+        make("td", "", line, i === 0 ? row.token + (role < 0 ? "" : role ? " (incorrect)" : " (correct)") : "");
+        make("td", `vt-${run}`, line, run);
+        const cell = make("td", "", line), bar = make("span", `vt-share ${run}`, cell);
+        cell.style.width = "130px"; bar.style.width = `${(120 * row[run]).toFixed(1)}px`;
+        make("td", "vt-value", line, percent(row[run]));
+      });
+    }
+    make("div", "vt-numbers", numbers, `LD clean ${signed(s.logitDiff.clean)}, corrupt ${signed(s.logitDiff.corrupt)}, patched ${signed(s.logitDiff.patched)}`);
+    columns.after(told);
+    const below = make("div", "vt-controls", el);
+    make("h4", "", below, "Patched together:");
+    const undoing = named(button(below, "undo", () => send({ do: "undo", what: "undo" })), "undo"), clearing = named(button(below, "clear", () => send({ do: "clear", what: "clear" })), "clear");
+    undoing.disabled = !s.canUndo; clearing.disabled = !s.patches.length;
+    if (!s.patches.length) make("span", "vt-label", below, "nothing yet: click a cell of a map");
+    const list = make("ol", "vt-list", el);
+    s.patches.forEach((patch, index) => { const item = make("li", "", list, `${patch.text} `); button(item, "×", () => send({ do: "remove", index, what: "taking out a patch" }), "take this patch out"); });
+    draws.forEach((draw) => draw());
+    Object.assign(el.dataset, { effect: s.effect, patches: s.patches.length, answer: s.answers.patched, corruption: s.corruption, place: s.place.join(" "), drawn: s.example, effects: JSON.stringify(s.headEffects) });
+    return [keepDrawn(el, () => draws.forEach((draw) => draw()))];
+  }
+  const stop = follow(model, ["state"], start);
+  start();
+  return () => { stop(); undo.forEach((act) => act()); };
+}
+export default { render };
