@@ -31,7 +31,8 @@ Array = np.ndarray
 ROUNDING = 1e-6
 
 #: Tests that the learner may do: it tries every subset of a token's neighbours, so that a dense graph takes them all.
-MAX_TESTS = 20_000
+#: A test takes about a millisecond, the learner's own bookkeeping included.
+MAX_TESTS = 5_000
 
 
 # Correlations ------------------------------------------------------------

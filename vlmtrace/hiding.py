@@ -1,7 +1,9 @@
 """One question to a model whose tokens can be hidden, and one square attention matrix over all of them.
 
 To hide a token is to cut all attention to it, in every layer of the language side: nothing reads it any more, but what
-other tokens of the image hold of it is still there. Image and question are hidden in the same way in all models.
+other tokens of the image hold of it is still there. Image and question are hidden in the same way in all models. Vision
+encoders spread what they see: in the bundled models all patches of an object can be hidden and the answer stays, since
+others tell of it, so that small sets that explain an answer are words.
 
 In BLIP no single matrix holds image, question and answer. One is put together for a layer, with rows that sum to 1: an
 image token attends to itself alone, since the layer leaves it as it is; a question token half to the question and half
