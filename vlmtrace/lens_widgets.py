@@ -98,8 +98,8 @@ def draw_patches(
     at_image = lens.image_positions
     chosen = top_heads(head_contributions(lens), TOP) if head is None else [head]
     parts = position_contributions(lens, chosen).sum(0)
-    attention = lens.weights.mean((0, 1)) if head is None else lens.weights[head[0], head[1]]
-    attention = attention[lens.at].cpu().numpy()
+    weights = lens.weights.mean((0, 1)) if head is None else lens.weights[head[0], head[1]]
+    attention = weights[lens.at].cpu().numpy()
     boxes = lens.model.image_cells(question["image"], lens.inputs, BLOCK)
     maps = {"important patches": parts, "attention": attention}
     nats = f"{parts[at_image].sum():+.2f} nats from the image, {parts[~at_image].sum():+.2f} from words"

@@ -373,7 +373,7 @@ def visual_against_textual(
     means = [table[table["head"].notna()].groupby(["layer", "head"])["log_p_increase"].mean() for table in tables]
     figure = new_figure(height=2.9)
     left, right = figure.subplots(1, 2, width_ratios=[1.1, 1])
-    _draw_agreement(left, *means, shared, visual["sample_id"].nunique())
+    _draw_agreement(left, means[0], means[1], shared, visual["sample_id"].nunique())
     _draw_knocked(right, knocked, len(shared))
     return figure
 
@@ -386,7 +386,7 @@ def _draw_agreement(
     for layer in sorted(set(layers)):
         at = layers == layer
         axes.scatter(visual[at], textual[at], s=14, color=colors[layer], label=f"layer {layer}")
-    ring = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.8}
+    ring: dict[str, Any] = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.8}
     places = list(shared)
     axes.scatter([visual[place] for place in places], [textual[place] for place in places], s=45, **ring)
     named = textwrap.fill(", ".join(f"{layer}.{head}" for layer, head in places), 28)
