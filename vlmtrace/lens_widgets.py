@@ -98,8 +98,8 @@ def draw_patches(
     at_image = lens.image_positions
     chosen = top_heads(head_contributions(lens), TOP) if head is None else [head]
     parts = position_contributions(lens, chosen).sum(0)
-    attention = lens.weights.mean((0, 1)) if head is None else lens.weights[head[0], head[1]]
-    attention = attention[lens.at].cpu().numpy()
+    weights = lens.weights.mean((0, 1)) if head is None else lens.weights[head[0], head[1]]
+    attention = weights[lens.at].cpu().numpy()
     boxes = lens.model.image_cells(question["image"], lens.inputs, BLOCK)
     maps = {"important patches": parts, "attention": attention}
     nats = f"{parts[at_image].sum():+.2f} nats from the image, {parts[~at_image].sum():+.2f} from words"
@@ -177,8 +177,9 @@ def draw_patch_words(
         raise VlmtraceError("No image token stands for a place in the image, so no word can be written on it.")
     answer = question.get("answer") if isinstance(question.get("answer"), str) else None
     one_of(what, SIDES, "side of a head")
-    figure.set_size_inches(PAGE_WIDTH, 4.1)
+    figure.set_size_inches(PAGE_WIDTH, 4.7)
     if patch is None:
+        score = ""
         words = top_words(lens, side(lens, what, layer, head), boxes["position"], 4, through)
         draw_words(figure, question["image"], boxes, words, answer, _mask(question))
         where = f"layer {layer}" if what == "input" else f"head {layer}.{head}"
@@ -193,9 +194,11 @@ def draw_patch_words(
             name: top_words(lens, side(lens, what, number, head), [patch], 5, through)
             for number, name in enumerate(names)
         }
+        figure.set_size_inches(PAGE_WIDTH, max(3.2, 1.2 + 0.36 * layers))
         draw_patch(figure, question["image"], box, readings, answer)
+        score = " (cosine)" if through == "embedding" else " (probability)"
         where = "all layers" if what == "input" else f"head {head} of all layers"
-    figure.suptitle(f"{_asked(question, lens)}\n{where}: {SIDE_NAMES[what]}, read through the {through}")
+    figure.suptitle(f"{_asked(question, lens)}\n{where}: {SIDE_NAMES[what]}, read through the {through}{score}")
 
 
 # What they share ----------------------------------------------------------------------------------------------------

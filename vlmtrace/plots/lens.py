@@ -240,26 +240,26 @@ def draw_words(
         mask: the object asked about
     """
     outlines = {} if mask is None else {MASK: mask}
-    plain, written = figure.subplots(1, 2, width_ratios=[1, 2.2])
+    plain, written = figure.subplots(1, 2, width_ratios=[1, 2.4])
     outline_masks(plain, outlines, image_panel(plain, image))
     width, height = image_panel(written, image, gray=True)
     outline_masks(written, outlines, (width, height))
     found = {position: part.sort_values("rank") for position, part in words.groupby("position")}
-    room = PAGE_WIDTH * 0.6 * 72  # points across the panel
+    room = 260 * min(1.0, width / height)  # points across the panel, at the figure's height
     for box in boxes.itertuples():
         names = [str(name) for name in found[box.position]["word"]]
         hits = [wanted is not None and name.lower() == wanted.lower() for name in names]
         x, y = box.left * width, box.top * height
         wide, high = (box.right - box.left) * width, (box.bottom - box.top) * height
-        face = (*PALETTE[2], 0.55) if any(hits) else (1, 1, 1, 0.25)
+        face = (*PALETTE[2], 0.55) if any(hits) else (1, 1, 1, 0.45)
         written.add_patch(Rectangle((x, y), wide, high, facecolor=face, edgecolor="white", linewidth=0.5))
-        # As large as fits: beside each other letters take about 0.6 of their height, below each other lines 1.2.
-        size = min(7.0, *(room * wide / width / (0.62 * max(len(name), 3)) for name in names))
-        size = min(size, room * wide / width / (1.2 * len(names)))
+        # As large as fits: lines are 1.2 of a letter's height apart, letters beside each other about 0.58.
+        largest = min(7.0, room * wide / width / (1.2 * len(names)))
         for line, (name, hit) in enumerate(zip(names, hits, strict=True)):
+            size = min(largest, room * wide / width / (0.58 * len(name)))
             written.text(
                 x + wide / 2, y + high * (line + 0.5) / len(names), name, ha="center", va="center", fontsize=size,
-                fontweight="bold" if hit else "normal", color="black" if line == 0 or hit else "0.3",
+                fontweight="bold" if hit else "normal", color="black" if line == 0 or hit else "0.2",
             )  # fmt: skip
     outline_legend(figure, outlines)
 
@@ -304,7 +304,7 @@ def word_grid(
     mask: Picture | None = None,
 ) -> Figure:
     """`draw_words` as a figure of its own."""
-    figure = new_figure(height=3.9)
+    figure = new_figure(height=4.7)
     draw_words(figure, image, boxes, words, wanted, mask)
     figure.suptitle(title)
     return figure
@@ -373,7 +373,7 @@ def visual_against_textual(
     means = [table[table["head"].notna()].groupby(["layer", "head"])["log_p_increase"].mean() for table in tables]
     figure = new_figure(height=2.9)
     left, right = figure.subplots(1, 2, width_ratios=[1.1, 1])
-    _draw_agreement(left, *means, shared, visual["sample_id"].nunique())
+    _draw_agreement(left, means[0], means[1], shared, visual["sample_id"].nunique())
     _draw_knocked(right, knocked, len(shared))
     return figure
 
@@ -386,7 +386,7 @@ def _draw_agreement(
     for layer in sorted(set(layers)):
         at = layers == layer
         axes.scatter(visual[at], textual[at], s=14, color=colors[layer], label=f"layer {layer}")
-    ring = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.8}
+    ring: dict[str, Any] = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.8}
     places = list(shared)
     axes.scatter([visual[place] for place in places], [textual[place] for place in places], s=45, **ring)
     named = textwrap.fill(", ".join(f"{layer}.{head}" for layer, head in places), 28)
