@@ -30,7 +30,8 @@ from vlmtrace.lens import (
 )
 from vlmtrace.lens_words import SIDES, THROUGH, image_boxes, side, top_words
 from vlmtrace.models import VLM
-from vlmtrace.plots.lens import draw_maps, draw_patch, draw_words
+from vlmtrace.plots.lens import draw_maps
+from vlmtrace.plots.lens_words import draw_patch, draw_words
 from vlmtrace.plots.panels import outline_legend
 from vlmtrace.plots.style import PAGE_WIDTH
 from vlmtrace.regions import on_image

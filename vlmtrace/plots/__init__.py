@@ -20,15 +20,8 @@ from vlmtrace.plots.circuits import faithfulness_curves, function_scores
 from vlmtrace.plots.effects import effect_heatmap, image_effect_map
 from vlmtrace.plots.heads import head_map, universal_head_table
 from vlmtrace.plots.interventions import knockout_effects, layer_profiles, region_effects
-from vlmtrace.plots.lens import (
-    lens_heads,
-    map_curves,
-    map_measures,
-    patch_maps,
-    visual_against_textual,
-    word_grid,
-    words_by_layer,
-)
+from vlmtrace.plots.lens import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual
+from vlmtrace.plots.lens_words import word_grid, words_by_layer
 from vlmtrace.plots.pairs import accuracy_by_category, pair_gallery, selection_counts
 from vlmtrace.plots.style import save_figure
 
