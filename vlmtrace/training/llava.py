@@ -36,8 +36,8 @@ WIDTH, HEADS, VISION_LAYERS, TEXT_LAYERS = 128, 8, 4, 4
 
 #: Share of the minimal pairs in a batch, by what changes in them. Scenes of two things are the hard ones.
 MIXTURE = {
-    "color": 0.17, "shape": 0.17, "texture": 0.17, "emotion": 0.06, "subject": 0.08, "verb": 0.11, "object": 0.16,
-    "count": 0.08,
+    "color": 0.13, "shape": 0.14, "texture": 0.15, "emotion": 0.04, "subject": 0.14, "verb": 0.14, "object": 0.2,
+    "count": 0.06,
 }  # fmt: skip
 
 IMAGE, USER, ASSISTANT = "<image>", "user", "assistant"

@@ -64,7 +64,15 @@ class Recipe:
 
 RECIPES = {
     blip.NAME: Recipe(),
-    llava.NAME: Recipe(steps=5000, n_pairs=12, n_questions=8, n_texts=48, learning_rate=2e-3, patch_weight=0.5),
+    llava.NAME: Recipe(
+        steps=5000,
+        n_pairs=20,
+        n_questions=4,
+        n_texts=96,
+        learning_rate=2e-3,
+        weight_decay=0.1,
+        patch_weight=0.5,
+    ),
 }
 
 
