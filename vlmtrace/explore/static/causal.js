@@ -40,7 +40,7 @@ function build(model, root) {
   slide("attention ≥", "threshold", s.thresholds, s.threshold);
   slide("radius", "radius", s.radii, s.radius);
 
-  const columns = make("div", "vt-columns", root), left = make("div", "", columns), right = make("div", "", columns);
+  const columns = make("div", "vt-columns", root), left = make("div", "", columns), right = make("div", "vt-rest", columns);
   make("h4", "", left, "Tokens of the graph in the image");
   let hovered = null;
   const graph = () => (s.graphs ? s.graphs[model.get("head")] || Object.values(s.graphs)[0] : null);

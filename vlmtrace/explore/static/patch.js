@@ -120,7 +120,7 @@ function render({ model, el }) {
     make("caption", "vt-label", body, "first answer token");
     for (const row of s.distribution) {
       ["clean", "corrupt", "patched"].forEach((run, i) => {
-        const line = make("tr", "", body), role = s.options.indexOf(row.token);
+        const line = make("tr", "", body), role = s.options.indexOf(row.token_id);
         make("td", "", line, i === 0 ? row.token + (role < 0 ? "" : role ? " (incorrect)" : " (correct)") : "");
         make("td", `vt-${run}`, line, run);
         const cell = make("td", "", line), bar = make("span", `vt-share ${run}`, cell);
@@ -138,7 +138,7 @@ function render({ model, el }) {
     const list = make("ol", "vt-list", el);
     s.patches.forEach((patch, index) => { const item = make("li", "", list, `${patch.text} `); button(item, "×", () => send({ do: "remove", index, what: "taking out a patch" }), "take this patch out"); });
     draws.forEach((draw) => draw());
-    Object.assign(el.dataset, { effect: s.effect, patches: s.patches.length, answer: s.answers.patched, corruption: s.corruption, place: s.place.join(" "), drawn: s.example, effects: JSON.stringify(s.headEffects) });
+    Object.assign(el.dataset, { effect: s.effect, patches: s.patches.length, answer: s.answers.patched, corruption: s.corruption, place: s.place.join(" "), drawn: s.example, effects: JSON.stringify(s.headEffects), tokenEffects: JSON.stringify(s.effects) });
     return [keepDrawn(el, () => draws.forEach((draw) => draw()))];
   }
   const stop = follow(model, ["state"], start);
