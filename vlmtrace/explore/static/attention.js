@@ -48,7 +48,7 @@ function build(model, root) {
   make("h4", "", left, "2 · Who looks where? Click or drag");
   let limit = 1;
   const image = patchImage(root, left, {
-    side: 248, boxes, label: "image with patches", grid: () => get("grid"), selected: new Set(get("patches")),
+    side: 248, boxes, label: "image", grid: () => get("grid"), selected: new Set(get("patches")),
     color: (i) => heat(mean(chosenQueries(), (query) => onPatch(...chosenHead(), query, i)) / limit),
     tell: (i) => `patch ${i}`, hover: (i) => { hovered.patch = i; tell(); },
     change: (set) => save(model, { patches: [...set].sort((a, b) => a - b) }),
@@ -67,7 +67,7 @@ function build(model, root) {
   by.addEventListener("change", () => save(model, { measure: by.value }));
   let ceiling = 1;
   const map = heatMap(root, middle, {
-    rows: layers, columns: heads, width: 300, label: "heads by layer", color: (value) => heat(value / ceiling),
+    rows: layers, columns: heads, width: 300, label: "heads", color: (value) => heat(value / ceiling),
     value: score, marked: (layer, head) => layer === get("layer") && head === get("head"),
     tell: (layer, head) => `head ${layer}.${head}: ${percent(score(layer, head))}`,
     hover: (cell) => { hovered.head = cell; draw(false); }, pick: (layer, head) => save(model, { layer, head }),

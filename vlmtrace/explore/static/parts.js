@@ -67,6 +67,7 @@ function canvasOf(parent, width, height, label) {
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "application");
   canvas.setAttribute("aria-label", label);
+  canvas.dataset.name = label;
   const size = (w, h) => {
     canvas.width = Math.round(w * PIXELS); canvas.height = Math.round(h * PIXELS);
     canvas.style.width = `${w}px`; canvas.style.height = `${h}px`;
@@ -149,7 +150,7 @@ function heatMap(root, parent, options) {
 
   function go(cell) {
     at = cell;
-    if (at) canvas.setAttribute("aria-label", options.tell(...at));
+    if (at) canvas.setAttribute("aria-label", `${options.label}: ${options.tell(...at)}`);
     options.hover(at);
     draw();
   }
@@ -234,7 +235,7 @@ function patchImage(root, parent, options) {
 
   function go(next) {
     at = next;
-    if (at !== null) canvas.setAttribute("aria-label", options.tell(at));
+    if (at !== null) canvas.setAttribute("aria-label", `${options.label}: ${options.tell(at)}`);
     if (options.hover) options.hover(at);
     draw();
   }
