@@ -120,6 +120,8 @@ def test_p_value_counts_the_degrees_of_freedom():
 def test_what_the_given_determine_is_independent_of_all():
     correlations = np.array([[1, 1, 0.5], [1, 1, 0.5], [0.5, 0.5, 1]])
     assert partial_correlation(correlations, 0, 2, (1,)) == 0.0
+    twice = np.array([[1, 0.5, 0.3, 0.3], [0.5, 1, 0.4, 0.4], [0.3, 0.4, 1, 1], [0.3, 0.4, 1, 1]])
+    assert partial_correlation(twice, 0, 1, (2, 3)) == pytest.approx(partial_correlation(twice, 0, 1, (2,)))
 
 
 def test_correlations_by_hand():
@@ -185,7 +187,7 @@ def edges_of(*edges):
     return pd.DataFrame(edges, columns=["source", "target", "source_mark", "target_mark"])
 
 
-def test_distances_go_through_colliders_and_triangles_only():
+def test_d_separators_go_through_colliders_and_triangles_only():
     """0 is the root. 1 is a collider between 0 and 2: 2 is in reach. 3 is none between 0 and 4: 4 is not.
 
     0, 5, 6 and 5, 6, 7 are triangles: 7 is reached over both 5 and 6, not over one of them.
@@ -196,11 +198,14 @@ def test_distances_go_through_colliders_and_triangles_only():
         (0, 5, "circle", "circle"), (0, 6, "circle", "circle"), (5, 6, "circle", "circle"),
         (5, 7, "circle", "circle"), (6, 7, "circle", "circle"),
     )  # fmt: skip
-    found = graph_distances(edges, 9, 0)
+    separators = {"paths": "d-separators"}
     # 0 – 5 – 6 – 7: at 5 a triangle with 0 and 6, at 6 a triangle with 5 and 7.
-    assert found.tolist() == [0, 1, 2, 1, np.inf, 1, 1, 3, np.inf]
-    assert graph_distances(edges, 9, 0, radius=2).tolist() == [0, 1, 2, 1, np.inf, 1, 1, np.inf, np.inf]
+    assert graph_distances(edges, 9, 0, **separators).tolist() == [0, 1, 2, 1, np.inf, 1, 1, 3, np.inf]
+    assert graph_distances(edges, 9, 0, 2, **separators).tolist() == [0, 1, 2, 1, np.inf, 1, 1, np.inf, np.inf]
+    assert graph_distances(edges, 9, 0).tolist() == [0, 1, 2, 1, 2, 1, 1, 2, np.inf]
     assert graph_distances(edges, 9, 0, radius=0).tolist() == [0, *[np.inf] * 8]
+    with pytest.raises(vt.VlmtraceError, match="Unknown kind of paths 'all'"):
+        graph_distances(edges, 9, 0, paths="all")
 
 
 def test_smaller_sets_come_first_and_nearer_ones_before_farther():

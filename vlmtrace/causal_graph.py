@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from vlmtrace.errors import VlmtraceError
+from vlmtrace.errors import VlmtraceError, one_of
 
 Array = np.ndarray
 
@@ -31,7 +31,8 @@ Array = np.ndarray
 ROUNDING = 1e-6
 
 #: Tests that the learner may do: it tries every subset of a token's neighbours, so that a dense graph takes them all.
-MAX_TESTS = 20_000
+#: A test takes about a millisecond, the learner's own bookkeeping included.
+MAX_TESTS = 5_000
 
 
 # Correlations ------------------------------------------------------------
@@ -61,7 +62,11 @@ def partial_correlation(correlations: Array, x: int, y: int, given: Sequence[int
     left = correlations[np.ix_(pair, pair)]
     if rest:
         across = correlations[np.ix_(pair, rest)]
-        left = left - across @ np.linalg.pinv(correlations[np.ix_(rest, rest)], hermitian=True) @ across.T
+        among = correlations[np.ix_(rest, rest)]
+        try:
+            left = left - across @ np.linalg.solve(among, across.T)
+        except np.linalg.LinAlgError:
+            left = left - across @ np.linalg.pinv(among, hermitian=True) @ across.T
     variances = np.diag(left)
     if (variances <= ROUNDING).any():
         return 0.0
@@ -182,34 +187,34 @@ def learn_graph(
     return pd.DataFrame(rows, columns=["source", "target", "source_mark", "target_mark"]), len(done)
 
 
-def graph_distances(edges: pd.DataFrame, n: int, root: int, radius: int | None = None) -> Array:
-    """How far from the root each token stands: (n,) float, inf where it is out of reach.
-
-    Along paths on which every token between two others either has arrows from both or lies in a triangle with them
-    (the tree of possible d-separators of Rohekar et al.): what can matter to the root once all else is known.
+def graph_distances(edges: pd.DataFrame, n: int, root: int, radius: int | None = None, paths: str = "any") -> Array:
+    """How many edges from the root each token stands: (n,) float, inf where it is out of reach.
 
     Args:
         edges: as of `learn_graph`
         radius: the farthest distance searched; None: any
+        paths: "any", or "d-separators": only those on which every token between two others has arrows from both or
+            lies in a triangle with them (possible d-separators, as in the paper), which often ends at the neighbours
     """
+    one_of(paths, ("any", "d-separators"), "kind of paths")
     mark: dict[tuple[int, int], str] = {}  # at the second token's end of the edge between both
     for edge in edges.itertuples():
         mark[edge.source, edge.target], mark[edge.target, edge.source] = edge.target_mark, edge.source_mark
     found = np.full(n, np.inf)
     found[root] = 0
-    steps = {(root, neighbour) for source, neighbour in mark if source == root}
+    steps = {(root, token) for start, token in mark if start == root}
     seen = set(steps)
     distance = 1
     while steps and (radius is None or distance <= radius):
         for _, token in steps:
             found[token] = min(found[token], distance)
-        steps = {
-            (middle, end)
-            for start, middle in steps
-            for at, end in mark
-            if at == middle and end not in (start, root)
-            and ((start, end) in mark or mark[start, middle] == mark[end, middle] == "arrow")
-        } - seen  # fmt: skip
+
+        def goes_on(start: int, middle: int, end: int) -> bool:
+            collides = mark[start, middle] == mark[end, middle] == "arrow"
+            return end not in (start, root) and (paths == "any" or collides or (start, end) in mark)
+
+        ways = [(start, middle, end) for start, middle in steps for at, end in mark if at == middle]
+        steps = {(middle, end) for start, middle, end in ways if goes_on(start, middle, end)} - seen
         seen |= steps
         distance += 1
     return found

@@ -40,7 +40,8 @@ class GraphOptions:
             degrees of freedom. None: the width of the language side, each of whose dimensions is one observation of
             all tokens, as in the authors' code; the width of one head is the stricter choice
         radius: the farthest distance from the answer that is searched
-        max_tests: independence tests before a graph is given up, which bounds the time: a few seconds
+        paths: along which it is measured, "any" or "d-separators" (see `graph_distances`)
+        max_tests: independence tests before a graph is given up, which bounds the time: about a millisecond each
     """
 
     alpha: float = 0.01
@@ -48,6 +49,7 @@ class GraphOptions:
     max_tokens: int = 12
     n_samples: int | None = None
     radius: int | None = 3
+    paths: str = "any"
     max_tests: int = MAX_TESTS
 
 
@@ -275,6 +277,8 @@ def _candidates(
 
 
 def _head_graph(example: Example, layer: int, head: int, attention: Array, options: GraphOptions) -> HeadGraph:
+    if options.max_tokens < 1:
+        raise VlmtraceError(f"max_tokens={options.max_tokens} leaves nothing to draw a graph of: allow at least 1.")
     index = example.tokens["index"].to_numpy()
     n_image = int((example.tokens["kind"] == "image").sum())
     paid = attention_paid(example.model, attention, n_image)[index]
@@ -294,7 +298,7 @@ def _head_graph(example: Example, layer: int, head: int, attention: Array, optio
     tokens.insert(0, "node", range(len(tokens)))
     names = list(tokens["kind"] + " " + tokens["token"])
     edges, n_tests = learn_graph(correlations, n_samples, options.alpha, options.max_tests, names)
-    tokens["distance"] = graph_distances(edges, len(nodes), len(nodes) - 1, options.radius)
+    tokens["distance"] = graph_distances(edges, len(nodes), len(nodes) - 1, options.radius, options.paths)
     return HeadGraph(layer, head, tokens, correlations, edges, n_tests, n_samples)
 
 

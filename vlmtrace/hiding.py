@@ -1,13 +1,14 @@
 """One question to a model whose tokens can be hidden, and one square attention matrix over all of them.
 
 To hide a token is to cut all attention to it, in every layer of the language side: nothing reads it any more, but what
-other tokens of the image hold of it is still there. Image and question are hidden in the same way in all models.
+other tokens of the image hold of it is still there. Image and question are hidden in the same way in all models. Vision
+encoders spread what they see: in the bundled models all patches of an object can be hidden and the answer stays, since
+others tell of it, so that small sets that explain an answer are words.
 
 In BLIP no single matrix holds image, question and answer. One is put together for a layer, with rows that sum to 1: an
 image token attends to itself alone, since the layer leaves it as it is; a question token half to the question and half
-to the image; the answer half to itself and half to the question. The head is that of the attention to the image; of
-the others the mean over heads is taken. The attention that the answer pays a patch is what it pays by way of the
-question: the product along the way.
+to the image; the answer to the question. The head is that of the attention to the image; of the others the mean over
+heads is taken. What the answer pays a patch it pays by way of the question: the product along the way.
 """
 
 from __future__ import annotations
@@ -152,13 +153,13 @@ def joint_attention(model: VLM, inputs: Inputs, layer: int) -> Array:
     if model.image_module == "self_attention":
         return weights(block, "self_attention")
     question, seen = weights(block, "self_attention").mean(0), weights(block, "cross_attention")
-    answer, read = (weights(model.answer_block, f"{kind}_attention").mean(0) for kind in ("self", "cross"))
+    read = weights(model.answer_block, "cross_attention").mean(0)[-1]
     n_image, n_text = seen.shape[-1], len(question)
-    joint = np.zeros((len(seen), *[n_image + n_text + len(answer)] * 2))
-    text, own = slice(n_image, n_image + n_text), slice(n_image + n_text, None)
+    joint = np.zeros((len(seen), *[n_image + n_text + 1] * 2))
+    text = slice(n_image, n_image + n_text)
     joint[:, :n_image, :n_image] = np.eye(n_image)
     joint[:, text, :n_image], joint[:, text, text] = seen / 2, question / 2
-    joint[:, own, text], joint[:, own, own] = read / 2, answer / 2
+    joint[:, -1, text] = read
     return joint
 
 
