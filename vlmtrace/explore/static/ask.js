@@ -1,6 +1,6 @@
 // Choose a pair, or open an image and type a question; the image as the model sees it, and what it answers.
 function render({ model, el }) {
-  el.classList.add("vt");
+  begin(el);
   let grid = false, undo = [];
   const start = () => { undo.forEach((stop) => stop()); undo = []; const focus = document.activeElement && el.contains(document.activeElement) ? document.activeElement.name : ""; el.replaceChildren(); if (model.get("state").pairs) undo = build(); if (focus) el.querySelector(`[name=${focus}]`)?.focus(); };
 

@@ -1,6 +1,6 @@
 // Effect maps to click on; what is clicked is patched, all of it together, in one run.
 function render({ model, el }) {
-  el.classList.add("vt");
+  begin(el);
   let undo = [], layer = 0, kept = { picture: null, bytes: null };
   const send = (message) => model.send(message);
 
