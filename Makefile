@@ -18,6 +18,10 @@ BESIDE   = $(if $(filter tiny-llava,$(MODEL)),default)
 DEVICE   = cpu
 # Stages that run side by side; one where a GPU would have to hold a model for each.
 JOBS     = $(if $(filter cpu,$(DEVICE)),2,1)
+# Of the app: the interface it listens on, its port (or the next that is free), light or dark.
+HOST     = 127.0.0.1
+PORT     = 8866
+THEME    = light
 # The Python that the environment in .venv is made with.
 PYTHON3  = python3
 
@@ -26,7 +30,7 @@ SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
 # Values reach the recipes through the environment, so that no character in them can be misread by the shell.
-export MODEL REVISION TASKS ROOT QUESTION SAMPLES SEED RUN DEVICE BESIDE
+export MODEL REVISION TASKS ROOT QUESTION SAMPLES SEED RUN DEVICE BESIDE HOST PORT THEME
 
 # Side by side, stages share the cores: more threads than cores make small models many times slower.
 ifeq ($(MAKELEVEL),0)
@@ -41,7 +45,7 @@ VLMTRACE  := $(PYTHON) -m vlmtrace
 FOLDER    := data/runs/$(RUN)
 REPORT    := $(FOLDER)/report/index.html
 
-.PHONY: all explore test lint lab model bench clean help check FORCE
+.PHONY: all explore test test-browser lint lab app model bench clean help check FORCE
 
 all: $(REPORT)  ## the whole road for every task: tables, figures, executed notebooks, report
 	@echo "$(if $(WORKED),Done,Nothing to do: run $(RUN) is up to date). Open $(REPORT) in a browser."
@@ -49,7 +53,15 @@ all: $(REPORT)  ## the whole road for every task: tables, figures, executed note
 explore:  ## single images and open questions: causal tracing with noise, the visual lens (of both bundled models)
 
 test: $(INSTALLED)  ## prove the parts
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --ignore=tests/browser
+	@echo "Skipped: tests/browser, which need chromium and minutes; make test-browser runs them."
+
+test-browser: $(INSTALLED)  ## use the explorer in a browser as a person would (needs chromium; root gets it by apt)
+	@command -v chromium chromium-browser > /dev/null || [[ $$(id -u) == 0 ]] || \
+	    { echo "There is no chromium: install it (Debian: apt-get install chromium) and run make test-browser again." >&2; exit 1; }
+	@command -v chromium chromium-browser > /dev/null || \
+	    { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium > /dev/null; }
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q tests/browser
 
 lint: $(INSTALLED)  ## style and types
 	.venv/bin/ruff check .
@@ -57,6 +69,10 @@ lint: $(INSTALLED)  ## style and types
 
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab --notebook-dir=. notebooks
+
+app: $(INSTALLED)  ## the explorer of notebook 09 as a page without cells, for this machine only (see HOST)
+	@$(PYTHON) -m vlmtrace.explore.app --model "$$MODEL" --tasks "$$TASKS" --run "$$RUN" --seed "$$SEED" \
+	    --device "$$DEVICE" --host "$$HOST" --port "$$PORT" --theme "$$THEME"
 
 model: $(INSTALLED)  ## train the bundled models again from nothing (an hour each on two cores; overwrites data/models)
 	$(PYTHON) -m vlmtrace.training tiny-blip
@@ -76,7 +92,7 @@ clean:  ## remove the run RUN, the rendered images and caches; the models and th
 
 help:  ## this list
 	@echo "make TARGET [NAME=VALUE ...]"
-	@sed -nE 's/^([a-z]+):.*  ## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 	@echo "Names of a run, with their values now:"
 	@printf '  %-9s %s\n' MODEL "$$MODEL" REVISION "$${REVISION:-(main)}" TASKS "$$TASKS" \
 	    ROOT "$${ROOT:-(data/raw/<task>)}" QUESTION "$${QUESTION:-(as in notebook 01)}" \

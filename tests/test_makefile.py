@@ -248,13 +248,13 @@ def test_clean_refuses_what_is_no_run(folder, name):
 
 def test_help_lists_every_target(folder):
     _, said = make(folder, target="help")
-    for target in ("all", "explore", "test", "lint", "lab", "model", "clean", "help"):
+    for target in ("all", "explore", "test", "test-browser", "lint", "lab", "app", "model", "clean", "help"):
         assert f"\n  {target} " in said, f"make help does not mention {target}"
 
 
 #: Modules that decide about no number of a table, so that no table is made again when they change.
 WITHOUT_NUMBERS = set(
-    "errors files paths progress runs parts report widgets trace_widgets lens_widgets explorer plots tasks".split()
+    "errors files paths progress runs parts report widgets trace_widgets lens_widgets explorer explore plots tasks".split()
 )
 
 #: Modules that a notebook shows something with, without writing it to its table.

@@ -3,7 +3,8 @@
     vlmtrace.widgets.module_explorer(model, pairs, module_patching)      # as the last line of a notebook's cell
 
 Each is a plain function that draws into an empty figure (`draw_modules`, `draw_heads`, `draw_attention_on_image`), all
-of its settings optional, and an `Explorer` that redraws it when a control changes.
+of its settings optional, and an `Explorer` that redraws it when a control changes. What the browser draws itself (`Ask`,
+`Attention`, `RelevancyView`, `CausalView`, `Patching`, and `explorer` for all of them) lives in `vlmtrace.explore`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ from matplotlib.figure import Figure, FigureBase
 
 from vlmtrace.corruption import CORRUPTIONS
 from vlmtrace.errors import VlmtraceError, one_of
+from vlmtrace.explore import Ask as Ask
+from vlmtrace.explore import Attention as Attention
+from vlmtrace.explore import CausalView as CausalView
+from vlmtrace.explore import Patching as Patching
+from vlmtrace.explore import RelevancyView as RelevancyView
+from vlmtrace.explore import explorer as explorer
 from vlmtrace.explorer import Explorer, Options, dropdown, slider
 from vlmtrace.models import VLM
 from vlmtrace.plots.attention import draw_attention

@@ -59,12 +59,19 @@ class Ask(View):
             "question": str(example.frame()["corrupt_prompt" if self.run == "text" else "clean_prompt"].iloc[0]),
             "runs": {run: RUNS[run] for run in ("clean", *example.corruptions)}, "run": self.run,
             "size": list(seen.size), "grid": [rows, columns], "answer": answer.text,
-            "options": {name: str(word) for name, word in answers.items() if word},
+            "options": {name: self._token(word) for name, word in answers.items() if word},
             "top": example.top(self.run).to_dict("records"), "largest": LARGEST_FILE,
         }  # fmt: skip
         with self.canvas.hold_sync():
             self.canvas.picture = png(seen)
             self.canvas.state = state
+
+    def _token(self, word: Any) -> int | None:
+        """The id by which an option is recognised among the answers."""
+        try:
+            return self.session.model.answer_token(str(word))
+        except VlmtraceError:
+            return None
 
     # What people do --------------------------------------------------------
 

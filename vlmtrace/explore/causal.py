@@ -49,8 +49,8 @@ class CausalView(View):
         self.found: Explanation | None = None
         note = (
             "Tokens that are linked in one head's attention (CLEANN, Rohekar et al. 2023). From the answer outwards, "
-            "sets of them are hidden from the model until its answer changes; then as many others are, at random. The graph "
-            "describes an attention matrix; only the hiding is a finding about the model."
+            "sets of them are hidden from the model until its answer changes; then as many others are, at random. "
+            "The graph describes an attention matrix; only the hiding is a finding about the model."
         )
         return [heading(note), self.canvas]
 

@@ -208,8 +208,8 @@ class Patching(View):
         )
         placed = ~np.isnan(boxes).any(axis=1)
         in_image = at_image.nonzero()[0][placed]
-        correct, incorrect = self.example.options
-        distribution = _worth_showing(self.outcome.table(3), (correct, incorrect))
+        options = runs.answer_ids[0].tolist()
+        distribution = _worth_showing(self.outcome.table(3), options)
         image, question = CORRUPTIONS[self.corruption]
         frame = self.example.frame().iloc[0]
         places = [[b.name, m, f"{readable(b.name)}: {readable(m)}"] for b in model.blocks.values() for m in b.modules]
@@ -225,7 +225,7 @@ class Patching(View):
             "headEffects": None if heads is None else _numbers(heads["patching_effect"], known.n_layers),
             "positions": self.positions, "patches": [self._plain(patch) for patch in self.patches],
             "questions": {"clean": self.example.question, "corrupt": str(frame[question])},
-            "canUndo": bool(self._before), "options": [correct, incorrect],
+            "canUndo": bool(self._before), "options": options,
             "distribution": distribution.to_dict("records"),
             "answers": {run: self.outcome.answer(run) for run in self.outcome.logits},
             "logitDiff": {run: self.outcome.logit_diff(run) for run in self.outcome.logits},
@@ -278,10 +278,10 @@ def _missing_columns(pair: dict[str, Any], correct: str, incorrect: str) -> list
     return [f'pair["{key}"] = {value}' for key, value in wanted.items() if key not in pair]
 
 
-def _worth_showing(table: pd.DataFrame, options: tuple[str, str], least: float = 0.005) -> pd.DataFrame:
+def _worth_showing(table: pd.DataFrame, options: list[int], least: float = 0.005) -> pd.DataFrame:
     """The tokens that have a share in any run, and the two options whatever theirs; at most six."""
     share = table[["clean", "corrupt", "patched"]].max(axis=1)
-    return table[(share >= least) | table["token"].isin(options)].head(6)
+    return table[(share >= least) | table["token_id"].isin(options)].head(6)
 
 
 def _number(value: float) -> float | None:

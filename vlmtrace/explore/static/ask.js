@@ -1,6 +1,6 @@
 // Choose a pair, or open an image and type a question; the image as the model sees it, and what it answers.
 function render({ model, el }) {
-  el.classList.add("vt");
+  begin(el);
   let grid = false, undo = [];
   const start = () => { undo.forEach((stop) => stop()); undo = []; const focus = document.activeElement && el.contains(document.activeElement) ? document.activeElement.name : ""; el.replaceChildren(); if (model.get("state").pairs) undo = build(); if (focus) el.querySelector(`[name=${focus}]`)?.focus(); };
 
@@ -67,7 +67,7 @@ function render({ model, el }) {
     make("h4", "", right, "First answer token: the ten most probable");
     const body = make("table", "", right);
     for (const row of state.top) {
-      const line = make("tr", "", body), role = Object.entries(state.options).find(([, word]) => word === row.token);
+      const line = make("tr", "", body), role = Object.entries(state.options).find(([, id]) => id === row.token_id);
       make("td", "", line, row.token);
       const cell = make("td", "", line), bar = make("span", "vt-share", cell);
       cell.style.width = "190px"; bar.style.width = `${(180 * row.probability).toFixed(1)}px`;

@@ -1,7 +1,7 @@
 // Where each head looks: tokens, the image, a map of heads, a gallery of one layer. All attention is here once, as
 // 16-bit steps, so that a hover asks nobody.
 function render({ model, el }) {
-  el.classList.add("vt");
+  begin(el);
   let undo = [];
   const start = () => { undo.forEach((stop) => stop()); undo = []; el.replaceChildren(); if (model.get("state").queries) undo = build(model, el); };
   const stop = follow(model, ["state"], start);
@@ -48,7 +48,7 @@ function build(model, root) {
   make("h4", "", left, "2 · Who looks where? Click or drag");
   let limit = 1;
   const image = patchImage(root, left, {
-    side: 248, boxes, label: "image with patches", grid: () => get("grid"), selected: new Set(get("patches")),
+    side: 248, boxes, label: "image", grid: () => get("grid"), selected: new Set(get("patches")),
     color: (i) => heat(mean(chosenQueries(), (query) => onPatch(...chosenHead(), query, i)) / limit),
     tell: (i) => `patch ${i}`, hover: (i) => { hovered.patch = i; tell(); },
     change: (set) => save(model, { patches: [...set].sort((a, b) => a - b) }),
@@ -67,7 +67,7 @@ function build(model, root) {
   by.addEventListener("change", () => save(model, { measure: by.value }));
   let ceiling = 1;
   const map = heatMap(root, middle, {
-    rows: layers, columns: heads, width: 300, label: "heads by layer", color: (value) => heat(value / ceiling),
+    rows: layers, columns: heads, width: 300, label: "heads", color: (value, dark) => heat(value / ceiling, dark),
     value: score, marked: (layer, head) => layer === get("layer") && head === get("head"),
     tell: (layer, head) => `head ${layer}.${head}: ${percent(score(layer, head))}`,
     hover: (cell) => { hovered.head = cell; draw(false); }, pick: (layer, head) => save(model, { layer, head }),
@@ -79,7 +79,7 @@ function build(model, root) {
   make("h4", "", right, "What the answer reads in this layer (mean over heads)");
   const answer = steps.length ? heatMap(root, right, {
     rows: steps.length, columns: words.length, labels: words, width: 290, largest: 26, rowLabels: steps, label: "question to answer",
-    value: (step, word) => small[(get("layer") * steps.length + step) * words.length + word], color: (value) => heat(value), marked: () => false,
+    value: (step, word) => small[(get("layer") * steps.length + step) * words.length + word], color: heat, marked: () => false,
     tell: (step, word) => `${steps[step]} from ${words[word]}`, pick: () => {},
     hover: (cell) => { said.textContent = cell ? `${steps[cell[0]]} ← ${words[cell[1]]}: ${percent(small[(get("layer") * steps.length + cell[0]) * words.length + cell[1]])}` : `answer: ${steps.join(" ")}`; },
   }) : null;
@@ -105,7 +105,7 @@ function build(model, root) {
   const tiles = Array.from({ length: heads }, (_, place) => {
     const tile = make("button", "vt-tile", gallery);
     tile.type = "button";
-    const picture = patchImage(root, tile, { side: 84, boxes, color: (i) => heat(mean(chosenQueries(), (q) => onPatch(get("layer"), order[place], q, i)) / limit), tell: () => "" });
+    const picture = patchImage(root, tile, { side: 84, boxes, label: "thumbnail", color: (i) => heat(mean(chosenQueries(), (q) => onPatch(get("layer"), order[place], q, i)) / limit), tell: () => "" });
     picture.canvas.tabIndex = -1; picture.canvas.style.pointerEvents = "none";
     tile.addEventListener("click", () => save(model, { head: order[place] }));
     return { tile, picture, text: make("span", "", tile) };

@@ -1,6 +1,6 @@
 // The graph of one head's attention around the answer, where its patches lie, and what hiding tokens does.
 function render({ model, el }) {
-  el.classList.add("vt");
+  begin(el);
   let undo = [];
   const start = () => { undo.forEach((stop) => stop()); undo = []; const name = el.contains(document.activeElement) ? document.activeElement.dataset.name : ""; el.replaceChildren(); if (model.get("state").boxes) undo = build(model, el); if (name) el.querySelector(`[data-name="${name}"]`)?.focus(); };
   const stop = follow(model, ["state"], start);
@@ -40,7 +40,7 @@ function build(model, root) {
   slide("attention ≥", "threshold", s.thresholds, s.threshold);
   slide("radius", "radius", s.radii, s.radius);
 
-  const columns = make("div", "vt-columns", root), left = make("div", "", columns), right = make("div", "", columns);
+  const columns = make("div", "vt-columns", root), left = make("div", "", columns), right = make("div", "vt-rest", columns);
   make("h4", "", left, "Tokens of the graph in the image");
   let hovered = null;
   const graph = () => (s.graphs ? s.graphs[model.get("head")] || Object.values(s.graphs)[0] : null);
@@ -71,7 +71,7 @@ function build(model, root) {
     make("caption", "vt-label", table, `probability of ${s.answer[s.step]}`);
     line("nothing hidden", s.probability, "");
     if (s.after !== null) line(s.hidden.join(", "), s.after, `hidden: ${s.becomes}`);
-    if (s.randomMean !== null) line(`${s.hidden.length} others, mean of ${s.random} draws`, s.randomMean, `${s.randomChanged} of ${s.random} change the answer`);
+    if (s.randomMean !== null) line(`as many others, mean of ${s.random} draws`, s.randomMean, `${s.randomChanged} of ${s.random} change the answer`);
     for (const [head, why] of Object.entries(s.refused)) make("div", "vt-note", result, `Head ${s.layer}.${head} has no graph: ${why}`);
   }
 
@@ -82,6 +82,9 @@ function build(model, root) {
     words.textContent = hovered !== null && g ? tell(hovered) : "";
     svg.querySelectorAll("g").forEach((node) => node.classList.toggle("vt-here", Number(node.dataset.node) === hovered));
   }
+
+  // Half the width and the height of a node.
+  const half = (node) => (node.cell === null ? [Math.max(18, 4 * node.token.length + 4), 12] : [18, 18]);
 
   function draw(picture) {
     const g = graph(), colors = theme(root);
@@ -98,8 +101,9 @@ function build(model, root) {
     const title = (x, text) => { shape("text", svg, { x, y: 14, fill: colors.soft, "font-size": 11, "text-anchor": "middle" }).textContent = text; };
     for (const column of rows.keys()) title(44 + (column * (width - 100)) / last, column === 0 ? "answer" : column <= far ? `distance ${column}` : column === far + 1 ? "out of reach" : "");
     for (const [a, b, start, end] of g.edges) {
-      const [x1, y1] = at[a], [x2, y2] = at[b], length = Math.hypot(x2 - x1, y2 - y1) || 1, ux = (x2 - x1) / length, uy = (y2 - y1) / length, gap = 24;
-      const p = [x1 + gap * ux, y1 + gap * uy], q = [x2 - gap * ux, y2 - gap * uy];
+      const [x1, y1] = at[a], [x2, y2] = at[b], length = Math.hypot(x2 - x1, y2 - y1) || 1, ux = (x2 - x1) / length, uy = (y2 - y1) / length;
+      const away = (i) => { const [w, h] = half(g.nodes[i]); return 4 + Math.min(w / Math.max(Math.abs(ux), 1e-9), h / Math.max(Math.abs(uy), 1e-9)); };
+      const p = [x1 + away(a) * ux, y1 + away(a) * uy], q = [x2 - away(b) * ux, y2 - away(b) * uy];
       shape("line", svg, { x1: p[0], y1: p[1], x2: q[0], y2: q[1], stroke: colors.soft, "stroke-width": 1.3 });
       for (const [kind, [x, y], sign] of [[start, p, -1], [end, q, 1]]) {
         if (kind === "circle") shape("circle", svg, { cx: x, cy: y, r: 4, fill: colors.panel, stroke: colors.soft, "stroke-width": 1.3 });
@@ -109,8 +113,8 @@ function build(model, root) {
     g.nodes.forEach((node, i) => {
       const [x, y] = at[i], group = shape("g", svg, { tabindex: 0, role: "img", "aria-label": tell(i), "data-node": i });
       if (node.cell !== null && picture) shape("image", group, { href: thumbnail(picture, s.boxes[node.cell]), x: x - 17, y: y - 17, width: 34, height: 34, preserveAspectRatio: "none" });
-      const text = node.cell === null ? node.token : "", half = node.cell === null ? Math.max(18, 4 * text.length + 4) : 18;
-      shape("rect", group, { x: x - half, y: y - (text ? 12 : 18), width: 2 * half, height: text ? 24 : 36, rx: 3, fill: text ? colors.panel : "none", stroke: hidden.has(node.name) ? "#d62728" : node.kind === "answer" ? colors.accent : colors.line, "stroke-width": hidden.has(node.name) || node.kind === "answer" ? 3 : 1.5 });
+      const text = node.cell === null ? node.token : "", [w, h] = half(node);
+      shape("rect", group, { x: x - w, y: y - h, width: 2 * w, height: 2 * h, rx: 3, fill: text ? colors.panel : "none", stroke: hidden.has(node.name) ? "#d62728" : node.kind === "answer" ? colors.accent : colors.line, "stroke-width": hidden.has(node.name) || node.kind === "answer" ? 3 : 1.5 });
       if (text) shape("text", group, { x, y: y + 4, fill: colors.ink, "font-size": 12, "text-anchor": "middle" }).textContent = text;
       shape("title", group, {}).textContent = tell(i);
       for (const [kind, value] of [["pointerenter", i], ["focus", i], ["pointerleave", null], ["blur", null]]) group.addEventListener(kind, () => { hovered = value; mark(); });

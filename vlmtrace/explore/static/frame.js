@@ -1,6 +1,6 @@
 // The line above a view: what it shows, what it computes and for how long, what went wrong, and the exports.
 function render({ model, el }) {
-  el.classList.add("vt");
+  begin(el);
   const line = make("div", "vt-frame", el);
   const about = make("span", "vt-about", line), status = make("span", "vt-status", line);
   status.setAttribute("role", "status");

@@ -11,6 +11,12 @@ function make(tag, name, parent, text) {
   return node;
 }
 
+// Keys are for the view: JupyterLab would take the arrows for its cells.
+function begin(el) {
+  el.classList.add("vt");
+  el.dataset.lmSuppressShortcuts = "true";
+}
+
 function percent(share) {
   const value = 100 * share;
   return (value >= 10 || value === 0 ? value.toFixed(0) : value >= 0.1 ? value.toFixed(1) : "<0.1") + " %";
@@ -22,10 +28,19 @@ function signed(value) {
 
 // Colors: those of the page's theme where it has any.
 
+const probe = document.createElement("canvas").getContext("2d");
+
+// 0 … 1, of a color in any notation.
+function lightness(color) {
+  probe.fillStyle = "#000"; probe.fillStyle = color;
+  const numbers = probe.fillStyle.startsWith("#") ? probe.fillStyle.match(/[0-9a-f]{2}/g).map((part) => parseInt(part, 16)) : probe.fillStyle.match(/[0-9.]+/g).slice(0, 3).map(Number);
+  return numbers.reduce((sum, part) => sum + part, 0) / 765;
+}
+
 function theme(node) {
   const style = getComputedStyle(node);
   const of = (name) => style.getPropertyValue(name).trim();
-  return { ink: of("--vt-ink"), soft: of("--vt-soft"), line: of("--vt-line"), panel: of("--vt-panel"), accent: of("--vt-accent") };
+  return { ink: of("--vt-ink"), soft: of("--vt-soft"), line: of("--vt-line"), panel: of("--vt-panel"), accent: of("--vt-accent"), dark: lightness(of("--vt-ink")) > 0.5 };
 }
 
 // Draw again when the theme changes, and when `root` comes to be seen: colors are known only then.
@@ -41,11 +56,14 @@ function keepDrawn(root, draw) {
 
 const HEAT = [[255, 217, 51, 0], [255, 166, 0, 0.75], [191, 25, 25, 0.9], [89, 0, 64, 1]];
 
-// The color of a share of `limit`, transparent at 0, so that the image shows where nothing looks.
-function heat(share) {
-  const place = Math.min(Math.max(share, 0), 1) * (HEAT.length - 1);
-  const low = Math.min(Math.floor(place), HEAT.length - 2);
-  const [r, g, b, a] = HEAT[low].map((value, i) => value + (place - low) * (HEAT[low + 1][i] - value));
+// The same on a dark ground, where more must be lighter.
+const HEAT_IN_THE_DARK = [[255, 140, 0, 0], [230, 110, 0, 0.65], [255, 190, 60, 0.95], [255, 250, 215, 1]];
+
+// The color of a share of the largest value, transparent at 0, so that the image shows where nothing looks.
+function heat(share, dark = false) {
+  const scale = dark ? HEAT_IN_THE_DARK : HEAT, place = Math.min(Math.max(share, 0), 1) * (scale.length - 1);
+  const low = Math.min(Math.floor(place), scale.length - 2);
+  const [r, g, b, a] = scale[low].map((value, i) => value + (place - low) * (scale[low + 1][i] - value));
   return `rgba(${r.toFixed(0)},${g.toFixed(0)},${b.toFixed(0)},${a.toFixed(3)})`;
 }
 
@@ -67,6 +85,7 @@ function canvasOf(parent, width, height, label) {
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "application");
   canvas.setAttribute("aria-label", label);
+  canvas.dataset.name = label;
   const size = (w, h) => {
     canvas.width = Math.round(w * PIXELS); canvas.height = Math.round(h * PIXELS);
     canvas.style.width = `${w}px`; canvas.style.height = `${h}px`;
@@ -107,7 +126,7 @@ function heatMap(root, parent, options) {
       context.fillStyle = colors.panel;
       context.fillRect(x, y, side[0] - 1, side[1] - 1);
       if (value !== null && !Number.isNaN(value)) {
-        context.fillStyle = options.color(value);
+        context.fillStyle = options.color(value, colors.dark);
         context.fillRect(x, y, side[0] - 1, side[1] - 1);
       }
     }
@@ -149,7 +168,7 @@ function heatMap(root, parent, options) {
 
   function go(cell) {
     at = cell;
-    if (at) canvas.setAttribute("aria-label", options.tell(...at));
+    if (at) canvas.setAttribute("aria-label", `${options.label}: ${options.tell(...at)}`);
     options.hover(at);
     draw();
   }
@@ -234,7 +253,7 @@ function patchImage(root, parent, options) {
 
   function go(next) {
     at = next;
-    if (at !== null) canvas.setAttribute("aria-label", options.tell(at));
+    if (at !== null) canvas.setAttribute("aria-label", `${options.label}: ${options.tell(at)}`);
     if (options.hover) options.hover(at);
     draw();
   }

@@ -1,6 +1,6 @@
 // Effect maps to click on; what is clicked is patched, all of it together, in one run.
 function render({ model, el }) {
-  el.classList.add("vt");
+  begin(el);
   let undo = [], layer = 0, kept = { picture: null, bytes: null };
   const send = (message) => model.send(message);
 
@@ -50,13 +50,12 @@ function render({ model, el }) {
       const where = s.positions.length ? s.positions : null;
       const at = where ? `at ${where.map((i) => s.tokens[i].token).join(", ")}` : "at all positions";
       const map = heatMap(el, part, {
-        rows: s.layers, columns: s.heads, width: 300, label: "effects of single heads", color: (value) => diverging(value / headLimit),
+        rows: s.layers, columns: s.heads, width: 300, label: "heads", color: (value) => diverging(value / headLimit),
         value: (l, h) => s.headEffects[l][h], marked: (l, h) => patched(l, where, [h]),
         tell: (l, h) => `head ${l}.${h} ${at}: effect ${signed(s.headEffects[l][h])}`,
         hover: (cell) => tell(cell && `head ${cell[0]}.${cell[1]} ${at}: effect ${signed(s.headEffects[cell[0]][cell[1]])}`),
         pick: (l, h) => send({ do: "toggle", layer: l, heads: [h], positions: where, what: `head ${l}.${h}` }),
       });
-      named(map.canvas, "heads");
       draws.push(map.draw);
       make("div", "vt-label", part, `patched ${at}; or only at:`);
       const strip = tokenStrip(el, part, {
@@ -71,25 +70,23 @@ function render({ model, el }) {
       const part = make("div", "", columns);
       make("h4", "", part, `Whole module at a token (colors ±${limit})`);
       const map = heatMap(el, part, {
-        rows: s.layers, columns: words.length, labels: words.map((token) => token.token), width: 300, label: "effects of tokens", color,
+        rows: s.layers, columns: words.length, labels: words.map((token) => token.token), width: 300, label: "tokens", color,
         value: (l, c) => s.effects[l][words[c].position], marked: (l, c) => patched(l, [words[c].position], null),
         tell: (l, c) => `layer ${l} at ${words[c].token}: effect ${signed(s.effects[l][words[c].position])}`,
         hover: (cell) => tell(cell && `layer ${cell[0]} at ${words[cell[1]].token}: effect ${signed(s.effects[cell[0]][words[cell[1]].position])}`),
         pick: (l, c) => send({ do: "toggle", layer: l, heads: null, positions: [words[c].position], what: `layer ${l} at ${words[c].token}` }),
       });
-      named(map.canvas, "tokens");
       draws.push(map.draw);
     }
     if (s.inImage.length) {
       const part = make("div", "", columns), title = make("h4", "", part);
       const chosen = () => here.find((p) => p.layer === layer && p.heads === null && p.positions && p.positions.every((i) => s.inImage.includes(i)) && p.positions.length);
       const image = patchImage(el, part, {
-        side: 200, boxes: s.boxes, label: "effects of patches", selected: new Set(), grid: () => true,
+        side: 200, boxes: s.boxes, label: "image", selected: new Set(), grid: () => true,
         color: (i) => { const value = s.effects[layer][s.inImage[i]]; return value === null ? "rgba(0,0,0,0)" : color(value); },
         tell: (i) => `patch ${i}, layer ${layer}: effect ${signed(s.effects[layer][s.inImage[i]])}`,
         hover: (i) => tell(i !== null && `patch ${i}, layer ${layer}: effect ${signed(s.effects[layer][s.inImage[i]])}`), change: () => { send_.disabled = !image.options.selected.size; },
       });
-      named(image.canvas, "image");
       const below = make("div", "vt-controls", part), label = make("label", "", below, "layer "), slider = named(make("input", "", label), "layer");
       Object.assign(slider, { type: "range", min: 0, max: s.layers - 1, value: layer });
       slider.style.width = "90px";
@@ -120,7 +117,7 @@ function render({ model, el }) {
     make("caption", "vt-label", body, "first answer token");
     for (const row of s.distribution) {
       ["clean", "corrupt", "patched"].forEach((run, i) => {
-        const line = make("tr", "", body), role = s.options.indexOf(row.token);
+        const line = make("tr", "", body), role = s.options.indexOf(row.token_id);
         make("td", "", line, i === 0 ? row.token + (role < 0 ? "" : role ? " (incorrect)" : " (correct)") : "");
         make("td", `vt-${run}`, line, run);
         const cell = make("td", "", line), bar = make("span", `vt-share ${run}`, cell);
@@ -138,7 +135,7 @@ function render({ model, el }) {
     const list = make("ol", "vt-list", el);
     s.patches.forEach((patch, index) => { const item = make("li", "", list, `${patch.text} `); button(item, "×", () => send({ do: "remove", index, what: "taking out a patch" }), "take this patch out"); });
     draws.forEach((draw) => draw());
-    Object.assign(el.dataset, { effect: s.effect, patches: s.patches.length, answer: s.answers.patched, corruption: s.corruption, place: s.place.join(" "), drawn: s.example, effects: JSON.stringify(s.headEffects) });
+    Object.assign(el.dataset, { effect: s.effect, patches: s.patches.length, answer: s.answers.patched, corruption: s.corruption, place: s.place.join(" "), drawn: s.example, effects: JSON.stringify(s.headEffects), tokenEffects: JSON.stringify(s.effects) });
     return [keepDrawn(el, () => draws.forEach((draw) => draw()))];
   }
   const stop = follow(model, ["state"], start);

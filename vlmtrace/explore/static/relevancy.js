@@ -1,6 +1,6 @@
 // What each token of the answer came from: patches of the image, words of the prompt, and one against the other.
 function render({ model, el }) {
-  el.classList.add("vt");
+  begin(el);
   let undo = [];
   const start = () => { undo.forEach((stop) => stop()); undo = []; el.replaceChildren(); if (model.get("state").answer) undo = build(model, el); };
   const stop = follow(model, ["state"], start);
