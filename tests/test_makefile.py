@@ -254,7 +254,8 @@ def test_help_lists_every_target(folder):
 
 #: Modules that decide about no number of a table, so that no table is made again when they change.
 WITHOUT_NUMBERS = set(
-    "errors files paths progress runs parts report widgets trace_widgets lens_widgets explorer explore plots tasks".split()
+    "errors files paths progress runs parts report widgets trace_widgets lens_widgets explorer explore plots "
+    "tasks".split()
 )
 
 #: Modules that a notebook shows something with, without writing it to its table.
