@@ -176,7 +176,7 @@ $(TRACED): notebooks/07_causal_tracing.ipynb $(call sources,causal_tracing noise
         $(call stamp,MODEL REVISION SEED) | check
 	$(call run,$<,)
 
-$(LENS): notebooks/08_visual_lens.ipynb $(call sources,lens lens_words grounding textual stats tasks) $(MODELS) \
+$(LENS): notebooks/08_visual_lens.ipynb $(call sources,lens lens_words grounding textual knockout groups regions stats tasks) $(MODELS) \
         $(call stamp,MODEL REVISION SEED) | check
 	$(call run,$<,)
 

@@ -4,7 +4,7 @@
 
 Each is a plain function that draws into an empty figure (`draw_modules`, `draw_heads`, `draw_attention_on_image`), all
 of its settings optional, and an `Explorer` that redraws it when a control changes. What the browser draws itself
-(`Ask`, `Attention`, `RelevancyView`, `CausalView`, `Patching`, and `explorer` for all of them) is in `vlmtrace.explore`.
+(`Ask`, `Attention`, `RelevancyView`, `CausalView`, `Patching`; `explorer` for all of them) is in `vlmtrace.explore`.
 """
 
 from __future__ import annotations
