@@ -3,8 +3,8 @@
     vlmtrace.widgets.module_explorer(model, pairs, module_patching)      # as the last line of a notebook's cell
 
 Each is a plain function that draws into an empty figure (`draw_modules`, `draw_heads`, `draw_attention_on_image`), all
-of its settings optional, and an `Explorer` that redraws it when a control changes. What the browser draws itself (`Ask`,
-`Attention`, `RelevancyView`, `CausalView`, `Patching`, and `explorer` for all of them) lives in `vlmtrace.explore`.
+of its settings optional, and an `Explorer` that redraws it when a control changes. What the browser draws itself
+(`Ask`, `Attention`, `RelevancyView`, `CausalView`, `Patching`, all of them: `explorer`) lives in `vlmtrace.explore`.
 """
 
 from __future__ import annotations
