@@ -59,7 +59,7 @@ function build(model, root) {
   for (const [name, list] of Object.entries(regions)) button(below, name, () => save(model, { patches: list }), `choose the patches of the ${name}`);
   const clear = button(below, "clear", () => save(model, { patches: [] }));
   const bar = make("span", "vt-scale", below), top = make("span", "vt-label", below);
-  bar.style.background = `linear-gradient(to right, ${[0, 0.33, 0.67, 1].map(heat).join(",")}), #cfcfcf`;
+  bar.style.background = `linear-gradient(to right, ${[0, 0.33, 0.67, 1].map((share) => heat(share)).join(",")}), #cfcfcf`;
 
   const mapTitle = make("h4", "", middle), by = make("select", "", make("label", "", middle, "heads by "));
   by.dataset.name = "measure";
