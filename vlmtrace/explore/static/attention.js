@@ -72,7 +72,8 @@ function build(model, root) {
     tell: (layer, head) => `head ${layer}.${head}: ${percent(score(layer, head))}`,
     hover: (cell) => { hovered.head = cell; draw(false); }, pick: (layer, head) => save(model, { layer, head }),
   });
-  const numbers = make("div", "vt-numbers", middle);
+  middle.style.maxWidth = "330px"; // else a long line on hover would push the next column away
+  const numbers = make("div", "vt-numbers vt-two", middle);
   numbers.setAttribute("role", "status");
   const list = make("div", "", middle);
 
@@ -155,7 +156,11 @@ function build(model, root) {
     if (answer) answer.draw();
     pictures.forEach((picture) => picture.draw());
   }
-  const paint = () => { image.options.selected = new Set(get("patches")); draw(); who(); };
+  const paint = () => {
+    // What comes from the kernel meanwhile must not undo what is being dragged.
+    if (!image.isDragged()) image.options.selected = new Set(get("patches"));
+    draw(); who();
+  };
   pictureOf(get("picture")).then((picture) => {
     image.show(picture); tiles.forEach((tile) => tile.picture.show(picture)); pictures.forEach((p) => p.show(picture));
     paint();
