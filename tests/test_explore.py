@@ -209,8 +209,22 @@ def test_relevancy_in_the_browser_is_the_tables(session):
         assert -1e-9 < off <= table["relevance"].max() + 1e-9, "only [CLS] has no place in the image"
 
 
+def test_the_causal_graph_is_what_its_code_gives(session, monkeypatch):
+    view = shown(explore.CausalView(session))
+    found = executed(view.code(), session.model, monkeypatch)["found"]
+    assert str(found) == str(view.found)
+    pd.testing.assert_frame_equal(found.tried, view.found.tried)
+    state = view.canvas.state
+    for head, graph in view.found.graphs.items():
+        sent = state["graphs"][str(head)]
+        assert len(sent["nodes"]) == len(graph.tokens) and len(sent["edges"]) == len(graph.edges)
+    assert set(view.edges["head"]) <= set(view.found.graphs)
+    assert view.compute(threshold=0.2).graphs.keys() <= found.graphs.keys(), "fewer tokens, no more graphs"
+
+
 def test_every_view_exports_picture_and_numbers(session):
-    for kind in (explore.Ask, explore.Attention, explore.RelevancyView, explore.Patching):
+    kinds = (explore.Ask, explore.Attention, explore.RelevancyView, explore.CausalView, explore.Patching)
+    for kind in kinds:
         view = shown(kind(session))
         name, content = view.export("png")
         assert content.startswith(b"\x89PNG") and name == f"{view.name}-{session.example.name}.png"

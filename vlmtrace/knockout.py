@@ -27,6 +27,7 @@ from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.groups import PairRuns, groups, in_order_of
 from vlmtrace.metrics import patching_effect
 from vlmtrace.models import VLM, Inputs, Readout, Site
+from vlmtrace.models.alone import ALONE
 from vlmtrace.models.base import hooks, inputs_of_pair
 from vlmtrace.progress import counter, progress
 from vlmtrace.regions import REGIONS, image_regions, named_positions
@@ -105,7 +106,7 @@ def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor, block: 
         return args, {**options, name: with_blocked(options.get(name), blocked, attention, model.dtype)}
 
     sites = [Site(block or model.head_block.name, module, layer) for layer in layers]
-    with contextlib.ExitStack() as stack:
+    with ALONE, contextlib.ExitStack() as stack:
         for site in sites:
             handle = model.attention_module(site).register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)

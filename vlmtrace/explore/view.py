@@ -20,6 +20,7 @@ from vlmtrace.errors import VlmtraceError
 from vlmtrace.explore.example import COLUMNS, Example
 from vlmtrace.explore.session import Session, session_of
 from vlmtrace.models import VLM
+from vlmtrace.models.alone import ALONE
 from vlmtrace.plots.style import render_png
 
 STATIC = Path(__file__).parent / "static"
@@ -140,7 +141,9 @@ class View:
         self.frame.error, self.frame.done, self.frame.doing = "", "", what
         started = time.perf_counter()
         try:
-            yield
+            # Two views that are asked at the same time are served in two threads.
+            with ALONE:
+                yield
             self.frame.done = f"{what}: computed in {time.perf_counter() - started:.2f} s"
         except VlmtraceError as error:
             self.frame.error = str(error)

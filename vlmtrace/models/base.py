@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlmtrace.errors import VlmtraceError, one_of
+from vlmtrace.models.alone import ALONE
 from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
 from vlmtrace.paths import resolve
 
@@ -287,7 +288,8 @@ class VLM(ABC):
 
     def answer_logits(self, inputs: Inputs, image: Tensor | None = None) -> Tensor:
         """One forward pass: logits (batch, vocabulary), float32, of the first answer token; see `last_logits`."""
-        return self.last_logits(inputs, 1, image)[:, 0]
+        with ALONE:
+            return self.last_logits(inputs, 1, image)[:, 0]
 
     @torch.no_grad()
     def answer_tokens(self, inputs: Inputs, max_new_tokens: int = 8, image: Tensor | None = None) -> list[int]:
@@ -337,7 +339,7 @@ class VLM(ABC):
         found = self.blocks[one_of(block, self.blocks, f"block of {self.name}")]
         one_of(module, found.attention_modules, f"attention of {block}")
         weights: list[Tensor] = []
-        with torch.no_grad(), self.eager(), contextlib.ExitStack() as stack:
+        with ALONE, torch.no_grad(), self.eager(), contextlib.ExitStack() as stack:
             for layer in range(found.n_layers):
                 handle = self.attention_module(Site(block, module, layer)).register_forward_hook(
                     lambda _module, _args, output: weights.append(output[1].float())
@@ -361,7 +363,8 @@ def hooks(
 ) -> Iterator[None]:
     """Call a function on each hook point's activation while the block runs; what it returns replaces the activation.
 
-    Hooks are removed whatever happens inside. Where a module returns a tuple the activation is its first entry.
+    Hooks are removed whatever happens inside; until then other threads wait with theirs, and with running the model.
+    Where a module returns a tuple the activation is its first entry.
     Given the number of pairs, the function sees (pair, position, width) also where a vision encoder works on tiles,
     or on the patches of all images in one row.
     """
@@ -388,7 +391,7 @@ def hooks(
 
         return hook
 
-    with contextlib.ExitStack() as stack:
+    with ALONE, contextlib.ExitStack() as stack:
         for point, function in points:
             if point.is_input:
                 handle = point.module.register_forward_pre_hook(before(function))

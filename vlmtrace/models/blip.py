@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.models import blip_sweep, places
+from vlmtrace.models.alone import ALONE
 from vlmtrace.models.base import VLM, HookPoint, Inputs, open_image
 from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
 
@@ -159,7 +160,8 @@ class Blip(VLM):
         return {self.hf.config.text_config.sep_token_id}
 
     def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
-        ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        with ALONE:
+            ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     # Where things are --------------------------------------------------------

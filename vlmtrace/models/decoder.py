@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.models import decoder_sweep, places
+from vlmtrace.models.alone import ALONE
 from vlmtrace.models.base import VLM, HookPoint, Inputs, hooks, open_image
 from vlmtrace.models.families import VISION, WEIGHTLESS, parts_of
 from vlmtrace.models.records import Block, Call, Patches, Readout, Site, Token, Trace
@@ -289,7 +290,8 @@ class Decoder(VLM):
 
     def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
         prompts = inputs["input_ids"]
-        ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        with ALONE:
+            ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         # Some families give the prompt back before the answer.
         if torch.equal(ids[:, : prompts.shape[1]], prompts):
             ids = ids[:, prompts.shape[1] :]
@@ -303,27 +305,29 @@ class Decoder(VLM):
             # A cache would hold this run's keys and values: with it, a patched run would read those of the unpatched.
             calls.append(Call(args[0].detach(), {**options, "past_key_values": None}))
 
-        handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.text.layers]
-        try:
-            trace = super().trace(inputs, sites, image)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ALONE:
+            handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.text.layers]
+            try:
+                trace = super().trace(inputs, sites, image)
+            finally:
+                for handle in handles:
+                    handle.remove()
         trace.calls = calls
         return trace
 
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
         configs = {id(part.config): part.config for part in self.hf.modules() if hasattr(part, "config")}
-        before = [(config, config._attn_implementation) for config in configs.values()]
-        try:
-            for config, _ in before:
-                config._attn_implementation = "eager"
-            yield
-        finally:
-            # Setting a configuration sets those inside it, so the inner ones come last.
-            for config, implementation in before:
-                config._attn_implementation = implementation
+        with ALONE:
+            before = [(config, config._attn_implementation) for config in configs.values()]
+            try:
+                for config, _ in before:
+                    config._attn_implementation = "eager"
+                yield
+            finally:
+                # Setting a configuration sets those inside it, so the inner ones come last.
+                for config, implementation in before:
+                    config._attn_implementation = implementation
 
     @property
     def image_enters_again(self) -> bool:  # type: ignore[override]

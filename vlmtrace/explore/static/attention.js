@@ -59,7 +59,7 @@ function build(model, root) {
   for (const [name, list] of Object.entries(regions)) button(below, name, () => save(model, { patches: list }), `choose the patches of the ${name}`);
   const clear = button(below, "clear", () => save(model, { patches: [] }));
   const bar = make("span", "vt-scale", below), top = make("span", "vt-label", below);
-  bar.style.background = `linear-gradient(to right, ${[0, 0.33, 0.67, 1].map(heat).join(",")}), #cfcfcf`;
+  bar.style.background = `linear-gradient(to right, ${[0, 0.33, 0.67, 1].map((share) => heat(share)).join(",")}), #cfcfcf`;
 
   const mapTitle = make("h4", "", middle), by = make("select", "", make("label", "", middle, "heads by "));
   by.dataset.name = "measure";
@@ -72,7 +72,8 @@ function build(model, root) {
     tell: (layer, head) => `head ${layer}.${head}: ${percent(score(layer, head))}`,
     hover: (cell) => { hovered.head = cell; draw(false); }, pick: (layer, head) => save(model, { layer, head }),
   });
-  const numbers = make("div", "vt-numbers", middle);
+  middle.style.maxWidth = "330px"; // else a long line on hover would push the next column away
+  const numbers = make("div", "vt-numbers vt-two", middle);
   numbers.setAttribute("role", "status");
   const list = make("div", "", middle);
 
@@ -155,7 +156,11 @@ function build(model, root) {
     if (answer) answer.draw();
     pictures.forEach((picture) => picture.draw());
   }
-  const paint = () => { image.options.selected = new Set(get("patches")); draw(); who(); };
+  const paint = () => {
+    // What comes from the kernel meanwhile must not undo what is being dragged.
+    if (!image.isDragged()) image.options.selected = new Set(get("patches"));
+    draw(); who();
+  };
   pictureOf(get("picture")).then((picture) => {
     image.show(picture); tiles.forEach((tile) => tile.picture.show(picture)); pictures.forEach((p) => p.show(picture));
     paint();

@@ -52,7 +52,8 @@ function build(model, root) {
   const nodeOf = (cell) => { const found = graph() ? graph().nodes.findIndex((node) => node.cell === cell) : -1; return found < 0 ? null : found; };
   const name = (cell) => { const i = nodeOf(cell); return i === null ? `patch ${cell}: not in the graph` : tell(i); };
   const tell = (i) => { const node = graph().nodes[i]; return `${node.name}${node.attention === null ? "" : `: attention from the answer ${percent(node.attention)}`}${node.kind === "answer" ? "" : node.distance === null ? ", out of reach" : `, distance ${node.distance}`}`; };
-  const words = make("div", "vt-numbers", left);
+  left.style.maxWidth = "290px";
+  const words = make("div", "vt-numbers vt-two", left);
   make("div", "vt-label", left, "white: in the graph; red in the graph: hidden");
 
   const heads = make("div", "vt-controls", right);

@@ -301,7 +301,7 @@ function patchImage(root, parent, options) {
     });
     return best;
   }
-  return { show, draw, canvas, options };
+  return { show, draw, canvas, options, isDragged: () => from !== null };
 }
 
 function pictureOf(bytes) {

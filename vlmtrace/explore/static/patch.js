@@ -57,6 +57,9 @@ function render({ model, el }) {
         pick: (l, h) => send({ do: "toggle", layer: l, heads: [h], positions: where, what: `head ${l}.${h}` }),
       });
       draws.push(map.draw);
+      const left = s.headEffects.flatMap((row, l) => row.map((value, h) => [value, l, h])).filter(([value, l, h]) => value > 0 && !patched(l, where, [h])).sort((a, b) => b[0] - a[0]);
+      const strongest = named(button(part, left.length ? `patch the strongest too: ${left[0][1]}.${left[0][2]}` : "no head left", () => send({ do: "toggle", layer: left[0][1], heads: [left[0][2]], positions: where, what: `head ${left[0][1]}.${left[0][2]}` })), "strongest");
+      strongest.disabled = !left.length;
       make("div", "vt-label", part, `patched ${at}; or only at:`);
       const strip = tokenStrip(el, part, {
         label: "positions of heads", tokens: words.map((token) => ({ text: token.token, role: "", title: `position ${token.position}` })),
@@ -126,7 +129,7 @@ function render({ model, el }) {
       });
     }
     make("div", "vt-numbers", numbers, `LD clean ${signed(s.logitDiff.clean)}, corrupt ${signed(s.logitDiff.corrupt)}, patched ${signed(s.logitDiff.patched)}`);
-    columns.after(told);
+    columns.before(told);
     const below = make("div", "vt-controls", el);
     make("h4", "", below, "Patched together:");
     const undoing = named(button(below, "undo", () => send({ do: "undo", what: "undo" })), "undo"), clearing = named(button(below, "clear", () => send({ do: "clear", what: "clear" })), "clear");

@@ -27,7 +27,7 @@ function build(model, root) {
   for (const [key, text] of Object.entries(s.ways)) make("option", "", through, text).value = key;
   through.addEventListener("change", () => save(model, { way: through.value }));
   const holder = make("div", "", left), below = make("div", "vt-controls", left), bar = make("span", "vt-scale", below), top = make("span", "vt-label", below);
-  bar.style.background = `linear-gradient(to right, ${[0, 0.33, 0.67, 1].map(heat).join(",")}), #cfcfcf`;
+  bar.style.background = `linear-gradient(to right, ${[0, 0.33, 0.67, 1].map((share) => heat(share)).join(",")}), #cfcfcf`;
   if (s.refused) make("div", "vt-note", left, s.refused);
 
   make("h4", "", right, "3 · Words of the prompt");
