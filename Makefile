@@ -50,7 +50,7 @@ REPORT    := $(FOLDER)/report/index.html
 all: $(REPORT)  ## the whole road for every task: tables, figures, executed notebooks, report
 	@echo "$(if $(WORKED),Done,Nothing to do: run $(RUN) is up to date). Open $(REPORT) in a browser."
 
-explore:  ## single images and open questions: causal tracing with noise, the visual lens (of both bundled models)
+explore:  ## single images and open questions: causal tracing, the visual lens, the explorer (of both bundled models)
 
 test: $(INSTALLED)  ## prove the parts
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --ignore=tests/browser
@@ -170,7 +170,7 @@ $(CIRCUITS) &: notebooks/06_circuit_analysis.ipynb $(call tables,selected) $(cal
 ASKS_BLIP := $(or $(filter tiny-blip,$(MODEL)),$(findstring blip-vqa,$(MODEL)),\
                   $(if $(wildcard $(MODEL)/config.json),$(shell grep -s '"BlipForQuestionAnswering"' '$(MODEL)/config.json')))
 TRACED    := $(FOLDER)/causal_tracing.parquet
-LENS      := $(FOLDER)/visual_lens.parquet
+LENS      := $(FOLDER)/lens_contributions.parquet
 
 $(TRACED): notebooks/07_causal_tracing.ipynb $(call sources,causal_tracing noise patching groups regions stats tasks) $(MODELS) \
         $(call stamp,MODEL REVISION SEED) | check
@@ -180,7 +180,14 @@ $(LENS): notebooks/08_visual_lens.ipynb $(call sources,lens lens_words grounding
         $(call stamp,MODEL REVISION SEED) | check
 	$(call run,$<,)
 
-explore: $(TRACED) $(if $(ASKS_BLIP),,$(LENS))
+# Notebook 09 is for looking, and writes no table: what is made is the notebook with its example's pictures.
+EXPLORED  := $(FOLDER)/notebooks/09_explorer.ipynb
+$(EXPLORED): notebooks/09_explorer.ipynb $(call sources,explore intervention relevancy explanation hiding causal_graph \
+        attention patching groups regions knockout stats tasks) $(wildcard vlmtrace/explore/static/*) $(MODELS) \
+        $(call stamp,MODEL REVISION SEED TASKS) | check
+	$(call run,$<,,-p tasks="$$TASKS")
+
+explore: $(TRACED) $(if $(ASKS_BLIP),,$(LENS)) $(EXPLORED)
 	@$(if $(WORKED),$(VLMTRACE) report --run "$$RUN" --beside "$$BESIDE")
 	@echo "$(if $(WORKED),Done,Nothing to do: the explorers of run $(RUN) are up to date). Open $(REPORT) in a browser."
 ifeq ($(MODEL),tiny-blip)

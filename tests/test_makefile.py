@@ -38,7 +38,8 @@ case "$name" in
 05*) touch "data/runs/$run/$task/head_patching.parquet";;
 06*) touch "data/runs/$run/heads.parquet" "data/runs/$run/universal_heads.parquet";;
 07*) touch "data/runs/$run/causal_tracing.parquet";;
-08*) touch "data/runs/$run/visual_lens.parquet";;
+08*) touch "data/runs/$run/lens_contributions.parquet";;
+09*) mkdir -p "data/runs/$run/notebooks"; touch "data/runs/$run/notebooks/09_explorer.ipynb";;
 esac
 echo "$*" >> arguments
 """
@@ -52,6 +53,7 @@ NOTEBOOKS = (
     "06_circuit_analysis",
     "07_causal_tracing",
     "08_visual_lens",
+    "09_explorer",
 )
 ONE_TASK = ["01 a", "02 a", "03 a", "04 a", "05 a"]
 
@@ -144,19 +146,19 @@ def test_a_further_task_runs_that_task_and_the_circuits(folder):
 
 def test_explorers_of_both_bundled_models(folder):
     ran, said = make(folder, target="explore")
-    assert ran == ["07", "report", "07", "08", "report"], "tiny-blip's question encoder has no visual lens"
+    assert ran == ["07", "09", "report", "07", "08", "09", "report"], "tiny-blip's question encoder has no visual lens"
     assert "Open data/runs/default/report/index.html" in said and "Open data/runs/tiny-llava/report/index.html" in said
     assert make(folder, target="explore")[0] == []
     calls = (folder / "arguments").read_text().splitlines()
-    assert [call.split()[3] for call in calls] == ["default", "tiny-llava", "tiny-llava"]
+    assert [call.split()[3] for call in calls] == ["default"] * 2 + ["tiny-llava"] * 3
 
 
 def test_explorers_of_a_model_of_ones_own(folder):
-    assert make(folder, "MODEL=some/llava", target="explore")[0] == ["07", "08", "report"]
-    assert make(folder, "MODEL=Salesforce/blip-vqa-base", target="explore")[0] == ["07", "report"]
+    assert make(folder, "MODEL=some/llava", target="explore")[0] == ["07", "08", "09", "report"]
+    assert make(folder, "MODEL=Salesforce/blip-vqa-base", target="explore")[0] == ["07", "09", "report"]
     (folder / "mine").mkdir()
     (folder / "mine/config.json").write_text('{"architectures": ["BlipForQuestionAnswering"]}')
-    assert make(folder, "MODEL=mine", target="explore")[0] == ["07", "report"]
+    assert make(folder, "MODEL=mine", target="explore")[0] == ["07", "09", "report"]
 
 
 def test_explorers_leave_the_road_alone(folder):

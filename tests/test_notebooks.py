@@ -18,7 +18,7 @@ from vlmtrace.runs import EXPLORERS, STAGES
 
 FOLDER = paths.ROOT / "notebooks"
 ROAD = list(STAGES)
-NOTEBOOKS = [*STAGES, *EXPLORERS]
+NOTEBOOKS = [*STAGES, *EXPLORERS, "09_explorer"]
 TASK = "rendered_states"
 SAMPLES = 24
 
@@ -76,7 +76,7 @@ def test_a_notebook_reads_as_a_tutorial(name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_declares_its_parameters(name):
     parameters = declared_parameters(FOLDER / f"{name}.ipynb")
-    tasks = {"tasks" if name.startswith("06") else "task"} if name in STAGES else set()
+    tasks = set() if name in EXPLORERS else {"tasks" if name[:2] in ("06", "09") else "task"}
     assert {"model", "samples", "seed", "run", "device"} | tasks <= set(parameters)
     first = ("tiny-llava", "tiny-llava") if name.startswith("08") else ("tiny-blip", "default")
     assert (parameters["model"], parameters["run"], parameters["seed"]) == (*first, 0)

@@ -53,7 +53,7 @@ STAGES = {
 #: Beside the road: each takes single images and questions, and needs no other stage.
 EXPLORERS = {
     "07_causal_tracing": ("causal_tracing", "noise_curve"),
-    "08_visual_lens": (),
+    "08_visual_lens": ("lens_contributions", "map_scores", "maps", "patch_words", "head_agreement", "lens_knockouts"),
 }
 
 #: A stage and the stages whose tables it reads must agree on these: parameter and its name in a sentence.
