@@ -132,7 +132,6 @@ def app(home, environment):
         "-m",
         "vlmtrace.explore.app",
         f"--port={port}",
-        "--theme=" + os.environ.get("SHOT_THEME", "light"),
     ]
     with served(command, environment, port, log) as process:
         address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", log.read_text())
