@@ -172,7 +172,7 @@ ASKS_BLIP := $(or $(filter tiny-blip,$(MODEL)),$(findstring blip-vqa,$(MODEL)),\
 TRACED    := $(FOLDER)/causal_tracing.parquet
 LENS      := $(FOLDER)/lens_contributions.parquet
 
-$(TRACED): notebooks/07_causal_tracing.ipynb $(call sources,causal_tracing noise patching groups regions stats tasks) $(MODELS) \
+$(TRACED): notebooks/07_causal_tracing.ipynb $(call sources,causal_tracing trace_summary noise patching groups regions stats tasks) $(MODELS) \
         $(call stamp,MODEL REVISION SEED) | check
 	$(call run,$<,)
 

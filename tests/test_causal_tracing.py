@@ -10,11 +10,12 @@ import torch
 from families import save
 
 import vlmtrace as vt
-from vlmtrace.causal_tracing import average_effects, causal_trace, later_layers
+from vlmtrace.causal_tracing import causal_trace
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.models import Patches, Site
 from vlmtrace.models.base import hooks
 from vlmtrace.noise import Noise, noise_scale
+from vlmtrace.trace_summary import average_effects, later_layers
 
 KEYS = ["sample_id", "block", "module", "layer", "position", "step"]
 DECODERS = ["llava", "paligemma", "gemma3", "qwen2_vl"]

@@ -1,7 +1,7 @@
 """vlmtrace: which layers, positions and heads of a vision-language model carry its answer, shown by intervening."""
 
 from vlmtrace.attribution import attribute_heads, attribute_modules, ranking_agreement
-from vlmtrace.causal_tracing import average_effects, causal_trace, later_layers
+from vlmtrace.causal_tracing import causal_trace
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.evaluate import accuracy_table, check_pairs, evaluate
 from vlmtrace.grounding import map_table, score_maps
@@ -12,6 +12,7 @@ from vlmtrace.noise import choose_level, noise_curve, noise_scale
 from vlmtrace.patching import patch_head_sets, patch_heads, patch_modules, patch_regions
 from vlmtrace.select import select_samples, selection_table
 from vlmtrace.tasks import load_pairs, load_questions, one_question, prepare_pairs
+from vlmtrace.trace_summary import average_effects, later_layers
 
 __version__ = "0.1.0"
 

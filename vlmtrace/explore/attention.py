@@ -18,7 +18,7 @@ from vlmtrace.regions import on_image
 #: Attention is sent to the browser once, in this many steps between 0 and the largest weight (16 bits).
 LEVELS = 2**16 - 1
 
-#: The browser is sent no more than this; of larger models the last layers.
+#: The browser is sent no more than this; beyond it the view says so.
 LARGEST_BYTES = 64 * 2**20
 
 
