@@ -9,7 +9,7 @@ from vlmtrace.corruption import run_inputs
 from vlmtrace.explore import Session
 from vlmtrace.explore.patch import Patching
 from vlmtrace.models import Site
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 
 
 def test_hooks_of_one_thread_change_nothing_in_another(random_blip, random_pairs):

@@ -10,7 +10,7 @@ import vlmtrace as vt
 from vlmtrace.attribution import _gradients_at, site_gradients
 from vlmtrace.groups import encode_pair, run_pairs
 from vlmtrace.models import Readout, Site
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 
 KEYS = ["sample_id", "block", "module", "layer", "position"]
 

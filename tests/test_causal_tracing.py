@@ -13,7 +13,7 @@ import vlmtrace as vt
 from vlmtrace.causal_tracing import causal_trace
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.models import Patches, Site
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 from vlmtrace.noise import Noise, noise_scale
 from vlmtrace.trace_summary import average_effects, later_layers
 

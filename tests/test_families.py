@@ -13,7 +13,7 @@ from PIL import Image
 import vlmtrace as vt
 from vlmtrace.corruption import run_inputs
 from vlmtrace.models import Patches, Readout, Site, places, reference
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 from vlmtrace.tokens import token_table
 
 LANGUAGE = "language_model"

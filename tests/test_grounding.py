@@ -13,7 +13,7 @@ from vlmtrace import grounding, lens_words, textual
 from vlmtrace.grounding import MAPS, image_maps, map_table, replacement_curves, roc_auc, rollout, score_maps
 from vlmtrace.lens import lens_contributions, lens_of, open_lens, question_inputs, top_heads
 from vlmtrace.lens_words import first_layers, side, top_words, word_layers, word_ranks, word_tokens
-from vlmtrace.models.base import HookPoint, hooks
+from vlmtrace.models.hooking import HookPoint, hooks
 from vlmtrace.models.records import Site
 
 LANGUAGE = "language_model"

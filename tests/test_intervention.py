@@ -10,7 +10,7 @@ from vlmtrace.errors import VlmtraceError
 from vlmtrace.groups import encode_pair, run_pairs
 from vlmtrace.intervention import Patch, intervene, intervene_in, patched_logits
 from vlmtrace.models import Site
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 
 
 @pytest.fixture(scope="module", params=["blip", "llava"])

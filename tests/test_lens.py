@@ -20,8 +20,8 @@ from vlmtrace.lens import (
     told_inputs,
     top_heads,
 )
-from vlmtrace.models.base import hooks
 from vlmtrace.models.frozen import FrozenNorm
+from vlmtrace.models.hooking import hooks
 from vlmtrace.models.records import Site
 
 LANGUAGE = "language_model"

@@ -9,7 +9,7 @@ from PIL import Image
 
 import vlmtrace as vt
 from vlmtrace.models import Site, reference, self_check
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 
 
 def test_blocks_are_read_from_the_config(random_blip):

@@ -7,7 +7,7 @@ import torch
 import vlmtrace as vt
 from vlmtrace.corruption import CORRUPTIONS, run_inputs
 from vlmtrace.models import Patches, Readout, Site, reference
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 from vlmtrace.tasks.rendered import TASKS
 from vlmtrace.tasks.rendered import pairs as rendered_pairs
 

@@ -11,8 +11,8 @@ import vlmtrace as vt
 from vlmtrace.bench import peak_memory
 from vlmtrace.corruption import run_inputs
 from vlmtrace.models import Patches, Readout, Site, reference
-from vlmtrace.models.base import hooks
 from vlmtrace.models.blip import Blip
+from vlmtrace.models.hooking import hooks
 
 KEYS = ["sample_id", "block", "module", "layer", "head", "position"]
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 import vlmtrace as vt
 from vlmtrace.models import Site
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 from vlmtrace.relevancy import (
     _gradients,
     attention_graph,

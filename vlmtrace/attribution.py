@@ -33,7 +33,7 @@ from vlmtrace.groups import (
     site_patches,
 )
 from vlmtrace.models import VLM, HookPoint, Patches, Readout, Site
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 from vlmtrace.progress import counter
 from vlmtrace.tasks.schema import validate_pairs
 

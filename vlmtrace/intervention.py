@@ -21,7 +21,7 @@ from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.groups import PairRuns, encode_pair, run_pairs
 from vlmtrace.metrics import patching_effect
 from vlmtrace.models import VLM, Readout, Site
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 
 
 class Patch(NamedTuple):

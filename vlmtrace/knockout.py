@@ -28,7 +28,8 @@ from vlmtrace.groups import PairRuns, groups, in_order_of
 from vlmtrace.metrics import patching_effect
 from vlmtrace.models import VLM, Inputs, Readout, Site
 from vlmtrace.models.alone import ALONE
-from vlmtrace.models.base import hooks, inputs_of_pair
+from vlmtrace.models.base import inputs_of_pair
+from vlmtrace.models.hooking import hooks
 from vlmtrace.progress import counter, progress
 from vlmtrace.regions import REGIONS, image_regions, named_positions
 from vlmtrace.tasks.schema import validate_pairs

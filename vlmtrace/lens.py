@@ -30,9 +30,9 @@ from torch.nn import functional
 
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.models import VLM, HookPoint, Inputs, Site
-from vlmtrace.models.base import hooks
 from vlmtrace.models.decoder import Decoder
 from vlmtrace.models.frozen import FrozenNorm
+from vlmtrace.models.hooking import hooks
 from vlmtrace.progress import counter
 
 Array = npt.NDArray[Any]

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.models import VLM, HookPoint, Inputs, Site, Token
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 from vlmtrace.tokens import joined_words
 
 Array = np.ndarray

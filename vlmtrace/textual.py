@@ -20,7 +20,7 @@ from vlmtrace import stats
 from vlmtrace.errors import VlmtraceError
 from vlmtrace.lens import BLOCK, Array, Head, Lens, check_questions, head_means, lens_of, top_heads
 from vlmtrace.models import VLM, Site
-from vlmtrace.models.base import hooks
+from vlmtrace.models.hooking import hooks
 from vlmtrace.progress import counter
 
 #: By what a question is answered, in words.

@@ -9,11 +9,12 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, BlipForQuestionAnswering
 
 from vlmtrace.errors import VlmtraceError, one_of
-from vlmtrace.models.base import VLM, HookPoint, Inputs, open_image
+from vlmtrace.models.base import VLM, Inputs, open_image
 from vlmtrace.models.blip import Blip
 from vlmtrace.models.checks import self_check
 from vlmtrace.models.decoder import Decoder
 from vlmtrace.models.families import PARTS, why_refused
+from vlmtrace.models.hooking import HookPoint
 from vlmtrace.models.processors import load_processor
 from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
 from vlmtrace.models.snapshots import check_files, locate

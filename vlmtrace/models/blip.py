@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.models import blip_sweep, places
 from vlmtrace.models.alone import ALONE
-from vlmtrace.models.base import VLM, HookPoint, Inputs, open_image
+from vlmtrace.models.base import VLM, Inputs, open_image
+from vlmtrace.models.hooking import HookPoint
 from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vlmtrace.models.base import hooks
 from vlmtrace.models.blip_layers import AnswerLayers, QuestionLayers, read_answer, vision_layer
 from vlmtrace.models.chunks import in_chunks
 from vlmtrace.models.climb import at_positions, climb, held, joined, with_row
+from vlmtrace.models.hooking import hooks
 from vlmtrace.models.records import Patches, Readout, Trace
 
 if TYPE_CHECKING:

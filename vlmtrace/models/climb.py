@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmtrace.models.base import VLM, HookPoint
+from vlmtrace.models.base import VLM
+from vlmtrace.models.hooking import HookPoint
 from vlmtrace.models.records import Patches, Site, Trace
 
 #: What enters a layer: states of which any row may differ from the corrupt run, fresh states of which one row does,

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from vlmtrace.errors import VlmtraceError, one_of
 from vlmtrace.models import decoder_sweep, places
 from vlmtrace.models.alone import ALONE
-from vlmtrace.models.base import VLM, HookPoint, Inputs, hooks, open_image
+from vlmtrace.models.base import VLM, Inputs, open_image
 from vlmtrace.models.families import VISION, WEIGHTLESS, parts_of
+from vlmtrace.models.hooking import HookPoint, hooks
 from vlmtrace.models.records import Block, Call, Patches, Readout, Site, Token, Trace
 
 #: Rows of the unembedding that are turned into float32 at a time.

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vlmtrace.models.base import HookPoint, Inputs, hooks, inputs_of_pair
+from vlmtrace.models.base import Inputs, inputs_of_pair
 from vlmtrace.models.chunks import in_chunks
 from vlmtrace.models.climb import at_positions, climb, head_columns, held, joined, with_heads, with_row
+from vlmtrace.models.hooking import HookPoint, hooks
 from vlmtrace.models.records import Call, Patches, Readout, Site, Trace
 from vlmtrace.models.shared_prefix import Prefix, Recorder, shared_prefixes
 

@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vlmtrace.models.base import VLM, HookPoint, Inputs, hooks
+from vlmtrace.models.base import VLM, Inputs
+from vlmtrace.models.hooking import HookPoint, hooks
 from vlmtrace.models.records import Patches, Readout, Site, Trace
 
 
