@@ -53,7 +53,7 @@ all: $(REPORT)  ## the whole road for every task: tables, figures, executed note
 explore:  ## single images and open questions: causal tracing, the visual lens, the explorer (of both bundled models)
 
 test: $(INSTALLED)  ## prove the parts
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --ignore=tests/browser
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --dist loadfile --ignore=tests/browser
 	@echo "Skipped: tests/browser, which need chromium and minutes; make test-browser runs them."
 
 test-browser: $(INSTALLED)  ## use the explorer in a browser as a person would (needs chromium; root gets it by apt)
