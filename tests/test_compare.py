@@ -25,7 +25,9 @@ def runs(tmp_path, monkeypatch):
     found = []
     for name, model in (("default", "tiny-blip"), ("tiny-llava", "tiny-llava")):
         run = open_run(name)
-        table = effects
+        # BLIP's answer decoder has self-attention, too, at its start token.
+        decoder = effects[(effects["module"] == "self_attention") & (effects["token_role"] == "correct")]
+        table = pd.concat([effects, decoder.assign(block="text_decoder", token_role="last", position=0)])
         if model == "tiny-llava":
             table = effects[(effects["block"] == "text_encoder") & (effects["module"] != "cross_attention")].copy()
             table["block"] = LLAVA

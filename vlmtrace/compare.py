@@ -23,10 +23,11 @@ def model_of(run: Run) -> str:
 
 
 def head_block_of(table: pd.DataFrame) -> str:
-    """The block that reads the prompt: the one whose attention has been patched."""
-    blocks = table.loc[table["module"] == "self_attention", "block"].unique()
+    """The block that reads the prompt: the one in which attention has been patched at the options."""
+    read = (table["module"] == "self_attention") & (table["token_role"] == "correct")
+    blocks = table.loc[read, "block"].unique()
     if len(blocks) != 1:
-        raise VlmtraceError(f"A module_patching table with {len(blocks)} blocks of self-attention cannot be compared.")
+        raise VlmtraceError(f"A module_patching table with {len(blocks)} blocks that read prompts cannot be compared.")
     return str(blocks[0])
 
 
