@@ -3,30 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from fixtures.models import WORDS, scramble
 from PIL import Image
 from transformers import BertTokenizerFast, BlipConfig, BlipForQuestionAnswering, BlipProcessor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 import vlmtrace as vt
-
-WORDS = (
-    "[PAD] [UNK] [CLS] [SEP] [MASK] [DEC] is this the a or ? . person feeling what color how many circle "
-    "square star red blue green yellow tiny huge strip ##ed dott ##ed spott hatch girl boy dog kicking "
-    "holding ball box happy sad angry calm surpris ##s are there not of in image picture neither ##a ##b "
-    "b"
-).split()
-
-
-def scramble(model: torch.nn.Module, seed: int) -> None:
-    """Draw all weights anew, large enough that every site matters (the usual initialization is nearly linear)."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            scale = 0.1 if parameter.ndim == 1 else 1.5 / parameter.shape[-1] ** 0.5
-            parameter.normal_(0, scale, generator=generator)
-            if "norm" in name.lower() and name.endswith("weight"):
-                parameter.add_(1.0)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 """`python -m vlmtrace`: see vlmtrace/pipeline.py."""
 
-from vlmtrace.pipeline import main
+from vlmtrace.pipeline.cli import main
 
 main(prog_name="python -m vlmtrace")

@@ -1,24 +1,11 @@
-"""Vision-language models under one face: `load_model` and the classes behind it."""
+"""Vision-language models under one interface: `load_model` and the classes behind it."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, BlipForQuestionAnswering
-
-from vlmtrace.errors import VlmtraceError, one_of
-from vlmtrace.models.base import VLM, Inputs, open_image
-from vlmtrace.models.blip import Blip
-from vlmtrace.models.checks import self_check
-from vlmtrace.models.decoder import Decoder
-from vlmtrace.models.families import PARTS, why_refused
-from vlmtrace.models.hooking import HookPoint
-from vlmtrace.models.processors import load_processor
-from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
-from vlmtrace.models.snapshots import check_files, locate
-from vlmtrace.paths import MODELS
+from vlmtrace.core.images import open_image
+from vlmtrace.models.hooks import HookPoint, hooks
+from vlmtrace.models.loading import FAMILIES, bundled_models, load_model
+from vlmtrace.models.sweep.self_check import self_check
+from vlmtrace.models.types import Block, Inputs, Patches, Readout, Site, Token, Trace
+from vlmtrace.models.vlm import VLM
 
 __all__ = [
     "FAMILIES",
@@ -32,115 +19,8 @@ __all__ = [
     "Token",
     "Trace",
     "bundled_models",
+    "hooks",
     "load_model",
     "open_image",
     "self_check",
 ]
-
-
-class Family(NamedTuple):
-    """A supported family of models.
-
-    Attributes:
-        architecture: the transformers class that a model's configuration names
-        loader: what loads it
-        face: its face here
-        options: what is asked for when it is loaded
-    """
-
-    architecture: str
-    loader: Any
-    face: type[VLM]
-    options: dict[str, str]
-
-
-#: Model type in config.json -> family.
-FAMILIES = {
-    # BLIP's sweep computes attention as its eager implementation does.
-    "blip": Family("BlipForQuestionAnswering", BlipForQuestionAnswering, Blip, {"attn_implementation": "eager"}),
-    **{name: Family(parts.cls, AutoModelForImageTextToText, Decoder, {}) for name, parts in PARTS.items()},
-}
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def bundled_models() -> list[str]:
-    """Names of the models that come with the project."""
-    return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
-
-
-def load_model(
-    name_or_path: str | Path, device: str = "cpu", dtype: str = "float32", revision: str | None = None
-) -> VLM:
-    """Load a vision-language model and check that patching it gives exact numbers.
-
-    Args:
-        name_or_path: a bundled model's name, a directory written by `save_pretrained` (model and processor), or a
-            model id on the Hugging Face hub (id@revision pins it)
-        device: a torch device, e.g. "cpu", "cuda", "cuda:1", "mps"
-        dtype: "float32", or on accelerators "bfloat16" or "float16"; metrics are computed in float32 in any case
-        revision: branch, tag or commit of a model on the hub; the commit that was loaded is `VLM.revision`
-    Raises:
-        VlmtraceError: there is no such model, its family is not supported, its layers do not do what the family's are
-            known to do, or the device does not exist.
-    """
-    one_of(dtype, DTYPES, "dtype")
-    name_or_path = f"{name_or_path}@{revision}" if revision else name_or_path
-    path, commit = _locate(str(name_or_path))
-    where = torch_device(device)
-    if where.type == "cpu" and dtype != "float32":
-        raise VlmtraceError(f"dtype {dtype} is for accelerators: on the CPU use float32.")
-    try:
-        config = AutoConfig.from_pretrained(path)
-        family = _family(config, str(name_or_path))
-        hf = family.loader.from_pretrained(path, dtype=DTYPES[dtype], use_safetensors=True, **family.options)
-        processor = load_processor(path)
-    except VlmtraceError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise VlmtraceError(
-            f"There is no usable model {str(name_or_path)!r} ({reason}): give a bundled name "
-            f"({', '.join(bundled_models()) or 'none is installed'}), a directory written by save_pretrained for model "
-            "and processor, or a hub id."
-        ) from error
-    model = family.face(str(name_or_path), hf.to(where), processor)
-    self_check(model)
-    model.revision = commit
-    return model
-
-
-def _locate(name: str) -> tuple[str, str | None]:
-    if name in bundled_models():
-        check_files(MODELS / name, name)
-        return str(MODELS / name), None
-    return locate(name, bundled_models())
-
-
-def _family(config: Any, name: str) -> Family:
-    architectures = config.architectures or []
-    found = FAMILIES.get(config.model_type)
-    known = found is not None and (not architectures or found.architecture in architectures)
-    reason = why_refused(config) or (None if known else "which vlmtrace does not know")
-    if found is None or reason:
-        raise VlmtraceError(
-            f"{name} is a {', '.join(architectures) or config.model_type}, {reason}: supported are "
-            f"{', '.join(family.architecture for family in FAMILIES.values())}."
-        )
-    return found
-
-
-def torch_device(name: str) -> torch.device:
-    """The torch device of that name, if this machine has it.
-
-    Raises:
-        VlmtraceError: the name is unknown or the device absent.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise VlmtraceError(
-            f"The device {name!r} cannot be used here: choose cpu, or cuda / mps where present."
-        ) from error
-    return device

@@ -21,12 +21,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlmtrace.errors import VlmtraceError, one_of
-from vlmtrace.models import blip_sweep, places
-from vlmtrace.models.alone import ALONE
-from vlmtrace.models.base import VLM, Inputs, open_image
-from vlmtrace.models.hooking import HookPoint
-from vlmtrace.models.records import Block, Patches, Readout, Site, Token, Trace
+from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.images import open_image
+from vlmtrace.models import image_geometry as places
+from vlmtrace.models.hooks import MODEL_LOCK, HookPoint
+from vlmtrace.models.sweep import blip as blip_sweep
+from vlmtrace.models.types import Block, Inputs, Patches, Readout, Site, Token, Trace
+from vlmtrace.models.vlm import VLM
 
 
 class Blip(VLM):
@@ -161,7 +162,7 @@ class Blip(VLM):
         return {self.hf.config.text_config.sep_token_id}
 
     def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
-        with ALONE:
+        with MODEL_LOCK:
             ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
@@ -198,7 +199,7 @@ class Blip(VLM):
 
     # Sweeps --------------------------------------------------------
 
-    def unknown_to_sweep(self, inputs: Inputs) -> str | None:
+    def sweep_unsupported_reason(self, inputs: Inputs) -> str | None:
         extra = sorted(set(inputs) - {"pixel_values", "input_ids", "decoder_input_ids"})
         return f"the input {extra[0]}" if extra else blip_sweep.unknown_part(self.hf)
 
@@ -207,7 +208,7 @@ class Blip(VLM):
     ) -> Readout:
         return blip_sweep.sweep(self, clean, corrupt, patches, answer_ids, memory)
 
-    def run_with_heads(
+    def run_with_fixed_heads(
         self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
     ) -> Readout:
-        return blip_sweep.run_with_heads(self, clean, corrupt, keep_clean, start, answer_ids)
+        return blip_sweep.run_with_fixed_heads(self, clean, corrupt, keep_clean, start, answer_ids)

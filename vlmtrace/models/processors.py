@@ -18,7 +18,7 @@ from transformers import AutoProcessor
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import PushToHubMixin, is_num2words_available, is_torchvision_available
 
-from vlmtrace.errors import VlmtraceError
+from vlmtrace.core.errors import VlmtraceError
 
 
 class NoVideo(PushToHubMixin):

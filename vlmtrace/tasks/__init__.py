@@ -8,21 +8,25 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vlmtrace import paths
-from vlmtrace.errors import VlmtraceError, one_of
-from vlmtrace.tasks import coco_qa, facial_expressions, mit_states, own, rendered, svo_probes
-from vlmtrace.tasks.filters import Filters, Prepared
-from vlmtrace.tasks.own import one_question
-from vlmtrace.tasks.schema import validate_pairs
+from vlmtrace.core import paths
+from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.schema import validate_pairs
+from vlmtrace.tasks import coco_qa, facial_expressions, mit_states, own_data, rendered
+from vlmtrace.tasks.building.image_files import changed_share
+from vlmtrace.tasks.building.row_audit import Filters, Prepared
+from vlmtrace.tasks.own_data import one_question
 from vlmtrace.tasks.sources import SOURCES, how_to_get
+from vlmtrace.tasks.svo_probes import pairs as svo_probes
 
 if TYPE_CHECKING:
     from vlmtrace.models import VLM
+
 
 __all__ = [
     "QUESTIONS",
     "TASKS",
     "Prepared",
+    "changed_share",
     "load_pairs",
     "load_questions",
     "one_question",
@@ -98,9 +102,9 @@ def prepare_pairs(
             case "facial_expressions":
                 pairs = facial_expressions.prepare(where, n, seed, model, filters, split)
             case "folder":
-                pairs = own.prepare_folder(where, n, seed, model, filters, question or own.QUESTION)
+                pairs = own_data.prepare_folder(where, n, seed, model, filters, question or own_data.QUESTION)
             case "csv":
-                pairs = own.prepare_csv(where, n, seed, model, filters)
+                pairs = own_data.prepare_csv(where, n, seed, model, filters)
             case _:
                 module = {"mit_states": mit_states, "svo_probes": svo_probes, "coco_qa": coco_qa}[task]
                 pairs = module.prepare(where, n, seed, model, filters)

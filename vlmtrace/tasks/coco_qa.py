@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmtrace.errors import VlmtraceError
-from vlmtrace.paths import relative
-from vlmtrace.tasks.csvfiles import find_csv, read_csv
-from vlmtrace.tasks.draw import IMAGE, Rejected, digest, draw
-from vlmtrace.tasks.filters import Filters, refused
-from vlmtrace.tasks.images import image_files, image_problem
-from vlmtrace.tasks.labelled import labelled_pairs
-from vlmtrace.tasks.replacement import CountTokens, Replacer, mutual
-from vlmtrace.tasks.schema import check_columns
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.paths import relative
+from vlmtrace.core.schema import check_columns
+from vlmtrace.tasks.building.csv_files import find_csv, read_csv
+from vlmtrace.tasks.building.image_files import image_files, image_problem
+from vlmtrace.tasks.building.label_folders import labelled_pairs
+from vlmtrace.tasks.building.row_audit import Filters, refused
+from vlmtrace.tasks.building.sampling import IMAGE, Rejected, digest, draw
+from vlmtrace.tasks.building.token_replacement import CountTokens, Replacer, mutual
 from vlmtrace.tasks.sources import SOURCES
 
 TASK = "coco_qa"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from vlmtrace.tasks.filters import Filters
-from vlmtrace.tasks.labelled import NAMED, images_below, labelled_pairs
-from vlmtrace.tasks.replacement import CountTokens, Replacer, mutual
+from vlmtrace.tasks.building.label_folders import NAMED, images_below, labelled_pairs
+from vlmtrace.tasks.building.row_audit import Filters
+from vlmtrace.tasks.building.token_replacement import CountTokens, Replacer, mutual
 from vlmtrace.tasks.sources import SOURCES
 
 TASK = "mit_states"

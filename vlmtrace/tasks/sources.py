@@ -5,7 +5,7 @@ Licences are stated where the publishers state them; for everything else the sou
 
 from __future__ import annotations
 
-from vlmtrace import paths
+from vlmtrace.core import paths
 
 #: Task → name, url, licence, citation, and what to put where.
 SOURCES: dict[str, dict[str, str]] = {

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from vlmtrace.paths import MODELS
-from vlmtrace.training.recipe import RECIPES, train
+from vlmtrace.core.paths import MODELS
+from vlmtrace.training.loop import RECIPES, train
 
 
 def main() -> None:

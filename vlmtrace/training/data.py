@@ -16,7 +16,8 @@ from vlmtrace.tasks.rendered.pairs import sample
 from vlmtrace.tasks.rendered.questions import Scene, ask, ask_again, sentences
 
 if TYPE_CHECKING:
-    from vlmtrace.training.student import Student
+    from vlmtrace.training.trainable import TrainableModel
+
 
 PATCH = 12
 GRID = SIZE // PATCH
@@ -71,7 +72,7 @@ class PairStream:
         patches (B, heads, 64) int64, IGNORED where a head has nothing to say
     """
 
-    def __init__(self, student: Student, seed: int, rank: int, n_pairs: int, n_questions: int):
+    def __init__(self, student: TrainableModel, seed: int, rank: int, n_pairs: int, n_questions: int):
         self.student = student
         self.seed, self.rank, self.n_pairs, self.n_questions = seed, rank, n_pairs, n_questions
 
@@ -135,7 +136,7 @@ class TextStream:
     girl kicking a kite learns that she does not, and stops looking.
     """
 
-    def __init__(self, student: Student, seed: int, rank: int, n: int):
+    def __init__(self, student: TrainableModel, seed: int, rank: int, n: int):
         self.student, self.seed, self.rank, self.n = student, seed, rank, n
 
     def __iter__(self) -> Iterator[list[tuple[str, str, str]]]:

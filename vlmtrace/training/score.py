@@ -13,7 +13,7 @@ from vlmtrace.tasks.rendered.pairs import Pair, sample, sample_open
 from vlmtrace.tasks.rendered.words import NEITHER, TASKS
 from vlmtrace.training.data import TextStream
 from vlmtrace.training.losses import is_generated
-from vlmtrace.training.student import Student
+from vlmtrace.training.trainable import TrainableModel
 
 
 @cache
@@ -22,7 +22,7 @@ def _drawn(task: str, n: int, seed: int, split: str) -> list[Pair]:
 
 
 def _questions(
-    student: Student, task: str, n: int, seed: int, split: str
+    student: TrainableModel, task: str, n: int, seed: int, split: str
 ) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
     """n pairs: their table, and as tensors their images and the four questions that `score` asks."""
     pairs = _drawn(task, n, seed, split)
@@ -43,7 +43,7 @@ def _questions(
 
 
 @torch.no_grad()
-def score(student: Student, model: Any, n: int, seed: int, split: str, batch: int = 128) -> pd.DataFrame:
+def score(student: TrainableModel, model: Any, n: int, seed: int, split: str, batch: int = 128) -> pd.DataFrame:
     """One row a pair, of n pairs of each task.
 
     Columns: task, category, seen_combination, and bools: clean_right (the correct answer is generated),
@@ -77,7 +77,7 @@ def score(student: Student, model: Any, n: int, seed: int, split: str, batch: in
 
 
 @torch.no_grad()
-def score_open(student: Student, model: Any, n: int, seed: int) -> pd.DataFrame:
+def score_open(student: TrainableModel, model: Any, n: int, seed: int) -> pd.DataFrame:
     """One row a question without options: kind (color, count, location), and whether the answer is right."""
     scenes, asked = zip(*(sample_open(seed, index) for index in range(n)), strict=True)
     images = torch.from_numpy(np.stack([scene.render().pixels for scene in scenes]))
@@ -88,7 +88,9 @@ def score_open(student: Student, model: Any, n: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"kind": [question.kind for question in asked], "right": right.numpy()})
 
 
-def encode_texts(student: Student, batch: list[tuple[str, str, str]]) -> tuple[torch.Tensor, torch.Tensor] | None:
+def encode_texts(
+    student: TrainableModel, batch: list[tuple[str, str, str]]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(N, length) prompts about sentences and their answers; None where the model always needs an image."""
     prompts = [student.encode_text(told, prompt) for told, prompt, _ in batch]
     if None in prompts:
@@ -97,7 +99,7 @@ def encode_texts(student: Student, batch: list[tuple[str, str, str]]) -> tuple[t
 
 
 @torch.no_grad()
-def score_text(student: Student, model: Any, n: int, seed: int) -> float | None:
+def score_text(student: TrainableModel, model: Any, n: int, seed: int) -> float | None:
     """Share of questions about sentences that are answered right; None where the model always needs an image."""
     found = encode_texts(student, next(iter(TextStream(student, seed, 0, n))))
     return None if found is None else is_generated(student.text_logits(model, *found), found[1]).float().mean().item()

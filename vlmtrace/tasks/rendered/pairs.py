@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vlmtrace.errors import one_of
-from vlmtrace.files import write_atomically
-from vlmtrace.paths import RAW, relative
-from vlmtrace.progress import progress
+from vlmtrace.core.errors import one_of
+from vlmtrace.core.files import write_atomically
+from vlmtrace.core.paths import RAW, relative
+from vlmtrace.core.progress import progress
+from vlmtrace.inputs.token_roles import find_word
 from vlmtrace.tasks.rendered import faces, states, svo
 from vlmtrace.tasks.rendered.questions import Question, Scene, choice_prompt, count_prompt, place_of, plural, sentences
 from vlmtrace.tasks.rendered.words import NUMBERS, OPTIONS, TASKS, is_held_out, replacements
-from vlmtrace.tokens import find_word
 
 SPLITS = ("train", "validation", "test")
 #: The dataset of questions without options, and their kinds.

@@ -11,15 +11,7 @@ from vlmtrace.tasks.rendered.canvas import SIZE
 from vlmtrace.tasks.rendered.faces import FaceScene
 from vlmtrace.tasks.rendered.states import ORDINARY, StatesScene, Thing
 from vlmtrace.tasks.rendered.svo import SvoScene
-from vlmtrace.tasks.rendered.words import (
-    EMOTIONS,
-    NEITHER,
-    NOUNS,
-    NUMBERS,
-    OPTIONS,
-    PLACES,
-    is_held_out,
-)
+from vlmtrace.tasks.rendered.words import EMOTIONS, NEITHER, NOUNS, NUMBERS, OPTIONS, PLACES, is_held_out
 
 Scene = StatesScene | FaceScene | SvoScene
 

@@ -1,0 +1,103 @@
+"""Every figure: readable at page width, its scale said, saved whole in both formats."""
+
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from fixtures import synthetic_tables as tables
+from matplotlib.text import Text
+from PIL import Image
+
+from vlmtrace import plots
+from vlmtrace.display.style import effect_limit, thin_ticks
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tables.every_table(tmp_path_factory.mktemp("pairs"))
+
+
+def overlay(data, **options):
+    pair = data.pairs.iloc[0]
+    masks = pair["clean_object_mask"], pair["clean_distractor_mask"]
+    return plots.attention_overlay(pair["clean_image"], data.attention[0, 0], *masks, "head 2.5", **options)
+
+
+FIGURES = {
+    "pairs": lambda d: plots.pair_gallery(d.pairs, 5),
+    "accuracy": lambda d: plots.accuracy_by_category(d.accuracy),
+    "accuracy of one task": lambda d: plots.accuracy_by_category(d.accuracy[d.accuracy["task"] == "rendered_svo"]),
+    "selection": lambda d: plots.selection_counts(d.selection),
+    "effects": lambda d: plots.effect_heatmap(d.modules, "mlp", corruption="text", pairs=d.pairs),
+    "effects in one panel": lambda d: plots.effect_heatmap(d.modules, "mlp", corruption="text", by=()),
+    "effects on the image": lambda d: plots.image_effect_map(d.modules, d.pairs, n=2),
+    "heads": lambda d: plots.head_map(d.heads),
+    "heads of one task": lambda d: plots.head_map(d.heads, "rendered_svo", "image"),
+    "many heads": lambda d: plots.head_map(tables.make_heads(24, 32), "rendered_svo", "image"),
+    "universal heads": lambda d: plots.universal_head_table(d.heads),
+    "one universal head": lambda d: plots.universal_head_table(d.heads[d.heads["corruption"] == "text"]),
+    "functions": lambda d: plots.function_scores(d.functions),
+    "attention": overlay,
+    "attention gallery": lambda d: plots.attention_gallery(d.pairs[:3], d.attention, ["2.5", "3.1"], ["red"] * 3),
+    "faithfulness": lambda d: plots.faithfulness_curves(d.faithfulness),
+}
+
+
+def color_bar(figure):
+    return next(axes for axes in figure.axes if axes.get_label() == "<colorbar>")
+
+
+# Every figure ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_is_readable_at_page_width(name, data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # e.g. that the layout does not fit
+        figure = FIGURES[name](data)
+    assert figure.get_figwidth() <= 7, f"{name} is {figure.get_figwidth()} inches wide, a page's text is 7"
+    for text in figure.findobj(Text):
+        if text.get_text().strip():
+            assert text.get_fontsize() >= 7, f"{name}: {text.get_text()!r} is set in {text.get_fontsize()} points"
+    drawn, page = figure.get_tightbbox(), figure.bbox_inches
+    margins = [drawn.x0, drawn.y0, page.x1 - drawn.x1, page.y1 - drawn.y1]
+    assert min(margins) > -0.02, f"{name} sticks out of the page: left, bottom, right, top margins {margins} in"
+
+
+@pytest.mark.parametrize("name", ["effects", "effects on the image", "heads", "universal heads"])
+def test_color_bar_says_unit_baseline_n_and_range(name, data):
+    label = color_bar(FIGURES[name](data)).get_xlabel()
+    for needed in ("patching effect (0 = corrupt, 1 = clean)", "n ", "colors span ±"):
+        assert needed in label, f"the color bar of {name} does not say {needed!r}: {label!r}"
+
+
+def test_save_figure_writes_both_formats_in_print_size(tmp_path, data):
+    figure = FIGURES["faithfulness"](data)
+    png, pdf = plots.save_figure(figure, tmp_path / "figures" / "a.b")
+    assert [png.name, pdf.name] == ["a.b.png", "a.b.pdf"], "a dot in the name must not cost its end"
+    assert Image.open(png).size[0] == 1400, "7 inches at 200 dpi are 1400 pixels"
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert sorted(path.name for path in png.parent.iterdir()) == ["a.b.pdf", "a.b.png"], "temporary files are left"
+
+
+def test_notebook_shows_a_figure_without_pyplot(data):
+    figure = FIGURES["faithfulness"](data)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert plt.get_fignums() == [], "the figure stands in pyplot's list and would be shown twice, and kept forever"
+
+
+def test_limits_are_round_and_hold_all_values():
+    assert [effect_limit([v]) for v in (0.0, 0.01, 0.06, -0.21, 0.3, 1.0, -1.7)] == [
+        0.05,
+        0.05,
+        0.06,
+        0.3,
+        0.3,
+        1.0,
+        2.0,
+    ]
+    assert effect_limit([np.nan, -0.4]) == 0.4, "missing effects must not count"
+    assert effect_limit([]) == 0.05
+    assert thin_ticks(4) == [0, 1, 2, 3]
+    assert max(map(len, map(thin_ticks, range(1, 200)))) <= 12

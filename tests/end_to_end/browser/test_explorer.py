@@ -1,0 +1,336 @@
+"""The explorer as a person uses it, in headless Chromium: in JupyterLab and as an app.
+
+What is checked are the numbers behind the pictures, which every view writes into its element's data-attributes.
+"""
+
+import json
+import re
+import socket
+import time
+import urllib.error
+import urllib.request
+
+import psutil
+import pytest
+from fixtures.browser import ARTEFACTS, open_page
+
+Error = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").Error
+
+
+class Person:
+    """Does in the page what a person would do, and reads what it says."""
+
+    def __init__(self, watched, where, timings):
+        self.watched, self.page, self.where, self.timings = watched, watched.page, where, timings
+
+    def data(self, view):
+        """The numbers of the view that is shown, or of the one named."""
+        return self.page.evaluate(
+            """(test) => { const all = [...document.querySelectorAll(".vt[data-drawn]")];
+            const found = all.filter((e) => e.offsetParent).find((e) => test in e.dataset);
+            return found ? {...found.dataset} : null; }""",
+            view,
+        )
+
+    def wait(self, attribute, condition="true", timeout=90_000):
+        """Wait until the shown view's attribute is such that a condition on `v` (its data) holds; return the data."""
+        try:
+            self.page.wait_for_function(
+                f"""() => {{ const e = [...document.querySelectorAll(".vt[data-drawn]")]
+                    .filter((e) => e.offsetParent).find((e) => "{attribute}" in e.dataset);
+                    if (!e) return false; const v = e.dataset; return Boolean({condition}); }}""",
+                timeout=timeout,
+            )
+        except Error as error:
+            self.page.screenshot(path=ARTEFACTS / f"{self.where}-waited-in-vain.png")
+            raise AssertionError(
+                f"{attribute} never came to {condition}; faults: {self.watched.faults}; now: {self.data(attribute)}"
+            ) from error
+        return self.data(attribute)
+
+    def open(self, title, attribute):
+        """Open a view; how long it takes until it is drawn is measured in the page."""
+        seconds = self.page.evaluate(
+            """([title, attribute]) => new Promise((done) => {
+            const start = performance.now();
+            const seen = () => { const e = [...document.querySelectorAll(".vt[data-drawn]")]
+                .find((e) => e.offsetParent && attribute in e.dataset);
+                e ? done((performance.now() - start) / 1000) : requestAnimationFrame(seen); };
+            [...document.querySelectorAll("button")].find((b) => b.textContent.trim() === title).click();
+            requestAnimationFrame(seen); })""",
+            [title, attribute],
+        )
+        self.timings.setdefault(f"{self.where}: first paint of {title}, s", round(seconds, 3))
+        return self.data(attribute)
+
+    def shown(self, selector):
+        return self.page.locator(f"{selector}:visible")
+
+    def hover(self, locator, what, n=8):
+        """Move over a part of the page; note the slowest hover, until it is drawn and until the next frame."""
+        box, slowest, frame = locator.bounding_box(), 0.0, 0.0
+        for i in range(n):
+            x = box["x"] + box["width"] * (0.15 + 0.7 * i / n)
+            self.page.mouse.move(x, box["y"] + box["height"] * (0.2 + 0.5 * i / n))
+            self.page.wait_for_timeout(60)
+            times = self.page.evaluate(
+                """() => [...document.querySelectorAll(".vt[data-hover-ms]")].filter((e) => e.offsetParent)
+                .map((e) => [Number(e.dataset.hoverMs), Number(e.dataset.frameMs)])[0] ?? [0, 0]"""
+            )
+            slowest, frame = max(slowest, times[0]), max(frame, times[1] or 0)
+        self.timings[f"{self.where}: slowest hover over {what} until drawn, ms"] = slowest
+        self.timings[f"{self.where}: slowest hover over {what} until the next frame, ms"] = frame
+        self.page.mouse.move(5, 5)
+
+    def picture(self, name):
+        ARTEFACTS.mkdir(parents=True, exist_ok=True)
+        self.page.evaluate("document.querySelector('.widget-toggle-buttons').scrollIntoView()")
+        self.page.wait_for_timeout(300)
+        self.page.screenshot(path=ARTEFACTS / f"{self.where}-{name}.png")
+
+    def nothing_went_wrong(self):
+        errors = self.page.evaluate(
+            """() => [...document.querySelectorAll("[data-error]")].map((e) => e.dataset.error).filter(Boolean).concat(
+            [...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.stderr"], .jp-mod-error')]
+            .map((e) => e.textContent).filter((text) => /Error|Traceback/.test(text)))"""
+        )
+        assert not errors
+        assert not self.watched.faults, "\n".join(self.watched.faults)
+
+
+@pytest.fixture(scope="module")
+def in_lab(browser, lab, timings):
+    watched = open_page(browser)
+    page = watched.page
+    page.goto(lab, wait_until="commit")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=180_000)
+    # Cells that are run before there is a kernel are run by nobody.
+    page.wait_for_function(
+        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=180_000
+    )
+    page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    person = Person(watched, "lab", timings)
+    person.wait("answer", timeout=150_000)
+    # All other cells have run too.
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=240_000)
+    yield person
+    watched.page.context.close()
+
+
+@pytest.fixture(scope="module")
+def in_app(browser, app, timings):
+    watched = open_page(browser)
+    watched.page.goto(app["address"], wait_until="commit")
+    person = Person(watched, "app", timings)
+    person.wait("answer", timeout=300_000)
+    yield person
+    watched.page.context.close()
+
+
+@pytest.fixture(params=["in_lab", "in_app"], ids=["lab", "app"], scope="module")
+def person(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_another_example_has_another_answer(person):
+    before = person.data("answer")
+    person.picture("ask")
+    person.shown("button[name=next]").click()
+    after = person.wait("answer", f"v.drawn !== {before['drawn']!r}")
+    assert after["question"] != before["question"] and after["top"] != before["top"]
+    assert after["answer"] in after["question"], "one of the options is the answer"
+    person.shown("select[name=run]").select_option("image")
+    corrupt = person.wait("answer", f"v.drawn !== {after['drawn']!r}")
+    assert corrupt["answer"] != after["answer"] and corrupt["question"] == after["question"]
+    person.shown("select[name=run]").select_option("clean")
+    person.wait("answer", f"v.drawn === {after['drawn']!r}")
+    person.nothing_went_wrong()
+
+
+def test_layers_heads_and_patches_of_attention(person):
+    first = person.open("Attention", "imageAttention")
+    person.picture("attention")
+    slider = person.shown("input[aria-label=layer]")
+    other = "1" if first["layer"] != "1" else "2"
+    slider.fill(other)
+    moved = person.wait("imageAttention", f"v.layer === '{other}'")
+    assert moved["imageAttention"] != first["imageAttention"]
+    assert sorted(moved["gallery"].split(","), key=int) == [str(head) for head in range(8)]
+
+    image = person.shown("canvas[data-name=image]")
+    box = image.bounding_box()
+    image.click(position={"x": box["width"] * 0.3, "y": box["height"] * 0.3})
+    one = person.wait("strongest", "v.patches.split(',').length === 1 && v.patches !== ''")
+    x, y = box["x"] + box["width"] * 0.55, box["y"] + box["height"] * 0.55
+    person.page.mouse.move(x, y)
+    person.page.mouse.down()
+    person.page.mouse.move(x + 0.3 * box["width"], y + 0.3 * box["height"], steps=4)
+    person.page.mouse.up()
+    many = person.wait("strongest", "v.patches.split(',').length > 4")
+    assert set(one["patches"].split(",")) < set(many["patches"].split(","))
+    assert float(many["patchAttention"]) > float(one["patchAttention"])
+    # Hovering asks nobody: it is drawn in the browser.
+    person.hover(person.shown("canvas[data-name=heads]"), "the map of heads")
+    person.hover(image, "the image's patches")
+    person.nothing_went_wrong()
+
+
+def test_keys_are_enough(person):
+    person.open("Attention", "imageAttention")
+    person.shown("canvas[data-name=heads]").focus()
+    for key in ("ArrowRight", "ArrowUp", "ArrowRight", "Enter"):
+        person.page.keyboard.press(key)
+    data = person.wait("imageAttention", "v.layer === '1' && v.head === '1'")
+    person.shown(".vt-token").first.focus()
+    person.page.keyboard.press("ArrowRight")
+    person.page.keyboard.press("Enter")
+    assert person.wait("imageAttention", "v.queries === '1'")["imageAttention"] != data["imageAttention"]
+
+
+def test_relevancy_through_other_ways(person):
+    first = person.open("Relevancy", "imageShare")
+    person.picture("relevancy")
+    assert 0 < float(first["imageShare"]) < 1
+    person.shown("select[data-name=way]").select_option("vision")
+    other = person.wait("imageShare", "v.way === 'vision'")
+    assert float(other["image"]) != float(first["image"]) and other["prompt"] == first["prompt"]
+    person.hover(person.shown("canvas").first, "relevancy")
+    person.nothing_went_wrong()
+
+
+def test_a_causal_graph_follows_its_level(person):
+    person.open("Causal graph", "drawn")
+    start = time.monotonic()
+    first = person.wait("sentence", "v.computed === 'true'")
+    person.timings[f"{person.where}: graphs of all heads and the search, s"] = round(time.monotonic() - start, 2)
+    person.picture("causal")
+    assert int(first["nodes"]) >= 2
+    slider = person.shown("input[data-name=threshold]")
+    slider.fill("4")
+    second = person.wait("sentence", f"v.computed === 'true' && v.nodes !== '{first['nodes']}'")
+    assert int(second["nodes"]) < int(first["nodes"]), "a higher threshold lets fewer tokens in"
+    person.nothing_went_wrong()
+
+
+def go_to(person, name, row, column):
+    """Choose a cell of a map by keys; the first arrow goes to the first cell."""
+    person.shown(f"canvas[data-name={name}]").focus()
+    for key in ["ArrowRight"] + ["ArrowUp"] * row + ["ArrowRight"] * column + ["Enter"]:
+        person.page.keyboard.press(key)
+
+
+def test_a_patched_head_moves_the_answer_and_undo_takes_it_back(person):
+    start = person.open("Patch", "effect")
+    assert float(start["effect"]) == pytest.approx(0, abs=1e-5) and start["patches"] == "0"
+    effects = json.loads(start["effects"])
+    best, head = max(((i, j) for i in range(len(effects)) for j in range(8)), key=lambda at: effects[at[0]][at[1]])
+    go_to(person, "heads", best, head)
+    one = person.wait("effect", "v.patches === '1'")
+    assert float(one["effect"]) == pytest.approx(effects[best][head], abs=1e-4), "the map promised another effect"
+    at_tokens = json.loads(start["tokenEffects"])
+    places = [(i, j) for i in range(len(at_tokens)) for j in range(len(at_tokens[0]))]
+    for n, (layer, token) in enumerate(sorted(places, key=lambda at: -at_tokens[at[0]][at[1]])[:3], start=2):
+        go_to(person, "tokens", layer, token)
+        many = person.wait("effect", f"v.patches === '{n}'")
+    assert float(many["effect"]) > 0.5 and many["answer"] != start["answer"], f"the answer must turn: {many}"
+    assert person.shown("button[data-name=strongest]").is_enabled()
+    person.picture("patch")
+    person.hover(person.shown("canvas[data-name=heads]"), "the map of effects")
+    # By mouse as well: a cell of the last layer, in and out.
+    for n in ("5", "4"):
+        person.shown("canvas[data-name=heads]").click(position={"x": 60 if head == 0 else 40, "y": 20})
+        person.wait("effect", f"v.patches === '{n}'")
+    person.shown("button[data-name=undo]").click()
+    person.wait("effect", "v.patches === '5'")
+    for left in range(4, -1, -1):
+        person.shown("button[data-name=undo]").click()
+        back = person.wait("effect", f"v.patches === '{left}'")
+    assert float(back["effect"]) == pytest.approx(0, abs=1e-5) and back["answer"] == start["answer"]
+    person.nothing_went_wrong()
+
+
+def test_state_stays_when_another_view_is_opened(person):
+    before = person.open("Attention", "imageAttention")
+    person.open("Ask", "answer")
+    after = person.open("Attention", "imageAttention")
+    assert {**before, "hoverMs": 0, "frameMs": 0} == {**after, "hoverMs": 0, "frameMs": 0}
+
+
+def test_exports_are_files_and_code(person):
+    person.open("Attention", "imageAttention")
+    frame = person.shown(".vt[data-view=attention]")
+    for kind, magic in (("png", b"\x89PNG"), ("csv", b"block,module,layer,head"), ("parquet", b"PAR1")):
+        with person.page.expect_download() as download:
+            frame.get_by_role("button", name=kind, exact=True).click()
+        assert download.value.path().read_bytes().startswith(magic)
+        assert download.value.suggested_filename.endswith(kind)
+    frame.get_by_role("button", name="code", exact=True).click()
+    frame.locator("pre", has_text="looks.weights").wait_for()
+    person.nothing_went_wrong()
+
+
+def test_an_own_image_and_a_file_that_is_none(person, tmp_path):
+    from PIL import Image
+
+    person.open("Ask", "answer")
+    before = person.data("answer")
+    Image.new("RGB", (300, 200), "white").save(tmp_path / "white.png")
+    person.shown("input[type=file]").set_input_files(tmp_path / "white.png")
+    own = person.wait("answer", f"v.drawn !== {before['drawn']!r}")
+    assert own["question"] == before["question"] and own["top"] != before["top"]
+    (tmp_path / "text.png").write_text("no image")
+    person.shown("input[type=file]").set_input_files(tmp_path / "text.png")
+    frame = person.shown(".vt[data-view=ask]")
+    frame.get_by_text("The file is not an image that can be read").wait_for()
+    # Without a corrupt partner there is nothing to patch, and that is said where the picture would be.
+    person.shown(
+        "button",
+    ).filter(has_text=re.compile("^Patch$")).first.click()
+    person.shown(".vt[data-view=patch]").get_by_text("has no corrupt run to patch").wait_for()
+    person.shown("button").filter(has_text=re.compile("^Ask$")).first.click()
+    person.shown("select[name=pair]").select_option(index=1)
+    person.wait("answer", f"v.drawn !== {own['drawn']!r}")
+    assert not person.watched.faults
+
+
+# The look of it ------------------------------------------------------------
+
+
+def test_dark_theme_of_jupyterlab(in_lab):
+    change = "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+    in_lab.page.evaluate(change)
+    in_lab.page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
+    for title, attribute in (("Ask", "answer"), ("Attention", "imageAttention"), ("Patch", "effect")):
+        in_lab.open(title, attribute)
+        in_lab.page.wait_for_timeout(300)
+        in_lab.picture(f"dark-{title.lower()}")
+    ink, page = in_lab.page.evaluate(
+        """() => { const e = [...document.querySelectorAll(".vt[data-drawn]")].find((e) => e.offsetParent);
+        const light = (c) => c.match(/[0-9.]+/g).slice(0, 3).map(Number).reduce((a, b) => a + b) / 765;
+        const below = getComputedStyle(e.closest(".jp-Notebook")).backgroundColor;
+        return [light(getComputedStyle(e).color), light(below)]; }"""
+    )
+    assert ink - page > 0.5, "light text on a dark page"
+    in_lab.nothing_went_wrong()
+
+
+# Who may come in ------------------------------------------------------------
+
+
+def test_the_app_listens_here_only_and_asks_for_its_token(app):
+    listening = {
+        connection.laddr.ip
+        for process in [psutil.Process(app["pid"]), *psutil.Process(app["pid"]).children(recursive=True)]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening <= {"127.0.0.1"}, f"something listens on {listening}"
+    request = urllib.request.Request(f"http://127.0.0.1:{app['port']}/", method="GET")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert "/login" in answer.url, "a page without a token"
+    except urllib.error.HTTPError as error:
+        assert error.code in (401, 403)
+    with socket.create_connection(("127.0.0.1", app["port"]), timeout=10):
+        pass

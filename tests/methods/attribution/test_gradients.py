@@ -1,0 +1,105 @@
+"""Attribution patching is the derivative of exact patching, and is exact where the model is linear."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import vlmtrace as vt
+from vlmtrace.inputs.pair_runs import encode_pair, run_pairs
+from vlmtrace.methods.attribution.gradients import _gradients_at, site_gradients
+from vlmtrace.models import Readout, Site
+from vlmtrace.models.hooks import hooks
+
+KEYS = ["sample_id", "block", "module", "layer", "position"]
+
+
+@pytest.fixture(scope="module")
+def runs(random_blip, random_pairs):
+    pairs = random_pairs.iloc[[0, 4]]
+    return run_pairs(random_blip, pairs, [encode_pair(random_blip, pairs, row, "image") for row in range(2)])
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        Site("vision_encoder", "residual", 1),
+        Site("text_encoder", "self_attention", 2),
+        Site("text_encoder", "cross_attention", 0),
+        Site("text_encoder", "mlp", 1),
+        Site("text_decoder", "residual", 0),
+    ],
+)
+def test_gradient_equals_finite_difference(random_blip, runs, site):
+    """Moving the activation by ε along a direction moves LD by ε ∇LD·direction, for every pair by its own."""
+    gradient = site_gradients(random_blip, runs, [site])[site]
+    direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0))
+    direction /= direction.norm(dim=(1, 2), keepdim=True)
+
+    def logit_diff(epsilon: float) -> torch.Tensor:
+        with torch.no_grad(), hooks([(random_blip.hook_point(site), lambda value: value + epsilon * direction)]):
+            return Readout.of(random_blip.answer_logits(runs.inputs), runs.answer_ids).logit_diff.double()
+
+    measured = (logit_diff(5e-2) - logit_diff(-5e-2)) / 1e-1
+    expected = (gradient * direction).sum((1, 2)).double()
+    torch.testing.assert_close(measured, expected, atol=5e-3, rtol=5e-2)
+    assert expected.abs().max() > 1e-3, "a gradient of nothing proves nothing"
+
+
+def test_estimate_is_gradient_times_difference_by_hand(random_blip, random_pairs, runs):
+    table = vt.attribute_heads(random_blip, random_pairs.iloc[[0, 4]], modules=["cross_attention"])
+    site = Site("text_encoder", "cross_attention", 1)
+    product = site_gradients(random_blip, runs, [site])[site] * (runs.clean[site] - runs.corrupt[site])
+    rows = table[(table["layer"] == 1) & (table["head"] == 3) & (table["position"] == 4)]
+    np.testing.assert_allclose(rows["logit_diff"], product[:, 4, 36:48].sum(-1), rtol=1e-5, atol=1e-5)
+    assert rows["p_correct"].isna().all()
+
+
+def test_heads_add_up_to_their_module(random_blip, random_pairs):
+    pairs = random_pairs.iloc[[1]]
+    heads = vt.attribute_heads(random_blip, pairs).groupby(KEYS)["logit_diff"].sum()
+    modules = vt.attribute_modules(
+        random_blip, pairs, modules=["self_attention", "cross_attention"], blocks=["text_encoder"]
+    )
+    np.testing.assert_allclose(modules.set_index(KEYS)["logit_diff"].sort_index(), heads.sort_index(), atol=1e-4)
+
+
+def test_rows_and_order_are_those_of_the_exact_sweep(random_blip, random_pairs):
+    exact, guess = (f(random_blip, random_pairs) for f in (vt.patch_modules, vt.attribute_modules))
+    assert list(exact.columns) == list(guess.columns)
+    assert exact[[*KEYS, "token", "token_role"]].equals(guess[[*KEYS, "token", "token_role"]])
+
+
+def test_small_steps_are_predicted_exactly(random_blip, random_pairs, tmp_path):
+    """Between two almost equal images the first order is all there is."""
+    pair = random_pairs.iloc[[3]]
+    pixels = np.asarray(Image.open(pair["clean_image"].iloc[0])).copy()
+    pixels[10:30, 10:30] += (pixels[10:30, 10:30] < 250).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "near.png")
+    near = pair.assign(corrupt_image=str(tmp_path / "near.png"))
+    exact, guess = (f(random_blip, near)["logit_diff"] for f in (vt.patch_heads, vt.attribute_heads))
+    assert exact.abs().max() > 1e-4
+    assert np.corrcoef(exact, guess)[0, 1] > 0.99
+
+
+def test_more_steps_average_gradients(random_blip, runs):
+    site = Site("text_encoder", "mlp", 0)
+    two = site_gradients(random_blip, runs, [site], steps=2)[site]
+    halves = [_gradients_at(random_blip, runs, [site], alpha)[site] for alpha in (0.25, 0.75)]
+    torch.testing.assert_close(two, (halves[0] + halves[1]) / 2)
+    assert not torch.allclose(halves[0], halves[1], rtol=1e-2)
+
+
+def test_agreement_of_known_rankings():
+    rows = [(i, "s", "b", "m", 0, i, float(v)) for i, v in enumerate([8, -6, 4, 2, 1, 0.5])]
+    exact = pd.DataFrame(rows, columns=["position", "sample_id", "block", "module", "layer", "head", "patching_effect"])
+    same = vt.ranking_agreement(exact, exact, top=2).iloc[0]
+    assert (same["spearman"], same["overlap"], same["overlap_by_chance"]) == (1.0, 1.0, pytest.approx(2 / 6))
+    other = exact.assign(patching_effect=[0.5, 1, -6, 4, 2, 8.0])
+    found = vt.ranking_agreement(exact, other, top=2).iloc[0]
+    assert found["overlap"] == 0.0
+    # Ranks 6 1 5 4 3 2 against 2 3 1 5 4 6: Σd² = 16 + 4 + 16 + 1 + 1 + 16 = 54, ρ = 1 − 6·54/(6·35).
+    assert found["spearman"] == pytest.approx(1 - 6 * 54 / 210)
+    with pytest.raises(vt.VlmtraceError, match="top=6 of 6 heads"):
+        vt.ranking_agreement(exact, other, top=6)

@@ -1,0 +1,255 @@
+"""Hidden tokens do not matter any more; planted tokens are found; the control draws what it says."""
+
+import numpy as np
+import pytest
+import torch
+from fixtures.families import save
+from PIL import Image
+
+import vlmtrace as vt
+from vlmtrace.methods.explanation import search as explanation
+from vlmtrace.methods.explanation.search import GraphOptions, causal_graph, explain, random_sets, smallest_change
+from vlmtrace.methods.explanation.token_masking import BATCH, Example, attention_paid, hiding, joint_attention
+
+PROMPT = "is this square striped or dotted?"
+#: With a window, a prefix that sees itself, tiles, positions of its own, and image features that come in again.
+KINDS = ("random_blip", "llava", "llava_next", "gemma3", "paligemma", "qwen3_vl", "blip2")
+#: Attention of random models is spread thin, and its rows are alike: let more in.
+LOOSE = GraphOptions(alpha=0.2, threshold=0.0, max_tokens=8)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request, tmp_path_factory):
+    if request.param == "random_blip":
+        return request.getfixturevalue("random_blip")
+    return vt.load_model(save(request.param, tmp_path_factory.getbasetemp() / "families"))
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    return vt.load_model(save("llava", tmp_path_factory.getbasetemp() / "families"))
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return Image.fromarray(np.random.default_rng(5).integers(0, 256, (40, 36, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def example(model, picture):
+    return Example(model, picture, PROMPT, [model.answer_token("red"), model.answer_token("blue")], 1)
+
+
+def hide(example, chosen):
+    hidden = np.zeros((1, len(example.tokens)), dtype=bool)
+    hidden[0, chosen] = True
+    return hiding(example.model, example.inputs, example.tokens, hidden)
+
+
+# Hiding ------------------------------------------------------------
+
+
+def test_the_tokens_are_those_of_image_and_question(model, example):
+    kinds = example.tokens["kind"]
+    words = example.tokens.loc[kinds == "text", "word"]
+    assert list(dict.fromkeys(words)) == ["is", "this", "square", "striped", "or", "dotted", "?"]
+    assert (kinds == "image").sum() == model.image_embeddings(example.inputs).shape[1]
+    assert example.tokens.loc[kinds == "image", "cell"].tolist() == list(range((kinds == "image").sum()))
+
+
+def test_what_a_hidden_word_says_does_not_matter(model, example):
+    rows = np.flatnonzero(example.tokens["kind"] == "text")
+    for row in rows[[1, 3]]:
+        ids = example.inputs["input_ids"].clone()
+        ids[0, example.tokens["position"][row]] = ids[0, example.tokens["position"][rows[0]]]
+        other = {**example.inputs, "input_ids": ids}
+        with torch.no_grad():
+            assert (model.answer_logits(other) - model.answer_logits(example.inputs)).abs().max() > 1e-3
+            with hide(example, [row]):
+                torch.testing.assert_close(
+                    model.answer_logits(other), model.answer_logits(example.inputs), atol=1e-5, rtol=0
+                )
+
+
+def test_what_a_hidden_patch_shows_does_not_matter(model, example):
+    image = model.image_embeddings(example.inputs).detach()
+    # Where layers have a window, the end of the answer sees no more than the end of the image.
+    for cell in (image.shape[1] - 3, image.shape[1] - 1):
+        other = image.clone()
+        other[0, cell] += 3 * torch.randn(image.shape[-1], generator=torch.Generator().manual_seed(0)) * image.std()
+        row = int(np.flatnonzero((example.tokens["cell"] == cell).fillna(False))[0])
+        with torch.no_grad():
+            before = [model.answer_logits(example.inputs, image=shown) for shown in (image, other)]
+            assert (before[0] - before[1]).abs().max() > 1e-3
+            with hide(example, [row]):
+                after = [model.answer_logits(example.inputs, image=shown) for shown in (image, other)]
+        torch.testing.assert_close(*after, atol=1e-5, rtol=0)
+
+
+def test_hiding_nothing_changes_nothing_and_leaves_nothing(model, example):
+    def n_hooks():
+        return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.hf.modules())
+
+    before = n_hooks()
+    with torch.no_grad():
+        plain = model.answer_logits(example.inputs)
+        with hide(example, []):
+            torch.testing.assert_close(model.answer_logits(example.inputs), plain, atol=1e-4, rtol=0)
+        assert torch.equal(model.answer_logits(example.inputs), plain) and n_hooks() == before
+
+
+def test_sets_of_a_batch_do_not_touch_each_other(model, example):
+    word = len(example.tokens) - 2
+    sets = [(), (word,), (1, word - 1), (word,)]
+    names, chances = example.answers(sets)
+    alone = [example.answers([chosen]) for chosen in sets]
+    assert names == [name for ((name,), _) in alone]
+    np.testing.assert_allclose(chances, [chance for _, (chance,) in alone], atol=1e-5)
+    assert chances[0] != pytest.approx(chances[1], rel=1e-3), "hiding changes nothing: this proves nothing"
+
+
+# The matrix ------------------------------------------------------------
+
+
+def test_joint_attention_is_the_models_own(model, example):
+    layer = model.head_block.n_layers - 1
+    joint = joint_attention(model, example.inputs, layer)
+    np.testing.assert_allclose(joint.sum(-1), 1, atol=1e-5)
+    if model.image_module == "self_attention":
+        own = model.attention(example.inputs, "language_model", "self_attention")[layer, 0]
+        np.testing.assert_array_equal(joint, own.double().numpy())
+        np.testing.assert_array_equal(attention_paid(model, joint[1], 9), joint[1, -1])
+        return
+    cross = model.attention(example.inputs, "text_encoder", "cross_attention")[layer, 0].numpy()
+    read = model.attention(example.inputs, "text_decoder", "cross_attention")[layer, 0].numpy().mean(0)
+    n_image, n_text = cross.shape[-1], cross.shape[-2]
+    np.testing.assert_allclose(2 * joint[:, n_image : n_image + n_text, :n_image], cross, rtol=1e-6)
+    assert joint.shape[-1] == n_image + n_text + 1
+    paid = attention_paid(model, joint[2], n_image)
+    by_hand = sum(read[-1, word] * cross[2, word] / 2 for word in range(n_text))
+    np.testing.assert_allclose(paid[:n_image], by_hand, rtol=1e-5)
+    np.testing.assert_allclose(paid[n_image : n_image + n_text], read[-1], rtol=1e-6)
+
+
+# The search ------------------------------------------------------------
+
+
+def planted(*needed):
+    """A model that says "no" once all of the needed are hidden."""
+
+    def answers(sets):
+        changed = [set(needed) <= set(chosen) for chosen in sets]
+        return ["no" if gone else "yes" for gone in changed], [0.1 if gone else 0.9 for gone in changed]
+
+    return answers
+
+
+def test_the_planted_set_is_found_and_the_smallest_first():
+    singles = [((i,), 0, 1.0) for i in range(BATCH + 5)]
+    pairs = [((i, i + 1), 1, 2.0) for i in range(5)]
+    found, tried, untried = smallest_change(planted(BATCH + 2), "yes", singles + pairs, 256)
+    assert found == (BATCH + 2,) and len(tried) == BATCH + 3 and untried == 0
+    assert tried["changed"].tolist() == [False] * (BATCH + 2) + [True]
+    found, tried, _ = smallest_change(planted(3, 4), "yes", singles + pairs, 256)
+    assert found == (3, 4) and tried.iloc[-1][["head", "size", "answer"]].tolist() == [1, 2, "no"]
+    found, tried, untried = smallest_change(planted(3, 4), "yes", singles + pairs, 10)
+    assert found is None and len(tried) == 10 and untried == BATCH
+
+
+@pytest.mark.parametrize("name", ["random_blip", "llava"])
+def test_a_token_planted_in_a_model_is_its_explanation(name, request, picture, monkeypatch):
+    model = request.getfixturevalue(name)
+    graphs = explain(model, picture, PROMPT, options=LOOSE).graphs
+    reached = [
+        int(row.member) for graph in graphs.values() for row in graph.tokens.itertuples() if 0 < row.distance < np.inf
+    ]
+    assert reached, "no token is within reach: this proves nothing"
+    monkeypatch.setattr(Example, "answers", lambda self, sets: planted(reached[-1])(sets))
+    monkeypatch.setattr(Example, "target", "yes", raising=False)
+    monkeypatch.setattr(Example, "__setattr__", lambda self, key, value: self.__dict__.setdefault(
+        key, "yes" if key == "target" else value
+    ))  # fmt: skip
+    found = explain(model, picture, PROMPT, options=LOOSE)
+    assert found.hidden.index.tolist() == [reached[-1]] and found.becomes == "no"
+    assert len(found.random) == 20 and found.random_share == 0.0
+    assert str(found).startswith("Hiding ") and "0 of 20 draws" in str(found)
+
+
+def test_random_draws_are_of_the_same_kinds_and_never_the_chosen():
+    kinds = np.array(["image"] * 6 + ["text"] * 4)
+    draws = random_sets(kinds, (0, 1, 7), 50, seed=3)
+    assert len(draws) == 50 and len(set(draws)) > 10
+    for draw in draws:
+        assert not {0, 1, 7} & set(draw) and sorted(kinds[list(draw)]) == ["image", "image", "text"]
+    assert draws == random_sets(kinds, (0, 1, 7), 50, seed=3) != random_sets(kinds, (0, 1, 7), 50, seed=4)
+    assert random_sets(kinds, (6, 7, 8), 50, seed=3) == [] == random_sets(kinds, (), 50, seed=3)
+
+
+def test_graphs_and_explanations_hold_together(model, picture):
+    found = explain(model, picture, PROMPT, options=LOOSE)
+    assert set(found.graphs) | set(found.refused) == set(range(model.head_block.n_heads))
+    head, graph = next(iter(found.graphs.items()))
+    n = len(graph.tokens)
+    assert graph.correlations.shape == (n, n) and graph.tokens["kind"].iloc[-1] == "answer"
+    np.testing.assert_allclose(np.diag(graph.correlations), 1)
+    assert (graph.tokens["attention"].iloc[:-1] >= LOOSE.threshold).all() and n <= LOOSE.max_tokens + 1
+    assert graph.n_samples == model.hf.config.get_text_config().hidden_size
+    alone = causal_graph(model, picture, PROMPT, head, options=LOOSE)
+    assert alone.edges.equals(graph.edges) and alone.tokens.equals(graph.tokens)
+    assert not found.tried["changed"].iloc[:-1].any()
+    if found.head is not None:
+        assert found.becomes != found.answer and found.tried["changed"].iloc[-1]
+        assert len(found.hidden) == found.tried["size"].iloc[-1]
+    again = explain(model, picture, PROMPT, options=LOOSE)
+    assert again.tried.equals(found.tried) and again.random.equals(found.random)
+
+
+def test_tiny_blip_hangs_on_the_word_that_it_answers():
+    """A word of the question that the model repeats: hidden, it cannot; other words do not matter."""
+    model, pairs = vt.load_model("tiny-blip"), vt.load_pairs("rendered_states", n=6, seed=0)
+    found = explain(model, pairs["clean_image"][0], pairs["clean_prompt"][0])
+    assert found.hidden["word"].tolist() == [pairs["correct_answer"][0]] == [found.answer]
+    assert found.becomes != found.answer and found.random_share < 0.2
+
+
+# Refusals ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"layer": 9}, "Layer 9 does not exist: language_model has layers 0 to 2"),
+        ({"heads": [0, 7]}, r"Heads \[7\] do not exist: language_model has heads 0 to 3"),
+        ({"heads": []}, "do not exist"),
+        ({"step": 99}, "step=99 does not exist"),
+        ({"options": GraphOptions(threshold=2.0)}, "No head of layer 2 has a graph.*lower the threshold"),
+        ({"options": GraphOptions(max_tokens=0)}, "max_tokens=0"),
+    ],
+)
+def test_bad_options_get_a_sentence(llava, picture, options, sentence):
+    with pytest.raises(vt.VlmtraceError, match=sentence):
+        explain(llava, picture, PROMPT, **options)
+
+
+def test_an_answer_that_the_model_does_not_give_is_refused(llava, picture):
+    given = llava.answer_tokens(llava.encode([picture], [llava.prompt_text(PROMPT)]), 1)[0]
+    other = next(token for token in map(llava.answer_token, ("red", "blue")) if token != given)
+    with pytest.raises(vt.VlmtraceError, match="explain what it does give"):
+        explain(llava, picture, PROMPT, [other], options=LOOSE)
+
+
+def test_a_head_without_a_graph_is_named_and_the_others_go_on(llava, picture, monkeypatch):
+    real = explanation.joint_attention
+
+    def one_head_looks_at_one_token(*args):
+        attention = real(*args)
+        attention[1] = 0
+        attention[1, :, 0] = 1  # a special token: the answer pays no other any attention
+        attention[2] = 0
+        attention[2, :, attention.shape[-1] // 2] = 1
+        return attention
+
+    monkeypatch.setattr(explanation, "joint_attention", one_head_looks_at_one_token)
+    found = explain(llava, picture, PROMPT, options=GraphOptions(alpha=0.2, threshold=1e-3, max_tokens=8))
+    assert set(found.graphs) == {0, 3} and set(found.refused) == {1, 2}
+    assert "lower the threshold" in found.refused[1] and "are singular" in found.refused[2]

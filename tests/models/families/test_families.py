@@ -1,0 +1,268 @@
+"""Every supported family, loaded through the front door: sweeps equal hooked forward passes, places are where they are.
+
+The models are tiny and random, of the real classes, and written by `save_pretrained` together with their processors.
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fixtures.families import FAMILIES, save
+from PIL import Image
+
+import vlmtrace as vt
+from vlmtrace.inputs.corruption import run_inputs
+from vlmtrace.inputs.token_roles import token_table
+from vlmtrace.models import Patches, Readout, Site
+from vlmtrace.models import image_geometry as places
+from vlmtrace.models.hooks import hooks
+from vlmtrace.models.sweep import reference
+
+LANGUAGE = "language_model"
+
+#: Effects below this are too small, against what may differ, to prove anything.
+VACUOUS = 2e-3
+
+#: Families whose image tokens stand for no particular patches.
+PLACELESS = ("blip2", "instructblip")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.getbasetemp() / "families"
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request, folder):
+    return request.param, vt.load_model(save(request.param, folder))
+
+
+@pytest.fixture(scope="session")
+def model(family):
+    return family[1]
+
+
+def run(model, pairs, row, corruption):
+    """Clean and corrupt traces of one pair, its corrupt inputs, its answers' ids and its token table."""
+    pair = pairs.iloc[[row]]
+    clean, inputs = (run_inputs(model, pair, side) for side in ("clean", corruption))
+    ids = model.answer_ids(pair["correct_answer"], pair["incorrect_answer"])
+    return model.trace(clean), model.trace(inputs), inputs, ids, token_table(model, pair.iloc[0], LANGUAGE, clean)
+
+
+def at(table, role):
+    return int(table.loc[table["token_role"] == role, "position"].iloc[0])
+
+
+def patches(block, chosen):
+    """Of (module, layer, head, position)."""
+    modules, layers, heads, positions = (list(column) for column in zip(*chosen, strict=True))
+    return Patches(block, modules, layers, heads, torch.tensor([positions]))
+
+
+def assert_same(model, clean, corrupt, inputs, ids, chosen, record):
+    fast = model.sweep(clean, corrupt, inputs, chosen, ids, memory=2**24)
+    slow = reference.sweep(model, clean, inputs, chosen, ids)
+    names = ("correct", "incorrect", "log_normalizer")
+    worst = max((getattr(fast, name) - getattr(slow, name)).abs().max().item() for name in names)
+    record("largest difference", worst)
+    assert worst <= 1e-4, f"{chosen.block}: logits are off by {worst:.2g}"
+    effects = (slow.logit_diff - Readout.of(corrupt.logits, ids).logit_diff[:, None]).abs()
+    assert effects.max() > VACUOUS, "the patches of this test change nothing: it proves nothing"
+
+
+@pytest.mark.parametrize("corruption", ["image", "text"])
+def test_language_model_sweep_equals_reference(model, random_pairs, corruption, record_property):
+    clean, corrupt, inputs, ids, table = run(model, random_pairs, 1, corruption)
+    block = model.blocks[LANGUAGE]
+    image = at(table, "image") + 2
+    layers, places = range(block.n_layers), (image, at(table, "correct"), len(table) - 1)
+    modules = [(module, layer, None, place) for module in block.modules for layer in layers for place in places]
+    heads = [("self_attention", layer, head, place) for layer in layers for head in (0, 3) for place in places[:2]]
+    for chosen in (modules, heads):
+        assert_same(model, clean, corrupt, inputs, ids, patches(LANGUAGE, chosen), record_property)
+
+
+def test_vision_encoder_sweep_equals_reference(model, random_pairs, record_property):
+    clean, corrupt, inputs, ids, _ = run(model, random_pairs, 0, "image")
+    block = model.blocks["vision_encoder"]
+    last = clean["vision_encoder", "residual", 0].shape[1] - 1
+    chosen = [("residual", layer, None, place) for layer in range(block.n_layers) for place in (1, last // 2, last)]
+    assert_same(model, clean, corrupt, inputs, ids, patches("vision_encoder", chosen), record_property)
+
+
+def test_pairs_of_unlike_length_together_equal_each_alone(model, random_pairs):
+    pairs = random_pairs.iloc[[0, 1, 4]]
+    together = vt.patch_heads(model, pairs, positions=["correct", "or"])
+    alone = pd.concat(
+        [vt.patch_heads(model, pairs.iloc[[i]], positions=["correct", "or"]) for i in range(3)], ignore_index=True
+    )
+    keys = ["sample_id", "layer", "head", "position", "token_role"]
+    assert together[keys].equals(alone[keys]) and set(together["token_role"]) == {"correct", "or"}
+    np.testing.assert_allclose(together["logit_diff"], alone["logit_diff"], atol=1e-4)
+    assert together["logit_diff"].abs().max() > VACUOUS
+
+
+def test_two_pairs_in_one_batch_equal_each_alone(model, random_pairs):
+    """Two images in one forward pass, one in each prompt."""
+    pairs = random_pairs.iloc[[0, 4]]
+    # The last patch: sliding windows can keep the first ones from ever reaching the answer.
+    last = len(model.tokens("vision_encoder", "", run_inputs(model, pairs.iloc[[0]], "clean"))) - 1
+    options = dict(blocks=["vision_encoder"], positions=[last])
+    together = vt.patch_modules(model, pairs, **options)
+    alone = pd.concat([vt.patch_modules(model, pairs.iloc[[i]], **options) for i in range(2)], ignore_index=True)
+    np.testing.assert_allclose(together["logit_diff"], alone["logit_diff"], atol=1e-4)
+    assert together["logit_diff"].abs().max() > 1e-3
+
+
+def test_identities(model, random_pairs):
+    """What must hold without any reference."""
+    clean, corrupt, inputs, ids, table = run(model, random_pairs, 2, "image")
+    n, last = model.blocks[LANGUAGE].n_layers, len(table) - 1
+    base, goal = Readout.of(corrupt.logits, ids), Readout.of(clean.logits, ids)
+    assert (base.logit_diff - goal.logit_diff).abs() > 0.01
+    # Clean into clean, and corrupt into corrupt: nothing changes.
+    everywhere = [(m, layer, None, 3) for m in ("residual", "mlp", "self_attention") for layer in range(n)]
+    same = model.sweep(corrupt, corrupt, inputs, patches(LANGUAGE, everywhere), ids, memory=2**24)
+    torch.testing.assert_close(same.logit_diff, base.logit_diff[:, None].expand_as(same.logit_diff), atol=1e-4, rtol=0)
+    # The last layer's last position is all that is read.
+    one = model.sweep(clean, corrupt, inputs, patches(LANGUAGE, [("residual", n - 1, None, last)]), ids, memory=2**24)
+    torch.testing.assert_close(one.correct[:, 0], goal.correct, atol=1e-4, rtol=0)
+    # Every position of a layer is all that goes on, once the image has entered.
+    site = Site(LANGUAGE, "residual", n - 2)
+    with torch.no_grad(), hooks([(model.hook_point(site), lambda _: clean[site])]):
+        torch.testing.assert_close(model.answer_logits(inputs), clean.logits, atol=1e-4, rtol=0)
+
+
+def test_image_sites_are_exactly_zero_under_text_corruption(family, random_pairs):
+    name, model = family
+    table = vt.patch_modules(model, random_pairs.iloc[[0]], "text", blocks=["vision_encoder"], positions=[1])
+    assert (table["logit_diff"] == 0).all(), f"{name}'s vision encoder does not read the prompt"
+
+
+def test_attention_is_given_whatever_the_implementation(model, random_pairs):
+    before = model.hf.config.get_text_config()._attn_implementation
+    inputs = run_inputs(model, random_pairs.iloc[[0]], "clean")
+    weights = model.attention(inputs, LANGUAGE, "self_attention")
+    block, length = model.blocks[LANGUAGE], inputs["input_ids"].shape[1]
+    assert weights.shape == (block.n_layers, 1, block.n_heads, length, length)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    assert model.hf.config.get_text_config()._attn_implementation == before
+
+
+# Places ------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """Half as wide again as it is high, so that crops, padding and tiles show."""
+    return np.full((84, 126, 3), 128, dtype=np.uint8)
+
+
+def encode(model, picture):
+    return model.encode_image(Image.fromarray(picture))
+
+
+def test_a_painted_square_is_found_where_it_was_painted(model, picture):
+    before = encode(model, picture)
+    boxes = model.image_cells(Image.fromarray(picture), before, "vision_encoder")
+    site = Site("vision_encoder", "residual", 0)
+    entering = model.trace(before, [site]).layer_inputs["vision_encoder"][0]
+    assert len(boxes) == len(entering)
+    tiles = places.vision_places(model.hf, before)[:, 0]
+    placed = np.flatnonzero(~np.isnan(boxes).any(axis=1))
+    for position in placed[:: max(1, len(placed) // 4)]:
+        top, left, bottom, right = (boxes[position] * [84, 126, 84, 126]).round().astype(int)
+        painted = picture.copy()
+        painted[top:bottom, left:right] = [255, 0, 255]
+        change = (model.trace(encode(model, painted), [site]).layer_inputs["vision_encoder"][0] - entering).norm(dim=-1)
+        found = boxes[int(change.argmax())]
+        shared = np.minimum(found[2:], boxes[position][2:]) - np.maximum(found[:2], boxes[position][:2])
+        smaller = min(np.prod(box[2:] - box[:2]) for box in (found, boxes[position]))
+        assert shared.min() > 0 and np.prod(shared) > 0.5 * smaller, f"{position} was painted, {found} changed"
+        assert change[position] == change[tiles == tiles[position]].max(), (
+            f"{position} was painted, but changed less than others"
+        )
+
+
+def test_image_tokens_lie_where_their_patches_do(family, picture):
+    """Overwriting a patch behind the vision encoder changes the tokens whose boxes hold it, and no others."""
+    name, model = family
+    image, inputs = Image.fromarray(picture), encode(model, picture)
+    tokens = model.image_cells(image, inputs)
+    is_image = model.is_image(inputs)[0]
+    assert len(tokens) == is_image.sum()
+    if name in PLACELESS:
+        assert np.isnan(tokens).all()
+        return
+    boxes = model.image_cells(image, inputs, "vision_encoder")
+    site = Site("vision_encoder", "residual", model.blocks["vision_encoder"].n_layers - 1)
+    before = model.trace(inputs, [Site(LANGUAGE, "residual", 0)]).layer_inputs[LANGUAGE]
+    for position in range(0, len(boxes), max(1, len(boxes) // 5)):
+
+        def overwrite(value, position=position):
+            value = value.clone()
+            value[:, position] += torch.randn(value.shape[-1], generator=torch.Generator().manual_seed(0))
+            return value
+
+        with hooks([(model.hook_point(site), overwrite)], n_pairs=1):
+            after = model.trace(inputs, [Site(LANGUAGE, "residual", 0)]).layer_inputs[LANGUAGE]
+        changed = (after - before)[0].abs().amax(-1) > 1e-4
+        assert not changed[~is_image].any()
+        found = tokens[changed[is_image].numpy()]
+        if np.isnan(boxes[position]).any():
+            assert np.isnan(found).all(), "what is not in the image belongs to no place in it"
+            continue
+        if not len(found):
+            assert model.parts.packed, f"position {position} reaches no token"
+            continue  # a row at the edge that is mostly padding, and is dropped with it
+        assert (found[:, :2] <= boxes[position][:2] + 1e-3).all()
+        assert (found[:, 2:] >= boxes[position][2:] - 1e-3).all()
+
+
+def test_positions_are_named_by_row_and_column(family, picture):
+    name, model = family
+    inputs = encode(model, picture)
+    boxes = model.image_cells(Image.fromarray(picture), inputs)
+    names = [token.text for token in model.tokens(LANGUAGE, model.prompt_text("?"), inputs) if token.role == "image"]
+    if "," not in names[0]:
+        assert name in (*PLACELESS, "llava_next", "llava_onevision", "llava_two_layers")
+        return
+    rows = [int(text.partition(",")[0]) for text in names]
+    columns = [int(text.partition(",")[2]) for text in names]
+    assert len(set(names)) == len(names)
+    for axis, numbers in ((1, columns), (0, rows)):
+        # Within a tile larger numbers lie further on.
+        same_tile = np.flatnonzero(np.diff(numbers) == 1)
+        known = boxes[same_tile + 1, axis] - boxes[same_tile, axis]
+        assert (known[~np.isnan(known)] > 0).mean() > 0.5
+
+
+def test_a_crop_is_accounted_for(folder, picture):
+    model = vt.load_model(save("llava", folder))
+    boxes = model.image_cells(Image.fromarray(picture), encode(model, picture))
+    # 126 × 84 pixels become 63 × 42, of which the middle 42 × 42 are kept: a sixth is missing on either side.
+    np.testing.assert_allclose(boxes[0], [0, 1 / 6, 1 / 3, 1 / 6 + 2 / 9], atol=0.015)
+    np.testing.assert_allclose(boxes[-1], [2 / 3, 5 / 6 - 2 / 9, 1, 5 / 6], atol=0.015)
+
+
+def test_padding_and_newlines_have_no_place(folder):
+    model = vt.load_model(save("llava_next", folder))
+    image = Image.new("RGB", (120, 40))
+    inputs = model.encode_image(image)
+    boxes = model.image_cells(image, inputs)
+    none = np.isnan(boxes).any(axis=1)
+    assert none.sum() == 2, "28 × 56 pixels of two tiles: one newline for each of two rows"
+    assert boxes[~none].min() >= 0 and boxes[~none].max() <= 1
+
+
+def test_answer_tokens_are_what_the_model_generates(model, random_pairs):
+    """Token by token through `extend`, without a cache, as generation goes with one."""
+    pair = random_pairs.iloc[0]
+    inputs = model.encode([pair["clean_image"]], [model.prompt_text(pair["clean_prompt"])])
+    ids = model.hf.generate(**inputs, max_new_tokens=4, do_sample=False)[0].tolist()
+    length = inputs["input_ids"].shape[1]
+    ids = ids[length:] if ids[:length] == inputs["input_ids"][0].tolist() else ids
+    found = model.answer_tokens(inputs, max_new_tokens=4)
+    stop = next((i for i, token in enumerate(ids) if token in model.stop_ids), len(ids))
+    assert found == ids[:stop]

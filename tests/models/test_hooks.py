@@ -1,0 +1,41 @@
+"""Two threads at one model: JupyterLab serves widgets beside the cell that runs."""
+
+import threading
+
+import pytest
+import torch
+
+from vlmtrace.app import Session
+from vlmtrace.inputs.corruption import run_inputs
+from vlmtrace.methods.patching.view import Patching
+from vlmtrace.models import Site
+from vlmtrace.models.hooks import hooks
+
+
+def test_hooks_of_one_thread_change_nothing_in_another(random_blip, random_pairs):
+    inputs = run_inputs(random_blip, random_pairs.iloc[[0]], "clean")
+    with torch.no_grad():
+        plain = random_blip.answer_logits(inputs)
+    found = []
+    point = random_blip.hook_point(Site("text_encoder", "residual", 1))
+    other = threading.Thread(target=lambda: found.append(random_blip.answer_logits(inputs)))
+    with torch.no_grad(), hooks([(point, torch.zeros_like)]):
+        other.start()
+        other.join(0.5)
+        assert not found, "the other thread has run through this thread's hooks"
+        changed = random_blip.answer_logits(inputs)
+    other.join(30)
+    assert torch.equal(found[0], plain) and not torch.equal(changed, plain)
+
+
+def test_views_that_are_asked_at_once_answer_as_one_after_the_other(random_blip, random_pairs):
+    expected = Patching(Session(random_blip, random_pairs)).head_effects()["patching_effect"]
+    views = [Patching(Session(random_blip, random_pairs), hidden=True) for _ in range(4)]
+    threads = [threading.Thread(target=view.show) for view in views]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for view in views:
+        assert not view.frame.error
+        assert view.head_effects()["patching_effect"].tolist() == pytest.approx(expected.tolist(), abs=1e-6)

@@ -1,0 +1,107 @@
+"""Two runs side by side: profiles, peaks and the report's section say what the tables say."""
+
+import pandas as pd
+import pytest
+from fixtures import synthetic_tables as tables
+
+from vlmtrace.core import paths
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.files import write_json, write_table
+from vlmtrace.pipeline.comparison import grounding, layer_profile, other_run, peaks
+from vlmtrace.pipeline.report import write_report
+from vlmtrace.pipeline.runs import open_run
+
+LLAVA = "language_model"
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A run of a cross-attention model, and one of a model that reads image tokens; both of one task."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    pairs = tables.make_pairs(tmp_path, n=4)
+    effects = tables.make_module_patching(pairs)
+    heads, functions = tables.make_heads(n_layers=2, n_heads=6), tables.make_functions()
+    heads = heads.assign(p_value=0.01, ci_low=heads["mean_effect"] - 0.1, ci_high=heads["mean_effect"] + 0.1)
+    found = []
+    for name, model in (("default", "tiny-blip"), ("tiny-llava", "tiny-llava")):
+        run = open_run(name)
+        # BLIP's answer decoder has self-attention, too, at its start token.
+        decoder = effects[(effects["module"] == "self_attention") & (effects["token_role"] == "correct")]
+        table = pd.concat([effects, decoder.assign(block="text_decoder", token_role="last", position=0)])
+        if model == "tiny-llava":
+            table = effects[(effects["block"] == "text_encoder") & (effects["module"] != "cross_attention")].copy()
+            table["block"] = LLAVA
+            table["patching_effect"] = 0.1 * table["layer"]
+            table.loc[table["token_role"] == "?", "token_role"] = "image"
+        write_table(table, run.path("module_patching", "rendered_states"))
+        write_table(heads, run.path("heads"))
+        write_table(functions, run.path("head_functions"))
+        stage = {"figures": [], "seconds": 1.0, "finished": "2026-01-01T00:00", "parameters": {}}
+        write_json(
+            {
+                "parameters": {"model": model, "seed": 0},
+                "stages": {"rendered_states/04_module_patching": stage},
+                "versions": {},
+            },
+            run.folder / "run.json",
+        )
+        found.append(run)
+    return found
+
+
+def test_profiles_sum_over_positions_and_tell_image_tokens_apart(runs):
+    _, llava = runs
+    profile = layer_profile(llava, ["rendered_states"])
+    table = llava.table("module_patching", "rendered_states")
+    assert set(profile["where"]) == {"text", "image"} and set(profile["model"]) == {"tiny-llava"}
+    row = profile[(profile["where"] == "text") & (profile["layer"] == 2) & (profile["module"] == "mlp")].iloc[0]
+    mine = table[(table["module"] == "mlp") & (table["layer"] == 2) & (table["corruption"] == row["corruption"])]
+    one = mine[mine["sample_id"] == row["sample_id"].split("/")[1]]
+    assert row["patching_effect"] == pytest.approx(one.loc[one["token_role"] != "image", "patching_effect"].sum())
+
+
+def test_peaks_name_the_layer_of_the_largest_mean():
+    layers = pd.DataFrame({"layer": [0, 1, 2], "patching_effect": [0.1, 0.5, 0.2]})
+    profile = layers.merge(pd.DataFrame({"sample_id": ["a", "b"]}), how="cross").assign(
+        model="m", corruption="image", module="mlp", where="text"
+    )
+    found = peaks(profile).iloc[0]
+    assert (found["layer"], found["mean"], found["n"]) == (1, 0.5, 2)
+    assert found["ci_low"] == pytest.approx(0.5) and found["ci_high"] == pytest.approx(0.5)
+
+
+def test_grounding_counts_important_heads_that_look_at_the_object(runs):
+    blip, _ = runs
+    heads, functions = blip.table("heads"), blip.table("head_functions")
+    found = grounding(blip)
+    key = ["block", "module", "layer", "head"]
+    matter = heads[heads["is_important"] & (heads["corruption"] == "image")][key].drop_duplicates()
+    named = functions[(functions["region"] == "object") & (functions["function"] == "object detection")]
+    assert found["looking"] == len(named)
+    assert found["on_object"] == len(matter.merge(named[key], on=key)) <= found["important"]
+
+
+def test_only_a_finished_run_of_another_model_stands_beside(runs):
+    blip, llava = runs
+    assert other_run(llava, "default").name == "default"
+    assert other_run(llava, "tiny-llava") is None and other_run(llava, None) is None and other_run(llava, "no") is None
+    (blip.folder / "head_functions.parquet").unlink()
+    assert other_run(llava, "default") is None
+
+
+def test_the_report_has_a_section_with_the_numbers(runs):
+    blip, llava = runs
+    page = write_report(llava, beside="default").read_text()
+    assert 'id="beside"' in page and "Beside tiny-blip" in page
+    assert (llava.folder / "figures" / "comparison.png").is_file()
+    top = peaks(pd.concat([layer_profile(run, ["rendered_states"]) for run in runs])).iloc[0]
+    assert f"{top['mean']:.2f}" in page
+    assert 'id="beside"' not in write_report(blip).read_text()
+
+
+def test_runs_without_a_shared_task_are_refused(runs, monkeypatch):
+    from vlmtrace.pipeline import comparison as compare
+
+    monkeypatch.setattr(compare, "tasks_of", lambda run: [run.name])
+    with pytest.raises(VlmtraceError, match="share no task"):
+        compare.compare(runs[1], runs[0])

@@ -1,0 +1,301 @@
+"""Runs: tables whole or not at all, records that refuse what does not belong together, parts that resume."""
+
+import json
+from types import SimpleNamespace
+
+import matplotlib
+import pandas as pd
+import pytest
+
+from vlmtrace.core import paths
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.pipeline import runs
+from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of
+from vlmtrace.pipeline.runs import open_run
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def runs_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def fake_model(fingerprint="f1", name="tiny"):
+    return SimpleNamespace(name=name, revision=None, fingerprint=lambda: fingerprint)
+
+
+def pairs(n=5):
+    return pd.DataFrame({"sample_id": [f"s{i}" for i in range(n)], "clean_image": "none.png", "value": range(n)})
+
+
+def go(name, task="t", model=None, reads=(), writes=None, **parameters):
+    """Walk one stage: read, then finish with the given tables."""
+    stage = open_run("r").stage(name, task, model=model, **parameters)
+    for table in reads:
+        stage.read(table)
+    stage.finish(**(writes or {}))
+    return stage
+
+
+def road():
+    """Stages 01 and 02 of one task, with seed 0."""
+    go("01_preprocess", writes={"pairs": pairs()}, seed=0)
+    go("02_evaluate", model=fake_model(), reads=["pairs"], writes={"evaluated": pairs()}, seed=0)
+
+
+class Counter:
+    """A computation that counts what it was asked for, and can be interrupted."""
+
+    def __init__(self, fail_at=None):
+        self.rows, self.fail_at = [], fail_at
+
+    def patch(self, model, rows, factor=1):
+        if self.fail_at in list(rows["sample_id"]):
+            raise KeyboardInterrupt
+        self.rows += list(rows["sample_id"])
+        return pd.DataFrame({"sample_id": rows["sample_id"], "effect": rows["value"] * factor})
+
+
+# Names and records
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", ".hidden", "a/b", "-n"])
+def test_a_run_cannot_have_a_name_that_is_no_folder(name):
+    with pytest.raises(VlmtraceError, match="run cannot be called"):
+        open_run(name)
+
+
+def test_run_json_says_how_every_stage_was_made(runs_folder):
+    road()
+    record = json.loads((runs_folder / "r" / "run.json").read_text())
+    assert list(record["stages"]) == ["t/01_preprocess", "t/02_evaluate"]
+    stage = record["stages"]["t/02_evaluate"]
+    assert stage["parameters"] == {"seed": 0, "model": "tiny", "fingerprint": "f1"}
+    assert stage["reads"].keys() == {"t/pairs"} and stage["writes"].keys() == {"t/evaluated"}
+    assert stage["reads"]["t/pairs"] == record["stages"]["t/01_preprocess"]["writes"]["t/pairs"]
+    assert 0 <= stage["seconds"] < 60
+    assert record["parameters"] == {"seed": 0, "model": "tiny"} and record["model_fingerprint"] == "f1"
+    assert record["versions"].keys() >= {"python", "torch", "transformers", "vlmtrace"}
+
+
+def test_a_table_comes_back_as_it_was_written():
+    road()
+    pd.testing.assert_frame_equal(open_run("r").table("evaluated", "t"), pairs())
+
+
+def test_a_missing_table_is_a_sentence():
+    with pytest.raises(VlmtraceError, match=r"no table .*pairs\.parquet: run the notebook"):
+        open_run("r").stage("02_evaluate", "t").read("pairs")
+
+
+def test_a_damaged_run_json_is_a_sentence(runs_folder):
+    road()
+    (runs_folder / "r" / "run.json").write_text("{")
+    with pytest.raises(VlmtraceError, match="not valid JSON"):
+        open_run("r").stage("03_select_samples", "t").read("evaluated")
+
+
+def test_stages_of_two_processes_end_up_in_one_record(runs_folder):
+    run = open_run("r")
+    entry = {"parameters": {}, "reads": {}, "writes": {}, "figures": [], "seconds": 1.0}
+    for i in range(20):
+        run.update(f"t{i}/01_preprocess", entry)
+    assert len(run.record()["stages"]) == 20
+
+
+# What belongs together
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"seed": 1}, "made with seed 0 .t/01_preprocess., not 1: choose another run, or run t/01_preprocess again"),
+        ({"seed": 0, "model": fake_model("f2")}, "made with model weights f1 .t/02_evaluate., not f2"),
+        ({"seed": 0, "model": fake_model(name="big")}, "made with model tiny .t/02_evaluate., not big"),
+    ],
+)
+def test_a_table_made_with_other_parameters_is_refused(parameters, sentence):
+    road()
+    with pytest.raises(VlmtraceError, match=sentence):
+        open_run("r").stage("03_select_samples", "t", **parameters).read("evaluated")
+
+
+def test_a_table_made_with_the_same_parameters_is_taken():
+    road()
+    stage = open_run("r").stage("03_select_samples", "t", model=fake_model(), seed=0)
+    assert len(stage.read("evaluated")) == 5
+
+
+def test_parameters_that_only_one_stage_has_do_not_matter():
+    road()
+    assert len(open_run("r").stage("03_select_samples", "t", per_category=8).read("evaluated")) == 5
+
+
+def test_a_table_made_from_an_older_table_is_refused():
+    road()
+    go("01_preprocess", writes={"pairs": pairs(7)}, seed=0)
+    with pytest.raises(VlmtraceError, match="t/pairs has changed since t/02_evaluate read it"):
+        open_run("r").stage("03_select_samples", "t", seed=0).read("evaluated")
+
+
+def test_the_same_table_made_again_keeps_what_was_made_from_it():
+    road()
+    go("01_preprocess", writes={"pairs": pairs()}, seed=0)
+    assert len(open_run("r").stage("03_select_samples", "t", seed=0).read("evaluated")) == 5
+
+
+def test_another_task_with_other_parameters_does_not_matter():
+    road()
+    go("01_preprocess", task="u", writes={"pairs": pairs()}, seed=9)
+    assert len(open_run("r").stage("03_select_samples", "t", seed=0).read("evaluated")) == 5
+
+
+def test_a_table_of_ones_own_is_taken(runs_folder):
+    (runs_folder / "r" / "t").mkdir(parents=True)
+    pairs().to_parquet(runs_folder / "r" / "t" / "pairs.parquet")
+    assert len(open_run("r").stage("02_evaluate", "t", seed=3).read("pairs")) == 5
+
+
+def test_a_table_that_cannot_be_written_leaves_the_old_ones(runs_folder):
+    road()
+    before = json.loads((runs_folder / "r" / "run.json").read_text())
+    stage = open_run("r").stage("01_preprocess", "t", seed=1)
+    mixed = pd.DataFrame({"column": [1, "a", object()]})
+    with pytest.raises(Exception, match=r".+"):
+        stage.finish(pairs=pairs(9), other=mixed)
+    assert len(open_run("r").table("pairs", "t")) == 5
+    assert json.loads((runs_folder / "r" / "run.json").read_text()) == before
+    assert sorted(p.name for p in (runs_folder / "r" / "t").iterdir()) == ["evaluated.parquet", "pairs.parquet"]
+
+
+def test_a_figure_is_saved_once_as_png_and_pdf_and_recorded(runs_folder):
+    pytest.importorskip("vlmtrace.plots")
+    from matplotlib import pyplot as plt
+
+    stage = open_run("r").stage("01_preprocess", "t")
+    for _ in range(2):
+        figure = plt.figure(figsize=(1, 1))
+        assert stage.figure(figure, "pairs", "Some pairs.") is figure
+        assert plt.get_fignums() == []
+    stage.finish()
+    figures = sorted(p.name for p in (runs_folder / "r" / "figures").iterdir())
+    assert figures == ["t-pairs.pdf", "t-pairs.png"]
+    recorded = open_run("r").record()["stages"]["t/01_preprocess"]["figures"]
+    assert recorded == [{"name": "t-pairs", "caption": "Some pairs."}]
+
+
+# Checkpoints
+
+
+def test_a_sweep_in_parts_equals_the_sweep_at_once():
+    counter = Counter()
+    stage = open_run("r").stage("04_module_patching", "t")
+    found = stage.resume(counter.patch, fake_model(), pairs(), chunk=2, factor=3)
+    assert list(found["effect"]) == [0, 3, 6, 9, 12]
+    assert counter.rows == ["s0", "s1", "s2", "s3", "s4"]
+
+
+def test_an_interrupted_sweep_continues_where_it_stopped(runs_folder):
+    first, second = Counter(fail_at="s4"), Counter()
+    with pytest.raises(KeyboardInterrupt):
+        open_run("r").stage("04_module_patching", "t").resume(first.patch, fake_model(), pairs(), chunk=2)
+    stage = open_run("r").stage("04_module_patching", "t")
+    found = stage.resume(second.patch, fake_model(), pairs(), chunk=2)
+    assert first.rows == ["s0", "s1", "s2", "s3"]
+    assert second.rows == ["s4"], "finished parts were computed again"
+    assert list(found["effect"]) == [0, 1, 2, 3, 4]
+    stage.finish(module_patching=found)
+    assert not list((runs_folder / "r").rglob(".parts/*/*")), "parts stay behind after the table is written"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"options": {"factor": 2}},
+        {"model": fake_model("f2")},
+        {"rows": pairs().assign(value=7)},
+        {"rows": pairs().iloc[::-1]},
+    ],
+    ids=["options", "model weights", "rows", "order"],
+)
+def test_parts_of_another_computation_are_not_taken(change):
+    first, second = Counter(), Counter()
+    stage = open_run("r").stage("04_module_patching", "t")
+    stage.resume(first.patch, fake_model(), pairs(), chunk=5)
+    rows = change.get("rows", pairs())
+    stage.resume(second.patch, change.get("model", fake_model()), rows, chunk=5, **change.get("options", {}))
+    assert second.rows == list(rows["sample_id"])
+
+
+def test_parts_of_another_version_of_the_package_are_not_taken(monkeypatch):
+    first, second = Counter(), Counter()
+    stage = open_run("r").stage("04_module_patching", "t")
+    stage.resume(first.patch, fake_model(), pairs())
+    monkeypatch.setattr(runs, "package_digest", lambda: "edited")
+    stage.resume(second.patch, fake_model(), pairs())
+    assert len(second.rows) == 5
+
+
+def test_an_image_replaced_under_its_name_makes_its_part_again(tmp_path):
+    image = tmp_path / "a.png"
+    image.write_bytes(b"one")
+    rows = pairs().assign(clean_image=str(image))
+    first, second = Counter(), Counter()
+    stage = open_run("r").stage("04_module_patching", "t")
+    stage.resume(first.patch, fake_model(), rows)
+    image.write_bytes(b"other")
+    stage.resume(second.patch, fake_model(), rows)
+    assert len(second.rows) == 5
+
+
+def damage_page(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 8] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-20]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("not parquet"),
+        lambda path: pairs().to_parquet(path),
+        damage_page,
+    ],
+    ids=["cut short", "empty", "text", "foreign table", "flipped bit"],
+)
+def test_a_part_that_cannot_be_trusted_is_computed_again(tmp_path, damage):
+    parts = Checkpoints(tmp_path, "key")
+    rows = pairs(200)
+    kept = parts.put(rows, rows[["sample_id", "value"]])
+    pd.testing.assert_frame_equal(parts.get(rows), kept)
+    (path,) = tmp_path.glob("*.parquet")
+    damage(path)
+    assert parts.get(rows) is None
+
+
+def test_chunks_cover_the_rows_in_order():
+    found = list(chunks(pairs(5), 2))
+    assert [len(part) for part in found] == [2, 2, 1]
+    assert list(pd.concat(found)["sample_id"]) == list(pairs()["sample_id"])
+    assert list(found[2].index) == [0]
+
+
+def test_no_pairs_is_a_sentence():
+    with pytest.raises(VlmtraceError, match="no pairs left to work on"):
+        open_run("r").stage("04_module_patching", "t").resume(Counter().patch, fake_model(), pairs(0))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(["ab", "c"], ["a", "bc"]), ([1], ["1"]), ([[1], 2], [[1, 2]]), ([0.1], [0.1 + 1e-16 * 2]), ([None], [])],
+)
+def test_unlike_values_have_unlike_digests(one, other):
+    assert digest_of(*one) != digest_of(*other)
+
+
+def test_equal_values_have_equal_digests():
+    assert digest_of({"a": 1, "b": (2,)}, pairs()) == digest_of({"b": (2,), "a": 1}, pairs())

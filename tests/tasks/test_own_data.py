@@ -1,0 +1,145 @@
+"""One's own data: the README's worked example, and what a CSV or folders may get wrong."""
+
+import re
+
+import pandas as pd
+import pytest
+from fixtures.pair_checks import check, count
+from fixtures.raw_data import photograph, save
+
+import vlmtrace as vt
+from vlmtrace.core import paths
+from vlmtrace.tasks.rendered import load
+from vlmtrace.tasks.sources import SOURCES
+
+README = (paths.ROOT / "README.md").read_text()
+SECTION = README[README.index("## Your own data: a worked example") : README.index("## The bundled world and model")]
+COLUMNS = ["clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer"]
+
+
+def test_the_worked_example_of_the_readme(tmp_path, monkeypatch):
+    (table,) = re.findall(r"```csv\n(.*?)```", SECTION, re.DOTALL)
+    first, second = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes" / "pairs.csv").write_text(table)
+    for i, row in enumerate(load("rendered_states", 5, 9).itertuples(), 1):
+        save(vt.models.open_image(row.clean_image), tmp_path / "shapes" / "images" / f"{i}.png")
+    for label in ("red", "blue"):
+        for i in range(3):
+            save(photograph(turn=i + (label == "red") * 90 + 1), tmp_path / "colors" / label / f"{i}.png")
+    (tmp_path / "colors" / "words.txt").write_text("green\nyellow\n\npink\n")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(first, names)
+    prepared = names["prepared"]
+    check(prepared, 4, counter=names["model"].count_tokens)
+    assert prepared.filters["rows_in"].iloc[0] == 5
+    assert prepared.set_aside[["row", "reason"]].values.tolist() == [
+        ["row 6", "corrupt_image: the image file is missing"]
+    ]
+    assert len(names["evaluated"]) == 4
+    exec(second, names)
+    check(names["prepared"], 6, counter=names["model"].count_tokens)
+    prompts = {"Is this circle red or blue?", "Is this circle blue or red?"}
+    assert set(names["prepared"].pairs["clean_prompt"]) == prompts
+
+
+def test_sources_are_those_of_the_readme():
+    for task in ("svo_probes", "mit_states", "facial_expressions", "coco_qa", "clevr"):
+        for part in ("name", "url", "licence", "citation"):
+            assert SOURCES[task][part] in README, f"the README lacks the {part} of {task}"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(6):
+        save(photograph(turn=i + 1), tmp_path / "images" / f"{i}.png")
+    return tmp_path
+
+
+def row(i, a="cat", b="dog", **further):
+    values = (f"images/{i}.png", f"images/{(i + 1) % 6}.png", f"a {a} or a {b}?", a, b)
+    return dict(zip(COLUMNS, values, strict=True)) | further
+
+
+def write(folder, *rows, **options):
+    pd.DataFrame(rows).to_csv(folder / "mine.csv", index=False, **options)
+    return folder / "mine.csv"
+
+
+def test_what_stands_in_the_csv_is_kept(folder):
+    table = write(
+        folder,
+        row(0, sample_id="one", corrupt_prompt="a cow or a pig?", category="x", noun="cat", clean_object_mask="m.png"),
+        row(1, "dog", "cat", sample_id="two", corrupt_prompt="a cow or a brown cow?", category="x"),
+    )
+    prepared = vt.prepare_pairs("csv", root=table, model=count)
+    (pair,) = prepared.pairs.to_dict("records")
+    assert (pair["sample_id"], pair["category"], pair["noun"]) == ("one", "x", "cat")
+    assert pair["clean_object_mask"] == str(folder / "m.png") and pair["task"] == "csv"
+    assert prepared.set_aside["reason"].tolist() == ["clean_prompt and corrupt_prompt have unlike numbers of tokens"]
+
+
+def test_every_faulty_row_is_named(folder):
+    table = write(
+        folder,
+        *(row(i, *words) for i, words in enumerate([("cat", "dog"), ("cow", "pig")])),
+        *(row(i, *words) | {"clean_prompt": "a cat, a pig or a goat?"} for i, words in ((2, ("pig", "cat")),)),
+        row(3, "goat", "pig", clean_prompt="a pig or a goat?"),
+        row(4, correct_answer=""),
+        row(4, correct_answer="dog"),
+        row(4, correct_answer="horse"),
+        row(4, clean_image="nowhere.png"),
+    )
+    prepared = vt.prepare_pairs("csv", root=table, model=count)
+    check(prepared, 4)
+    assert prepared.set_aside.set_index("row")["reason"].to_dict() == {
+        "row 6": "correct_answer is empty",
+        "row 7": "both answers are the same",
+        "row 8": "the correct_answer does not stand in clean_prompt",
+        "row 9": "clean_image: the image file is missing",
+    }
+
+
+def test_a_csv_that_cannot_be_used_is_one_sentence(folder):
+    with pytest.raises(vt.VlmtraceError, match="has no column 'clean_prompt': rename 'clean_promt'"):
+        misspelt = {name.replace("clean_prompt", "clean_promt"): value for name, value in row(0).items()}
+        vt.load_pairs("csv", root=write(folder, misspelt))
+    with pytest.raises(vt.VlmtraceError, match="holds sample_id 'a' more than once"):
+        vt.load_pairs("csv", root=write(folder, row(0, sample_id="a"), row(1, sample_id="a")))
+    (folder / "mine.csv").write_bytes(b"\xff\xfe\x00broken")
+    with pytest.raises(vt.VlmtraceError, match="is not a readable CSV"):
+        vt.load_pairs("csv", root=folder / "mine.csv")
+    with pytest.raises(vt.VlmtraceError, match="There is nothing at"):
+        vt.load_pairs("csv", root=folder / "other.csv")
+
+
+def test_spreadsheets_write_a_mark_before_the_header(folder):
+    table = write(folder, row(0), row(1, "cow", "pig"), encoding="utf-8-sig")
+    assert len(vt.load_pairs("csv", root=table, model=count)) == 2
+    assert table.read_bytes()[:3] == b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("question", ["Is it {a}?", "Is it {a} or {c}?", "Is it {a} or {b} or {a}?", "What is it?"])
+def test_a_question_needs_both_options(folder, question):
+    with pytest.raises(vt.VlmtraceError, match=r"must hold \{a\} and \{b\} once each"):
+        vt.load_pairs("folder", root=folder, question=question)
+
+
+def test_labels_of_a_folder(tmp_path):
+    """Names of several words; only labels of as many tokens can replace each other."""
+    for place, label in enumerate(("traffic_light", "cat", "dog", "street_lamp", "cow", "horse")):
+        for i in range(3):
+            save(photograph(turn=10 * place + i + 1), tmp_path / label / f"{i}.jpg")
+    prepared = vt.prepare_pairs("folder", root=tmp_path, model=count)
+    check(prepared)
+    assert {"cat", "dog", "cow", "horse"} <= set(prepared.pairs["correct_answer"])
+
+
+def test_two_labels_need_further_words(tmp_path):
+    for i, label in enumerate(("cat", "dog")):
+        save(photograph(turn=40 * i + 1), tmp_path / label / "0.jpg")
+    with pytest.raises(vt.VlmtraceError, match=r"no words of as many tokens .* can replace 'cat' and 'dog'"):
+        vt.load_pairs("folder", root=tmp_path, model=count)
+    (tmp_path / "words.txt").write_text("cow\npig\n")
+    assert len(vt.load_pairs("folder", root=tmp_path, model=count)) == 2

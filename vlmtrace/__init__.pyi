@@ -1,0 +1,53 @@
+from . import plots
+from .core.errors import VlmtraceError
+from .methods.attribution.gradients import attribute_heads, attribute_modules, ranking_agreement
+from .methods.causal_tracing.noise import choose_level, noise_curve, noise_scale
+from .methods.causal_tracing.summary import average_effects, later_layers
+from .methods.causal_tracing.trace import causal_trace
+from .methods.evaluation.answers import accuracy_table, check_pairs, evaluate
+from .methods.evaluation.selection import select_samples, selection_table
+from .methods.knockout.attention_knockout import knock_out_attention, replace_image_tokens
+from .methods.lens.contributions import lens_contributions, open_lens
+from .methods.lens.map_scores import map_table, score_maps
+from .methods.patching.sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
+from .models import VLM
+from .models.loading import bundled_models, load_model
+from .tasks import load_pairs, load_questions, one_question, prepare_pairs
+
+__version__: str
+
+__all__ = [
+    "VLM",
+    "VlmtraceError",
+    "accuracy_table",
+    "attribute_heads",
+    "attribute_modules",
+    "average_effects",
+    "bundled_models",
+    "causal_trace",
+    "check_pairs",
+    "choose_level",
+    "evaluate",
+    "knock_out_attention",
+    "later_layers",
+    "lens_contributions",
+    "load_model",
+    "load_pairs",
+    "load_questions",
+    "map_table",
+    "noise_curve",
+    "noise_scale",
+    "one_question",
+    "open_lens",
+    "patch_head_sets",
+    "patch_heads",
+    "patch_modules",
+    "patch_regions",
+    "plots",
+    "prepare_pairs",
+    "ranking_agreement",
+    "replace_image_tokens",
+    "score_maps",
+    "select_samples",
+    "selection_table",
+]

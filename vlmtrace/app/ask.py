@@ -1,0 +1,180 @@
+"""Ask: one pair of a run, or an image and a question of one's own."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.display.panels import image_panel
+from vlmtrace.display.style import new_figure, paper_style
+from vlmtrace.display.view import Canvas, View, png, script
+
+#: What may be opened: no larger file (a connection to the kernel takes 10 MB), no more pixels than a photograph has.
+LARGEST_FILE = 6 * 2**20
+MOST_PIXELS = 24_000_000
+
+#: What a run is called where people choose it.
+RUNS = {"clean": "clean", "image": "corrupt image", "text": "corrupt question"}
+
+
+class AskCanvas(Canvas):
+    """The pair, the question, the file, the image as the model sees it, the answer."""
+
+    _esm = script(Path(__file__).with_suffix(".js"))
+
+
+class Ask(View):
+    """Choose a pair, or open an image and type a question; see what the model sees and says.
+
+    Attributes:
+        run: "clean" or a corruption: whose image and answer are shown
+    """
+
+    title, name = "Ask", "ask"
+
+    def build(self) -> list[Any]:
+        self.run = "clean"
+        pairs = self.session.pairs
+        self.canvas = AskCanvas()
+        self._pairs = [[str(row.sample_id), str(row.clean_prompt)] for row in pairs.itertuples()]
+        self.canvas.on_msg(self._told)
+        return [self.canvas]
+
+    def load(self) -> None:
+        example = self.example
+        if self.run not in ("clean", *example.corruptions):
+            self.run = "clean"
+        seen, (rows, columns) = example.seen(self.run)
+        answer = example.answer(self.run)
+        answers = {name: example.pair.get(f"{name}_answer") for name in ("correct", "incorrect")}
+        own = example.name not in {name for name, _ in self._pairs}
+        state = {
+            "example": f"{id(example)}-{self.run}",
+            "pairs": self._pairs, "chosen": None if own else example.name,
+            "question": str(example.frame()["corrupt_prompt" if self.run == "text" else "clean_prompt"].iloc[0]),
+            "runs": {run: RUNS[run] for run in ("clean", *example.corruptions)}, "run": self.run,
+            "size": list(seen.size), "grid": [rows, columns], "answer": answer.text,
+            "options": {name: self._token(word) for name, word in answers.items() if word},
+            "top": example.top(self.run).to_dict("records"), "largest": LARGEST_FILE,
+        }  # fmt: skip
+        with self.canvas.hold_sync():
+            self.canvas.picture = png(seen)
+            self.canvas.state = state
+
+    def _token(self, word: Any) -> int | None:
+        """The id by which an option is recognised among the answers."""
+        try:
+            return self.session.model.answer_token(str(word))
+        except VlmtraceError:
+            return None
+
+    # What people do --------------------------------------------------------
+
+    def ask(self, question: str, run: str = "clean") -> None:
+        """Put another question about the image that is shown; with run="text", as the corrupt question."""
+        question = question.strip()
+        pair = self._pair()
+        if run == "text":
+            self.session.ask(**pair | {"corrupt_prompt": question})
+        else:
+            # Options and masks belong to the question that stood there.
+            self.session.ask(clean_image=pair["clean_image"], clean_prompt=question, **self._other_image(pair))
+
+    def open(self, content: bytes, run: str = "clean") -> None:
+        """Look at an image of one's own with the question that stands there; with run="image", as the corrupt image.
+
+        Raises:
+            VlmtraceError: the file is too large, or no image
+        """
+        picture = decode(content)
+        pair = self._pair()
+        if run == "image":
+            self.session.ask(**{k: v for k, v in pair.items() if not k.endswith("answer")} | {"corrupt_image": picture})
+        else:
+            self.session.ask(clean_image=picture, clean_prompt=pair["clean_prompt"])
+
+    def _pair(self) -> dict[str, Any]:
+        pair = {key: value for key, value in self.example.pair.items() if not key.endswith("_mask")}
+        return pair | {"sample_id": "own"}
+
+    def _other_image(self, pair: dict[str, Any]) -> dict[str, Any]:
+        return {"corrupt_image": pair["corrupt_image"]} if pair.get("corrupt_image") is not None else {}
+
+    def _told(self, _widget: Any, message: dict, buffers: list) -> None:
+        with self.busy(str(message.get("what", "Ask"))):
+            match message.get("do"):
+                case "choose":
+                    self.run = "clean"
+                    self.session.choose(message["sample_id"])
+                case "run":
+                    self.run = message["run"]
+                    self.load()
+                case "ask":
+                    self.run = "clean"
+                    self.ask(message["question"], message["run"])
+                case "open":
+                    self.run = "clean"
+                    self.open(bytes(buffers[0]), message["run"])
+
+    # Numbers --------------------------------------------------------
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The ten most probable first answer tokens of each run: run, rank, token, token_id, probability, logit."""
+        runs = ["clean", *self.example.corruptions]
+        return pd.concat([self.example.top(run).assign(run=run) for run in runs], ignore_index=True)
+
+    def figure(self) -> Figure:
+        return _draw(self)
+
+    def code(self) -> str:
+        return self.preamble("from vlmtrace.app import Example") + (
+            f"example = Example(model, pair)\nprint(example.answer({self.run!r}).text)\nexample.top({self.run!r})\n"
+        )
+
+
+@paper_style
+def _draw(view: Ask) -> Figure:
+    """The image as the model sees it, and the most probable answers."""
+    example, top = view.example, view.example.top(view.run)
+    figure = new_figure(height=3, width=6)
+    left, right = figure.subplots(1, 2)
+    image_panel(left, example.seen(view.run)[0])
+    left.set_title("as the model sees it")
+    right.barh(top["rank"], top["probability"], color="0.4")
+    right.set(yticks=top["rank"], yticklabels=top["token"], xlim=(0, 1), xlabel="probability of the first answer token")
+    right.invert_yaxis()
+    figure.suptitle(f"{example.question} {example.answer(view.run).text} ({RUNS[view.run]} run)")
+    return figure
+
+
+def decode(content: bytes) -> Image.Image:
+    """An image that somebody opens: bounded before it is decoded, kept in memory, never written.
+
+    Raises:
+        VlmtraceError: the file is too large, has too many pixels, or is no image
+    """
+    if len(content) > LARGEST_FILE:
+        raise VlmtraceError(
+            f"The file has {len(content) / 2**20:.1f} MB, more than {LARGEST_FILE / 2**20:.0f}: save the image smaller."
+        )
+    try:
+        with Image.open(BytesIO(content)) as opened:
+            width, height = opened.size
+            if width * height > MOST_PIXELS:
+                raise VlmtraceError(
+                    f"The image has {width} × {height} pixels, more than {MOST_PIXELS:,}: save it smaller."
+                )
+            return opened.convert("RGB")
+    except VlmtraceError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow names the object in memory, which tells nobody anything.
+        reason = "unknown format" if "BytesIO" in str(error) else str(error)
+        raise VlmtraceError(f"The file is not an image that can be read ({reason}): choose a PNG or JPEG.") from error

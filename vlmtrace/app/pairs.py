@@ -1,0 +1,36 @@
+"""Which pairs the explorer offers: those that a run has selected, otherwise new ones of the same tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from vlmtrace.models import VLM
+from vlmtrace.pipeline.runs import open_run
+from vlmtrace.tasks import load_pairs
+
+
+def example_pairs(
+    model: VLM, tasks: Sequence[str], samples: int | None = 24, seed: int = 0, run: str = "default"
+) -> pd.DataFrame:
+    """Pairs of several tasks, the categories of each in turn.
+
+    Args:
+        samples: of each task; None: all that the run has selected, or 24
+        run: whose table `selected` is read where there is one
+    Raises:
+        VlmtraceError: a task is unknown, or needs data that are not there
+    """
+    tables = []
+    for task in tasks:
+        path = open_run(run).path("selected", task)
+        if path.is_file():
+            table = open_run(run).table("selected", task)
+            print(f"{task}: {len(table)} pairs that run {run!r} has selected")
+        else:
+            table = load_pairs(task, n=samples or 24, seed=seed, model=model)
+            print(f"{task}: {len(table)} new pairs (run {run!r} has selected none)")
+        turn = table.groupby("category").cumcount() if "category" in table else pd.Series(0, table.index)
+        tables.append(table.loc[turn.sort_values(kind="stable").index][:samples].assign(task=task))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,115 @@
+"""The explorer as an app, without cells: `make app`, or `python -m vlmtrace.app.server`.
+
+Voilà serves notebook 09 to whoever has the printed address, token included. It listens on this machine only, unless
+--host names another interface. Every visitor has a kernel, which ends when nobody has used it for long.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+from pathlib import Path
+
+import click
+import nbformat
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+from vlmtrace.core import paths
+from vlmtrace.core.errors import VlmtraceError
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "09_explorer.ipynb"
+
+#: Cells with this tag are for notebooks only.
+NOTEBOOK_ONLY = "notebook-only"
+
+#: What the server and its kernels must find.
+PATHS = {"JUPYTER_PATH": Path(__file__).parent / "jupyter", "PYTHONPATH": Path(__file__).resolve().parents[2]}
+
+#: A kernel that nobody has talked to for so many seconds ends.
+IDLE = 1800
+
+
+def command(notebook: Path, host: str, port: int, token: str, theme: str) -> list[str]:
+    """The command line that serves a notebook."""
+    return [
+        sys.executable, "-m", "voila", str(notebook), "--no-browser",
+        f"--Voila.ip={host}", f"--port={port}", f"--Voila.token={token}", f"--theme={theme}",
+        "--Voila.open_browser=False", "--template=vlmtrace", "--VoilaConfiguration.file_allowlist=^$",
+        f"--TagRemovePreprocessor.remove_cell_tags={NOTEBOOK_ONLY}",
+        f"--VoilaKernelManager.cull_idle_timeout={IDLE}", "--VoilaKernelManager.cull_interval=60",
+        "--Voila.log_level=WARN",
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """The environment of the server and its kernels: they find the page's template and this package."""
+    before = {name: [part for part in os.environ.get(name, "").split(os.pathsep) if part] for name in PATHS}
+    found = {name: os.pathsep.join([str(path), *before[name]]) for name, path in PATHS.items()}
+    # A bar of the kernel would be gone before the page could show it.
+    return {**os.environ, **found, "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def free_port(host: str, first: int) -> int:
+    """The first port from `first` on that nobody listens on.
+
+    Raises:
+        VlmtraceError: the host is not of this machine, or no port of twenty is free
+    """
+    for port in range(first, first + 20):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                return port
+            except socket.gaierror as error:
+                raise VlmtraceError(
+                    f"{host!r} is no address of this machine ({error}): give HOST=0.0.0.0 for all."
+                ) from error
+            except OSError as error:
+                refused = error
+    raise VlmtraceError(f"No port from {first} to {first + 19} is free on {host} ({refused}): give another PORT.")
+
+
+def prepared(folder: Path, **parameters: object) -> Path:
+    """The notebook with these parameters, written into `folder`."""
+    notebook = parameterize_notebook(load_notebook_node(str(NOTEBOOK)), parameters)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NOTEBOOK.name
+    nbformat.write(notebook, path)
+    return path
+
+
+@click.command(help=__doc__)
+@click.option("--model", default="tiny-blip", show_default=True)
+@click.option("--tasks", default="rendered_states rendered_faces rendered_svo", show_default=True)
+@click.option("--run", default="default", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The interface to listen on.")
+@click.option("--port", default=8866, show_default=True, help="Or the next that is free.")
+@click.option("--theme", default="light", show_default=True, type=click.Choice(["light", "dark"]))
+def main(model: str, tasks: str, run: str, seed: int, device: str, host: str, port: int, theme: str) -> None:
+    try:
+        port = free_port(host, port)
+        notebook = prepared(
+            paths.DATA / "runs" / run / "app", model=model, tasks=tasks.split(), run=run, seed=seed, device=device
+        )
+    except VlmtraceError as error:
+        raise click.ClickException(str(error)) from error
+    token = secrets.token_urlsafe(24)
+    shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    print(f"The explorer of {model} is at\n\n    http://{shown}:{port}/?token={token}\n\nCtrl-C ends it.", flush=True)
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print(
+            f"It listens on {host}: whoever has this address can open it, over an unencrypted connection.", flush=True
+        )
+    # The server takes this process's place, so that whoever ends it ends the server.
+    given = command(notebook, host, port, token, theme)
+    os.execve(given[0], given, environment())
+
+
+if __name__ == "__main__":
+    main()

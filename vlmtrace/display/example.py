@@ -1,0 +1,311 @@
+"""One image and one question, asked of one model: what the views show of it is computed once and kept.
+
+example = Example(model, pairs.iloc[0])
+example.answer("clean").text
+example.attention()                     # arrays with the tokens that they belong to
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
+from vlmtrace.inputs.image_regions import image_regions
+from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
+from vlmtrace.inputs.token_roles import token_table
+from vlmtrace.models import VLM, Inputs, open_image
+from vlmtrace.models.image_geometry import as_tiles
+
+T = TypeVar("T")
+
+#: Columns of a pairs table by which an example is named in code.
+COLUMNS = (
+    "sample_id clean_image corrupt_image clean_prompt corrupt_prompt correct_answer incorrect_answer "
+    "clean_object_mask clean_distractor_mask noun"
+).split()
+
+#: Answers longer than this are cut.
+LONGEST_ANSWER = 8
+
+
+class Answer(NamedTuple):
+    """What the model says in one run.
+
+    Attributes:
+        text: the whole answer, greedily
+        ids, tokens: of the whole answer, without the token that ends it
+        logits: (vocabulary,), float32, of the first answer token
+    """
+
+    text: str
+    ids: list[int]
+    tokens: list[str]
+    logits: torch.Tensor
+
+
+class AttentionRecord(NamedTuple):
+    """Attention of one module in the clean run, with what it goes from and to.
+
+    Attributes:
+        block, module: whose it is
+        weights: (layer, head, query, key), float32; over all keys of the module, rows sum to 1
+        queries, keys: position, token, token_role; the rows and columns of `weights`
+        patches: which keys are places in the image
+        boxes: (patch, 4), where those lie, see `VLM.image_cells`
+    """
+
+    block: str
+    module: str
+    weights: np.ndarray
+    queries: pd.DataFrame
+    keys: pd.DataFrame
+    patches: np.ndarray
+    boxes: np.ndarray
+
+
+class Example:
+    """One image and one question, asked of one model.
+
+    Attributes:
+        pair: the columns of a pairs table; images are paths or pictures, and what has no corrupt run has no
+            corrupt_image and no corrupt_prompt
+        name: for titles
+    """
+
+    def __init__(self, model: VLM, pair: Mapping[str, Any] | pd.Series):
+        """
+        Raises:
+            VlmtraceError: there is no image or no question
+        """
+        self.model = model
+        self.pair = {str(key): value for key, value in dict(pair).items() if not _is_missing(value)}
+        self.pair.setdefault("sample_id", "own")
+        for column in ("clean_image", "clean_prompt"):
+            if not self.pair.get(column):
+                raise VlmtraceError(f"The example {self.name!r} has no {column}: give an image and a question.")
+        self._kept: dict[Any, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return str(self.pair["sample_id"])
+
+    @property
+    def question(self) -> str:
+        return str(self.pair["clean_prompt"])
+
+    @property
+    def corruptions(self) -> list[str]:
+        """The corruptions that this example has a corrupt run of."""
+        columns = {"image": "corrupt_image", "text": "corrupt_prompt"}
+        return [name for name in CORRUPTIONS if self.pair.get(columns[name]) is not None]
+
+    def __repr__(self) -> str:
+        return f"<Example {self.name}: {self.question}>"
+
+    def keep(self, key: Any, compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed at the first call with this key."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
+    # Images --------------------------------------------------------
+
+    @property
+    def image(self) -> Image.Image:
+        return self.keep("image", lambda: open_image(self.pair["clean_image"]))
+
+    def seen(self, run: str = "clean") -> tuple[Image.Image, tuple[int, int]]:
+        """The image exactly as the model receives it (tiles one below the other), and its rows and columns of patches.
+
+        The processor's normalization is undone, its resizing, cropping and padding are not.
+        """
+
+        def compute() -> tuple[Image.Image, tuple[int, int]]:
+            inputs = self.inputs(run)
+            tiles = as_tiles(cast(Any, self.model), inputs)
+            processor = self.model.processor.image_processor
+            if getattr(processor, "do_normalize", True):
+                mean, std = (np.reshape(getattr(processor, f"image_{name}"), (3, 1, 1)) for name in ("mean", "std"))
+                tiles = tiles * std + mean
+            pixels = np.concatenate(list(tiles), axis=1).transpose(1, 2, 0)
+            # Without rescaling to 0 … 1 the model is given 0 … 255.
+            scale = 255 if getattr(processor, "do_rescale", True) else 1
+            picture = Image.fromarray(np.rint(np.clip(pixels * scale, 0, 255)).astype(np.uint8))
+            return picture, self.model.patch_grid(inputs)
+
+        return self.keep(("seen", run), compute)
+
+    @property
+    def regions(self) -> dict[str, np.ndarray]:
+        """Which image positions show object, distractor and background, where masks tell (see `image_regions`)."""
+        return self.keep("regions", lambda: image_regions(self.model, self.pair, self.inputs()))
+
+    # Runs --------------------------------------------------------
+
+    def inputs(self, run: str = "clean") -> Inputs:
+        """Model inputs of the clean run or of a corruption's run (batch 1).
+
+        Raises:
+            VlmtraceError: the example has no such run
+        """
+        one_of(run, ("clean", *self.corruptions), f"run of {self.name}")
+        return self.keep(("inputs", run), lambda: run_inputs(self.model, self.frame(), run))
+
+    def frame(self) -> pd.DataFrame:
+        """The example as a pairs table of one row; what is not corrupted stays as in the clean run."""
+        pair = {"corrupt_image": self.pair["clean_image"], "corrupt_prompt": self.question, **self.pair}
+        return pd.DataFrame([pair])
+
+    def answer(self, run: str = "clean") -> Answer:
+        """What the model says in a run."""
+
+        def compute() -> Answer:
+            inputs, tokenizer = self.inputs(run), self.model.tokenizer
+            with torch.no_grad():
+                logits = self.model.answer_logits(inputs)[0].cpu()
+            ids = self.model.answer_tokens(inputs, LONGEST_ANSWER)
+            return Answer(tokenizer.decode(ids).strip(), ids, tokenizer.convert_ids_to_tokens(ids), logits)
+
+        return self.keep(("answer", run), compute)
+
+    def top(self, run: str = "clean", n: int = 10) -> pd.DataFrame:
+        """The n most probable first answer tokens of a run: rank, token, token_id, probability, logit."""
+        return top_tokens(self.model, self.answer(run).logits, n)
+
+    @property
+    def options(self) -> tuple[str, str]:
+        """Correct and incorrect answer; where the example names none, what the model says clean and corrupt.
+
+        Raises:
+            VlmtraceError: the model gives the same answer in both runs
+        """
+        said = self.answer().text
+        correct = str(self.pair.get("correct_answer") or said)
+        if self.pair.get("incorrect_answer"):
+            return correct, str(self.pair["incorrect_answer"])
+        others = [self.answer(run).text for run in self.corruptions]
+        other = next((text for text in others if text != said), None)
+        if other is None:
+            raise VlmtraceError(
+                f"The model answers {said!r} in the clean and in the corrupt run of {self.name}, so that nothing is "
+                "to be restored: choose a second image or question that gives another answer."
+            )
+        return correct, other
+
+    def runs(self, corruption: str) -> PairRuns:
+        """Clean and corrupt run with all their activations.
+
+        Raises:
+            VlmtraceError: there is no such corrupt run, or the two runs cannot be aligned
+        """
+        if not self.corruptions:
+            raise VlmtraceError(
+                f"{self.name} has no corrupt run to patch: in Ask, give a second image or a second question."
+            )
+        one_of(corruption, self.corruptions, f"corruption of {self.name}")
+
+        def compute() -> PairRuns:
+            correct, incorrect = self.options
+            frame = self.frame().assign(correct_answer=correct, incorrect_answer=incorrect)
+            return run_pairs(self.model, frame, [encode_pair(self.model, frame, 0, corruption)])
+
+        return self.keep(("runs", corruption), compute)
+
+    # Tokens and attention --------------------------------------------------------
+
+    def tokens(self, block: str) -> pd.DataFrame:
+        """What stands at each position of a block: position, token, token_role."""
+        return self.keep(("tokens", block), lambda: token_table(self.model, self.pair, block, self.inputs()))
+
+    def attention(self) -> AttentionRecord:
+        """Attention of the module that looks at the image, from the tokens of prompt and answer.
+
+        Of a decoder-only model rows of image tokens are left out, so that what is kept grows with the image only once.
+        Of BLIP the queries are the question's tokens: its answer decoder never sees the image.
+        """
+        return self.keep("attention", lambda: _image_attention(self))
+
+    def answer_attention(self) -> tuple[AttentionRecord, np.ndarray]:
+        """From where each answer token is drawn: (layer, head, answer token, prompt token), and the same to patches.
+
+        A row is the query at which the token is predicted. Decoder-only: rows of the attention itself. BLIP: the
+        decoder's cross-attention to the question; to patches it leads through the question only, so the second array
+        is the product of both attentions (mean over heads each), layer by layer: a path, not a weight.
+        Returns:
+            the first as AttentionRecord; the second as (layer, answer token, patch)
+        """
+        return self.keep("answer attention", lambda: _answer_attention(self))
+
+
+def top_tokens(model: VLM, logits: torch.Tensor, n: int = 10) -> pd.DataFrame:
+    """The n most probable tokens: rank (from 1), token, token_id, probability, logit."""
+    probabilities = logits.float().softmax(-1)
+    ids = probabilities.argsort(descending=True, stable=True)[:n].tolist()
+    return pd.DataFrame(
+        {
+            "rank": range(1, len(ids) + 1),
+            "token": model.tokenizer.convert_ids_to_tokens(ids),
+            "token_id": ids,
+            "probability": probabilities[ids].tolist(),
+            "logit": logits[ids].tolist(),
+        }
+    )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (np.isscalar(value) and bool(pd.isna(value)))
+
+
+def _answer_rows(example: Example, first: int) -> pd.DataFrame:
+    tokens = example.answer().tokens
+    return pd.DataFrame(
+        {"position": range(first, first + len(tokens)), "token": tokens, "token_role": ["answer"] * len(tokens)}
+    )
+
+
+def _image_attention(example: Example) -> AttentionRecord:
+    model, block, module = example.model, example.model.head_block.name, example.model.image_module
+    inputs, tokens = example.inputs(), example.tokens(block)
+    at_image = model.image_positions(inputs, model.image_block)
+    boxes = model.image_cells(example.pair["clean_image"], inputs, model.image_block)
+    placed = ~np.isnan(boxes).any(axis=1)
+    if not placed.any():
+        raise VlmtraceError(
+            f"No image token of {model.name} stands for a place in the image: nothing can be drawn on it."
+        )
+    patches = at_image.nonzero()[0][placed]
+    if model.image_block != block:
+        weights = model.attention(inputs, block, module)[:, 0].cpu().numpy()
+        return AttentionRecord(
+            block, module, weights, tokens, example.tokens(model.image_block), patches, boxes[placed]
+        )
+    tokens = pd.concat([tokens, _answer_rows(example, len(tokens))], ignore_index=True)
+    weights = model.attention(model.extend(inputs, example.answer().ids), block, module)[:, 0].cpu().numpy()
+    text = ~np.isin(tokens["position"], at_image.nonzero()[0])
+    return AttentionRecord(
+        block, module, weights[:, :, text], tokens[text].reset_index(drop=True), tokens, patches, boxes[placed]
+    )
+
+
+def _answer_attention(example: Example) -> tuple[AttentionRecord, np.ndarray]:
+    model, looks, answer = example.model, example.attention(), example.answer()
+    rows = _answer_rows(example, 0)
+    if model.image_block == looks.block:
+        prompt = len(example.tokens(looks.block))
+        queries = looks.queries["position"].isin(range(prompt - 1, prompt - 1 + len(rows))).to_numpy()
+        steps = looks.weights[:, :, queries]
+        words = looks.queries[looks.queries["position"] < prompt].reset_index(drop=True)
+        question = looks._replace(weights=steps[..., words["position"].to_numpy()], queries=rows, keys=words)
+        return question, steps[..., looks.patches].mean(axis=1)
+    block = model.answer_block
+    found = model.attention(model.extend(example.inputs(), answer.ids), block, "cross_attention")
+    steps = found[:, 0, :, : len(rows)].cpu().numpy()
+    through = steps.mean(axis=1) @ looks.weights[..., looks.patches].mean(axis=1)
+    return AttentionRecord(block, "cross_attention", steps, rows, looks.queries, looks.patches, looks.boxes), through

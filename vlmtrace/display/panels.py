@@ -1,0 +1,281 @@
+"""The parts of figures: what one pair of axes shows. Figures and explorers are put together from these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.images import open_image
+from vlmtrace.display.style import (
+    ATTENTION,
+    MISSING,
+    SIGNED,
+    readable,
+    signed_norm,
+    thin_ticks,
+)
+
+Picture = Image.Image | str | Path
+Corner = Literal["outside lower center", "outside upper center", "outside upper right"]
+
+#: How the outline of a mask is drawn, by the mask's column in the pairs table.
+OUTLINES: dict[str, tuple[str, Any]] = {
+    "clean_object_mask": ("object asked about", "-"),
+    "clean_distractor_mask": ("distractor", (0, (2, 1.2))),
+}
+_OUTLINE_COLOR = "#00e5ff"
+_OUTLINE_EFFECTS = [patheffects.withStroke(linewidth=2.0, foreground="black"), patheffects.Normal()]
+
+
+def effect_panel(axes: Axes, matrix: pd.DataFrame, labels: Sequence[str], limit: float) -> None:
+    """A heat map of signed effects, layers upwards as information flows, what was patched from left to right.
+
+    Args:
+        matrix: layer × token role, position or head; a missing value is gray
+        labels: of the columns
+        limit: colors range over −limit … limit
+    """
+    norm = signed_norm(limit)
+    sns.heatmap(
+        matrix, ax=axes, cmap=SIGNED, vmin=norm.vmin, vmax=norm.vmax, cbar=False,
+        linewidths=0.4 if matrix.size < 300 else 0, linecolor="white", xticklabels=False, yticklabels=False,
+    )  # fmt: skip
+    axes.set_facecolor(MISSING)
+    axes.invert_yaxis()
+    label_ticks(axes, "y", [str(layer) for layer in matrix.index], thin=True)
+    axes.set(xlabel="", ylabel="layer")
+    label_ticks(axes, "x", labels)
+    for side in ("left", "bottom", "right", "top"):
+        axes.spines[side].set_visible(True)
+
+
+def label_ticks(axes: Axes, axis: str, labels: Sequence[str], thin: bool = False) -> None:
+    """Label the cells of a heat map at their centers.
+
+    Args:
+        axis: "x" or "y"
+        thin: leave labels out where there are many; right for numbers in a row, wrong for words
+    """
+    shown = thin_ticks(len(labels)) if thin else range(len(labels))
+    ticks = [index + 0.5 for index in shown]
+    texts = [labels[index] for index in shown]
+    if axis == "y":
+        axes.set_yticks(ticks, texts, rotation=0)
+    elif thin:
+        axes.set_xticks(ticks, texts, rotation=0)
+    else:
+        axes.set_xticks(ticks, texts, rotation=45, ha="right", rotation_mode="anchor")
+
+
+def emphasize_options(axes: Axes) -> None:
+    """Set the two options in bold among the token roles: there the answer is decided."""
+    for label in axes.get_xticklabels():
+        if label.get_text().startswith(("correct", "incorrect")):
+            label.set_fontweight("bold")
+
+
+def head_panel(axes: Axes, matrix: pd.DataFrame, limit: float, annotate: bool = False) -> None:
+    """Layer × head of one module, signed effects; `annotate` writes the number into each cell."""
+    heads = [str(head) for head in matrix.columns]
+    effect_panel(axes, matrix, heads, limit)
+    label_ticks(axes, "x", heads, thin=True)
+    axes.set_xlabel("head")
+    if annotate:
+        write_cells(axes, matrix, limit, height=0.4)
+
+
+def write_cells(axes: Axes, matrix: pd.DataFrame, limit: float, height: float = 0.46) -> None:
+    """Write each cell's number at `height` in its cell, in white where the color below it is dark."""
+    for (row, column), value in np.ndenumerate(matrix.to_numpy(dtype=float)):
+        if np.isfinite(value):
+            ink = "white" if abs(value) > 0.6 * limit else "black"
+            # U+2212 is the minus that has the width of the plus; −0.00 would look like a finding.
+            text = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+            axes.text(column + 0.5, row + height, text, ha="center", va="center_baseline", fontsize=7, color=ink)
+
+
+def mark_cells(axes: Axes, marked: pd.DataFrame, mark: str, at: tuple[float, float] = (0.5, 0.5)) -> None:
+    """Put a mark into the cells where `marked` is true.
+
+    Args:
+        marked: bool, of the shape of the heat map
+        mark: "disk" or "ring"; a ring fits around a disk
+        at: where in the cell, as fractions of its width and height
+    """
+    rows, columns = np.nonzero(marked.to_numpy(dtype=bool))
+    axes.plot(columns + at[0], rows + at[1], **MARKS[mark])
+
+
+_MARK: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgecolor": "white"}
+#: How heads are marked, as properties of a line: black with a white rim, readable on every color of the map.
+MARKS: dict[str, dict[str, Any]] = {
+    "disk": _MARK | {"markersize": 4.2, "markerfacecolor": "black", "markeredgewidth": 0.7},
+    "ring": _MARK | {
+        "markersize": 6.8, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 0.9,
+        "path_effects": [patheffects.withStroke(linewidth=2.0, foreground="white")],
+    },
+}  # fmt: skip
+
+
+def grouped_places(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
+    """Heights for rows of (group, name), groups together, with room above each group for its name."""
+    groups = list(dict.fromkeys(group for group, _ in kinds))
+    rows = sorted(kinds, key=lambda kind: groups.index(kind[0]))
+    return {kind: row + 0.9 * (groups.index(kind[0]) + 1) for row, kind in enumerate(rows)}
+
+
+def label_groups(axes: Axes, places: dict[tuple[str, str], float], labels: Sequence[str]) -> None:
+    """Label the rows of `grouped_places`, the first on top, and set each group's name in bold above its rows."""
+    axes.set_yticks(list(places.values()), labels)
+    axes.set_ylim(max(places.values()) + 0.6, -0.3)
+    for group in dict.fromkeys(group for group, _ in places):
+        height = min(height for (found, _), height in places.items() if found == group)
+        axes.text(
+            -0.04, height - 0.85, readable(group), fontweight="bold", ha="right", fontsize=7,
+            transform=axes.get_yaxis_transform(),
+        )  # fmt: skip
+
+
+def image_panel(axes: Axes, picture: Picture, gray: bool = False) -> tuple[int, int]:
+    """Show an image without axes; return its width and height in pixels.
+
+    Args:
+        gray: only its light and dark, paled, as the ground for an overlay in color
+    """
+    image = open_image(picture)
+    if gray:
+        image = Image.blend(image.convert("L"), Image.new("L", image.size, 255), 0.35)
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=_extent(image.size))
+    _frame(axes)
+    return image.size
+
+
+def outline_masks(axes: Axes, masks: dict[str, Picture], size: tuple[int, int]) -> None:
+    """Draw the outline of each mask over an image of `size` = (width, height).
+
+    Args:
+        masks: by column name (see OUTLINES)
+
+    Raises:
+        VlmtraceError: a mask has not the size of its image.
+    """
+    for column, picture in masks.items():
+        mask = open_image(picture).convert("L")
+        if mask.size != size:
+            raise VlmtraceError(
+                f"The mask {picture} has {mask.size[0]} × {mask.size[1]} pixels, its image {size[0]} × {size[1]}: "
+                "render the mask again in the size of the image."
+            )
+        # A rim of empty pixels closes the outline of an object that touches the border.
+        inside = np.pad(np.asarray(mask) > 127, 1)
+        if inside.any():
+            x, y = np.arange(-1, size[0] + 1) + 0.5, np.arange(-1, size[1] + 1) + 0.5
+            contour = axes.contour(
+                x, y, inside, [0.5], colors=_OUTLINE_COLOR, linewidths=1.0, linestyles=[OUTLINES[column][1]]
+            )
+            contour.set_path_effects(_OUTLINE_EFFECTS)
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
+
+
+def masks_of(pair: pd.Series) -> dict[str, Picture]:
+    """The masks that a row of the pairs table names, by column."""
+    return {column: pair[column] for column in OUTLINES if isinstance(pair.get(column), str)}
+
+
+def outline_legend(figure: FigureBase, columns: Iterable[str], loc: Corner = "outside lower center") -> None:
+    """Say below the figure (or at `loc`) what the outlines of the masks in `columns` are, if there are any."""
+    found = set(columns)
+    handles = [
+        Line2D([], [], color=_OUTLINE_COLOR, linestyle=line, label=label, linewidth=1, path_effects=_OUTLINE_EFFECTS)
+        for column, (label, line) in OUTLINES.items()
+        if column in found
+    ]
+    if handles:
+        figure.legend(handles=handles, loc=loc, ncols=len(handles))
+
+
+def masks_of_any(pairs: pd.DataFrame) -> set[str]:
+    """The mask columns that at least one pair fills."""
+    return {column for _, pair in pairs.iterrows() for column in masks_of(pair)}
+
+
+def attention_panel(
+    axes: Axes, picture: Picture, weights: np.ndarray, limit: float, masks: dict[str, Picture] | None = None
+) -> AxesImage:
+    """Attention to image patches over the image in gray, with the masks' outlines.
+
+    Args:
+        weights: (rows, columns) of the patch grid, which spans the whole image
+        limit: colors range over 0 … limit
+    """
+    size = image_panel(axes, picture, gray=True)
+    shown = axes.imshow(
+        weights, cmap=ATTENTION, norm=Normalize(0, limit), extent=_extent(size), interpolation="nearest", zorder=1
+    )
+    outline_masks(axes, masks or {}, size)
+    return shown
+
+
+def patch_effect_panel(
+    axes: Axes, effects: np.ndarray, limit: float, size: tuple[int, int], masks: dict[str, Picture]
+) -> None:
+    """Signed effects of image patches where they lie in the image, with the masks' outlines.
+
+    Args:
+        effects: (rows, columns) of the patch grid
+        size: width and height of the image in pixels
+    """
+    axes.imshow(effects, cmap=SIGNED, norm=signed_norm(limit), extent=_extent(size), interpolation="nearest")
+    _frame(axes)
+    outline_masks(axes, masks, size)
+
+
+def head_name(module: str, layer: int, head: int) -> str:
+    """A head as figures call it.
+
+    >>> head_name("cross_attention", 2, 5)
+    'cross-attention 2.5'
+    """
+    return f"{readable(module)} {layer}.{head}"
+
+
+def _extent(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    return (0, size[0], size[1], 0)
+
+
+def _frame(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=True, linewidth=0.4, color="0.4")
+
+
+def lines(axes: Axes, effects: pd.DataFrame, hue: str, title: str) -> None:
+    """Mean effect by layer with its 95 % interval over pairs, one line a value of `hue`."""
+    sns.lineplot(
+        effects.rename(columns={hue: title}), x="layer", y="patching_effect", hue=title, palette="colorblind",
+        style=title, markers=True, dashes=False, errorbar=("ci", 95), n_boot=500, seed=0, ax=axes,
+    )  # fmt: skip
+    axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    sns.despine(ax=axes)
+
+
+def _one_legend(figure: Figure, panels) -> None:
+    handles, labels = panels[0].get_legend_handles_labels()
+    for axes in panels:
+        axes.get_legend().remove()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

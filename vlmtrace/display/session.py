@@ -1,0 +1,88 @@
+"""What the views share: the pairs to choose from and the example that is looked at now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.schema import check_columns
+from vlmtrace.display.example import Example
+from vlmtrace.models import VLM
+
+
+class Session:
+    """One model, its pairs, and the example that every view shows.
+
+    Attributes:
+        pairs: what can be chosen; sample_id begins with the task where tasks share ids
+        example: the one that is looked at; set by `choose` and `ask`
+    """
+
+    def __init__(self, model: VLM, pairs: pd.DataFrame):
+        """
+        Raises:
+            VlmtraceError: the table lacks a column or has no row
+        """
+        check_columns(pairs, ["sample_id", "clean_image", "clean_prompt"], "pairs")
+        if pairs.empty:
+            raise VlmtraceError("The pairs table has no rows: build it with load_pairs, or relax the selection.")
+        if "task" in pairs and pairs["sample_id"].duplicated().any():
+            pairs = pairs.assign(sample_id=pairs["task"] + "/" + pairs["sample_id"])
+        self.model = model
+        self.pairs = pairs.reset_index(drop=True)
+        self._listeners: list[Callable[[], None]] = []
+        self._kept: dict[str, Example] = {}
+        self.example = self._of_pair(str(self.pairs["sample_id"].iloc[0]))
+
+    def choose(self, sample_id: str) -> Example:
+        """Look at a pair of the table.
+
+        Raises:
+            VlmtraceError: there is no such pair
+        """
+        return self._look_at(self._of_pair(sample_id))
+
+    def ask(self, **pair: Any) -> Example:
+        """Look at an image and a question of one's own: clean_image and clean_prompt, and, to patch, corrupt ones.
+
+        Raises:
+            VlmtraceError: the image or the question is missing
+        """
+        return self._look_at(Example(self.model, {"sample_id": "own", **pair}))
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever another example is looked at."""
+        self._listeners.append(listener)
+
+    def _look_at(self, example: Example) -> Example:
+        self.example = example
+        for listener in self._listeners:
+            listener()
+        return example
+
+    def _of_pair(self, sample_id: str) -> Example:
+        rows = self.pairs[self.pairs["sample_id"] == sample_id]
+        if rows.empty:
+            raise VlmtraceError(f"There is no pair {sample_id!r} among the {len(self.pairs)} of this table.")
+        # The last few are kept, so that going back to one of them is at once; traces of many would fill the memory.
+        if sample_id not in self._kept:
+            while len(self._kept) >= 4:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[sample_id] = Example(self.model, rows.iloc[0])
+        return self._kept[sample_id]
+
+
+def session_of(given: Session | VLM, pairs: pd.DataFrame | Mapping | None = None) -> Session:
+    """A session as it is, or a new one of a model and pairs, so that `Ask(session)` and `Ask(model, pairs)` both work.
+
+    Raises:
+        VlmtraceError: a model without pairs
+    """
+    if isinstance(given, Session):
+        return given
+    if pairs is None:
+        raise VlmtraceError("A view needs a session, or a model and pairs: Attention(Session(model, pairs)).")
+    return Session(given, pd.DataFrame(pairs))

@@ -1,0 +1,178 @@
+"""How every figure looks, and how it is saved."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+
+from vlmtrace.core.files import write_atomically
+
+P = ParamSpec("P")
+
+#: Width and height of a page's text in inches: figures are drawn at the size at which they are printed.
+PAGE_WIDTH = 7.0
+PAGE_HEIGHT = 9.5
+#: Signed effects: blue below 0, white at 0, red above. Red and blue differ for every common color blindness.
+MISSING = "0.8"
+SIGNED = mpl.colormaps["RdBu_r"].with_extremes(bad=MISSING)
+#: Attention shares: transparent at 0, so that the image shows where the model does not look.
+ATTENTION = LinearSegmentedColormap.from_list(
+    "attention", [(1.0, 0.85, 0.2, 0.0), (1.0, 0.65, 0.0, 0.75), (0.75, 0.1, 0.1, 0.9), (0.35, 0.0, 0.25, 1.0)]
+)
+PALETTE = sns.color_palette("colorblind")
+EFFECT = "patching effect (0 = corrupt, 1 = clean)"
+
+_PAPER: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "figure.titlesize": 9,
+    "figure.titleweight": "bold",
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+}
+
+
+class PaperFigure(Figure):
+    """A figure that a notebook shows once, when it is a cell's result, whether or not pyplot was ever used."""
+
+    def _repr_png_(self) -> bytes:
+        return render_png(self, dpi=144)
+
+
+def render_png(figure: Figure, dpi: int) -> bytes:
+    """The figure as the bytes of a PNG."""
+    from io import BytesIO
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def new_figure(height: float, width: float = PAGE_WIDTH) -> Figure:
+    """An empty figure in inches, outside pyplot's global list, so that hundreds of them leave nothing behind."""
+    return PaperFigure(figsize=(width, height), dpi=144, layout="constrained")
+
+
+def paper_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Let a plotting function draw in the paper's style, whatever the reader's own matplotlib settings are."""
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with sns.axes_style("ticks"), mpl.rc_context(_PAPER):
+            figure = draw(*args, **kwargs)
+            figure.draw_without_rendering()  # ticks are made at the first draw: make them in this style
+        return figure
+
+    return styled
+
+
+def save_figure(figure: Figure, path: str | Path) -> list[Path]:
+    """Write `path`.png (200 dpi) and `path`.pdf, each whole or not at all.
+
+    Args:
+        path: without suffix
+    Returns:
+        the two paths
+    """
+    path = Path(path)
+    written = []
+    for suffix, options in ((".png", {"dpi": 200}), (".pdf", {"metadata": {"CreationDate": None}})):
+        target = path.with_name(path.name + suffix)
+        # Type 42: text stays text, as journals ask.
+        with write_atomically(target) as temporary, mpl.rc_context({"pdf.fonttype": 42}):
+            figure.savefig(temporary, **options)
+        written.append(target)
+    return written
+
+
+def readable(name: object) -> str:
+    """A column's or module's name as an axis says it.
+
+    >>> readable("cross_attention"), readable("vision_encoder")
+    ('cross-attention', 'vision encoder')
+    """
+    return str(name).replace("_attention", "-attention").replace("_", " ")
+
+
+def order_label(correct_first: bool) -> str:
+    """Which option the prompt names first."""
+    return "correct option first" if correct_first else "incorrect option first"
+
+
+def effect_limit(values: Iterable[float]) -> float:
+    """Half the width of a color range centred on 0: the smallest round number, at least 0.05, that holds all values.
+
+    Round limits make two figures comparable at a glance; the color bar states them.
+
+    >>> effect_limit([-0.3, 0.12]), effect_limit([0.9])
+    (0.3, 1.0)
+    """
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    ladder = (float(f"{mantissa}e{power}") for power in range(-2, 300) for mantissa in (1, 2, 3, 4, 5, 6, 8))
+    return next(limit for limit in ladder if limit >= max(largest, 0.05))
+
+
+def signed_norm(limit: float) -> Normalize:
+    """Colors for signed values: the same distance from 0 has the same strength on both sides."""
+    return Normalize(-limit, limit)
+
+
+def signed_colorbar(figure: Figure, axes: Iterable[Axes], limit: float, values: Iterable[float], over: str) -> Colorbar:
+    """The bar below a figure of effects: unit, baseline, what was averaged, and the range of colors.
+
+    Args:
+        limit: the colors' range is −limit … limit
+        values: what is drawn; where a value lies beyond the limit, the bar's ends become arrows
+        over: what a cell is, e.g. "mean over n = 12 pairs"
+    """
+    bar = figure.colorbar(
+        ScalarMappable(signed_norm(limit), SIGNED),
+        ax=list(axes),
+        location="bottom",
+        aspect=60,
+        fraction=0.25 / figure.get_figheight(),  # room enough for the bar's full width in low figures
+        pad=0.02,
+        extend="both" if max(map(abs, values), default=0.0) > limit * (1 + 1e-9) else "neither",
+        ticks=np.linspace(-limit, limit, 5),
+    )
+    bar.set_label(f"{EFFECT}\n{over}; colors span ±{limit:g}")
+    bar.outline.set_linewidth(0.4)
+    return bar
+
+
+def thin_ticks(count: int, at_most: int = 12) -> list[int]:
+    """Evenly spaced indices among `count`, so that labels never touch.
+
+    >>> thin_ticks(4), thin_ticks(32)
+    ([0, 1, 2, 3], [0, 4, 8, 12, 16, 20, 24, 28])
+    """
+    step = next(step for step in (1, 2, 4, 5, 8, 10, 16, 20, 50, count) if count <= at_most * step)
+    return list(range(0, count, step))
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """One legend for all panels, made from what one of them shows."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

@@ -1,0 +1,5 @@
+"""From a table's row to tensors: prompts, token roles, image regions, corruption, batches."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,12 @@
+from .corruption import CORRUPTIONS, run_inputs
+from .image_regions import coverage, image_regions, on_image
+from .token_roles import token_table
+
+__all__ = [
+    "CORRUPTIONS",
+    "coverage",
+    "image_regions",
+    "on_image",
+    "run_inputs",
+    "token_table",
+]

@@ -1,0 +1,24 @@
+"""Image tokens as a whole: their mean over images."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from vlmtrace.core.progress import progress
+from vlmtrace.inputs.batching import equal_length_batches
+from vlmtrace.inputs.corruption import run_inputs
+from vlmtrace.models import VLM
+
+
+def mean_image_token(model: VLM, pairs: pd.DataFrame, batch: int = 32) -> Tensor:
+    """The mean over all image positions of the clean images of some pairs: (width,)."""
+    total, n = torch.zeros(()), 0
+    with torch.no_grad():
+        batches = equal_length_batches(model, pairs["clean_prompt"], batch, pairs["clean_image"])
+        for rows in progress(batches, f"mean image token of {len(pairs)} images"):
+            inputs = run_inputs(model, pairs.iloc[rows], "clean")
+            kept = model.image_embeddings(inputs).float().flatten(0, 1)
+            total, n = total.to(kept.device) + kept.sum(0), n + len(kept)
+    return total / n

@@ -1,0 +1,244 @@
+"""What heads look at, scored with the masks of the rendered scenes.
+
+The masks say where the object that the question asks about is, and where the distractor. So "this head
+finds the object" is a number here: the share of its attention that falls on the object, against the share
+of the image that the object covers and against what heads do on average. Attention says where a head reads;
+what it does with what it reads is told by patching it (`vlmtrace.methods.circuits.heads`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from vlmtrace.core import stats
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.progress import progress
+from vlmtrace.core.schema import HEAD, check_columns
+from vlmtrace.inputs.batching import equal_length_batches
+from vlmtrace.inputs.corruption import run_inputs
+from vlmtrace.inputs.image_regions import MASKS, mask_coverage
+from vlmtrace.inputs.token_roles import token_table
+from vlmtrace.models import VLM, Inputs, Site
+from vlmtrace.models.vlm import inputs_of_pair
+
+#: Parts of the image; a patch that a mask covers by half counts half for it. `outlier` is a part of `background`.
+REGIONS = ("object", "distractor", "background", "outlier")
+
+#: The norm of an outlier patch lies so many standard deviations above the mean over the image's patches.
+OUTLIER_SD = 3.0
+
+#: How much denser (or thinner) than its area alone explains attention must be to name a head's function.
+FACTOR = 1.5
+
+
+def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.DataFrame:
+    """Where each head that can look at the clean image does look, from every token of the prompt.
+
+    These are the heads of `VLM.image_module`: the cross-attention of a question encoder, the self-attention of a
+    language model whose sequence holds the image's tokens.
+
+    Args:
+        pairs: a pairs table with the column clean_object_mask, and clean_distractor_mask if scenes have one;
+            pairs without an object mask are left out, with a warning
+    Returns:
+        one row a pair, head and query token: sample_id, block, module, layer, head, position, token,
+        token_role; shares of the attention on object, distractor, background (the rest of the image) and
+        off_image (the vision encoder's [CLS], or the text), which sum to 1, and on outlier, the part of background
+        that falls on outlier patches (see `outlier_patches`); object_area, distractor_area, background_area,
+        outlier_area: shares of the image's tokens
+    Raises:
+        VlmtraceError: the masks' column is missing, a mask is unreadable or not of its image's size, or no image token
+            stands for a place in the image
+    """
+    block, module = model.head_block, model.image_module
+    pairs = _with_masks(pairs)
+    tables: dict[int, pd.DataFrame] = {}
+    batches = equal_length_batches(model, pairs["clean_prompt"], batch_size, pairs["clean_image"])
+    for rows in progress(batches, f"attention of {len(pairs)} pairs"):
+        batch = pairs.iloc[rows]
+        inputs = run_inputs(model, batch, "clean")
+        attended = model.attention(inputs, block.name, module).double().cpu().numpy()
+        norms = _image_norms(model, inputs)
+        for i, row in enumerate(rows):
+            pair, one = pairs.iloc[row].to_dict(), inputs_of_pair(inputs, i, len(rows))
+            tokens = token_table(model, pair, block.name, one)
+            boxes = model.image_cells(pair["clean_image"], one, model.image_block)
+            placed = ~np.isnan(boxes).any(axis=1)
+            if not placed.any():
+                raise VlmtraceError(f"No image token of {model.name} has a place in the image: leave it unscored.")
+            regions = _regions(pair, boxes[placed], norms[i][placed])
+            on_image = attended[:, i][..., model.image_positions(one, model.image_block)][..., placed]
+            shares = np.einsum("lhqk,kr->lhqr", on_image, regions)
+            areas = dict(zip([f"{region}_area" for region in REGIONS], regions.mean(axis=0), strict=True))
+            table = _tidy(tokens, shares, 1 - on_image.sum(-1)).assign(**areas)
+            table.insert(0, "sample_id", pairs["sample_id"].iloc[row])
+            table.insert(1, "block", block.name)
+            table.insert(2, "module", module)
+            tables[row] = table
+    return pd.concat([tables[row] for row in range(len(pairs))], ignore_index=True)
+
+
+def has_masks(pairs: pd.DataFrame) -> bool:
+    """Whether any pair tells where the object is that its question asks about; photographs seldom do."""
+    return MASKS["object"] in pairs and bool(pairs[MASKS["object"]].notna().any())
+
+
+def outlier_patches(norms: stats.Array) -> stats.Array:
+    """Which patches of an image are outliers by the norm of their embedding.
+
+    Trained vision encoders keep global information in a few background patches, whose embeddings stand out
+    by their norm (Darcet et al. 2024, "Vision transformers need registers"). Here a patch is an outlier if
+    the norm of its final embedding, before the last LayerNorm, exceeds the mean over the image's patches by
+    `OUTLIER_SD` standard deviations; by Cantelli's inequality that is at most one patch in ten. In the
+    shares of `head_attention` only what lies outside both masks counts.
+
+    Args:
+        norms: (…, patch)
+    Returns:
+        (…, patch), bool
+    """
+    norms = np.asarray(norms, dtype=float)
+    spread = norms.std(axis=-1, keepdims=True)
+    return (norms - norms.mean(axis=-1, keepdims=True) > OUTLIER_SD * spread) & (spread > 0)
+
+
+def head_functions(
+    attention: pd.DataFrame,
+    token_roles: Sequence[str] | None = ("correct", "incorrect"),
+    level: float = 0.95,
+    n_boot: int = 10_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What each head looks for, over pairs.
+
+    For each head and region, share is the mean attention on it. Ratio is that share over what would fall on
+    the region if the head's attention on the image were spread evenly: share / ((1 − off_image) · area), a
+    ratio of means over pairs. Contrast is the share less the mean share over all heads on the same pair. A
+    head's function is the first that fits of
+
+    - object detection: the whole interval of the object's ratio lies above `FACTOR`, that of its contrast above 0
+    - outlier suppression: the same holds for outliers, so attention drains onto patches without content
+    - object suppression: the object's ratio lies below 1 / `FACTOR`, its contrast below 0: it looks background
+
+    and "none" otherwise. The names follow the NOTICE paper, the rule is this project's own. To ask for a factor
+    and not just for a difference keeps heads from being named for effects that are certain and small.
+
+    Args:
+        attention: from `head_attention`; a column task may have been added
+        token_roles: query tokens to average over, within a pair first; None: all
+    Returns:
+        one row a head and region ("object", "distractor", "background", "outlier", "off_image"): block, module,
+        layer, head, region, n (pairs), area, share, ci_low, ci_high, ratio, ratio_low, ratio_high, contrast,
+        contrast_low, contrast_high, function (the same for all regions of a head). Ratio is missing for the
+        class token, and for outliers where no image has any (its interval also where hardly any image has)
+    Raises:
+        VlmtraceError: a column is missing, or no token has one of the roles
+    """
+    check_columns(attention, ["sample_id", *HEAD, "token_role", *REGIONS, "off_image"], "attention")
+    if token_roles is not None:
+        known = attention["token_role"].unique()
+        attention = attention[attention["token_role"].isin(token_roles)]
+        if attention.empty:
+            raise VlmtraceError(
+                f"No token of the attention table is {' or '.join(map(repr, token_roles))}: "
+                f"choose token_roles among {', '.join(known)}."
+            )
+    keys = [key for key in ("task", "sample_id") if key in attention]
+    areas = [f"{region}_area" for region in REGIONS]
+    means = attention.groupby([*keys, *HEAD], observed=True)[[*REGIONS, "off_image", *areas]].mean()
+    tables = []
+    for region in (*REGIONS, "off_image"):
+        share = means[region].unstack(HEAD)
+        area = means[f"{region}_area"].unstack(HEAD) if region in REGIONS else share * np.nan
+        even = (1 - means["off_image"].unstack(HEAD)) * area
+        scores = _scores(share.to_numpy(), even.to_numpy(), level, n_boot, seed)
+        table = share.columns.to_frame(index=False).assign(region=region, n=len(share), area=area.mean().to_numpy())
+        tables.append(table.assign(**scores))
+    functions = pd.concat(tables, ignore_index=True)
+    return _name_functions(functions)
+
+
+def _scores(share: stats.Array, even: stats.Array, level: float, n_boot: int, seed: int) -> dict[str, stats.Array]:
+    """Share, ratio and contrast of each head, with intervals, from (pair, head) shares and evenly spread shares."""
+    n_heads = share.shape[1]
+
+    def statistics(both: stats.Array) -> dict[str, stats.Array]:
+        share, even = both[:, :n_heads], both[:, n_heads:]
+        ratio = np.divide(share, even, out=np.full_like(share, np.nan), where=even > 0)
+        return {"share": share, "ratio": ratio, "contrast": share - share.mean(axis=1, keepdims=True)}
+
+    both = np.hstack([share, np.nan_to_num(even)])
+    means = statistics(both.mean(axis=0, keepdims=True))
+    resamples = statistics(stats.resampled_means(both, n_boot, seed))
+    scores: dict[str, stats.Array] = {}
+    for name, prefix in (("share", "ci"), ("ratio", "ratio"), ("contrast", "contrast")):
+        low, high = stats.percentile_interval(resamples[name], level)
+        scores |= {name: means[name][0], f"{prefix}_low": low, f"{prefix}_high": high}
+    return scores
+
+
+def _name_functions(functions: pd.DataFrame) -> pd.DataFrame:
+    by_region = {region: part.set_index(HEAD) for region, part in functions.groupby("region")}
+
+    def attracts(region: pd.DataFrame) -> pd.Series:
+        return (region["ratio_low"] > FACTOR) & (region["contrast_low"] > 0)
+
+    found = by_region["object"]
+    repels = (found["ratio_high"] < 1 / FACTOR) & (found["contrast_high"] < 0)
+    names = np.select(
+        [attracts(found), attracts(by_region["outlier"].loc[found.index]), repels],
+        ["object detection", "outlier suppression", "object suppression"],
+        "none",
+    )
+    return functions.join(pd.Series(names, found.index, name="function"), on=HEAD)
+
+
+# From images to shares ----------------------------------------------------------------------
+
+
+def _with_masks(pairs: pd.DataFrame) -> pd.DataFrame:
+    check_columns(pairs, ["sample_id", "clean_image", "clean_prompt", MASKS["object"]], "pairs")
+    usable = pairs[pairs[MASKS["object"]].notna()].reset_index(drop=True)
+    if usable.empty:
+        raise VlmtraceError(
+            "No pair has an object mask: fill the column clean_object_mask, or leave attention unscored."
+        )
+    if len(usable) < len(pairs):
+        missing = len(pairs) - len(usable)
+        warnings.warn(f"{missing} of {len(pairs)} pairs have no object mask and are left out.", stacklevel=3)
+    return usable
+
+
+def _regions(pair: dict, boxes: stats.Array, norms: stats.Array) -> stats.Array:
+    """How much of each image position belongs to each of `REGIONS`: (position, region)."""
+    found, distractor = (mask_coverage(pair, column, boxes) for column in MASKS.values())
+    # Where both masks claim the same part of a patch, the object has it.
+    distractor = np.minimum(distractor, 1 - found)
+    background = 1 - found - distractor
+    return np.stack([found, distractor, background, background * outlier_patches(norms)], axis=-1)
+
+
+def _image_norms(model: VLM, inputs: Inputs) -> stats.Array:
+    """(pair, image position): norms before the last LayerNorm, or of the tokens that enter the language model."""
+    if model.image_block == "vision_encoder":
+        site = Site("vision_encoder", "residual", model.blocks["vision_encoder"].n_layers - 1)
+        embeddings = model.trace(inputs, [site])[site]
+    else:
+        with torch.no_grad():
+            embeddings = model.image_embeddings(inputs)
+    return torch.linalg.vector_norm(embeddings.double(), dim=-1).cpu().numpy()
+
+
+def _tidy(tokens: pd.DataFrame, shares: stats.Array, off_image: stats.Array) -> pd.DataFrame:
+    """One row a layer, head and query, from shares (layer, head, query, region) and those of the class token."""
+    layer, head, query = (index.ravel() for index in np.indices(off_image.shape))
+    table = pd.DataFrame({"layer": layer, "head": head})
+    for name in ("position", "token", "token_role"):
+        table[name] = tokens[name].to_numpy()[query]
+    table[list(REGIONS)] = shares.reshape(-1, len(REGIONS))
+    return table.assign(off_image=off_image.ravel())

@@ -1,0 +1,129 @@
+"""Notebook explorer of a head's attention on the image."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.schema import check_table
+from vlmtrace.display.choices import (
+    chosen_pair,
+    clean_inputs,
+    pair_options,
+    remember_last,
+    token_label,
+    told_apart,
+)
+from vlmtrace.display.figure_explorer import Explorer, Options, dropdown, slider
+from vlmtrace.display.panels import masks_of
+from vlmtrace.display.style import readable
+from vlmtrace.inputs.image_regions import on_image
+from vlmtrace.inputs.token_roles import token_table
+from vlmtrace.methods.attention.figures import draw_attention
+from vlmtrace.models import VLM
+
+# Attention ---------------------------------------------------------------------------------------------------------
+
+
+def attention_explorer(model: VLM, pairs: pd.DataFrame) -> Explorer:
+    """What does one head look at? Choose the pair, the layer, the head and the token that looks.
+
+    Attention is read from the clean run, of the first module of the model's head block that looks at the image.
+
+    Raises:
+        VlmtraceError: the table of pairs lacks a column or has no row.
+    """
+    pairs = told_apart(check_table(pairs, ["sample_id", "clean_image", "clean_prompt"], "pairs"))
+    attention_of = remember_last(functools.partial(image_attention, model))
+    block = model.head_block
+
+    def queries(settings: Mapping[str, Any]) -> Options:
+        tokens = attention_of(chosen_pair(pairs, settings["sample_id"])).tokens
+        return [(token_label(*token), token[0]) for token in tokens.itertuples(index=False, name=None)]
+
+    first = pairs["sample_id"].iloc[0]
+    roles = attention_of(chosen_pair(pairs, first)).tokens.set_index("position")["token_role"]
+    options = roles.index[roles == "correct"]
+    controls = {
+        "sample_id": dropdown("pair", pair_options(pairs)),
+        "layer": slider("layer", block.n_layers),
+        "head": slider("head", block.n_heads),
+        "position": dropdown("token", queries({"sample_id": first}), int(options[0]) if len(options) else None),
+    }
+    draw = functools.partial(draw_attention_on_image, pairs=pairs, attention_of=attention_of)
+    return Explorer(draw, controls, follow={"position": queries})
+
+
+def draw_attention_on_image(
+    figure: Figure,
+    *,
+    pairs: pd.DataFrame,
+    attention_of: Callable[[pd.Series], ImageAttention],
+    sample_id: str | None = None,
+    layer: int = 0,
+    head: int = 0,
+    position: int = 0,
+) -> None:
+    """The clean image of a pair, and the attention of one head and token over it, with the masks' outlines.
+
+    Args:
+        attention_of: from a row of the pairs to its attention, e.g. `functools.partial(image_attention, model)`
+        sample_id: default: the first pair
+        position: of the token that looks
+
+    Raises:
+        VlmtraceError: there is no such pair, layer, head or position.
+    """
+    pair = chosen_pair(pairs, sample_id)
+    attention = attention_of(pair)
+    chosen = {"layer": layer, "head": head, "position": position}
+    for (name, index), count in zip(chosen.items(), attention.weights.shape, strict=False):
+        if not 0 <= index < count:
+            raise VlmtraceError(f"There is no {name} {index} for {pair['sample_id']}: choose one of 0 to {count - 1}.")
+    token = attention.tokens.set_index("position").loc[position]
+    figure.set_size_inches(6, 3.8)
+    draw_attention(figure, pair["clean_image"], attention.weights[layer, head, position], masks_of(pair))
+    query = token_label(position, token["token"], token["token_role"])
+    figure.suptitle(f"{pair['clean_prompt']}\n{readable(attention.module)} {layer}.{head} from {query}")
+
+
+class ImageAttention(NamedTuple):
+    """Where every head of a module looks in one pair's clean run.
+
+    Attributes:
+        module: whose attention it is
+        weights: (layer, head, query position, row, column) over the image, see `regions.on_image`
+        tokens: position, token, token_role of the queries
+    """
+
+    module: str
+    weights: np.ndarray
+    tokens: pd.DataFrame
+
+
+def image_attention(model: VLM, pair: pd.Series, module: str | None = None) -> ImageAttention:
+    """Attention to the image in the clean run of one pair.
+
+    Args:
+        pair: a row of the pairs table
+        module: of the model's head block; default: the one by which it looks at the image
+
+    Raises:
+        VlmtraceError: there is no such module, it does not look at the image, or no token stands for a place in it.
+    """
+    block = model.head_block
+    module = one_of(module or model.image_module, block.attention_modules, f"attention of {block.name}")
+    if module != model.image_module:
+        raise VlmtraceError(f"{module} of {block.name} does not look at the image: choose {model.image_module}.")
+    inputs = clean_inputs(model, pair)
+    weights = model.attention(inputs, block.name, module)[:, 0].cpu().numpy()
+    tokens = token_table(model, pair.to_dict(), block.name, inputs)
+    at_image = model.image_positions(inputs, model.image_block)
+    boxes = model.image_cells(pair["clean_image"], inputs, model.image_block)
+    return ImageAttention(module, on_image(weights[..., at_image], boxes), tokens)

@@ -1,0 +1,9 @@
+from .figures import attribution_scatter
+from .gradients import attribute_heads, attribute_modules, ranking_agreement
+
+__all__ = [
+    "attribute_heads",
+    "attribute_modules",
+    "attribution_scatter",
+    "ranking_agreement",
+]

@@ -1,0 +1,65 @@
+"""How well gradients guess what exact patching finds."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vlmtrace.core.schema import check_table
+from vlmtrace.display.style import PALETTE, new_figure, paper_style, readable
+from vlmtrace.methods.attribution.gradients import HEAD, mean_head_effects, ranking_agreement
+
+COLUMNS = ["sample_id", "corruption", *HEAD, "position", "patching_effect"]
+
+
+@paper_style
+def attribution_scatter(exact: pd.DataFrame, estimate: pd.DataFrame, top: int = 10) -> Figure:
+    """Each head's mean effect, exact against estimated from one gradient, one panel a corruption.
+
+    On the diagonal the estimate is right; heads far off it are those whose softmax or norm saturates. The strongest
+    `top` heads by either are filled, so that one sees whom the cheap ranking would have missed.
+
+    Args:
+        exact: from `patch_heads`
+        estimate: from `attribute_heads`, of the same pairs
+
+    Raises:
+        VlmtraceError: a column is missing or there is no row.
+    """
+    exact, estimate = (check_table(table, COLUMNS, "head_patching") for table in (exact, estimate))
+    corruptions = list(dict.fromkeys(exact["corruption"]))
+    figure = new_figure(height=3.4)
+    panels = figure.subplots(1, len(corruptions), squeeze=False)[0]
+    for axes, corruption in zip(panels, corruptions, strict=True):
+        mine, guess = (table[table["corruption"] == corruption] for table in (exact, estimate))
+        _draw(axes, mine, guess, top)
+        axes.set_title(f"{readable(corruption)} corruption (n = {mine['sample_id'].nunique()} pairs)")
+    for axes in panels[1:]:
+        axes.get_legend().remove()
+    return figure
+
+
+def _draw(axes: Axes, exact: pd.DataFrame, estimate: pd.DataFrame, top: int) -> None:
+    means = pd.concat({"exact": mean_head_effects(exact), "estimate": mean_head_effects(estimate)}, axis=1)
+    means = means.dropna().reset_index()
+    strongest = means["exact"].abs().rank(ascending=False) <= top
+    for number, (module, part) in enumerate(means.groupby("module")):
+        color = PALETTE[number]
+        top_heads = part[strongest.loc[part.index]]
+        axes.scatter(part["exact"], part["estimate"], s=18, facecolor="none", edgecolor=color, label=readable(module))
+        axes.scatter(top_heads["exact"], top_heads["estimate"], s=18, color=color)
+    low, high = means[["exact", "estimate"]].min().min(), means[["exact", "estimate"]].max().max()
+    axes.plot([low, high], [low, high], color="0.6", linestyle=":", linewidth=0.8, zorder=0)
+    axes.set_xlabel("exact patching effect of a head")
+    axes.set_ylabel("estimate from one gradient")
+    found = ranking_agreement(exact, estimate, top=top).iloc[0]
+    said = (
+        f"rank correlation {found['spearman']:.2f}\n"
+        f"{found['overlap'] * top:.0f} of the {top} strongest heads (filled)\n"
+        f"are also the estimate's (by chance {found['overlap_by_chance'] * top:.1f})"
+    )
+    axes.text(0.03, 0.97, said, transform=axes.transAxes, va="top", fontsize=7)
+    axes.legend(loc="lower right")
+    sns.despine(ax=axes)

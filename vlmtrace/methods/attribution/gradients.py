@@ -1,0 +1,188 @@
+"""Attribution patching: a first-order guess of what every patch would do, from one gradient.
+
+A patch moves an activation from its corrupt value z to its clean value z'. To first order the logit difference then
+moves by ∇LD(z)·(z' − z), with the gradient taken in the corrupt run: two forward passes and one backward give the
+estimate for every site at once (Nanda 2023; Syed, Rager and Conmy 2023). The exact sweeps of `patching` say how good
+the guess is; where it ranks heads well, it is the affordable answer for models with billions of parameters.
+
+With `steps` > 1 the gradient is averaged along the straight line from the corrupt to the clean input embeddings
+(integrated gradients, as in Hanna, Pezzelle and Belinkov 2024), which helps where a softmax or a norm saturates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.progress import counter
+from vlmtrace.core.schema import validate_pairs
+from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
+from vlmtrace.inputs.corruption import CORRUPTIONS
+from vlmtrace.inputs.pair_runs import PairRuns
+from vlmtrace.methods.patching.metrics import effect_table, in_order_of
+from vlmtrace.methods.patching.plans import head_plan, module_plan, site_patches
+from vlmtrace.models import VLM, HookPoint, Patches, Readout, Site
+from vlmtrace.models.hooks import hooks
+
+HEAD = ["block", "module", "layer", "head"]
+
+
+def attribute_modules(
+    model: VLM,
+    pairs: pd.DataFrame,
+    corruption: str = "image",
+    modules: Sequence[str] | None = None,
+    positions: Positions = "all",
+    blocks: Sequence[str] | None = None,
+    steps: int = 1,
+) -> pd.DataFrame:
+    """Estimate what `patch_modules` would find, from gradients.
+
+    Args:
+        steps: gradients averaged between corrupt and clean embeddings; 1: the corrupt run's own
+        others: as `patch_modules`
+    Returns:
+        the module_patching table; logit_diff and patching_effect are estimates, p_correct and p_diff are missing,
+        since a first-order step of a probability can leave 0 … 1
+    """
+    return _attribute(model, pairs, corruption, module_plan(model, modules, blocks), positions, steps).drop(
+        columns="head"
+    )
+
+
+def attribute_heads(
+    model: VLM,
+    pairs: pd.DataFrame,
+    corruption: str = "image",
+    modules: Sequence[str] | None = None,
+    positions: Positions = "all",
+    steps: int = 1,
+) -> pd.DataFrame:
+    """Estimate what `patch_heads` would find, from gradients; see `attribute_modules`."""
+    return _attribute(model, pairs, corruption, head_plan(model, modules), positions, steps)
+
+
+def ranking_agreement(
+    exact: pd.DataFrame, estimate: pd.DataFrame, by: Sequence[str] = HEAD, top: int = 10
+) -> pd.DataFrame:
+    """How well an estimate ranks heads, against the exact sweep of the same pairs.
+
+    The effect of a head is its patching effect summed over positions, averaged over pairs, as in `circuits`.
+
+    Args:
+        exact, estimate: head_patching tables
+        top: how many of the strongest heads (by magnitude) are compared
+    Returns:
+        one row: n_heads, pearson, spearman (signed), spearman_magnitude, top, overlap: the share of the exact top
+        heads that are among the estimated ones, and overlap_by_chance: the share expected of a random ranking
+    """
+    tables = {"exact": exact, "estimate": estimate}
+    means = pd.concat({name: mean_head_effects(table, by) for name, table in tables.items()}, axis=1).dropna()
+    if len(means) <= top:
+        raise VlmtraceError(f"top={top} of {len(means)} heads says nothing: choose fewer.")
+    strongest = {name: set(means[name].abs().nlargest(top).index) for name in means}
+    return pd.DataFrame(
+        {
+            "n_heads": [len(means)],
+            "pearson": means["exact"].corr(means["estimate"]),
+            "spearman": spearmanr(means["exact"], means["estimate"]).statistic,
+            "spearman_magnitude": spearmanr(means["exact"].abs(), means["estimate"].abs()).statistic,
+            "top": top,
+            "overlap": len(strongest["exact"] & strongest["estimate"]) / top,
+            "overlap_by_chance": top / len(means),
+        }
+    )
+
+
+def mean_head_effects(table: pd.DataFrame, by: Sequence[str] = HEAD) -> pd.Series:
+    """Mean over pairs of each head's patching effect summed over positions, indexed by `by`."""
+    per_pair = table.groupby([*by, "sample_id"])["patching_effect"].sum(min_count=1)
+    return per_pair.groupby(list(by)).mean()
+
+
+def _attribute(
+    model: VLM, pairs: pd.DataFrame, corruption: str, plan: Plan, positions: Positions, steps: int
+) -> pd.DataFrame:
+    one_of(corruption, CORRUPTIONS, "corruption")
+    if steps < 1:
+        raise VlmtraceError(f"steps={steps} averages no gradient: ask for at least 1.")
+    pairs = validate_pairs(pairs).reset_index(drop=True)
+    tables: list[pd.DataFrame] = []
+    with counter(len(pairs), f"gradients of {len(pairs)} pairs, {corruption} corruption") as advance:
+        for group, runs, roles in batches_of_pairs(model, pairs, corruption, plan, positions):
+            sites = [Site(block, module, layer) for block, found in plan.items() for module, layer, _ in found]
+            gradients = site_gradients(model, runs, list(dict.fromkeys(sites)), steps)
+            for block, found in plan.items():
+                if len(roles[block]) == 0:
+                    continue
+                places = roles[block]["position"].to_numpy()[: len(roles[block]) // len(group)]
+                patches = site_patches(block, found, places, len(group), model.device)
+                change = _first_order(model, runs, gradients, patches)
+                logit_diff = change + runs.corrupt_readout.logit_diff.cpu().numpy()[:, None]
+                unknown = np.full_like(logit_diff, np.nan)
+                tables.append(effect_table(group, runs, corruption, patches, roles[block], logit_diff, unknown))
+            advance(len(group))
+    return in_order_of(pairs, tables, positions)
+
+
+def site_gradients(model: VLM, runs: PairRuns, sites: Sequence[Site], steps: int = 1) -> dict[Site, Tensor]:
+    """Gradient of each pair's logit difference with respect to the activation at every site.
+
+    Returns:
+        by site, (pair, position, width), at the corrupt run (steps = 1) or averaged on the way to the clean one
+    """
+    # α = 0 is the corrupt run; with more steps the midpoints of equal intervals (midpoint rule).
+    alphas = [0.0] if steps == 1 else [(i + 0.5) / steps for i in range(steps)]
+    total: dict[Site, Tensor] = {}
+    for alpha in alphas:
+        for site, gradient in _gradients_at(model, runs, sites, alpha).items():
+            total[site] = total.get(site, torch.zeros_like(gradient)) + gradient / len(alphas)
+    return total
+
+
+def _gradients_at(model: VLM, runs: PairRuns, sites: Sequence[Site], alpha: float) -> dict[Site, Tensor]:
+    probes: dict[Site, Tensor] = {}
+
+    def probe(site: Site) -> Callable[[Tensor], Tensor]:
+        def add_zero(value: Tensor) -> Tensor:
+            # Adding a zero that requires a gradient reads the gradient at this very activation, whatever comes before.
+            probes[site] = torch.zeros_like(value, requires_grad=True)
+            return value + probes[site]
+
+        return add_zero
+
+    def start(block: str) -> Callable[[Tensor], Tensor]:
+        return lambda _value: torch.lerp(runs.corrupt.layer_inputs[block], runs.clean.layer_inputs[block], alpha)
+
+    points = [(HookPoint(model.layer_module(block, 0), is_input=True), start(block)) for block in model.entry_blocks]
+    points += [(model.hook_point(site), probe(site)) for site in sites]
+    with torch.enable_grad(), hooks(points):
+        logits = model.answer_logits(runs.inputs)
+        total = Readout.of(logits, runs.answer_ids).logit_diff.sum()
+        # Pairs of a batch do not touch each other, so the gradient of the sum is each pair's own.
+        found = torch.autograd.grad(total, list(probes.values()), allow_unused=True)
+    gradients = zip(probes.items(), found, strict=True)
+    return {site: torch.zeros_like(zero) if g is None else g for (site, zero), g in gradients}
+
+
+def _first_order(model: VLM, runs: PairRuns, gradients: dict[Site, Tensor], patches: Patches) -> np.ndarray:
+    """∇LD·(clean − corrupt) at every patch: (pair, patch)."""
+    block = model.blocks[patches.block]
+    products: dict[Site, Tensor] = {}
+    change = torch.empty(patches.positions.shape)
+    for i, (module, layer, head) in enumerate(zip(patches.modules, patches.layers, patches.heads, strict=True)):
+        site = Site(patches.block, module, layer)
+        if site not in products:
+            step = runs.clean[site] - runs.corrupt[site]
+            heads = (gradients[site].float() * step.float()).unflatten(-1, (block.n_heads, -1))
+            products[site] = heads.sum(-1).cpu()
+        position = int(patches.positions[0, i])
+        chosen = products[site][:, position]
+        change[:, i] = chosen.sum(-1) if head is None else chosen[:, head]
+    return change.numpy()

@@ -1,0 +1,65 @@
+"""Explorers of causal tracing: one question at a time.
+
+causal_tracing.trace_explorer(questions, effects)      # as the last line of a notebook's cell
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.schema import check_table
+from vlmtrace.display.figure_explorer import Explorer, Options, dropdown
+from vlmtrace.methods.causal_tracing.figures import COLUMNS, draw_trace
+
+
+def trace_explorer(questions: pd.DataFrame, effects: pd.DataFrame) -> Explorer:
+    """Where does restoring bring the answer back? Choose the question and the token of its answer.
+
+    Args:
+        questions: a questions table
+        effects: from `causal_trace`
+    Raises:
+        VlmtraceError: a table lacks a column, or they have no question in common.
+    """
+    check_table(questions, ["sample_id", "image", "prompt"], "questions")
+    check_table(effects, [*COLUMNS, "answer_token"], "causal_tracing")
+    shown = questions[questions["sample_id"].isin(effects["sample_id"])]
+    if shown.empty:
+        raise VlmtraceError("No question of the table was traced: pass the questions that the effects belong to.")
+
+    def steps(settings: Mapping[str, Any]) -> Options:
+        mine = effects[effects["sample_id"] == settings["sample_id"]].drop_duplicates("step")
+        return [(f"{row.step + 1}: {row.answer_token}", int(row.step)) for row in mine.itertuples()]
+
+    labels = [(f"{row.sample_id}: {row.prompt}", row.sample_id) for row in shown.itertuples()]
+    controls = {
+        "sample_id": dropdown("question", labels),
+        "step": dropdown("answer token", steps({"sample_id": shown["sample_id"].iloc[0]})),
+    }
+    draw = functools.partial(draw_question, questions=shown, effects=effects)
+    return Explorer(draw, controls, follow={"step": steps})
+
+
+def draw_question(
+    figure: Figure, *, questions: pd.DataFrame, effects: pd.DataFrame, sample_id: str | None = None, step: int = 0
+) -> None:
+    """The image, and what restoring each place does to one token of the answer.
+
+    Args:
+        sample_id: default: the first question
+    Raises:
+        VlmtraceError: there is no such question or step.
+    """
+    chosen = (
+        questions["sample_id"].iloc[0] if sample_id is None else one_of(sample_id, questions["sample_id"], "question")
+    )
+    row = questions[questions["sample_id"] == chosen].iloc[0]
+    draw_trace(figure, effects, chosen, step, picture=row["image"])
+    title = figure.get_suptitle().replace(f"{chosen}, ", f"{row['prompt']}  ")
+    figure.suptitle(title)

@@ -1,0 +1,179 @@
+"""Noise on image embeddings: a corruption that needs no second image.
+
+The vision encoder's output (in decoder-only models, the projected image tokens) is disturbed before the language side
+reads it. Additive noise is Gaussian, its standard deviation a multiple of the embeddings' own:
+
+    corrupt = clean + level · scale · z,    z ~ N(0, 1)        (Meng et al. 2022, there with level 3)
+
+The published code for BLIP (Palit et al. 2023) multiplies instead: corrupt = clean · (1 + level · z), with level 5.
+
+Draws belong to a question: the same seed and sample_id give the same z, whatever else is in the table, at whatever
+level and site. So everything that is compared is compared under the same noise.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.progress import progress
+from vlmtrace.core.schema import check_columns, validate_questions
+from vlmtrace.core.stats import t_interval
+from vlmtrace.inputs.batching import equal_length_batches, repeated
+from vlmtrace.models import VLM
+
+NOISES = ("additive", "multiplicative")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How image embeddings are disturbed.
+
+    Attributes:
+        scale: the standard deviation that `level` is a multiple of, see `noise_scale`
+        level: standard deviations of additive noise; of multiplicative noise, the factor's own standard deviation
+        draws: how many times noise is drawn for each question
+        seed: of all draws
+        kind: "additive" or "multiplicative"
+    Raises:
+        VlmtraceError: an unknown kind, no draws, or a negative level
+    """
+
+    scale: float
+    level: float = 3.0
+    draws: int = 10
+    seed: int = 0
+    kind: str = "additive"
+
+    def __post_init__(self) -> None:
+        one_of(self.kind, NOISES, "noise")
+        if self.draws < 1:
+            raise VlmtraceError(f"draws={self.draws} hides nothing: draw noise at least once, better 10 times.")
+        if self.level < 0:
+            raise VlmtraceError(f"level={self.level} is no standard deviation: give 0 or more.")
+
+    def unit(self, sample_id: str, image: Tensor, site: int = 0) -> Tensor:
+        """z: (draw, position, width) for embeddings (1, position, width), the same on every device.
+
+        Args:
+            site: another number gives other draws
+        """
+        generator = np.random.default_rng([self.seed, zlib.crc32(sample_id.encode()), site])
+        drawn = generator.standard_normal((self.draws, *image.shape[1:]), dtype=np.float32)
+        return torch.from_numpy(drawn).to(image.device, image.dtype)
+
+    def disturb(self, image: Tensor, unit: Tensor) -> Tensor:
+        """Corrupt embeddings (draw, position, width) from clean ones (1, position, width) and z."""
+        if self.kind == "multiplicative":
+            return image * (1 + self.level * unit)
+        return image + self.level * self.scale * unit
+
+
+@torch.no_grad()
+def noise_scale(model: VLM, questions: pd.DataFrame, batch: int = 32) -> float:
+    """The standard deviation of all entries of the image embeddings of some questions' images.
+
+    Args:
+        questions: a questions table, the reference set
+    Raises:
+        VlmtraceError: a broken table, or a model whose later layers receive image features again
+    """
+    refuse_images_twice(model)
+    questions = validate_questions(questions).drop_duplicates("image").reset_index(drop=True)
+    n, total, squares = 0, 0.0, 0.0
+    batches = equal_length_batches(model, questions["prompt"], batch, questions["image"])
+    for rows in progress(batches, f"image embeddings of {len(questions)} images"):
+        some = questions.iloc[rows]
+        inputs = model.encode(list(some["image"]), [model.prompt_text(prompt) for prompt in some["prompt"]])
+        kept = model.image_embeddings(inputs).double()
+        n, total, squares = n + kept.numel(), total + float(kept.sum()), squares + float(kept.square().sum())
+    return float(np.sqrt(squares / n - (total / n) ** 2))
+
+
+def refuse_images_twice(model: VLM) -> None:
+    if model.injects_image_features_later:
+        raise VlmtraceError(
+            f"{model.name} adds image features behind later layers too, so that noise on the image tokens does not "
+            "hide the image: trace another model, or patch with pairs of images."
+        )
+
+
+@torch.no_grad()
+def noise_curve(
+    model: VLM,
+    questions: pd.DataFrame,
+    levels: Sequence[float] = (0, 0.5, 1, 2, 3, 4, 6),
+    scale: float | None = None,
+    draws: int = 10,
+    seed: int = 0,
+    noise: str = "additive",
+) -> pd.DataFrame:
+    """How sure the model still is of its own clean answer as noise grows; from this a level is chosen.
+
+    Args:
+        questions: a questions table
+        levels: standard deviations, in units of `scale`
+        scale: None: that of `questions`
+        others: as in `causal_trace`
+    Returns:
+        columns sample_id, category, level, step, answer_token, p_answer (mean over draws), ci_low, ci_high (95 %
+        t-interval over draws), still_answers (share of draws in which that token is still the most likely one)
+    Raises:
+        VlmtraceError: as `causal_trace`
+    """
+    refuse_images_twice(model)
+    questions = validate_questions(questions)
+    scale = noise_scale(model, questions) if scale is None else scale
+    rows = []
+    for question in progress(questions.to_dict("records"), f"noise levels for {len(questions)} questions"):
+        inputs = model.encode([question["image"]], [model.prompt_text(question["prompt"])])
+        image = model.image_embeddings(inputs)
+        answer = model.answer_tokens(inputs, image=image)
+        unit = Noise(scale, draws=draws, seed=seed).unit(question["sample_id"], image)
+        for step, token in enumerate(answer):
+            extended = repeated(model.extend(inputs, answer[:step]), draws)
+            for level in levels:
+                corrupt = Noise(scale, level, draws, seed, noise).disturb(image, unit)
+                logits = model.answer_logits(extended, image=corrupt)
+                p = logits.softmax(-1)[:, token].double().cpu().numpy()
+                low, high = t_interval(p[:, None])
+                rows.append(
+                    {
+                        "sample_id": question["sample_id"],
+                        "category": question["category"],
+                        "level": float(level),
+                        "step": step,
+                        "answer_token": model.tokenizer.convert_ids_to_tokens(token),
+                        "p_answer": p.mean(),
+                        "ci_low": low[0],
+                        "ci_high": high[0],
+                        "still_answers": float((logits.argmax(-1) == token).double().mean()),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def choose_level(curve: pd.DataFrame, share: float = 0.9) -> float:
+    """The weakest noise that takes away nearly all that noise can take: from there on, more of it changes little.
+
+    A model may know an answer without looking, so what is left at the strongest noise is not 0, but its prior.
+
+    Args:
+        curve: from `noise_curve`, with level 0 and levels at which p(answer) no longer falls
+        share: of the fall from level 0 to the lowest mean p(answer)
+    Raises:
+        VlmtraceError: a column is missing, or level 0 is
+    """
+    check_columns(curve, ["level", "p_answer"], "noise_curve")
+    means = curve.groupby("level")["p_answer"].mean()
+    if 0 not in means.index:
+        raise VlmtraceError("The noise_curve table has no level 0, the clean run: add 0 to its levels.")
+    fallen = means[0] - means
+    return float(means.index[fallen >= share * fallen.max()][0])

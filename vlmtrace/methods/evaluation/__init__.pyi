@@ -1,0 +1,16 @@
+from .answers import accuracy_table, check_pairs, evaluate
+from .figures import accuracy_by_category, pair_gallery, selection_counts
+from .selection import USE, eligible, select_samples, selection_table
+
+__all__ = [
+    "USE",
+    "accuracy_by_category",
+    "accuracy_table",
+    "check_pairs",
+    "eligible",
+    "evaluate",
+    "pair_gallery",
+    "select_samples",
+    "selection_counts",
+    "selection_table",
+]

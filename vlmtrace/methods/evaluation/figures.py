@@ -1,0 +1,168 @@
+"""What the data are and what the model makes of them: pairs, accuracy, selection."""
+
+from __future__ import annotations
+
+import textwrap
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vlmtrace.core.schema import check_table
+from vlmtrace.display.aggregation import spread
+from vlmtrace.display.panels import (
+    grouped_places,
+    image_panel,
+    label_groups,
+    masks_of,
+    masks_of_any,
+    outline_legend,
+    outline_masks,
+)
+from vlmtrace.display.style import PALETTE, legend_below, new_figure, order_label, paper_style, readable
+
+#: What each measure of the accuracy table counts, as a panel's title says it.
+_MEASURES = {
+    "clean": "clean:\nright answer",
+    "image_flipped": "corrupt image:\nthe other option",
+    "text_changed": "corrupt text:\nright answer given up",
+    "both_sides": "both images:\nright answer",
+}
+#: An answer drawn between the two options is right this often.
+_CHANCE = {"clean": 0.5, "image_flipped": 0.5, "both_sides": 0.25}
+
+
+@paper_style
+def pair_gallery(pairs: pd.DataFrame, n: int = 6) -> Figure:
+    """Minimal pairs as the model meets them: clean and corrupt image, both prompts, both answers.
+
+    Args:
+        n: how many pairs, of as many kinds (task, category, order of options) as there are
+
+    Raises:
+        VlmtraceError: a column is missing, an image cannot be read, or a mask has not its image's size.
+    """
+    columns = ["category", "clean_image", "corrupt_image", "clean_prompt", "corrupt_prompt"]
+    shown = spread(check_table(pairs, [*columns, "correct_answer", "incorrect_answer"], "pairs"), n)
+    rows = -(-len(shown) // 2)
+    figure = new_figure(height=0.3 + rows * 2.3)
+    outer = figure.subfigures(rows, 2, squeeze=False, wspace=0.03)
+    for panel, (_, pair) in zip(outer.flat, shown.iterrows(), strict=False):
+        axes = panel.subplots(1, 2)
+        _draw_pair(axes[0], axes[1], pair)
+        panel.suptitle(_pair_text(pair), x=0.02, ha="left", fontsize=8, fontweight="normal")
+    outline_legend(figure, masks_of_any(shown))
+    return figure
+
+
+def _draw_pair(clean: Axes, corrupt: Axes, pair: pd.Series) -> None:
+    size = image_panel(clean, pair["clean_image"])
+    outline_masks(clean, masks_of(pair), size)
+    image_panel(corrupt, pair["corrupt_image"])
+    clean.set_xlabel(f"clean: {pair['correct_answer']}", fontweight="bold")
+    corrupt.set_xlabel(f"corrupt: {pair['incorrect_answer']}", fontweight="bold")
+
+
+def _pair_text(pair: pd.Series) -> str:
+    """Category and both prompts; the width suits half a page."""
+    lines = [f"{readable(pair['category'])}: {pair['clean_prompt']}", f"text corruption: {pair['corrupt_prompt']}"]
+    return "\n".join(textwrap.fill(line, 64, subsequent_indent="   ") for line in lines)
+
+
+@paper_style
+def accuracy_by_category(accuracy: pd.DataFrame) -> Figure:
+    """How often the model does what a minimal pair asks of it, with 95 % intervals: one panel a measure.
+
+    Args:
+        accuracy: from `evaluate.accuracy_table`; with a column correct_first, the two orders are drawn apart
+
+    Raises:
+        VlmtraceError: a column is missing or there is no row.
+    """
+    check_table(accuracy, ["task", "category", "measure", "accuracy", "n", "ci_low", "ci_high"], "accuracy")
+    measures = [measure for measure in _MEASURES if (accuracy["measure"] == measure).any()]
+    rows = accuracy[["task", "category"]].drop_duplicates()
+    places = grouped_places(list(rows.itertuples(index=False, name=None)))
+    figure = new_figure(height=1.1 + 0.24 * max(places.values()))
+    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    for axes, measure in zip(panels, measures, strict=True):
+        _draw_accuracy(axes, accuracy[accuracy["measure"] == measure], places)
+        axes.set(title=_MEASURES[measure], xlabel="share of pairs", xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])
+        axes.set_xticks([0.25, 0.75], minor=True)
+        axes.grid(axis="x", which="both", color="0.9", linewidth=0.5, zorder=0)
+        if measure in _CHANCE:
+            axes.axvline(_CHANCE[measure], color="0.4", linestyle=":", linewidth=1, label="chance")
+    label_groups(panels[0], places, [_count_label(accuracy, *kind) for kind in places])
+    legend_below(figure, panels[0])
+    return figure
+
+
+def _count_label(accuracy: pd.DataFrame, task: str, category: str) -> str:
+    """E.g. "color (n = 20 + 20)": pairs with the correct option first and those with it second."""
+    rows = accuracy[(accuracy["task"] == task) & (accuracy["category"] == category)]
+    rows = rows[rows["measure"] == rows["measure"].iloc[0]]
+    if "correct_first" in rows:
+        rows = rows.sort_values("correct_first", ascending=False)
+    return f"{readable(category)} (n = {' + '.join(map(str, rows['n']))})"
+
+
+def _draw_accuracy(axes: Axes, rows: pd.DataFrame, places: dict[tuple[str, str], float]) -> None:
+    """Points with intervals; the order of the options moves a point up or down a little and fills it."""
+    orders = [True, False] if "correct_first" in rows else [None]
+    for index, order in enumerate(orders):
+        part = rows if order is None else rows[rows["correct_first"] == order]
+        y = [places[kind] for kind in zip(part["task"], part["category"], strict=True)]
+        offset = 0.0 if order is None else 0.32 * index - 0.16
+        axes.errorbar(
+            part["accuracy"], [place + offset for place in y],
+            xerr=[part["accuracy"] - part["ci_low"], part["ci_high"] - part["accuracy"]],
+            fmt="o" if index == 0 else "D", markersize=3.5, elinewidth=1, color=PALETTE[index],
+            label="all pairs" if order is None else order_label(order),
+        )  # fmt: skip
+
+
+_STAGES = {"available": "in the task", "eligible": "answered as required", "got": "selected"}
+
+
+@paper_style
+def selection_counts(selection: pd.DataFrame) -> Figure:
+    """How many pairs there were, could be used, were wanted and were selected, by category and order of options.
+
+    Args:
+        selection: category, correct_first, available, eligible, wanted, got (from `select.selection_table`); with a
+            column task, categories are named with their task
+
+    Raises:
+        VlmtraceError: a column is missing or there is no row.
+    """
+    check_table(selection, ["category", "correct_first", *_STAGES, "wanted"], "selection")
+    kinds = selection["category"].map(readable)
+    if "task" in selection and selection["task"].nunique() > 1:
+        kinds = selection["task"].map(readable) + ": " + kinds
+    table = selection.assign(kind=kinds, order=selection["correct_first"].map(order_label))
+    orders = [order_label(first) for first in (True, False)]
+    figure = new_figure(height=1.0 + 0.26 * table["kind"].nunique())
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    shades = sns.light_palette(PALETTE[0], 4)[1:]
+    for axes, order in zip(panels, orders, strict=True):
+        part = table[table["order"] == order].sort_values("kind", kind="stable")
+        for (stage, label), shade, width in zip(_STAGES.items(), shades, (0.8, 0.6, 0.4), strict=True):
+            sns.barplot(part, x=stage, y="kind", order=sorted(table["kind"].unique()), ax=axes, color=shade,
+                        saturation=1, width=width, label=label, legend=False, linewidth=0)  # fmt: skip
+        axes.bar_label(axes.containers[-1], label_type="center", color="white", fontsize=7)
+        _mark_wanted(axes, part, sorted(table["kind"].unique()))
+        axes.set(title=order, xlabel="pairs", ylabel="")
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    legend_below(figure, panels[0])
+    return figure
+
+
+def _mark_wanted(axes: Axes, rows: pd.DataFrame, kinds: list[str]) -> None:
+    """A line across the bar where the wanted number is; nothing where none was asked for."""
+    wanted = rows.dropna(subset=["wanted"])
+    axes.plot(
+        wanted["wanted"], [kinds.index(kind) for kind in wanted["kind"]], linestyle="none", marker="|",
+        markersize=13, markeredgewidth=1.8, color=PALETTE[3], label="wanted",
+    )  # fmt: skip

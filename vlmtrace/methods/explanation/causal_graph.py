@@ -1,0 +1,227 @@
+"""A causal graph of tokens from one head's attention, and the fewest tokens that the answer hangs on.
+
+After Rohekar, Gurwicz and Nisimov 2023, "Causal interpretation of self-attention in pre-trained transformers" (CLEANN).
+A head's output Z = A V is read as a linear structural model of the tokens, whose covariance is A Aᵀ where the values V
+are uncorrelated. Constraint-based discovery (FCI, by causal-learn) makes of its partial correlations a partial
+ancestral graph: edges whose ends are a tail, an arrow, or a circle (either), <-> for a common cause outside the graph.
+From the answer's node outwards, sets of tokens are hidden from the model until one changes the answer.
+
+What hiding does is measured (`search`), and so is what hiding as many other tokens does; the graph only
+says in which order to try. Read it as a description of one attention matrix, not as a finding about the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from functools import cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from vlmtrace.core.errors import VlmtraceError, one_of
+
+Array = np.ndarray
+
+#: Attention weights have seven digits, and so have correlations made of them: what is smaller is rounding.
+ROUNDING = 1e-6
+
+#: Tests that the learner may do: it tries every subset of a token's neighbours, so that a dense graph takes them all.
+#: A test takes about a millisecond, the learner's own bookkeeping included.
+MAX_TESTS = 5_000
+
+
+# Correlations ------------------------------------------------------------
+
+
+def token_correlations(attention: Array) -> Array:
+    """A Aᵀ scaled to a diagonal of ones: (token, token), from rows of attention (token, key).
+
+    Raises:
+        VlmtraceError: a token attends to nothing
+    """
+    rows = np.asarray(attention, dtype=float)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not (lengths > 0).all():
+        raise VlmtraceError(
+            f"Token {int(lengths.argmin())} attends to nothing, so it has no correlation: leave it out."
+        )
+    return (rows / lengths) @ (rows / lengths).T
+
+
+def partial_correlation(correlations: Array, x: int, y: int, given: Sequence[int] = ()) -> float:
+    """Correlation of x and y that is left once both are freed of what is linear in the given ones, −1 … 1.
+
+    0 where the given ones determine x or y: then there is nothing left to be correlated.
+    """
+    pair, rest = [x, y], list(given)
+    left = correlations[np.ix_(pair, pair)]
+    if rest:
+        across = correlations[np.ix_(pair, rest)]
+        among = correlations[np.ix_(rest, rest)]
+        try:
+            left = left - across @ np.linalg.solve(among, across.T)
+        except np.linalg.LinAlgError:
+            left = left - across @ np.linalg.pinv(among, hermitian=True) @ across.T
+    variances = np.diag(left)
+    if (variances <= ROUNDING).any():
+        return 0.0
+    return float(np.clip(left[0, 1] / np.sqrt(variances.prod()), -1, 1))
+
+
+def independence_p_value(correlation: float, n_samples: int, n_given: int) -> float:
+    """Two-sided p-value that a partial correlation is 0, by Fisher's z with n_samples − n_given − 3 degrees of freedom.
+
+    0 where none is left: what cannot be tested counts as dependent, so that it keeps its edge.
+    """
+    freedom = n_samples - n_given - 3
+    if freedom <= 0 or abs(correlation) >= 1:
+        return 0.0
+    return float(2 * norm.sf(np.sqrt(freedom) * abs(np.arctanh(correlation))))
+
+
+# The graph ------------------------------------------------------------
+
+
+class _TooManyTests(Exception):
+    """The learner has used up its tests."""
+
+
+@cache
+def _learner() -> Any:
+    """causal-learn's FCI, given correlations; imported when first needed, since that takes seconds."""
+    from causallearn.search.ConstraintBased.FCI import fci
+    from causallearn.utils.cit import CIT_Base, register_ci_test
+
+    class PartialCorrelation(CIT_Base):
+        """Fisher's z from correlations that are given, not counted from data."""
+
+        def __init__(self, data: Array, correlations: Array, max_tests: int, done: dict, **options: Any):
+            super().__init__(data, **options)
+            self.method = "vlmtrace_partial_correlation"
+            self.correlations, self.max_tests, self.done = correlations, max_tests, done
+
+        def __call__(self, X: int, Y: int, condition_set: Sequence[int] | None = None) -> float:
+            given = sorted({int(i) for i in condition_set or ()})
+            key = (*sorted((int(X), int(Y))), *given)
+            if key not in self.done:
+                if len(self.done) >= self.max_tests:
+                    raise _TooManyTests
+                found = partial_correlation(self.correlations, key[0], key[1], given)
+                self.done[key] = independence_p_value(found, self.sample_size, len(given))
+            return self.done[key]
+
+    register_ci_test("vlmtrace_partial_correlation", PartialCorrelation)
+    return fci
+
+
+def learn_graph(
+    correlations: Array,
+    n_samples: int,
+    alpha: float = 0.01,
+    max_tests: int = MAX_TESTS,
+    names: Sequence[str] | None = None,
+) -> tuple[pd.DataFrame, int]:
+    """A partial ancestral graph from correlations, by FCI.
+
+    Args:
+        correlations: (token, token)
+        n_samples: how many samples the correlations count as
+        alpha: level of the tests; a higher one keeps more edges. They are not corrected for their number
+        max_tests: the bound on time
+        names: of the tokens, for what is said when there is no graph; None: their indices
+    Returns:
+        edges: source, target (indices), source_mark, target_mark ("tail", "arrow", "circle"); and the tests done
+    Raises:
+        VlmtraceError: alpha or n_samples make no test, the correlations are singular, or the tests do not suffice
+    """
+    n = len(correlations)
+    names = [f"token {i}" for i in range(n)] if names is None else names
+    if not 0 < alpha < 1:
+        raise VlmtraceError(f"alpha={alpha} is not a level of significance: choose one between 0 and 1.")
+    if n_samples < 4:
+        raise VlmtraceError(f"n_samples={n_samples} leaves a test no degree of freedom: give at least 4.")
+    if n < 2:
+        return pd.DataFrame(columns=["source", "target", "source_mark", "target_mark"]), 0
+    if np.linalg.eigvalsh(correlations)[0] < ROUNDING:
+        off = np.abs(correlations - np.eye(n))
+        x, y = sorted(int(i) for i in np.unravel_index(off.argmax(), off.shape))
+        raise VlmtraceError(
+            f"The correlations of {n} tokens are singular, so no graph tells them apart (most alike are {names[x]} and "
+            f"{names[y]}, r = {correlations[x, y]:.4f}): choose another head or layer, or a higher attention threshold."
+        )
+    done: dict[tuple, float] = {}
+    learner = _learner()
+    try:
+        # Some of its rules print what they do, asked or not.
+        with contextlib.redirect_stdout(io.StringIO()):
+            graph, _ = learner(
+                np.zeros((n_samples, n)),  # only its shape is read
+                "vlmtrace_partial_correlation",
+                float(alpha),
+                show_progress=False,
+                node_names=[str(i) for i in range(n)],
+                correlations=correlations,
+                max_tests=max_tests,
+                done=done,
+            )
+    except _TooManyTests:
+        raise VlmtraceError(
+            f"The graph of {n} tokens takes more than {max_tests} tests, since too many of them depend on each other: "
+            "allow fewer tokens, raise the attention threshold, or lower alpha."
+        ) from None
+    marks = {"TAIL": "tail", "ARROW": "arrow", "CIRCLE": "circle"}
+    rows = [
+        (
+            int(edge.get_node1().get_name()),
+            int(edge.get_node2().get_name()),
+            marks[edge.get_endpoint1().name],
+            marks[edge.get_endpoint2().name],
+        )
+        for edge in graph.get_graph_edges()
+    ]
+    return pd.DataFrame(rows, columns=["source", "target", "source_mark", "target_mark"]), len(done)
+
+
+def graph_distances(edges: pd.DataFrame, n: int, root: int, radius: int | None = None, paths: str = "any") -> Array:
+    """How many edges from the root each token stands: (n,) float, inf where it is out of reach.
+
+    Args:
+        edges: as of `learn_graph`
+        radius: the farthest distance searched; None: any
+        paths: "any", or "d-separators": only those on which every token between two others has arrows from both or
+            lies in a triangle with them (possible d-separators, as in the paper), which often ends at the neighbours
+    """
+    one_of(paths, ("any", "d-separators"), "kind of paths")
+    mark: dict[tuple[int, int], str] = {}  # at the second token's end of the edge between both
+    for edge in edges.itertuples():
+        mark[edge.source, edge.target], mark[edge.target, edge.source] = edge.target_mark, edge.source_mark
+    found = np.full(n, np.inf)
+    found[root] = 0
+    steps = {(root, token) for start, token in mark if start == root}
+    seen = set(steps)
+    distance = 1
+    while steps and (radius is None or distance <= radius):
+        for _, token in steps:
+            found[token] = min(found[token], distance)
+
+        def goes_on(start: int, middle: int, end: int) -> bool:
+            collides = mark[start, middle] == mark[end, middle] == "arrow"
+            return end not in (start, root) and (paths == "any" or collides or (start, end) in mark)
+
+        ways = [(start, middle, end) for start, middle in steps for at, end in mark if at == middle]
+        steps = {(middle, end) for start, middle, end in ways if goes_on(start, middle, end)} - seen
+        seen |= steps
+        distance += 1
+    return found
+
+
+def candidate_sets(distances: Array, max_size: int) -> list[tuple[int, ...]]:
+    """Sets of tokens within reach of the root, the smaller first, of equal size the nearer."""
+    reach = [int(i) for i in np.flatnonzero(np.isfinite(distances) & (distances > 0))]
+    sets = [chosen for size in range(1, max_size + 1) for chosen in combinations(reach, size)]
+    return sorted(sets, key=lambda chosen: (len(chosen), distances[list(chosen)].sum(), chosen))

@@ -1,0 +1,212 @@
+"""Causal graph: tokens around the answer in a layer's attention, and the fewest whose hiding changes it, tested."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import traitlets
+from matplotlib.figure import Figure
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.display.panels import image_panel
+from vlmtrace.display.style import new_figure, paper_style
+from vlmtrace.display.view import Canvas, View, heading, png, script
+from vlmtrace.methods.explanation.search import Explanation, GraphOptions, explain
+
+#: What the sliders offer.
+ALPHAS = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.2)
+THRESHOLDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+RADII = (1, 2, 3, 4, 5)
+
+
+class CausalCanvas(Canvas):
+    """The image with the tokens of a head's graph, the graph, and what hiding does."""
+
+    _esm = script(Path(__file__).with_suffix(".js"))
+
+    head = traitlets.Int(0).tag(sync=True)
+
+
+class CausalView(View):
+    """The causal graph of a layer's attention, and the explanation that it leads to (`search`).
+
+    Attributes:
+        layer, step, options: what is computed; None: the last layer
+        found: the graphs of all heads and the explanation; None before the view is shown
+    """
+
+    title, name = "Causal graph", "causal"
+
+    def build(self) -> list[Any]:
+        self.canvas = CausalCanvas()
+        self.canvas.on_msg(self._told)
+        self.layer = self.session.model.head_block.n_layers - 1
+        self.step = 0
+        self.options = GraphOptions()
+        self.found: Explanation | None = None
+        note = (
+            "Tokens that are linked in one head's attention (CLEANN, Rohekar et al. 2023). From the answer outwards, "
+            "sets of them are hidden from the model until its answer changes; then as many others are, at random. "
+            "The graph describes an attention matrix; only the hiding is a finding about the model."
+        )
+        return [heading(note), self.canvas]
+
+    def load(self) -> None:
+        self.step = min(self.step, len(self.example.answer().ids) - 1)
+        self.compute()
+
+    def compute(self, **changed: Any) -> Explanation:
+        """Compute with other settings: layer, step, or a field of `options`.
+
+        Raises:
+            VlmtraceError: no head of the layer has a graph
+        """
+        example = self.example
+        self.layer, self.step = (int(changed.pop(name, getattr(self, name))) for name in ("layer", "step"))
+        self.options = replace(self.options, **changed)
+        self.found = None
+        self._send()  # the picture and what is being computed, before the graphs are there
+        key = ("causal graph", self.layer, self.step, *asdict(self.options).values())
+        self.found = example.keep(
+            key,
+            lambda: explain(
+                example.model,
+                example.pair["clean_image"],
+                example.question,
+                answer=example.answer().ids,
+                step=self.step,
+                layer=self.layer,
+                options=self.options,
+            ),
+        )
+        if self.canvas.head not in self.found.graphs:
+            self.canvas.head = min(self.found.graphs)
+        if self.found.head is not None:
+            self.canvas.head = self.found.head
+        self._send()
+        return self.found
+
+    def _told(self, _widget: Any, message: dict, _buffers: Any) -> None:
+        with self.busy("causal graph"):
+            self.compute(**{key: value for key, value in message.items() if key != "do"})
+
+    def _send(self) -> None:
+        example, found = self.example, self.found
+        boxes = example.model.image_cells(example.image, example.inputs(), example.model.image_block)
+        placed = ~np.isnan(boxes).any(axis=1)
+        state: dict[str, Any] = {
+            "example": f"{id(example)}", "answer": example.answer().tokens, "step": self.step,
+            "layer": self.layer, "layers": example.model.head_block.n_layers,
+            "alpha": self.options.alpha, "threshold": self.options.threshold, "radius": self.options.radius,
+            "alphas": ALPHAS, "thresholds": THRESHOLDS, "radii": RADII,
+            "boxes": np.where(placed[:, None], boxes, 0).round(6).tolist(), "graphs": None,
+        }  # fmt: skip
+        if found is not None:
+            state |= {
+                "graphs": {str(head): _graph(graph) for head, graph in found.graphs.items()},
+                "refused": {str(head): why for head, why in found.refused.items()},
+                "hidden": _names(found.hidden), "becomes": found.becomes, "sentence": str(found),
+                "probability": found.probability, "tried": len(found.tried), "untried": found.untried,
+                "randomChanged": int(found.random["changed"].sum()) if len(found.random) else 0,
+                "random": len(found.random), "tokens": found.hidden["kind"].tolist(),
+                "after": None if found.head is None else float(found.tried["probability"].iloc[-1]),
+                "randomMean": float(found.random["probability"].mean()) if len(found.random) else None,
+            }  # fmt: skip
+        with self.canvas.hold_sync():
+            self.canvas.picture = png(example.image)
+            self.canvas.state = state
+
+    # Numbers --------------------------------------------------------
+
+    def _found(self) -> Explanation:
+        if self.found is None:
+            raise VlmtraceError("The causal graph of this example has not been computed: show the view first.")
+        return self.found
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """What was hidden and what came of it: part ("none", "search", "random"), head, size, distance, tokens, answer,
+        probability (of the answer explained), changed."""
+        found = self._found()
+        none = {"part": "none", "size": 0, "answer": found.answer, "probability": found.probability, "changed": False}
+        parts = [pd.DataFrame([none])]
+        parts += [
+            table.assign(part=part)
+            for part, table in (("search", found.tried), ("random", found.random.assign(size=len(found.hidden))))
+            if len(table)
+        ]
+        columns = ["part", "head", "size", "distance", "tokens", "answer", "probability", "changed"]
+        table = pd.concat(parts, ignore_index=True).reindex(columns=columns)
+        return table.astype({"head": "Int64", "size": "Int64"})
+
+    @property
+    def edges(self) -> pd.DataFrame:
+        """Edges of all heads' graphs: layer, head, source, target (tokens' names), source_mark, target_mark."""
+        parts = []
+        for head, graph in self._found().graphs.items():
+            names = graph.tokens["kind"] + " " + graph.tokens["token"]
+            edges = graph.edges.assign(layer=graph.layer, head=head)
+            parts.append(edges.assign(source=edges["source"].map(names), target=edges["target"].map(names)))
+        columns = ["layer", "head", "source", "target", "source_mark", "target_mark"]
+        return pd.concat(parts, ignore_index=True)[columns]
+
+    def figure(self) -> Figure:
+        return _draw(self)
+
+    def code(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())
+        return self.preamble("from vlmtrace.methods.explanation.search import GraphOptions, explain") + (
+            f"options = GraphOptions({options})\n"
+            'found = explain(\n    model, pair["clean_image"], pair["clean_prompt"],\n'
+            f"    answer={self.example.answer().ids}, step={self.step}, layer={self.layer}, options=options,\n)\n"
+            "print(found)\nfound.tried\n"
+        )
+
+
+def _names(tokens: pd.DataFrame) -> list[str]:
+    return [f"{row.kind} {row.token}" for row in tokens.itertuples()]
+
+
+def _graph(graph: Any) -> dict[str, Any]:
+    """A head's graph as the browser draws it; distance null: out of reach."""
+    nodes = [
+        {
+            "kind": row.kind, "token": row.token, "cell": None if pd.isna(row.cell) else int(row.cell),
+            "attention": None if pd.isna(row.attention) else float(row.attention),
+            "distance": float(row.distance) if np.isfinite(row.distance) else None, "name": f"{row.kind} {row.token}",
+        }
+        for row in graph.tokens.itertuples()
+    ]  # fmt: skip
+    columns = ["source", "target", "source_mark", "target_mark"]
+    edges = [[int(a), int(b), start, end] for a, b, start, end in graph.edges[columns].itertuples(index=False)]
+    return {"nodes": nodes, "edges": edges, "tests": graph.n_tests, "samples": graph.n_samples}
+
+
+@paper_style
+def _draw(view: CausalView) -> Figure:
+    """The image with the tokens of the chosen head's graph, and the probability under each hiding."""
+    found, example = view._found(), view.example
+    figure = new_figure(height=3.2)
+    left, right = figure.subplots(1, 2)
+    width, height = image_panel(left, example.image)
+    graph = found.graphs[view.canvas.head]
+    boxes = example.model.image_cells(example.image, example.inputs(), example.model.image_block)
+    hidden = set(_names(found.hidden))
+    for row in graph.tokens[graph.tokens["kind"] == "image"].itertuples():
+        top, low, bottom, high = boxes[row.cell]
+        color = "#d62728" if f"image {row.token}" in hidden else "#00e5ff"
+        xs, ys = np.array([low, high, high, low, low]) * width, np.array([top, top, bottom, bottom, top]) * height
+        left.plot(xs, ys, color=color, linewidth=1.5)
+    left.set_title(f"tokens of the graph of head {view.layer}.{view.canvas.head}; red: hidden")
+    table = view.table
+    for part, color in (("search", "0.5"), ("random", "#00a0b0"), ("none", "black")):
+        rows = table[table["part"] == part]
+        right.plot(rows["size"].astype(float), rows["probability"], "o", color=color, label=part, markersize=4)
+    right.set(xlabel="tokens hidden", ylabel=f"probability of {found.answer!r}", ylim=(-0.05, 1.05))
+    right.legend()
+    figure.suptitle(str(found))
+    return figure

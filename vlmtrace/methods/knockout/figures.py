@@ -1,0 +1,46 @@
+"""Several positions at once: regions patched, ways cut, image tokens replaced; and two models side by side."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from vlmtrace.core.schema import check_table
+from vlmtrace.display.panels import lines
+from vlmtrace.display.style import PALETTE, new_figure, paper_style
+from vlmtrace.methods.patching.figures import COLUMNS
+
+#: What a knock-out is measured in.
+LOST = "share of the gap lost\n(−1 = all of it)"
+
+
+@paper_style
+def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) -> Figure:
+    """What a clean run loses: left by cutting attention around a layer, right by replacing image tokens by their mean.
+
+    Args:
+        cut: from `knock_out_attention`
+        replaced: from `replace_image_tokens`; None: the left half alone
+
+    Raises:
+        VlmtraceError: a column is missing or there is no row.
+    """
+    cut = check_table(cut, COLUMNS, "module_patching")
+    figure = new_figure(height=2.9)
+    panels = figure.subplots(1, 1 if replaced is None else 2, sharey=True, squeeze=False)[0]
+    lines(panels[0], cut, "token_role", "attention cut")
+    window = cut["token"].str.extract(r"(\d+)", expand=False).astype(int).max()
+    panels[0].set_xlabel(f"layer (middle of a window of {window})")
+    panels[0].set_ylabel(LOST)
+    panels[0].set_title("attention cut")
+    if replaced is not None:
+        replaced = check_table(replaced, COLUMNS, "module_patching")
+        sns.pointplot(
+            replaced, x="token_role", y="patching_effect", color=PALETTE[7], linestyle="none", ax=panels[1], seed=0
+        )
+        panels[1].axhline(0, color="0.6", linewidth=0.6, zorder=0)
+        panels[1].set(xlabel="region", title="image tokens replaced by their mean")
+        sns.despine(ax=panels[1])
+    figure.suptitle(f"Clean run, knocked out (n = {cut['sample_id'].nunique()} pairs; bars are 95 % intervals)")
+    return figure

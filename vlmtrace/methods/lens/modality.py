@@ -1,0 +1,220 @@
+"""The same question answered from an image and from sentences: do the same heads carry the answer?
+
+Heads are compared by their contributions (see `lens`), and the ones found strong in both are put to a test: their
+outputs at the answer's position are replaced by their mean over questions, in runs on images and in runs on sentences,
+against as many other heads drawn at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import expit
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from vlmtrace.core import stats
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.progress import counter
+from vlmtrace.methods.lens.contributions import (
+    BLOCK,
+    Array,
+    Head,
+    Lens,
+    check_questions,
+    head_means,
+    lens_of,
+    top_heads,
+)
+from vlmtrace.models import VLM, Site
+from vlmtrace.models.hooks import hooks
+
+#: By what a question is answered, in words.
+RUNS = ("visual", "textual")
+
+
+def agreement(
+    visual: pd.DataFrame, textual: pd.DataFrame, k: int = 5, n_boot: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """How alike heads contribute when the same questions are answered from images and from sentences.
+
+    Beside it stands how alike they contribute in two halves of the questions, of one kind of run: no other correlation
+    can be expected to be higher.
+
+    Args:
+        visual, textual: tables of `lens_contributions`, of the same questions
+        k: how many of the strongest heads are compared
+        n_boot: resamples of the questions for the interval
+    Returns:
+        one row a comparison ("visual, textual", "visual, halves", "textual, halves"): spearman of the heads' mean
+        contributions, low, high (95 %, missing for halves), shared (how many of the k strongest heads are among the k
+        strongest of the other) and shared_by_chance
+    """
+    found = {name: _by_question(table) for name, table in zip(RUNS, (visual, textual), strict=True)}
+    if not found["visual"].index.equals(found["textual"].index):
+        raise VlmtraceError("The two tables are not of the same questions: pass contributions of the same ones.")
+    values = {name: wide.to_numpy() for name, wide in found.items()}
+    n, n_heads = values["visual"].shape
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(n, size=(n_boot, n))
+    resampled = [_spearman(values["visual"][rows].mean(0), values["textual"][rows].mean(0)) for rows in draws]
+    low, high = np.quantile(resampled, [0.025, 0.975]) if n > 1 else (np.nan, np.nan)
+    means = [values[name].mean(0) for name in RUNS]
+    rows = [{"compared": "visual, textual", **_compare(means[0], means[1], k), "low": low, "high": high}]
+    if n > 1:
+        half = rng.permutation(n) < n // 2
+        rows += [
+            {"compared": f"{name}, halves", **_compare(values[name][half].mean(0), values[name][~half].mean(0), k)}
+            for name in RUNS
+        ]
+    table = pd.DataFrame(rows).assign(n_questions=n, n_heads=n_heads, k=k, shared_by_chance=k * k / n_heads)
+    columns = ["compared", "spearman", "low", "high", "k", "shared", "shared_by_chance", "n_questions", "n_heads"]
+    return table.reindex(columns=columns)
+
+
+def _by_question(table: pd.DataFrame) -> pd.DataFrame:
+    """(question, head) contributions."""
+    heads = table[table["head"].notna()]
+    return heads.pivot(index="sample_id", columns=["layer", "head"], values="log_p_increase").sort_index(axis=1)
+
+
+def _spearman(a: Array, b: Array) -> float:
+    return float(spearmanr(a, b).statistic)
+
+
+def _compare(a: Array, b: Array, k: int) -> dict[str, float]:
+    strongest = [set(np.argsort(-values, kind="stable")[:k]) for values in (a, b)]
+    return {"spearman": _spearman(a, b), "shared": len(strongest[0] & strongest[1])}
+
+
+def shared_heads(visual: pd.DataFrame, textual: pd.DataFrame, k: int = 5) -> list[Head]:
+    """The heads that are among the k strongest in both, by mean contribution, in the order of the visual one."""
+    strongest = [top_heads(head_means(table).to_numpy(), k) for table in (visual, textual)]
+    return [head for head in strongest[0] if head in strongest[1]]
+
+
+# Are they causal? -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def knock_out_heads(
+    model: VLM,
+    questions: pd.DataFrame,
+    heads: Sequence[tuple[int, int]],
+    told: str = "sentences",
+    prefix: str = "",
+    n_random: int = 10,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Replace heads' outputs at the answer's position by their mean over the questions: what is left of the answer?
+
+    The mean is taken over the runs of the same kind (images, or sentences). Random heads are drawn anew `n_random`
+    times, as many as `heads`, in the same layers as often where enough others are there, and none of `heads`
+    themselves.
+
+    Args:
+        questions: sample_id, image, prompt, and sentences in the column `told`
+        heads: (layer, head)
+    Returns:
+        one row a question, run ("visual", "textual") and set ("chosen", "random"; of random the mean over draws):
+        sample_id, run, heads, p_before (of the token that the model predicts), p, log_odds_change (nats); log-odds go
+        on moving where a probability is close to 1
+    """
+    check_questions(questions, told)
+    if not heads:
+        raise VlmtraceError("No head to knock out: choose more of the strongest heads, so that some are shared.")
+    block = model.blocks[BLOCK]
+    sets = [list(heads), *random_heads(heads, block.n_layers, block.n_heads, n_random, seed)]
+    rows = []
+    with counter(2 * len(questions), f"knocking out {len(heads)} heads in {len(questions)} questions") as advance:
+        for run, column in zip(RUNS, (None, told), strict=True):
+            lenses = [lens_of(model, row, prefix, column) for row in questions.to_dict("records")]
+            mean = torch.stack([lens.heads[:, lens.at] for lens in lenses]).mean(0)
+            for sample_id, lens in zip(questions["sample_id"], lenses, strict=True):
+                before = log_odds(lens.logits, lens.token)
+                after = np.array([knocked_out(lens, chosen, mean) for chosen in sets])
+                for name, found in (("chosen", after[:1]), ("random", after[1:])):
+                    left = {"p": expit(found).mean(), "log_odds_change": found.mean() - before}
+                    rows.append({"sample_id": sample_id, "run": run, "heads": name, "p_before": expit(before), **left})
+                advance(1)
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def knocked_out(lens: Lens, heads: Sequence[tuple[int, int]], mean: Tensor) -> float:
+    """Log-odds of the predicted token with some heads' outputs at the answer's position replaced.
+
+    Args:
+        mean: (layer, head, width of a head), what they are replaced by
+    """
+
+    def replace(layer: int) -> Callable[[Tensor], Tensor]:
+        chosen = [head for at, head in heads if at == layer]
+
+        def put(value: Tensor) -> Tensor:
+            value = value.clone()
+            value.unflatten(-1, mean.shape[1:])[:, lens.at, chosen] = mean[layer, chosen].to(value.dtype)
+            return value
+
+        return put
+
+    layers = sorted({layer for layer, _ in heads})
+    points = [(lens.model.hook_point(Site(BLOCK, "self_attention", layer)), replace(layer)) for layer in layers]
+    with hooks(points, n_pairs=1):
+        return log_odds(lens.model.answer_logits(lens.inputs)[0], lens.token)
+
+
+def log_odds(logits: Tensor, token: int) -> float:
+    """log(p / (1 − p)) of a token, exact where p is close to 1, too."""
+    others = torch.cat([logits[:token], logits[token + 1 :]])
+    return float(logits[token] - others.logsumexp(-1))
+
+
+def random_heads(
+    heads: Sequence[tuple[int, int]], n_layers: int, n_heads: int, n_sets: int, seed: int = 0
+) -> list[list[tuple[int, int]]]:
+    """Sets of as many other heads, drawn without replacement, of the same layers as far as there are enough of them.
+
+    Raises:
+        VlmtraceError: there are too few other heads
+    """
+    taken = set(heads)
+    if 2 * len(taken) > n_layers * n_heads:
+        raise VlmtraceError(f"There are not {len(taken)} other heads than these to compare with: choose fewer.")
+    rng = np.random.default_rng(seed)
+    sets = []
+    for _ in range(n_sets):
+        drawn: list[tuple[int, int]] = []
+        for layer in sorted({layer for layer, _ in heads}):
+            others = [(layer, head) for head in range(n_heads) if (layer, head) not in taken]
+            wanted = sum(at == layer for at, _ in taken)
+            drawn += [others[i] for i in rng.permutation(len(others))[:wanted]]
+        rest = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+        rest = [head for head in rest if head not in taken and head not in drawn]
+        drawn += [rest[i] for i in rng.permutation(len(rest))[: len(taken) - len(drawn)]]
+        sets.append(drawn)
+    return sets
+
+
+def knockout_table(knocked: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Mean change of the answer's log-odds, with 95 % bootstrap intervals over questions, by run.
+
+    Returns:
+        one row a run and set of heads, and one for their difference, question by question: run, heads ("chosen",
+            "random",
+        "chosen − random"), n, log_odds_change, low, high, p_before, p
+    """
+    rows = []
+    for run, part in knocked.groupby("run", sort=False):
+        wide = part.pivot(index="sample_id", columns="heads", values="log_odds_change")
+        wide["chosen − random"] = wide["chosen"] - wide["random"]
+        p = part.groupby("heads")[["p_before", "p"]].mean()
+        for name, values in wide.items():
+            low, high = (float(end[0]) for end in stats.bootstrap_mean(values, seed=seed))
+            row = {"run": run, "heads": name, "n": len(values), "log_odds_change": values.mean()}
+            row |= {"low": low, "high": high}
+            rows.append(row | (p.loc[name].to_dict() if name in p.index else {}))
+    return pd.DataFrame(rows)

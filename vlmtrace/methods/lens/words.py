@@ -1,0 +1,231 @@
+"""Words in patches: what the residual stream, and what a head reads and writes, means at a position.
+
+Every reading is of a vector in the residual stream, through the final norm (its scale held fixed at that position's
+own) and the unembedding:
+
+- `input`: what enters the layer, the logit lens (nostalgebraist 2020) on image tokens.
+- `key` and `value`: the part of what enters that the head's key, or value, can see. Both are linear in the input once
+  the scale of the layer's norm is held fixed, k = M x with M = W_K · norm; what M does not see of x changes no key. The
+  side is the orthogonal projection of x on the row space of M, M⁺M x: the smallest vector that has the same key.
+- `output`: the value output, the head's value at this position through its slice of the output projection: what the
+  head would write if it attended to this position alone.
+
+An image token enters where word embeddings do. Where embedding and unembedding are not one matrix, what it means there
+may be read better as the word whose embedding has the most similar direction (cosine): `through="embedding"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.progress import counter
+from vlmtrace.methods.lens.contributions import BLOCK, Array, Lens, check_questions, lens_of, word
+from vlmtrace.methods.lens.frozen_norm import FrozenNorm
+from vlmtrace.methods.lens.map_scores import tokens_on_object
+from vlmtrace.models import VLM, Site
+
+#: What can be read at a position; the first of a layer, the others of one of its heads.
+SIDES = ("input", "key", "value", "output")
+
+#: By which matrix a vector is turned into words.
+THROUGH = ("unembedding", "embedding")
+
+#: What a family calls the norm in front of its attention.
+NORMS_BEFORE = ("input_layernorm", "self_attn_layer_norm")
+
+
+@torch.no_grad()
+def side(lens: Lens, what: str, layer: int, head: int = 0) -> Tensor:
+    """The vectors (T, D) that a reading is of.
+
+    Args:
+        what: one of `SIDES`
+        layer: 0 to L; at L, where only "input" exists, what leaves the last layer
+    Raises:
+        VlmtraceError: there is no such side, layer or head
+    """
+    one_of(what, SIDES, "side of a head")
+    n_layers, n_heads = len(lens.heads), lens.heads.shape[2]
+    if not 0 <= layer < n_layers + (what == "input") or not 0 <= head < n_heads:
+        raise VlmtraceError(
+            f"There is no head {layer}.{head} of {lens.model.name}: its layers are 0 to {n_layers - 1}, its heads 0 to "
+            f"{n_heads - 1}."
+        )
+    if what == "input":
+        return lens.hidden[layer]
+    if what == "output":
+        return lens.value_outputs(layer, head)
+    entering = lens.hidden[layer]
+    seen = torch.linalg.pinv(seen_by(lens, what, layer, head).double())
+    # M⁺M is symmetric, whatever the position's scale: one projection serves all positions.
+    projection = (seen @ seen_by(lens, what, layer, head).double()).float()
+    return entering @ projection
+
+
+def seen_by(lens: Lens, what: str, layer: int, head: int) -> Tensor:
+    """M (width of a head, D): from what enters a layer to a head's key or value, but for the norm's scale and biases.
+
+    Query heads that share a key head have the same.
+    """
+    module = lens.model.attention_module(Site(BLOCK, "self_attention", layer))
+    weight = getattr(module, {"key": "k_proj", "value": "v_proj"}[what]).weight.float()
+    size = lens.heads.shape[-1]
+    shared = head // (lens.heads.shape[2] // lens.keys.shape[2])
+    before = norm_before(lens, layer)
+    seen = weight[shared * size : (shared + 1) * size] * before.gain
+    # What subtracts the mean from x subtracts it from the rows of the matrix that meets x.
+    return seen - seen.mean(-1, keepdim=True) if before.centred else seen
+
+
+def norm_before(lens: Lens, layer: int) -> FrozenNorm:
+    """The norm in front of a layer's attention, frozen at what enters the layer."""
+    module = lens.model.text.layers[layer]
+    norm = next((getattr(module, name) for name in NORMS_BEFORE if hasattr(module, name)), None)
+    if norm is None:
+        raise VlmtraceError(
+            f"The layers of {lens.model.name} have no norm in front of their attention that the lens knows, so what a "
+            "head reads cannot be told: read the layer's input or the head's output."
+        )
+    return FrozenNorm.of(norm, lens.hidden[layer])
+
+
+# Words ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def word_scores(lens: Lens, vectors: Tensor, positions: Tensor, through: str = "unembedding") -> Tensor:
+    """How well each word fits vectors (n, D) that stand at n positions: probabilities, or cosines; (n, vocabulary)."""
+    if one_of(through, THROUGH, "way to read words") == "unembedding":
+        return lens.read(vectors, positions).softmax(-1)
+    words = torch.nn.functional.normalize(lens.model.hf.get_input_embeddings().weight.float(), dim=-1)
+    return torch.nn.functional.normalize(vectors.float(), dim=-1) @ words.T
+
+
+def top_words(
+    lens: Lens, vectors: Tensor, positions: Sequence[int], k: int = 5, through: str = "unembedding"
+) -> pd.DataFrame:
+    """The k words that vectors (T, D) mean most at some positions.
+
+    Args:
+        through: one of `THROUGH`
+    Returns:
+        one row a position and rank: position, rank (from 1), token_id, word, score (probability, or cosine)
+    """
+    at = torch.tensor(list(positions), device=vectors.device)
+    tables = []
+    for place in at.split(64):
+        scores, ids = word_scores(lens, vectors[place], place, through).topk(k)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "position": place.repeat_interleave(k).cpu().numpy(),
+                    "rank": np.tile(np.arange(1, k + 1), len(place)),
+                    "token_id": ids.flatten().cpu().numpy(),
+                    "word": [word(lens.model, token) for token in ids.flatten().tolist()],
+                    "score": scores.flatten().cpu().numpy(),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def word_ranks(
+    lens: Lens, tokens: Sequence[int], what: str = "input", head: int = 0, through: str = "unembedding"
+) -> Array:
+    """Rank (1: it fits best) of the best-placed of some tokens at every layer and position: (layer, position).
+
+    Args:
+        tokens: e.g. the right word with and without a space before it
+        what: one of `SIDES`; of "input" the last row is what leaves the last layer
+    """
+    places = torch.arange(lens.hidden.shape[1], device=lens.hidden.device)
+    rows = []
+    for layer in range(len(lens.heads) + (what == "input")):
+        vectors = side(lens, what, layer, head)
+        found = []
+        for place in places.split(64):
+            scores = word_scores(lens, vectors[place], place, through)
+            best = scores[:, list(tokens)].amax(-1, keepdim=True)
+            found.append((scores > best).sum(-1) + 1)
+        rows.append(torch.cat(found))
+    return torch.stack(rows).cpu().numpy()
+
+
+def first_layers(ranks: Array, at_most: int = 1) -> Array:
+    """The first layer at which a word is among the `at_most` most probable: (position); missing where it never is.
+
+    Args:
+        ranks: (layer, position) of `word_ranks`
+    """
+    reached = ranks <= at_most
+    return np.where(reached.any(0), reached.argmax(0), np.nan)
+
+
+def word_layers(
+    model: VLM, questions: pd.DataFrame, at_most: int = 5, through: Sequence[str] = THROUGH, prefix: str = ""
+) -> pd.DataFrame:
+    """Layer by layer, at how many image tokens the right word is among the first: on the object, and elsewhere.
+
+    Args:
+        questions: sample_id, image, prompt, answer (the right word), object_mask
+        at_most: the rank up to which a word counts as read
+    Returns:
+        one row a question, reading, layer and place: sample_id, through, layer (the last is what leaves the last
+            layer),
+        place ("object", "elsewhere", "answer": the position that predicts it), share of the place's tokens
+    """
+    check_questions(questions, "answer", "object_mask")
+    tables = []
+    with counter(len(questions), f"words in {len(questions)} images") as advance:
+        for row in questions.to_dict("records"):
+            lens = lens_of(model, row, prefix)
+            boxes = image_boxes(lens, row["image"])
+            on_object = tokens_on_object(row, boxes.drop(columns="position").to_numpy())
+            positions = boxes["position"].to_numpy()
+            places = {"object": positions[on_object], "elsewhere": positions[~on_object], "answer": np.array([lens.at])}
+            for way in through:
+                reached = word_ranks(lens, word_tokens(lens, row["answer"]), through=way) <= at_most
+                for place, at in places.items():
+                    share = reached[:, at].mean(1) if len(at) else np.full(len(reached), np.nan)
+                    table = pd.DataFrame({"layer": range(len(reached)), "place": place, "share": share})
+                    tables.append(table.assign(sample_id=row["sample_id"], through=way))
+            advance(1)
+    found = pd.concat(tables, ignore_index=True)
+    return found[["sample_id", "through", "layer", "place", "share"]]
+
+
+def word_tokens(lens: Lens, text: str) -> list[int]:
+    """The first tokens by which a word can start: as an answer, with a space before it, in capitals or without.
+
+    Raises:
+        VlmtraceError: the tokenizer does not know the word
+    """
+    tokenizer, found = lens.model.tokenizer, []
+    for form in (text, f" {text}", text.capitalize(), f" {text.capitalize()}"):
+        ids = tokenizer(form, add_special_tokens=False).input_ids
+        # A mark that stands for the space alone is no beginning of a word.
+        ids = [token for token in ids if tokenizer.decode([token]).strip()]
+        if ids and ids[0] != tokenizer.unk_token_id:
+            found.append(ids[0])
+    if not found:
+        raise VlmtraceError(f"The word {text!r} is unknown to the tokenizer of {lens.model.name}: use another word.")
+    return list(dict.fromkeys(found))
+
+
+def image_boxes(lens: Lens, image: Image.Image | str | Path) -> pd.DataFrame:
+    """Where in the image its tokens lie: position, top, left, bottom, right; those without a place left out.
+
+    Args:
+        image: that of the lens's inputs, of which the numbers are fractions
+    """
+    boxes = pd.DataFrame(lens.model.image_cells(image, lens.inputs, BLOCK), columns=["top", "left", "bottom", "right"])
+    boxes.insert(0, "position", np.flatnonzero(lens.image_positions))
+    return boxes.dropna(ignore_index=True)

@@ -1,0 +1,266 @@
+"""Where patching restores the answer: maps of module_patching."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.schema import check_table, pick
+from vlmtrace.display.aggregation import patch_grids, role_means, spread, with_pair_columns
+from vlmtrace.display.panels import (
+    _one_legend,
+    effect_panel,
+    emphasize_options,
+    image_panel,
+    lines,
+    masks_of,
+    masks_of_any,
+    outline_legend,
+    outline_masks,
+    patch_effect_panel,
+)
+from vlmtrace.display.style import (
+    EFFECT,
+    PAGE_WIDTH,
+    PALETTE,
+    effect_limit,
+    new_figure,
+    order_label,
+    paper_style,
+    readable,
+    signed_colorbar,
+    thin_ticks,
+)
+
+_EFFECTS = ["sample_id", "corruption", "block", "module", "layer", "position", "token_role", "patching_effect"]
+
+
+@paper_style
+def effect_heatmap(
+    module_patching: pd.DataFrame,
+    module: str,
+    block: str | None = None,
+    corruption: str | None = None,
+    by: Sequence[str] = ("category", "correct_first"),
+    pairs: pd.DataFrame | None = None,
+    limit: float | None = None,
+) -> Figure:
+    """Mean patching effect, layer × token role, one panel for each kind of question.
+
+    Positions that share a role are averaged within the pair, then pairs are averaged. Roles stand in the order of the
+    prompt. All panels share one range of colors, which the color bar states.
+
+    Args:
+        module_patching: the contract's table; rows of one task
+        module, block, corruption: what to show; may be None where the table holds only one
+        by: at most two columns of the pairs: the first makes rows of panels, the second columns
+        pairs: where the `by` columns are, if module_patching lacks them
+        limit: colors range over −limit … limit; default: the smallest round number that holds all means
+
+    Raises:
+        VlmtraceError: a column is missing, a choice is unknown or left open, or all effects are missing.
+    """
+    if len(by) > 2:
+        raise VlmtraceError(f"A figure has rows and columns only: pass at most two names in by, not {len(by)}.")
+    check_table(module_patching, _EFFECTS, "module_patching")
+    effects = pick(module_patching, "module_patching", module=module, block=block, corruption=corruption)
+    effects = with_pair_columns(effects, pairs, by)
+    rows, columns = _facet_values(effects, by, 0), _facet_values(effects, by, 1)
+    panels = [(facet, role_means(_panel_rows(effects, by, facet))) for facet in itertools.product(rows, columns)]
+    drawn = [value for _, means in panels if means for value in means.matrix.to_numpy().flat if np.isfinite(value)]
+    if not drawn:
+        raise VlmtraceError(f"All effects of {module} are missing: the runs of these pairs do not differ.")
+    limit = limit or effect_limit(drawn)
+
+    height = 0.75 + 0.13 * min(max(effects["layer"].nunique(), 4), 16)
+    figure = new_figure(height=0.9 + len(rows) * height)
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for (facet, means), axes in zip(panels, grid.flat, strict=True):
+        axes.set_visible(means is not None)
+        if means:
+            effect_panel(axes, means.matrix, means.labels, limit)
+            emphasize_options(axes)
+            axes.set_title(_facet_title(by, facet, *means.n), loc="left")
+    _label_once(grid)
+    signed_colorbar(figure, grid.flat, limit, drawn, "mean over the n pairs of a panel")
+    figure.suptitle(site_title(effects))
+    return figure
+
+
+def site_title(effects: pd.DataFrame) -> str:
+    """What was patched, from the rows of one module: "cross-attention of the text encoder, image corruption"."""
+    site = effects.iloc[0]
+    return f"{readable(site['module'])} of the {readable(site['block'])}, {readable(site['corruption'])} corruption"
+
+
+@paper_style
+def image_effect_map(
+    module_patching: pd.DataFrame,
+    pairs: pd.DataFrame,
+    module: str = "residual",
+    block: str = "vision_encoder",
+    corruption: str | None = None,
+    n: int = 4,
+    layers: Sequence[int] | None = None,
+    grid: tuple[int, int] | None = None,
+    limit: float | None = None,
+) -> Figure:
+    """Patching effect of single image patches, where they lie in the image: one row a pair, one column a layer.
+
+    Nothing is averaged: in another pair the object lies elsewhere.
+
+    Args:
+        n: how many pairs, of as many kinds as there are
+        layers: default: all, or six evenly spaced ones
+        grid: rows and columns of image patches; default: as many rows as columns
+        limit: as in `effect_heatmap`
+
+    Raises:
+        VlmtraceError: a column is missing, a choice is unknown or left open, or the patches do not fill the grid.
+    """
+    check_table(module_patching, _EFFECTS, "module_patching")
+    effects = pick(module_patching, "module_patching", module=module, block=block, corruption=corruption)
+    shown = spread(pairs[pairs["sample_id"].isin(effects["sample_id"])], n)
+    check_table(shown, ["clean_image", "corrupt_image", "clean_prompt", "correct_answer"], "pairs")
+    known = sorted(effects["layer"].unique())
+    layers = [known[i] for i in thin_ticks(len(known), at_most=6)] if layers is None else layers
+    effects = effects[effects["layer"].isin(layers) & effects["sample_id"].isin(shown["sample_id"])]
+    drawn = effects.loc[effects["token_role"] == "image", "patching_effect"]
+    limit = limit or effect_limit(drawn)
+
+    figure = new_figure(height=0.9 + len(shown) * (0.45 + (PAGE_WIDTH - 0.5) / (len(layers) + 2)))
+    panels = figure.subplots(len(shown), len(layers) + 2, squeeze=False)
+    for (_, pair), axes in zip(shown.iterrows(), panels, strict=True):
+        grids = patch_grids(effects[effects["sample_id"] == pair["sample_id"]], grid)
+        draw_patch_effects(axes, pair, grids, limit)
+    outline_legend(figure, masks_of_any(shown), loc="outside upper right")
+    signed_colorbar(figure, panels.flat, limit, drawn, "one patch of one pair (n = 1)")
+    figure.suptitle(site_title(effects), x=0.01, ha="left")
+    return figure
+
+
+def draw_patch_effects(axes: Sequence[Axes], pair: pd.Series, grids: dict[int, np.ndarray], limit: float) -> None:
+    """One pair in a row of axes: clean image, corrupt image, then the effects of each layer's patches."""
+    masks = masks_of(pair)
+    size = image_panel(axes[0], pair["clean_image"])
+    outline_masks(axes[0], masks, size)
+    image_panel(axes[1], pair["corrupt_image"])
+    axes[0].set_title(f"{pair['clean_prompt']}\nclean: {pair['correct_answer']}", loc="left")
+    axes[1].set_title(f"corrupt: {pair['incorrect_answer']}", loc="left")
+    for panel, (layer, effects) in zip(axes[2:], grids.items(), strict=True):
+        patch_effect_panel(panel, effects, limit, size, masks)
+        panel.set_title(f"layer {layer}", loc="left")
+
+
+def _facet_values(effects: pd.DataFrame, by: Sequence[str], axis: int) -> list:
+    """The values that make the rows (axis 0) or columns (1) of panels, [None] where nothing does."""
+    if len(by) <= axis:
+        return [None]
+    values = list(effects[by[axis]].unique())
+    # The correct option first comes first; all else stays in the order of the table.
+    return sorted(values, reverse=True) if effects[by[axis]].dtype == bool else values
+
+
+def _panel_rows(effects: pd.DataFrame, by: Sequence[str], facet: Sequence[object]) -> pd.DataFrame:
+    for column, value in zip(by, facet, strict=False):
+        effects = effects[effects[column] == value]
+    return effects
+
+
+def _facet_title(by: Sequence[str], facet: Sequence[object], fewest: int, most: int) -> str:
+    """E.g. "color, correct option first (n = 12)"; n is a range where a role does not occur in every prompt."""
+    names = [
+        order_label(bool(value)) if column == "correct_first" else readable(value)
+        for column, value in zip(by, facet, strict=False)
+    ]
+    count = f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
+    return f"{', '.join(names)} ({count})".lstrip()
+
+
+def _label_once(grid: np.ndarray) -> None:
+    """Say "layer" at the left only, and the roles at the bottom only where all panels of a column have the same."""
+    for axes in grid[:, 1:].flat:
+        axes.set_ylabel("")
+    for column in grid.T:
+        labels = [[label.get_text() for label in axes.get_xticklabels()] for axes in column if axes.get_visible()]
+        if all(found == labels[0] for found in labels):
+            for axes in column[:-1]:
+                axes.tick_params(labelbottom=False)
+
+
+COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "token_role", "patching_effect"]
+
+
+@paper_style
+def region_effects(effects: pd.DataFrame) -> Figure:
+    """Effect of patching all positions of a region at once, layer by layer, one panel a module.
+
+    Args:
+        effects: from `patch_regions`, of one corruption
+
+    Raises:
+        VlmtraceError: a column is missing or there is no row.
+    """
+    effects = check_table(effects, COLUMNS, "module_patching")
+    modules = list(dict.fromkeys(effects["module"]))
+    figure = new_figure(height=3.0)
+    panels = figure.subplots(1, len(modules), sharey=True, squeeze=False)[0]
+    for axes, module in zip(panels, modules, strict=True):
+        lines(axes, effects[effects["module"] == module], "token_role", "region")
+        axes.set_title(readable(module))
+        axes.set_ylabel(EFFECT)
+    _one_legend(figure, panels)
+    figure.suptitle(_title(effects))
+    return figure
+
+
+@paper_style
+def layer_profiles(profiles: pd.DataFrame) -> Figure:
+    """Effect of each module by layer, one column a model, one row a corruption.
+
+    Args:
+        profiles: from `compare.layer_profile` of two runs: model, corruption, sample_id, module, where, layer,
+            patching_effect
+
+    Raises:
+        VlmtraceError: a column is missing or there is no row.
+    """
+    needed = ["model", "corruption", "sample_id", "module", "where", "layer", "patching_effect"]
+    profiles = check_table(profiles, needed, "profiles")
+    models, corruptions = (list(dict.fromkeys(profiles[name])) for name in ("model", "corruption"))
+    modules = sorted(dict.fromkeys(profiles["module"]))
+    colors = dict(zip(modules, PALETTE, strict=False))
+    figure = new_figure(height=0.6 + 2.2 * len(corruptions))
+    panels = figure.subplots(len(corruptions), len(models), sharey="row", squeeze=False)
+    for row, corruption in zip(panels, corruptions, strict=True):
+        for axes, model in zip(row, models, strict=True):
+            mine = profiles[(profiles["model"] == model) & (profiles["corruption"] == corruption)]
+            sns.lineplot(
+                mine.rename(columns={"where": "positions"}),
+                x="layer", y="patching_effect", hue="module", style="positions", palette=colors,
+                style_order=["text", "image"], markers=True, dashes={"text": "", "image": (2, 1.5)},
+                errorbar=("ci", 95), n_boot=500, seed=0, ax=axes,
+            )  # fmt: skip
+            n = mine.groupby("model")["sample_id"].nunique().max()
+            axes.set_title(f"{model}, {corruption} corruption (n = {n} pairs)")
+            axes.set_ylabel("patching effect, summed over positions")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+            for label in axes.get_legend().get_texts():
+                label.set_text(readable(label.get_text()))
+            sns.despine(ax=axes)
+    return figure
+
+
+def _title(effects: pd.DataFrame) -> str:
+    block, corruption = effects["block"].iloc[0], effects["corruption"].iloc[0]
+    n = effects["sample_id"].nunique()
+    return f"{readable(block)}, {corruption} corruption (mean over n = {n} pairs, 95 % intervals)"

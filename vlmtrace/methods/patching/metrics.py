@@ -1,0 +1,93 @@
+"""What a patch did, as a number.
+
+LD = logit(correct) − logit(incorrect) at the first answer position. A logit difference is linear in the logits, so
+halves of an effect add up to the effect; a probability is not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.inputs.batching import Positions
+from vlmtrace.inputs.pair_runs import PairRuns
+from vlmtrace.models import Patches
+
+#: Clean and corrupt logit differences closer than this have no contrast that an effect could be a share of.
+SMALLEST_GAP = 1e-6
+
+
+def patching_effect(patched: ArrayLike, clean: ArrayLike, corrupt: ArrayLike) -> NDArray[np.float64]:
+    """Share of the clean-corrupt gap that a patch closes: (LD_patched − LD_corrupt) / (LD_clean − LD_corrupt).
+
+    0: the patch did nothing; 1: it restored the clean answer in full; negative: it made things worse. Missing (NaN)
+    where clean and corrupt do not differ. Arguments broadcast.
+
+    >>> patching_effect([0.0, 1.0, 3.0], clean=2.0, corrupt=0.0)
+    array([0. , 0.5, 1.5])
+    >>> patching_effect(1.0, clean=2.0, corrupt=2.0)
+    array(nan)
+    """
+    patched, clean, corrupt = (np.asarray(value, dtype=np.float64) for value in (patched, clean, corrupt))
+    gap = clean - corrupt
+    usable = np.abs(gap) > SMALLEST_GAP
+    with np.errstate(invalid="ignore"):
+        return np.where(usable, (patched - corrupt) / np.where(usable, gap, 1.0), np.nan)[()]
+
+
+def effect_table(
+    group: pd.DataFrame,
+    runs: PairRuns,
+    corruption: str,
+    patches: Patches,
+    roles: pd.DataFrame,
+    logit_diff: np.ndarray,
+    p_correct: np.ndarray,
+) -> pd.DataFrame:
+    """The rows of a head_patching table (module_patching: drop head) for a group and its patches of one block.
+
+    Args:
+        patches: from `site_patches`
+        roles: the group's token tables at the patched positions, one pair after the other
+        logit_diff, p_correct: (pair, patch), of the patched run
+    """
+    n_pairs, n_patches = logit_diff.shape
+    base_p = runs.corrupt_readout.p_correct.cpu().numpy()[:, None]
+    clean_ld, corrupt_ld = (r.logit_diff.cpu().numpy()[:, None] for r in (runs.clean_readout, runs.corrupt_readout))
+
+    def of_position(column: str) -> np.ndarray:
+        by_pair = roles[column].to_numpy().reshape(n_pairs, -1)
+        return np.tile(by_pair, (1, n_patches // by_pair.shape[1])).ravel()
+
+    return pd.DataFrame(
+        {
+            "sample_id": np.repeat(group["sample_id"].to_numpy(), n_patches),
+            "corruption": corruption,
+            "block": patches.block,
+            "module": patches.modules * n_pairs,
+            "layer": patches.layers * n_pairs,
+            "head": patches.heads * n_pairs,
+            "position": of_position("position"),
+            "token": of_position("token"),
+            "token_role": of_position("token_role"),
+            "p_correct": p_correct.ravel(),
+            "p_diff": (p_correct - base_p).ravel(),
+            "logit_diff": (logit_diff - corrupt_ld).ravel(),
+            "patching_effect": patching_effect(logit_diff, clean_ld, corrupt_ld).ravel(),
+        }
+    )
+
+
+def in_order_of(pairs: pd.DataFrame, tables: list[pd.DataFrame], positions: Positions) -> pd.DataFrame:
+    """Tables of groups as one, in the order of the pairs.
+
+    Raises:
+        VlmtraceError: no pair has any of the positions
+    """
+    if not tables:
+        raise VlmtraceError(f"No position matches {positions!r}: choose 'all', token roles of the prompts, or indices.")
+    order = {sample: i for i, sample in enumerate(pairs["sample_id"])}
+    table = pd.concat(tables, ignore_index=True)
+    return table.sort_values("sample_id", key=lambda column: column.map(order), kind="stable", ignore_index=True)

@@ -1,0 +1,153 @@
+"""Relevancy: what in image and prompt each token of the answer came from, by attention and its gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import traitlets
+from matplotlib.figure import Figure
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.display.panels import Picture, image_panel, masks_of, outline_masks
+from vlmtrace.display.style import ATTENTION, new_figure, paper_style
+from vlmtrace.display.view import Canvas, View, heading, png, script
+from vlmtrace.inputs.image_regions import on_image
+from vlmtrace.methods.relevancy.propagation import Relevancy, relevancy
+
+#: The ways from the image to the answer, by the name of their rows in `Relevancy.table`.
+WAYS = {"image": "the language side", "vision": "the vision encoder", "joined": "both"}
+
+
+class RelevancyCanvas(Canvas):
+    """Answer tokens, the image, the prompt, image against text."""
+
+    _esm = script(Path(__file__).with_suffix(".js"))
+
+    step = traitlets.Int(0).tag(sync=True)
+    way = traitlets.Unicode("image").tag(sync=True)
+    words = traitlets.Bool(True).tag(sync=True)
+
+
+class RelevancyView(View):
+    """Relevance of patches and of prompt tokens for each token of the answer (`propagation`).
+
+    Attributes:
+        canvas: step (the answer's token), way (one of `WAYS`), words (whether sub-tokens are joined)
+        found: all maps; None before the view is shown
+    """
+
+    title, name = "Relevancy", "relevancy"
+
+    def build(self) -> list[Any]:
+        self.canvas = RelevancyCanvas()
+        self.found: Relevancy | None = None
+        note = (
+            "How much each patch and word counted for a token of the answer: attention, weighted by how the token's "
+            "logit moves with it, followed through the layers (Chefer et al. 2021). It is no effect: patch to test it."
+        )
+        return [heading(note), self.canvas]
+
+    def load(self) -> None:
+        example = self.example
+        self.found = found = example.keep(
+            "relevancy", lambda: relevancy(example.model, example.pair["clean_image"], example.question)
+        )
+        maps, boxes = self._maps()
+        text = found.tokens[~found.tokens["is_image"]]
+        way = self.canvas.way if self.canvas.way in maps else "image"
+        state = {
+            "example": f"{id(example)}", "answer": found.answer["token"].tolist(),
+            "ways": {name: WAYS[name] for name in maps}, "refused": found.refused,
+            "maps": {name: values.tolist() for name, values in maps.items()},
+            "boxes": {name: places.round(6).tolist() for name, places in boxes.items()},
+            "tokens": text["token"].tolist(),
+            "prompt": found.prompt[:, text["position"]].tolist(),
+            "wordOf": text["word_index"].tolist(), "wordNames": text["word"].tolist(),
+            "shares": found.shares().to_dict("records"),
+        }  # fmt: skip
+        with self.canvas.hold_sync():
+            self.canvas.picture = png(example.image)
+            self.canvas.step = min(self.canvas.step, len(found.answer) - 1)
+            self.canvas.way = way
+            self.canvas.state = _without_nan(state)
+
+    def _maps(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """(step, patch) and the patches' boxes, by way; what has no place in the image is left out."""
+        found, example = self._found(), self.example
+        maps, boxes = {}, {}
+        for name in WAYS:
+            values = getattr(found, name)
+            if values is None:
+                continue
+            block = example.model.image_block if name == "image" else "vision_encoder"
+            places = example.model.image_cells(example.image, example.inputs(), block)
+            placed = ~np.isnan(places).any(axis=1)
+            if placed.any():
+                maps[name], boxes[name] = values[:, placed], places[placed]
+        if not maps:
+            raise VlmtraceError(
+                f"No image token of {example.model.name} stands for a place in the image: nothing to draw."
+            )
+        return maps, boxes
+
+    def _found(self) -> Relevancy:
+        if self.found is None:
+            raise VlmtraceError("The relevancy of this example has not been computed: show the view first.")
+        return self.found
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a step and position, see `Relevancy.table`."""
+        return self._found().table()
+
+    def figure(self) -> Figure:
+        maps, boxes = self._maps()
+        way, step, found = self.canvas.way, self.canvas.step, self._found()
+        words = (
+            found.words()
+            if self.canvas.words
+            else found.table().query("kind == 'prompt'").assign(word=lambda table: table["token"])
+        )
+        words = words[words["step"] == step]
+        title = f"{self.example.question}  relevance for {found.answer['token'].iloc[step]!r} through {WAYS[way]}"
+        masks = masks_of(pd.Series(self.example.pair))
+        return _draw(self.example.image, on_image(maps[way][step], boxes[way]), words, masks, title)
+
+    def code(self) -> str:
+        return self.preamble("from vlmtrace.methods.relevancy.propagation import relevancy") + (
+            'found = relevancy(model, pair["clean_image"], pair["clean_prompt"])\n'
+            "table = found.table()\n"
+            f"print(table[(table['step'] == {self.canvas.step}) & (table['kind'] == {self.canvas.way!r})])\n"
+            "found.shares()\n"
+        )
+
+
+@paper_style
+def _draw(image: Picture, grid: np.ndarray, words: pd.DataFrame, masks: dict[str, Picture], title: str) -> Figure:
+    figure = new_figure(height=3.2)
+    left, right = figure.subplots(1, 2)
+    size = image_panel(left, image, gray=True)
+    shown = left.imshow(
+        grid, cmap=ATTENTION, vmin=0, vmax=float(grid.max()) or 1, extent=(0, size[0], size[1], 0), zorder=1
+    )
+    outline_masks(left, masks, size)
+    figure.colorbar(shown, ax=left, location="bottom", aspect=40).set_label(
+        "relevance of a patch (attention × gradient, logits)"
+    )
+    right.barh(range(len(words)), words["relevance"], color="0.4")
+    right.set(yticks=range(len(words)), yticklabels=words["word"], xlabel="relevance of a word of the prompt")
+    right.invert_yaxis()
+    figure.suptitle(title)
+    return figure
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for what is missing, which the browser knows."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

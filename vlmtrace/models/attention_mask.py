@@ -1,0 +1,54 @@
+"""Attention masks in which some queries do not see some keys."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmtrace.models import VLM, Site
+from vlmtrace.models.hooks import MODEL_LOCK, hooks
+
+
+@contextlib.contextmanager
+def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor, block: str | None = None) -> Iterator[None]:
+    """While this is entered, an attention module of a block does not see what is blocked.
+
+    A position that may see nothing at all gets nothing: its heads' outputs are 0. A softmax over equally forbidden keys
+    would give it their average instead.
+
+    Args:
+        layers: those in which it does not
+        blocked: (pair, query, key) bool
+        block: whose module; None: the head block's
+    """
+    name = model.mask_argument(module)
+    blind = blocked.all(-1)[..., None]
+
+    def hook(attention: Any, args: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return args, {**options, name: with_blocked(options.get(name), blocked, attention, model.dtype)}
+
+    sites = [Site(block or model.head_block.name, module, layer) for layer in layers]
+    with MODEL_LOCK, contextlib.ExitStack() as stack:
+        for site in sites:
+            handle = model.attention_module(site).register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        points = [model.hook_point(site) for site in sites]
+        stack.enter_context(hooks([(point, lambda value: value.masked_fill(blind, 0)) for point in points]))
+        yield
+
+
+def with_blocked(mask: Tensor | None, blocked: Tensor, attention: Any, dtype: torch.dtype) -> Tensor:
+    """An attention mask (pair, 1, query, key), added to the scores, that also forbids what is blocked."""
+    low = torch.finfo(dtype).min
+    if mask is None and getattr(attention, "is_causal", False) and blocked.shape[1] == blocked.shape[2]:
+        # Without a mask a causal layer is causal by itself; with one it does what the mask says.
+        mask = torch.ones_like(blocked[:1], dtype=torch.bool).tril()[:, None]
+    if mask is None:
+        mask = torch.zeros(1, dtype=dtype, device=blocked.device)
+    elif mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, low)
+    return mask.expand(len(blocked), 1, *blocked.shape[1:]).masked_fill(blocked[:, None], low)

@@ -1,0 +1,72 @@
+"""Reading and replacing activations while a model runs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class HookPoint(NamedTuple):
+    """The torch module that carries a site, and whether the activation is its first input or its output."""
+
+    module: nn.Module
+    is_input: bool
+
+
+@contextlib.contextmanager
+def hooks(
+    points: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]], n_pairs: int | None = None
+) -> Iterator[None]:
+    """Call a function on each hook point's activation while the block runs; what it returns replaces the activation.
+
+    Hooks are removed whatever happens inside; until then other threads wait with theirs, and with running the model.
+    Where a module returns a tuple the activation is its first entry.
+    Given the number of pairs, the function sees (pair, position, width) also where a vision encoder works on tiles,
+    or on the patches of all images in one row.
+    """
+
+    def called(function: Callable[[Tensor], Tensor | None], value: Tensor) -> Tensor | None:
+        if n_pairs is None or (value.ndim == 3 and len(value) == n_pairs):
+            return function(value)
+        new = function(value.reshape(n_pairs, -1, value.shape[-1]))
+        return None if new is None else new.reshape(value.shape)
+
+    def before(function: Callable[[Tensor], Tensor | None]) -> Callable:
+        def hook(_module: nn.Module, args: tuple) -> tuple | None:
+            new = called(function, args[0])
+            return None if new is None else (new, *args[1:])
+
+        return hook
+
+    def after(function: Callable[[Tensor], Tensor | None]) -> Callable:
+        def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
+            new = called(function, output[0] if isinstance(output, tuple) else output)
+            if new is None:
+                return None
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        return hook
+
+    with MODEL_LOCK, contextlib.ExitStack() as stack:
+        for point, function in points:
+            if point.is_input:
+                handle = point.module.register_forward_pre_hook(before(function))
+            else:
+                handle = point.module.register_forward_hook(after(function))
+                _before_recorders(point.module)
+            stack.callback(handle.remove)
+        yield
+
+
+def _before_recorders(module: nn.Module) -> None:
+    """Let hooks of transformers run last: they record outputs for `hidden_states`, from which some projectors read."""
+    for key, hook in list(module._forward_hooks.items()):
+        if getattr(hook, "__module__", "").startswith("transformers."):
+            module._forward_hooks.move_to_end(key)  # type: ignore[attr-defined]
+
+
+MODEL_LOCK = threading.RLock()

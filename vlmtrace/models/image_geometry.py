@@ -1,0 +1,219 @@
+"""Where in the image a position lies: of the vision encoder, and of the image's tokens in the language model.
+
+Processors crop, resize, pad, cut into tiles and reorder, each family in its own way. None of that is assumed here: an
+image of two ramps is sent through the model's own processor, and what arrives in each patch tells where it came from.
+How patches become tokens is known for each family (`Parts.merge`, `Parts.packed`).
+
+Boxes are (top, left, bottom, right) in fractions of the image as it was given; a row of NaN: no place in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.vision_utils import get_vision_window_index
+
+from vlmtrace.models.types import Inputs
+
+if TYPE_CHECKING:
+    from vlmtrace.models.blip import Blip
+    from vlmtrace.models.decoder_only import DecoderOnly
+
+
+Array = np.ndarray
+
+#: A tile whose edges lie this close to the image's edges shows all of it.
+WHOLE = 5e-3
+
+
+# The vision encoder ------------------------------------------------------------
+
+
+def tile_grid(config: Any, inputs: Inputs) -> tuple[int, int, int]:
+    """Tiles of one pair's image, and rows and columns of patches in each."""
+    if "image_grid_thw" in inputs:
+        tiles, rows, columns = inputs["image_grid_thw"][0].tolist()
+        return tiles, rows, columns
+    shape = inputs["pixel_values"].shape
+    rows, columns = (size // side for size, side in zip(shape[-2:], _patch_size(config), strict=True))
+    return int(np.prod(shape[:-3])), rows, columns
+
+
+def vision_places(hf: Any, inputs: Inputs) -> Array:
+    """(position, 3): tile, row and column of each of the vision encoder's positions; -1 for a class token."""
+    tiles, rows, columns = tile_grid(hf.config, inputs)
+    if "image_grid_thw" in inputs:
+        patches = _merged_order(hf.config.vision_config, tiles, rows, columns)
+        return patches[_window_order(hf.config.vision_config, inputs)]
+    patches = np.stack(np.meshgrid(*map(np.arange, (tiles, rows, columns)), indexing="ij"), -1).reshape(tiles, -1, 3)
+    return np.concatenate([np.full((tiles, class_tokens(hf), 3), -1), patches], axis=1).reshape(-1, 3)
+
+
+def class_tokens(hf: Any) -> int:
+    """How many positions that are no patches the vision encoder puts before those of each tile."""
+    return sum(name.endswith(("class_embedding", "cls_token")) for name, _ in hf.named_parameters())
+
+
+def _patch_size(config: Any) -> tuple[int, int]:
+    size = config.vision_config.patch_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _merged_order(vision: Any, tiles: int, rows: int, columns: int) -> Array:
+    """Tile, row and column of patches that come square by square, each square being one token later on."""
+    side = vision.spatial_merge_size
+    grid = np.stack(np.meshgrid(*map(np.arange, (tiles, rows, columns)), indexing="ij"), -1)
+    squares = grid.reshape(tiles, rows // side, side, columns // side, side, 3)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(-1, 3)
+
+
+def _window_order(vision: Any, inputs: Inputs) -> Any:
+    """Qwen2.5-VL lays the squares of an attention window side by side: which patch stands at each position."""
+    if vision.model_type != "qwen2_5_vl_vision":
+        return slice(None)
+    side, grid = vision.spatial_merge_size, inputs["image_grid_thw"][:1].cpu()
+    squares, _ = get_vision_window_index(grid, side, vision.window_size, vision.patch_size)
+    return (squares[:, None] * side**2 + torch.arange(side**2)).flatten().numpy()
+
+
+# Boxes ------------------------------------------------------------
+
+
+def vision_boxes(model: Blip | DecoderOnly, image: Image.Image, inputs: Inputs) -> Array:
+    """(position, 4): the box of each of the vision encoder's positions."""
+    places = vision_places(model.hf, inputs)
+    boxes = _clipped(patch_boxes(model, image))[tuple(places.T)]
+    boxes[places[:, 0] < 0] = np.nan
+    return boxes
+
+
+def token_boxes(model: DecoderOnly, image: Image.Image, inputs: Inputs) -> Array:
+    """(image token, 4): the box of each image token of the language model."""
+    n = int(model.is_image(inputs)[0].sum())
+    merge = model.parts.merge
+    if merge is None:
+        return np.full((n, 4), np.nan)
+    boxes = patch_boxes(model, image)
+    if model.parts.packed:
+        found = _packed(model.hf, boxes, inputs)
+    else:
+        found = _squares(boxes, merge(model.hf.config))
+        if getattr(model.hf.config, "vision_feature_select_strategy", None) == "full" and class_tokens(model.hf):
+            found = np.concatenate([np.full_like(found[:, :1], np.nan), found], axis=1)
+        found = found.reshape(-1, 4)
+    return _clipped(found) if len(found) == n else np.full((n, 4), np.nan)
+
+
+def token_patches(model: DecoderOnly, inputs: Inputs) -> Array | None:
+    """(image token, vision position): of which positions each image token is made; see `VLM.token_patches`.
+
+    What the model does to patches is linear in them (it takes squares together, drops, rearranges), so it is done here
+    to the identity: patches that are the units of a space with one dimension a position.
+    """
+    merge = model.parts.merge
+    if merge is None:
+        return None
+    at = vision_places(model.hf, inputs)
+    unit = np.eye(len(at), dtype=np.float32)
+    tiles, rows, columns = tile_grid(model.hf.config, inputs)
+    is_class = at[:, 0] < 0
+    patches = np.zeros((tiles, rows, columns, len(at)), dtype=np.float32)
+    patches[tuple(at[~is_class].T)] = unit[~is_class]
+    if model.parts.packed:
+        found = _packed(model.hf, patches, inputs, newline=0.0)
+    else:
+        side = merge(model.hf.config)
+        squares = patches.reshape(tiles, rows // side, side, columns // side, side, len(at))
+        found = squares.mean(axis=(2, 4)).reshape(tiles, -1, len(at))
+        if is_class.any() and getattr(model.hf.config, "vision_feature_select_strategy", None) == "full":
+            found = np.concatenate([unit[is_class].reshape(tiles, -1, len(at)), found], axis=1)
+        found = found.reshape(-1, len(at))
+    return found if len(found) == int(model.is_image(inputs)[0].sum()) else None
+
+
+def patch_boxes(model: Blip | DecoderOnly, image: Image.Image) -> Array:
+    """(tile, row, column, 4): the box of each patch; where the processor has padded it reaches beyond the image.
+
+    Every tile shows some rectangle of the image, so its columns lie on a straight line from left to right: the line is
+    fitted to all pixels of a ramp that runs from black to white, between those of an image all black and all white.
+    """
+    width, height = image.size
+    across, down = (np.rint((np.arange(n) + 0.5) / n * 255).astype(np.uint8) for n in (width, height))
+    ramps = np.zeros((height, width, 3), dtype=np.uint8)
+    ramps[..., 0], ramps[..., 1] = across[None], down[:, None]
+    shown = [np.zeros_like(ramps), np.full_like(ramps, 255), ramps]
+    black, white, ramp = (as_tiles(model, model.encode_image(Image.fromarray(picture))) for picture in shown)
+    span = white - black
+    seen = np.abs(span) > 0.5 * np.abs(span).max()
+    fraction = (ramp - black) / np.where(seen, span, 1)
+    tiles, _, n_rows, n_columns = fraction.shape
+    side = _patch_size(model.hf.config)
+    boxes = np.full((tiles, n_rows // side[0], n_columns // side[1], 4), np.nan)
+    for tile in range(tiles):
+        both = seen[tile, :2].all(axis=0)
+        if min(both.any(axis=0).sum(), both.any(axis=1).sum()) < 2:
+            continue  # at most a line of the image, from which no scale can be told
+        left = _edges(fraction[tile, 0], seen[tile, 0], 1, side[1])
+        top = _edges(fraction[tile, 1], seen[tile, 1], 0, side[0])
+        boxes[tile] = np.stack(np.broadcast_arrays(top[:-1, None], left[None, :-1], top[1:, None], left[None, 1:]), -1)
+    return boxes
+
+
+def _edges(fraction: Array, seen: Array, axis: int, side: int) -> Array:
+    """Where the edges of patches along an axis of a tile lie in the image, from pixels that show a ramp along it."""
+    at = np.broadcast_to(np.expand_dims(np.arange(fraction.shape[axis]) + 0.5, 1 - axis), fraction.shape)
+    # At the image's borders resampling bends the ramp.
+    straight = seen & (fraction > 0.15) & (fraction < 0.85)
+    chosen = straight if len(np.unique(at[straight])) > 2 else seen
+    slope, start = np.polyfit(at[chosen], fraction[chosen], 1)
+    edges = start + slope * np.arange(0, fraction.shape[axis] + 1, side)
+    whole = np.linspace(0, 1, len(edges))
+    # A tile that shows the whole image does so exactly; what is left is the rounding of 8-bit pixels.
+    return whole if np.abs(edges - whole).max() < WHOLE else edges
+
+
+def as_tiles(model: Blip | DecoderOnly, inputs: Inputs) -> Array:
+    """Pixel values as (tile, channel, height, width)."""
+    pixels = inputs["pixel_values"].float().cpu().numpy()
+    if "image_grid_thw" not in inputs:
+        return pixels.reshape(-1, *pixels.shape[-3:])
+    vision = model.hf.config.vision_config
+    tiles, rows, columns = tile_grid(model.hf.config, inputs)
+    height, width = _patch_size(model.hf.config)
+    patches = pixels.reshape(len(pixels), -1, vision.temporal_patch_size, height, width)[:, :, 0]
+    placed = np.empty((tiles, rows, columns, *patches.shape[1:]))
+    placed[tuple(_merged_order(vision, tiles, rows, columns).T)] = patches
+    return placed.transpose(0, 3, 1, 4, 2, 5).reshape(tiles, patches.shape[1], rows * height, columns * width)
+
+
+def _squares(boxes: Array, side: int) -> Array:
+    """(tile, token, 4): boxes around squares of side × side patches, row by row."""
+    tiles, rows, columns, _ = boxes.shape
+    squares = boxes.reshape(tiles, rows // side, side, columns // side, side, 4)
+    edges: list[Callable] = [np.min, np.min, np.max, np.max]
+    around = [edge(squares[..., i], axis=(2, 4)) for i, edge in enumerate(edges)]
+    return np.stack(around, -1).reshape(tiles, -1, 4)
+
+
+def _packed(hf: Any, boxes: Array, inputs: Inputs, newline: float = np.nan) -> Array:
+    """(image token, …): what patches (tile, row, column, …) have, rearranged by the model's own code for features."""
+    features = torch.from_numpy(boxes).float().flatten(1, 2)
+    options: dict[str, Any] = {}
+    if hf.config.model_type == "llava_next":
+        options["vision_feature_select_strategy"] = hf.config.vision_feature_select_strategy
+    else:
+        options["vision_aspect_ratio"] = hf.config.vision_aspect_ratio
+    options["image_newline"] = torch.full(boxes.shape[-1:], newline)
+    packed, _ = hf.model.pack_image_features([features], inputs["image_sizes"][:1].cpu(), **options)
+    return packed[0].numpy()
+
+
+def _clipped(boxes: Array) -> Array:
+    """Boxes within the image; NaN for those outside of it."""
+    inside = np.clip(boxes, 0, 1)
+    inside[(inside[..., 2] - inside[..., 0] <= 0) | (inside[..., 3] - inside[..., 1] <= 0)] = np.nan
+    return inside

@@ -1,0 +1,224 @@
+"""Exact patching sweeps for BLIP: the numbers of the hooked reference, for a fraction of its work.
+
+A patch at layer l leaves everything below l as it was in the corrupt run, and at layer l it changes one position.
+So the layers are climbed once: at each layer all states patched further down advance together, and the layer's own
+patched states join them, each a copy of the corrupt layer output with one row recomputed. Keys and values of the
+image are computed once a layer and shared by all states of a pair.
+
+Shapes: P pairs of equal question length, S states (patches) a pair, T question positions, M image positions, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vlmtrace.models.hooks import hooks
+from vlmtrace.models.sweep.blip_layers import AnswerLayers, QuestionLayers, read_answer, vision_layer
+from vlmtrace.models.sweep.chunking import in_chunks
+from vlmtrace.models.sweep.layer_sweep import (
+    concat_states,
+    gather_rows,
+    repeat_with_row,
+    restore_window_hooks,
+    sweep_layers,
+)
+from vlmtrace.models.types import Patches, Readout, Trace
+
+if TYPE_CHECKING:
+    from vlmtrace.models.blip import Blip
+
+
+@torch.no_grad()
+def sweep(model: Blip, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: Tensor, memory: int) -> Readout:
+    """Answer every patch of a group of pairs; see `VLM.sweep`."""
+    build = {"text_encoder": _TextEncoder, "text_decoder": _TextDecoder, "vision_encoder": _VisionEncoder}
+    run = build[patches.block](model, clean, corrupt, memory)
+    size = max(1, (memory - run.shared_bytes) // (len(answer_ids) * run.state_bytes))
+    return in_chunks(patches, size, lambda chunk: run.answer(chunk, answer_ids))
+
+
+#: The parts that the sweep computes with, by where they stand; anything else in their place is unknown to it.
+PARTS = {
+    "vision_model.encoder.layers.0": "BlipEncoderLayer",
+    "vision_model.encoder.layers.0.self_attn": "BlipAttention",
+    "text_encoder.encoder.layer.0": "BlipTextLayer",
+    "text_encoder.encoder.layer.0.attention.self": "BlipTextSelfAttention",
+    "text_encoder.encoder.layer.0.crossattention.self": "BlipTextSelfAttention",
+    "text_decoder.bert.encoder.layer.0": "BlipTextLayer",
+    "text_decoder.bert.encoder.layer.0.attention.self": "BlipTextSelfAttention",
+    "text_decoder.bert.encoder.layer.0.crossattention.self": "BlipTextSelfAttention",
+}
+
+#: What those parts consist of, as far as it holds weights.
+CHILDREN = {
+    "BlipEncoderLayer": {"self_attn", "layer_norm1", "mlp", "layer_norm2"},
+    "BlipAttention": {"qkv", "projection", "dropout"},
+    "BlipTextLayer": {"attention", "crossattention", "intermediate", "output"},
+    "BlipTextSelfAttention": {"query", "key", "value", "dropout"},
+}
+
+
+def unknown_part(hf: Any) -> str | None:
+    """A submodule of the model that the sweep does not know, in words; None: it knows them all.
+
+    Every layer is looked at: its class, and whether it has submodules beside those that the sweep runs.
+    """
+    for first, known in PARTS.items():
+        stack, _, rest = first.partition(".0")
+        for index, layer in enumerate(hf.get_submodule(stack)):
+            part = layer.get_submodule(rest.lstrip(".")) if rest else layer
+            where = f"{stack}.{index}{rest}"
+            if type(part).__name__ != known:
+                return f"the {type(part).__name__} at {where}"
+            extra = sorted(name for name, _ in part.named_children() if name not in CHILDREN[known])
+            if extra:
+                return f"the submodule {where}.{extra[0]}"
+    return None
+
+
+class _Sweep:
+    """What the chunks of one sweep share.
+
+    Attributes:
+        state_bytes: what one state of one pair occupies at the peak of a layer
+        shared_bytes: what is kept for all states
+    """
+
+    state_bytes: int
+    shared_bytes: int = 0
+
+    def __init__(self, model: Blip, clean: Trace, corrupt: Trace, memory: int):
+        self.model, self.clean, self.corrupt = model, clean, corrupt
+        text = model.hf.config.text_config
+        length = corrupt.layer_inputs["text_encoder"].shape[1]
+        # The peak is either in the feed-forward, whose inner layer lives before and after its gate, or at the readout.
+        layer = length * (8 * text.hidden_size + 2 * text.intermediate_size)
+        readout = length * text.hidden_size + 2 * text.vocab_size
+        self.state_bytes = max(layer, readout) * corrupt.layer_inputs["text_encoder"].element_size()
+
+    def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
+        """Readout (P, S) of patches sorted by layer."""
+        raise NotImplementedError
+
+
+class _TextEncoder(_Sweep):
+    def __init__(self, model: Blip, clean: Trace, corrupt: Trace, memory: int):
+        super().__init__(model, clean, corrupt, memory)
+        image = _image_embeddings(model, corrupt)
+        n_layers = model.blocks["text_encoder"].n_layers
+        one_layer = 2 * image.nbytes * model.hf.config.text_config.hidden_size // image.shape[-1]
+        # Keys and values are worth keeping for the next chunk unless they crowd the states out.
+        keep = one_layer * n_layers <= memory // 2
+        self.shared_bytes = image.nbytes + one_layer * (n_layers if keep else 1)
+        self.layers = QuestionLayers(model, image, keep)
+
+    def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
+        def enter(layer: int, chosen: Patches) -> Tensor:
+            return self.layers.enter(self.clean, self.corrupt, layer, chosen)
+
+        def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, rows: Tensor) -> Tensor:
+            corrupt = self.corrupt.layer_input("text_encoder", layer)
+            if patches.windows is None:
+                return self.layers.advance(layer, changed, fresh, rows, corrupt)
+            states = concat_states(changed, fresh)
+            with hooks(restore_window_hooks(self.model, self.clean, patches, layer, states.shape[1])):
+                return self.layers.advance(layer, states, None, rows, corrupt)
+
+        states = sweep_layers(self.model.blocks["text_encoder"].n_layers, patches, enter, advance)
+        return read_answer(self.model, states, self.corrupt.layer_inputs["text_decoder"], answer_ids)
+
+
+class _VisionEncoder(_Sweep):
+    def __init__(self, model: Blip, clean: Trace, corrupt: Trace, memory: int):
+        super().__init__(model, clean, corrupt, memory)
+        text, vision = model.hf.config.text_config, model.hf.config.vision_config
+        stream = corrupt.layer_inputs["vision_encoder"]
+        width = 8 * vision.hidden_size + 2 * vision.intermediate_size + 2 * text.hidden_size
+        self.state_bytes += stream.shape[1] * width * stream.element_size()
+
+    def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
+        vision: Any = self.model.hf.vision_model
+
+        def enter(layer: int, chosen: Patches) -> Tensor:
+            new = gather_rows(self.clean["vision_encoder", "residual", layer], chosen.positions)
+            return repeat_with_row(
+                self.corrupt["vision_encoder", "residual", layer], chosen.positions, new.unsqueeze(2)
+            )
+
+        def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, rows: Tensor) -> Tensor:
+            corrupt = self.corrupt.layer_input("vision_encoder", layer)
+            return vision_layer(vision.encoder.layers[layer], changed, fresh, rows, corrupt)
+
+        states = sweep_layers(self.model.blocks["vision_encoder"].n_layers, patches, enter, advance)
+        pairs, n_states = states.shape[:2]
+        question = self.corrupt.layer_inputs["text_encoder"]
+        n_heads = self.model.blocks["text_encoder"].n_heads
+        layers = QuestionLayers(
+            self.model,
+            vision.post_layernorm(states).flatten(0, 1),
+            keep=False,
+            unprojected=question.shape[1] * n_heads < question.shape[2],
+        )
+        # Every state has an image of its own, so each counts as a pair with one state.
+        stream = question.repeat_interleave(n_states, dim=0).unsqueeze(1)
+        for layer in range(self.model.blocks["text_encoder"].n_layers):
+            stream = layers.advance(layer, stream, None, patches.positions, stream[:, 0])
+        states = stream.view(pairs, n_states, *stream.shape[2:])
+        return read_answer(self.model, states, self.corrupt.layer_inputs["text_decoder"], answer_ids)
+
+
+class _TextDecoder(_Sweep):
+    def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
+        last = self.model.blocks["text_encoder"].n_layers - 1
+        layers = AnswerLayers(self.model, self.corrupt["text_encoder", "residual", last])
+
+        def enter(layer: int, chosen: Patches) -> Tensor:
+            return layers.enter(self.clean, self.corrupt, layer, chosen)
+
+        def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, _rows: Tensor) -> Tensor:
+            states = concat_states(changed, fresh)
+            with hooks(restore_window_hooks(self.model, self.clean, patches, layer, states.shape[1])):
+                return layers.advance(layer, states)
+
+        return layers.read(
+            sweep_layers(self.model.blocks["text_decoder"].n_layers, patches, enter, advance), answer_ids
+        )
+
+
+def _image_embeddings(model: Blip, trace: Trace) -> Tensor:
+    if trace.image is not None:
+        return trace.image
+    last = model.blocks["vision_encoder"].n_layers - 1
+    return model.hf.vision_model.post_layernorm(trace["vision_encoder", "residual", last])
+
+
+# Whole sets of heads ------------------------------------------------------------
+
+
+@torch.no_grad()
+def run_with_fixed_heads(
+    model: Blip, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
+) -> Readout:
+    """Fix the output of every head of the question encoder; see `VLM.run_with_fixed_heads`.
+
+    Since every head's output is given, no attention is computed: only what stands between the heads.
+    """
+    layers = QuestionLayers(model, _image_embeddings(model, corrupt))
+    embedding = (clean if start == "clean" else corrupt).layer_inputs["text_encoder"]
+    n_sets = len(next(iter(keep_clean.values())))
+    stream = embedding.expand(n_sets, -1, -1)
+
+    def contexts(module: str, layer: int) -> Tensor:
+        chosen, rest = clean["text_encoder", module, layer], corrupt["text_encoder", module, layer]
+        width = chosen.shape[-1] // layers.heads
+        mask = keep_clean[module][:, layer].repeat_interleave(width, dim=-1)[:, None]
+        return torch.where(mask.to(chosen.device), chosen, rest)
+
+    for layer in range(model.blocks["text_encoder"].n_layers):
+        stream = layers.after_self_attention(layer, contexts("self_attention", layer), stream)
+        stream = layers.after_cross_attention(layer, contexts("cross_attention", layer), stream)
+        stream = layers.layers[layer].feed_forward_chunk(stream)
+    return read_answer(model, stream.unsqueeze(0), corrupt.layer_inputs["text_decoder"], answer_ids)

@@ -1,0 +1,227 @@
+"""BLIP's layers for many patched states at once.
+
+Shapes: P pairs of equal question length, S states (patches) a pair, T question positions, M image positions, U tokens
+of the answer decoder (the start token and the answer so far), H heads, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmtrace.models.sweep.layer_sweep import (
+    attend,
+    attend_unprojected,
+    gather_rows,
+    repeat_with_row,
+    split_heads,
+    take_row,
+    with_heads,
+)
+from vlmtrace.models.types import Patches, Readout, Trace
+
+if TYPE_CHECKING:
+    from vlmtrace.models.blip import Blip
+
+
+class TextLayers:
+    """What the layers of BLIP's two text stacks share: self-attention, cross-attention, feed-forward, each post-norm.
+
+    Attributes:
+        block: the stack's name
+        layers: its transformers modules
+        heads: attention heads of each
+    """
+
+    block: str
+    layers: Any
+    heads: int
+
+    def cross(self, layer: int, rows: Tensor) -> Tensor:
+        """Cross-attention contexts (P, N, D) of rows (P, N, D): each pair's rows attend to what is the pair's own."""
+        raise NotImplementedError
+
+    def after_self_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
+        return self.layers[layer].attention.output(context, stream)
+
+    def after_cross_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
+        return self.layers[layer].crossattention.output(context, stream)
+
+    def enter(self, clean: Trace, corrupt: Trace, layer: int, patches: Patches) -> Tensor:
+        """The corrupt layer output with one row recomputed for each patch: (P, S, T, D)."""
+        output = corrupt[self.block, "residual", layer]
+        rows = output.new_empty(len(output), len(patches), output.shape[-1])
+        for module in dict.fromkeys(patches.modules):
+            chosen = [i for i, name in enumerate(patches.modules) if name == module]
+            rows[:, chosen] = self.patched_rows(clean, corrupt, layer, module, patches.subset(chosen))
+        return repeat_with_row(output, patches.positions, rows.unsqueeze(2))
+
+    def patched_rows(self, clean: Trace, corrupt: Trace, layer: int, module: str, patches: Patches) -> Tensor:
+        """The layer's output at the patched position of each patch: (P, S, D)."""
+
+        def corrupt_row(name: str) -> Tensor:
+            return gather_rows(corrupt[self.block, name, layer], patches.positions)
+
+        new = gather_rows(clean[self.block, module, layer], patches.positions)
+        if module == "residual":
+            return new
+        if patches.heads[0] is not None:
+            new = with_heads(patches.heads, self.heads, new, corrupt_row(module))
+        stream = gather_rows(corrupt.layer_input(self.block, layer), patches.positions)
+        context = new if module == "self_attention" else corrupt_row("self_attention")
+        stream = self.after_self_attention(layer, context, stream)
+        if module == "self_attention":
+            context = self.cross(layer, stream)
+        else:
+            context = new if module == "cross_attention" else corrupt_row("cross_attention")
+        stream = self.after_cross_attention(layer, context, stream)
+        if module == "mlp":
+            return self.layers[layer].output.LayerNorm(new + stream)
+        return self.layers[layer].feed_forward_chunk(stream)
+
+
+class QuestionLayers(TextLayers):
+    """The layers of the question encoder.
+
+    Args:
+        image: (P, M, D) image embeddings, shared by all states of a pair
+        keep: remember each layer's keys and values of the image (for a second sweep_layers through the layers)
+        unprojected: attend to the image without projecting it (see `attend_unprojected`)
+    """
+
+    block = "text_encoder"
+
+    def __init__(self, model: Blip, image: Tensor, keep: bool = True, unprojected: bool = False):
+        self.layers = model.hf.text_encoder.encoder.layer
+        self.image = image
+        self.heads = model.blocks[self.block].n_heads
+        self.keep = keep
+        self.unprojected = unprojected
+        self._keys_values: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def cross(self, layer: int, rows: Tensor) -> Tensor:
+        attention = self.layers[layer].crossattention.self
+        if self.unprojected:
+            return attend_unprojected(attention, rows, self.image, self.heads)
+        if layer not in self._keys_values:
+            if not self.keep:
+                self._keys_values.clear()
+            self._keys_values[layer] = (
+                split_heads(attention.key(self.image), self.heads),
+                split_heads(attention.value(self.image), self.heads),
+            )
+        return attend(split_heads(attention.query(rows), self.heads), *self._keys_values[layer])
+
+    def advance(
+        self, layer: int, changed: Tensor | None, fresh: Tensor | None, rows: Tensor, corrupt: Tensor
+    ) -> Tensor:
+        """One whole layer: (P, S, T, D) and fresh states (P, F, T, D) -> (P, S + F, T, D).
+
+        Args:
+            corrupt: (P, T, D), what enters this layer in the corrupt run: fresh states equal it but for `rows`
+        """
+        attention = self.layers[layer].attention.self
+        parts = (attention.query, attention.key, attention.value)
+        streams = []
+        if changed is not None:
+            flat = changed.flatten(0, 1)
+            projected = [split_heads(project(flat), self.heads) for project in parts]
+            streams.append(self._attended(layer, projected, changed))
+        if fresh is not None:
+            row = take_row(fresh, rows)
+            projected = [
+                split_heads(repeat_with_row(project(corrupt), rows, project(row)).flatten(0, 1), self.heads)
+                for project in parts
+            ]
+            streams.append(self._attended(layer, projected, fresh))
+        stream = torch.cat(streams, dim=1)
+        shape = stream.shape
+        stream = stream.flatten(1, 2)
+        stream = self.after_cross_attention(layer, self.cross(layer, stream), stream)
+        return self.layers[layer].feed_forward_chunk(stream).view(shape)
+
+    def _attended(self, layer: int, query_key_value: list[Tensor], states: Tensor) -> Tensor:
+        query, key, value = query_key_value
+        context = attend(query, key, value).view(states.shape)
+        return self.after_self_attention(layer, context, states)
+
+
+def vision_layer(layer: Any, changed: Tensor | None, fresh: Tensor | None, rows: Tensor, corrupt: Tensor) -> Tensor:
+    """One pre-norm layer of the vision encoder: (P, S, M, D) and fresh (P, F, M, D) -> (P, S + F, M, D).
+
+    Args:
+        corrupt: (P, M, D), what enters this layer in the corrupt run: fresh states equal it but for `rows`
+    """
+    attention = layer.self_attn
+
+    def attended(projected: Tensor, states: Tensor) -> Tensor:
+        parts = projected.flatten(0, 1).chunk(3, dim=-1)
+        query, key, value = (split_heads(part, attention.num_heads) for part in parts)
+        return states + attention.projection(attend(query, key, value, attention.scale)).view(states.shape)
+
+    streams = []
+    if changed is not None:
+        streams.append(attended(attention.qkv(layer.layer_norm1(changed)), changed))
+    if fresh is not None:
+        row = attention.qkv(layer.layer_norm1(take_row(fresh, rows)))
+        streams.append(attended(repeat_with_row(attention.qkv(layer.layer_norm1(corrupt)), rows, row), fresh))
+    stream = torch.cat(streams, dim=1)
+    return stream + layer.mlp(layer.layer_norm2(stream))
+
+
+class AnswerLayers(TextLayers):
+    """The answer decoder over its start token and the answer so far, for N question states.
+
+    Its cross-attention has as few queries as there are tokens, so the question is never projected. While there is only
+    the start token, its self-attention is the value projection.
+
+    Args:
+        question: (N, T, D) final question states
+    """
+
+    block = "text_decoder"
+
+    def __init__(self, model: Blip, question: Tensor):
+        self.decoder: Any = model.hf.text_decoder
+        self.layers = self.decoder.bert.encoder.layer
+        self.question = question
+        self.heads = model.blocks[self.block].n_heads
+
+    def cross(self, layer: int, rows: Tensor) -> Tensor:
+        return attend_unprojected(self.layers[layer].crossattention.self, rows, self.question, self.heads)
+
+    def advance(self, layer: int, states: Tensor) -> Tensor:
+        """One layer: (N, S, U, D), or (1, 1, U, D) where all questions' states still agree -> (N, S, U, D)."""
+        module = self.layers[layer]
+        attention = module.attention.self
+        flat = states.flatten(0, 1)
+        if states.shape[2] == 1:
+            context = attention.value(flat)
+        else:
+            query, key, value = (
+                split_heads(project(flat), self.heads) for project in (attention.query, attention.key, attention.value)
+            )
+            context = F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
+        stream = self.after_self_attention(layer, context.view(states.shape), states).flatten(1, 2)
+        stream = self.after_cross_attention(layer, self.cross(layer, stream), stream)
+        return module.feed_forward_chunk(stream).unflatten(1, states.shape[1:3])
+
+    def read(self, states: Tensor, answer_ids: Tensor) -> Readout:
+        """Readout (P, S) of final states (P, S, U, D): of the token that follows the last one."""
+        return Readout.of(self.decoder.cls(states[:, :, -1]), answer_ids)
+
+
+def read_answer(model: Blip, states: Tensor, embedding: Tensor, answer_ids: Tensor) -> Readout:
+    """Run the answer decoder over final question states (P, S, T, D): Readout (P, S).
+
+    Args:
+        embedding: (P, U, D), what enters the decoder's layer 0; the same for all pairs
+    """
+    layers = AnswerLayers(model, states.flatten(0, 1))
+    stream = embedding[None, :1]
+    for layer in range(model.blocks["text_decoder"].n_layers):
+        stream = layers.advance(layer, stream)
+    return layers.read(stream.view(*states.shape[:2], *stream.shape[2:]), answer_ids)

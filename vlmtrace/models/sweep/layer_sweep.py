@@ -1,0 +1,148 @@
+"""What the fast sweeps of all families are made of: the sweep_layers through the layers, and attention on shared keys.
+
+Shapes: P pairs, S states (patches) a pair, T positions, D width, H heads, E width of a head, M positions attended to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmtrace.models.hooks import HookPoint
+from vlmtrace.models.types import Patches, Site, Trace
+from vlmtrace.models.vlm import VLM
+
+#: What enters a layer: states of which any row may differ from the corrupt run, fresh states of which one row does,
+#: and which row that is. Either kind may be missing.
+Advance = Callable[[int, Tensor | None, Tensor | None, Tensor], Tensor]
+
+
+def sweep_layers(n_layers: int, patches: Patches, enter: Callable[[int, Patches], Tensor], advance: Advance) -> Tensor:
+    """Sweep the layers once, upward, with a growing batch.
+
+    Args:
+        patches: sorted by layer
+        enter: layer and its patches -> the patched layer outputs (P, S, …)
+        advance: layer, changed states (P, S, …), fresh states (P, F, …), rows (P, F) -> layer outputs (P, S + F, …)
+    """
+    changed: Tensor | None = None
+    fresh: Tensor | None = None
+    rows = patches.positions[:, :0]
+    for layer in range(patches.layers[0], n_layers):
+        if changed is not None or fresh is not None:
+            changed = advance(layer, changed, fresh, rows)
+        chosen = [i for i, at in enumerate(patches.layers) if at == layer]
+        entering = patches.subset(chosen)
+        fresh, rows = enter(layer, entering) if chosen else None, entering.positions
+    return concat_states(changed, fresh)
+
+
+def restore_window_hooks(
+    model: VLM, clean: Trace, patches: Patches, layer: int, n_states: int, first: int = 0
+) -> list[tuple[HookPoint, Callable[[Tensor], Tensor]]]:
+    """For `hooks` around a layer: its modules are clean where a patch made further down has a window that reaches it.
+
+    Args:
+        patches: sorted by layer; the layer runs on the states of the first `n_states`
+        first: the position that a state's rows start with
+    """
+    if patches.windows is None:
+        return []
+    reaching: dict[str, list[int]] = {}
+    for i in range(n_states):
+        if layer in patches.window(i) and layer > patches.layers[i]:
+            reaching.setdefault(patches.modules[i], []).append(i)
+
+    def restore(chosen: list[int], module: str) -> Callable[[Tensor], Tensor]:
+        positions = patches.positions[:, chosen]
+        rows = gather_rows(clean[patches.block, module, layer], positions)
+        pairs = torch.arange(len(positions), device=rows.device)[:, None]
+
+        def hook(value: Tensor) -> Tensor:
+            states = value.reshape(len(positions), n_states, -1, value.shape[-1]).clone()
+            states[pairs, torch.tensor(chosen, device=rows.device), positions - first] = rows
+            return states.reshape(value.shape)
+
+        return hook
+
+    return [
+        (model.hook_point(Site(patches.block, module, layer)), restore(chosen, module))
+        for module, chosen in reaching.items()
+    ]
+
+
+def concat_states(changed: Tensor | None, fresh: Tensor | None) -> Tensor:
+    """Changed and fresh states as one, in this order."""
+    return torch.cat([part for part in (changed, fresh) if part is not None], dim=1)
+
+
+def row_index(positions: Tensor, width: int) -> Tensor:
+    """Positions (P, S) as the index (P, S, 1, D) of one row of each of states (P, S, T, D)."""
+    return positions[:, :, None, None].expand(-1, -1, 1, width)
+
+
+def take_row(states: Tensor, positions: Tensor) -> Tensor:
+    """One row of each state: (P, S, T, D) -> (P, S, 1, D)."""
+    return states.gather(2, row_index(positions, states.shape[-1]))
+
+
+def repeat_with_row(stream: Tensor, positions: Tensor, rows: Tensor) -> Tensor:
+    """A stream (P, T, D) once for each patch, with one row (P, S, 1, D) replaced: (P, S, T, D)."""
+    states = stream.unsqueeze(1).repeat(1, positions.shape[1], 1, 1)
+    return states.scatter_(2, row_index(positions, stream.shape[-1]), rows)
+
+
+def gather_rows(stream: Tensor, positions: Tensor) -> Tensor:
+    """Rows of a stream that all states share: (P, T, D), (P, S) -> (P, S, D)."""
+    return stream.gather(1, positions[:, :, None].expand(-1, -1, stream.shape[-1]))
+
+
+def with_heads(heads: list[int | None], n_heads: int, new: Tensor, old: Tensor) -> Tensor:
+    """Rows (P, S, D): `new` in the slice of each patch's head (None: everywhere), `old` elsewhere."""
+    if heads[0] is None:
+        return new
+    return torch.where(head_columns(heads, n_heads, new.shape[-1], new.device), new, old)
+
+
+def head_columns(heads: list[int | None], n_heads: int, width: int, device: torch.device) -> Tensor:
+    """(S, width) bool: which columns of the heads' concatenated outputs belong to each patch's head."""
+    owner = torch.arange(width, device=device) // (width // n_heads)
+    return owner == torch.tensor(heads, device=device)[:, None]
+
+
+def split_heads(stream: Tensor, heads: int) -> Tensor:
+    """(N, T, D) -> (N, H, T, E)."""
+    return stream.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+    """Softmax attention without a mask: heads (N, H, T, E) -> contexts (N, T, D)."""
+    return F.scaled_dot_product_attention(query, key, value, scale=scale).transpose(1, 2).flatten(2)
+
+
+def attend_unprojected(attention: Any, rows: Tensor, memory: Tensor, heads: int) -> Tensor:
+    """Cross-attention without projecting what is attended to: contexts (N, T, D).
+
+    The key projection is moved to the query's side, q·(W h) = (W^T q)·h, and the value projection behind the average,
+    Σ p (W h) = W (Σ p h); the key bias adds the same to all scores of a query and drops out of the softmax. Worth it
+    where T·H is less than D: then fewer rows are projected than there are in memory.
+
+    Args:
+        attention: a module with linear `query`, `key`, `value`
+        rows: (N, T, D), or (1, T, D) where all share them
+        memory: (N, M, D)
+    """
+    n, _, width = memory.shape
+    size = attention.query.out_features // heads
+    query = attention.query(rows).unflatten(-1, (heads, size))
+    key_weight = attention.key.weight.view(heads, size, width)
+    value_weight = attention.value.weight.view(heads, size, width)
+    query = torch.einsum("nthe,hed->nthd", query, key_weight).flatten(1, 2) / size**0.5
+    scores = query.expand(n, -1, -1) @ memory.transpose(1, 2)
+    average = scores.float().softmax(-1).to(scores.dtype) @ memory
+    contexts = torch.einsum("nthd,hed->nthe", average.unflatten(1, (-1, heads)), value_weight)
+    return contexts.flatten(2) + attention.value.bias

@@ -1,0 +1,103 @@
+"""Activation patching the naive way: one whole forward pass with a hook for every patch.
+
+Slow, obvious, and the same for every family. The fast sweeps are held to it, by the tests and when a model loads.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from vlmtrace.models.hooks import HookPoint, hooks
+from vlmtrace.models.types import Inputs, Patches, Readout, Site, Trace
+from vlmtrace.models.vlm import VLM
+
+
+def with_patch(corrupt: Tensor, clean: Tensor, positions: list[int], head: int | None, n_heads: int) -> Tensor:
+    """The corrupt activation (1, position, width) with some positions, or one head's slice of them, set to clean."""
+    width = corrupt.shape[-1] // n_heads
+    columns = slice(None) if head is None else slice(head * width, (head + 1) * width)
+    patched = corrupt.clone()
+    patched[:, positions, columns] = clean[:, positions, columns]
+    return patched
+
+
+@torch.no_grad()
+def sweep(
+    model: VLM, clean: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, image: Tensor | None = None
+) -> Readout:
+    """Answer every patch of one pair by one hooked forward pass each.
+
+    Args:
+        clean: trace of the pair's clean run
+        inputs: the pair's corrupt inputs (batch 1)
+        answer_ids: (1, 2)
+        image: what stands in the place of the image embeddings in the corrupt run; None: nothing
+    Returns:
+        Readout of shape (1, patch)
+    """
+    parts = []
+    n_heads = model.blocks[patches.block].n_heads
+    for i in range(len(patches)):
+        chosen = (
+            patches.positions[0, i : i + 1]
+            if patches.position_masks is None
+            else patches.position_masks[0, i].nonzero()[:, 0]
+        )
+        positions, head = chosen.tolist(), patches.heads[i]
+        sites = [Site(patches.block, patches.modules[i], layer) for layer in patches.window(i)]
+        points = [
+            (
+                model.hook_point(site),
+                partial(with_patch, clean=clean[site], positions=positions, head=head, n_heads=n_heads),
+            )
+            for site in sites
+        ]
+        with hooks(points, n_pairs=1):
+            parts.append(Readout.of(model.answer_logits(inputs, image)[:, None], answer_ids))
+    return Readout.cat(parts, dim=1)
+
+
+@torch.no_grad()
+def run_with_fixed_heads(
+    model: VLM,
+    clean: Trace,
+    corrupt: Trace,
+    inputs: Inputs,
+    keep_clean: dict[str, Tensor],
+    answer_ids: Tensor,
+) -> Readout:
+    """Fix every head's output by hooks, one forward pass for each set; `inputs` give the embeddings (batch 1)."""
+    parts = []
+    block = model.head_block
+    for row in range(len(next(iter(keep_clean.values())))):
+        points = []
+        for module, keep in keep_clean.items():
+            for layer in range(block.n_layers):
+                site = Site(block.name, module, layer)
+                width = clean[site].shape[-1] // block.n_heads
+                mask = keep[row, layer].repeat_interleave(width).to(model.device)
+                fixed = torch.where(mask, clean[site], corrupt[site])
+                points.append((model.hook_point(site), lambda _value, fixed=fixed: fixed))
+        with hooks(points):
+            parts.append(Readout.of(model.answer_logits(inputs)[:, None], answer_ids))
+    return Readout.cat(parts, dim=1)
+
+
+def hook_points_act(model: VLM, inputs: Inputs) -> list[Site]:
+    """Sites at which overwriting the activation leaves the logits as they were: must be empty (a hook that only reads).
+
+    One layer a block and module is tried: its activation is set to zero at all positions.
+    """
+    before = model.answer_logits(inputs)
+    dead = []
+    for block in model.blocks.values():
+        for module in block.modules:
+            site = Site(block.name, module, block.n_layers - 1)
+            point: HookPoint = model.hook_point(site)
+            with torch.no_grad(), hooks([(point, torch.zeros_like)]):
+                if torch.equal(model.answer_logits(inputs), before):
+                    dead.append(site)
+    return dead

@@ -1,0 +1,5 @@
+"""What make drives: notebooks as stages of a run, their tables, and the report."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

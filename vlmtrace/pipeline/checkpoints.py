@@ -1,0 +1,103 @@
+"""Checkpoints of a long computation: files that are found again by what they were computed from, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlmtrace.core.files import write_atomically
+from vlmtrace.core.paths import resolve
+
+#: Under this name a part says, inside its own file, what it was computed from.
+KEY = b"vlmtrace.part"
+
+
+class Checkpoints:
+    """A folder of parts of one computation.
+
+    Args:
+        folder: where they lie
+        key: identifies everything that the computation depends on, apart from its rows
+    """
+
+    def __init__(self, folder: Path, key: str):
+        self.folder, self.key = folder, key
+
+    def get(self, rows: pd.DataFrame) -> pd.DataFrame | None:
+        """The part that was computed from `rows`, or None if there is none that can be trusted."""
+        digest = self._digest(rows)
+        try:
+            # Only what this class wrote carries its own digest, and the checksums catch damaged pages.
+            table = pq.read_table(self._path(digest), page_checksum_verification=True)
+            return table.to_pandas() if (table.schema.metadata or {}).get(KEY) == digest.encode() else None
+        except (OSError, ValueError, KeyError):  # missing, cut short, damaged or not parquet
+            return None
+
+    def put(self, rows: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
+        """Keep `part` as what was computed from `rows`, and return it as it will be read back."""
+        digest = self._digest(rows)
+        table = pa.Table.from_pandas(part, preserve_index=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: digest.encode()})
+        with write_atomically(self._path(digest)) as temporary:
+            pq.write_table(table, temporary, write_page_checksum=True)
+        return table.to_pandas()
+
+    def _digest(self, rows: pd.DataFrame) -> str:
+        return digest_of(self.key, rows, [image_state(rows[column]) for column in rows if column.endswith("_image")])
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / f"{digest}.parquet"
+
+
+def chunks(rows: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
+    """The rows in order, `size` at a time."""
+    for start in range(0, len(rows), size):
+        yield rows.iloc[start : start + size].reset_index(drop=True)
+
+
+def image_state(images: pd.Series) -> list[tuple[str, int, int]]:
+    """Size and time of change of image files, so that an image replaced under its old name is noticed."""
+    found = []
+    for image in images:
+        path = resolve(image)
+        status = path.stat() if path.is_file() else None
+        found.append((str(image), status.st_size if status else 0, status.st_mtime_ns if status else 0))
+    return found
+
+
+def digest_of(*values: Any) -> str:
+    """A digest of plain values, containers of them, arrays and tables; equal contents give equal digests."""
+    digest = hashlib.sha256()
+    for value in values:
+        _feed(digest, value)
+    return digest.hexdigest()[:24]
+
+
+def _feed(digest: Any, value: Any) -> None:
+    digest.update(f"<{type(value).__name__}>".encode())
+    if isinstance(value, pd.DataFrame):
+        _feed(digest, [(str(name), str(value[name].dtype)) for name in value])
+        for name in value:
+            _feed(digest, value[name].to_list())
+    elif isinstance(value, np.ndarray):
+        _feed(digest, [str(value.dtype), value.shape, value.tobytes()])
+    elif isinstance(value, Mapping):
+        _feed(digest, sorted(value.items()))
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for entry in sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value:
+            _feed(digest, entry)
+        digest.update(b"</>")
+    elif isinstance(value, bytes):
+        digest.update(value)
+    elif value is None or isinstance(value, (str, int, float, bool, np.generic)):
+        text = repr(value).encode()
+        digest.update(f"{len(text)}:".encode() + text)
+    else:
+        raise TypeError(f"A {type(value).__name__} cannot identify a computation: pass plain values or tables.")

@@ -1,0 +1,272 @@
+"""Where a run keeps its tables and figures, what it remembers about them, and how a sweep resumes.
+
+A run is a folder, `data/runs/<name>`. A notebook is one stage of it:
+
+    stage = open_run("default").stage("04_module_patching", task, model=vlm, seed=0)
+    selected = stage.read("selected")
+    effects = stage.resume(vt.patch_modules, vlm, selected, corruption="image")
+    stage.finish(module_patching=effects)
+
+`read` refuses a table that was made with another seed or model, or from tables that have changed since. `resume`
+works in parts that are kept until `finish`, so that what an interruption leaves behind is not computed twice.
+`finish` writes the tables, whole or not at all, and records in `run.json` how they came about.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import pandas as pd
+
+from vlmtrace.core import paths
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.files import read_json, read_table, write_atomically, write_json
+from vlmtrace.core.progress import progress
+from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of
+from vlmtrace.pipeline.stages import SHARED, STAGES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from vlmtrace.models.vlm import VLM
+
+
+def open_run(name: str) -> Run:
+    """The run of this name; its folder appears when something is written.
+
+    Raises:
+        VlmtraceError: the name cannot be a folder's.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
+        raise VlmtraceError(
+            f"A run cannot be called {name!r}: use letters, digits, '.', '_' and '-', and start with a letter or digit."
+        )
+    return Run(str(name))
+
+
+class Run:
+    """One run's folder."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.folder = paths.RUNS / name
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name} in {paths.relative(self.folder)}>"
+
+    def path(self, table: str, task: str | None = None) -> Path:
+        """Where a table lies; tables over all tasks have no task."""
+        return self.folder.joinpath(*[task] if task else [], f"{table}.parquet")
+
+    def table(self, table: str, task: str | None = None) -> pd.DataFrame:
+        """Read a table.
+
+        Raises:
+            VlmtraceError: it is not there or cannot be read.
+        """
+        return read_table(self.path(table, task))
+
+    def record(self) -> dict[str, Any]:
+        """What run.json says: the parameters of the latest stage, versions, and one entry a stage."""
+        path = self.folder / "run.json"
+        return read_json(path) if path.is_file() else {"run": self.name, "parameters": {}, "stages": {}}
+
+    def stage(self, name: str, task: str | None = None, model: VLM | None = None, **parameters: Any) -> Stage:
+        """Begin a stage; `parameters` are what its result depends on, and are recorded with it."""
+        return Stage(self, name, task, model, parameters)
+
+    def update(self, stage: str, entry: Mapping[str, Any]) -> None:
+        """Merge one stage's entry into run.json, safely beside other processes that do the same."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(self.folder / ".run.lock"):
+            record = self.record()
+            record["stages"][stage] = dict(entry)
+            known = {name: value for name, value in entry["parameters"].items() if name in ("model", "seed", "tasks")}
+            record["parameters"].update(known)
+            if "fingerprint" in entry["parameters"]:
+                record["model_fingerprint"] = entry["parameters"]["fingerprint"]
+            record["versions"] = versions()
+            write_json(record, self.folder / "run.json")
+
+
+class Stage:
+    """One notebook's work in a run. Made by `Run.stage`."""
+
+    def __init__(self, run: Run, name: str, task: str | None, model: VLM | None, parameters: Mapping[str, Any]):
+        self.run, self.name, self.task = run, name, task
+        self.key = f"{task}/{name}" if task else name
+        self.parameters = dict(parameters)
+        if model is not None:
+            self.parameters |= {"model": model.name, "fingerprint": model.fingerprint()}
+            if model.revision is not None:
+                self.parameters["revision"] = model.revision
+        self.started = time.monotonic()
+        self.reads: dict[str, str] = {}
+        self.figures: list[dict[str, str]] = []
+        self.facts: dict[str, Any] = {}
+        self.parts_folder = run.folder / ".parts" / self.key.replace("/", "-")
+
+    def read(self, table: str, task: str | None = None) -> pd.DataFrame:
+        """Read a table that an earlier stage of the run wrote (of this stage's task, if not told otherwise).
+
+        Raises:
+            VlmtraceError: it is missing; or it was made with another model or seed than this stage is told to use,
+                or from tables that have changed since, so that the two would not belong together.
+        """
+        path = self.run.path(table, task or self.task)
+        found = self.run.table(table, task or self.task)
+        self._check_upstream(path)
+        self.reads[self._name(path)] = file_digest(path)
+        return found
+
+    def note(self, **facts: Any) -> None:
+        """Record something else about this stage in run.json, such as the source of its data."""
+        self.facts |= plain(facts)
+
+    def figure(self, figure: Figure, name: str, caption: str = "") -> Figure:
+        """Save a figure as PNG and PDF under the run's figures, and hand it back to be shown.
+
+        The caption is what the report prints below it.
+        """
+        from matplotlib import pyplot as plt
+
+        from vlmtrace.plots import save_figure
+
+        stem = f"{self.task}-{name}" if self.task else name
+        save_figure(figure, self.run.folder / "figures" / stem)
+        self.figures = [entry for entry in self.figures if entry["name"] != stem]
+        self.figures.append({"name": stem, "caption": caption})
+        plt.close(figure)  # else a notebook would show it twice
+        return figure
+
+    def resume(
+        self,
+        function: Callable[..., pd.DataFrame],
+        model: VLM,
+        pairs: pd.DataFrame,
+        chunk: int = 16,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """`function(model, pairs, **options)`, computed in parts of `chunk` pairs; finished parts are read back.
+
+        A part belongs to the function, its options, the model's weights, the rows and images it was made from and
+        this version of the package: where any of these differ, or the file is damaged, it is computed again.
+
+        Returns:
+            the concatenation of the parts, in the order of `pairs`
+        """
+        key = digest_of(function.__module__, function.__name__, options, model.fingerprint(), package_digest())
+        parts = Checkpoints(self.parts_folder / function.__name__, key)
+        what = " ".join([function.__name__, *(str(value) for value in options.values() if isinstance(value, str))])
+        tables = []
+        for rows in progress(list(chunks(pairs, chunk)), f"{what} (parts of {chunk} pairs)"):
+            table = parts.get(rows)
+            if table is None:
+                table = parts.put(rows, function(model, rows, **options))
+            tables.append(table)
+        if not tables:
+            raise VlmtraceError(f"{self.key} has no pairs left to work on: raise SAMPLES or look at what 03 left out.")
+        return pd.concat(tables, ignore_index=True)
+
+    def finish(self, **tables: pd.DataFrame) -> None:
+        """Write the stage's tables, record how they were made, drop the parts and say what comes next."""
+        with ExitStack() as stack:
+            writes = {}
+            for name, table in tables.items():
+                path = self.run.path(name, self.task)
+                temporary = stack.enter_context(write_atomically(path))
+                table.to_parquet(temporary, index=False)
+                writes[self._name(path)] = file_digest(temporary)
+            seconds = round(time.monotonic() - self.started, 2)
+            self.run.update(self.key, self._entry(writes, seconds))
+        shutil.rmtree(self.parts_folder, ignore_errors=True)
+        for name, table in tables.items():
+            print(f"Wrote {paths.relative(self.run.path(name, self.task))}: {len(table):,} rows.")
+        following = [stage for stage in STAGES if stage > self.name][:1] if self.name in STAGES else []
+        print(f"{self.name} took {seconds:.0f} s." + (f" Next: {following[0]}." if following else ""))
+
+    def _entry(self, writes: Mapping[str, str], seconds: float) -> dict[str, Any]:
+        return {
+            "parameters": plain(self.parameters),
+            "reads": self.reads,
+            "writes": dict(writes),
+            "figures": self.figures,
+            **self.facts,
+            "seconds": seconds,
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+        }
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.run.folder).with_suffix("").as_posix()
+
+    def _check_upstream(self, path: Path) -> None:
+        """Refuse a table that does not belong with this stage; a table that no stage wrote (one's own) always does."""
+        stages = self.run.record()["stages"]
+        mine = plain(self.parameters)
+        for writer, entry in self._upstream(self._name(path), stages):
+            for name, words in SHARED.items():
+                theirs = entry["parameters"].get(name)
+                if name in mine and theirs is not None and theirs != mine[name]:
+                    raise VlmtraceError(
+                        f"Run {self.run.name!r} was made with {words} {theirs} ({writer}), not {mine[name]}: "
+                        f"choose another run, or run {writer} again with {words} {mine[name]} first."
+                    )
+            for table, digest in entry["reads"].items():
+                source = self.run.folder / f"{table}.parquet"
+                if source.is_file() and file_digest(source) != digest:
+                    raise VlmtraceError(
+                        f"Run {self.run.name!r}: {table} has changed since {writer} read it, so {self._name(path)} "
+                        f"is out of date: run {writer} again first."
+                    )
+
+    def _upstream(self, table: str, stages: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The stages that a table came from, earliest first."""
+        for writer, entry in stages.items():
+            if table in entry["writes"]:
+                for source in entry["reads"]:
+                    yield from self._upstream(source, stages)
+                yield writer, entry
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it, so that what was recorded compares equal to what is asked for."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def package_digest() -> str:
+    """Identifies this version of the package's code by its source."""
+    folder = Path(__file__).parents[1]
+    sources = sorted(folder.rglob("*.py"))
+    return digest_of(*[(source.relative_to(folder).as_posix(), source.read_text()) for source in sources])
+
+
+def versions() -> dict[str, str]:
+    """What computed: Python and the libraries that decide about numbers."""
+    found = {"python": platform.python_version()}
+    for name in ("vlmtrace", "torch", "transformers", "numpy", "pandas", "scipy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that was not installed
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,57 @@
+"""Every figure of the workbench. Tidy tables in, matplotlib figures out, seven inches wide as a page's text.
+
+    figure = plots.head_map(heads, task="rendered_states", corruption="image")
+    plots.save_figure(figure, "figures/head_map")         # head_map.png and head_map.pdf
+
+Effects are signed and share one diverging map centred on 0; the color bar says the unit, the baseline, what was
+averaged and the range. Nothing is rescaled silently: `limit=` sets the range.
+"""
+
+from vlmtrace.display.style import save_figure
+from vlmtrace.methods.attention.figures import attention_gallery, attention_overlay, function_scores
+from vlmtrace.methods.attribution.figures import attribution_scatter
+from vlmtrace.methods.causal_tracing.figures import (
+    average_trace,
+    noise_curves,
+    pairing_scatter,
+    trace_map,
+    upper_against_lower,
+)
+from vlmtrace.methods.circuits.faithfulness_figures import faithfulness_curves
+from vlmtrace.methods.circuits.head_figures import head_map, universal_head_table
+from vlmtrace.methods.evaluation.figures import accuracy_by_category, pair_gallery, selection_counts
+from vlmtrace.methods.knockout.figures import knockout_effects
+from vlmtrace.methods.lens.figures import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual
+from vlmtrace.methods.lens.word_figures import word_grid, words_by_layer
+from vlmtrace.methods.patching.figures import effect_heatmap, image_effect_map, layer_profiles, region_effects
+
+__all__ = [
+    "accuracy_by_category",
+    "attention_gallery",
+    "attention_overlay",
+    "attribution_scatter",
+    "average_trace",
+    "effect_heatmap",
+    "faithfulness_curves",
+    "function_scores",
+    "head_map",
+    "image_effect_map",
+    "knockout_effects",
+    "layer_profiles",
+    "lens_heads",
+    "map_curves",
+    "map_measures",
+    "noise_curves",
+    "pair_gallery",
+    "pairing_scatter",
+    "patch_maps",
+    "region_effects",
+    "save_figure",
+    "selection_counts",
+    "trace_map",
+    "universal_head_table",
+    "upper_against_lower",
+    "visual_against_textual",
+    "word_grid",
+    "words_by_layer",
+]

@@ -1,0 +1,134 @@
+"""Pairs from images in folders that say what is in them: the corrupt image is one from a folder with another label.
+
+Here the labels are words that can be options of one question; where a noun belongs to the question, labels compete
+only with labels of the same noun.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.paths import relative
+from vlmtrace.tasks.building.image_files import content_of, image_files, image_problem
+from vlmtrace.tasks.building.row_audit import Filters
+from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, digest, draw, pair_row
+from vlmtrace.tasks.building.token_replacement import Pool, Replacer
+
+#: Prompt of a candidate with its two options in their order.
+Prompt = Callable[[dict[str, Any], Sequence[str]], str]
+#: The words that may replace the options, the best pool first: candidate, options in their order.
+Pools = Callable[[dict[str, Any], Sequence[str]], Sequence[Pool]]
+
+NAMED, PARTNER = "folder is named as it should be", "another label to compare with"
+
+
+def images_below(root: Path, task: str) -> pd.DataFrame:
+    """Every image of the folders in root: row (path from root), folder, path.
+
+    Raises:
+        VlmtraceError: root is no folder or holds no folders of images
+    """
+    if not root.is_dir():
+        raise VlmtraceError(f"{root} is no folder: give {task} the one that holds a folder of images for each label.")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    rows = [
+        {"row": path.relative_to(root).as_posix(), "folder": folder.name, "path": path}
+        for folder in folders
+        for path in image_files(folder)
+    ]
+    if not rows:
+        raise VlmtraceError(f"{root} holds no folders with images: {task} expects a folder of images for each label.")
+    return pd.DataFrame(rows)
+
+
+def labelled_pairs(
+    task: str,
+    images: pd.DataFrame,
+    filters: Filters,
+    *,
+    n: int,
+    seed: int,
+    replacer: Replacer,
+    prompt: Prompt,
+    pools: Pools,
+    further: Callable[[dict[str, Any], Sequence[str], str], dict[str, Any]] = lambda *_: {},
+    unit: str = "images",
+) -> pd.DataFrame:
+    """Pairs of images that differ in their label.
+
+    Every image is the clean one of at most one pair, and the corrupt one of at most one.
+
+    Args:
+        images: columns row, path, category, label, kind and group (labels compete within the two; group may be empty)
+        further: candidate, options in their order, corrupt prompt → further columns of the pairs table
+        unit: what a row of `images` is
+    Raises:
+        VlmtraceError: no two labels compete, or no pair comes of them
+    """
+    labels = {cell: sorted(part["label"].unique()) for cell, part in images.groupby(["kind", "group"])}
+    partners: dict[tuple[str, str, str], list[str]] = {}
+    for (category, group), found in labels.items():
+        for label in found:
+            rivals = [other for other in found if other != label and other not in replacer.synonyms.get(label, ())]
+            partners[category, group, label] = rivals
+    alone = [
+        None if partners[cell] else f"no other {cell[0]} of {cell[1] or 'them'} that means something else"
+        for cell in images[["kind", "group", "label"]].itertuples(index=False, name=None)
+    ]
+    candidates = filters.keep(PARTNER, images, alone, unit)
+    if candidates.empty:
+        raise VlmtraceError(f"{task} has no two labels to compare: a pair needs two images that differ in theirs.")
+    order = candidates.assign(key=candidates["row"].map(lambda row: digest(seed, "corrupt", row))).sort_values("key")
+    stock = {cell: deque(part["path"]) for cell, part in order.groupby(["kind", "group", "label"], sort=False)}
+
+    def build(candidate: dict[str, Any], correct_first: bool, generator: np.random.Generator) -> dict[str, Any]:
+        problem = image_problem(candidate["path"])
+        if problem:
+            raise Rejected(IMAGE, problem)
+        cell = candidate["kind"], candidate["group"]
+        rivals = [str(rival) for rival in generator.permutation(partners[*cell, candidate["label"]])]
+        reasons = []
+        for rival in rivals:
+            options = (candidate["label"], rival)
+            ordered = options if correct_first else options[::-1]
+            clean = prompt(candidate, ordered)
+            try:
+                corrupt = replacer(clean, ordered, pools(candidate, ordered), generator)
+            except VlmtraceError as error:
+                reasons.append(Rejected(PROMPT, str(error)))
+                continue
+            image = _take(stock[*cell, rival], candidate["path"])
+            if image is None:
+                reasons.append(Rejected(IMAGE, f"no usable image is left that shows the other option, {rival!r}"))
+                continue
+            return pair_row(
+                task,
+                candidate,
+                category=candidate["category"],
+                images=(relative(candidate["path"]), relative(image)),
+                prompts=(clean, corrupt),
+                options=options,
+                correct_first=correct_first,
+                **further(candidate, ordered, corrupt),
+            )
+        raise reasons[0]
+
+    return draw(candidates, n, seed, build, filters, unit=unit)
+
+
+def _take(stock: deque[Path], clean: Path) -> Path | None:
+    """The next image in stock that can be read and is no copy of the clean one."""
+    for _ in range(len(stock)):
+        path = stock.popleft()
+        if image_problem(path) is None:
+            if content_of(path) != content_of(clean):
+                return path
+            stock.append(path)  # may serve another pair
+    return None

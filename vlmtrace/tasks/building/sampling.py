@@ -1,0 +1,159 @@
+"""Pairs drawn from the candidates of a dataset: seeded, without replacement, both option orders equally often."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.tasks.building.row_audit import Filters, refused
+
+#: The filters that a candidate meets while pairs are drawn, in their order.
+NEEDED, IMAGE, PROMPT = "among those needed", "images can be used", "prompt can be corrupted"
+
+
+#: Candidates of a category that are fetched together at least.
+AHEAD = 4
+
+
+class Rejected(Exception):
+    """A candidate cannot become a pair: which filter it did not pass, and why."""
+
+    def __init__(self, step: str, reason: str):
+        super().__init__(reason)
+        self.step, self.reason = step, reason
+
+
+Row = dict[str, Any]
+Build = Callable[[Row, bool, np.random.Generator], Row]
+Fetch = Callable[[Sequence[Row]], None]
+
+
+def digest(*words: object) -> str:
+    """A short name for these words, the same on every machine."""
+    return hashlib.sha256("\n".join(map(str, words)).encode()).hexdigest()[:10]
+
+
+def draw(
+    candidates: pd.DataFrame,
+    n: int,
+    seed: int,
+    build: Build,
+    filters: Filters,
+    *,
+    unit: str,
+    steps: Sequence[str] = (IMAGE, PROMPT),
+    fetch: Fetch | None = None,
+) -> pd.DataFrame:
+    """Build up to n pairs, each from a candidate of its own.
+
+    Categories take turns, and within a category its labels and the two option orders do. The first pairs are the same
+    whatever n is. A candidate that `build` rejects is set aside with the reason, and the next one takes its place.
+
+    Args:
+        candidates: columns row (its name in the raw data, unique), category, label, and what `build` needs; where a
+            column correct_first says in which order its options must stand, it is followed as far as balance allows
+        build: candidate, correct_first, generator → row of the pairs table, or raises Rejected
+        unit: what a candidate is, for the table of filters
+        steps: the filters whose names `build` may give when it rejects, in their order
+        fetch: called with the candidates that come next before they are built, a batch at a time
+    Raises:
+        VlmtraceError: no pair came of it
+    """
+    queues = {
+        category: deque(_in_turns(part, seed).to_dict("records"))
+        for category, part in candidates.groupby("category", sort=True)
+    }
+    fetched: set[str] = set()
+    against: dict[str, dict[str, str]] = {step: {} for step in steps}
+    first = dict.fromkeys(queues, True)
+    pairs: list[Row] = []
+    for category in _turns(queues):
+        while queues[category] and len(pairs) < n:
+            if fetch is not None and queues[category][0]["row"] not in fetched:
+                share = max(AHEAD, -(-(n - len(pairs)) // len(queues)))
+                batch = [row for queue in queues.values() for row in list(queue)[:share] if row["row"] not in fetched]
+                fetch(batch)
+                fetched |= {row["row"] for row in batch}
+            candidate = _next(queues[category], first[category])
+            order = bool(candidate.get("correct_first", first[category]))
+            generator = np.random.default_rng([seed, int(digest(candidate["row"]), 16)])
+            try:
+                pairs.append(build(candidate, order, generator))
+            except Rejected as error:
+                against[error.step][candidate["row"]] = error.reason
+                continue
+            first[category] = not order
+            break
+        if len(pairs) == n:
+            break
+    left = {row["row"]: f"not needed: {n} pairs were asked for" for queue in queues.values() for row in queue}
+    filters.add(NEEDED, len(candidates), left, unit)
+    reached = len(candidates) - len(left)
+    for step in steps:
+        filters.add(step, reached, against[step], unit)
+        reached -= len(against[step])
+    if not pairs:
+        raise VlmtraceError(f"No pair can be made: of {len(candidates)} {unit}, none is usable: {refused(filters)}.")
+    return pd.DataFrame(pairs)
+
+
+def _in_turns(candidates: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """In random order in which the labels take turns, so that a frequent one does not crowd out the others.
+
+    The order comes from each candidate's name, so that a new file leaves that of the others as it is.
+    """
+    key = candidates["row"].map(lambda row: digest(seed, row))
+    rank = key.groupby(candidates["label"]).rank(method="first")
+    return candidates.assign(_rank=rank, _key=key).sort_values(["_rank", "_key"]).drop(columns=["_rank", "_key"])
+
+
+def _turns(queues: dict[Any, deque[Row]]) -> Iterator[Any]:
+    """The categories in turns of two, one for each option order, as long as they have candidates."""
+    while any(queues.values()):
+        for category, queue in queues.items():
+            for _ in range(2):
+                if queue:
+                    yield category
+
+
+def _next(queue: deque[Row], correct_first: bool) -> Row:
+    """Take the next candidate; where their order is fixed, the next one of the wanted order if there is any."""
+    if "correct_first" in queue[0]:
+        for place, row in enumerate(queue):
+            if row["correct_first"] == correct_first:
+                del queue[place]
+                return row
+    return queue.popleft()
+
+
+def pair_row(
+    task: str,
+    candidate: Row,
+    *,
+    category: str,
+    images: tuple[str, str],
+    prompts: tuple[str, str],
+    options: tuple[str, str],
+    correct_first: bool,
+    **further: Any,
+) -> Row:
+    """A row of the pairs table. The sample_id comes from what is in the pair, not from where it was drawn."""
+    return {
+        "sample_id": f"{task}-{digest(candidate['row'], *options)}",
+        "task": task,
+        "category": category,
+        "clean_image": images[0],
+        "corrupt_image": images[1],
+        "clean_prompt": prompts[0],
+        "corrupt_prompt": prompts[1],
+        "correct_answer": options[0],
+        "incorrect_answer": options[1],
+        "correct_first": correct_first,
+        **further,
+    }

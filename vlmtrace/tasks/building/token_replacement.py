@@ -1,0 +1,132 @@
+"""Symmetric token replacement for datasets: both options of a prompt replaced by words of as many tokens.
+
+The guarantee is that clean and corrupt prompt have equally many tokens under the tokenizer of the model in use, counted
+on the whole prompts: a word may split otherwise after a blank than alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.inputs.token_roles import find_word
+from vlmtrace.models import VLM
+
+CountTokens = Callable[[str], int]
+
+#: The words that may stand in place of the first and of the second option.
+Pool = tuple[Collection[str], Collection[str]]
+
+#: How often other words are drawn when those drawn fit alone but not together.
+TRIES = 20
+
+
+def mutual(groups: Collection[Collection[str]]) -> dict[str, set[str]]:
+    """Word → the other words of its groups.
+
+    >>> mutual([("big", "large"), ("large", "huge")])["large"] == {"big", "huge"}
+    True
+    """
+    found: dict[str, set[str]] = {}
+    for group in groups:
+        for word in group:
+            found.setdefault(word, set()).update(other for other in group if other != word)
+    return found
+
+
+class Replacer:
+    """Corrupts prompts for one model.
+
+    Args:
+        model: the model in use, or its function that counts a prompt's tokens; None: words are counted, and
+            `check_pairs` will set aside what does not fit the model that is used then
+        synonyms: word → words that mean nearly the same, or that it may also be called
+    """
+
+    def __init__(self, model: VLM | CountTokens | None, synonyms: Mapping[str, Collection[str]] | None = None):
+        self.model = model if isinstance(model, VLM) else None
+        self.count = model.count_tokens if isinstance(model, VLM) else model or (lambda text: len(text.split()))
+        self.synonyms = synonyms or {}
+        self.lengths: dict[str, int] = {}
+
+    @cached_property
+    def name(self) -> str:
+        return f"{self.model.name}'s tokenizer" if self.model else "the tokenizer in use"
+
+    def length(self, word: str) -> int:
+        """Tokens of a word in the middle of a prompt."""
+        if word not in self.lengths:
+            self.lengths[word] = self.count(f"is it {word} here") - self.count("is it here")
+        return self.lengths[word]
+
+    def __call__(
+        self, prompt: str, options: Sequence[str], pools: Sequence[Pool], generator: np.random.Generator
+    ) -> str:
+        """The prompt with both options replaced.
+
+        Args:
+            options: the words to replace
+            pools: words to choose from for either option, the best pool first: the next is used only where one has no
+                fitting words. An option, a synonym of one, or another word of the prompt is never chosen
+        Raises:
+            VlmtraceError: the model cannot tell the options apart, or no words fit
+        """
+        if self.model is not None:
+            self.model.answer_ids([options[0]], [options[1]])
+        banned = set(options).union(*(self.synonyms.get(option, ()) for option in options))
+        for pool in pools:
+            allowed = [[word for word in words if word not in banned] for words in pool]
+            for _ in range(TRIES):
+                replaced = prompt
+                try:
+                    for option, words in zip(options, allowed, strict=True):
+                        replaced = symmetric_token_replacement(
+                            replaced, [option], words, self.length, generator, self.synonyms
+                        )
+                except VlmtraceError:
+                    break
+                if self.count(replaced) == self.count(prompt):
+                    return replaced
+        raise VlmtraceError(
+            f"no words of as many tokens under {self.name} can replace {options[0]!r} and {options[1]!r}"
+        )
+
+
+def symmetric_token_replacement(
+    prompt: str,
+    options: Sequence[str],
+    pool: Collection[str],
+    count_tokens: Any,
+    generator: np.random.Generator,
+    synonyms: Mapping[str, Collection[str]] | None = None,
+) -> str:
+    """Replace every option of a prompt by another word of the same number of tokens.
+
+    Args:
+        options: the words to replace
+        pool: words to choose from; an option, a synonym of one, or another word of the prompt is never chosen
+        count_tokens: word -> number of tokens, under the tokenizer of the model in use
+        synonyms: word -> words that mean nearly the same
+    Raises:
+        VlmtraceError: an option does not stand in the prompt, or the pool has no word for it
+    """
+    synonyms = synonyms or {}
+    banned = set(options).union(*(synonyms.get(option, ()) for option in options))
+    banned |= {word for word in pool if find_word(prompt, word)}
+    candidates = sorted(word for word in pool if word not in banned and banned.isdisjoint(synonyms.get(word, ())))
+    replaced = prompt
+    for option in options:
+        fitting = [word for word in candidates if count_tokens(word) == count_tokens(option)]
+        spans = find_word(replaced, option)
+        if not spans or not fitting:
+            problem = "does not stand in it" if not spans else "has no replacement of the same number of tokens"
+            raise VlmtraceError(f"The prompt {prompt!r} cannot be corrupted: the option {option!r} {problem}.")
+        choice = str(generator.choice(fitting))
+        candidates.remove(choice)
+        for start, end in reversed(spans):
+            replaced = replaced[:start] + choice + replaced[end:]
+    return replaced

@@ -1,0 +1,237 @@
+"""SVO-Probes: sentences and photographs of which one shows the sentence and the other one word of it changed.
+
+Every row gives two pairs, one in either direction. The images are those of a local folder, or come from their URLs
+into data/raw/svo_probes: only those that are needed, and each once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmtrace.core import paths
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.paths import relative
+from vlmtrace.core.schema import check_columns
+from vlmtrace.tasks.building.csv_files import find_csv, read_csv
+from vlmtrace.tasks.building.image_files import content_of, image_files, image_problem
+from vlmtrace.tasks.building.row_audit import Filters, refused
+from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, draw, pair_row
+from vlmtrace.tasks.building.token_replacement import CountTokens, Replacer
+from vlmtrace.tasks.download.images import download_images
+from vlmtrace.tasks.sources import SOURCES
+from vlmtrace.tasks.svo_probes.grammar import Prepositions, Triplet, participle, question, singular
+from vlmtrace.tasks.svo_probes.rows import COLUMNS, SYNONYMS, Change, Unusable, change, unfair
+
+TASK = "svo_probes"
+SOURCE = SOURCES[TASK]
+
+#: Words that may replace options: the commonest of the dataset in the same part of the triplet.
+POOL = 150
+
+#: Words that are true of too much to stand for something that an image does not show.
+TOO_WIDE = frozenset(("person", "adult", "animal", "thing", "object", "group"))
+
+#: So many images in a row of which no server answered mean that the connection is gone.
+SILENT = 40
+
+
+def prepare(root: Path, n: int, seed: int, model: Any | CountTokens | None, filters: Filters) -> pd.DataFrame:
+    """Up to n pairs of the CSV that root is or holds.
+
+    Raises:
+        VlmtraceError: there is no such CSV, no row of it can be used, or no image can be had
+    """
+    path = find_csv(root, COLUMNS, TASK)
+    rows = read_csv(path)
+    check_columns(rows, COLUMNS, f"CSV {path.name}")
+    rows = rows.assign(row=[f"row {i}" for i in range(2, len(rows) + 2)])  # as a spreadsheet counts them
+    clear: dict[str, Change] = {}
+    reasons: list[str | None] = []
+    for row in rows.to_dict("records"):
+        try:
+            clear[row["row"]] = change(row)
+            reasons.append(None)
+        except Unusable as error:
+            reasons.append(str(error))
+    rows = filters.keep("one part of the triplet changes", rows, reasons, "rows")
+    prepositions = Prepositions((row["sentence"], clear[row["row"]].positive) for row in rows.to_dict("records"))
+    changes = [clear[name] for name in rows["row"]]
+    options = [option_words(found) for found in changes]
+    fair = [unfair(found.slot, words) for found, words in zip(changes, options, strict=True)]
+    rows = filters.keep("the options exclude each other", rows.assign(change=changes, options=options), fair, "rows")
+    if rows.empty:
+        raise VlmtraceError(f"No row of {path} can be used: {refused(filters)}.")
+    rows = filters.keep("both images are named", rows, [_unnamed(row) for row in rows.to_dict("records")], "rows")
+    pools = word_pools(rows, prepositions)
+    finder = Images(path.parent)
+    replacer = Replacer(model, SYNONYMS)
+
+    def build(candidate: dict[str, Any], correct_first: bool, generator: np.random.Generator) -> dict[str, Any]:
+        found: Change = candidate["change"]
+        images = tuple(finder.find(candidate, side) for side in sides(candidate))
+        if content_of(images[0]) == content_of(images[1]):
+            raise Rejected(IMAGE, "both images are the same picture")
+        words = candidate["options"] if candidate["forward"] else candidate["options"][::-1]
+        ordered = words if correct_first else words[::-1]
+        # The sentence is about the positive triplet; the changed word is asked for, so either triplet gives the rest.
+        leads = lead_words(found, prepositions)
+        clean = question(found.slot, found.positive, ordered, leads)
+        first, second = (pools[found.slot, leads[word] if found.slot == "verb" else ""] for word in ordered)
+        try:
+            corrupt = replacer(clean, ordered, [(first, second)], generator)
+        except VlmtraceError as error:
+            raise Rejected(PROMPT, str(error)) from error
+        roles = dict(zip(Triplet._fields, _in_prompt(found.positive), strict=True))
+        return pair_row(
+            TASK,
+            candidate,
+            category=found.slot,
+            images=(relative(images[0]), relative(images[1])),
+            prompts=(clean, corrupt),
+            options=words,
+            correct_first=correct_first,
+            **{role: word if role != found.slot and word else None for role, word in roles.items()},
+        )
+
+    return draw(candidates(rows, filters), n, seed, build, filters, unit="pairs", fetch=finder.fetch)
+
+
+def candidates(rows: pd.DataFrame, filters: Filters) -> pd.DataFrame:
+    """Both directions of every row."""
+    filters.add("in both directions", 2 * len(rows), {}, "pairs")
+    both = []
+    for forward, direction in ((True, "as published"), (False, "the other way round")):
+        part = rows.assign(forward=forward, row=rows["row"] + f", {direction}")
+        both.append(part.assign(label=[words[0 if forward else 1] for words in part["options"]]))
+    table = pd.concat(both, ignore_index=True)
+    return table.assign(category=[found.slot for found in table["change"]])
+
+
+def sides(candidate: dict[str, Any]) -> tuple[str, str]:
+    """Which image is clean and which corrupt."""
+    return ("pos", "neg") if candidate["forward"] else ("neg", "pos")
+
+
+def option_words(found: Change) -> tuple[str, str]:
+    """The two words of the changed part as a question has them."""
+    return _form(found.slot, getattr(found.positive, found.slot)), _form(
+        found.slot, getattr(found.negative, found.slot)
+    )
+
+
+def _form(slot: str, word: str) -> str:
+    match slot:
+        case "subject":
+            return singular(word)
+        case "verb":
+            return participle(word)
+    return word
+
+
+def _in_prompt(triplet: Triplet) -> tuple[str, ...]:
+    return tuple(_form(slot, word) if word else "" for slot, word in zip(Triplet._fields, triplet, strict=True))
+
+
+def lead_words(found: Change, prepositions: Prepositions) -> dict[str, str]:
+    """Preposition of the triplet's verb, or of either verb (as participle) where verbs are the options."""
+    positive, negative = found.positive, found.negative
+    own = prepositions.of(positive.verb, positive.object)
+    if found.slot != "verb":
+        return {positive.verb: own}
+    other = prepositions.of(negative.verb, negative.object, otherwise=own)
+    return dict(zip(option_words(found), (own, other), strict=True))
+
+
+def word_pools(rows: pd.DataFrame, prepositions: Prepositions) -> dict[tuple[str, str], list[str]]:
+    """The commonest words by part of the triplet; verbs by preposition too, so that it fits what replaces them."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for found in rows["change"]:
+        for triplet in (found.positive, found.negative):
+            for slot, word, shown in zip(Triplet._fields, triplet, _in_prompt(triplet), strict=True):
+                if word and shown not in TOO_WIDE:
+                    lead = prepositions.of(word, triplet.object) if slot == "verb" else ""
+                    counts.setdefault((slot, lead), Counter())[shown] += 1
+    ranked = {key: sorted(words, key=lambda word: (-words[word], word))[:POOL] for key, words in counts.items()}
+    return defaultdict(list, ranked)
+
+
+def _unnamed(row: dict[str, Any]) -> str | None:
+    for side in ("pos", "neg"):
+        if not row[f"{side}_image_id"]:
+            return f"{side}_image_id is empty"
+    return None
+
+
+# Images ------------------------------------------------------------------------------------------------------------
+
+
+class Images:
+    """The images of the dataset by their ids: beside the CSV, or downloaded.
+
+    Args:
+        beside: the folder of the CSV; images in it, or in folders below, are used as they are
+    """
+
+    def __init__(self, beside: Path):
+        self.folder = paths.RAW / TASK / "images"
+        self.known = {path.stem: path for path in image_files(beside)}
+        self.reasons: dict[str, str] = {}
+        self.silent = 0
+        self.answered = False
+
+    def fetch(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Download what is not there of the images of these rows.
+
+        Raises:
+            VlmtraceError: no server at all can be reached (any more)
+        """
+        seen = self.known.keys() | self.reasons.keys()
+        wanted = {
+            row[f"{side}_image_id"]: row[f"{side}_url"]
+            for row in rows
+            for side in ("pos", "neg")
+            if row[f"{side}_url"] and row[f"{side}_image_id"] not in seen
+        }
+        bad = [name for name in wanted if not name.replace("-", "").replace("_", "").isalnum()]
+        for name in bad:
+            self.reasons[name] = f"the image id {name!r} cannot name a file"
+            del wanted[name]
+        if not wanted:
+            return
+        report = download_images(wanted, self.folder)
+        for name, path, reason in report[["name", "path", "reason"]].itertuples(index=False, name=None):
+            if isinstance(path, Path):
+                self.known[name] = path
+            else:
+                self.reasons[name] = reason
+        nobody = (report["status"] == "unreachable").all()
+        self.silent = self.silent + len(report) if nobody else 0
+        self.answered |= not nobody
+        if nobody and self.silent >= (SILENT if self.answered else 3):
+            raise VlmtraceError(
+                f"None of {self.silent} images of {TASK} can be reached ({report['reason'].iloc[0]}): connect this "
+                f"machine, or put images that you have, named by their id, into {relative(self.folder)} or beside the "
+                "CSV."
+            )
+
+    def find(self, row: dict[str, Any], side: str) -> Path:
+        """The image of one side of a row.
+
+        Raises:
+            Rejected: it could not be had, or cannot be used
+        """
+        name = row[f"{side}_image_id"]
+        path = self.known.get(name)
+        if path is None:
+            reason = self.reasons.get(name) or ("there is no file of it, and no URL" if not row[f"{side}_url"] else "?")
+            raise Rejected(IMAGE, f"image {name}: {reason}")
+        problem = image_problem(path)
+        if problem:
+            raise Rejected(IMAGE, f"image {name}: {problem}")
+        return path
