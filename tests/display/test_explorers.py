@@ -198,7 +198,7 @@ def test_faults_in_a_callback_are_said_too(screen):
     def draw(figure, number):
         figure.suptitle(f"{1 / number}")
 
-    found = explorer.Explorer(draw, {"number": explorer.slider("number", 3)})
+    found = explorer.FigureExplorer(draw, {"number": explorer.slider("number", 3)})
     with pytest.raises(ZeroDivisionError):  # at first it is raised, so that a notebook under papermill stops
         found._ipython_display_()
     found.controls["number"].value = 1
@@ -230,10 +230,10 @@ def test_choices_that_do_not_exist_are_refused(random_blip, pairs, module_patchi
 # In a notebook -----------------------------------------------------------------------------------------------------
 
 NOTEBOOK = """
-from vlmtrace.display.figure_explorer import Explorer, slider
+from vlmtrace.display.figure_explorer import FigureExplorer, slider
 def draw(figure, number):
     figure.suptitle(str(number))
-found = Explorer(draw, {"number": slider("number", 3)})
+found = FigureExplorer(draw, {"number": slider("number", 3)})
 found
 """
 
@@ -261,5 +261,5 @@ def test_draw_functions_have_defaults(random_blip, pairs, module_patching, head_
             attention_of=functools.partial(attention_explorers.image_attention, random_blip),
         ),
     ):
-        figure = explorer.Explorer(draw, {}).figure()
+        figure = explorer.FigureExplorer(draw, {}).figure()
         assert figure.axes, "without settings there must be a picture of the first pair"

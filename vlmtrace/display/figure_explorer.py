@@ -21,7 +21,7 @@ from vlmtrace.display.style import new_figure, paper_style, render_png
 Options = list[tuple[str, Any]]
 
 
-class Explorer:
+class FigureExplorer:
     """A figure that follows its controls.
 
     Attributes:

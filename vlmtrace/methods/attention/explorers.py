@@ -20,7 +20,7 @@ from vlmtrace.display.choices import (
     token_label,
     told_apart,
 )
-from vlmtrace.display.figure_explorer import Explorer, Options, dropdown, slider
+from vlmtrace.display.figure_explorer import FigureExplorer, Options, dropdown, slider
 from vlmtrace.display.panels import masks_of
 from vlmtrace.display.style import readable
 from vlmtrace.inputs.image_regions import on_image
@@ -31,7 +31,7 @@ from vlmtrace.models import VLM
 # Attention ---------------------------------------------------------------------------------------------------------
 
 
-def attention_explorer(model: VLM, pairs: pd.DataFrame) -> Explorer:
+def attention_explorer(model: VLM, pairs: pd.DataFrame) -> FigureExplorer:
     """What does one head look at? Choose the pair, the layer, the head and the token that looks.
 
     Attention is read from the clean run, of the first module of the model's head block that looks at the image.
@@ -57,7 +57,7 @@ def attention_explorer(model: VLM, pairs: pd.DataFrame) -> Explorer:
         "position": dropdown("token", queries({"sample_id": first}), int(options[0]) if len(options) else None),
     }
     draw = functools.partial(draw_attention_on_image, pairs=pairs, attention_of=attention_of)
-    return Explorer(draw, controls, follow={"position": queries})
+    return FigureExplorer(draw, controls, follow={"position": queries})
 
 
 def draw_attention_on_image(

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import check_table
-from vlmtrace.display.figure_explorer import Explorer, Options, dropdown
+from vlmtrace.display.figure_explorer import FigureExplorer, Options, dropdown
 from vlmtrace.methods.causal_tracing.figures import COLUMNS, draw_trace
 
 
-def trace_explorer(questions: pd.DataFrame, effects: pd.DataFrame) -> Explorer:
+def trace_explorer(questions: pd.DataFrame, effects: pd.DataFrame) -> FigureExplorer:
     """Where does restoring bring the answer back? Choose the question and the token of its answer.
 
     Args:
@@ -43,7 +43,7 @@ def trace_explorer(questions: pd.DataFrame, effects: pd.DataFrame) -> Explorer:
         "step": dropdown("answer token", steps({"sample_id": shown["sample_id"].iloc[0]})),
     }
     draw = functools.partial(draw_question, questions=shown, effects=effects)
-    return Explorer(draw, controls, follow={"step": steps})
+    return FigureExplorer(draw, controls, follow={"step": steps})
 
 
 def draw_question(

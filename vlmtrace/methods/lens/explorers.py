@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.display.figure_explorer import Explorer, dropdown, slider
+from vlmtrace.display.figure_explorer import FigureExplorer, dropdown, slider
 from vlmtrace.display.panels import outline_legend
 from vlmtrace.display.style import PAGE_WIDTH
 from vlmtrace.inputs.image_regions import on_image
@@ -47,7 +47,7 @@ SIDE_NAMES = {
 }
 
 
-def patch_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Explorer:
+def patch_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> FigureExplorer:
     """Which patches raise the answer's probability, and through which head? Choose the question and the head.
 
     Args:
@@ -73,7 +73,7 @@ def patch_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Exp
         "head": dropdown("head", heads({"sample_id": shown["sample_id"].iloc[0]})),
     }
     draw = functools.partial(draw_patches, questions=shown, lens_at=lens_at)
-    return Explorer(draw, controls, follow={"head": heads})
+    return FigureExplorer(draw, controls, follow={"head": heads})
 
 
 def draw_patches(
@@ -114,7 +114,7 @@ def draw_patches(
     figure.suptitle(f"{_asked(question, lens)}\n{which}")
 
 
-def word_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Explorer:
+def word_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> FigureExplorer:
     """Which words are in the patches? Choose the question, what is read, the layer and the head.
 
     Args:
@@ -145,7 +145,7 @@ def word_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Expl
         "head": slider("head", block.n_heads),
     }
     draw = functools.partial(draw_patch_words, questions=shown, lens_at=lens_at)
-    return Explorer(draw, controls, follow={"patch": patches})
+    return FigureExplorer(draw, controls, follow={"patch": patches})
 
 
 def draw_patch_words(

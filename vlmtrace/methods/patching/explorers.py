@@ -20,7 +20,7 @@ from vlmtrace.display.choices import (
     shared_pairs,
     token_label,
 )
-from vlmtrace.display.figure_explorer import Explorer, Options, dropdown
+from vlmtrace.display.figure_explorer import FigureExplorer, Options, dropdown
 from vlmtrace.display.panels import effect_panel, head_panel
 from vlmtrace.display.style import PAGE_WIDTH, effect_limit, readable, signed_colorbar, thin_ticks
 from vlmtrace.methods.patching.figures import draw_patch_effects, site_title
@@ -33,7 +33,7 @@ ALL_POSITIONS = "sum"
 # Modules -----------------------------------------------------------------------------------------------------------
 
 
-def module_explorer(model: VLM, pairs: pd.DataFrame, module_patching: pd.DataFrame) -> Explorer:
+def module_explorer(model: VLM, pairs: pd.DataFrame, module_patching: pd.DataFrame) -> FigureExplorer:
     """Where does patching restore the answer to one pair? Choose the pair, the corruption and the module.
 
     Raises:
@@ -47,7 +47,7 @@ def module_explorer(model: VLM, pairs: pd.DataFrame, module_patching: pd.DataFra
         "corruption": dropdown("corruption", [(name, name) for name in module_patching["corruption"].unique()]),
         "site": dropdown("module", options, preferred=(model.head_block.name, model.head_block.head_modules[-1])),
     }
-    return Explorer(
+    return FigureExplorer(
         functools.partial(draw_modules, model=model, pairs=shown, module_patching=module_patching), controls
     )
 
@@ -112,7 +112,7 @@ def _draw_patches(figure: Figure, model: VLM, pair: pd.Series, effects: pd.DataF
 # Heads -------------------------------------------------------------------------------------------------------------
 
 
-def head_explorer(model: VLM, pairs: pd.DataFrame, head_patching: pd.DataFrame) -> Explorer:
+def head_explorer(model: VLM, pairs: pd.DataFrame, head_patching: pd.DataFrame) -> FigureExplorer:
     """Which heads restore the answer to one pair? Choose the pair, the corruption, the module and the position.
 
     Raises:
@@ -133,7 +133,7 @@ def head_explorer(model: VLM, pairs: pd.DataFrame, head_patching: pd.DataFrame) 
         "position": dropdown("position", positions({"sample_id": shown["sample_id"].iloc[0]})),
     }
     draw = functools.partial(draw_heads, pairs=shown, head_patching=head_patching)
-    return Explorer(draw, controls, follow={"position": positions})
+    return FigureExplorer(draw, controls, follow={"position": positions})
 
 
 def draw_heads(
