@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.stats
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from vlmtrace.core.errors import VlmtraceError
-
-Array = NDArray[np.float64]
+from vlmtrace.core.types import Array
 
 #: Resamples held in memory at a time.
 CHUNK = 4096

@@ -10,20 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import resolve
+from vlmtrace.core.types import Array
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM, Inputs
-
-Array = npt.NDArray[Any]
 
 MASKS = {"object": "clean_object_mask", "distractor": "clean_distractor_mask"}
 
 #: Named groups of image tokens; `image` is all of them, `background` those that show neither object nor distractor.
-REGIONS = ("object", "distractor", "background", "image")
+IMAGE_REGIONS = ("object", "distractor", "background", "image")
 
 #: Cells along each side of a picture of positions that form no grid.
 RASTER = 48
@@ -110,7 +108,7 @@ def mask_coverage(pair: Mapping[str, Any], column: str, boxes: Array) -> Array:
 
 
 def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: str | None = None) -> dict[str, Array]:
-    """Which image positions belong to each of `REGIONS`, for one pair's clean image.
+    """Which image positions belong to each of `IMAGE_REGIONS`, for one pair's clean image.
 
     A position belongs to the object or the distractor that covers at least half of it; where something covers none by
     half, to it belongs the position that it covers most.
@@ -155,7 +153,7 @@ def named_positions(
     at_image = model.image_positions(inputs, block)
     regions: tuple[str, ...] = ()
     if at_image.any():
-        regions = REGIONS
+        regions = IMAGE_REGIONS
         for name, chosen in image_regions(model, pair, inputs, block).items():
             found[name] = np.zeros(len(roles), dtype=bool)
             found[name][at_image] = chosen

@@ -17,14 +17,13 @@ import torch
 from PIL import Image
 from transformers.vision_utils import get_vision_window_index
 
+from vlmtrace.core.types import Array
 from vlmtrace.models.types import Inputs
 
 if TYPE_CHECKING:
     from vlmtrace.models.blip import Blip
     from vlmtrace.models.decoder_only import DecoderOnly
 
-
-Array = np.ndarray
 
 #: A tile whose edges lie this close to the image's edges shows all of it.
 WHOLE = 5e-3

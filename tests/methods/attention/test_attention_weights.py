@@ -9,14 +9,14 @@ from PIL import Image
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.methods.attention.attention_weights import (
-    REGIONS,
+    ATTENDED_REGIONS,
     _image_norms,
     head_attention,
     head_functions,
     outlier_patches,
 )
 
-AREAS = [f"{region}_area" for region in REGIONS]
+AREAS = [f"{region}_area" for region in ATTENDED_REGIONS]
 
 
 def rectangle(width: int, height: int, rows: slice, columns: slice) -> Image.Image:
@@ -57,7 +57,7 @@ def test_even_attention_falls_on_regions_by_their_area(random_blip, random_pairs
     # The masks are 22 of 40 rows high and 14 or 12 of 36 columns wide.
     assert table["object_area"].to_numpy() == pytest.approx(22 * 14 / (40 * 36), abs=1e-6)
     assert table["distractor_area"].to_numpy() == pytest.approx(22 * 12 / (40 * 36), abs=1e-6)
-    for region in REGIONS:
+    for region in ATTENDED_REGIONS:
         assert table[region].to_numpy() == pytest.approx(0.8 * table[f"{region}_area"].to_numpy(), abs=1e-6)
     assert table["off_image"].to_numpy() == pytest.approx(0.2)
 
@@ -65,11 +65,11 @@ def test_even_attention_falls_on_regions_by_their_area(random_blip, random_pairs
 def test_attention_on_one_patch_is_split_by_its_masks(random_blip, random_pairs, monkeypatch):
     # Patch (1, 1) of the 4 × 4 grid covers rows 10-19 and columns 9-17: all of it object.
     look_at(random_blip, monkeypatch, [0.0] * 6 + [1.0] + [0.0] * 10)
-    shares = head_attention(random_blip, random_pairs.head(1))[list(REGIONS)]
+    shares = head_attention(random_blip, random_pairs.head(1))[list(ATTENDED_REGIONS)]
     assert shares.mean().to_list() == pytest.approx([1, 0, 0, 0], abs=1e-6)
     # Patch (1, 3) covers columns 27-35, of which the distractor (20-31) has 5 of 9.
     look_at(random_blip, monkeypatch, [0.0] * 8 + [1.0] + [0.0] * 8)
-    shares = head_attention(random_blip, random_pairs.head(1))[list(REGIONS)[:3]]
+    shares = head_attention(random_blip, random_pairs.head(1))[list(ATTENDED_REGIONS)[:3]]
     assert shares.mean().to_list() == pytest.approx([0, 5 / 9, 4 / 9], abs=1e-6)
 
 
@@ -166,8 +166,11 @@ def made_up_attention(looks: list[dict[str, float]], n_pairs: int = 30, noise: f
     for i in range(n_pairs):
         for head, look in enumerate(looks):
             shares = {region: max(0.0, share + generator.normal(0, noise)) for region, share in look.items()}
-            rows += [(f"pair-{i}", head, role, *(shares.get(r, 0.0) for r in REGIONS)) for role in ("correct", "the")]
-    table = pd.DataFrame(rows, columns=["sample_id", "head", "token_role", *REGIONS])
+            rows += [
+                (f"pair-{i}", head, role, *(shares.get(r, 0.0) for r in ATTENDED_REGIONS))
+                for role in ("correct", "the")
+            ]
+    table = pd.DataFrame(rows, columns=["sample_id", "head", "token_role", *ATTENDED_REGIONS])
     table["background"] = 0.9 - table["object"] - table["distractor"]
     table[AREAS] = [0.2, 0.1, 0.7, 0.05]
     return table.assign(block="text_encoder", module="cross_attention", layer=0, off_image=0.1)

@@ -19,6 +19,7 @@ from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import HEAD, check_columns
+from vlmtrace.core.types import Array
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.image_regions import MASKS, mask_coverage
@@ -27,7 +28,7 @@ from vlmtrace.models import VLM, Inputs, Site
 from vlmtrace.models.vlm import inputs_of_pair
 
 #: Parts of the image; a patch that a mask covers by half counts half for it. `outlier` is a part of `background`.
-REGIONS = ("object", "distractor", "background", "outlier")
+ATTENDED_REGIONS = ("object", "distractor", "background", "outlier")
 
 #: The norm of an outlier patch lies so many standard deviations above the mean over the image's patches.
 OUTLIER_SD = 3.0
@@ -74,7 +75,7 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.
             regions = _regions(pair, boxes[placed], norms[i][placed])
             on_image = attended[:, i][..., model.image_positions(one, model.image_block)][..., placed]
             shares = np.einsum("lhqk,kr->lhqr", on_image, regions)
-            areas = dict(zip([f"{region}_area" for region in REGIONS], regions.mean(axis=0), strict=True))
+            areas = dict(zip([f"{region}_area" for region in ATTENDED_REGIONS], regions.mean(axis=0), strict=True))
             table = _tidy(tokens, shares, 1 - on_image.sum(-1)).assign(**areas)
             table.insert(0, "sample_id", pairs["sample_id"].iloc[row])
             table.insert(1, "block", block.name)
@@ -88,7 +89,7 @@ def has_masks(pairs: pd.DataFrame) -> bool:
     return MASKS["object"] in pairs and bool(pairs[MASKS["object"]].notna().any())
 
 
-def outlier_patches(norms: stats.Array) -> stats.Array:
+def outlier_patches(norms: Array) -> Array:
     """Which patches of an image are outliers by the norm of their embedding.
 
     Trained vision encoders keep global information in a few background patches, whose embeddings stand out
@@ -139,7 +140,7 @@ def head_functions(
     Raises:
         VlmtraceError: a column is missing, or no token has one of the roles
     """
-    check_columns(attention, ["sample_id", *HEAD, "token_role", *REGIONS, "off_image"], "attention")
+    check_columns(attention, ["sample_id", *HEAD, "token_role", *ATTENDED_REGIONS, "off_image"], "attention")
     if token_roles is not None:
         known = attention["token_role"].unique()
         attention = attention[attention["token_role"].isin(token_roles)]
@@ -149,12 +150,12 @@ def head_functions(
                 f"choose token_roles among {', '.join(known)}."
             )
     keys = [key for key in ("task", "sample_id") if key in attention]
-    areas = [f"{region}_area" for region in REGIONS]
-    means = attention.groupby([*keys, *HEAD], observed=True)[[*REGIONS, "off_image", *areas]].mean()
+    areas = [f"{region}_area" for region in ATTENDED_REGIONS]
+    means = attention.groupby([*keys, *HEAD], observed=True)[[*ATTENDED_REGIONS, "off_image", *areas]].mean()
     tables = []
-    for region in (*REGIONS, "off_image"):
+    for region in (*ATTENDED_REGIONS, "off_image"):
         share = means[region].unstack(HEAD)
-        area = means[f"{region}_area"].unstack(HEAD) if region in REGIONS else share * np.nan
+        area = means[f"{region}_area"].unstack(HEAD) if region in ATTENDED_REGIONS else share * np.nan
         even = (1 - means["off_image"].unstack(HEAD)) * area
         scores = _scores(share.to_numpy(), even.to_numpy(), level, n_boot, seed)
         table = share.columns.to_frame(index=False).assign(region=region, n=len(share), area=area.mean().to_numpy())
@@ -163,11 +164,11 @@ def head_functions(
     return _name_functions(functions)
 
 
-def _scores(share: stats.Array, even: stats.Array, level: float, n_boot: int, seed: int) -> dict[str, stats.Array]:
+def _scores(share: Array, even: Array, level: float, n_boot: int, seed: int) -> dict[str, Array]:
     """Share, ratio and contrast of each head, with intervals, from (pair, head) shares and evenly spread shares."""
     n_heads = share.shape[1]
 
-    def statistics(both: stats.Array) -> dict[str, stats.Array]:
+    def statistics(both: Array) -> dict[str, Array]:
         share, even = both[:, :n_heads], both[:, n_heads:]
         ratio = np.divide(share, even, out=np.full_like(share, np.nan), where=even > 0)
         return {"share": share, "ratio": ratio, "contrast": share - share.mean(axis=1, keepdims=True)}
@@ -175,7 +176,7 @@ def _scores(share: stats.Array, even: stats.Array, level: float, n_boot: int, se
     both = np.hstack([share, np.nan_to_num(even)])
     means = statistics(both.mean(axis=0, keepdims=True))
     resamples = statistics(stats.resampled_means(both, n_boot, seed))
-    scores: dict[str, stats.Array] = {}
+    scores: dict[str, Array] = {}
     for name, prefix in (("share", "ci"), ("ratio", "ratio"), ("contrast", "contrast")):
         low, high = stats.percentile_interval(resamples[name], level)
         scores |= {name: means[name][0], f"{prefix}_low": low, f"{prefix}_high": high}
@@ -214,8 +215,8 @@ def _with_masks(pairs: pd.DataFrame) -> pd.DataFrame:
     return usable
 
 
-def _regions(pair: dict, boxes: stats.Array, norms: stats.Array) -> stats.Array:
-    """How much of each image position belongs to each of `REGIONS`: (position, region)."""
+def _regions(pair: dict, boxes: Array, norms: Array) -> Array:
+    """How much of each image position belongs to each of `ATTENDED_REGIONS`: (position, region)."""
     found, distractor = (mask_coverage(pair, column, boxes) for column in MASKS.values())
     # Where both masks claim the same part of a patch, the object has it.
     distractor = np.minimum(distractor, 1 - found)
@@ -223,7 +224,7 @@ def _regions(pair: dict, boxes: stats.Array, norms: stats.Array) -> stats.Array:
     return np.stack([found, distractor, background, background * outlier_patches(norms)], axis=-1)
 
 
-def _image_norms(model: VLM, inputs: Inputs) -> stats.Array:
+def _image_norms(model: VLM, inputs: Inputs) -> Array:
     """(pair, image position): norms before the last LayerNorm, or of the tokens that enter the language model."""
     if model.image_block == "vision_encoder":
         site = Site("vision_encoder", "residual", model.blocks["vision_encoder"].n_layers - 1)
@@ -234,11 +235,11 @@ def _image_norms(model: VLM, inputs: Inputs) -> stats.Array:
     return torch.linalg.vector_norm(embeddings.double(), dim=-1).cpu().numpy()
 
 
-def _tidy(tokens: pd.DataFrame, shares: stats.Array, off_image: stats.Array) -> pd.DataFrame:
+def _tidy(tokens: pd.DataFrame, shares: Array, off_image: Array) -> pd.DataFrame:
     """One row a layer, head and query, from shares (layer, head, query, region) and those of the class token."""
     layer, head, query = (index.ravel() for index in np.indices(off_image.shape))
     table = pd.DataFrame({"layer": layer, "head": head})
     for name in ("position", "token", "token_role"):
         table[name] = tokens[name].to_numpy()[query]
-    table[list(REGIONS)] = shares.reshape(-1, len(REGIONS))
+    table[list(ATTENDED_REGIONS)] = shares.reshape(-1, len(ATTENDED_REGIONS))
     return table.assign(off_image=off_image.ravel())

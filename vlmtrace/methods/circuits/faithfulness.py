@@ -17,6 +17,7 @@ from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import check_columns
 from vlmtrace.core.stats import bootstrap_mean
+from vlmtrace.core.types import Array
 from vlmtrace.methods.evaluation.selection import USE
 from vlmtrace.methods.patching.sweeps import patch_head_sets
 from vlmtrace.models import VLM
@@ -175,7 +176,7 @@ ADVANTAGE = {
 }
 
 
-def _advantage(gain: stats.Array, level: float, n_boot: int, n_permutations: int, seed: int) -> dict[str, float | int]:
+def _advantage(gain: Array, level: float, n_boot: int, n_permutations: int, seed: int) -> dict[str, float | int]:
     """What `ADVANTAGE` names, from gains in area (random order, pair): positive where ranked is better."""
     by_pair = gain.mean(axis=0)
     (low,), (high,) = stats.bootstrap_mean(by_pair, level, n_boot, seed)
@@ -189,7 +190,7 @@ class _Curves(NamedTuple):
 
     group: dict[str, str]
     sizes: list[int]
-    effects: dict[str, stats.Array]
+    effects: dict[str, Array]
     n: int
     n_missing: int
 

@@ -24,8 +24,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from vlmtrace.core.errors import VlmtraceError, one_of
-
-Array = np.ndarray
+from vlmtrace.core.types import Array
 
 #: Attention weights have seven digits, and so have correlations made of them: what is smaller is rounding.
 ROUNDING = 1e-6

@@ -18,6 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.types import Array
 from vlmtrace.methods.explanation.causal_graph import (
     MAX_TESTS,
     candidate_sets,
@@ -27,8 +28,6 @@ from vlmtrace.methods.explanation.causal_graph import (
 )
 from vlmtrace.methods.explanation.token_masking import BATCH, TOKEN, Example, attention_paid, joint_attention
 from vlmtrace.models import VLM
-
-Array = np.ndarray
 
 #: Given the sets to hide, the answer's token and the probability of the token to be explained, one of each a set.
 Answers = Callable[[Sequence[tuple[int, ...]]], tuple[list[str], list[float]]]

@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.types import Array
 from vlmtrace.inputs.token_roles import joined_words
 from vlmtrace.models import VLM, Inputs
 from vlmtrace.models.attention_mask import cut
 
-Array = np.ndarray
 TOKEN = ["kind", "position", "cell", "token", "word"]
 
 #: Sets of tokens that share a forward pass.

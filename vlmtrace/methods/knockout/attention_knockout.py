@@ -26,7 +26,7 @@ from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.batching import batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.image_regions import REGIONS, image_regions, named_positions
+from vlmtrace.inputs.image_regions import IMAGE_REGIONS, image_regions, named_positions
 from vlmtrace.inputs.image_tokens import mean_image_token
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.methods.patching.metrics import in_order_of, patching_effect
@@ -92,7 +92,7 @@ def _blocked(model: VLM, group: pd.DataFrame, inputs: Inputs, edge: Edge) -> tup
     """The attention module that an edge belongs to, and which keys it takes from which queries."""
     source, target = edge
     block = model.head_block
-    looks_across = source in REGIONS and model.image_module == "cross_attention"
+    looks_across = source in IMAGE_REGIONS and model.image_module == "cross_attention"
     blocked = []
     for i, pair in enumerate(group.to_dict("records")):
         one = inputs_of_pair(inputs, i, len(group))
@@ -112,7 +112,7 @@ def replace_image_tokens(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    regions: Sequence[str] = REGIONS,
+    regions: Sequence[str] = IMAGE_REGIONS,
     reference: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Put the mean image token in the place of image tokens, as the language side receives them in the clean run.
@@ -130,7 +130,7 @@ def replace_image_tokens(
     """
     one_of(corruption, CORRUPTIONS, "corruption")
     for region in regions:
-        one_of(region, REGIONS, "region")
+        one_of(region, IMAGE_REGIONS, "region")
     if model.injects_image_features_later:
         raise VlmtraceError(
             f"{model.name} adds image features behind later layers too, so that replacing image tokens does not remove "

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
@@ -30,12 +29,11 @@ from torch.nn import functional
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import counter
+from vlmtrace.core.types import Array
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.models import VLM, HookPoint, Inputs, Site
 from vlmtrace.models.decoder_only import DecoderOnly
 from vlmtrace.models.hooks import hooks
-
-Array = npt.NDArray[Any]
 
 BLOCK = "language_model"
 

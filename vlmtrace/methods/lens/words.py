@@ -27,7 +27,8 @@ from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
-from vlmtrace.methods.lens.contributions import BLOCK, Array, Lens, check_questions, lens_of, word
+from vlmtrace.core.types import Array
+from vlmtrace.methods.lens.contributions import BLOCK, Lens, check_questions, lens_of, word
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.methods.lens.map_scores import tokens_on_object
 from vlmtrace.models import VLM, Site

@@ -19,7 +19,7 @@ from vlmtrace.core.progress import counter, progress
 from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.image_regions import REGIONS, named_positions
+from vlmtrace.inputs.image_regions import IMAGE_REGIONS, named_positions
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
 from vlmtrace.methods.patching.metrics import effect_table, in_order_of, patching_effect
 from vlmtrace.methods.patching.plans import head_plan, module_plan, region_patches, site_patches
@@ -85,7 +85,7 @@ def patch_regions(
     pairs: pd.DataFrame,
     corruption: str = "image",
     modules: Sequence[str] | None = None,
-    regions: Sequence[str] = REGIONS,
+    regions: Sequence[str] = IMAGE_REGIONS,
     block: str | None = None,
     memory_gb: float | None = None,
 ) -> pd.DataFrame:

@@ -33,12 +33,11 @@ from PIL import Image
 from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.types import Array
 from vlmtrace.inputs.token_roles import joined_words
 from vlmtrace.methods.relevancy.rules import bimodal_relevancy, normalised, self_attention_relevancy
 from vlmtrace.models import VLM, HookPoint, Inputs, Site, Token
 from vlmtrace.models.hooks import hooks
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
