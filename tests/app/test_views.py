@@ -1,4 +1,4 @@
-"""The views without a browser: their numbers, their code, their sentences. What a person does is in tests/browser."""
+"""The views without a browser: numbers, code, sentences. What people click is in tests/end_to_end/browser."""
 
 import io
 import os
@@ -15,13 +15,18 @@ from fixtures import families
 from PIL import Image
 
 import vlmtrace as vt
-from vlmtrace import app as explore
-from vlmtrace.app import server as app
+from vlmtrace import app, methods
+from vlmtrace.app import server
 from vlmtrace.app.ask import MOST_PIXELS, decode
+from vlmtrace.app.tabs import declared_views
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.display import Example, Session, View
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.methods.attention.view import LEVELS
+from vlmtrace.methods.attention.view import LEVELS, Attention
+from vlmtrace.methods.explanation.view import CausalView
 from vlmtrace.methods.patching.intervention import Patch, intervene
+from vlmtrace.methods.patching.view import Patching
+from vlmtrace.methods.relevancy.view import RelevancyView
 
 
 @pytest.fixture(scope="module", params=["blip", "llava"])
@@ -33,7 +38,7 @@ def model(request, tmp_path_factory):
 
 @pytest.fixture
 def session(model, random_pairs):
-    return explore.Session(model, random_pairs)
+    return Session(model, random_pairs)
 
 
 def shown(view):
@@ -54,13 +59,13 @@ def png_of(size):
 
 def test_attention_is_the_models_own(session):
     example, model = session.example, session.model
-    looks = example.attention()
+    record = example.attention()
     inputs = model.extend(run_inputs(model, example.frame(), "clean"), example.answer().ids)
-    own = model.attention(inputs, looks.block, looks.module)[:, 0].numpy()
-    rows = looks.queries["position"].to_numpy()
-    assert np.array_equal(looks.weights, own[:, :, rows])
-    assert np.allclose(looks.weights.sum(-1), 1, atol=1e-5)
-    assert list(looks.queries["token_role"]).count("answer") == (
+    own = model.attention(inputs, record.block, record.module)[:, 0].numpy()
+    rows = record.queries["position"].to_numpy()
+    assert np.array_equal(record.weights, own[:, :, rows])
+    assert np.allclose(record.weights.sum(-1), 1, atol=1e-5)
+    assert list(record.queries["token_role"]).count("answer") == (
         0 if model.image_module == "cross_attention" else len(example.answer().ids)
     )
 
@@ -68,17 +73,17 @@ def test_attention_is_the_models_own(session):
 def test_attention_of_the_answer_is_where_its_tokens_are_predicted(session):
     example, model = session.example, session.model
     question, through = example.answer_attention()
-    looks, n = example.attention(), len(example.answer().ids)
-    assert through.shape == (looks.weights.shape[0], n, len(looks.patches))
+    record, n = example.attention(), len(example.answer().ids)
+    assert through.shape == (record.weights.shape[0], n, len(record.patches))
     if model.image_module == "cross_attention":
         inputs = model.extend(run_inputs(model, example.frame(), "clean"), example.answer().ids)
         own = model.attention(inputs, "text_decoder", "cross_attention")[:, 0, :, :n].numpy()
         assert np.array_equal(question.weights, own)
-        by_hand = sum(own[1, :, 0].mean(0)[q] * looks.weights[1, :, q].mean(0) for q in range(own.shape[-1]))
-        assert np.allclose(through[1, 0], by_hand[looks.patches], atol=1e-6)
+        by_hand = sum(own[1, :, 0].mean(0)[q] * record.weights[1, :, q].mean(0) for q in range(own.shape[-1]))
+        assert np.allclose(through[1, 0], by_hand[record.patches], atol=1e-6)
     else:
-        last = looks.queries.index[looks.queries["token_role"] == "last"][0]
-        assert np.array_equal(through[:, 0], looks.weights[:, :, last][..., looks.patches].mean(1))
+        last = record.queries.index[record.queries["token_role"] == "last"][0]
+        assert np.array_equal(through[:, 0], record.weights[:, :, last][..., record.patches].mean(1))
 
 
 def test_the_image_is_shown_as_the_model_sees_it(session, tmp_path):
@@ -105,7 +110,7 @@ def test_top_tokens_are_sorted_probabilities(session):
 
 def test_what_is_missing_is_said(session):
     with pytest.raises(VlmtraceError, match="no clean_image"):
-        explore.Example(session.model, {"clean_prompt": "is this red?"})
+        Example(session.model, {"clean_prompt": "is this red?"})
     with pytest.raises(VlmtraceError, match="There is no pair 'x'"):
         session.choose("x")
     own = session.ask(clean_image=session.example.pair["clean_image"], clean_prompt="is this circle red?")
@@ -117,11 +122,11 @@ def test_what_is_missing_is_said(session):
 
 
 def test_the_browser_is_sent_the_attention_itself(session):
-    view = shown(explore.Attention(session))
-    looks, state = view.looks, view.canvas.state
-    sent = np.frombuffer(view.canvas.weights, "<u2").reshape(looks.weights.shape) * state["scale"]
-    assert np.abs(sent - looks.weights).max() <= looks.weights.max() / LEVELS / 2 * 1.001
-    roles = [looks.queries["token_role"].iloc[i] for i in view.canvas.queries]
+    view = shown(Attention(session))
+    record, state = view.record, view.canvas.state
+    sent = np.frombuffer(view.canvas.weights, "<u2").reshape(record.weights.shape) * state["scale"]
+    assert np.abs(sent - record.weights).max() <= record.weights.max() / LEVELS / 2 * 1.001
+    roles = [record.queries["token_role"].iloc[i] for i in view.canvas.queries]
     assert roles == ["correct"], "the correct option looks first"
     steps, words = len(state["steps"]), len(state["words"])
     flat = np.frombuffer(view.canvas.matrices, "<f4")
@@ -129,18 +134,18 @@ def test_the_browser_is_sent_the_attention_itself(session):
 
 
 def test_the_table_of_attention_follows_the_chosen_patches(session):
-    view = shown(explore.Attention(session))
+    view = shown(Attention(session))
     assert view.table["patch_attention"].isna().all()
     view.canvas.patches = [0, 3]
-    looks, table = view.looks, view.table
+    record, table = view.record, view.table
     row = table[(table["layer"] == 1) & (table["head"] == 2)].iloc[4]
-    weights = looks.weights[1, 2, 4][looks.patches]
+    weights = record.weights[1, 2, 4][record.patches]
     assert row["patch_attention"] == pytest.approx(weights[[0, 3]].sum(), abs=1e-6)
     assert row["image_attention"] == pytest.approx(weights.sum(), abs=1e-6)
 
 
 def test_a_patched_head_has_the_effect_that_its_map_promises(session):
-    view = shown(explore.Patching(session))
+    view = shown(Patching(session))
     assert view.outcome.patching_effect == pytest.approx(0, abs=1e-5)
     block, module = view.place
     heads = view.head_effects()
@@ -154,7 +159,7 @@ def test_a_patched_head_has_the_effect_that_its_map_promises(session):
 
 
 def test_the_intervention_is_undone_step_by_step(session):
-    view = shown(explore.Patching(session))
+    view = shown(Patching(session))
     block, module = view.place
     one, two = Patch(block, module, 0, None, (0,)), Patch(block, module, 1, (2,))
     view.toggle(one)
@@ -179,29 +184,29 @@ def executed(code, model, monkeypatch):
 
 
 def test_copied_code_gives_the_same_numbers(session, monkeypatch):
-    patching = shown(explore.Patching(session))
+    patching = shown(Patching(session))
     block, module = patching.place
     patching.toggle(Patch(block, module, 1, (2, 3), (0, 2)))
     patching.toggle(Patch(block, "mlp", 0))
     outcome = executed(patching.code(), session.model, monkeypatch)["outcome"]
     assert outcome.patching_effect == pytest.approx(patching.outcome.patching_effect, abs=1e-6)
 
-    attention = shown(explore.Attention(session))
+    attention = shown(Attention(session))
     attention.canvas.layer, attention.canvas.head, attention.canvas.queries = 1, 2, [1, 4]
     row = executed(attention.code(), session.model, monkeypatch)["row"]
     assert np.array_equal(row, attention.overlay)
 
-    asked = shown(explore.Ask(session))
+    asked = shown(app.Ask(session))
     example = executed(asked.code(), session.model, monkeypatch)["example"]
     pd.testing.assert_frame_equal(example.top(), session.example.top())
 
-    relevancy = shown(explore.RelevancyView(session))
+    relevancy = shown(RelevancyView(session))
     found = executed(relevancy.code(), session.model, monkeypatch)["found"]
     pd.testing.assert_frame_equal(found.table(), relevancy.table)
 
 
 def test_relevancy_in_the_browser_is_the_tables(session):
-    view = shown(explore.RelevancyView(session))
+    view = shown(RelevancyView(session))
     maps = view.canvas.state["maps"]
     for kind, values in maps.items():
         table = view.table[(view.table["kind"] == kind) & (view.table["step"] == 0)]
@@ -210,7 +215,7 @@ def test_relevancy_in_the_browser_is_the_tables(session):
 
 
 def test_the_causal_graph_is_what_its_code_gives(session, monkeypatch):
-    view = shown(explore.CausalView(session))
+    view = shown(CausalView(session))
     found = executed(view.code(), session.model, monkeypatch)["found"]
     assert str(found) == str(view.found)
     pd.testing.assert_frame_equal(found.tried, view.found.tried)
@@ -223,7 +228,7 @@ def test_the_causal_graph_is_what_its_code_gives(session, monkeypatch):
 
 
 def test_every_view_exports_picture_and_numbers(session):
-    kinds = (explore.Ask, explore.Attention, explore.RelevancyView, explore.CausalView, explore.Patching)
+    kinds = (app.Ask, Attention, RelevancyView, CausalView, Patching)
     for kind in kinds:
         view = shown(kind(session))
         name, content = view.export("png")
@@ -233,9 +238,9 @@ def test_every_view_exports_picture_and_numbers(session):
 
 
 def test_views_compute_when_they_are_opened_and_stay_as_they_were(session, monkeypatch):
-    views = explore.explorer(session)
+    views = app.explorer(session)
     attention = views.views["Attention"]
-    assert attention.looks is None, "a view that nobody opened has computed"
+    assert attention.record is None, "a view that nobody opened has computed"
     shown(views.open("Attention"))
     attention.canvas.layer, attention.canvas.head = 1, 3
     views.open("Ask")
@@ -244,39 +249,57 @@ def test_views_compute_when_they_are_opened_and_stay_as_they_were(session, monke
     assert (attention.canvas.layer, attention.canvas.head) == (1, 3)
 
 
+def test_the_tabs_stand_in_their_order(session):
+    assert list(app.explorer(session).views) == ["Ask", "Attention", "Relevancy", "Causal graph", "Patch"]
+
+
+def test_a_view_in_a_methods_room_becomes_a_tab(tmp_path, monkeypatch):
+    room = tmp_path / "rooms" / "made_up"
+    room.mkdir(parents=True)
+    (room / "__init__.py").touch()
+    (room / "view.py").write_text(
+        "from vlmtrace.display.view import View\n"
+        "class MadeUp(View):\n    title, name, order = 'Made up', 'made-up', 15\n"
+    )
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(room.parent)])
+    titles = [view.title for view in declared_views()]
+    assert titles == ["Ask", "Attention", "Made up", "Relevancy", "Causal graph", "Patch"]
+    assert View not in declared_views(), "what a module imports is no view of its own"
+
+
 def test_another_example_reaches_every_view(session):
-    views = explore.explorer(session)
-    before = views.open("Attention").looks
+    views = app.explorer(session)
+    before = views.open("Attention").record
     views.open("Ask")
     session.choose(session.pairs["sample_id"].iloc[1])
-    assert views.views["Attention"].looks is before, "a hidden view waits"
-    assert views.open("Attention").looks is not before
+    assert views.views["Attention"].record is before, "a hidden view waits"
+    assert views.open("Attention").record is not before
     assert session.example.question in views.views["Attention"].frame.about
 
 
 def test_a_fault_is_a_sentence_in_the_view(session, monkeypatch):
-    view = explore.Attention(session, hidden=True)
+    view = Attention(session, hidden=True)
     monkeypatch.setattr(view, "load", lambda: 1 / 0)
     view.show()
     assert view.frame.error == (
         "attention failed (ZeroDivisionError: division by zero): choose something else, or report it."
     )
     own = session.ask(clean_image=session.example.pair["clean_image"], clean_prompt="is this circle red?")
-    patching = explore.Patching(session)
+    patching = Patching(session)
     assert patching.frame.error.startswith(f"{own.name} has no corrupt run to patch") and not patching.canvas.state
 
 
 def test_a_view_needs_no_session(model, random_pairs):
-    assert shown(explore.Ask(model, random_pairs)).table["run"].unique().tolist() == ["clean", "image", "text"]
+    assert shown(app.Ask(model, random_pairs)).table["run"].unique().tolist() == ["clean", "image", "text"]
     with pytest.raises(VlmtraceError, match="needs a session, or a model and pairs"):
-        explore.Ask(model)
+        app.Ask(model)
 
 
 # What people open ------------------------------------------------------------
 
 
 def test_an_own_image_and_question(session):
-    view = shown(explore.Ask(session))
+    view = shown(app.Ask(session))
     view.open(png_of((40, 36)))
     example = session.example
     assert example.corruptions == [] and example.image.getpixel((0, 0)) == (255, 0, 0)
@@ -311,7 +334,7 @@ def test_files_are_bounded_before_they_are_decoded(monkeypatch):
 
 def test_nothing_that_is_opened_is_written(session, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    view = explore.Ask(session)
+    view = app.Ask(session)
     view.open(png_of((40, 36)))
     view.export("png")
     assert not list(tmp_path.rglob("*")), "an upload must stay in memory"
@@ -321,28 +344,28 @@ def test_nothing_that_is_opened_is_written(session, tmp_path, monkeypatch):
 
 
 def test_the_app_listens_on_the_named_interface_with_a_token(tmp_path):
-    line = app.command(tmp_path / "x.ipynb", "127.0.0.1", 1234, "secret", "dark")
+    line = server.command(tmp_path / "x.ipynb", "127.0.0.1", 1234, "secret", "dark")
     assert "--Voila.ip=127.0.0.1" in line and "--port=1234" in line and "--Voila.token=secret" in line
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert port < app.free_port("127.0.0.1", port) < port + 20
+        assert port < server.free_port("127.0.0.1", port) < port + 20
     with pytest.raises(VlmtraceError, match=r"no address of this machine|No port from"):
-        app.free_port("203.0.113.7", 8866)
-    paths = app.environment()["PYTHONPATH"].split(os.pathsep)
-    assert str(app.NOTEBOOK.parents[1]) in paths, "the kernel must find the package"
-    assert (app.PATHS["JUPYTER_PATH"] / "voila" / "templates" / "vlmtrace" / "index.html.j2").is_file()
+        server.free_port("203.0.113.7", 8866)
+    paths = server.environment()["PYTHONPATH"].split(os.pathsep)
+    assert str(server.NOTEBOOK.parents[1]) in paths, "the kernel must find the package"
+    assert (server.PATHS["JUPYTER_PATH"] / "voila" / "templates" / "vlmtrace" / "index.html.j2").is_file()
 
 
 def test_parameters_reach_the_apps_notebook(tmp_path):
-    cells = nbformat.read(app.prepared(tmp_path, model="tiny-llava", tasks=["rendered_svo"]), as_version=4).cells
+    cells = nbformat.read(server.prepared(tmp_path, model="tiny-llava", tasks=["rendered_svo"]), as_version=4).cells
     source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     assert 'model = "tiny-llava"' in source and 'tasks = ["rendered_svo"]' in source
 
 
 def test_the_notebook_is_committed_clean():
-    notebook = nbformat.read(app.NOTEBOOK, as_version=4)
+    notebook = nbformat.read(server.NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert notebook.cells[0].source.startswith("# 9") and "**Question:**" in text and "Look for" in text

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from vlmtrace.app import Session
+from vlmtrace.display import Session
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.methods.patching.view import Patching
 from vlmtrace.models import Site

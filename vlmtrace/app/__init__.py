@@ -1,10 +1,12 @@
-"""One example from all sides: views that stand alone in any notebook, or together as tabs.
+"""One example seen through every method: tabs in a notebook, or an app without cells (`make app`).
 
-from vlmtrace import explore
+    from vlmtrace import app
 
-explore.explorer(model, pairs)                 # all views, one example for all of them
-session = explore.Session(model, pairs)
-explore.Attention(session)                     # one view
+    app.explorer(model, pairs)      # all views of one example, as tabs
+
+The tabs are `Ask`, where the example is chosen, and every `View` that a method's room declares in its `view.py`. A view
+also works alone: `vlmtrace.methods.attention.Attention(model, pairs)`; views that are made of one
+`vlmtrace.display.Session` share their example. Notebook 09 shows them.
 """
 
 import lazy_loader as lazy

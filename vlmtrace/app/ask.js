@@ -1,8 +1,6 @@
 // Choose a pair, or open an image and type a question; the image as the model sees it, and what it answers.
 function render({ model, el }) {
-  begin(el);
-  let grid = false, undo = [];
-  const start = () => { undo.forEach((stop) => stop()); undo = []; const focus = document.activeElement && el.contains(document.activeElement) ? document.activeElement.name : ""; el.replaceChildren(); if (model.get("state").pairs) undo = build(); if (focus) el.querySelector(`[name=${focus}]`)?.focus(); };
+  let grid = false;
 
   function build() {
     const state = model.get("state"), rows = make("div", "", el);
@@ -14,7 +12,7 @@ function render({ model, el }) {
     if (state.chosen === null) make("option", "", select, "your own").value = "";
     for (const [id, question] of state.pairs) make("option", "", select, `${id}: ${question}`).value = id;
     select.value = state.chosen ?? "";
-    const choose = (id) => send({ do: "choose", sample_id: id, what: `choosing ${id}` });
+    const choose = (id) => send({ do: "choose", sample_id: id, activity: `choosing ${id}` });
     select.addEventListener("change", () => select.value && choose(select.value));
     const ids = state.pairs.map(([id]) => id), now = ids.indexOf(state.chosen);
     const previous = button(first, "‹ previous", () => choose(ids[Math.max(0, now - 1)])), next = button(first, "next ›", () => choose(ids[Math.min(ids.length - 1, now + 1)]));
@@ -23,7 +21,7 @@ function render({ model, el }) {
     const second = make("div", "vt-controls", rows);
     const question = make("input", "", make("label", "", second, "question "));
     Object.assign(question, { type: "text", value: state.question, name: "question", size: 46, maxLength: 2000 });
-    const put = (run) => send({ do: "ask", question: question.value, run, what: "asking" });
+    const put = (run) => send({ do: "ask", question: question.value, run, activity: "asking" });
     question.addEventListener("keydown", (event) => { if (event.key === "Enter") put("clean"); event.stopPropagation(); });
     button(second, "ask", () => put("clean"), "ask this question about the image");
     button(second, "use as corrupt question", () => put("text"), "what the run that is patched into is asked");
@@ -44,7 +42,7 @@ function render({ model, el }) {
         trouble.hidden = false;
         return;
       }
-      send({ do: "open", run: as.value, what: `opening ${chosen.name}` }, [await chosen.arrayBuffer()]);
+      send({ do: "open", run: as.value, activity: `opening ${chosen.name}` }, [await chosen.arrayBuffer()]);
     });
 
     const columns = make("div", "vt-columns", el), left = make("div", "", columns), right = make("div", "", columns);
@@ -59,7 +57,7 @@ function render({ model, el }) {
     run.name = "run";
     for (const [key, text] of Object.entries(state.runs)) make("option", "", run, text).value = key;
     run.value = state.run;
-    run.addEventListener("change", () => send({ do: "run", run: run.value, what: `the ${state.runs[run.value]} run` }));
+    run.addEventListener("change", () => send({ do: "run", run: run.value, activity: `the ${state.runs[run.value]} run` }));
     left.append(words);
 
     make("div", "vt-label", right, state.question);
@@ -78,8 +76,6 @@ function render({ model, el }) {
     pictureOf(model.get("picture")).then((picture) => { image.show(picture); el.dataset.drawn = state.example; });
     return [keepDrawn(el, image.draw)];
   }
-  const stop = follow(model, ["state"], start);
-  start();
-  return () => { stop(); undo.forEach((act) => act()); };
+  return rebuilt(model, el, "pairs", build);
 }
 export default { render };

@@ -36,14 +36,14 @@ class Ask(View):
         run: "clean" or a corruption: whose image and answer are shown
     """
 
-    title, name = "Ask", "ask"
+    title, name, order = "Ask", "ask", 0
 
     def build(self) -> list[Any]:
         self.run = "clean"
         pairs = self.session.pairs
         self.canvas = AskCanvas()
         self._pairs = [[str(row.sample_id), str(row.clean_prompt)] for row in pairs.itertuples()]
-        self.canvas.on_msg(self._told)
+        self.canvas.on_msg(self._receive)
         return [self.canvas]
 
     def load(self) -> None:
@@ -106,8 +106,8 @@ class Ask(View):
     def _other_image(self, pair: dict[str, Any]) -> dict[str, Any]:
         return {"corrupt_image": pair["corrupt_image"]} if pair.get("corrupt_image") is not None else {}
 
-    def _told(self, _widget: Any, message: dict, buffers: list) -> None:
-        with self.busy(str(message.get("what", "Ask"))):
+    def _receive(self, _widget: Any, message: dict, buffers: list) -> None:
+        with self.busy(str(message.get("activity", "Ask"))):
             match message.get("do"):
                 case "choose":
                     self.run = "clean"
@@ -134,7 +134,7 @@ class Ask(View):
         return _draw(self)
 
     def code(self) -> str:
-        return self.preamble("from vlmtrace.app import Example") + (
+        return self.preamble("from vlmtrace.display import Example") + (
             f"example = Example(model, pair)\nprint(example.answer({self.run!r}).text)\nexample.top({self.run!r})\n"
         )
 

@@ -1,34 +1,44 @@
-"""All views of one example, one beside the other as tabs."""
+"""All views of one example as tabs. A view that a method's room declares becomes a tab by itself."""
 
 from __future__ import annotations
+
+import importlib.util
+import pkgutil
 
 import ipywidgets
 import pandas as pd
 
+from vlmtrace import methods
 from vlmtrace.app.ask import Ask
 from vlmtrace.core.errors import one_of
 from vlmtrace.display.session import Session, session_of
 from vlmtrace.display.view import View
-from vlmtrace.methods.attention.view import Attention
-from vlmtrace.methods.explanation.view import CausalView
-from vlmtrace.methods.patching.view import Patching
-from vlmtrace.methods.relevancy.view import RelevancyView
 from vlmtrace.models import VLM
 
-VIEWS: tuple[type[View], ...] = (Ask, Attention, RelevancyView, CausalView, Patching)
+
+def declared_views() -> list[type[View]]:
+    """The views that become tabs: Ask, and those that `methods/<room>/view.py` defines, by their `order`."""
+    found: list[type[View]] = [Ask]
+    for room in pkgutil.iter_modules(methods.__path__, f"{methods.__name__}."):
+        if room.ispkg and importlib.util.find_spec(f"{room.name}.view"):
+            module = importlib.import_module(f"{room.name}.view")
+            own = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, View))
+            found += [view for view in own if view.__module__ == module.__name__]
+    return sorted(found, key=lambda view: view.order)
 
 
 class Explorer:
-    """All views; each computes when it is opened, and stays as it was left.
+    """All views as tabs; each computes when it is opened, and stays as it was left.
 
     Attributes:
-        session: the model, the pairs and the example
-        views: by title
+        session: the model, the pairs and the example that all views show
+        views: the views by title, in the order of the tabs
+        box: the widget
     """
 
     def __init__(self, session: Session):
         self.session = session
-        self.views: dict[str, View] = {kind.title: kind(session, hidden=True) for kind in VIEWS}
+        self.views: dict[str, View] = {kind.title: kind(session, hidden=True) for kind in declared_views()}
         titles = list(self.views)
         self.chosen = ipywidgets.ToggleButtons(options=titles, description="", tooltips=[f"open {t}" for t in titles])
         self.chosen.style.button_width = "auto"
@@ -38,7 +48,15 @@ class Explorer:
         self.open(titles[0])
 
     def open(self, title: str) -> View:
-        """Open a view by its title."""
+        """Open a view and let the others wait.
+
+        Args:
+            title: of the view, as its tab shows it
+        Returns:
+            the view, computed and drawn
+        Raises:
+            VlmtraceError: no view has this title
+        """
         one_of(title, self.views, "view")
         self.chosen.value = title
         self.stack.selected_index = list(self.views).index(title)
@@ -56,11 +74,13 @@ class Explorer:
 
 
 def explorer(model: Session | VLM, pairs: pd.DataFrame | None = None) -> Explorer:
-    """All views of one example: choose it in Ask, look at it from the other sides.
+    """Show all views of one example as tabs: choose the example in Ask, then open the other views.
 
     Args:
-        model: with pairs; or a session
-        pairs: a pairs table, of several tasks if you like
+        model: a model, together with `pairs`; or a session, which holds both
+        pairs: a pairs table; it may hold several tasks
+    Returns:
+        the tabs; as the last line of a notebook's cell they are displayed
     Raises:
         VlmtraceError: the table lacks a column or has no row
     """

@@ -295,17 +295,17 @@ def _image_attention(example: Example) -> AttentionRecord:
 
 
 def _answer_attention(example: Example) -> tuple[AttentionRecord, np.ndarray]:
-    model, looks, answer = example.model, example.attention(), example.answer()
+    model, record, answer = example.model, example.attention(), example.answer()
     rows = _answer_rows(example, 0)
-    if model.image_block == looks.block:
-        prompt = len(example.tokens(looks.block))
-        queries = looks.queries["position"].isin(range(prompt - 1, prompt - 1 + len(rows))).to_numpy()
-        steps = looks.weights[:, :, queries]
-        words = looks.queries[looks.queries["position"] < prompt].reset_index(drop=True)
-        question = looks._replace(weights=steps[..., words["position"].to_numpy()], queries=rows, keys=words)
-        return question, steps[..., looks.patches].mean(axis=1)
+    if model.image_block == record.block:
+        prompt = len(example.tokens(record.block))
+        queries = record.queries["position"].isin(range(prompt - 1, prompt - 1 + len(rows))).to_numpy()
+        steps = record.weights[:, :, queries]
+        words = record.queries[record.queries["position"] < prompt].reset_index(drop=True)
+        question = record._replace(weights=steps[..., words["position"].to_numpy()], queries=rows, keys=words)
+        return question, steps[..., record.patches].mean(axis=1)
     block = model.answer_block
     found = model.attention(model.extend(example.inputs(), answer.ids), block, "cross_attention")
     steps = found[:, 0, :, : len(rows)].cpu().numpy()
-    through = steps.mean(axis=1) @ looks.weights[..., looks.patches].mean(axis=1)
-    return AttentionRecord(block, "cross_attention", steps, rows, looks.queries, looks.patches, looks.boxes), through
+    through = steps.mean(axis=1) @ record.weights[..., record.patches].mean(axis=1)
+    return AttentionRecord(block, "cross_attention", steps, rows, record.queries, record.patches, record.boxes), through

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import anywidget
 import ipywidgets
@@ -23,6 +23,8 @@ from vlmtrace.display.style import render_png
 from vlmtrace.models import VLM
 from vlmtrace.models.hooks import MODEL_LOCK
 
+T = TypeVar("T")
+
 STATIC = Path(__file__).parent / "static"
 
 #: Pictures go to the browser with at most so many pixels along a side.
@@ -30,12 +32,21 @@ LARGEST_SIDE = 640
 
 
 def script(path: Path) -> str:
-    """A view's script, behind the parts that all views are drawn with."""
+    """A view's JavaScript: `kit.js`, which all views share, and then the view's own file.
+
+    Args:
+        path: of the view's own script
+    """
     return (STATIC / "kit.js").read_text() + path.read_text()
 
 
 class Canvas(anywidget.AnyWidget):
-    """Something drawn in the browser; `state` is what it draws, and the arrays that go with it travel once."""
+    """What the browser draws of a view.
+
+    Attributes:
+        state: what is drawn, in JSON
+        picture: the image as PNG, sent only where it changes
+    """
 
     _css = (STATIC / "view.css").read_text()
 
@@ -44,7 +55,15 @@ class Canvas(anywidget.AnyWidget):
 
 
 class Frame(anywidget.AnyWidget):
-    """The line that says what a view is doing, and its exports; `error` is a sentence where something went wrong."""
+    """The line above a view: what it is doing, what went wrong, and the buttons that export it.
+
+    Attributes:
+        view: the view's name
+        about: which example is shown
+        doing, done: what is being computed; what was computed, and how long it took
+        error: a sentence where something went wrong, otherwise empty
+        code: the code that was asked for
+    """
 
     _esm = script(STATIC / "frame.js")
     _css = (STATIC / "view.css").read_text()
@@ -58,29 +77,44 @@ class Frame(anywidget.AnyWidget):
 
 
 class View:
-    """One side of an example. Usable alone: `Attention(session)` or `Attention(model, pairs)` as a cell's last line.
+    """One view of an example, alone in a notebook's cell or as a tab of the app.
+
+    `Attention(session)` or `Attention(model, pairs)` as the last line of a cell displays it. A subclass in a method's
+    `view.py` becomes a tab of the app by itself: it sets the class attributes and implements `build`, `load`,
+    `table`, `figure` and `code`.
 
     Attributes:
+        title: what its tab says
+        name: begins the names of exported files
+        order: where its tab stands; Ask has 0, the methods' views have tens, so that another fits between two
+        note: a sentence above the view, in HTML: how to read it; "": none
         session: whose example is shown
+        frame: the line above the view: what it computes, what went wrong, the exports
         box: the widget
     """
 
-    title = ""
-    name = ""
+    title: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+    order: ClassVar[int] = 1000
+    note: ClassVar[str] = ""
 
     def __init__(self, session: Session | VLM, pairs: pd.DataFrame | None = None, hidden: bool = False):
-        """
+        """Make the view and show the session's example in it.
+
         Args:
-            session: what the views share, or a model
-            pairs: with a model: its pairs
+            session: what several views share; or a model, together with `pairs`
+            pairs: a pairs table
             hidden: compute nothing until `show` is called
+        Raises:
+            VlmtraceError: a model without pairs, or a table that lacks a column
         """
         self.session = session_of(session, pairs)
         self.frame = Frame(view=self.name)
-        self.frame.on_msg(self._asked)
+        self.frame.on_msg(self._export_requested)
         self._shown: Example | None = None
         self._is_hidden = hidden
-        self.box = ipywidgets.VBox([self.frame, *self.build()])
+        note = [ipywidgets.HTML(f'<div class="vt-note">{self.note}</div>')] if self.note else []
+        self.box = ipywidgets.VBox([self.frame, *note, *self.build()])
         self.box.add_class("vt-view")
         self.session.on_change(self._changed)
         if not hidden:
@@ -89,31 +123,42 @@ class View:
     # What a view says about itself --------------------------------------------------------
 
     def build(self) -> list[ipywidgets.Widget]:
-        """The widgets below the frame."""
+        """Make the widgets below the frame and the note; called once, before any example is loaded."""
         raise NotImplementedError
 
     def load(self) -> None:
-        """Show `self.example`, anew."""
+        """Compute what `self.example` needs and show it in the widgets."""
         raise NotImplementedError
 
     @property
     def table(self) -> pd.DataFrame:
-        """The numbers behind the picture."""
+        """The numbers behind the picture, tidy: one observation per row."""
         raise NotImplementedError
 
     def figure(self) -> Figure:
-        """The picture, for paper."""
+        """The picture as it would be printed."""
         raise NotImplementedError
 
     def code(self) -> str:
-        """What gives the same numbers in a cell."""
+        """The lines of Python that give the same numbers in a cell."""
         raise NotImplementedError
 
     # What follows from it --------------------------------------------------------
 
     @property
     def example(self) -> Example:
+        """The session's example, which this view shows."""
         return self.session.example
+
+    def computed(self, result: T | None) -> T:
+        """The result, or the sentence that it is not there yet.
+
+        Raises:
+            VlmtraceError: the view has not been shown
+        """
+        if result is None:
+            raise VlmtraceError(f"The view {self.title} of this example has not been computed: show the view first.")
+        return result
 
     def show(self) -> None:
         """Compute and draw, if another example is looked at than is drawn."""
@@ -128,7 +173,7 @@ class View:
             self._shown = example
 
     def hide(self) -> None:
-        """Stay as it is and compute nothing until it is shown again."""
+        """Keep what is drawn and compute nothing until `show` is called."""
         self._is_hidden = True
 
     def _changed(self) -> None:
@@ -136,19 +181,25 @@ class View:
             self.show()
 
     @contextlib.contextmanager
-    def busy(self, what: str) -> Iterator[None]:
-        """Say what is computed and how long it took; an error becomes a sentence."""
-        self.frame.error, self.frame.done, self.frame.doing = "", "", what
+    def busy(self, activity: str) -> Iterator[None]:
+        """While this is entered, say what is computed; then how long it took. An error becomes a sentence.
+
+        Args:
+            activity: what is computed, as the line above the view says it
+        """
+        self.frame.error, self.frame.done, self.frame.doing = "", "", activity
         started = time.perf_counter()
         try:
             # Two views that are asked at the same time are served in two threads.
             with MODEL_LOCK:
                 yield
-            self.frame.done = f"{what}: computed in {time.perf_counter() - started:.2f} s"
+            self.frame.done = f"{activity}: computed in {time.perf_counter() - started:.2f} s"
         except VlmtraceError as error:
             self.frame.error = str(error)
         except Exception as error:
-            self.frame.error = f"{what} failed ({type(error).__name__}: {error}): choose something else, or report it."
+            self.frame.error = (
+                f"{activity} failed ({type(error).__name__}: {error}): choose something else, or report it."
+            )
         finally:
             self.frame.doing = ""
 
@@ -163,10 +214,12 @@ class View:
     # Exports --------------------------------------------------------
 
     def export(self, kind: str) -> tuple[str, bytes]:
-        """A file's name and content.
+        """Make a file of the view.
 
         Args:
-            kind: "png", "csv" or "parquet"
+            kind: "png" (the picture), "csv" or "parquet" (the numbers)
+        Returns:
+            the file's name and its content
         """
         name = f"{self.name}-{self.example.name.replace('/', '-')}.{kind}"
         if kind == "png":
@@ -177,7 +230,7 @@ class View:
         self.table.to_parquet(buffer, index=False)
         return name, buffer.getvalue()
 
-    def _asked(self, _widget: Any, message: dict, _buffers: Any) -> None:
+    def _export_requested(self, _widget: Any, message: dict, _buffers: Any) -> None:
         kind = str(message.get("export"))
         with self.busy(kind):
             if kind == "code":
@@ -187,7 +240,11 @@ class View:
                 self.frame.send({"file": name}, [content])
 
     def preamble(self, *imports: str) -> str:
-        """The lines of code that bring the model and the example."""
+        """The lines of code that load the model and name the example's pair.
+
+        Args:
+            imports: import statements that the lines below need
+        """
         known = [(key, self.example.pair[key]) for key in COLUMNS if key in self.example.pair]
         rows = []
         for key, value in known:
@@ -206,14 +263,9 @@ class View:
 
 
 def png(picture: Image.Image) -> bytes:
-    """A picture for the browser, made smaller where it is very large."""
+    """A picture as PNG for the browser, no side longer than `LARGEST_SIDE` pixels."""
     picture = picture.convert("RGB")
     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     buffer = BytesIO()
     picture.save(buffer, format="png")
     return buffer.getvalue()
-
-
-def heading(text: str) -> ipywidgets.HTML:
-    """A line of prose above a part of a view."""
-    return ipywidgets.HTML(f'<div class="vt-note">{text}</div>')

@@ -266,7 +266,7 @@ def test_exports_are_files_and_code(person):
         assert download.value.path().read_bytes().startswith(magic)
         assert download.value.suggested_filename.endswith(kind)
     frame.get_by_role("button", name="code", exact=True).click()
-    frame.locator("pre", has_text="looks.weights").wait_for()
+    frame.locator("pre", has_text="record.weights").wait_for()
     person.nothing_went_wrong()
 
 

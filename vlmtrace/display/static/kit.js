@@ -378,6 +378,26 @@ function follow(model, traits, paint) {
   return () => model.off(names, paint);
 }
 
+// Build a view anew whenever its state changes, once the state has what it needs. What was in focus stays in focus: it
+// is found again by its data-name, or its name. `build` returns functions that undo what it set up.
+function rebuilt(model, el, needed, build) {
+  begin(el);
+  let undo = [];
+  function start() {
+    const focused = el.contains(document.activeElement) ? document.activeElement : null;
+    const name = focused ? focused.dataset.name || focused.name : "";
+    undo.forEach((act) => act());
+    undo = [];
+    el.replaceChildren();
+    if (!model.get("state")[needed]) { delete el.dataset.drawn; return; }
+    undo = build(model, el);
+    if (name) el.querySelector(`[data-name="${name}"], [name="${name}"]`)?.focus();
+  }
+  const stop = follow(model, ["state"], start);
+  start();
+  return () => { stop(); undo.forEach((act) => act()); };
+}
+
 function save(model, values) {
   for (const [name, value] of Object.entries(values)) model.set(name, value);
   model.save_changes();

@@ -1,14 +1,5 @@
 // Where each head looks: tokens, the image, a map of heads, a gallery of one layer. All attention is here once, as
 // 16-bit steps, so that a hover asks nobody.
-function render({ model, el }) {
-  begin(el);
-  let undo = [];
-  const start = () => { undo.forEach((stop) => stop()); undo = []; el.replaceChildren(); if (model.get("state").queries) undo = build(model, el); };
-  const stop = follow(model, ["state"], start);
-  start();
-  return () => { stop(); undo.forEach((act) => act()); };
-}
-
 function build(model, root) {
   const { regions, layers, heads, queries, keys, patches, boxes, scale, steps, words, matrices, through } = model.get("state");
   const bytes = model.get("weights");
@@ -168,4 +159,4 @@ function build(model, root) {
   });
   return [follow(model, ["layer", "head", "queries", "patches", "grid", "measure"], paint), keepDrawn(root, paint)];
 }
-export default { render };
+export default { render: ({ model, el }) => rebuilt(model, el, "queries", build) };

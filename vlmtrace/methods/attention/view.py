@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.example import AttentionRecord, Example
-from vlmtrace.display.view import Canvas, View, heading, png, script
+from vlmtrace.display.view import Canvas, View, png, script
 from vlmtrace.inputs.image_regions import on_image
 from vlmtrace.methods.attention.figures import attention_gallery
 
@@ -42,53 +42,53 @@ class Attention(View):
     """Attention of every head of the clean run, from any token of prompt and answer, over the image; and back.
 
     Attributes:
-        canvas: layer, head, queries (rows of `looks.queries`) and patches (rows of `looks.boxes`) that are chosen
-        looks: the arrays, see `Example.attention`
+        canvas: layer, head, queries (rows of `record.queries`) and patches (rows of `record.boxes`) that are chosen
+        record: the arrays, see `Example.attention`
     """
 
-    title, name = "Attention", "attention"
+    title, name, order = "Attention", "attention", 10
+    note = (
+        "Where a head looks in the clean run is what it <i>reads</i>; what that does to the answer is shown by "
+        "patching it (view Patch)."
+    )
 
     def build(self) -> list[Any]:
         self.canvas = AttentionCanvas()
-        self.looks: AttentionRecord | None = None
-        note = (
-            "Where a head looks in the clean run is what it <i>reads</i>; what that does to the answer is shown by "
-            "patching it (view Patch)."
-        )
-        return [heading(note), self.canvas]
+        self.record: AttentionRecord | None = None
+        return [self.canvas]
 
     def load(self) -> None:
-        looks = self.example.attention()
+        record = self.example.attention()
         question, through = self.example.answer_attention()
-        chosen: dict[str, Any] = {"layer": 0, "head": 0, "queries": [_first_query(looks)], "patches": []}
-        before = self.looks
-        if before is not None and before.weights.shape[:2] == looks.weights.shape[:2]:
+        chosen: dict[str, Any] = {"layer": 0, "head": 0, "queries": [_first_query(record)], "patches": []}
+        before = self.record
+        if before is not None and before.weights.shape[:2] == record.weights.shape[:2]:
             # The same head of another example: what one compares when one goes through pairs.
             chosen |= {"layer": self.canvas.layer, "head": self.canvas.head}
         else:
-            strongest = looks.weights[:, :, chosen["queries"][0], looks.patches].sum(-1)
+            strongest = record.weights[:, :, chosen["queries"][0], record.patches].sum(-1)
             chosen["layer"], chosen["head"] = map(int, np.unravel_index(strongest.argmax(), strongest.shape))
             # Cross-attention goes to the image and nowhere else but [CLS]: its sum tells heads hardly apart.
-            chosen["measure"] = "image" if looks.block == self.example.model.image_block else "peak"
-        if looks.weights.size * 2 > LARGEST_BYTES:
+            chosen["measure"] = "image" if record.block == self.example.model.image_block else "peak"
+        if record.weights.size * 2 > LARGEST_BYTES:
             raise VlmtraceError(
-                f"The attention of {self.example.model.name} has {looks.weights.size:,} weights, more than a browser "
+                f"The attention of {self.example.model.name} has {record.weights.size:,} weights, more than a browser "
                 "draws at once: look at single heads with vlmtrace.methods.attention.explorers.attention_explorer."
             )
-        scale = float(looks.weights.max()) / LEVELS
-        weights = np.rint(looks.weights / scale).astype("<u2")
+        scale = float(record.weights.max()) / LEVELS
+        weights = np.rint(record.weights / scale).astype("<u2")
         words = question.weights.mean(axis=1)
         state = {
             "example": f"{id(self.example)}",
             "layers": weights.shape[0], "heads": weights.shape[1], "keys": weights.shape[3], "scale": scale,
-            "queries": [_token(row) for row in looks.queries.to_dict("records")],
+            "queries": [_token(row) for row in record.queries.to_dict("records")],
             "regions": _regions(self.example),
-            "patches": looks.patches.tolist(), "boxes": looks.boxes.round(6).tolist(),
+            "patches": record.patches.tolist(), "boxes": record.boxes.round(6).tolist(),
             "steps": question.queries["token"].tolist(), "words": question.keys["token"].tolist(),
-            "through": question.block != looks.block,
+            "through": question.block != record.block,
         }  # fmt: skip
         matrices = np.concatenate([words.ravel(), through.ravel()]).astype("<f4").tobytes()
-        self.looks = looks
+        self.record = record
         with self.canvas.hold_sync():
             self.canvas.weights, self.canvas.matrices = weights.tobytes(), matrices
             self.canvas.picture = png(self.example.image)
@@ -98,20 +98,18 @@ class Attention(View):
 
     # Numbers --------------------------------------------------------
 
-    def _looks(self) -> AttentionRecord:
-        if self.looks is None:
-            raise VlmtraceError("The attention of this example has not been computed: show the view first.")
-        return self.looks
-
     @property
     def table(self) -> pd.DataFrame:
-        """One row a layer, head and token that looks: image_attention (share on the image's patches), and
-        patch_attention (share on the chosen patches, missing where none is chosen)."""
-        looks = self._looks()
-        on_patches = looks.weights[..., looks.patches].astype(float)
+        """One row per layer, head and query: image_attention and patch_attention.
+
+        image_attention is the share on the image's patches; patch_attention that on the chosen patches, missing where
+        none is chosen. Beside them: block, module, layer, head, position, token, token_role (of the query).
+        """
+        record = self.computed(self.record)
+        on_patches = record.weights[..., record.patches].astype(float)
         layer, head, query = (index.ravel() for index in np.indices(on_patches.shape[:3]))
-        tokens = looks.queries.iloc[query].reset_index(drop=True)
-        table = pd.DataFrame({"block": looks.block, "module": looks.module, "layer": layer, "head": head})
+        tokens = record.queries.iloc[query].reset_index(drop=True)
+        table = pd.DataFrame({"block": record.block, "module": record.module, "layer": layer, "head": head})
         table = pd.concat([table, tokens], axis=1).assign(image_attention=on_patches.sum(-1).ravel())
         chosen = list(self.canvas.patches)
         return table.assign(patch_attention=on_patches[..., chosen].sum(-1).ravel() if chosen else np.nan)
@@ -119,26 +117,26 @@ class Attention(View):
     @property
     def overlay(self) -> np.ndarray:
         """(patch,): attention of the chosen head to each patch, mean over the chosen tokens."""
-        looks, canvas = self._looks(), self.canvas
-        return looks.weights[canvas.layer, canvas.head][list(canvas.queries)][:, looks.patches].mean(axis=0)
+        record, canvas = self.computed(self.record), self.canvas
+        return record.weights[canvas.layer, canvas.head][list(canvas.queries)][:, record.patches].mean(axis=0)
 
     def figure(self) -> Figure:
         """The heads of the chosen layer by image attention, from the chosen tokens; at most six."""
-        looks, canvas = self._looks(), self.canvas
-        rows = looks.weights[canvas.layer][:, list(canvas.queries)][..., looks.patches].mean(axis=1)
+        record, canvas = self.computed(self.record), self.canvas
+        rows = record.weights[canvas.layer][:, list(canvas.queries)][..., record.patches].mean(axis=1)
         order = [head for head in rows.sum(-1).argsort()[::-1] if head != canvas.head]
         shown = [canvas.head, *order[:5]]
-        grids = on_image(rows[shown], looks.boxes)
+        grids = on_image(rows[shown], record.boxes)
         pairs = pd.DataFrame([self.example.pair | {"clean_image": self.example.image}])
-        names = " + ".join(looks.queries["token"].iloc[list(canvas.queries)])
+        names = " + ".join(record.queries["token"].iloc[list(canvas.queries)])
         return attention_gallery(pairs, grids[None], [f"head {canvas.layer}.{head}" for head in shown], [names])
 
     def code(self) -> str:
         canvas = self.canvas
-        return self.preamble("from vlmtrace.app import Example") + (
-            "looks = Example(model, pair).attention()\n"
-            f"rows = looks.weights[{canvas.layer}, {canvas.head}][{list(canvas.queries)}]\n"
-            "row = rows[:, looks.patches].mean(axis=0)\n"
+        return self.preamble("from vlmtrace.display import Example") + (
+            "record = Example(model, pair).attention()\n"
+            f"rows = record.weights[{canvas.layer}, {canvas.head}][{list(canvas.queries)}]\n"
+            "row = rows[:, record.patches].mean(axis=0)\n"
             + (f"print(row[{list(canvas.patches)}].sum())  # on the chosen patches\n" if canvas.patches else "")
             + "print(row.sum())  # on the image\n"
         )
@@ -152,9 +150,9 @@ def _regions(example: Example) -> dict[str, list[int]]:
     return {name: chosen[placed].nonzero()[0].tolist() for name, chosen in found.items() if chosen is not None}
 
 
-def _first_query(looks: AttentionRecord) -> int:
+def _first_query(record: AttentionRecord) -> int:
     """The token that one looks at first: the correct option, or the last of the prompt."""
-    roles = looks.queries["token_role"].tolist()
+    roles = record.queries["token_role"].tolist()
     for role in ("correct", "noun", "last"):
         if role in roles:
             return roles.index(role)

@@ -1,13 +1,4 @@
 // The graph of one head's attention around the answer, where its patches lie, and what hiding tokens does.
-function render({ model, el }) {
-  begin(el);
-  let undo = [];
-  const start = () => { undo.forEach((stop) => stop()); undo = []; const name = el.contains(document.activeElement) ? document.activeElement.dataset.name : ""; el.replaceChildren(); if (model.get("state").boxes) undo = build(model, el); if (name) el.querySelector(`[data-name="${name}"]`)?.focus(); };
-  const stop = follow(model, ["state"], start);
-  start();
-  return () => { stop(); undo.forEach((act) => act()); };
-}
-
 const SVG = "http://www.w3.org/2000/svg";
 
 function shape(tag, parent, attributes) {
@@ -135,4 +126,4 @@ function build(model, root) {
   ready.then((picture) => { image.show(picture); draw(picture); root.dataset.drawn = s.example; root.dataset.computed = String(Boolean(s.graphs)); });
   return [follow(model, ["head"], () => ready.then(draw)), keepDrawn(root, () => ready.then(draw))];
 }
-export default { render };
+export default { render: ({ model, el }) => rebuilt(model, el, "boxes", build) };

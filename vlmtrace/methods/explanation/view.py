@@ -11,10 +11,9 @@ import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
-from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.panels import image_panel
 from vlmtrace.display.style import new_figure, paper_style
-from vlmtrace.display.view import Canvas, View, heading, png, script
+from vlmtrace.display.view import Canvas, View, png, script
 from vlmtrace.methods.explanation.search import Explanation, GraphOptions, explain
 
 #: What the sliders offer.
@@ -39,21 +38,21 @@ class CausalView(View):
         found: the graphs of all heads and the explanation; None before the view is shown
     """
 
-    title, name = "Causal graph", "causal"
+    title, name, order = "Causal graph", "causal", 30
+    note = (
+        "Tokens that are linked in one head's attention (CLEANN, Rohekar et al. 2023). From the answer outwards, "
+        "sets of them are masked until the model's answer changes; then as many others are, at random. "
+        "The graph describes an attention matrix; only the masking is a finding about the model."
+    )
 
     def build(self) -> list[Any]:
         self.canvas = CausalCanvas()
-        self.canvas.on_msg(self._told)
+        self.canvas.on_msg(self._receive)
         self.layer = self.session.model.head_block.n_layers - 1
         self.step = 0
         self.options = GraphOptions()
         self.found: Explanation | None = None
-        note = (
-            "Tokens that are linked in one head's attention (CLEANN, Rohekar et al. 2023). From the answer outwards, "
-            "sets of them are hidden from the model until its answer changes; then as many others are, at random. "
-            "The graph describes an attention matrix; only the hiding is a finding about the model."
-        )
-        return [heading(note), self.canvas]
+        return [self.canvas]
 
     def load(self) -> None:
         self.step = min(self.step, len(self.example.answer().ids) - 1)
@@ -90,7 +89,7 @@ class CausalView(View):
         self._send()
         return self.found
 
-    def _told(self, _widget: Any, message: dict, _buffers: Any) -> None:
+    def _receive(self, _widget: Any, message: dict, _buffers: Any) -> None:
         with self.busy("causal graph"):
             self.compute(**{key: value for key, value in message.items() if key != "do"})
 
@@ -122,16 +121,11 @@ class CausalView(View):
 
     # Numbers --------------------------------------------------------
 
-    def _found(self) -> Explanation:
-        if self.found is None:
-            raise VlmtraceError("The causal graph of this example has not been computed: show the view first.")
-        return self.found
-
     @property
     def table(self) -> pd.DataFrame:
         """What was hidden and what came of it: part ("none", "search", "random"), head, size, distance, tokens, answer,
         probability (of the answer explained), changed."""
-        found = self._found()
+        found = self.computed(self.found)
         none = {"part": "none", "size": 0, "answer": found.answer, "probability": found.probability, "changed": False}
         parts = [pd.DataFrame([none])]
         parts += [
@@ -147,7 +141,7 @@ class CausalView(View):
     def edges(self) -> pd.DataFrame:
         """Edges of all heads' graphs: layer, head, source, target (tokens' names), source_mark, target_mark."""
         parts = []
-        for head, graph in self._found().graphs.items():
+        for head, graph in self.computed(self.found).graphs.items():
             names = graph.tokens["kind"] + " " + graph.tokens["token"]
             edges = graph.edges.assign(layer=graph.layer, head=head)
             parts.append(edges.assign(source=edges["source"].map(names), target=edges["target"].map(names)))
@@ -189,7 +183,7 @@ def _graph(graph: Any) -> dict[str, Any]:
 @paper_style
 def _draw(view: CausalView) -> Figure:
     """The image with the tokens of the chosen head's graph, and the probability under each hiding."""
-    found, example = view._found(), view.example
+    found, example = view.computed(view.found), view.example
     figure = new_figure(height=3.2)
     left, right = figure.subplots(1, 2)
     width, height = image_panel(left, example.image)

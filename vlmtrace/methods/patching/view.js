@@ -1,17 +1,7 @@
 // Effect maps to click on; what is clicked is patched, all of it together, in one run.
 function render({ model, el }) {
-  begin(el);
-  let undo = [], layer = 0, kept = { picture: null, bytes: null };
+  let layer = 0, kept = { picture: null, bytes: null };
   const send = (message) => model.send(message);
-
-  function start() {
-    const focus = el.contains(document.activeElement) ? document.activeElement.dataset.name : "";
-    undo.forEach((stop) => stop()); undo = [];
-    el.replaceChildren();
-    if (model.get("state").places) undo = build();
-    else { delete el.dataset.drawn; return; }
-    if (focus) el.querySelector(`[data-name="${focus}"]`)?.focus();
-  }
 
   function build() {
     const s = model.get("state"), [block, module] = s.place;
@@ -28,11 +18,11 @@ function render({ model, el }) {
     const which = named(make("select", "", make("label", "", first, "corrupt run: ")), "corruption");
     for (const [name, text] of Object.entries(s.corruptions)) make("option", "", which, text).value = name;
     which.value = s.corruption;
-    which.addEventListener("change", () => send({ do: "choose", corruption: which.value, what: "effect maps" }));
+    which.addEventListener("change", () => send({ do: "choose", corruption: which.value, activity: "effect maps" }));
     const place = named(make("select", "", make("label", "", first, "module: ")), "place");
     s.places.forEach(([, , text], i) => { make("option", "", place, text).value = i; });
     place.value = s.places.findIndex(([b, m]) => b === block && m === module);
-    place.addEventListener("change", () => send({ do: "choose", place: s.places[place.value].slice(0, 2), what: "effect maps" }));
+    place.addEventListener("change", () => send({ do: "choose", place: s.places[place.value].slice(0, 2), activity: "effect maps" }));
     const scale = make("span", "vt-scale", first);
     scale.style.background = `linear-gradient(to right, ${[-1, -0.5, 0, 0.5, 1].map(diverging).join(",")})`;
     make("span", "vt-label", first, "effect: blue below 0, red above");
@@ -54,17 +44,17 @@ function render({ model, el }) {
         value: (l, h) => s.headEffects[l][h], marked: (l, h) => patched(l, where, [h]),
         tell: (l, h) => `head ${l}.${h} ${at}: effect ${signed(s.headEffects[l][h])}`,
         hover: (cell) => tell(cell && `head ${cell[0]}.${cell[1]} ${at}: effect ${signed(s.headEffects[cell[0]][cell[1]])}`),
-        pick: (l, h) => send({ do: "toggle", layer: l, heads: [h], positions: where, what: `head ${l}.${h}` }),
+        pick: (l, h) => send({ do: "toggle", layer: l, heads: [h], positions: where, activity: `head ${l}.${h}` }),
       });
       draws.push(map.draw);
       const left = s.headEffects.flatMap((row, l) => row.map((value, h) => [value, l, h])).filter(([value, l, h]) => value > 0 && !patched(l, where, [h])).sort((a, b) => b[0] - a[0]);
-      const strongest = named(button(part, left.length ? `patch the strongest too: ${left[0][1]}.${left[0][2]}` : "no head left", () => send({ do: "toggle", layer: left[0][1], heads: [left[0][2]], positions: where, what: `head ${left[0][1]}.${left[0][2]}` })), "strongest");
+      const strongest = named(button(part, left.length ? `patch the strongest too: ${left[0][1]}.${left[0][2]}` : "no head left", () => send({ do: "toggle", layer: left[0][1], heads: [left[0][2]], positions: where, activity: `head ${left[0][1]}.${left[0][2]}` })), "strongest");
       strongest.disabled = !left.length;
       make("div", "vt-label", part, `patched ${at}; or only at:`);
       const strip = tokenStrip(el, part, {
         label: "positions of heads", tokens: words.map((token) => ({ text: token.token, role: "", title: `position ${token.position}` })),
         chosen: (i) => s.positions.includes(words[i].position), share: () => null, hover: () => {},
-        pick: (i) => { const p = words[i].position; send({ do: "at", positions: s.positions.includes(p) ? s.positions.filter((q) => q !== p) : [...s.positions, p], what: "effects of heads" }); },
+        pick: (i) => { const p = words[i].position; send({ do: "at", positions: s.positions.includes(p) ? s.positions.filter((q) => q !== p) : [...s.positions, p], activity: "effects of heads" }); },
       });
       
       draws.push(strip.draw);
@@ -77,7 +67,7 @@ function render({ model, el }) {
         value: (l, c) => s.effects[l][words[c].position], marked: (l, c) => patched(l, [words[c].position], null),
         tell: (l, c) => `layer ${l} at ${words[c].token}: effect ${signed(s.effects[l][words[c].position])}`,
         hover: (cell) => tell(cell && `layer ${cell[0]} at ${words[cell[1]].token}: effect ${signed(s.effects[cell[0]][words[cell[1]].position])}`),
-        pick: (l, c) => send({ do: "toggle", layer: l, heads: null, positions: [words[c].position], what: `layer ${l} at ${words[c].token}` }),
+        pick: (l, c) => send({ do: "toggle", layer: l, heads: null, positions: [words[c].position], activity: `layer ${l} at ${words[c].token}` }),
       });
       draws.push(map.draw);
     }
@@ -93,7 +83,7 @@ function render({ model, el }) {
       const below = make("div", "vt-controls", part), label = make("label", "", below, "layer "), slider = named(make("input", "", label), "layer");
       Object.assign(slider, { type: "range", min: 0, max: s.layers - 1, value: layer });
       slider.style.width = "90px";
-      const send_ = button(below, "patch these", () => send({ do: "toggle", layer, heads: null, positions: [...image.options.selected].sort((a, b) => a - b).map((i) => s.inImage[i]), what: "patches of the image" }));
+      const send_ = button(below, "patch these", () => send({ do: "toggle", layer, heads: null, positions: [...image.options.selected].sort((a, b) => a - b).map((i) => s.inImage[i]), activity: "patches of the image" }));
       send_.disabled = true;
       const paint = () => { title.textContent = `Image patches, layer ${layer}: drag (colors ±${limit})`; const p = chosen(); if (p && !image.options.selected.size) image.options.selected = new Set(p.positions.map((i) => s.inImage.indexOf(i))); image.draw(); };
       slider.addEventListener("input", () => { layer = Number(slider.value); image.options.selected = new Set(); paint(); });
@@ -132,17 +122,15 @@ function render({ model, el }) {
     columns.before(told);
     const below = make("div", "vt-controls", el);
     make("h4", "", below, "Patched together:");
-    const undoing = named(button(below, "undo", () => send({ do: "undo", what: "undo" })), "undo"), clearing = named(button(below, "clear", () => send({ do: "clear", what: "clear" })), "clear");
+    const undoing = named(button(below, "undo", () => send({ do: "undo", activity: "undo" })), "undo"), clearing = named(button(below, "clear", () => send({ do: "clear", activity: "clear" })), "clear");
     undoing.disabled = !s.canUndo; clearing.disabled = !s.patches.length;
     if (!s.patches.length) make("span", "vt-label", below, "nothing yet: click a cell of a map");
     const list = make("ol", "vt-list", el);
-    s.patches.forEach((patch, index) => { const item = make("li", "", list, `${patch.text} `); button(item, "×", () => send({ do: "remove", index, what: "taking out a patch" }), "take this patch out"); });
+    s.patches.forEach((patch, index) => { const item = make("li", "", list, `${patch.text} `); button(item, "×", () => send({ do: "remove", index, activity: "taking out a patch" }), "take this patch out"); });
     draws.forEach((draw) => draw());
     Object.assign(el.dataset, { effect: s.effect, patches: s.patches.length, answer: s.answers.patched, corruption: s.corruption, place: s.place.join(" "), drawn: s.example, effects: JSON.stringify(s.headEffects), tokenEffects: JSON.stringify(s.effects) });
     return [keepDrawn(el, () => draws.forEach((draw) => draw()))];
   }
-  const stop = follow(model, ["state"], start);
-  start();
-  return () => { stop(); undo.forEach((act) => act()); };
+  return rebuilt(model, el, "places", build);
 }
 export default { render };

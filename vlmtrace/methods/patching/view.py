@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.display.panels import effect_panel, head_panel
 from vlmtrace.display.style import effect_limit, new_figure, paper_style, readable, signed_colorbar
-from vlmtrace.display.view import Canvas, View, heading, png, script
+from vlmtrace.display.view import Canvas, View, png, script
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in, patched_logits
 from vlmtrace.methods.patching.metrics import patching_effect
@@ -44,7 +44,11 @@ class Patching(View):
         outcome: what it does, see `intervention.Outcome`
     """
 
-    title, name = "Patch", "patch"
+    title, name, order = "Patch", "patch", 40
+    note = (
+        "The corrupt run gets the chosen activations of the clean run, all at once. Effect 0: nothing happens; "
+        "1: the clean answer is back."
+    )
 
     def build(self) -> list[Any]:
         model = self.session.model
@@ -56,12 +60,8 @@ class Patching(View):
         self.outcome: Outcome | None = None
         self._before: list[list[Patch]] = []
         self.canvas = PatchCanvas()
-        self.canvas.on_msg(self._told)
-        note = (
-            "The corrupt run gets the chosen activations of the clean run, all at once. Effect 0: nothing happens; "
-            "1: the clean answer is back."
-        )
-        return [heading(note), self.canvas]
+        self.canvas.on_msg(self._receive)
+        return [self.canvas]
 
     def load(self) -> None:
         if self._shown is not self.example:
@@ -120,8 +120,8 @@ class Patching(View):
             raise
         self._before.append(before)
 
-    def _told(self, _widget: Any, message: dict, _buffers: Any) -> None:
-        with self.busy(str(message.get("what", "patching"))):
+    def _receive(self, _widget: Any, message: dict, _buffers: Any) -> None:
+        with self.busy(str(message.get("activity", "patching"))):
             match message.get("do"):
                 case "choose":
                     self.choose(message.get("corruption"), tuple(message["place"]) if "place" in message else None)

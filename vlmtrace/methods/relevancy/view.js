@@ -1,13 +1,4 @@
 // What each token of the answer came from: patches of the image, words of the prompt, and one against the other.
-function render({ model, el }) {
-  begin(el);
-  let undo = [];
-  const start = () => { undo.forEach((stop) => stop()); undo = []; el.replaceChildren(); if (model.get("state").answer) undo = build(model, el); };
-  const stop = follow(model, ["state"], start);
-  start();
-  return () => { stop(); undo.forEach((act) => act()); };
-}
-
 function build(model, root) {
   const s = model.get("state"), get = (name) => model.get(name), sum = (list) => list.reduce((a, b) => a + (b || 0), 0);
   let hovered = null, patch = null, word = null, image = null, places = null, prompt = null, drawn = null;
@@ -91,4 +82,4 @@ function build(model, root) {
   ready.then(() => { draw(); root.dataset.drawn = s.example; });
   return [follow(model, ["step", "way", "words"], () => draw()), keepDrawn(root, () => image && draw())];
 }
-export default { render };
+export default { render: ({ model, el }) => rebuilt(model, el, "answer", build) };

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.panels import Picture, image_panel, masks_of, outline_masks
 from vlmtrace.display.style import ATTENTION, new_figure, paper_style
-from vlmtrace.display.view import Canvas, View, heading, png, script
+from vlmtrace.display.view import Canvas, View, png, script
 from vlmtrace.inputs.image_regions import on_image
 from vlmtrace.methods.relevancy.propagation import Relevancy, relevancy
 
@@ -39,16 +39,16 @@ class RelevancyView(View):
         found: all maps; None before the view is shown
     """
 
-    title, name = "Relevancy", "relevancy"
+    title, name, order = "Relevancy", "relevancy", 20
+    note = (
+        "How much each patch and word counted for a token of the answer: attention, weighted by how the token's "
+        "logit moves with it, followed through the layers (Chefer et al. 2021). It is no effect: patch to test it."
+    )
 
     def build(self) -> list[Any]:
         self.canvas = RelevancyCanvas()
         self.found: Relevancy | None = None
-        note = (
-            "How much each patch and word counted for a token of the answer: attention, weighted by how the token's "
-            "logit moves with it, followed through the layers (Chefer et al. 2021). It is no effect: patch to test it."
-        )
-        return [heading(note), self.canvas]
+        return [self.canvas]
 
     def load(self) -> None:
         example = self.example
@@ -76,7 +76,7 @@ class RelevancyView(View):
 
     def _maps(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """(step, patch) and the patches' boxes, by way; what has no place in the image is left out."""
-        found, example = self._found(), self.example
+        found, example = self.computed(self.found), self.example
         maps, boxes = {}, {}
         for name in WAYS:
             values = getattr(found, name)
@@ -93,19 +93,14 @@ class RelevancyView(View):
             )
         return maps, boxes
 
-    def _found(self) -> Relevancy:
-        if self.found is None:
-            raise VlmtraceError("The relevancy of this example has not been computed: show the view first.")
-        return self.found
-
     @property
     def table(self) -> pd.DataFrame:
         """One row a step and position, see `Relevancy.table`."""
-        return self._found().table()
+        return self.computed(self.found).table()
 
     def figure(self) -> Figure:
         maps, boxes = self._maps()
-        way, step, found = self.canvas.way, self.canvas.step, self._found()
+        way, step, found = self.canvas.way, self.canvas.step, self.computed(self.found)
         words = (
             found.words()
             if self.canvas.words
