@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmtrace.models import VLM, Site
 from vlmtrace.models.hooks import MODEL_LOCK, hooks
+from vlmtrace.models.types import Site
+from vlmtrace.models.vlm import VLM
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ from vlmtrace.models.vlm import VLM
 
 
 class Blip(VLM):
-    """`transformers.BlipForQuestionAnswering` under the common face."""
+    """`transformers.BlipForQuestionAnswering` under the common interface."""
 
     answer_block = "text_decoder"
     entry_blocks = ("vision_encoder", "text_encoder")
@@ -106,10 +106,6 @@ class Blip(VLM):
             Token(text, tuple(span), text if text in special else None)
             for text, span in zip(texts, encoded["offset_mapping"], strict=True)
         ]
-
-    def encode_image(self, image: Image.Image) -> Inputs:
-        """Inputs of an image with a question that does not matter."""
-        return self.encode([image], ["?"])
 
     def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str) -> np.ndarray:
         one_of(block, ("vision_encoder",), f"block of {self.name} that sees the image")

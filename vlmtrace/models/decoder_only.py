@@ -28,6 +28,7 @@ from vlmtrace.models import image_geometry as places
 from vlmtrace.models.families import VISION, WEIGHTLESS, parts_of
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, hooks
 from vlmtrace.models.sweep import decoder_only as decoder_sweep
+from vlmtrace.models.sweep.replay_check import check_replay, leave_out_unknown_vision_encoder
 from vlmtrace.models.types import Block, Call, Inputs, Patches, Readout, Site, Token, Trace
 from vlmtrace.models.vlm import VLM
 
@@ -40,11 +41,13 @@ class _Reached(Exception):
 
 
 class DecoderOnly(VLM):
-    """A transformers model that puts image tokens into the text sequence, under the common face."""
+    """A transformers model that puts image tokens into the text sequence, under the common interface."""
 
     answer_block = "language_model"
     image_module = "self_attention"
     edges = (("image", "options"), ("image", "last"), ("options", "last"))
+    has_visual_tokens = True
+    falls_back_to_reference = False
     sweeps_regions = True
     image_size_matters = True
 
@@ -52,7 +55,6 @@ class DecoderOnly(VLM):
         super().__init__(name, hf, processor)
         self.parts = parts_of(hf.config)
         self.text: Any = hf.get_submodule(self.parts.text)
-        self.norm = getattr(self.text, self.parts.norm) or nn.Identity()
         vision = hf.get_submodule(self.parts.vision).modules()
         self.vision_layers = next((module for module in vision if isinstance(module, nn.ModuleList)), nn.ModuleList())
         text = hf.config.get_text_config()
@@ -177,10 +179,6 @@ class DecoderOnly(VLM):
             )
         row = self.processor(images=image, text=text, return_tensors="pt", **self._tokenizer_options(text))
         return {name: value for name, value in row.items() if name in self._takes}
-
-    def encode_image(self, image: Image.Image) -> Inputs:
-        """Inputs of an image with a prompt that does not matter."""
-        return self.encode([image], [self.prompt_text("?")])
 
     def is_image(self, inputs: Inputs) -> Tensor:
         """(pair, position) bool: where image tokens stand in the language model."""
@@ -331,20 +329,18 @@ class DecoderOnly(VLM):
                 for config, implementation in before:
                     config._attn_implementation = implementation
 
-    @property
-    def injects_image_features_later(self) -> bool:  # type: ignore[override]
-        return self.adds_after(0)
-
-    def adds_after(self, layer: int) -> bool:
-        """Whether the language model adds image features to the stream behind a layer (Qwen3-VL's deep stack)."""
+    def adds_image_features_after(self, layer: int) -> bool:
         return self.parts.adds_between and layer < len(self.hf.config.vision_config.deepstack_visual_indexes)
 
+    @property
+    def final_norm(self) -> nn.Module:
+        return getattr(self.text, self.parts.norm) or nn.Identity()
+
     def read(self, hidden: Tensor) -> Tensor:
-        """Logits of final hidden states (…, width), as the model's own forward pass computes them."""
-        return self.capped(self.hf.get_output_embeddings()(self.norm(hidden)))
+        return self.capped(self.hf.get_output_embeddings()(self.final_norm(hidden)))
 
     def unembed(self, normed: Tensor) -> Tensor:
-        """Logits, float32, of vectors (…, width) that have been through the final norm.
+        """As for any model.
 
         In float32 whatever the model computes in: differences of log-probabilities would drown in its rounding.
         """
@@ -384,6 +380,10 @@ class DecoderOnly(VLM):
         return layer.get_submodule(self.parts.out.partition(".")[0])
 
     # Sweeps --------------------------------------------------------
+
+    def check_layers(self, trace: Trace, inputs: Inputs) -> None:
+        check_replay(self, trace, inputs)
+        leave_out_unknown_vision_encoder(self, trace, inputs)
 
     def sweep_unsupported_reason(self, inputs: Inputs) -> str | None:
         return None

@@ -10,7 +10,7 @@ Boxes are (top, left, bottom, right) in fractions of the image as it was given; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,7 @@ from transformers.vision_utils import get_vision_window_index
 
 from vlmtrace.core.types import Array
 from vlmtrace.models.types import Inputs
-
-if TYPE_CHECKING:
-    from vlmtrace.models.blip import Blip
-    from vlmtrace.models.decoder_only import DecoderOnly
-
+from vlmtrace.models.vlm import VLM
 
 #: A tile whose edges lie this close to the image's edges shows all of it.
 WHOLE = 5e-3
@@ -82,7 +78,7 @@ def _window_order(vision: Any, inputs: Inputs) -> Any:
 # Boxes ------------------------------------------------------------
 
 
-def vision_boxes(model: Blip | DecoderOnly, image: Image.Image, inputs: Inputs) -> Array:
+def vision_boxes(model: VLM, image: Image.Image, inputs: Inputs) -> Array:
     """(position, 4): the box of each of the vision encoder's positions."""
     places = vision_places(model.hf, inputs)
     boxes = _clipped(patch_boxes(model, image))[tuple(places.T)]
@@ -90,7 +86,7 @@ def vision_boxes(model: Blip | DecoderOnly, image: Image.Image, inputs: Inputs) 
     return boxes
 
 
-def token_boxes(model: DecoderOnly, image: Image.Image, inputs: Inputs) -> Array:
+def token_boxes(model: VLM, image: Image.Image, inputs: Inputs) -> Array:
     """(image token, 4): the box of each image token of the language model."""
     n = int(model.is_image(inputs)[0].sum())
     merge = model.parts.merge
@@ -107,7 +103,7 @@ def token_boxes(model: DecoderOnly, image: Image.Image, inputs: Inputs) -> Array
     return _clipped(found) if len(found) == n else np.full((n, 4), np.nan)
 
 
-def token_patches(model: DecoderOnly, inputs: Inputs) -> Array | None:
+def token_patches(model: VLM, inputs: Inputs) -> Array | None:
     """(image token, vision position): of which positions each image token is made; see `VLM.token_patches`.
 
     What the model does to patches is linear in them (it takes squares together, drops, rearranges), so it is done here
@@ -134,7 +130,7 @@ def token_patches(model: DecoderOnly, inputs: Inputs) -> Array | None:
     return found if len(found) == int(model.is_image(inputs)[0].sum()) else None
 
 
-def patch_boxes(model: Blip | DecoderOnly, image: Image.Image) -> Array:
+def patch_boxes(model: VLM, image: Image.Image) -> Array:
     """(tile, row, column, 4): the box of each patch; where the processor has padded it reaches beyond the image.
 
     Every tile shows some rectangle of the image, so its columns lie on a straight line from left to right: the line is
@@ -175,7 +171,7 @@ def _edges(fraction: Array, seen: Array, axis: int, side: int) -> Array:
     return whole if np.abs(edges - whole).max() < WHOLE else edges
 
 
-def as_tiles(model: Blip | DecoderOnly, inputs: Inputs) -> Array:
+def as_tiles(model: VLM, inputs: Inputs) -> Array:
     """Pixel values as (tile, channel, height, width)."""
     pixels = inputs["pixel_values"].float().cpu().numpy()
     if "image_grid_thw" not in inputs:

@@ -37,7 +37,10 @@ class VLM(ABC):
         uses_fast_sweep: whether the fast sweep agreed with the hooked reference when the model was loaded
         image_module: the attention module by which the head block looks at the image
         edges: ways from where to where by which information could flow, for attention knockouts
-        injects_image_features_later: whether later layers of the language model receive image features too
+        has_visual_tokens: whether image tokens stand in the text sequence, where one stack of layers reads them
+            together with the words
+        falls_back_to_reference: whether a model whose fast sweep differs from the hooked reference is used all the
+            same, with the reference; if not, it is refused
     """
 
     name: str
@@ -49,9 +52,11 @@ class VLM(ABC):
     answer_block: str
     entry_blocks: tuple[str, ...]
     uses_fast_sweep: bool = True
+    parts: Any = None
     image_module: str
     edges: tuple[tuple[str, str], ...]
-    injects_image_features_later: bool = False
+    has_visual_tokens: bool = False
+    falls_back_to_reference: bool = True
     #: Whether images of unlike size can give unlike numbers of tokens, so that they share no batch.
     image_size_matters: bool = False
     #: Whether the fast sweep knows patches of several positions at once; the reference does in any case.
@@ -118,10 +123,6 @@ class VLM(ABC):
     def attention_module(self, site: Site) -> nn.Module:
         """The torch module whose second output are the attention weights (batch, head, query, key) of a site."""
 
-    def mask_argument(self, module: str) -> str:
-        """The name under which an `attention_module` takes its mask."""
-        return "attention_mask"
-
     @abstractmethod
     def token_patches(self, inputs: Inputs) -> np.ndarray | None:
         """Of which vision encoder positions each row of `image_embeddings` is made, for inputs of one pair.
@@ -130,11 +131,6 @@ class VLM(ABC):
             (image position, vision position): rows sum to 1, or to 0 for what the model adds (newlines); None where
             an image token stands for no particular patches
         """
-
-    @contextlib.contextmanager
-    def eager(self) -> Iterator[None]:
-        """While this is entered, attention gives its weights, which faster implementations do not."""
-        yield
 
     @abstractmethod
     def sweep_unsupported_reason(self, inputs: Inputs) -> str | None:
@@ -199,6 +195,65 @@ class VLM(ABC):
     def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
         """(position,) bool: which positions of a block are the rows of its `image_cells`, for inputs of one pair."""
 
+    # What only some families have --------------------------------------------------------
+
+    def mask_argument(self, module: str) -> str:
+        """The name under which an `attention_module` takes its mask."""
+        return "attention_mask"
+
+    @contextlib.contextmanager
+    def eager(self) -> Iterator[None]:
+        """While this is entered, attention gives its weights, which faster implementations do not."""
+        yield
+
+    def is_image(self, inputs: Inputs) -> Tensor:
+        """Where image tokens stand in the text sequence: (pair, position) bool."""
+        return torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+
+    def adds_image_features_after(self, layer: int) -> bool:
+        """Whether the model adds image features to the residual stream behind a layer of the `head_block`."""
+        return False
+
+    def check_layers(self, trace: Trace, inputs: Inputs) -> None:  # noqa: B027 - most have nothing more to check
+        """Check what the fast sweep takes for granted about the layers, when the model loads.
+
+        Args:
+            trace: of one pair, at all sites
+            inputs: of that pair
+
+        Raises:
+            VlmtraceError: the layers do something that the family's are not known to do
+        """
+
+    # What only models with visual tokens have --------------------------------------------------------
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm between the last layer of the language model and the unembedding."""
+        raise self._without_visual_tokens()
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Logits (…, vocabulary) of final hidden states (…, width), as the model's own forward pass computes them."""
+        raise self._without_visual_tokens()
+
+    def unembed(self, normed: Tensor) -> Tensor:
+        """Logits (…, vocabulary), float32, of vectors (…, width) that have been through the final norm."""
+        raise self._without_visual_tokens()
+
+    def text_only_prompt(self, prompt: str) -> str:
+        """The exact text of a prompt without an image, for `encode_text`."""
+        raise self._without_visual_tokens()
+
+    def encode_text(self, text: str) -> Inputs:
+        """Inputs of one text without an image, as `text_only_prompt` gives it."""
+        raise self._without_visual_tokens()
+
+    def _without_visual_tokens(self) -> VlmtraceError:
+        return VlmtraceError(
+            f"{self.name} does not read image tokens in its text sequence, which this needs: use a decoder-only model, "
+            "e.g. tiny-llava."
+        )
+
     # What follows from it --------------------------------------------------------
 
     @property
@@ -210,6 +265,15 @@ class VLM(ABC):
     def image_block(self) -> str:
         """The block whose sequence holds the image tokens that the language side reads."""
         return self.head_block.name if self.image_module == "self_attention" else "vision_encoder"
+
+    @property
+    def injects_image_features_later(self) -> bool:
+        """Whether later layers of the language model receive image features, too."""
+        return self.adds_image_features_after(0)
+
+    def encode_image(self, image: Image.Image) -> Inputs:
+        """Inputs of an image with a prompt that does not matter."""
+        return self.encode([image], [self.prompt_text("?")])
 
     def sites(self, blocks: Sequence[str] | None = None) -> list[Site]:
         """Every site that can be patched, in the order of blocks, layers, modules."""

@@ -32,7 +32,6 @@ from vlmtrace.core.progress import counter
 from vlmtrace.core.types import Array
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.models import VLM, HookPoint, Inputs, Site
-from vlmtrace.models.decoder_only import DecoderOnly
 from vlmtrace.models.hooks import hooks
 
 BLOCK = "language_model"
@@ -67,7 +66,7 @@ class Lens:
         logits: (vocabulary,) the run's own, at `at`
     """
 
-    model: DecoderOnly
+    model: VLM
     inputs: Inputs
     at: int
     hidden: Tensor
@@ -162,13 +161,13 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
     """Run a model once and keep what the lens reads.
 
     Args:
-        inputs: of one question (see `question_inputs`, `VLM.encode`, `DecoderOnly.encode_text`)
+        inputs: of one question (see `question_inputs`, `VLM.encode`, `VLM.encode_text`)
         at: the position asked about; negative numbers count from the end
     Raises:
         VlmtraceError: the model is not decoder-only, there are several questions, or what the model adds to the stream
             in a layer is not what this module takes it for
     """
-    if not isinstance(model, DecoderOnly):
+    if not model.has_visual_tokens:
         raise VlmtraceError(
             f"{model.name} does not read image tokens in its text sequence, and the lens is made for models that do: "
             "use a decoder-only one, e.g. tiny-llava."
@@ -184,7 +183,8 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
         return lambda value: kept[name].append(value[0].detach().float())
 
     points = []
-    for i, layer in enumerate(model.text.layers):
+    for i in range(model.blocks[BLOCK].n_layers):
+        layer = model.layer_module(BLOCK, i)
         behind = _norms_behind(model, i)
         attention = model.attention_module(Site(BLOCK, "self_attention", i))
         points += [
@@ -193,7 +193,7 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
             (HookPoint(_part(model, attention, "v_proj"), False), keep("values")),
             (model.hook_point(Site(BLOCK, "self_attention", i)), keep("heads")),
             (HookPoint(behind[0] if behind else _projection(model, i), False), keep("attention")),
-            (HookPoint(behind[1] if behind else layer.get_submodule(model.parts.mlp), False), keep("mlp")),
+            (HookPoint(behind[1], False) if behind else model.hook_point(Site(BLOCK, "mlp", i)), keep("mlp")),
             (HookPoint(layer, False), keep("out")),
         ]
     with hooks(points, n_pairs=1):
@@ -209,25 +209,25 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
     heads = torch.stack(kept["heads"]).unflatten(-1, (n_heads, -1))
     keys, values = (torch.stack(kept[name]).unflatten(-1, (-1, heads.shape[-1])) for name in ("keys", "values"))
     hidden = torch.cat([stream, out[-1:]])
-    final = FrozenNorm.of(model.norm, hidden[-1])
+    final = FrozenNorm.of(model.final_norm, hidden[-1])
     at = range(length)[at]
     logits = model.unembed(final[at](hidden[-1, at]))
     return Lens(model, inputs, at, hidden, added, mlp, heads, keys, values, weights, final, logits)
 
 
-def _projection(model: DecoderOnly, layer: int) -> Any:
+def _projection(model: VLM, layer: int) -> Any:
     return model.hook_point(Site(BLOCK, "self_attention", layer)).module
 
 
-def _norms_behind(model: DecoderOnly, layer: int) -> tuple[Any, Any] | None:
+def _norms_behind(model: VLM, layer: int) -> tuple[Any, Any] | None:
     """The norms between attention, feed-forward and the residual stream; None: what they give is added as it is."""
-    module: Any = model.text.layers[layer]
+    module: Any = model.layer_module(BLOCK, layer)
     if not hasattr(module, "post_feedforward_layernorm"):
         return None  # elsewhere "post_attention_layernorm" is the norm in front of the feed-forward
     return module.post_attention_layernorm, module.post_feedforward_layernorm
 
 
-def _part(model: DecoderOnly, attention: Any, name: str) -> Any:
+def _part(model: VLM, attention: Any, name: str) -> Any:
     found = getattr(attention, name, None)
     if found is None:
         raise VlmtraceError(
@@ -309,7 +309,7 @@ def question_inputs(model: VLM, image: Any, prompt: str, prefix: str = "") -> In
     return _with_prefix(model, model.encode([image], [text]), text, prefix)
 
 
-def text_only_inputs(model: DecoderOnly, sentences: str, prompt: str, prefix: str = "") -> Inputs:
+def text_only_inputs(model: VLM, sentences: str, prompt: str, prefix: str = "") -> Inputs:
     """The same question, about what some sentences tell: they stand in front of it, and there is no image."""
     text = model.text_only_prompt(f"{sentences} {prompt}")
     return _with_prefix(model, model.encode_text(text), text, prefix)
@@ -366,7 +366,7 @@ def lens_of(model: VLM, question: Any, prefix: str = "", told: str | None = None
     """The lens on one row of a table of questions."""
     if told is None:
         return open_lens(model, question_inputs(model, question["image"], question["prompt"], prefix))
-    if not isinstance(model, DecoderOnly):
+    if not model.has_visual_tokens:
         return open_lens(model, {})  # says why not
     return open_lens(model, text_only_inputs(model, question[told], question["prompt"], prefix))
 

@@ -88,7 +88,7 @@ def seen_by(lens: Lens, what: str, layer: int, head: int) -> Tensor:
 
 def norm_before(lens: Lens, layer: int) -> FrozenNorm:
     """The norm in front of a layer's attention, frozen at what enters the layer."""
-    module = lens.model.text.layers[layer]
+    module = lens.model.layer_module(BLOCK, layer)
     norm = next((getattr(module, name) for name in NORMS_BEFORE if hasattr(module, name)), None)
     if norm is None:
         raise VlmtraceError(

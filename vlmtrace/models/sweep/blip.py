@@ -10,7 +10,7 @@ Shapes: P pairs of equal question length, S states (patches) a pair, T question 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,13 +26,11 @@ from vlmtrace.models.sweep.layer_sweep import (
     sweep_layers,
 )
 from vlmtrace.models.types import Patches, Readout, Trace
-
-if TYPE_CHECKING:
-    from vlmtrace.models.blip import Blip
+from vlmtrace.models.vlm import VLM
 
 
 @torch.no_grad()
-def sweep(model: Blip, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: Tensor, memory: int) -> Readout:
+def sweep(model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: Tensor, memory: int) -> Readout:
     """Answer every patch of a group of pairs; see `VLM.sweep`."""
     build = {"text_encoder": _TextEncoder, "text_decoder": _TextDecoder, "vision_encoder": _VisionEncoder}
     run = build[patches.block](model, clean, corrupt, memory)
@@ -90,7 +88,7 @@ class _Sweep:
     state_bytes: int
     shared_bytes: int = 0
 
-    def __init__(self, model: Blip, clean: Trace, corrupt: Trace, memory: int):
+    def __init__(self, model: VLM, clean: Trace, corrupt: Trace, memory: int):
         self.model, self.clean, self.corrupt = model, clean, corrupt
         text = model.hf.config.text_config
         length = corrupt.layer_inputs["text_encoder"].shape[1]
@@ -105,7 +103,7 @@ class _Sweep:
 
 
 class _TextEncoder(_Sweep):
-    def __init__(self, model: Blip, clean: Trace, corrupt: Trace, memory: int):
+    def __init__(self, model: VLM, clean: Trace, corrupt: Trace, memory: int):
         super().__init__(model, clean, corrupt, memory)
         image = _image_embeddings(model, corrupt)
         n_layers = model.blocks["text_encoder"].n_layers
@@ -132,7 +130,7 @@ class _TextEncoder(_Sweep):
 
 
 class _VisionEncoder(_Sweep):
-    def __init__(self, model: Blip, clean: Trace, corrupt: Trace, memory: int):
+    def __init__(self, model: VLM, clean: Trace, corrupt: Trace, memory: int):
         super().__init__(model, clean, corrupt, memory)
         text, vision = model.hf.config.text_config, model.hf.config.vision_config
         stream = corrupt.layer_inputs["vision_encoder"]
@@ -188,7 +186,7 @@ class _TextDecoder(_Sweep):
         )
 
 
-def _image_embeddings(model: Blip, trace: Trace) -> Tensor:
+def _image_embeddings(model: VLM, trace: Trace) -> Tensor:
     if trace.image is not None:
         return trace.image
     last = model.blocks["vision_encoder"].n_layers - 1
@@ -200,7 +198,7 @@ def _image_embeddings(model: Blip, trace: Trace) -> Tensor:
 
 @torch.no_grad()
 def run_with_fixed_heads(
-    model: Blip, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
+    model: VLM, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
 ) -> Readout:
     """Fix the output of every head of the question encoder; see `VLM.run_with_fixed_heads`.
 

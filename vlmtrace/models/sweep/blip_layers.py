@@ -6,7 +6,7 @@ of the answer decoder (the start token and the answer so far), H heads, D width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,7 @@ from vlmtrace.models.sweep.layer_sweep import (
     with_heads,
 )
 from vlmtrace.models.types import Patches, Readout, Trace
-
-if TYPE_CHECKING:
-    from vlmtrace.models.blip import Blip
+from vlmtrace.models.vlm import VLM
 
 
 class TextLayers:
@@ -94,7 +92,7 @@ class QuestionLayers(TextLayers):
 
     block = "text_encoder"
 
-    def __init__(self, model: Blip, image: Tensor, keep: bool = True, unprojected: bool = False):
+    def __init__(self, model: VLM, image: Tensor, keep: bool = True, unprojected: bool = False):
         self.layers = model.hf.text_encoder.encoder.layer
         self.image = image
         self.heads = model.blocks[self.block].n_heads
@@ -184,7 +182,7 @@ class AnswerLayers(TextLayers):
 
     block = "text_decoder"
 
-    def __init__(self, model: Blip, question: Tensor):
+    def __init__(self, model: VLM, question: Tensor):
         self.decoder: Any = model.hf.text_decoder
         self.layers = self.decoder.bert.encoder.layer
         self.question = question
@@ -214,7 +212,7 @@ class AnswerLayers(TextLayers):
         return Readout.of(self.decoder.cls(states[:, :, -1]), answer_ids)
 
 
-def read_answer(model: Blip, states: Tensor, embedding: Tensor, answer_ids: Tensor) -> Readout:
+def read_answer(model: VLM, states: Tensor, embedding: Tensor, answer_ids: Tensor) -> Readout:
     """Run the answer decoder over final question states (P, S, T, D): Readout (P, S).
 
     Args:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +31,14 @@ from vlmtrace.models.sweep.layer_sweep import (
 )
 from vlmtrace.models.sweep.shared_prefix import Prefix, Recorder, shared_prefixes
 from vlmtrace.models.types import Call, Inputs, Patches, Readout, Site, Trace
-from vlmtrace.models.vlm import inputs_of_pair
-
-if TYPE_CHECKING:
-    from vlmtrace.models.decoder_only import DecoderOnly
-
+from vlmtrace.models.vlm import VLM, inputs_of_pair
 
 BLOCK = "language_model"
 
 
 @torch.no_grad()
 def sweep(
-    model: DecoderOnly, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
+    model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
 ) -> Readout:
     """Answer every patch of a group of pairs; see `VLM.sweep`."""
     if patches.block == "vision_encoder":
@@ -70,9 +66,9 @@ class Replay:
         between: by layer, what the model adds between this layer's output and the next one's input, None: nothing
     """
 
-    def __init__(self, model: DecoderOnly, corrupt: Trace):
+    def __init__(self, model: VLM, corrupt: Trace):
         self.model, self.calls = model, corrupt.calls
-        self.layers = model.text.layers
+        self.layers = [model.layer_module(BLOCK, i) for i in range(model.blocks[BLOCK].n_layers)]
         self.length = corrupt.calls[0].hidden.shape[1]
         self.masks = [spelled_out(layer, call) for layer, call in zip(self.layers, corrupt.calls, strict=True)]
         self.recorded: list[Recorder] = []
@@ -81,7 +77,7 @@ class Replay:
             recorder = Recorder()
             out = layer(call.hidden, **{**call.options, "attention_mask": self.masks[i], "past_key_values": recorder})
             self.recorded.append(recorder)
-            adds = model.adds_after(i) and i + 1 < len(self.layers)
+            adds = model.adds_image_features_after(i) and i + 1 < len(self.layers)
             self.between.append(self.calls[i + 1].hidden - out if adds else None)
 
     @property
@@ -181,7 +177,7 @@ def seen(mask: Tensor) -> Tensor:
 class SuffixSweep:
     """The patches whose states differ from the corrupt run from position `first` on."""
 
-    def __init__(self, model: DecoderOnly, replay: Replay, clean: Trace, corrupt: Trace, first: int):
+    def __init__(self, model: VLM, replay: Replay, clean: Trace, corrupt: Trace, first: int):
         self.model, self.replay, self.clean, self.corrupt, self.first = model, replay, clean, corrupt, first
 
     def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
@@ -247,7 +243,7 @@ class SuffixSweep:
 
 
 def _vision_encoder(
-    model: DecoderOnly, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
+    model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
 ) -> Readout:
     """Patched states of the vision encoder, batch by batch; vision layers up to the patched one do not run."""
     parts = []
@@ -280,7 +276,7 @@ def _patched_stream(clean: Tensor, corrupt: Tensor, patches: Patches) -> Tensor:
     return repeat_with_row(corrupt, patches.positions, gather_rows(clean, patches.positions).unsqueeze(2))
 
 
-def _whole_bytes(model: DecoderOnly, corrupt: Trace) -> int:
+def _whole_bytes(model: VLM, corrupt: Trace) -> int:
     """What one state occupies while the whole model runs on it."""
     text = model.hf.config.get_text_config()
     vision = corrupt["vision_encoder", "residual", 0]
@@ -292,7 +288,7 @@ def _whole_bytes(model: DecoderOnly, corrupt: Trace) -> int:
 
 
 @contextlib.contextmanager
-def _resumed(model: DecoderOnly, below: list[Tensor], states: Tensor) -> Iterator[None]:
+def _resumed(model: VLM, below: list[Tensor], states: Tensor) -> Iterator[None]:
     """While this is entered, the first vision layers only give `below` (1, M, D), the next one `states` (1, S, M, D).
 
     What the layers below give matters where the projector reads several layers.
@@ -304,7 +300,7 @@ def _resumed(model: DecoderOnly, below: list[Tensor], states: Tensor) -> Iterato
 
         module.forward = forward
 
-    stubbed = list(model.vision_layers[: len(below) + 1])
+    stubbed = [model.layer_module("vision_encoder", i) for i in range(len(below) + 1)]
     given = [*(stream.expand(states.shape[1], -1, -1) for stream in below), states]
     try:
         for module, gives in zip(stubbed, given, strict=True):
@@ -324,7 +320,7 @@ def _instead(fixed: Tensor, _value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def run_with_fixed_heads(
-    model: DecoderOnly, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
+    model: VLM, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
 ) -> Readout:
     """Fix the output of every head of the language model at all positions; see `VLM.run_with_fixed_heads`."""
     run = clean if start == "clean" else corrupt
@@ -337,8 +333,8 @@ def run_with_fixed_heads(
         mask = keep[:, layer].repeat_interleave(width, dim=-1)[:, None].to(chosen.device)
         fixed = torch.where(mask, chosen, rest)
         with hooks([(model.hook_point(site), partial(_instead, fixed))]):
-            out = model.text.layers[layer](stream, **call.options)
-        if model.adds_after(layer) and layer + 1 < len(run.calls):
-            out = out + run.calls[layer + 1].hidden - model.text.layers[layer](call.hidden, **call.options)
+            out = model.layer_module(BLOCK, layer)(stream, **call.options)
+        if model.adds_image_features_after(layer) and layer + 1 < len(run.calls):
+            out = out + run.calls[layer + 1].hidden - model.layer_module(BLOCK, layer)(call.hidden, **call.options)
         stream = out
     return Readout.of(model.read(stream[None, :, -1]), answer_ids)

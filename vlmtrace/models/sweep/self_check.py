@@ -7,12 +7,11 @@ import warnings
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.models.decoder_only import DecoderOnly
 from vlmtrace.models.sweep import reference
-from vlmtrace.models.types import Block, Inputs, Patches, Trace
+from vlmtrace.models.sweep.replay_check import tolerance
+from vlmtrace.models.types import Block, Patches, Trace
 from vlmtrace.models.vlm import VLM
 
 
@@ -46,9 +45,7 @@ def self_check(model: VLM) -> None:
     if unknown:
         return
     clean_trace, corrupt_trace = model.trace(clean), model.trace(corrupt)
-    if isinstance(model, DecoderOnly):
-        check_replay(model, corrupt_trace, corrupt)
-        _check_vision_places(model, corrupt_trace, corrupt)
+    model.check_layers(corrupt_trace, corrupt)
     answer_ids = corrupt_trace.logits.topk(2).indices
     worst = 0.0
     for block in model.blocks.values():
@@ -56,10 +53,10 @@ def self_check(model: VLM) -> None:
         fast = model.sweep(clean_trace, corrupt_trace, corrupt, patches, answer_ids, memory=2**28)
         slow = reference.sweep(model, clean_trace, corrupt, patches, answer_ids)
         worst = max(worst, float((fast.correct - slow.correct).abs().max()))
-    model.uses_fast_sweep = worst <= _tolerance(model, corrupt_trace.logits)
+    model.uses_fast_sweep = worst <= tolerance(model, corrupt_trace.logits)
     if model.uses_fast_sweep:
         return
-    if isinstance(model, DecoderOnly):
+    if not model.falls_back_to_reference:
         raise VlmtraceError(
             f"{model.name} is not supported: a patch of it gives logits that differ by {worst:.2g} from those of a "
             "hooked forward pass."
@@ -71,11 +68,6 @@ def self_check(model: VLM) -> None:
     )
 
 
-def _tolerance(model: VLM, values: Tensor) -> float:
-    share = 1e-4 if model.dtype == torch.float32 else 5e-2
-    return share * max(float(values.abs().max()), 1.0)
-
-
 def _one_patch_a_module(block: Block, trace: Trace, generator: np.random.Generator) -> Patches:
     """A patch of every module at a drawn layer and position; not at position 0, after which everything is run again."""
     modules = list(block.modules)
@@ -85,55 +77,3 @@ def _one_patch_a_module(block: Block, trace: Trace, generator: np.random.Generat
     heads = [block.n_heads - 1 if module in block.head_modules else None for module in modules]
     where = torch.as_tensor(positions, device=trace.logits.device)[None]
     return Patches(block.name, modules, layers, heads, where)
-
-
-@torch.no_grad()
-def check_replay(model: DecoderOnly, trace: Trace, inputs: Inputs) -> None:
-    """Check that the language model is its layers one after the other, and then the readout.
-
-    Args:
-        trace: of one pair, at all sites
-    Raises:
-        VlmtraceError: something else happens between the layers or after the last one
-    """
-
-    def refuse(what: str, difference: Tensor, scale: Tensor) -> None:
-        worst = float(difference.abs().max())
-        if worst > _tolerance(model, scale):
-            raise VlmtraceError(f"{model.name} is not supported: {what} by {worst:.2g}.")
-
-    block, n = "language_model", len(model.text.layers)
-    if len(trace.calls) != n:
-        raise VlmtraceError(f"{model.name} is not supported: {n} text layers are called {len(trace.calls)} times.")
-    for i, call in enumerate(trace.calls):
-        found = trace[block, "residual", i]
-        refuse(
-            f"text layer {i}, run alone, gives another output",
-            model.text.layers[i](call.hidden, **call.options) - found,
-            found,
-        )
-        if i + 1 < n:
-            added = trace.calls[i + 1].hidden - found
-            if model.adds_after(i):
-                added = added[~model.is_image(inputs)]
-            refuse(f"the input of text layer {i + 1} is not the output of the one before", added, found)
-    last = trace[block, "residual", n - 1][:, -1]
-    refuse(
-        "the readout of the last layer differs from the model's logits", model.read(last) - trace.logits, trace.logits
-    )
-
-
-def _check_vision_places(model: DecoderOnly, trace: Trace, inputs: Inputs) -> None:
-    """Leave the vision encoder out, and say so, if its positions are not the patches that they are taken for."""
-    name = "vision_encoder"
-    if name not in model.blocks:
-        return
-    known, seen = len(model.tokens(name, "", inputs)), trace[name, "residual", 0].shape[1]
-    if known != seen:
-        del model.blocks[name]
-        model.entry_blocks = tuple(model.blocks)
-        warnings.warn(
-            f"The vision encoder of {model.name} has {seen} positions where its patches are {known}: it is not offered "
-            "for patching.",
-            stacklevel=3,
-        )

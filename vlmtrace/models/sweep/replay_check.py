@@ -1,0 +1,72 @@
+"""Whether a language model is its layers one after the other, as the fast sweep of decoder-only models replays it."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.types import Inputs, Trace
+from vlmtrace.models.vlm import VLM
+
+
+def tolerance(model: VLM, values: Tensor) -> float:
+    """By how much values may differ that are the same computation in another order."""
+    share = 1e-4 if model.dtype == torch.float32 else 5e-2
+    return share * max(float(values.abs().max()), 1.0)
+
+
+@torch.no_grad()
+def check_replay(model: VLM, trace: Trace, inputs: Inputs) -> None:
+    """Check that the language model is its layers one after the other, and then the readout.
+
+    Args:
+        trace: of one pair, at all sites
+    Raises:
+        VlmtraceError: something else happens between the layers or after the last one
+    """
+
+    def refuse(what: str, difference: Tensor, scale: Tensor) -> None:
+        worst = float(difference.abs().max())
+        if worst > tolerance(model, scale):
+            raise VlmtraceError(f"{model.name} is not supported: {what} by {worst:.2g}.")
+
+    block = "language_model"
+    layers = [model.layer_module(block, i) for i in range(model.blocks[block].n_layers)]
+    n = len(layers)
+    if len(trace.calls) != n:
+        raise VlmtraceError(f"{model.name} is not supported: {n} text layers are called {len(trace.calls)} times.")
+    for i, call in enumerate(trace.calls):
+        found = trace[block, "residual", i]
+        refuse(
+            f"text layer {i}, run alone, gives another output",
+            layers[i](call.hidden, **call.options) - found,
+            found,
+        )
+        if i + 1 < n:
+            added = trace.calls[i + 1].hidden - found
+            if model.adds_image_features_after(i):
+                added = added[~model.is_image(inputs)]
+            refuse(f"the input of text layer {i + 1} is not the output of the one before", added, found)
+    last = trace[block, "residual", n - 1][:, -1]
+    refuse(
+        "the readout of the last layer differs from the model's logits", model.read(last) - trace.logits, trace.logits
+    )
+
+
+def leave_out_unknown_vision_encoder(model: VLM, trace: Trace, inputs: Inputs) -> None:
+    """Leave the vision encoder out, and say so, if its positions are not the patches that they are taken for."""
+    name = "vision_encoder"
+    if name not in model.blocks:
+        return
+    known, seen = len(model.tokens(name, "", inputs)), trace[name, "residual", 0].shape[1]
+    if known != seen:
+        del model.blocks[name]
+        model.entry_blocks = tuple(model.blocks)
+        warnings.warn(
+            f"The vision encoder of {model.name} has {seen} positions where its patches are {known}: it is not offered "
+            "for patching.",
+            stacklevel=3,
+        )
