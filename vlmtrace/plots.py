@@ -17,8 +17,7 @@ from vlmtrace.methods.causal_tracing.figures import (
     trace_map,
     upper_against_lower,
 )
-from vlmtrace.methods.circuits.faithfulness_figures import faithfulness_curves
-from vlmtrace.methods.circuits.head_figures import head_map, universal_head_table
+from vlmtrace.methods.circuits.figures import faithfulness_curves, head_map, universal_head_table
 from vlmtrace.methods.evaluation.figures import accuracy_by_category, pair_gallery, selection_counts
 from vlmtrace.methods.knockout.figures import knockout_effects
 from vlmtrace.methods.lens.figures import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual

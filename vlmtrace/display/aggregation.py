@@ -116,7 +116,7 @@ def patch_grids(effects: pd.DataFrame, grid: tuple[int, int] | None = None) -> d
     return {layer: values.to_numpy().reshape(rows, columns) for layer, values in matrix.iterrows()}
 
 
-def spread(pairs: pd.DataFrame, n: int) -> pd.DataFrame:
+def spread_over_kinds(pairs: pd.DataFrame, n: int) -> pd.DataFrame:
     """The first pair of every kind (task, category, order of options), then the second of every kind, … up to n."""
     kinds = [column for column in ("task", "category", "correct_first") if column in pairs]
     turn = pairs.groupby(kinds, sort=False, observed=True).cumcount() if kinds else pd.Series(range(len(pairs)))

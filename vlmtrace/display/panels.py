@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -20,14 +20,8 @@ from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import open_image
-from vlmtrace.display.style import (
-    ATTENTION,
-    MISSING,
-    SIGNED,
-    readable,
-    signed_norm,
-    thin_ticks,
-)
+from vlmtrace.display.style import ATTENTION, MISSING, SIGNED, signed_norm, thin_ticks
+from vlmtrace.display.wording import readable
 
 Picture = Image.Image | str | Path
 Corner = Literal["outside lower center", "outside upper center", "outside upper right"]
@@ -81,11 +75,15 @@ def label_ticks(axes: Axes, axis: str, labels: Sequence[str], thin: bool = False
         axes.set_xticks(ticks, texts, rotation=45, ha="right", rotation_mode="anchor")
 
 
-def emphasize_options(axes: Axes) -> None:
-    """Set the two options in bold among the token roles: there the answer is decided."""
-    for label in axes.get_xticklabels():
-        if label.get_text().startswith(("correct", "incorrect")):
-            label.set_fontweight("bold")
+def emphasize_options(axes: Axes, roles: Sequence[str]) -> None:
+    """Set the two options in bold among the labels of the columns: there the answer is decided.
+
+    Args:
+        axes: a heat map whose columns are labeled
+        roles: token role of each column; what follows a blank ("correct (2×)") does not matter
+    """
+    for label, role in zip(axes.get_xticklabels(), roles, strict=True):
+        label.set_fontweight("bold" if role.split(" ")[0] in ("correct", "incorrect") else "normal")
 
 
 def head_panel(axes: Axes, matrix: pd.DataFrame, limit: float, annotate: bool = False) -> None:
@@ -131,21 +129,34 @@ MARKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def grouped_places(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
-    """Heights for rows of (group, name), groups together, with room above each group for its name."""
+def grouped_rows(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
+    """Heights for rows of (group, name), groups together, with room above each group for its name.
+
+    Args:
+        kinds: (group, name) of each row, in any order
+
+    Returns:
+        by (group, name), the height of its row, from the top: 0.9 and more, 1 apart within a group
+    """
     groups = list(dict.fromkeys(group for group, _ in kinds))
     rows = sorted(kinds, key=lambda kind: groups.index(kind[0]))
     return {kind: row + 0.9 * (groups.index(kind[0]) + 1) for row, kind in enumerate(rows)}
 
 
-def label_groups(axes: Axes, places: dict[tuple[str, str], float], labels: Sequence[str]) -> None:
-    """Label the rows of `grouped_places`, the first on top, and set each group's name in bold above its rows."""
-    axes.set_yticks(list(places.values()), labels)
-    axes.set_ylim(max(places.values()) + 0.6, -0.3)
-    for group in dict.fromkeys(group for group, _ in places):
-        height = min(height for (found, _), height in places.items() if found == group)
+def label_groups(axes: Axes, heights: dict[tuple[str, str], float], labels: Sequence[str]) -> None:
+    """Label the rows of `grouped_rows`, the first on top, and set each group's name in bold above its rows.
+
+    Args:
+        axes: of the rows
+        heights: from `grouped_rows`
+        labels: of the rows, in the order of `heights`
+    """
+    axes.set_yticks(list(heights.values()), labels)
+    axes.set_ylim(max(heights.values()) + 0.6, -0.3)
+    for group in dict.fromkeys(group for group, _ in heights):
+        top = min(height for (found, _), height in heights.items() if found == group)
         axes.text(
-            -0.04, height - 0.85, readable(group), fontweight="bold", ha="right", fontsize=7,
+            -0.04, top - 0.85, readable(group), fontweight="bold", ha="right", fontsize=7,
             transform=axes.get_yaxis_transform(),
         )  # fmt: skip
 
@@ -244,15 +255,6 @@ def patch_effect_panel(
     outline_masks(axes, masks, size)
 
 
-def head_name(module: str, layer: int, head: int) -> str:
-    """A head as figures call it.
-
-    >>> head_name("cross_attention", 2, 5)
-    'cross-attention 2.5'
-    """
-    return f"{readable(module)} {layer}.{head}"
-
-
 def _extent(size: tuple[int, int]) -> tuple[float, float, float, float]:
     return (0, size[0], size[1], 0)
 
@@ -263,8 +265,15 @@ def _frame(axes: Axes) -> None:
         spine.set(visible=True, linewidth=0.4, color="0.4")
 
 
-def lines(axes: Axes, effects: pd.DataFrame, hue: str, title: str) -> None:
-    """Mean effect by layer with its 95 % interval over pairs, one line a value of `hue`."""
+def layer_lines(axes: Axes, effects: pd.DataFrame, hue: str, title: str) -> None:
+    """Draw the mean effect by layer with its 95 % bootstrap interval over pairs, one line per value of `hue`.
+
+    Args:
+        axes: where to draw
+        effects: a table with the columns layer, patching_effect and `hue`, one row per pair, layer and value of `hue`
+        hue: the column that parts the lines
+        title: of the legend
+    """
     sns.lineplot(
         effects.rename(columns={hue: title}), x="layer", y="patching_effect", hue=title, palette="colorblind",
         style=title, markers=True, dashes=False, errorbar=("ci", 95), n_boot=500, seed=0, ax=axes,
@@ -272,10 +281,3 @@ def lines(axes: Axes, effects: pd.DataFrame, hue: str, title: str) -> None:
     axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     sns.despine(ax=axes)
-
-
-def _one_legend(figure: Figure, panels) -> None:
-    handles, labels = panels[0].get_legend_handles_labels()
-    for axes in panels:
-        axes.get_legend().remove()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

@@ -24,15 +24,17 @@ P = ParamSpec("P")
 #: Width and height of a page's text in inches: figures are drawn at the size at which they are printed.
 PAGE_WIDTH = 7.0
 PAGE_HEIGHT = 9.5
-#: Signed effects: blue below 0, white at 0, red above. Red and blue differ for every common color blindness.
+#: Gray of a missing value.
 MISSING = "0.8"
+#: Signed effects: blue below 0, white at 0, red above. Red and blue differ for every common color blindness.
 SIGNED = mpl.colormaps["RdBu_r"].with_extremes(bad=MISSING)
 #: Attention shares: transparent at 0, so that the image shows where the model does not look.
 ATTENTION = LinearSegmentedColormap.from_list(
     "attention", [(1.0, 0.85, 0.2, 0.0), (1.0, 0.65, 0.0, 0.75), (0.75, 0.1, 0.1, 0.9), (0.35, 0.0, 0.25, 1.0)]
 )
 PALETTE = sns.color_palette("colorblind")
-EFFECT = "patching effect (0 = corrupt, 1 = clean)"
+#: What the axis or bar of patching effects says.
+EFFECT_LABEL = "patching effect (0 = corrupt, 1 = clean)"
 
 _PAPER: Any = {
     "font.size": 8,
@@ -107,20 +109,6 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     return written
 
 
-def readable(name: object) -> str:
-    """A column's or module's name as an axis says it.
-
-    >>> readable("cross_attention"), readable("vision_encoder")
-    ('cross-attention', 'vision encoder')
-    """
-    return str(name).replace("_attention", "-attention").replace("_", " ")
-
-
-def order_label(correct_first: bool) -> str:
-    """Which option the prompt names first."""
-    return "correct option first" if correct_first else "incorrect option first"
-
-
 def effect_limit(values: Iterable[float]) -> float:
     """Half the width of a color range centred on 0: the smallest round number, at least 0.05, that holds all values.
 
@@ -157,7 +145,7 @@ def signed_colorbar(figure: Figure, axes: Iterable[Axes], limit: float, values: 
         extend="both" if max(map(abs, values), default=0.0) > limit * (1 + 1e-9) else "neither",
         ticks=np.linspace(-limit, limit, 5),
     )
-    bar.set_label(f"{EFFECT}\n{over}; colors span ±{limit:g}")
+    bar.set_label(f"{EFFECT_LABEL}\n{over}; colors span ±{limit:g}")
     bar.outline.set_linewidth(0.4)
     return bar
 

@@ -8,7 +8,7 @@ import vlmtrace.methods.circuits.faithfulness as verification
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.methods.circuits.faithfulness import (
     circuit_sizes,
-    faithfulness_curves,
+    faithfulness_means,
     faithfulness_summary,
     faithfulness_table,
 )
@@ -199,7 +199,7 @@ def test_worse_than_random_is_a_negative_advantage():
 
 
 def test_curves_by_hand():
-    curves = faithfulness_curves(by_hand()).set_index(["direction", "order", "k"])
+    curves = faithfulness_means(by_hand()).set_index(["direction", "order", "k"])
     assert curves.loc[("sufficiency", "random", 4), "mean_effect"] == pytest.approx(0.55)
     assert curves.loc[("necessity", "ranked", 4), "mean_effect"] == pytest.approx(0.4)
     low, high = curves.loc[("sufficiency", "ranked", 4), ["ci_low", "ci_high"]]

@@ -1,4 +1,20 @@
-"""The method room attention."""
+"""Attention: where in the image does each head look, and what function does that suggest?
+
+**What it measures.** The share of each head's attention on the object that the question asks about, on the
+distractor, on the background and on outlier patches, against the shares of the image that these cover.
+
+**When to use it.** To say what a head reads. What it does with what it reads is a causal question: patch it
+(`patching`) or take its attention away (`knockout`). `relevancy` follows attention through all layers, `lens` weighs
+it by what a head writes.
+
+**Tables.** `head_attention` returns one row per pair, head and query token; `head_functions` one row per head and
+region, with the name of a function.
+
+**Notebooks.** 06_circuit_analysis; 09_explorer for single examples.
+
+**Papers.** Golovanevsky et al. 2025 (https://arxiv.org/abs/2406.16320) for the names of functions, whose rule is this
+package's own; Darcet et al. 2024 (https://arxiv.org/abs/2309.16588) for outlier patches.
+"""
 
 import lazy_loader as lazy
 

@@ -34,7 +34,7 @@ ATTENDED_REGIONS = ("object", "distractor", "background", "outlier")
 OUTLIER_SD = 3.0
 
 #: How much denser (or thinner) than its area alone explains attention must be to name a head's function.
-FACTOR = 1.5
+DENSITY_FACTOR = 1.5
 
 
 def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.DataFrame:
@@ -122,9 +122,9 @@ def head_functions(
     ratio of means over pairs. Contrast is the share less the mean share over all heads on the same pair. A
     head's function is the first that fits of
 
-    - object detection: the whole interval of the object's ratio lies above `FACTOR`, that of its contrast above 0
+    - object detection: the whole interval of the ratio of the object lies above `DENSITY_FACTOR`, its contrast above 0
     - outlier suppression: the same holds for outliers, so attention drains onto patches without content
-    - object suppression: the object's ratio lies below 1 / `FACTOR`, its contrast below 0: it looks background
+    - object suppression: the object's ratio lies below 1 / `DENSITY_FACTOR`, its contrast below 0: it looks background
 
     and "none" otherwise. The names follow the NOTICE paper, the rule is this project's own. To ask for a factor
     and not just for a difference keeps heads from being named for effects that are certain and small.
@@ -187,10 +187,10 @@ def _name_functions(functions: pd.DataFrame) -> pd.DataFrame:
     by_region = {region: part.set_index(HEAD) for region, part in functions.groupby("region")}
 
     def attracts(region: pd.DataFrame) -> pd.Series:
-        return (region["ratio_low"] > FACTOR) & (region["contrast_low"] > 0)
+        return (region["ratio_low"] > DENSITY_FACTOR) & (region["contrast_low"] > 0)
 
     found = by_region["object"]
-    repels = (found["ratio_high"] < 1 / FACTOR) & (found["contrast_high"] < 0)
+    repels = (found["ratio_high"] < 1 / DENSITY_FACTOR) & (found["contrast_high"] < 0)
     names = np.select(
         [attracts(found), attracts(by_region["outlier"].loc[found.index]), repels],
         ["object detection", "outlier suppression", "object suppression"],

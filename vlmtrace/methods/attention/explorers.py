@@ -12,46 +12,87 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import check_table
-from vlmtrace.display.choices import (
-    chosen_pair,
-    clean_inputs,
-    pair_options,
-    remember_last,
-    token_label,
-    told_apart,
-)
+from vlmtrace.display.choices import chosen_row, remember_last, row_options, unique_sample_ids
 from vlmtrace.display.figure_explorer import FigureExplorer, Options, dropdown, slider
 from vlmtrace.display.panels import masks_of
-from vlmtrace.display.style import readable
+from vlmtrace.display.wording import head_name, token_label
+from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.image_regions import on_image
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.methods.attention.figures import draw_attention
 from vlmtrace.models import VLM
 
-# Attention ---------------------------------------------------------------------------------------------------------
+
+class ImageAttention(NamedTuple):
+    """Where every head of a module looks in one pair's clean run.
+
+    Attributes:
+        module: whose attention it is
+        weights: (layer, head, query position, row, column), shares of attention over the image, see `on_image` of
+            `vlmtrace.inputs`
+        tokens: columns position, token, token_role; one row per query position
+    """
+
+    module: str
+    weights: np.ndarray
+    tokens: pd.DataFrame
+
+
+def image_attention(model: VLM, pair: pd.Series, module: str | None = None) -> ImageAttention:
+    """Read the attention to the image in the clean run of one pair.
+
+    Args:
+        model: the model to run
+        pair: a row of a pairs table
+        module: of the model's head block; None: the one by which it looks at the image
+
+    Returns:
+        attention of all layers, heads and query positions
+
+    Raises:
+        VlmtraceError: there is no such module, it does not look at the image, or no token stands for a place in it
+    """
+    block = model.head_block
+    module = one_of(module or model.image_module, block.attention_modules, f"attention of {block.name}")
+    if module != model.image_module:
+        raise VlmtraceError(f"{module} of {block.name} does not look at the image: choose {model.image_module}.")
+    inputs = run_inputs(model, pair.to_frame().T, "clean")
+    weights = model.attention(inputs, block.name, module)[:, 0].cpu().numpy()  # (layer, head, query, key)
+    tokens = token_table(model, pair.to_dict(), block.name, inputs)
+    at_image = model.image_positions(inputs, model.image_block)
+    boxes = model.image_cells(pair["clean_image"], inputs, model.image_block)
+    return ImageAttention(module, on_image(weights[..., at_image], boxes), tokens)
 
 
 def attention_explorer(model: VLM, pairs: pd.DataFrame) -> FigureExplorer:
     """What does one head look at? Choose the pair, the layer, the head and the token that looks.
 
-    Attention is read from the clean run, of the first module of the model's head block that looks at the image.
+    The heads are those of `VLM.image_module`: the cross-attention of a question encoder, or the self-attention of a
+    language model whose sequence holds the image's tokens. At first the correct option looks, where it is one token.
+
+    Args:
+        model: the model to run, once per pair that is chosen
+        pairs: a pairs table; the masks' outlines are drawn where it has them
+
+    Returns:
+        the explorer, to stand in the last line of a notebook's cell
 
     Raises:
-        VlmtraceError: the table of pairs lacks a column or has no row.
+        VlmtraceError: the table of pairs lacks a column or has no row
     """
-    pairs = told_apart(check_table(pairs, ["sample_id", "clean_image", "clean_prompt"], "pairs"))
+    pairs = unique_sample_ids(check_table(pairs, ["sample_id", "clean_image", "clean_prompt"], "pairs"))
     attention_of = remember_last(functools.partial(image_attention, model))
     block = model.head_block
 
     def queries(settings: Mapping[str, Any]) -> Options:
-        tokens = attention_of(chosen_pair(pairs, settings["sample_id"])).tokens
+        tokens = attention_of(chosen_row(pairs, settings["sample_id"])).tokens
         return [(token_label(*token), token[0]) for token in tokens.itertuples(index=False, name=None)]
 
     first = pairs["sample_id"].iloc[0]
-    roles = attention_of(chosen_pair(pairs, first)).tokens.set_index("position")["token_role"]
+    roles = attention_of(chosen_row(pairs, first)).tokens.set_index("position")["token_role"]
     options = roles.index[roles == "correct"]
     controls = {
-        "sample_id": dropdown("pair", pair_options(pairs)),
+        "sample_id": dropdown("pair", row_options(pairs, "clean_prompt")),
         "layer": slider("layer", block.n_layers),
         "head": slider("head", block.n_heads),
         "position": dropdown("token", queries({"sample_id": first}), int(options[0]) if len(options) else None),
@@ -73,14 +114,18 @@ def draw_attention_on_image(
     """The clean image of a pair, and the attention of one head and token over it, with the masks' outlines.
 
     Args:
+        figure: where to draw; its size is set
+        pairs: a pairs table
         attention_of: from a row of the pairs to its attention, e.g. `functools.partial(image_attention, model)`
-        sample_id: default: the first pair
+        sample_id: of the pair; None: the first
+        layer: counted from 0
+        head: counted from 0
         position: of the token that looks
 
     Raises:
-        VlmtraceError: there is no such pair, layer, head or position.
+        VlmtraceError: there is no such pair, layer, head or position
     """
-    pair = chosen_pair(pairs, sample_id)
+    pair = chosen_row(pairs, sample_id)
     attention = attention_of(pair)
     chosen = {"layer": layer, "head": head, "position": position}
     for (name, index), count in zip(chosen.items(), attention.weights.shape, strict=False):
@@ -90,40 +135,4 @@ def draw_attention_on_image(
     figure.set_size_inches(6, 3.8)
     draw_attention(figure, pair["clean_image"], attention.weights[layer, head, position], masks_of(pair))
     query = token_label(position, token["token"], token["token_role"])
-    figure.suptitle(f"{pair['clean_prompt']}\n{readable(attention.module)} {layer}.{head} from {query}")
-
-
-class ImageAttention(NamedTuple):
-    """Where every head of a module looks in one pair's clean run.
-
-    Attributes:
-        module: whose attention it is
-        weights: (layer, head, query position, row, column) over the image, see `regions.on_image`
-        tokens: position, token, token_role of the queries
-    """
-
-    module: str
-    weights: np.ndarray
-    tokens: pd.DataFrame
-
-
-def image_attention(model: VLM, pair: pd.Series, module: str | None = None) -> ImageAttention:
-    """Attention to the image in the clean run of one pair.
-
-    Args:
-        pair: a row of the pairs table
-        module: of the model's head block; default: the one by which it looks at the image
-
-    Raises:
-        VlmtraceError: there is no such module, it does not look at the image, or no token stands for a place in it.
-    """
-    block = model.head_block
-    module = one_of(module or model.image_module, block.attention_modules, f"attention of {block.name}")
-    if module != model.image_module:
-        raise VlmtraceError(f"{module} of {block.name} does not look at the image: choose {model.image_module}.")
-    inputs = clean_inputs(model, pair)
-    weights = model.attention(inputs, block.name, module)[:, 0].cpu().numpy()
-    tokens = token_table(model, pair.to_dict(), block.name, inputs)
-    at_image = model.image_positions(inputs, model.image_block)
-    boxes = model.image_cells(pair["clean_image"], inputs, model.image_block)
-    return ImageAttention(module, on_image(weights[..., at_image], boxes), tokens)
+    figure.suptitle(f"{pair['clean_prompt']}\n{head_name(attention.module, layer, head)} from {query}")

@@ -18,8 +18,7 @@ from vlmtrace.core.schema import HEAD, check_table
 from vlmtrace.display.panels import (
     Picture,
     attention_panel,
-    grouped_places,
-    head_name,
+    grouped_rows,
     image_panel,
     label_groups,
     masks_of,
@@ -28,7 +27,8 @@ from vlmtrace.display.panels import (
     outline_masks,
 )
 from vlmtrace.display.style import PAGE_HEIGHT, PAGE_WIDTH, PALETTE, legend_below, new_figure, paper_style
-from vlmtrace.methods.attention.attention_weights import FACTOR
+from vlmtrace.display.wording import head_name
+from vlmtrace.methods.attention.attention_weights import DENSITY_FACTOR
 
 
 @paper_style
@@ -133,12 +133,12 @@ def _attention_bar(figure: Figure, axes: Iterable[Axes], shown: AxesImage, patch
 
 
 #: Region of the image -> color, marker and place in a row.
-_REGIONS = {
+_REGION_STYLES = {
     "object": (PALETTE[0], "o", -0.22),
     "distractor": (PALETTE[1], "D", 0.0),
     "outlier": (PALETTE[7], "^", 0.22),
 }
-_FUNCTIONS = ("object detection", "object suppression", "outlier suppression", "none")
+_FUNCTION_ORDER = ("object detection", "object suppression", "outlier suppression", "none")
 #: Ratios are drawn on a logarithmic axis; below this they stand at its left end.
 _LEAST_RATIO = 1 / 8
 
@@ -161,43 +161,43 @@ def function_scores(functions: pd.DataFrame, heads: pd.DataFrame | None = None, 
         VlmtraceError: a column is missing or there is no row.
     """
     check_table(functions, [*HEAD, "region", "n", "ratio", "contrast", "function"], "functions")
-    which = "heads"
+    shown_heads = "heads"
     if heads is not None:
         check_table(heads, [*HEAD, "is_important"], "heads")
         important = functions.merge(heads.loc[heads["is_important"], HEAD].drop_duplicates(), on=HEAD)
         if len(important):
-            functions, which = important, "important heads"
+            functions, shown_heads = important, "important heads"
     rows = functions[functions["region"] == "object"].sort_values("ratio", ascending=False, kind="stable")
-    rows = rows.sort_values("function", key=lambda names: names.map(_FUNCTIONS.index), kind="stable")
+    rows = rows.sort_values("function", key=lambda names: names.map(_FUNCTION_ORDER.index), kind="stable")
     kinds = [(row.function, head_name(row.module, row.layer, row.head)) for row in rows.head(at_most).itertuples()]
-    places = grouped_places(kinds)
+    heights = grouped_rows(kinds)
 
-    figure = new_figure(height=1.3 + 0.24 * max(places.values()))
+    figure = new_figure(height=1.3 + 0.24 * max(heights.values()))
     ratio, contrast = figure.subplots(1, 2, sharey=True)
     named = functions.assign(name=[head_name(*key) for key in functions[HEAD[1:]].itertuples(index=False, name=None)])
-    for region, style in _REGIONS.items():
-        part = named[named["region"] == region].set_index(["function", "name"]).reindex(list(places))
-        _draw_scores(ratio, part, "ratio", list(places.values()), region, style)
-        _draw_scores(contrast, part, "contrast", list(places.values()), region, style)
+    for region, style in _REGION_STYLES.items():
+        part = named[named["region"] == region].set_index(["function", "name"]).reindex(list(heights))
+        _draw_scores(ratio, part, "ratio", list(heights.values()), region, style)
+        _draw_scores(contrast, part, "contrast", list(heights.values()), region, style)
     _scale_ratio(ratio)
     contrast.axvline(0, color="0.4", linewidth=0.8)
     contrast.set_xlabel("share of attention, less the mean over all heads")
-    label_groups(ratio, places, [name for _, name in places])
+    label_groups(ratio, heights, [name for _, name in heights])
     legend_below(figure, ratio)
     shown = f"{len(kinds)} of {len(rows)}" if len(kinds) < len(rows) else str(len(rows))
-    figure.suptitle(f"Where {shown} {which} look (n = {rows['n'].max()} pairs)")
+    figure.suptitle(f"Where {shown} {shown_heads} look (n = {rows['n'].max()} pairs)")
     return figure
 
 
 def _draw_scores(
-    axes: Axes, rows: pd.DataFrame, score: str, places: list[float], region: str, style: tuple[Any, str, float]
+    axes: Axes, rows: pd.DataFrame, score: str, heights: list[float], region: str, style: tuple[Any, str, float]
 ) -> None:
     """Points with intervals, one a head; a head whose score is missing has none."""
     color, marker, offset = style
     least = _LEAST_RATIO if score == "ratio" else -1.0
     value, low, high = (rows[column].clip(lower=least) for column in (score, f"{score}_low", f"{score}_high"))
     axes.errorbar(
-        value, [place + offset for place in places], xerr=[(value - low).fillna(0), (high - value).fillna(0)],
+        value, [height + offset for height in heights], xerr=[(value - low).fillna(0), (high - value).fillna(0)],
         fmt=marker, markersize=3.2, elinewidth=1, color=color, label=region,
     )  # fmt: skip
 
@@ -209,6 +209,9 @@ def _scale_ratio(axes: Axes) -> None:
     axes.xaxis.set_major_locator(LogLocator(base=2, numticks=20))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.axvline(1, color="0.4", linewidth=0.8)
-    for factor, label in ((FACTOR, f"factor {FACTOR:g}, which names a function"), (1 / FACTOR, "")):
+    for factor, label in (
+        (DENSITY_FACTOR, f"factor {DENSITY_FACTOR:g}, which names a function"),
+        (1 / DENSITY_FACTOR, ""),
+    ):
         axes.axvline(factor, color="0.4", linestyle=":", linewidth=0.8, label=label)
     axes.set_xlabel("density of attention (1 = evenly spread)")

@@ -7,11 +7,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vlmtrace.core.schema import check_table
-from vlmtrace.display.style import PALETTE, new_figure, paper_style, readable
-from vlmtrace.methods.attribution.gradients import HEAD, mean_head_effects, ranking_agreement
+from vlmtrace.core.schema import HEAD, check_table
+from vlmtrace.display.style import PALETTE, new_figure, paper_style
+from vlmtrace.display.wording import readable
+from vlmtrace.methods.attribution.gradients import mean_head_effects, ranking_agreement
 
-COLUMNS = ["sample_id", "corruption", *HEAD, "position", "patching_effect"]
+_COLUMNS = ["sample_id", "corruption", *HEAD, "position", "patching_effect"]
 
 
 @paper_style
@@ -28,7 +29,7 @@ def attribution_scatter(exact: pd.DataFrame, estimate: pd.DataFrame, top: int = 
     Raises:
         VlmtraceError: a column is missing or there is no row.
     """
-    exact, estimate = (check_table(table, COLUMNS, "head_patching") for table in (exact, estimate))
+    exact, estimate = (check_table(table, _COLUMNS, "head_patching") for table in (exact, estimate))
     corruptions = list(dict.fromkeys(exact["corruption"]))
     figure = new_figure(height=3.4)
     panels = figure.subplots(1, len(corruptions), squeeze=False)[0]

@@ -21,16 +21,14 @@ from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
-from vlmtrace.core.schema import validate_pairs
+from vlmtrace.core.schema import HEAD, validate_pairs
 from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns
-from vlmtrace.methods.patching.metrics import effect_table, in_order_of
+from vlmtrace.methods.patching.metrics import concat_in_order, effect_table
 from vlmtrace.methods.patching.plans import head_plan, module_plan, site_patches
 from vlmtrace.models import VLM, HookPoint, Patches, Readout, Site
 from vlmtrace.models.hooks import hooks
-
-HEAD = ["block", "module", "layer", "head"]
 
 
 def attribute_modules(
@@ -128,7 +126,7 @@ def _attribute(
                 unknown = np.full_like(logit_diff, np.nan)
                 tables.append(effect_table(group, runs, corruption, patches, roles[block], logit_diff, unknown))
             advance(len(group))
-    return in_order_of(pairs, tables, positions)
+    return concat_in_order(pairs, tables, positions)
 
 
 def site_gradients(model: VLM, runs: PairRuns, sites: Sequence[Site], steps: int = 1) -> dict[Site, Tensor]:

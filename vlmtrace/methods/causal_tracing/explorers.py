@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table
+from vlmtrace.display.choices import chosen_row, row_options
 from vlmtrace.display.figure_explorer import FigureExplorer, Options, dropdown
 from vlmtrace.methods.causal_tracing.figures import COLUMNS, draw_trace
 
@@ -37,9 +38,8 @@ def trace_explorer(questions: pd.DataFrame, effects: pd.DataFrame) -> FigureExpl
         mine = effects[effects["sample_id"] == settings["sample_id"]].drop_duplicates("step")
         return [(f"{row.step + 1}: {row.answer_token}", int(row.step)) for row in mine.itertuples()]
 
-    labels = [(f"{row.sample_id}: {row.prompt}", row.sample_id) for row in shown.itertuples()]
     controls = {
-        "sample_id": dropdown("question", labels),
+        "sample_id": dropdown("question", row_options(shown, "prompt")),
         "step": dropdown("answer token", steps({"sample_id": shown["sample_id"].iloc[0]})),
     }
     draw = functools.partial(draw_question, questions=shown, effects=effects)
@@ -56,10 +56,7 @@ def draw_question(
     Raises:
         VlmtraceError: there is no such question or step.
     """
-    chosen = (
-        questions["sample_id"].iloc[0] if sample_id is None else one_of(sample_id, questions["sample_id"], "question")
-    )
-    row = questions[questions["sample_id"] == chosen].iloc[0]
-    draw_trace(figure, effects, chosen, step, picture=row["image"])
-    title = figure.get_suptitle().replace(f"{chosen}, ", f"{row['prompt']}  ")
+    question = chosen_row(questions, sample_id, "question")
+    draw_trace(figure, effects, question["sample_id"], step, picture=question["image"])
+    title = figure.get_suptitle().replace(f"{question['sample_id']}, ", f"{question['prompt']}  ")
     figure.suptitle(title)

@@ -14,8 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.aggregation import role_means, token_matrix
-from vlmtrace.display.panels import Picture, effect_panel, grouped_places, image_panel, label_groups
-from vlmtrace.display.style import PALETTE, effect_limit, new_figure, paper_style, readable, signed_colorbar
+from vlmtrace.display.panels import Picture, effect_panel, grouped_rows, image_panel, label_groups
+from vlmtrace.display.style import PALETTE, effect_limit, new_figure, paper_style, signed_colorbar
+from vlmtrace.display.wording import readable
 
 COLUMNS = ["sample_id", "block", "module", "layer", "position", "token", "token_role", "step", "indirect_effect"]
 
@@ -173,7 +174,7 @@ def upper_against_lower(differences: pd.DataFrame, module: str = "residual", ste
     columns = ["step", "block", "module", "token_role", "difference", "ci_low", "ci_high", "n"]
     chosen = pick(check_table(differences, columns, "later_layers"), "later_layers", module=module, step=step)
     chosen = chosen.sort_values("difference", ascending=False)
-    places = grouped_places(list(zip(chosen["block"], chosen["token_role"], strict=True)))
+    places = grouped_rows(list(zip(chosen["block"], chosen["token_role"], strict=True)))
     figure = new_figure(height=0.9 + 0.17 * (len(places) + chosen["block"].nunique()))
     axes = figure.subplots()
     for row in chosen.itertuples():

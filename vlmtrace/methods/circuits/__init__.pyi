@@ -1,6 +1,5 @@
 from .faithfulness import circuit_claims, circuit_sizes, faithfulness_summary, faithfulness_table
-from .faithfulness_figures import faithfulness_curves
-from .head_figures import head_map, universal_head_table
+from .figures import faithfulness_curves, head_map, universal_head_table
 from .heads import head_table, rank_heads, universal_heads
 
 __all__ = [

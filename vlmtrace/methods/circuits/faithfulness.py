@@ -16,20 +16,19 @@ import pandas as pd
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import check_columns
-from vlmtrace.core.stats import bootstrap_mean
 from vlmtrace.core.types import Array
 from vlmtrace.methods.evaluation.selection import USE
 from vlmtrace.methods.patching.sweeps import patch_head_sets
 from vlmtrace.models import VLM
 
 #: (module, layer, head) of the model's head block
-Head = tuple[str, int, int]
+HeadSite = tuple[str, int, int]
 
 
 def faithfulness_table(
     model: VLM,
     pairs: pd.DataFrame,
-    ranking: pd.DataFrame | Sequence[Head],
+    ranking: pd.DataFrame | Sequence[HeadSite],
     corruption: str = "image",
     sizes: Sequence[int] | None = None,
     n_random: int = 10,
@@ -73,7 +72,7 @@ def faithfulness_table(
     orders = [("ranked", 0, ranked)]
     orders += [("random", draw, _random_order(model, ranked, generator)) for draw in range(n_random)]
     # Different orders start from the same empty set and often end in the same full one: each is run once.
-    sets: dict[frozenset[Head], int] = {}
+    sets: dict[frozenset[HeadSite], int] = {}
     plan = pd.DataFrame(
         [
             (order, draw, k, sets.setdefault(frozenset(heads[:k]), len(sets)))
@@ -101,7 +100,7 @@ def circuit_sizes(n_heads: int) -> list[int]:
     return sorted({0, *(size for size in powers + between if size < n_heads), n_heads})
 
 
-def faithfulness_curves(table: pd.DataFrame, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> pd.DataFrame:
+def faithfulness_means(table: pd.DataFrame, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """Mean effect of circuits of each size, with an interval over pairs.
 
     Args:
@@ -162,11 +161,11 @@ def faithfulness_summary(
                 row |= _advantage(gain, level, n_boot, n_permutations, seed)
             rows.append(row)
     table = pd.DataFrame(rows)
-    return table.reindex(columns=list(dict.fromkeys([*table, *ADVANTAGE]))).astype(ADVANTAGE)
+    return table.reindex(columns=list(dict.fromkeys([*table, *_ADVANTAGE]))).astype(_ADVANTAGE)
 
 
 #: Columns of the summary that only ranked heads have, and their types.
-ADVANTAGE = {
+_ADVANTAGE = {
     "advantage": "float64",
     "advantage_low": "float64",
     "advantage_high": "float64",
@@ -177,12 +176,12 @@ ADVANTAGE = {
 
 
 def _advantage(gain: Array, level: float, n_boot: int, n_permutations: int, seed: int) -> dict[str, float | int]:
-    """What `ADVANTAGE` names, from gains in area (random order, pair): positive where ranked is better."""
+    """What `_ADVANTAGE` names, from gains in area (random order, pair): positive where ranked is better."""
     by_pair = gain.mean(axis=0)
     (low,), (high,) = stats.bootstrap_mean(by_pair, level, n_boot, seed)
     (p_value,) = stats.sign_flip_test(by_pair, n_permutations, seed)
     n_beaten = int((gain.mean(axis=1) > 0).sum())
-    return dict(zip(ADVANTAGE, (by_pair.mean(), low, high, p_value, n_beaten, len(gain)), strict=True))
+    return dict(zip(_ADVANTAGE, (by_pair.mean(), low, high, p_value, n_beaten, len(gain)), strict=True))
 
 
 class _Curves(NamedTuple):
@@ -214,7 +213,7 @@ def _curves(table: pd.DataFrame) -> Iterator[_Curves]:
         yield _Curves(dict(zip(keys, group, strict=True)), sizes, effects, n, n_missing)
 
 
-def _ranked_heads(model: VLM, ranking: pd.DataFrame | Sequence[Head]) -> list[Head]:
+def _ranked_heads(model: VLM, ranking: pd.DataFrame | Sequence[HeadSite]) -> list[HeadSite]:
     """The ranking as (module, layer, head), each of them checked to exist and to stand there once."""
     if isinstance(ranking, pd.DataFrame):
         check_columns(ranking, ["module", "layer", "head"], "ranking")
@@ -233,7 +232,7 @@ def _ranked_heads(model: VLM, ranking: pd.DataFrame | Sequence[Head]) -> list[He
     return heads
 
 
-def _random_order(model: VLM, ranked: Sequence[Head], generator: np.random.Generator) -> list[Head]:
+def _random_order(model: VLM, ranked: Sequence[HeadSite], generator: np.random.Generator) -> list[HeadSite]:
     """Heads drawn without replacement, each from all heads of the module that stands at its rank."""
     block = model.head_block
     every = [(layer, head) for layer in range(block.n_layers) for head in range(block.n_heads)]
@@ -272,9 +271,9 @@ def circuit_claims(heads: pd.DataFrame, faithfulness: pd.DataFrame, seed: int = 
         beats = []
         for name, direction, sign in (("clean", "sufficiency", 1), ("corrupt", "necessity", -1)):
             ranked, random = (effects[direction, order].to_numpy()[:, None] for order in ("ranked", "random"))
-            (low,), (high,) = bootstrap_mean(ranked, seed=seed)
+            (low,), (high,) = stats.bootstrap_mean(ranked, seed=seed)
             row |= {name: ranked.mean(), f"{name}_low": low, f"{name}_high": high, f"{name}_random": random.mean()}
-            (least,), _ = bootstrap_mean(sign * (ranked - random), seed=seed)
+            (least,), _ = stats.bootstrap_mean(sign * (ranked - random), seed=seed)
             beats.append(least > 0)
         rows.append(row | {"holds": bool(k > 0 and all(beats))})
     return pd.DataFrame(rows)

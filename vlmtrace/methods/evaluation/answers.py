@@ -61,7 +61,7 @@ def evaluate(
         one_of(corruption, CORRUPTIONS, "corruption")
     usable, set_aside = check_pairs(model, pairs)
     if len(set_aside):
-        warnings.warn(_say(set_aside, len(pairs)), stacklevel=2)
+        warnings.warn(_set_aside_warning(set_aside, len(pairs)), stacklevel=2)
     if usable.empty:
         raise VlmtraceError(
             f"None of the {len(pairs)} pairs can be used with {model.name}: {set_aside['reason'].iloc[0]}"
@@ -75,7 +75,7 @@ def evaluate(
     return pd.concat(tables).sort_index()
 
 
-def _say(set_aside: pd.DataFrame, total: int) -> str:
+def _set_aside_warning(set_aside: pd.DataFrame, total: int) -> str:
     lines = [f"  {row.sample_id}: {row.reason}" for row in set_aside.head(5).itertuples()]
     more = f"\n  … and {len(set_aside) - 5} more" if len(set_aside) > 5 else ""
     return f"{len(set_aside)} of {total} pairs are set aside:\n" + "\n".join(lines) + more
@@ -99,23 +99,23 @@ def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str])
         out[f"{run}_p_incorrect"] = readout.p_incorrect.cpu().numpy()
         out[f"{run}_logit_diff"] = readout.logit_diff.cpu().numpy()
         if run == "clean":
-            out["is_correct"] = _same(answers, pairs["correct_answer"])
+            out["is_correct"] = _matches(answers, pairs["correct_answer"])
         elif run == "image":
-            out["image_is_flipped"] = _same(answers, pairs["incorrect_answer"])
+            out["image_is_flipped"] = _matches(answers, pairs["incorrect_answer"])
         else:
-            out["text_is_changed"] = [not same for same in _same(answers, pairs["correct_answer"])]
+            out["text_is_changed"] = [not same for same in _matches(answers, pairs["correct_answer"])]
     return out
 
 
-def _same(answers: Sequence[str], expected: Sequence[str]) -> list[bool]:
+def _matches(answers: Sequence[str], expected: Sequence[str]) -> list[bool]:
     return [
         answer.strip(" .").casefold() == other.strip().casefold()
         for answer, other in zip(answers, expected, strict=True)
     ]
 
 
-#: What `accuracy_table` counts, by the name shown in figures.
-MEASURES = {
+#: The measures of the accuracy table, and the column of the evaluated table whose true rows each one counts.
+MEASURE_COLUMNS = {
     "clean": "is_correct",
     "image_flipped": "image_is_flipped",
     "text_changed": "text_is_changed",
@@ -135,7 +135,7 @@ def accuracy_table(evaluated: pd.DataFrame, by: Sequence[str] = ("task", "catego
         table["both_sides"] = table["is_correct"] & table["image_is_flipped"]
     rows = []
     for group, part in table.groupby(list(by), sort=True):
-        for measure, column in MEASURES.items():
+        for measure, column in MEASURE_COLUMNS.items():
             if column in part:
                 hits, n = int(part[column].sum()), len(part)
                 low, high = binomtest(hits, n).proportion_ci(method="wilson")

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vlmtrace.core.schema import check_table
-from vlmtrace.display.aggregation import spread
+from vlmtrace.display.aggregation import spread_over_kinds
 from vlmtrace.display.panels import (
-    grouped_places,
+    grouped_rows,
     image_panel,
     label_groups,
     masks_of,
@@ -21,10 +21,11 @@ from vlmtrace.display.panels import (
     outline_legend,
     outline_masks,
 )
-from vlmtrace.display.style import PALETTE, legend_below, new_figure, order_label, paper_style, readable
+from vlmtrace.display.style import PALETTE, legend_below, new_figure, paper_style
+from vlmtrace.display.wording import order_label, readable
 
 #: What each measure of the accuracy table counts, as a panel's title says it.
-_MEASURES = {
+_MEASURE_TITLES = {
     "clean": "clean:\nright answer",
     "image_flipped": "corrupt image:\nthe other option",
     "text_changed": "corrupt text:\nright answer given up",
@@ -45,7 +46,7 @@ def pair_gallery(pairs: pd.DataFrame, n: int = 6) -> Figure:
         VlmtraceError: a column is missing, an image cannot be read, or a mask has not its image's size.
     """
     columns = ["category", "clean_image", "corrupt_image", "clean_prompt", "corrupt_prompt"]
-    shown = spread(check_table(pairs, [*columns, "correct_answer", "incorrect_answer"], "pairs"), n)
+    shown = spread_over_kinds(check_table(pairs, [*columns, "correct_answer", "incorrect_answer"], "pairs"), n)
     rows = -(-len(shown) // 2)
     figure = new_figure(height=0.3 + rows * 2.3)
     outer = figure.subfigures(rows, 2, squeeze=False, wspace=0.03)
@@ -82,19 +83,19 @@ def accuracy_by_category(accuracy: pd.DataFrame) -> Figure:
         VlmtraceError: a column is missing or there is no row.
     """
     check_table(accuracy, ["task", "category", "measure", "accuracy", "n", "ci_low", "ci_high"], "accuracy")
-    measures = [measure for measure in _MEASURES if (accuracy["measure"] == measure).any()]
+    measures = [measure for measure in _MEASURE_TITLES if (accuracy["measure"] == measure).any()]
     rows = accuracy[["task", "category"]].drop_duplicates()
-    places = grouped_places(list(rows.itertuples(index=False, name=None)))
-    figure = new_figure(height=1.1 + 0.24 * max(places.values()))
+    heights = grouped_rows(list(rows.itertuples(index=False, name=None)))
+    figure = new_figure(height=1.1 + 0.24 * max(heights.values()))
     panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     for axes, measure in zip(panels, measures, strict=True):
-        _draw_accuracy(axes, accuracy[accuracy["measure"] == measure], places)
-        axes.set(title=_MEASURES[measure], xlabel="share of pairs", xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])
+        _draw_accuracy(axes, accuracy[accuracy["measure"] == measure], heights)
+        axes.set(title=_MEASURE_TITLES[measure], xlabel="share of pairs", xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])
         axes.set_xticks([0.25, 0.75], minor=True)
         axes.grid(axis="x", which="both", color="0.9", linewidth=0.5, zorder=0)
         if measure in _CHANCE:
             axes.axvline(_CHANCE[measure], color="0.4", linestyle=":", linewidth=1, label="chance")
-    label_groups(panels[0], places, [_count_label(accuracy, *kind) for kind in places])
+    label_groups(panels[0], heights, [_count_label(accuracy, *kind) for kind in heights])
     legend_below(figure, panels[0])
     return figure
 
@@ -108,15 +109,15 @@ def _count_label(accuracy: pd.DataFrame, task: str, category: str) -> str:
     return f"{readable(category)} (n = {' + '.join(map(str, rows['n']))})"
 
 
-def _draw_accuracy(axes: Axes, rows: pd.DataFrame, places: dict[tuple[str, str], float]) -> None:
+def _draw_accuracy(axes: Axes, rows: pd.DataFrame, heights: dict[tuple[str, str], float]) -> None:
     """Points with intervals; the order of the options moves a point up or down a little and fills it."""
     orders = [True, False] if "correct_first" in rows else [None]
     for index, order in enumerate(orders):
         part = rows if order is None else rows[rows["correct_first"] == order]
-        y = [places[kind] for kind in zip(part["task"], part["category"], strict=True)]
+        y = [heights[kind] for kind in zip(part["task"], part["category"], strict=True)]
         offset = 0.0 if order is None else 0.32 * index - 0.16
         axes.errorbar(
-            part["accuracy"], [place + offset for place in y],
+            part["accuracy"], [height + offset for height in y],
             xerr=[part["accuracy"] - part["ci_low"], part["ci_high"] - part["accuracy"]],
             fmt="o" if index == 0 else "D", markersize=3.5, elinewidth=1, color=PALETTE[index],
             label="all pairs" if order is None else order_label(order),

@@ -14,7 +14,7 @@ USE = "split_use"
 #: Columns that must be true for a pair to be eligible, as far as the corruption was evaluated.
 CRITERIA = ("is_correct", "image_is_flipped", "text_is_changed")
 
-CELL = ["category", "correct_first"]
+STRATUM = ["category", "correct_first"]
 
 #: Logits by which clean and corrupt logit difference must differ. Effects are shares of this gap: where it is next to
 #: nothing, they are next to anything, and a single such pair would drown a mean over all others.
@@ -26,7 +26,7 @@ def eligible(evaluated: pd.DataFrame) -> pd.Series:
 
     Under each corruption the clean logit difference must also exceed the corrupt one by `MIN_GAP`.
     """
-    check_columns(evaluated, (*CELL, "sample_id", "is_correct"), "evaluated")
+    check_columns(evaluated, (*STRATUM, "sample_id", "is_correct"), "evaluated")
     present = [column for column in CRITERIA if column in evaluated.columns]
     corrupt = [name for name in evaluated.columns if name.endswith("_logit_diff") and name != "clean_logit_diff"]
     gaps = [evaluated["clean_logit_diff"] - evaluated[name] >= MIN_GAP for name in corrupt]
@@ -57,19 +57,19 @@ def select_samples(
             f"No pair is left after selection ({len(evaluated)} evaluated; {shares}): use another model, another task, "
             "or more samples."
         )
-    cells = pool.groupby(CELL, sort=True)
+    cells = pool.groupby(STRATUM, sort=True)
     wanted = int(cells.size().min()) if per_category is None else per_category // 2
     generator = np.random.default_rng(seed)
     chosen: dict[int, str] = {}
-    lone = 0.0
+    carried = 0.0
     for _, cell in cells:
         drawn = generator.permutation(cell.index)[:wanted]
         n_verify = int(len(drawn) * verify_share)
         if len(drawn) == 1:
             # A single pair cannot be split: such cells take turns, or none would be left to verify on.
-            lone += verify_share
-            n_verify = int(lone)
-            lone -= n_verify
+            carried += verify_share
+            n_verify = int(carried)
+            carried -= n_verify
         chosen |= {row: "verify" if i < n_verify else "discover" for i, row in enumerate(drawn)}
     selected = evaluated.loc[sorted(chosen)]
     return selected.assign(**{USE: [chosen[row] for row in selected.index]}).reset_index(drop=True)
@@ -82,8 +82,8 @@ def selection_table(evaluated: pd.DataFrame, selected: pd.DataFrame, per_categor
         columns category, correct_first, available, eligible, wanted, got, discover, verify
     """
     flags = evaluated.assign(eligible=eligible(evaluated))
-    table = flags.groupby(CELL, sort=True).agg(available=("sample_id", "size"), eligible=("eligible", "sum"))
-    got = selected.groupby([*CELL, USE]).size().unstack(USE, fill_value=0)
+    table = flags.groupby(STRATUM, sort=True).agg(available=("sample_id", "size"), eligible=("eligible", "sum"))
+    got = selected.groupby([*STRATUM, USE]).size().unstack(USE, fill_value=0)
     got = got.reindex(index=table.index, columns=["discover", "verify"], fill_value=0)
     offered = table["eligible"][table["eligible"] > 0]
     table["wanted"] = int(offered.min()) if per_category is None else per_category // 2

@@ -29,13 +29,13 @@ from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import IMAGE_REGIONS, image_regions, named_positions
 from vlmtrace.inputs.image_tokens import mean_image_token
 from vlmtrace.inputs.pair_runs import PairRuns
-from vlmtrace.methods.patching.metrics import in_order_of, patching_effect
+from vlmtrace.methods.patching.metrics import concat_in_order, patching_effect
 from vlmtrace.models import VLM, Inputs, Readout
 from vlmtrace.models.attention_mask import cut
 from vlmtrace.models.vlm import inputs_of_pair
 
 #: From where to where: the positions attended to, and those that attend.
-Edge = tuple[str, str]
+AttentionEdge = tuple[str, str]
 
 #: Share of the layers that a window takes where none is given: about a fifth, as in the papers (9 of 48).
 WINDOW_SHARE = 0.2
@@ -45,7 +45,7 @@ def knock_out_attention(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    edges: Sequence[Edge] | None = None,
+    edges: Sequence[AttentionEdge] | None = None,
     window: int | None = None,
 ) -> pd.DataFrame:
     """Cut attention from some positions to others in the clean run, in a window of layers around each layer.
@@ -85,10 +85,10 @@ def knock_out_attention(
                     rows = _rows(group, runs, corruption, readout, model, where, " → ".join(edge))
                     tables.append(rows[usable])
             advance(len(group))
-    return in_order_of(pairs, tables, "all")
+    return concat_in_order(pairs, tables, "all")
 
 
-def _blocked(model: VLM, group: pd.DataFrame, inputs: Inputs, edge: Edge) -> tuple[str, Tensor]:
+def _blocked(model: VLM, group: pd.DataFrame, inputs: Inputs, edge: AttentionEdge) -> tuple[str, Tensor]:
     """The attention module that an edge belongs to, and which keys it takes from which queries."""
     source, target = edge
     block = model.head_block
@@ -150,7 +150,7 @@ def replace_image_tokens(
                 for region in regions:
                     tables.append(_replaced(model, group, runs, corruption, image, mean, region, chosen))
             advance(len(group))
-    return in_order_of(pairs, tables, "all")
+    return concat_in_order(pairs, tables, "all")
 
 
 def _replaced(

@@ -7,12 +7,12 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from vlmtrace.core.schema import check_table
-from vlmtrace.display.panels import lines
+from vlmtrace.display.panels import layer_lines
 from vlmtrace.display.style import PALETTE, new_figure, paper_style
-from vlmtrace.methods.patching.figures import COLUMNS
+from vlmtrace.methods.patching.figures import REGION_COLUMNS
 
 #: What a knock-out is measured in.
-LOST = "share of the gap lost\n(−1 = all of it)"
+_LOST_LABEL = "share of the gap lost\n(−1 = all of it)"
 
 
 @paper_style
@@ -26,16 +26,16 @@ def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) ->
     Raises:
         VlmtraceError: a column is missing or there is no row.
     """
-    cut = check_table(cut, COLUMNS, "module_patching")
+    cut = check_table(cut, REGION_COLUMNS, "module_patching")
     figure = new_figure(height=2.9)
     panels = figure.subplots(1, 1 if replaced is None else 2, sharey=True, squeeze=False)[0]
-    lines(panels[0], cut, "token_role", "attention cut")
+    layer_lines(panels[0], cut, "token_role", "attention cut")
     window = cut["token"].str.extract(r"(\d+)", expand=False).astype(int).max()
     panels[0].set_xlabel(f"layer (middle of a window of {window})")
-    panels[0].set_ylabel(LOST)
+    panels[0].set_ylabel(_LOST_LABEL)
     panels[0].set_title("attention cut")
     if replaced is not None:
-        replaced = check_table(replaced, COLUMNS, "module_patching")
+        replaced = check_table(replaced, REGION_COLUMNS, "module_patching")
         sns.pointplot(
             replaced, x="token_role", y="patching_effect", color=PALETTE[7], linestyle="none", ax=panels[1], seed=0
         )

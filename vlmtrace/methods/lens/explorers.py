@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.display.choices import chosen_row, remember_last, row_options
 from vlmtrace.display.figure_explorer import FigureExplorer, dropdown, slider
 from vlmtrace.display.panels import outline_legend
 from vlmtrace.display.style import PAGE_WIDTH
@@ -60,7 +61,7 @@ def patch_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Fig
     shown, lens_at = _prepared(model, questions, prefix)
 
     def heads(settings: dict[str, Any]) -> list[tuple[str, Any]]:
-        contributions = head_contributions(lens_at(_chosen(shown, settings["sample_id"])))
+        contributions = head_contributions(lens_at(chosen_row(shown, settings["sample_id"])))
         strongest = top_heads(contributions, contributions.size)
         names = [
             (f"{head.layer}.{head.head} (+{contributions[head]:.2f} nats)".replace("+-", "−"), head)
@@ -69,7 +70,7 @@ def patch_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Fig
         return [(f"the {min(TOP, len(strongest))} strongest together", None), *names]
 
     controls = {
-        "sample_id": dropdown("question", _options(shown)),
+        "sample_id": dropdown("question", row_options(shown, "prompt")),
         "head": dropdown("head", heads({"sample_id": shown["sample_id"].iloc[0]})),
     }
     draw = functools.partial(draw_patches, questions=shown, lens_at=lens_at)
@@ -94,7 +95,7 @@ def draw_patches(
     Raises:
         VlmtraceError: there is no such question, or no image token stands for a place in the image.
     """
-    question = _chosen(questions, sample_id)
+    question = chosen_row(questions, sample_id)
     lens = lens_at(question)
     at_image = lens.image_positions
     chosen = top_heads(head_contributions(lens), TOP) if head is None else [head]
@@ -128,7 +129,7 @@ def word_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Figu
     block = model.blocks[BLOCK]
 
     def patches(settings: dict[str, Any]) -> list[tuple[str, Any]]:
-        question = _chosen(shown, settings["sample_id"])
+        question = chosen_row(shown, settings["sample_id"])
         boxes = image_boxes(lens_at(question), question["image"])
         names = [
             (f"{number}: {box.top:.0%} from the top, {box.left:.0%} from the left", int(box.position))
@@ -137,7 +138,7 @@ def word_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Figu
         return [("all of them, in one layer", None), *names]
 
     controls = {
-        "sample_id": dropdown("question", _options(shown)),
+        "sample_id": dropdown("question", row_options(shown, "prompt")),
         "patch": dropdown("patch", patches({"sample_id": shown["sample_id"].iloc[0]})),
         "what": dropdown("read", [(name, what) for what, name in SIDE_NAMES.items()]),
         "through": dropdown("through", [(f"the {way}", way) for way in THROUGH], preferred="embedding"),
@@ -171,7 +172,7 @@ def draw_patch_words(
     Raises:
         VlmtraceError: there is no such question, side, layer or head.
     """
-    question = _chosen(questions, sample_id)
+    question = chosen_row(questions, sample_id)
     lens = lens_at(question)
     boxes = image_boxes(lens, question["image"])
     if boxes.empty:
@@ -207,28 +208,9 @@ def draw_patch_words(
 
 def _prepared(model: VLM, questions: pd.DataFrame, prefix: str) -> tuple[pd.DataFrame, LensOf]:
     check_questions(questions)
-    kept: dict[str, Lens] = {}
-
-    def lens_at(question: pd.Series) -> Lens:
-        """The lens on one question; that of the question asked for last is kept."""
-        if question["sample_id"] not in kept:
-            found = lens_of(model, question, prefix)
-            kept.clear()
-            kept[question["sample_id"]] = found
-        return kept[question["sample_id"]]
-
+    lens_at = remember_last(functools.partial(lens_of, model, prefix=prefix))
     lens_at(questions.iloc[0])
     return questions, lens_at
-
-
-def _options(questions: pd.DataFrame) -> list[tuple[str, Any]]:
-    return [(f"{row.sample_id}: {row.prompt}", row.sample_id) for row in questions.itertuples()]
-
-
-def _chosen(questions: pd.DataFrame, sample_id: str | None) -> pd.Series:
-    if sample_id is None:
-        return questions.iloc[0]
-    return questions[questions["sample_id"] == one_of(sample_id, questions["sample_id"], "sample_id")].iloc[0]
 
 
 def _mask(question: pd.Series) -> str | None:

@@ -25,9 +25,9 @@ from vlmtrace.display.style import (
     legend_below,
     new_figure,
     paper_style,
-    readable,
     signed_norm,
 )
+from vlmtrace.display.wording import readable
 
 #: Color and marker of each map, the same in all figures.
 METHODS = {

@@ -14,13 +14,12 @@ from matplotlib.ticker import MaxNLocator
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
-from vlmtrace.display.aggregation import patch_grids, role_means, spread, with_pair_columns
+from vlmtrace.display.aggregation import patch_grids, role_means, spread_over_kinds, with_pair_columns
 from vlmtrace.display.panels import (
-    _one_legend,
     effect_panel,
     emphasize_options,
     image_panel,
-    lines,
+    layer_lines,
     masks_of,
     masks_of_any,
     outline_legend,
@@ -28,19 +27,19 @@ from vlmtrace.display.panels import (
     patch_effect_panel,
 )
 from vlmtrace.display.style import (
-    EFFECT,
+    EFFECT_LABEL,
     PAGE_WIDTH,
     PALETTE,
     effect_limit,
+    legend_below,
     new_figure,
-    order_label,
     paper_style,
-    readable,
     signed_colorbar,
     thin_ticks,
 )
+from vlmtrace.display.wording import order_label, readable
 
-_EFFECTS = ["sample_id", "corruption", "block", "module", "layer", "position", "token_role", "patching_effect"]
+_POSITION_COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "position", "token_role", "patching_effect"]
 
 
 @paper_style
@@ -70,7 +69,7 @@ def effect_heatmap(
     """
     if len(by) > 2:
         raise VlmtraceError(f"A figure has rows and columns only: pass at most two names in by, not {len(by)}.")
-    check_table(module_patching, _EFFECTS, "module_patching")
+    check_table(module_patching, _POSITION_COLUMNS, "module_patching")
     effects = pick(module_patching, "module_patching", module=module, block=block, corruption=corruption)
     effects = with_pair_columns(effects, pairs, by)
     rows, columns = _facet_values(effects, by, 0), _facet_values(effects, by, 1)
@@ -87,7 +86,7 @@ def effect_heatmap(
         axes.set_visible(means is not None)
         if means:
             effect_panel(axes, means.matrix, means.labels, limit)
-            emphasize_options(axes)
+            emphasize_options(axes, means.labels)
             axes.set_title(_facet_title(by, facet, *means.n), loc="left")
     _label_once(grid)
     signed_colorbar(figure, grid.flat, limit, drawn, "mean over the n pairs of a panel")
@@ -126,9 +125,9 @@ def image_effect_map(
     Raises:
         VlmtraceError: a column is missing, a choice is unknown or left open, or the patches do not fill the grid.
     """
-    check_table(module_patching, _EFFECTS, "module_patching")
+    check_table(module_patching, _POSITION_COLUMNS, "module_patching")
     effects = pick(module_patching, "module_patching", module=module, block=block, corruption=corruption)
-    shown = spread(pairs[pairs["sample_id"].isin(effects["sample_id"])], n)
+    shown = spread_over_kinds(pairs[pairs["sample_id"].isin(effects["sample_id"])], n)
     check_table(shown, ["clean_image", "corrupt_image", "clean_prompt", "correct_answer"], "pairs")
     known = sorted(effects["layer"].unique())
     layers = [known[i] for i in thin_ticks(len(known), at_most=6)] if layers is None else layers
@@ -196,7 +195,7 @@ def _label_once(grid: np.ndarray) -> None:
                 axes.tick_params(labelbottom=False)
 
 
-COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "token_role", "patching_effect"]
+REGION_COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "token_role", "patching_effect"]
 
 
 @paper_style
@@ -209,16 +208,18 @@ def region_effects(effects: pd.DataFrame) -> Figure:
     Raises:
         VlmtraceError: a column is missing or there is no row.
     """
-    effects = check_table(effects, COLUMNS, "module_patching")
+    effects = check_table(effects, REGION_COLUMNS, "module_patching")
     modules = list(dict.fromkeys(effects["module"]))
     figure = new_figure(height=3.0)
     panels = figure.subplots(1, len(modules), sharey=True, squeeze=False)[0]
     for axes, module in zip(panels, modules, strict=True):
-        lines(axes, effects[effects["module"] == module], "token_role", "region")
+        layer_lines(axes, effects[effects["module"] == module], "token_role", "region")
         axes.set_title(readable(module))
-        axes.set_ylabel(EFFECT)
-    _one_legend(figure, panels)
-    figure.suptitle(_title(effects))
+        axes.set_ylabel(EFFECT_LABEL)
+    for axes in panels:
+        axes.get_legend().remove()
+    legend_below(figure, panels[0])
+    figure.suptitle(_region_title(effects))
     return figure
 
 
@@ -260,7 +261,7 @@ def layer_profiles(profiles: pd.DataFrame) -> Figure:
     return figure
 
 
-def _title(effects: pd.DataFrame) -> str:
+def _region_title(effects: pd.DataFrame) -> str:
     block, corruption = effects["block"].iloc[0], effects["corruption"].iloc[0]
     n = effects["sample_id"].nunique()
     return f"{readable(block)}, {corruption} corruption (mean over n = {n} pairs, 95 % intervals)"

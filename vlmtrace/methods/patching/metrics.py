@@ -80,7 +80,7 @@ def effect_table(
     )
 
 
-def in_order_of(pairs: pd.DataFrame, tables: list[pd.DataFrame], positions: Positions) -> pd.DataFrame:
+def concat_in_order(pairs: pd.DataFrame, tables: list[pd.DataFrame], positions: Positions) -> pd.DataFrame:
     """Tables of groups as one, in the order of the pairs.
 
     Raises:

@@ -21,7 +21,7 @@ from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import IMAGE_REGIONS, named_positions
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
-from vlmtrace.methods.patching.metrics import effect_table, in_order_of, patching_effect
+from vlmtrace.methods.patching.metrics import concat_in_order, effect_table, patching_effect
 from vlmtrace.methods.patching.plans import head_plan, module_plan, region_patches, site_patches
 from vlmtrace.models import VLM, Patches, Readout, Site, Trace
 from vlmtrace.models.sweep import reference
@@ -121,7 +121,7 @@ def patch_regions(
             patches = region_patches(where, plan[where], position_masks, model.device)
             tables.append(_region_table(model, group, runs, corruption, patches, position_masks, regions, memory))
             advance(len(group))
-    return in_order_of(pairs, tables, "all").drop(columns="head")
+    return concat_in_order(pairs, tables, "all").drop(columns="head")
 
 
 def _region_table(
@@ -215,7 +215,7 @@ def _patch(
                 logit_diff, p_correct = (value.cpu().numpy() for value in (readout.logit_diff, readout.p_correct))
                 tables.append(effect_table(group, runs, corruption, patches, roles[block], logit_diff, p_correct))
             advance(len(group))
-    return in_order_of(pairs, tables, positions)
+    return concat_in_order(pairs, tables, positions)
 
 
 def memory_bytes(model: VLM, memory_gb: float | None) -> int:

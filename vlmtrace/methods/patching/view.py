@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.display.panels import effect_panel, head_panel
-from vlmtrace.display.style import effect_limit, new_figure, paper_style, readable, signed_colorbar
+from vlmtrace.display.style import effect_limit, new_figure, paper_style, signed_colorbar
 from vlmtrace.display.view import Canvas, View, png, script
+from vlmtrace.display.wording import readable
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in, patched_logits
 from vlmtrace.methods.patching.metrics import patching_effect
