@@ -3,54 +3,20 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.models import WORDS, scramble
 from PIL import Image
-from transformers import BertTokenizerFast, BlipConfig, BlipForQuestionAnswering, BlipProcessor
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-import vlmtrace as vt
+pytest_plugins = ["fixtures.model_store"]
 
 
 @pytest.fixture(scope="session")
-def random_blip_dir(tmp_path_factory):
+def random_blip_dir(model_store):
     """A BLIP of 3 vision, 3 text layers with 4 heads and random weights, as `save_pretrained` writes it."""
-    folder = tmp_path_factory.mktemp("models") / "random-blip"
-    vocabulary = folder.parent / "vocab.txt"
-    words = list(dict.fromkeys(WORDS))
-    vocabulary.write_text("\n".join(words))
-    tokenizer = BertTokenizerFast(vocab=str(vocabulary), do_lower_case=True)
-    text = dict(
-        vocab_size=len(words),
-        hidden_size=48,
-        encoder_hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=40,
-        bos_token_id=words.index("[DEC]"),
-        eos_token_id=words.index("[SEP]"),
-        sep_token_id=words.index("[SEP]"),
-        pad_token_id=0,
-    )
-    vision = dict(
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=32,
-        patch_size=8,
-    )
-    model = BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision))
-    scramble(model, seed=0)
-    model.save_pretrained(folder)
-    processor = BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
-    processor.save_pretrained(folder)
-    return folder
+    return model_store.path("random_blip")
 
 
 @pytest.fixture(scope="session")
-def random_blip(random_blip_dir):
-    return vt.load_model(random_blip_dir)
+def random_blip(model_store):
+    return model_store.shared("random_blip")
 
 
 @pytest.fixture(scope="session")

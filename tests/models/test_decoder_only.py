@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures.families import save
 from PIL import Image
 from transformers import AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
@@ -35,19 +34,14 @@ PROMPTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / "families"
-
-
 @pytest.fixture(scope="module", params=PROMPTS)
-def prompted(request, folder):
-    return request.param, vt.load_model(save(request.param, folder))
+def prompted(request, model_store):
+    return request.param, model_store.shared(request.param)
 
 
 @pytest.fixture(scope="module")
-def llava(folder):
-    return vt.load_model(save("llava", folder))
+def llava(model_store):
+    return model_store.load("llava")
 
 
 def roles(model, pairs, row):
@@ -111,9 +105,9 @@ def test_evaluate_takes_pairs_of_unlike_length(llava, random_pairs):
     assert table["clean_logit_diff"].iloc[1] == pytest.approx(alone.logit_diff.item(), abs=1e-4)
 
 
-def test_maps_of_the_image_follow_the_patches_not_their_order(folder, random_pairs):
+def test_maps_of_the_image_follow_the_patches_not_their_order(model_store, random_pairs):
     """Qwen2.5-VL sees patches square by square, and squares window by window."""
-    model = vt.load_model(save("qwen2_5_vl", folder))
+    model = model_store.shared("qwen2_5_vl")
     inputs = run_inputs(model, random_pairs.iloc[[0]], "clean")
     tokens = model.tokens("vision_encoder", "", inputs)
     rows, columns = model.patch_grid(inputs)
@@ -225,13 +219,13 @@ def test_a_vision_encoder_of_unknown_order_is_not_offered(llava, monkeypatch):
 # Processors ------------------------------------------------------------
 
 
-def test_video_parts_are_left_out_and_everything_is_put_back(folder):
+def test_video_parts_are_left_out_and_everything_is_put_back(model_store):
     before = (
         ProcessorMixin.check_argument_for_proper_class,
         AutoVideoProcessor.from_pretrained,
         processing_smolvlm.num2words,
     )
-    processor = load_processor(save("smolvlm", folder))
+    processor = load_processor(model_store.path("smolvlm"))
     after = (
         ProcessorMixin.check_argument_for_proper_class,
         AutoVideoProcessor.from_pretrained,

@@ -91,6 +91,15 @@ def test_self_check_catches_a_wrong_fast_path(random_blip_dir, monkeypatch):
     assert not model.uses_fast_sweep
 
 
+def test_the_self_check_runs_unless_it_is_told_not_to(random_blip_dir, monkeypatch):
+    checked = []
+    monkeypatch.setattr("vlmtrace.models.loading.self_check", checked.append)
+    model = vt.load_model(random_blip_dir)
+    assert checked == [model]
+    assert vt.load_model(random_blip_dir, check=False).fingerprint() == model.fingerprint()
+    assert checked == [model]
+
+
 def test_fingerprint_tells_weights_apart(random_blip_dir):
     one, two = vt.load_model(random_blip_dir), vt.load_model(random_blip_dir)
     assert one.fingerprint() == two.fingerprint()

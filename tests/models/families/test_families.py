@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures.families import FAMILIES, save
+from fixtures.families import FAMILIES
 from PIL import Image
 
 import vlmtrace as vt
@@ -27,14 +27,9 @@ VACUOUS = 2e-3
 PLACELESS = ("blip2", "instructblip")
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / "families"
-
-
 @pytest.fixture(scope="session", params=FAMILIES)
-def family(request, folder):
-    return request.param, vt.load_model(save(request.param, folder))
+def family(request, model_store):
+    return request.param, model_store.shared(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -238,16 +233,16 @@ def test_positions_are_named_by_row_and_column(family, picture):
         assert (known[~np.isnan(known)] > 0).mean() > 0.5
 
 
-def test_a_crop_is_accounted_for(folder, picture):
-    model = vt.load_model(save("llava", folder))
+def test_a_crop_is_accounted_for(model_store, picture):
+    model = model_store.shared("llava")
     boxes = model.image_cells(Image.fromarray(picture), encode(model, picture))
     # 126 × 84 pixels become 63 × 42, of which the middle 42 × 42 are kept: a sixth is missing on either side.
     np.testing.assert_allclose(boxes[0], [0, 1 / 6, 1 / 3, 1 / 6 + 2 / 9], atol=0.015)
     np.testing.assert_allclose(boxes[-1], [2 / 3, 5 / 6 - 2 / 9, 1, 5 / 6], atol=0.015)
 
 
-def test_padding_and_newlines_have_no_place(folder):
-    model = vt.load_model(save("llava_next", folder))
+def test_padding_and_newlines_have_no_place(model_store):
+    model = model_store.shared("llava_next")
     image = Image.new("RGB", (120, 40))
     inputs = model.encode_image(image)
     boxes = model.image_cells(image, inputs)
