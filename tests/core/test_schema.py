@@ -1,10 +1,19 @@
-"""A broken pairs table is refused by one sentence that names the column or row."""
+"""The table contract: what keeps it passes unchanged, what breaks it is refused by one sentence."""
 
+import ast
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
+from fixtures.contract import complete
 
+import vlmtrace
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.schema import validate_pairs
+from vlmtrace.core.schema import TABLES, check_read, check_written, tables_markdown, validate_pairs, written_by
+from vlmtrace.pipeline.stages import EXPLORERS, STAGES
+
+PACKAGE = Path(vlmtrace.__file__).parent
 
 
 def test_a_good_table_passes_unchanged(random_pairs):
@@ -20,15 +29,123 @@ def test_a_good_table_passes_unchanged(random_pairs):
             "no column 'clean_image': rename 'clean_img'",
         ),
         (lambda t: t.assign(sample_id="pair-3"), "sample_id 'pair-3' more than once .7 rows"),
-        (lambda t: t.assign(correct_first="yes"), "column 'correct_first'"),
+        (
+            lambda t: t.assign(correct_first="yes"),
+            "'correct_first' of the pairs table must hold true or false, not 'yes'",
+        ),
+        (lambda t: t.assign(category=3), "'category' of the pairs table must hold text, not 3"),
         (
             lambda t: t.assign(clean_prompt=["", *t["clean_prompt"][1:]]),
-            "'clean_prompt', row 'pair-0', fails",
+            "column 'clean_prompt', row 'pair-0', is empty",
         ),
-        (lambda t: t.assign(correct_answer=[None, *t["correct_answer"][1:]]), "'correct_answer'"),
-        (lambda t: t.iloc[:0], "has no rows"),
+        (
+            lambda t: t.assign(correct_answer=[*t["correct_answer"][:-1], None]),
+            "column 'correct_answer', row 'pair-7', is empty",
+        ),
+        (lambda t: t.iloc[:0], "has no rows: build it with load_pairs"),
     ],
 )
 def test_broken_tables(random_pairs, spoil, sentence):
     with pytest.raises(VlmtraceError, match=sentence):
         validate_pairs(spoil(random_pairs.copy()))
+
+
+def test_columns_of_ones_own_may_hold_anything(random_pairs):
+    own = random_pairs.assign(seen_combination="True", split=3, weight=[object()] * len(random_pairs))
+    pd.testing.assert_frame_equal(validate_pairs(own), own)
+
+
+# Kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("integer", [1, 2], [1.5]),
+        ("integer", [1.0, np.nan], ["1"]),
+        ("integer", pd.array([1, None], dtype="Int64"), [True]),
+        ("number", np.array([0.5], dtype=np.float32), ["0.5"]),
+        ("number", [1, 2], [True]),
+        ("text", ["a", None], [1]),
+        ("text", pd.Categorical(["a", "b"]), ["a", 1]),
+        ("boolean", [True, False], [0, 1]),
+        ("boolean", [True, None], ["True"]),
+    ],
+)
+def test_kinds_are_loose_but_not_blind(kind, good, bad):
+    column = next(column for column in TABLES["evaluated"].columns if column.kind == kind)
+    assert column.fits(pd.Series(good)) and not column.fits(pd.Series(bad))
+    assert column.fits(pd.Series([None, None], dtype=object)), "a column without values is of any kind"
+
+
+# Reading and writing
+
+
+def test_a_written_table_that_breaks_the_contract_is_a_sentence():
+    table = complete("heads", pd.DataFrame({"head": [0, 1]}))
+    assert check_written("heads", table) is table
+    with pytest.raises(VlmtraceError, match="The heads table has no column 'q_value'"):
+        check_written("heads", table.drop(columns="q_value"))
+    with pytest.raises(VlmtraceError, match="'layer' of the heads table must hold whole numbers, not 'first'"):
+        check_written("heads", table.assign(layer="first"))
+
+
+def test_a_table_read_from_elsewhere_names_its_file():
+    with pytest.raises(VlmtraceError, match=r"The pairs table \(data/x\.parquet\) has no column 'sample_id'"):
+        check_read("pairs", pd.DataFrame({"a": [1]}), "data/x.parquet")
+
+
+def test_a_table_that_the_contract_does_not_know_is_ones_own():
+    own = pd.DataFrame({"a": [1]})
+    assert check_written("mine", own) is own and check_read("mine", own) is own
+
+
+def test_only_some_tables_may_have_no_columns():
+    assert check_written("head_functions", pd.DataFrame()).empty
+    with pytest.raises(VlmtraceError, match="it has no columns"):
+        check_written("heads", pd.DataFrame())
+
+
+# The contract itself
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_every_column_is_explained(table):
+    names = [column.name for column in table.columns]
+    assert len(set(names)) == len(names)
+    assert table.meaning.startswith("One row per") and table.meaning.endswith(".")
+    for column in table.columns:
+        assert column.meaning and not column.meaning.endswith("."), f"{table.name}.{column.name}"
+        assert bool(column.unit) or column.kind != "number", f"{table.name}.{column.name} is a number without a unit"
+
+
+def test_every_table_of_a_stage_is_in_the_contract():
+    for notebook, tables in {**STAGES, **EXPLORERS}.items():
+        assert set(tables) <= set(written_by(notebook)), f"{notebook} writes tables that the contract gives to another"
+    assert {table.notebook for table in TABLES.values()} == {*STAGES, *EXPLORERS, ""}
+
+
+def test_the_page_has_a_section_for_every_table_and_a_row_for_every_column():
+    page = tables_markdown()
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == list(TABLES)
+    assert page.count("\n| `") == sum(len(table.columns) for table in TABLES.values())
+    assert "| `patching_effect` | number | share of LD_clean − LD_corrupt |" in page
+
+
+def calls_with_columns():
+    """Every check of a table of the contract whose columns are written out: file, table, column."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) == 3:
+                columns, name = node.args[1:]
+                if node.func.id in ("check_table", "check_columns") and isinstance(name, ast.Constant):
+                    written = {n.value for n in ast.walk(columns) if isinstance(n, ast.Constant)}
+                    yield from ((path, name.value, column) for column in written if name.value in TABLES)
+
+
+def test_code_asks_for_columns_that_the_contract_has():
+    found = list(calls_with_columns())
+    assert len(found) > 20, "the search finds nothing any more"
+    for path, table, column in found:
+        known = [known.name for known in TABLES[table].columns]
+        assert column in known, f"{path.relative_to(PACKAGE)} asks the {table} table for {column!r}"

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from fixtures.contract import complete
 from matplotlib.figure import Figure
 
 from vlmtrace.core import paths
@@ -104,13 +105,15 @@ def finished_run(heads=None, curves=None, figures=True, prompt="Is this <b>circl
     stage = run.stage("02_evaluate", "t", seed=4)
     if figures:
         stage.figure(Figure(figsize=(1, 1)), "accuracy", 'A caption with "quotes" & more.')
+    evaluated = complete("evaluated", evaluated)
     stage.finish(evaluated=evaluated)
     selected = evaluated[evaluated["is_correct"]].assign(split_use=["discover", "discover", "verify"])
     run.stage("03_select_samples", "t", seed=4).finish(selected=selected)
     universal = pd.DataFrame(
         {"block": "text_encoder", "module": "cross_attention", "layer": [1, 1], "head": [0, 1], "n_cells": [2, 2]}
     ).assign(cells="t/image, t/text", is_universal=[True, False], mean_effect=[0.5, -0.2], sign=["+", "-"])
-    heads = make_heads() if heads is None else heads
+    heads = complete("heads", make_heads() if heads is None else heads)
+    universal = complete("universal_heads", universal)
     tables = {"heads": heads, "universal_heads": universal, "faithfulness": make_curves() if curves is None else curves}
     run.stage("06_circuit_analysis", tasks=["t"], seed=4).finish(**tables)
     return run
@@ -162,7 +165,7 @@ def test_every_link_leads_somewhere():
 
 def test_a_run_half_way_is_reported_as_far_as_it_went():
     run = open_run("r")
-    run.stage("01_preprocess", "t", seed=0).finish(pairs=pd.DataFrame({"sample_id": ["a"]}))
+    run.stage("01_preprocess", "t", seed=0).finish(pairs=complete("pairs", pd.DataFrame({"sample_id": ["a"]})))
     text = text_of(write_report(run).read_text())
     assert "01_preprocess" in text and "Universal heads" not in text
 
@@ -171,7 +174,7 @@ def test_explorers_stand_on_the_page_whether_or_not_the_road_was_walked():
     for run in (finished_run(), open_run("explored")):
         stage = run.stage("07_causal_tracing", seed=0)
         stage.figure(Figure(figsize=(1, 1)), "noise-curve", "As noise grows.")
-        stage.finish(causal_tracing=pd.DataFrame({"sample_id": ["a"]}))
+        stage.finish(causal_tracing=complete("causal_tracing", pd.DataFrame({"sample_id": ["a"]})))
         page = write_report(run)
         assert "Single images, open questions" in text_of(page.read_text())
         assert "causal tracing" in text_of(page.read_text()) and "../figures/noise-curve.png" in page.read_text()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import matplotlib
 import pandas as pd
 import pytest
+from fixtures.contract import complete
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
@@ -27,7 +28,9 @@ def fake_model(fingerprint="f1", name="tiny"):
 
 
 def pairs(n=5):
-    return pd.DataFrame({"sample_id": [f"s{i}" for i in range(n)], "clean_image": "none.png", "value": range(n)})
+    """Pairs that were evaluated, and a column of the test's own."""
+    rows = pd.DataFrame({"sample_id": [f"s{i}" for i in range(n)], "clean_image": "none.png", "value": range(n)})
+    return complete("evaluated", rows)
 
 
 def go(name, task="t", model=None, reads=(), writes=None, **parameters):
@@ -158,6 +161,21 @@ def test_a_table_of_ones_own_is_taken(runs_folder):
     assert len(open_run("r").stage("02_evaluate", "t", seed=3).read("pairs")) == 5
 
 
+def test_a_table_of_ones_own_that_lacks_columns_is_a_sentence(runs_folder):
+    (runs_folder / "r" / "t").mkdir(parents=True)
+    pairs().drop(columns="clean_prompt").to_parquet(runs_folder / "r" / "t" / "pairs.parquet")
+    with pytest.raises(VlmtraceError, match=r"pairs table \(.*t/pairs\.parquet\) has no column 'clean_prompt'"):
+        open_run("r").stage("02_evaluate", "t", seed=3).read("pairs")
+
+
+def test_a_table_that_breaks_the_contract_is_not_written(runs_folder):
+    stage = open_run("r").stage("01_preprocess", "t", seed=0)
+    filters = complete("filters", pd.DataFrame({"step": ["one"]}))
+    with pytest.raises(VlmtraceError, match="'correct_first' of the pairs table must hold true or false, not 'no'"):
+        stage.finish(filters=filters, pairs=pairs().assign(correct_first="no"))
+    assert not list(runs_folder.rglob("*.parquet")) and not (runs_folder / "r" / "run.json").is_file()
+
+
 def test_a_table_that_cannot_be_written_leaves_the_old_ones(runs_folder):
     road()
     before = json.loads((runs_folder / "r" / "run.json").read_text())
@@ -206,7 +224,7 @@ def test_an_interrupted_sweep_continues_where_it_stopped(runs_folder):
     assert first.rows == ["s0", "s1", "s2", "s3"]
     assert second.rows == ["s4"], "finished parts were computed again"
     assert list(found["effect"]) == [0, 1, 2, 3, 4]
-    stage.finish(module_patching=found)
+    stage.finish(effects=found)
     assert not list((runs_folder / "r").rglob(".parts/*/*")), "parts stay behind after the table is written"
 
 

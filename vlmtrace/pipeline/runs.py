@@ -33,6 +33,7 @@ from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import read_json, read_table, write_atomically, write_json
 from vlmtrace.core.progress import progress
+from vlmtrace.core.schema import check_read, check_written
 from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of
 from vlmtrace.pipeline.stages import SHARED, STAGES
 
@@ -73,9 +74,10 @@ class Run:
         """Read a table.
 
         Raises:
-            VlmtraceError: it is not there or cannot be read.
+            VlmtraceError: it is not there, cannot be read, or breaks the table contract.
         """
-        return read_table(self.path(table, task))
+        path = self.path(table, task)
+        return check_read(table, read_table(path), paths.relative(path))
 
     def record(self) -> dict[str, Any]:
         """What run.json says: the parameters of the latest stage, versions, and one entry a stage."""
@@ -180,7 +182,13 @@ class Stage:
         return pd.concat(tables, ignore_index=True)
 
     def finish(self, **tables: pd.DataFrame) -> None:
-        """Write the stage's tables, record how they were made, drop the parts and say what comes next."""
+        """Write the stage's tables, record how they were made, drop the parts and say what comes next.
+
+        Raises:
+            VlmtraceError: a table breaks the contract; then nothing is written.
+        """
+        for name, table in tables.items():
+            check_written(name, table)
         with ExitStack() as stack:
             writes = {}
             for name, table in tables.items():

@@ -1,0 +1,42 @@
+"""The table contract: every table that a run writes, with its columns, and the checks of it.
+
+columns           what a column and a table of the contract are
+pair_tables       notebooks 01 to 03: pairs and what the model answers; and the questions that 07 and 08 read
+effect_tables     notebooks 04 to 06: effects of patching, and what they say about heads and circuits
+question_tables   notebooks 07 and 08: causal tracing and the visual lens
+checks            all tables by name, and the checks that fail with one sentence
+markdown          the contract as a page of the documentation
+
+Columns may be added, but none is renamed or dropped without a line in CHANGELOG.md.
+"""
+
+from vlmtrace.core.schema.checks import (
+    TABLES,
+    check_read,
+    check_table,
+    check_written,
+    pick,
+    validate_pairs,
+    validate_questions,
+    written_by,
+)
+from vlmtrace.core.schema.columns import Column, Table, check_columns
+from vlmtrace.core.schema.effect_tables import CELL, HEAD
+from vlmtrace.core.schema.markdown import tables_markdown
+
+__all__ = [
+    "CELL",
+    "HEAD",
+    "TABLES",
+    "Column",
+    "Table",
+    "check_columns",
+    "check_read",
+    "check_table",
+    "check_written",
+    "pick",
+    "tables_markdown",
+    "validate_pairs",
+    "validate_questions",
+    "written_by",
+]

@@ -1,0 +1,153 @@
+"""What a column and a table of the contract are, and how a table is compared with its contract."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pandas as pd
+from pandas.api.types import infer_dtype
+
+from vlmtrace.core.errors import VlmtraceError
+
+#: Kind of a column → what pandas may find its values to be, missing ones aside. Kinds are loose on purpose: a column
+#: of whole numbers is read back as floats where a value is missing, and float32 and float64 are both numbers.
+KINDS: dict[str, frozenset[str]] = {
+    "text": frozenset({"string"}),
+    "integer": frozenset({"integer"}),
+    "number": frozenset({"floating", "integer", "mixed-integer-float"}),
+    "boolean": frozenset({"boolean"}),
+}
+
+#: Kind of a column that a data set brings along and nothing computes with: its values may be of any kind.
+ANY = "any"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        name: as it stands in the table
+        kind: one of `KINDS`, or `ANY`
+        meaning: what a value says
+        unit: what a number is measured in; empty for names, counts and indices
+        optional: whether a table may lack the column
+        missing: when a value may be missing; empty: never
+    """
+
+    name: str
+    kind: str
+    meaning: str
+    unit: str = ""
+    optional: bool = False
+    missing: str = ""
+
+    def fits(self, values: pd.Series) -> bool:
+        """Whether the values are of the column's kind; a column without values is."""
+        known = values.dropna()
+        if known.empty or self.kind == ANY:
+            return True
+        if isinstance(known.dtype, pd.CategoricalDtype):
+            known = pd.Series(known.cat.categories)
+        found = infer_dtype(known, skipna=True)
+        if self.kind == "integer" and found == "floating":
+            return bool((known % 1 == 0).all())
+        return found in KINDS[self.kind]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the contract.
+
+    Attributes:
+        name: the file's name, without `.parquet`
+        meaning: what the table holds, and what one row is
+        columns: in the order in which they are written; a table may have further ones
+        notebook: the one that writes it; empty: it is handed from function to function
+        per_task: whether each task has its own, in a folder named as the task
+        unless: when the table is written without columns and rows; empty: never
+    """
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...] = field(repr=False)
+    notebook: str = ""
+    per_task: bool = False
+    unless: str = ""
+
+    @property
+    def path(self) -> str:
+        """Where it lies; empty for tables that no notebook writes."""
+        folder = "data/runs/<RUN>/<TASK>/" if self.per_task else "data/runs/<RUN>/"
+        return f"{folder}{self.name}.parquet" if self.notebook else ""
+
+    @property
+    def required(self) -> list[str]:
+        """Names of the columns that must be there."""
+        return [column.name for column in self.columns if not column.optional]
+
+    def column(self, name: str) -> Column:
+        """The column of this name.
+
+        Raises:
+            VlmtraceError: the contract has no such column
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise VlmtraceError(f"The {self.name} table's contract has no column {name!r}: see vlmtrace.core.schema.")
+
+    def check(self, table: pd.DataFrame, origin: str = "") -> pd.DataFrame:
+        """Return the table unchanged if it has the required columns, and values of their kinds; others are ignored.
+
+        Args:
+            table: any table that claims this name
+            origin: where it comes from, for the sentence, such as a file's path
+
+        Raises:
+            VlmtraceError: a column is missing or holds values of another kind
+        """
+        if self.unless and table.empty and not len(table.columns):
+            return table
+        check_columns(table, self.required, self.name, origin)
+        for column in self.columns:
+            if column.name in table and not column.fits(table[column.name]):
+                example = table[column.name].dropna().tolist()[0]
+                raise VlmtraceError(
+                    f"The column {column.name!r} of the {_called(self.name, origin)} must hold "
+                    f"{_KIND_WORDS[column.kind]}, not {example!r}: correct it."
+                )
+        return table
+
+
+_KIND_WORDS = {"text": "text", "integer": "whole numbers", "number": "numbers", "boolean": "true or false"}
+
+
+def _called(table_name: str, origin: str) -> str:
+    return f"{table_name} table ({origin})" if origin else f"{table_name} table"
+
+
+def check_columns(table: pd.DataFrame, needed: Iterable[str], table_name: str, origin: str = "") -> None:
+    """Raise one sentence if a column is missing; it names a column that is spelled alike, if there is one.
+
+    Args:
+        table: any table
+        needed: names of the columns that must be there
+        table_name: what the sentence calls the table
+        origin: where the table comes from, such as a file's path; empty: nothing is said of it
+
+    Raises:
+        VlmtraceError: a column is missing
+
+    >>> check_columns(pd.DataFrame({"sample": ["a"]}), ["sample_id"], "pairs")
+    Traceback (most recent call last):
+    ...
+    vlmtrace.core.errors.VlmtraceError: The pairs table has no column 'sample_id': rename 'sample'.
+    """
+    for column in needed:
+        if column not in table.columns:
+            close = difflib.get_close_matches(column, [str(name) for name in table.columns], n=1)
+            hint = f"rename {close[0]!r}" if close else f"it has {', '.join(map(str, table.columns)) or 'no columns'}"
+            raise VlmtraceError(f"The {_called(table_name, origin)} has no column {column!r}: {hint}.")

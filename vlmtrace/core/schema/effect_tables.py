@@ -1,0 +1,182 @@
+"""The contract of effects and of what follows from them: notebooks 04 to 06."""
+
+from __future__ import annotations
+
+from vlmtrace.core.schema.columns import Column, Table
+
+SAMPLE = Column("sample_id", "text", "name of the pair, unique in the task")
+TASK = Column("task", "text", "the data set")
+CORRUPTION = Column("corruption", "text", "image: the corrupt image; text: the corrupt prompt")
+BLOCK = Column("block", "text", "stack of layers: vision_encoder, text_encoder, text_decoder or language_model")
+MODULE = Column("module", "text", "residual, mlp, self_attention or cross_attention")
+LAYER = Column("layer", "integer", "index of the layer in its block, from 0")
+HEAD_INDEX = Column("head", "integer", "index of the head in its layer, from 0")
+TOKEN = Column("token", "text", "the token at this position")
+TOKEN_ROLE = Column("token_role", "text", "what the token is in the prompt: correct, incorrect, noun, ?, image, …")
+POSITION = Column("position", "integer", "index in the sequence that the block sees, special tokens included, from 0")
+
+_NO_CONTRAST = "clean and corrupt run do not differ"
+
+
+def _no_position(meaning: str) -> Column:
+    return Column("position", "integer", meaning, missing="always: many positions at once")
+
+
+def _readout(run: str, base: str, effect: str) -> tuple[Column, ...]:
+    """What an intervention did at the first answer position."""
+    return (
+        Column("p_correct", "number", f"probability of the correct answer's first token in the {run} run",
+               "probability"),
+        Column("p_diff", "number", f"p_correct less that of the {base} run", "probability"),
+        Column("logit_diff", "number", f"LD of the {run} run less LD of the {base} run; LD is logit(correct) − "
+               "logit(incorrect)", "logits"),
+        Column("patching_effect", "number", effect, "share of LD_clean − LD_corrupt", missing=_NO_CONTRAST),
+    )  # fmt: skip
+
+
+_SHARE_OF_GAP = "logit_diff / (LD_clean − LD_corrupt): "
+_PATCHED = _readout("patched", "corrupt", f"{_SHARE_OF_GAP}0 nothing, 1 the clean answer is back")
+_KNOCKED = _readout("changed", "clean", f"{_SHARE_OF_GAP}−1 as much is lost as the corruption takes")
+
+MODULE_PATCHING = Table(
+    "module_patching",
+    "One row per pair, corruption, module, layer and position: a module's activation copied from the clean run into "
+    "the corrupt run.",
+    (SAMPLE, CORRUPTION, BLOCK, MODULE, LAYER, POSITION, TOKEN, TOKEN_ROLE, *_PATCHED),
+    "04_module_patching",
+    per_task=True,
+)
+
+REGIONS = Table(
+    "regions",
+    "One row per pair, corruption, module, layer and region of the image: as module_patching, at all positions of the "
+    "region at once.",
+    (
+        SAMPLE, CORRUPTION, BLOCK, MODULE, LAYER,
+        _no_position("no single position"),
+        Column("token", "text", "how many positions were patched at once"),
+        Column("token_role", "text", "the region: object, distractor, background or image (all of it)"),
+        *_PATCHED,
+    ),
+    "04_module_patching",
+    per_task=True,
+)  # fmt: skip
+
+KNOCKOUTS = Table(
+    "knockouts",
+    "One row per pair and intervention in the clean run: attention knocked out between two sets of positions, or image "
+    "tokens replaced by the mean image token.",
+    (
+        SAMPLE, CORRUPTION, BLOCK,
+        Column("module", "text", "the attention that is knocked out, or image_embeddings where tokens are replaced"),
+        Column("layer", "integer", "the middle layer of the window; 0 where tokens are replaced"),
+        _no_position("no single position"),
+        Column("token", "text", "how many layers lose the attention, or how many tokens are replaced"),
+        Column("token_role", "text", "the edge, as `source → target`, or the region that is replaced"),
+        *_KNOCKED,
+    ),
+    "04_module_patching",
+    per_task=True,
+)  # fmt: skip
+
+HEAD_PATCHING = Table(
+    "head_patching",
+    "One row per pair, corruption, head and position: a head's output copied from the clean run into the corrupt run.",
+    (SAMPLE, CORRUPTION, BLOCK, MODULE, LAYER, HEAD_INDEX, POSITION, TOKEN, TOKEN_ROLE, *_PATCHED),
+    "05_head_patching",
+    per_task=True,
+)
+
+_ONE_PAIR = "there is one pair only"
+_EFFECT = "share of LD_clean − LD_corrupt"
+
+HEADS = Table(
+    "heads",
+    "One row per task, corruption and head: its mean effect over the pairs to discover on, and whether it matters.",
+    (
+        TASK, CORRUPTION, BLOCK, MODULE, LAYER, HEAD_INDEX,
+        Column("n", "integer", "pairs averaged", "pairs"),
+        Column("n_missing", "integer", "pairs left out, whose clean and corrupt run do not differ", "pairs"),
+        Column("mean_effect", "number", "mean over pairs of the head's effect, summed over positions", _EFFECT),
+        Column("ci_low", "number", "lower end of its 95 % bootstrap interval over pairs", _EFFECT, missing=_ONE_PAIR),
+        Column("ci_high", "number", "upper end of that interval", _EFFECT, missing=_ONE_PAIR),
+        Column("mean_abs_effect", "number", "mean over pairs of the effect's size, without its sign", _EFFECT),
+        Column("abs_ci_low", "number", "lower end of its 95 % bootstrap interval", _EFFECT, missing=_ONE_PAIR),
+        Column("abs_ci_high", "number", "upper end of that interval", _EFFECT, missing=_ONE_PAIR),
+        Column("p_value", "number", "of a two-sided sign-flip test that the mean effect is 0", "probability"),
+        Column("q_value", "number", "p_value corrected for the false discovery rate over the heads of this task and "
+               "corruption", "probability"),
+        Column("is_important", "boolean", "whether q_value is below 0.05 and the mean effect at least 0.02 in size"),
+        Column("is_important_2sd", "boolean", "the NOTICE paper's rule: mean_abs_effect more than two standard "
+               "deviations above the mean over heads"),
+    ),
+    "06_circuit_analysis",
+)  # fmt: skip
+
+UNIVERSAL_HEADS = Table(
+    "universal_heads",
+    "One row per head that is important for at least one task and corruption.",
+    (
+        BLOCK, MODULE, LAYER, HEAD_INDEX,
+        Column("cells", "text", "where it is important: `task/corruption`, joined by commas"),
+        Column("n_cells", "integer", "how many those are"),
+        Column("is_universal", "boolean", "whether it is important for every task and corruption of the run"),
+        Column("mean_effect", "number", "mean over all tasks and corruptions", _EFFECT),
+        Column("sign", "text", "sign of its effect where it is important: `+`, `-`, or `+/-` where it differs"),
+        Column("p_value", "number", "largest over tasks and corruptions (intersection-union test)", "probability"),
+        Column("q_value", "number", "p_value corrected for the false discovery rate over all heads", "probability"),
+    ),
+    "06_circuit_analysis",
+)  # fmt: skip
+
+_NO_AREA = "the region is no part of the image (off_image), or no image has it"
+_SHARE = "share of the head's attention"
+
+HEAD_FUNCTIONS = Table(
+    "head_functions",
+    "One row per head and region: how much of its attention from the option tokens falls there. Only of heads that can "
+    "look at the image, and of pairs with masks.",
+    (
+        BLOCK, MODULE, LAYER, HEAD_INDEX,
+        Column("region", "text", "object, distractor, background, outlier (a part of background) or off_image"),
+        Column("n", "integer", "pairs averaged", "pairs"),
+        Column("area", "number", "share of the image's tokens that belong to the region", "share", missing=_NO_AREA),
+        Column("share", "number", "mean attention on the region", _SHARE),
+        Column("ci_low", "number", "lower end of its 95 % bootstrap interval over pairs", _SHARE, missing=_ONE_PAIR),
+        Column("ci_high", "number", "upper end of that interval", _SHARE, missing=_ONE_PAIR),
+        Column("ratio", "number", "share over what an even spread over the image would put there", "ratio",
+               missing=_NO_AREA),
+        Column("ratio_low", "number", "lower end of its 95 % bootstrap interval", "ratio", missing=_NO_AREA),
+        Column("ratio_high", "number", "upper end of that interval", "ratio", missing=_NO_AREA),
+        Column("contrast", "number", "share less the mean share over all heads on the same pairs", _SHARE),
+        Column("contrast_low", "number", "lower end of its 95 % bootstrap interval", _SHARE, missing=_ONE_PAIR),
+        Column("contrast_high", "number", "upper end of that interval", _SHARE, missing=_ONE_PAIR),
+        Column("function", "text", "object detection, outlier suppression, object suppression or none; the same in all "
+               "rows of a head"),
+    ),
+    "06_circuit_analysis",
+    unless="no task has masks",
+)  # fmt: skip
+
+FAITHFULNESS = Table(
+    "faithfulness",
+    "One row per pair to verify on, corruption, direction, order, draw and k: the model run with a circuit of k heads.",
+    (
+        SAMPLE, CORRUPTION,
+        Column("direction", "text", "sufficiency: only the k heads are clean; necessity: only they are corrupt"),
+        Column("order", "text", "ranked: the k heads with the largest effects; random: as many of the same modules"),
+        Column("draw", "integer", "which random order, from 0; 0 for ranked"),
+        Column("k", "integer", "size of the circuit", "heads"),
+        Column("patching_effect", "number", "0: the corrupt answer, 1: the clean one", _EFFECT, missing=_NO_CONTRAST),
+        TASK,
+    ),
+    "06_circuit_analysis",
+)  # fmt: skip
+
+#: Columns that name a task under a corruption, and those that name a head.
+CELL = ["task", "corruption"]
+HEAD = ["block", "module", "layer", "head"]
+
+EFFECT_TABLES = (
+    MODULE_PATCHING, REGIONS, KNOCKOUTS, HEAD_PATCHING, HEADS, UNIVERSAL_HEADS, HEAD_FUNCTIONS, FAITHFULNESS,
+)  # fmt: skip
