@@ -7,7 +7,8 @@ from .methods.causal_tracing.trace import causal_trace
 from .methods.evaluation.answers import accuracy_table, check_pairs, evaluate
 from .methods.evaluation.selection import select_samples, selection_table
 from .methods.knockout.attention_knockout import knock_out_attention, replace_image_tokens
-from .methods.lens.contributions import lens_contributions, open_lens
+from .methods.lens.contributions import lens_contributions
+from .methods.lens.decomposition import open_lens
 from .methods.lens.map_scores import map_table, score_maps
 from .methods.patching.sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
 from .models import VLM

@@ -4,6 +4,7 @@ import pytest
 from fixtures.families import save
 
 import vlmtrace as vt
+from vlmtrace.methods.lens.decomposition import lens_of
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,14 @@ def questions(random_pairs):
 @pytest.fixture(scope="session")
 def tiny(folder):
     return vt.load_model(save("llava", folder))
+
+
+@pytest.fixture(scope="session")
+def masked(questions, random_pairs):
+    table = questions.assign(object_mask=list(random_pairs["clean_object_mask"][:2]), category="color")
+    return table.assign(sentences=["the circle is red.", "the square is striped."])
+
+
+@pytest.fixture(scope="session")
+def lens(tiny, questions):
+    return lens_of(tiny, questions.iloc[0])

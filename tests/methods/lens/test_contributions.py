@@ -8,18 +8,15 @@ from fixtures.families import FAMILIES, save
 from torch import nn
 
 import vlmtrace as vt
-from vlmtrace.methods.lens import contributions as lenses
 from vlmtrace.methods.lens.contributions import (
     head_contributions,
     head_means,
     lens_contributions,
     module_contributions,
-    open_lens,
     position_contributions,
-    question_inputs,
-    text_only_inputs,
     top_heads,
 )
+from vlmtrace.methods.lens.decomposition import lens_of, open_lens, question_inputs, text_only_inputs, token_text
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.models.hooks import hooks
 from vlmtrace.models.types import Site
@@ -156,7 +153,7 @@ def test_the_table_says_what_the_lens_says(tiny, questions):
     table = lens_contributions(tiny, questions, PREFIX)
     block = tiny.blocks[LANGUAGE]
     assert len(table) == len(questions) * (block.n_layers * (block.n_heads + 2))
-    one = lenses.lens_of(tiny, questions.iloc[1], PREFIX)
+    one = lens_of(tiny, questions.iloc[1], PREFIX)
     mine = table[table["sample_id"] == questions["sample_id"][1]]
     heads = mine[mine["head"].notna()]
     np.testing.assert_allclose(
@@ -164,7 +161,7 @@ def test_the_table_says_what_the_lens_says(tiny, questions):
     )
     wide = mine[mine["head"].isna()].pivot(index="layer", columns="module", values="log_p_increase")
     np.testing.assert_allclose(wide[["self_attention", "mlp"]], module_contributions(one), atol=1e-6)
-    assert mine["token"].unique() == [lenses.word(tiny, one.token)]
+    assert mine["token"].unique() == [token_text(tiny, one.token)]
     assert head_means(table).shape == (block.n_layers, block.n_heads)
 
 

@@ -8,9 +8,10 @@ from PIL import Image
 
 import vlmtrace as vt
 from vlmtrace import plots
-from vlmtrace.methods.lens.contributions import head_contributions, lens_of, top_heads
+from vlmtrace.methods.lens.contributions import head_contributions, top_heads
+from vlmtrace.methods.lens.decomposition import lens_of
 from vlmtrace.methods.lens.explorers import patch_explorer, word_explorer
-from vlmtrace.methods.lens.words import image_boxes, side, top_words
+from vlmtrace.methods.lens.words import decode_to_words, image_boxes, stream_vectors
 from vlmtrace.tasks.rendered import open_questions
 
 IMAGE = Image.new("RGB", (40, 40), "gray")
@@ -87,11 +88,11 @@ def test_words_by_layer_are_drawn_at_their_means():
 
 def test_shared_heads_are_ringed():
     values = np.array([[[0.0, 1.0], [2.0, 3.0]]]) * np.ones((2, 1, 1))
-    knocked = pd.DataFrame(
+    ablated = pd.DataFrame(
         [(run, heads, -1.0, -2.0, -0.5, 2) for run in ("visual", "textual") for heads in ("chosen", "random")],
         columns=["run", "heads", "log_odds_change", "low", "high", "n"],
     )
-    figure = plots.visual_against_textual(contributions(values), contributions(2 * values), knocked, [(1, 0)])
+    figure = plots.visual_against_textual(contributions(values), contributions(2 * values), ablated, [(1, 0)])
     rings = figure.axes[0].collections[-1].get_offsets()
     np.testing.assert_allclose(rings, [[2.0, 4.0]])
     assert any("1.0" in text and "ringed" in text for text in texts(figure))
@@ -114,7 +115,7 @@ def test_every_patch_has_its_words(llava, questions):
     question = questions.iloc[0]
     lens = lens_of(llava, question)
     boxes = image_boxes(lens, question["image"])
-    words = top_words(lens, side(lens, "input", 0), boxes["position"], 5, "embedding")
+    words = decode_to_words(lens, stream_vectors(lens, "input", 0), boxes["position"], 5, "embedding")
     figure = plots.word_grid(question["image"], boxes, words, "title", question["answer"], question["object_mask"])
     shown = texts(figure)
     for name, count in words["word"].value_counts().items():
@@ -139,11 +140,13 @@ def test_words_are_explored_by_patch_and_by_layer(llava, questions):
     position = explorer.controls["patch"].options[10][1]
     assert len(explorer.controls["patch"].options) == 65
     lens = lens_of(llava, questions.iloc[0])
-    for what in ("input", "key", "value", "output"):
-        figure = explorer.figure(what=what, layer=1, head=2, patch=position)
-        first = top_words(lens, side(lens, what, 3, 2), [position], 1, "embedding")
+    for quantity in ("input", "key", "value", "output"):
+        figure = explorer.figure(quantity=quantity, layer=1, head=2, patch=position)
+        first = decode_to_words(lens, stream_vectors(lens, quantity, 3, 2), [position], 1, "embedding")
         assert any(text.startswith(f"{first['word'][0]}\n") for text in texts(figure))
-        assert ("out" in texts(figure)) == (what == "input")
-        assert "layer 1" in explorer.figure(what=what, layer=1, head=2).get_suptitle().replace("head 1.2", "layer 1")
+        assert ("out" in texts(figure)) == (quantity == "input")
+        assert "layer 1" in explorer.figure(quantity=quantity, layer=1, head=2).get_suptitle().replace(
+            "head 1.2", "layer 1"
+        )
     with pytest.raises(vt.VlmtraceError, match="no image token at position 0"):
         explorer.figure(patch=0)

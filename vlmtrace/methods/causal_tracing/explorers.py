@@ -1,7 +1,4 @@
-"""Explorers of causal tracing: one question at a time.
-
-causal_tracing.trace_explorer(questions, effects)      # as the last line of a notebook's cell
-"""
+"""The explorer of causal tracing: one question at a time (notebook 07)."""
 
 from __future__ import annotations
 
@@ -25,6 +22,8 @@ def trace_explorer(questions: pd.DataFrame, effects: pd.DataFrame) -> FigureExpl
     Args:
         questions: a questions table
         effects: from `causal_trace`
+    Returns:
+        the explorer; as the last line of a notebook's cell it is displayed
     Raises:
         VlmtraceError: a table lacks a column, or they have no question in common.
     """
@@ -49,10 +48,14 @@ def trace_explorer(questions: pd.DataFrame, effects: pd.DataFrame) -> FigureExpl
 def draw_question(
     figure: Figure, *, questions: pd.DataFrame, effects: pd.DataFrame, sample_id: str | None = None, step: int = 0
 ) -> None:
-    """The image, and what restoring each place does to one token of the answer.
+    """Draw the image, and what restoring each site does to one token of the answer.
 
     Args:
-        sample_id: default: the first question
+        figure: an empty figure
+        questions: a questions table
+        effects: from `causal_trace`
+        sample_id: None: the first question
+        step: token of the answer, from 0
     Raises:
         VlmtraceError: there is no such question or step.
     """

@@ -1,4 +1,4 @@
-"""Causal tracing with noise: how the level was chosen, where restoring brings the answer back, what pairing changes."""
+"""Figures of causal tracing: how the noise level was chosen, where restoring helps, what pairing the draws changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PUBLISHED_LEVEL = 3
 
 @paper_style
 def noise_curves(curve: pd.DataFrame, level: float | None = None) -> Figure:
-    """p(answer) against the level of noise, and how often the answer survives it.
+    """Draw p(answer) against the level of noise, and how often the answer stays on top.
 
     Args:
         curve: from `noise_curve`
@@ -60,12 +60,12 @@ def noise_curves(curve: pd.DataFrame, level: float | None = None) -> Figure:
 
 @paper_style
 def trace_map(effects: pd.DataFrame, sample_id: str | None = None, step: int = 0, limit: float | None = None) -> Figure:
-    """Indirect effect of one question, layer × token: one row a module, one column a block.
+    """Draw the indirect effects of one question, layer × token: one row per module, one column per block.
 
     Args:
         effects: from `causal_trace`
         sample_id: None: the only one in the table
-        step: of the answer
+        step: token of the answer, from 0
         limit: colors range over −limit … limit; default: the smallest round number that holds all effects
     Raises:
         VlmtraceError: a column is missing, or a choice is unknown or left open.
@@ -83,7 +83,18 @@ def draw_trace(
     limit: float | None = None,
     picture: Picture | None = None,
 ) -> None:
-    """As `trace_map`, into an empty figure; with the image above where there is one."""
+    """Draw as `trace_map` does, into an empty figure, with the image above where there is one.
+
+    Args:
+        figure: an empty figure
+        effects: from `causal_trace`
+        sample_id: None: the only one in the table
+        step: token of the answer, from 0
+        limit: colors range over −limit … limit; None: the smallest round number that holds all effects
+        picture: the image; None: not shown
+    Raises:
+        VlmtraceError: a column is missing, or a choice is unknown or left open.
+    """
     check_table(effects, [*COLUMNS, "answer_token", "p_clean", "p_corrupt"], "causal_tracing")
     chosen = pick(effects, "causal_tracing", sample_id=sample_id, step=step)
     maps = {
@@ -100,11 +111,16 @@ def draw_trace(
 
 @paper_style
 def average_trace(effects: pd.DataFrame, step: int = 0, limit: float | None = None) -> Figure:
-    """Average indirect effect over questions, layer × token role: one row a module, one column a block.
+    """Draw average indirect effects over questions, layer × token role: one row per module, one column per block.
 
     Positions that share a role are averaged within a question first.
 
-    Args, Raises: as `trace_map`
+    Args:
+        effects: from `causal_trace`
+        step: token of the answer, from 0
+        limit: colors range over −limit … limit; None: the smallest round number that holds all effects
+    Raises:
+        VlmtraceError: a column is missing, or all effects of a module are.
     """
     chosen = pick(check_table(effects, COLUMNS, "causal_tracing"), "causal_tracing", step=step)
     maps = {}
@@ -164,10 +180,12 @@ def _grid(
 
 @paper_style
 def upper_against_lower(differences: pd.DataFrame, module: str = "residual", step: int = 0) -> Figure:
-    """Does restoring help more in the upper half of the layers? One row a token role, grouped by block.
+    """Draw whether restoring helps more in the upper half of the layers: one row per token role, grouped by block.
 
     Args:
         differences: from `later_layers`
+        module: whose differences
+        step: token of the answer, from 0
     Raises:
         VlmtraceError: a column is missing or there is no row.
     """
@@ -194,7 +212,7 @@ def upper_against_lower(differences: pd.DataFrame, module: str = "residual", ste
 
 @paper_style
 def pairing_scatter(maps: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figure:
-    """The same map from two seeds, site against site: what noise alone puts into it scatters off the diagonal.
+    """Draw the same map from two seeds, site against site: what noise alone adds scatters off the diagonal.
 
     Args:
         maps: by title, two tables from `causal_trace` that differ in nothing but the seed
@@ -214,7 +232,18 @@ def pairing_scatter(maps: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figur
 
 
 def two_seeds(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Two tables of the same sites side by side: columns first, second, and the first's ci_low and ci_high."""
+    """Two tables of the same sites side by side.
+
+    Args:
+        first: from `causal_trace`
+        second: the same with another seed
+    Returns:
+        one row per site: sample_id, step, block, module, layer, position, first, second (indirect effects), ci_low,
+        ci_high (of the first)
+
+    Raises:
+        VlmtraceError: the tables list different sites
+    """
     site = ["sample_id", "step", "block", "module", "layer", "position"]
     both = first[[*site, "indirect_effect", "ci_low", "ci_high"]].merge(
         second[[*site, "indirect_effect"]], on=site, suffixes=("_first", "_second"), validate="one_to_one"

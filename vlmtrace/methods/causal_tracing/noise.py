@@ -5,7 +5,8 @@ reads it. Additive noise is Gaussian, its standard deviation a multiple of the e
 
     corrupt = clean + level · scale · z,    z ~ N(0, 1)        (Meng et al. 2022, there with level 3)
 
-The published code for BLIP (Palit et al. 2023) multiplies instead: corrupt = clean · (1 + level · z), with level 5.
+(https://arxiv.org/abs/2202.05262.) The published code for BLIP (Palit et al. 2023, https://arxiv.org/abs/2308.14179)
+multiplies instead: corrupt = clean · (1 + level · z), with level 5.
 
 Draws belong to a question: the same seed and sample_id give the same z, whatever else is in the table, at whatever
 level and site. So everything that is compared is compared under the same noise.
@@ -34,7 +35,7 @@ NOISES = ("additive", "multiplicative")
 
 @dataclass(frozen=True)
 class Noise:
-    """How image embeddings are disturbed.
+    """Noise on image embeddings: how much, how often, and from which seed.
 
     Attributes:
         scale: the standard deviation that `level` is a multiple of, see `noise_scale`
@@ -42,6 +43,7 @@ class Noise:
         draws: how many times noise is drawn for each question
         seed: of all draws
         kind: "additive" or "multiplicative"
+
     Raises:
         VlmtraceError: an unknown kind, no draws, or a negative level
     """
@@ -60,17 +62,28 @@ class Noise:
             raise VlmtraceError(f"level={self.level} is no standard deviation: give 0 or more.")
 
     def unit(self, sample_id: str, image: Tensor, site: int = 0) -> Tensor:
-        """z: (draw, position, width) for embeddings (1, position, width), the same on every device.
+        """Unit noise z for a question's image embeddings, the same on every device.
 
         Args:
+            sample_id: the question's; another one gives other draws
+            image: (1, position, width), the embeddings
             site: another number gives other draws
+        Returns:
+            (draw, position, width)
         """
         generator = np.random.default_rng([self.seed, zlib.crc32(sample_id.encode()), site])
         drawn = generator.standard_normal((self.draws, *image.shape[1:]), dtype=np.float32)
         return torch.from_numpy(drawn).to(image.device, image.dtype)
 
     def disturb(self, image: Tensor, unit: Tensor) -> Tensor:
-        """Corrupt embeddings (draw, position, width) from clean ones (1, position, width) and z."""
+        """Corrupt image embeddings.
+
+        Args:
+            image: (1, position, width), clean
+            unit: (draw, position, width), z
+        Returns:
+            (draw, position, width)
+        """
         if self.kind == "multiplicative":
             return image * (1 + self.level * unit)
         return image + self.level * self.scale * unit
@@ -78,12 +91,22 @@ class Noise:
 
 @torch.no_grad()
 def noise_scale(model: VLM, questions: pd.DataFrame, batch: int = 32) -> float:
-    """The standard deviation of all entries of the image embeddings of some questions' images.
+    """The standard deviation of the image embeddings' entries: the unit in which a noise level is given.
 
     Args:
-        questions: a questions table, the reference set
+        model: whose image embeddings
+        questions: a questions table, the reference set; each image counts once
+        batch: images that are encoded together
+    Returns:
+        the standard deviation over all images, positions and dimensions
     Raises:
         VlmtraceError: a broken table, or a model whose later layers receive image features again
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> round(vt.noise_scale(model, vt.load_questions("rendered_open", n=2)), 2)
+        1.13
     """
     refuse_images_twice(model)
     questions = validate_questions(questions).drop_duplicates("image").reset_index(drop=True)
@@ -98,6 +121,11 @@ def noise_scale(model: VLM, questions: pd.DataFrame, batch: int = 32) -> float:
 
 
 def refuse_images_twice(model: VLM) -> None:
+    """Refuse models whose later layers receive image features again: noise on the image tokens hides no image there.
+
+    Raises:
+        VlmtraceError: the model is one of those
+    """
     if model.injects_image_features_later:
         raise VlmtraceError(
             f"{model.name} adds image features behind later layers too, so that noise on the image tokens does not "
@@ -115,18 +143,32 @@ def noise_curve(
     seed: int = 0,
     noise: str = "additive",
 ) -> pd.DataFrame:
-    """How sure the model still is of its own clean answer as noise grows; from this a level is chosen.
+    """Probability of the model's own clean answer as noise on the image embeddings grows; choose a level from it.
 
     Args:
+        model: the model that is traced
         questions: a questions table
-        levels: standard deviations, in units of `scale`
-        scale: None: that of `questions`
-        others: as in `causal_trace`
+        levels: standard deviations of the noise, in units of `scale`
+        scale: the standard deviation that a level is a multiple of; None: that of `questions` (see `noise_scale`)
+        draws: of noise, for each question
+        seed: of the noise; the same seed and sample_id give the same draws
+        noise: "additive", or "multiplicative" as in the published code for BLIP
     Returns:
-        columns sample_id, category, level, step, answer_token, p_answer (mean over draws), ci_low, ci_high (95 %
-        t-interval over draws), still_answers (share of draws in which that token is still the most likely one)
+        one row per question, step (token of the answer, from 0) and level: sample_id, category, level, step,
+        answer_token, p_answer (mean over draws), ci_low, ci_high (95 % t-interval over draws), still_answers (share of
+        draws in which that token is still the most likely one)
+
     Raises:
-        VlmtraceError: as `causal_trace`
+        VlmtraceError: an unknown kind of noise, a broken table, or a model whose later layers receive image features
+            again
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> questions = vt.load_questions("rendered_open", n=2)
+        >>> curve = vt.noise_curve(model, questions, levels=(0, 1, 3), draws=2)
+        >>> curve.groupby("level")["p_answer"].mean().round(2).to_dict()
+        {0.0: 0.84, 1.0: 0.84, 3.0: 0.14}
     """
     refuse_images_twice(model)
     questions = validate_questions(questions)
@@ -161,15 +203,25 @@ def noise_curve(
 
 
 def choose_level(curve: pd.DataFrame, share: float = 0.9) -> float:
-    """The weakest noise that takes away nearly all that noise can take: from there on, more of it changes little.
+    """Choose the weakest noise that takes away nearly all of the answer's probability that noise can take.
 
     A model may know an answer without looking, so what is left at the strongest noise is not 0, but its prior.
 
     Args:
         curve: from `noise_curve`, with level 0 and levels at which p(answer) no longer falls
         share: of the fall from level 0 to the lowest mean p(answer)
+
+    Returns:
+        one of the curve's levels
     Raises:
-        VlmtraceError: a column is missing, or level 0 is
+        VlmtraceError: a column or level 0 is missing
+
+    Example:
+        >>> import pandas as pd
+        >>> import vlmtrace as vt
+        >>> curve = pd.DataFrame({"level": [0, 1, 2, 3, 4], "p_answer": [0.9, 0.7, 0.22, 0.2, 0.2]})
+        >>> vt.choose_level(curve)
+        2.0
     """
     check_columns(curve, ["level", "p_answer"], "noise_curve")
     means = curve.groupby("level")["p_answer"].mean()

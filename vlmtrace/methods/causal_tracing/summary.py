@@ -9,15 +9,29 @@ from vlmtrace.core.stats import bootstrap_mean
 
 
 def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed: int = 0) -> pd.DataFrame:
-    """Average indirect effect by step, site and token role (Meng et al. 2022, AIE).
+    """Average indirect effect by step, site and token role (AIE of Meng et al. 2022, https://arxiv.org/abs/2202.05262).
 
-    Positions that share a role are averaged within a question, then questions.
+    Positions that share a role are averaged within a question first, then over questions.
 
     Args:
         effects: from `causal_trace`
         value: "indirect_effect" or "normalized_effect"; questions where it is missing are left out
+        seed: of the bootstrap
     Returns:
-        columns step, block, module, layer, token_role, mean, ci_low, ci_high (95 % bootstrap over questions), n
+        one row per step, site and role: step, block, module, layer, token_role, mean, ci_low, ci_high (95 % bootstrap
+        over questions), n (questions)
+
+    Raises:
+        VlmtraceError: a column is missing
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> questions = vt.load_questions("rendered_open", n=2)
+        >>> effects = vt.causal_trace(model, questions, draws=2, modules=["residual"], blocks=["text_decoder"])
+        >>> averages = vt.average_effects(effects)
+        >>> averages.loc[averages["layer"] == 3, ["token_role", "mean", "n"]].round(2).values.tolist()
+        [['last', 0.7, 2]]
     """
     cell = ["step", "block", "module", "layer", "token_role"]
     check_columns(effects, [*cell, "sample_id", value], "causal_tracing")
@@ -38,13 +52,30 @@ def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed:
 
 
 def later_layers(effects: pd.DataFrame, value: str = "indirect_effect", seed: int = 0) -> pd.DataFrame:
-    """Is causal relevance in the later layers? The upper half's mean effect minus the lower half's, for each role.
+    """Mean effect of the upper half of the layers minus that of the lower half, for each token role.
+
+    It tests the finding of Palit et al. 2023 (https://arxiv.org/abs/2308.14179) that the later layers matter most.
 
     Args:
         effects: from `causal_trace`
+        value: "indirect_effect" or "normalized_effect"; questions where it is missing are left out
+        seed: of the bootstrap
     Returns:
-        columns step, block, module, token_role, lower, upper (mean effects), difference, ci_low, ci_high (95 %
-        bootstrap over questions), n; the middle layer of an odd number belongs to neither half
+        one row per step, block, module and role: step, block, module, token_role, lower, upper (mean effects),
+        difference, ci_low, ci_high (95 % bootstrap over questions), n (questions); the middle layer of an odd number
+        belongs to neither half
+    Raises:
+        VlmtraceError: a column is missing
+
+    Example:
+        >>> import pandas as pd
+        >>> import vlmtrace as vt
+        >>> effects = pd.DataFrame({
+        ...     "sample_id": ["a"] * 4 + ["b"] * 4, "step": 0, "block": "text_decoder", "module": "mlp",
+        ...     "layer": [0, 1, 2, 3] * 2, "token_role": "last", "indirect_effect": [0, 0.1, 0.3, 0.5] * 2,
+        ... })
+        >>> vt.later_layers(effects)[["lower", "upper", "difference"]].round(2).values.tolist()
+        [[0.05, 0.4, 0.35]]
     """
     cell = ["step", "block", "module", "token_role"]
     check_columns(effects, [*cell, "sample_id", "layer", value], "causal_tracing")

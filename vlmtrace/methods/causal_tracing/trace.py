@@ -1,18 +1,17 @@
 """Causal tracing: one image, one open question, noise in the place of a second image.
 
-After Meng et al. 2022; for BLIP, Palit et al. 2023.
-
-Three runs of the model on its own clean answer, token by token:
+After Meng et al. 2022 (https://arxiv.org/abs/2202.05262) and, for BLIP, Palit et al. 2023
+(https://arxiv.org/abs/2308.14179). Three runs of the model on its own clean answer, token by token:
 
     clean      p(answer | image)
     corrupt    p(answer | image embeddings + noise)            see `vlmtrace.methods.causal_tracing.noise`
-    restored   the corrupt run with one state set back to clean
+    restored   the corrupt run with one state restored to clean
 
     indirect effect = p(answer | restored) − p(answer | corrupt)
 
 Noise is drawn several times. Every site is restored under the same draws that the corrupt run had, so the difference is
-taken draw by draw and the noise itself drops out of it. The sweep is that of activation patching, with the draws where
-pairs stand there.
+taken draw by draw and the noise itself drops out of it. The sweep is that of activation patching, with draws in the
+place of pairs.
 """
 
 from __future__ import annotations
@@ -64,12 +63,18 @@ def causal_trace(
     paired: bool = True,
     memory_gb: float | None = None,
 ) -> pd.DataFrame:
-    """Restore one state at a time in runs whose image is hidden by noise: layer × position × module, for every step.
+    """Restore one state at a time in runs whose image is hidden by noise: layer × position × module.
+
+    Causal tracing (Meng et al. 2022, https://arxiv.org/abs/2202.05262; for BLIP, Palit et al. 2023,
+    https://arxiv.org/abs/2308.14179). The indirect effect of a site is p(answer | restored) − p(answer | corrupt), for
+    every token of the model's own clean answer, averaged over draws of noise.
 
     Args:
+        model: the model that is traced
         questions: a questions table: sample_id, category, image, prompt; optional word columns give token roles
         level: standard deviation of the noise, in units of `scale` (multiplicative: of the factor)
         draws: of noise, for each question
+        seed: of the noise; the same seed and sample_id give the same draws
         noise: "additive", or "multiplicative" as in the published code for BLIP
         modules: None: all. residual is restored in one layer, the others in a window of layers
         window: how many layers around each; None: a quarter of them, as three of BLIP's twelve
@@ -77,18 +82,31 @@ def causal_trace(
         positions: "text" (all but the image's tokens), "all", token roles, or indices
         scale: None: the standard deviation of these questions' image embeddings (see `noise_scale`)
         paired: False draws noise anew for each site, as the published code does: effects then hold the difference of
-            two draws, and have to be told from it by their number
-        memory_gb: as in `patch_modules`
+            two draws, which only their number averages out
+        memory_gb: gigabytes for the runs' activations and the restored states; None: a share of what is free
     Returns:
-        one row a question, step of the answer, site and position: sample_id, category, corruption ("noise"), block,
-        module, layer (the middle of the window), window (its layers), position, token, token_role, step, answer_token,
-        p_clean, p_corrupt, p_answer (restored), indirect_effect, ci_low, ci_high (95 % t-interval over draws),
-        normalized_effect (indirect_effect as a share of p_clean − p_corrupt; missing where that gap is below 0.01),
-        still_answers (share of corrupt draws with the clean answer on top)
+        one row per question, step (token of the answer, from 0), site and position: sample_id, category, corruption
+        ("noise"), block, module, layer (the middle of the window), window (its layers), position, token, token_role,
+        step, answer_token, p_clean, p_corrupt, p_answer (restored), indirect_effect, ci_low, ci_high (95 % t-interval
+        over draws), normalized_effect (indirect_effect as a share of p_clean − p_corrupt; missing where that gap is
+        below 0.01), still_answers (share of corrupt draws with the clean answer on top)
+
     Raises:
         VlmtraceError: an unknown name, a broken table, or a model whose later layers receive image features again
     Warns:
-        where the corrupt run still gives the answer, so that there is little to restore
+        UserWarning: the corrupt run still gives the answer, so that there is little to restore
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> question = vt.load_questions("rendered_open", n=1)
+        >>> effects = vt.causal_trace(model, question, draws=2, modules=["residual"], blocks=["text_decoder"])
+        >>> print(effects[["layer", "token", "answer_token", "indirect_effect"]].round(2).to_string(index=False))
+         layer token answer_token  indirect_effect
+             0 [DEC]          red             0.00
+             1 [DEC]          red             0.02
+             2 [DEC]          red             0.93
+             3 [DEC]          red             1.00
     """
     refuse_images_twice(model)
     questions = validate_questions(questions)

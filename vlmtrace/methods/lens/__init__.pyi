@@ -1,17 +1,19 @@
-from .contributions import lens_contributions, lens_of, open_lens, word
+from .contributions import lens_contributions
+from .decomposition import lens_of, open_lens, token_text
 from .explorers import patch_explorer, word_explorer
 from .figures import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual
 from .map_scores import image_maps, map_table, score_maps
-from .modality import agreement, knock_out_heads, knockout_table, shared_heads
+from .modality import ablate_heads, ablation_table, agreement, shared_heads
 from .word_figures import word_grid, words_by_layer
-from .words import image_boxes, side, top_words, word_layers
+from .words import decode_to_words, image_boxes, stream_vectors, word_layers
 
 __all__ = [
+    "ablate_heads",
+    "ablation_table",
     "agreement",
+    "decode_to_words",
     "image_boxes",
     "image_maps",
-    "knock_out_heads",
-    "knockout_table",
     "lens_contributions",
     "lens_heads",
     "lens_of",
@@ -23,10 +25,9 @@ __all__ = [
     "patch_maps",
     "score_maps",
     "shared_heads",
-    "side",
-    "top_words",
+    "stream_vectors",
+    "token_text",
     "visual_against_textual",
-    "word",
     "word_explorer",
     "word_grid",
     "word_layers",

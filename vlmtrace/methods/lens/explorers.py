@@ -1,8 +1,4 @@
-"""Explorers of the visual lens: one question at a time, its patches and the words in them.
-
-vlmtrace.methods.lens.explorers.patch_explorer(model, questions)      # as the last line of a notebook's cell
-vlmtrace.methods.lens.explorers.word_explorer(model, questions)
-"""
+"""Explorers of the visual lens: one question at a time, its patches and the words in them (notebook 08)."""
 
 from __future__ import annotations
 
@@ -21,26 +17,18 @@ from vlmtrace.display.figure_explorer import FigureExplorer, dropdown, slider
 from vlmtrace.display.panels import outline_legend
 from vlmtrace.display.style import PAGE_WIDTH
 from vlmtrace.inputs.image_regions import on_image
-from vlmtrace.methods.lens.contributions import (
-    BLOCK,
-    Lens,
-    check_questions,
-    head_contributions,
-    lens_of,
-    position_contributions,
-    top_heads,
-    word,
-)
+from vlmtrace.methods.lens.contributions import head_contributions, position_contributions, top_heads
+from vlmtrace.methods.lens.decomposition import BLOCK, Lens, check_questions, lens_of, token_text
 from vlmtrace.methods.lens.figures import draw_maps
 from vlmtrace.methods.lens.map_scores import TOP
 from vlmtrace.methods.lens.word_figures import draw_patch, draw_words
-from vlmtrace.methods.lens.words import SIDES, THROUGH, image_boxes, side, top_words
+from vlmtrace.methods.lens.words import QUANTITIES, THROUGH, decode_to_words, image_boxes, stream_vectors
 from vlmtrace.models import VLM
 
 LensOf = Callable[[pd.Series], Lens]
 
-#: How a side of a head is called among the controls.
-SIDE_NAMES = {
+#: How a quantity to read is called among the controls.
+QUANTITY_NAMES = {
     "input": "what enters the layer",
     "key": "what the head's key sees of it",
     "value": "what the head's value sees of it",
@@ -52,8 +40,12 @@ def patch_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Fig
     """Which patches raise the answer's probability, and through which head? Choose the question and the head.
 
     Args:
+        model: a decoder-only model
         questions: sample_id, image, prompt, and object_mask if known
-        prefix: the beginning of an answer
+        prefix: the beginning of an answer, put behind every prompt
+
+    Returns:
+        the explorer; as the last line of a notebook's cell it is displayed
 
     Raises:
         VlmtraceError: a column is missing, or the model is not decoder-only.
@@ -85,9 +77,11 @@ def draw_patches(
     sample_id: str | None = None,
     head: tuple[int, int] | None = None,
 ) -> None:
-    """The image, the important patches through a head, and that head's attention.
+    """Draw the image, the important patches through a head, and that head's attention.
 
     Args:
+        figure: an empty figure
+        questions: as of `patch_explorer`
         lens_at: from a row of the questions to its lens
         sample_id: default: the first question
         head: (layer, head); None: the strongest heads together, and the attention averaged over all
@@ -119,8 +113,12 @@ def word_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Figu
     """Which words are in the patches? Choose the question, what is read, the layer and the head.
 
     Args:
+        model: a decoder-only model
         questions: sample_id, image, prompt, and object_mask and answer if known
-        prefix: the beginning of an answer
+        prefix: the beginning of an answer, put behind every prompt
+
+    Returns:
+        the explorer; as the last line of a notebook's cell it is displayed
 
     Raises:
         VlmtraceError: a column is missing, or the model is not decoder-only.
@@ -140,7 +138,7 @@ def word_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> Figu
     controls = {
         "sample_id": dropdown("question", row_options(shown, "prompt")),
         "patch": dropdown("patch", patches({"sample_id": shown["sample_id"].iloc[0]})),
-        "what": dropdown("read", [(name, what) for what, name in SIDE_NAMES.items()]),
+        "quantity": dropdown("read", [(name, quantity) for quantity, name in QUANTITY_NAMES.items()]),
         "through": dropdown("through", [(f"the {way}", way) for way in THROUGH], preferred="embedding"),
         "layer": slider("layer", block.n_layers),
         "head": slider("head", block.n_heads),
@@ -156,21 +154,26 @@ def draw_patch_words(
     lens_at: LensOf,
     sample_id: str | None = None,
     patch: int | None = None,
-    what: str = "input",
+    quantity: str = "input",
     through: str = "embedding",
     layer: int = 0,
     head: int = 0,
 ) -> None:
-    """The image, and the four most fitting words of each image token; or the words of one, through all layers.
+    """Draw the image with the four best words of each image token; or the words of one token in all layers.
 
     Args:
+        figure: an empty figure
+        questions: as of `word_explorer`
         lens_at: from a row of the questions to its lens
         sample_id: default: the first question
         patch: the position of an image token; None: all of them, in one layer
-        what, through: of `lens_words.SIDES`, `lens_words.THROUGH`
+        quantity: what is read, one of `words.QUANTITIES`
+        through: by which matrix, one of `words.THROUGH`
+        layer: of what is read; not used where `patch` is given
+        head: of the layer; not used for "input"
 
     Raises:
-        VlmtraceError: there is no such question, side, layer or head.
+        VlmtraceError: there is no such question, quantity, layer or head.
     """
     question = chosen_row(questions, sample_id)
     lens = lens_at(question)
@@ -178,29 +181,29 @@ def draw_patch_words(
     if boxes.empty:
         raise VlmtraceError("No image token stands for a place in the image, so no word can be written on it.")
     answer = question.get("answer") if isinstance(question.get("answer"), str) else None
-    one_of(what, SIDES, "side of a head")
+    one_of(quantity, QUANTITIES, "quantity to read")
     figure.set_size_inches(PAGE_WIDTH, 4.7)
     if patch is None:
         score = ""
-        words = top_words(lens, side(lens, what, layer, head), boxes["position"], 4, through)
+        words = decode_to_words(lens, stream_vectors(lens, quantity, layer, head), boxes["position"], 4, through)
         draw_words(figure, question["image"], boxes, words, answer, _mask(question))
-        where = f"layer {layer}" if what == "input" else f"head {layer}.{head}"
+        where = f"layer {layer}" if quantity == "input" else f"head {layer}.{head}"
     else:
         at = boxes[boxes["position"] == patch]
         if at.empty:
             raise VlmtraceError(f"There is no image token at position {patch}: choose one of the list.")
         box = at.iloc[0]
-        layers = len(lens.heads) + (what == "input")
+        layers = len(lens.heads) + (quantity == "input")
         names = [f"layer {number}" if number < len(lens.heads) else "out" for number in range(layers)]
         readings = {
-            name: top_words(lens, side(lens, what, number, head), [patch], 5, through)
+            name: decode_to_words(lens, stream_vectors(lens, quantity, number, head), [patch], 5, through)
             for number, name in enumerate(names)
         }
         figure.set_size_inches(PAGE_WIDTH, max(3.2, 1.2 + 0.36 * layers))
         draw_patch(figure, question["image"], box, readings, answer)
         score = " (cosine)" if through == "embedding" else " (probability)"
-        where = "all layers" if what == "input" else f"head {head} of all layers"
-    figure.suptitle(f"{_asked(question, lens)}\n{where}: {SIDE_NAMES[what]}, read through the {through}{score}")
+        where = "all layers" if quantity == "input" else f"head {head} of all layers"
+    figure.suptitle(f"{_asked(question, lens)}\n{where}: {QUANTITY_NAMES[quantity]}, read through the {through}{score}")
 
 
 # What they share ----------------------------------------------------------------------------------------------------
@@ -218,7 +221,7 @@ def _mask(question: pd.Series) -> str | None:
 
 
 def _asked(question: pd.Series, lens: Lens) -> str:
-    said = f"{word(lens.model, lens.token)} (p = {float(np.exp(_log_p(lens))):.2f})"
+    said = f"{token_text(lens.model, lens.token)} (p = {float(np.exp(_log_p(lens))):.2f})"
     return textwrap.fill(f"{question['prompt']} {said}", 90)
 
 

@@ -51,10 +51,11 @@ MASK = "clean_object_mask"
 
 @paper_style
 def lens_heads(contributions: pd.DataFrame, title: str = "") -> Figure:
-    """Mean contribution of every head, layer × head, and beside it of all that attention and feed-forward add.
+    """Draw the mean contribution of every head, layer × head, and beside it that of whole modules.
 
     Args:
-        contributions: from `lens.lens_contributions`
+        contributions: from `lens_contributions`
+        title: of the figure
 
     Raises:
         VlmtraceError: a column is missing or there is no row.
@@ -97,9 +98,10 @@ def patch_maps(
     masks: Sequence[Picture | None] | None = None,
     notes: Sequence[Mapping[str, str]] | None = None,
 ) -> Figure:
-    """Several images, one a row, and beside each what maps of it say, each on its own scale from 0 to its highest.
+    """Draw several images, one per row, and beside each its maps, each on its own scale from 0 to its highest value.
 
     Args:
+        images: paths or pictures
         titles: of the rows, e.g. question and answer
         maps: of each image, by name, (row, column) over the image; what is below 0 (speaks against the answer) is left
             blank
@@ -136,7 +138,15 @@ def draw_maps(
     mask: Picture | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """One row of `patch_maps`: the image, and each map over it in gray."""
+    """Draw one row of `patch_maps`: the image, and each map over the image in gray.
+
+    Args:
+        figure: an empty figure or subfigure
+        image: a path or a picture
+        maps: by name, (row, column) over the image
+        mask: the object asked about, outlined; None: not outlined
+        notes: by map, a few words below it
+    """
     outlines = {} if mask is None else {MASK: mask}
     axes = figure.subplots(1, len(maps) + 1)
     outline_masks(axes[0], outlines, image_panel(axes[0], image))
@@ -150,10 +160,10 @@ def draw_maps(
 
 @paper_style
 def map_measures(table: pd.DataFrame) -> Figure:
-    """Each measure of each map with its interval, one panel a measure.
+    """Draw each measure of each map with its interval, one panel per measure.
 
     Args:
-        table: from `grounding.map_table`
+        table: from `map_table`
 
     Raises:
         VlmtraceError: a column is missing or there is no row.
@@ -182,10 +192,10 @@ def map_measures(table: pd.DataFrame) -> Figure:
 
 @paper_style
 def map_curves(curves: pd.DataFrame) -> Figure:
-    """The answer's probability as more and more image tokens are replaced (deletion) or kept (insertion), by map.
+    """Draw the answer's probability as a growing share of image tokens is replaced (deletion) or kept (insertion).
 
     Args:
-        curves: from `grounding.score_maps`
+        curves: from `score_maps`
 
     Raises:
         VlmtraceError: a column is missing or there is no row.
@@ -224,26 +234,27 @@ def map_curves(curves: pd.DataFrame) -> Figure:
 
 @paper_style
 def visual_against_textual(
-    visual: pd.DataFrame, textual: pd.DataFrame, knocked: pd.DataFrame, shared: Sequence[tuple[int, int]]
+    visual: pd.DataFrame, textual: pd.DataFrame, ablated: pd.DataFrame, shared: Sequence[tuple[int, int]]
 ) -> Figure:
-    """Every head's mean contribution to the answer from images and from sentences, and what knocking some out takes.
+    """Draw every head's mean contribution from images against that from sentences, and what ablating some heads does.
 
     Args:
-        visual, textual: from `lens.lens_contributions`, of the same questions
-        knocked: from `textual.knockout_table`
-        shared: the heads that were knocked out
+        visual: from `lens_contributions`, the questions asked about images
+        textual: from `lens_contributions`, the same questions asked about sentences
+        ablated: from `ablation_table`
+        shared: the heads that were ablated
 
     Raises:
         VlmtraceError: a column is missing or there is no row.
     """
     columns = ["sample_id", "layer", "head", "log_p_increase"]
     tables = [check_table(table, columns, "contributions") for table in (visual, textual)]
-    knocked = check_table(knocked, ["run", "heads", "log_odds_change", "low", "high", "n"], "knock-outs")
+    ablated = check_table(ablated, ["run", "heads", "log_odds_change", "low", "high", "n"], "ablations")
     means = [table[table["head"].notna()].groupby(["layer", "head"])["log_p_increase"].mean() for table in tables]
     figure = new_figure(height=2.9)
     left, right = figure.subplots(1, 2, width_ratios=[1.1, 1])
     _draw_agreement(left, means[0], means[1], shared, visual["sample_id"].nunique())
-    _draw_knocked(right, knocked, len(shared))
+    _draw_ablated(right, ablated, len(shared))
     return figure
 
 
@@ -269,11 +280,11 @@ def _draw_agreement(
     sns.despine(ax=axes)
 
 
-def _draw_knocked(axes: Axes, knocked: pd.DataFrame, k: int) -> None:
+def _draw_ablated(axes: Axes, ablated: pd.DataFrame, k: int) -> None:
     labels = {"chosen": f"the {k} shared heads", "random": f"{k} random others"}
-    runs = list(dict.fromkeys(knocked["run"]))
+    runs = list(dict.fromkeys(ablated["run"]))
     for number, (heads, label) in enumerate(labels.items()):
-        rows = knocked[knocked["heads"] == heads].set_index("run").loc[runs]
+        rows = ablated[ablated["heads"] == heads].set_index("run").loc[runs]
         x = np.arange(len(runs)) + (number - 0.5) * 0.25
         spread = [rows["log_odds_change"] - rows["low"], rows["high"] - rows["log_odds_change"]]
         axes.errorbar(
@@ -284,6 +295,6 @@ def _draw_knocked(axes: Axes, knocked: pd.DataFrame, k: int) -> None:
     axes.set_xticks(range(len(runs)), [f"{run} run" for run in runs])
     axes.set_xlim(-0.5, len(runs) - 0.5)
     axes.set_ylabel("change of the answer's log-odds, nats")
-    axes.set_title(f"knocked out (n = {knocked['n'].max()} other questions)", loc="left")
+    axes.set_title(f"mean-ablated (n = {ablated['n'].max()} other questions)", loc="left")
     axes.legend(loc="best")
     sns.despine(ax=axes)

@@ -1,4 +1,4 @@
-"""Norms with their scale held fixed, so that they are linear and a sum of parts can be read part by part."""
+"""Norms with their scale frozen, so that they are linear and a sum of parts can be read part by part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class FrozenNorm:
-    """A norm as it acted on some vectors: scale (and, of a LayerNorm, nothing else) is kept from there.
+    """A norm with the scale that it had on some vectors.
 
     N(v) = linear(v) + bias, where linear(v) = gain · (v − mean(v)) / scale; an RMS norm does not subtract the mean.
     A LayerNorm's subtraction of the mean is linear as it is, so each vector's own mean is subtracted.
@@ -31,9 +31,14 @@ class FrozenNorm:
     @classmethod
     @torch.no_grad()
     def of(cls, norm: nn.Module, at: Tensor) -> FrozenNorm:
-        """Freeze a norm at some vectors (…, width). All is float32, whatever the model computes in.
+        """Freeze a norm at some vectors.
 
-        Gain (which some families store as 1 + weight), bias and centring are found by asking the norm itself.
+        All is float32, whatever the model computes in. Gain (which some families store as 1 + weight), bias and
+        centring are found by asking the norm itself.
+
+        Args:
+            norm: a LayerNorm or RMS norm of a model; an Identity is frozen as what it is
+            at: (…, width)
         """
         at = at.float()
         if isinstance(norm, nn.Identity):
@@ -58,11 +63,16 @@ class FrozenNorm:
         return FrozenNorm(self.gain, self.bias, self.centred, self.scale[index])
 
     def linear(self, vectors: Tensor) -> Tensor:
-        """(…, width): what is linear in the vectors. The scale's shape must broadcast with theirs."""
+        """The part of the norm that is linear in the vectors, without its bias: (…, width).
+
+        Args:
+            vectors: (…, width); their shape must broadcast with the scale's
+        """
         vectors = vectors.float()
         if self.centred:
             vectors = vectors - vectors.mean(-1, keepdim=True)
         return self.gain * vectors / self.scale
 
     def __call__(self, vectors: Tensor) -> Tensor:
+        """The norm of vectors under the frozen scale: (…, width)."""
         return self.linear(vectors) + self.bias

@@ -1,17 +1,20 @@
-"""Maps of the image that are said to explain an answer, and what says which map is right.
+"""Maps of the image that are said to explain an answer, and measures that compare them.
 
 A map gives every image token a number: how much it matters to the predicted token. Five ways to get one (`MAPS`):
 
-- `lens`: contributions of positions, summed over the heads that raise the answer most (Yu and Ananiadou 2024)
+- `lens`: contributions of positions, summed over the heads that raise the answer most (Yu and Ananiadou 2024,
+  https://arxiv.org/abs/2411.10950)
 - `attention`: attention from the answer's position, averaged over all heads and layers
-- `rollout`: attention followed through the layers, half of each step staying in place (Abnar and Zuidema 2020)
+- `rollout`: attention followed through the layers, half of each step staying in place (Abnar and Zuidema 2020,
+  https://arxiv.org/abs/2005.00928)
 - `gradient`: gradient of the answer's log-probability × the image token, summed over its width
 - `random`: the baseline
 
 Two ways to test it. *Pointing*: is the map high where the object is? Area under the ROC curve, against the mask.
-*Deletion and insertion* (Petsiuk et al. 2018): how does the answer's probability fall as the top tokens are replaced by
-the mean image token, and how does it come back as only the top ones are kept? Low area under deletion and high area
-under insertion are good. Pointing asks what a human would call right, the other two ask the model.
+*Deletion and insertion* (Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421): how does the answer's probability
+fall as the top tokens are replaced by the mean image token, and how does it come back as only the top ones are kept?
+Low area under deletion and high area under insertion are good. Pointing asks what a human would call right, the other
+two ask the model.
 """
 
 from __future__ import annotations
@@ -31,19 +34,11 @@ from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import resolve
 from vlmtrace.core.progress import counter
+from vlmtrace.core.types import Array
 from vlmtrace.inputs.image_regions import coverage
 from vlmtrace.inputs.image_tokens import mean_image_token
-from vlmtrace.methods.lens.contributions import (
-    BLOCK,
-    Array,
-    Lens,
-    check_questions,
-    head_contributions,
-    lens_of,
-    position_contributions,
-    top_heads,
-    word,
-)
+from vlmtrace.methods.lens.contributions import head_contributions, position_contributions, top_heads
+from vlmtrace.methods.lens.decomposition import BLOCK, Lens, check_questions, lens_of, token_text
 from vlmtrace.models import VLM
 
 MAPS = ("lens", "attention", "rollout", "gradient", "random")
@@ -59,11 +54,15 @@ TOP = 10
 
 
 def image_maps(lens: Lens, methods: Sequence[str] = MAPS, top: int = TOP, seed: int = 0) -> dict[str, Array]:
-    """Each method's map for the token that the model predicts: (image token).
+    """Maps of the image tokens for the token that the model predicts.
 
     Args:
+        lens: one run
+        methods: of `MAPS`
         top: how many heads the map of the lens is summed over
         seed: of the random map
+    Returns:
+        by method, (image token,)
     """
     at_image = lens.image_positions
     found = {}
@@ -84,7 +83,7 @@ def image_maps(lens: Lens, methods: Sequence[str] = MAPS, top: int = TOP, seed: 
 
 
 def rollout(weights: Tensor) -> Tensor:
-    """Attention rollout: ∏ (A_l + 1) / 2 over layers, the last on the left.
+    """Attention rollout, ∏ (A_l + 1) / 2 over layers, the last on the left (Abnar and Zuidema 2020).
 
     Args:
         weights: (layer, query, key), means over heads
@@ -99,9 +98,15 @@ def rollout(weights: Tensor) -> Tensor:
 
 
 def gradient_times_input(lens: Lens) -> Array:
-    """Gradient of log p(predicted token) with respect to each image token × the token: (image token).
+    """Gradient of the predicted token's log-probability at each image token, times the token.
 
-    Where later layers receive image features too (Qwen3-VL), this is of the tokens that enter the first layer.
+    Where later layers receive image features too (Qwen3-VL), the gradient is that at the tokens that enter the first
+    layer.
+
+    Args:
+        lens: one run
+    Returns:
+        (image token,), summed over the token's width
     """
     with torch.no_grad():
         image = lens.model.image_embeddings(lens.inputs)
@@ -116,10 +121,13 @@ def gradient_times_input(lens: Lens) -> Array:
 
 
 def roc_auc(scores: Array, positive: Array) -> float:
-    """Area under the ROC curve: how often a positive has the higher score than a negative, ties counting half.
+    """Area under the ROC curve: how often a positive has a higher score than a negative, ties counting half.
 
+    Args:
+        scores: (n,)
+        positive: (n,), bool
     Returns:
-        missing where all are positive, or none
+        0 … 1; missing where all are positive, or none
 
     >>> roc_auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
     0.75
@@ -132,7 +140,14 @@ def roc_auc(scores: Array, positive: Array) -> float:
 
 
 def object_tokens(mask: Image.Image, boxes: Array) -> Array:
-    """Which image tokens show an object: those it covers by half, or the one it covers most; bool (image token)."""
+    """Which image tokens show an object: those that it covers by half, or the one that it covers most.
+
+    Args:
+        mask: the object in white
+        boxes: (image token, 4): top, left, bottom, right in fractions of the image
+    Returns:
+        (image token,), bool
+    """
     covered = coverage(mask, boxes)
     return covered >= min(0.5, covered.max()) if covered.any() else np.zeros(len(boxes), dtype=bool)
 
@@ -141,16 +156,17 @@ def object_tokens(mask: Image.Image, boxes: Array) -> Array:
 def replacement_curves(
     lens: Lens, maps: dict[str, Array], mean: Tensor, steps: int = 16, at_once: int = 64
 ) -> dict[str, dict[str, Array]]:
-    """p(predicted token) as image tokens are replaced by the mean one, in a map's order.
+    """Probability of the predicted token as image tokens are replaced by the mean token, in a map's order.
 
     Args:
+        lens: one run
         maps: by name, (image token); ties keep the order of positions
         mean: (width,), see `mean_image_token`
         steps: the curve has steps + 1 points, evenly spaced from none to all of the tokens
         at_once: runs in a batch
     Returns:
-        by map: "deletion", where the top share of tokens is replaced, and "insertion", where only it is kept: (steps +
-            1)
+        by map, "deletion", where the top share of tokens is replaced, and "insertion", where only that share is kept;
+        (steps + 1,) each
     Raises:
         VlmtraceError: the model's later layers receive image features again
     """
@@ -182,7 +198,7 @@ def replacement_curves(
 
 
 def step_sizes(n: int, steps: int) -> Array:
-    """How many of n tokens a curve's points are at."""
+    """How many of n tokens are replaced at each point of a curve: (min(steps, n) + 1,)."""
     return np.linspace(0, n, min(steps, n) + 1).round().astype(int)
 
 
@@ -196,17 +212,40 @@ def score_maps(
     seed: int = 0,
     mean: Tensor | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Put each method's map of each question to the tests.
+    """Test maps of the image against the object's mask (pointing) and against the model (deletion and insertion).
+
+    Pointing is the area under the ROC curve of the map against the mask. Deletion and insertion follow Petsiuk et al.
+    2018 (https://arxiv.org/abs/1806.07421): the answer's probability as the map's top tokens are replaced by the mean
+    image token, or as only they are kept.
 
     Args:
+        model: a decoder-only model
         questions: sample_id, image, prompt and, for pointing, object_mask; for the category and the right answer, if
             known, `category` and `answer`
-        mean: the mean image token; None: over the images of `questions`
+        methods: the maps that are compared, of "lens", "attention", "rollout", "gradient", "random"
+        prefix: the beginning of an answer, put behind every prompt
+        top: how many heads the map of the lens is summed over
+        steps: a curve has steps + 1 points
+        seed: of the random map
+        mean: (width,), the mean image token; None: over the images of `questions`
     Returns:
-        scores: one row a question and method: sample_id, category, token (predicted), is_correct, p_token, method, auc,
-            deletion, insertion (areas under the curves, p against the share of tokens); missing where a test is
-            impossible
-        curves: one row a point: sample_id, method, kind, share (of the tokens), p
+        scores, one row per question and method: sample_id, category, token (predicted), p_token, is_correct, method,
+        auc, deletion, insertion (areas under the curves of p against the share of tokens), missing where a test is
+        impossible; and curves, one row per point: sample_id, method, kind ("deletion", "insertion"), share (of the
+        tokens), p (of the predicted token)
+
+    Raises:
+        VlmtraceError: a column is missing, a mask cannot be read, or the model is not decoder-only
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-llava")
+        >>> questions = vt.load_questions("rendered_open", n=2)
+        >>> scores, curves = vt.score_maps(model, questions, methods=["lens", "random"], steps=4)
+        >>> scores.groupby("method")[["auc", "deletion", "insertion"]].mean().shape
+        (2, 3)
+        >>> len(curves)  # 2 questions × 2 maps × 2 kinds × 5 points
+        40
     """
     check_questions(questions)
     methods = list(methods)
@@ -219,7 +258,7 @@ def score_maps(
             lens = lens_of(model, row, prefix)
             maps = image_maps(lens, methods, top, seed + number)
             positive = _object(lens, row)
-            said = {"token": word(model, lens.token), "p_token": float(lens.logits.softmax(-1)[lens.token])}
+            said = {"token": token_text(model, lens.token), "p_token": float(lens.logits.softmax(-1)[lens.token])}
             right = isinstance(row.get("answer"), str) and model.answer_token(row["answer"]) == lens.token
             base = {"sample_id": row["sample_id"], "category": row.get("category", ""), **said, "is_correct": right}
             run = replacement_curves(lens, maps, mean, steps) if mean is not None and replaces else {}
@@ -247,8 +286,13 @@ def _object(lens: Lens, row: dict[str, Any]) -> tuple[Array, Array] | None:
 
 
 def tokens_on_object(row: Mapping[str, Any], boxes: Array) -> Array:
-    """`object_tokens` of a question's object_mask.
+    """Which image tokens show the object of a question (see `object_tokens`).
 
+    Args:
+        row: of a questions table, with object_mask
+        boxes: (image token, 4): top, left, bottom, right in fractions of the image
+    Returns:
+        (image token,), bool
     Raises:
         VlmtraceError: the mask cannot be read
     """
@@ -264,13 +308,32 @@ def tokens_on_object(row: Mapping[str, Any], boxes: Array) -> Array:
 
 
 def map_table(scores: pd.DataFrame, against: str = "lens", seed: int = 0) -> pd.DataFrame:
-    """Means of all measures by method with 95 % bootstrap intervals over questions, and their differences, question by
-    question, from one method.
+    """Compare maps: means of all measures and their differences from one map, with intervals over questions.
 
+    Intervals are 95 % bootstrap intervals; differences are taken question by question.
+
+    Args:
+        scores: from `score_maps`
+        against: the method that the others are compared with
+        seed: of the bootstrap
     Returns:
-        one row a measure and method: measure, method, n, mean, low, high, difference (method − `against`),
-            difference_low,
-        difference_high, verdict: "better" or "worse" than `against` where the difference's interval leaves out 0
+        one row per measure and method: measure, method, n (questions), mean, low, high, difference (method −
+        `against`), difference_low, difference_high, verdict ("better" or "worse" than `against` where the difference's
+        interval leaves out 0, "no difference seen", or "" for `against` itself)
+
+    Raises:
+        VlmtraceError: `against` is not among the methods
+
+    Example:
+        >>> import pandas as pd
+        >>> import vlmtrace as vt
+        >>> scores = pd.DataFrame({
+        ...     "sample_id": ["a", "b", "c"] * 2, "method": ["lens"] * 3 + ["random"] * 3,
+        ...     "auc": [0.9, 0.8, 1.0, 0.5, 0.4, 0.6], "deletion": [0.2, 0.3, 0.1, 0.6, 0.5, 0.7], "insertion": 0.5,
+        ... })
+        >>> table = vt.map_table(scores)
+        >>> table.loc[table["method"] == "random", ["measure", "verdict"]].values.tolist()
+        [['auc', 'worse'], ['deletion', 'worse'], ['insertion', 'no difference seen']]
     """
     rows = []
     for measure, more_is_better in MEASURES.items():

@@ -1,8 +1,8 @@
 """The same question answered from an image and from sentences: do the same heads carry the answer?
 
-Heads are compared by their contributions (see `lens`), and the ones found strong in both are put to a test: their
-outputs at the answer's position are replaced by their mean over questions, in runs on images and in runs on sentences,
-against as many other heads drawn at random.
+Heads are compared by their contributions (see `contributions`). Those that are strong in both are tested by mean
+ablation: their outputs at the answer's position are replaced by their mean over questions, in runs on images and in
+runs on sentences. As many other heads, drawn at random, are the control.
 """
 
 from __future__ import annotations
@@ -19,16 +19,9 @@ from torch import Tensor
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import counter
-from vlmtrace.methods.lens.contributions import (
-    BLOCK,
-    Array,
-    Head,
-    Lens,
-    check_questions,
-    head_means,
-    lens_of,
-    top_heads,
-)
+from vlmtrace.core.types import Array
+from vlmtrace.methods.lens.contributions import Head, head_means, top_heads
+from vlmtrace.methods.lens.decomposition import BLOCK, Lens, check_questions, lens_of
 from vlmtrace.models import VLM, Site
 from vlmtrace.models.hooks import hooks
 
@@ -45,13 +38,17 @@ def agreement(
     can be expected to be higher.
 
     Args:
-        visual, textual: tables of `lens_contributions`, of the same questions
+        visual: from `lens_contributions`, the questions asked about images
+        textual: from `lens_contributions`, the same questions asked about sentences
         k: how many of the strongest heads are compared
         n_boot: resamples of the questions for the interval
+        seed: of the resamples and of the halves
     Returns:
-        one row a comparison ("visual, textual", "visual, halves", "textual, halves"): spearman of the heads' mean
+        one row per comparison ("visual, textual", "visual, halves", "textual, halves"): spearman of the heads' mean
         contributions, low, high (95 %, missing for halves), shared (how many of the k strongest heads are among the k
-        strongest of the other) and shared_by_chance
+        strongest of the other), shared_by_chance, k, n_questions and n_heads
+    Raises:
+        VlmtraceError: the two tables are not of the same questions
     """
     found = {name: _by_question(table) for name, table in zip(RUNS, (visual, textual), strict=True)}
     if not found["visual"].index.equals(found["textual"].index):
@@ -91,7 +88,13 @@ def _compare(a: Array, b: Array, k: int) -> dict[str, float]:
 
 
 def shared_heads(visual: pd.DataFrame, textual: pd.DataFrame, k: int = 5) -> list[Head]:
-    """The heads that are among the k strongest in both, by mean contribution, in the order of the visual one."""
+    """The heads that are among the k strongest in both, by mean contribution, the strongest visual ones first.
+
+    Args:
+        visual: from `lens_contributions`, the questions asked about images
+        textual: from `lens_contributions`, asked about sentences
+        k: how many of the strongest are compared
+    """
     strongest = [top_heads(head_means(table).to_numpy(), k) for table in (visual, textual)]
     return [head for head in strongest[0] if head in strongest[1]]
 
@@ -100,42 +103,49 @@ def shared_heads(visual: pd.DataFrame, textual: pd.DataFrame, k: int = 5) -> lis
 
 
 @torch.no_grad()
-def knock_out_heads(
+def ablate_heads(
     model: VLM,
     questions: pd.DataFrame,
     heads: Sequence[tuple[int, int]],
-    told: str = "sentences",
+    text_only: str = "sentences",
     prefix: str = "",
     n_random: int = 10,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Replace heads' outputs at the answer's position by their mean over the questions: what is left of the answer?
+    """Mean-ablate heads at the answer's position: how much of the answer's log-odds is left?
 
     The mean is taken over the runs of the same kind (images, or sentences). Random heads are drawn anew `n_random`
     times, as many as `heads`, in the same layers as often where enough others are there, and none of `heads`
     themselves.
 
     Args:
-        questions: sample_id, image, prompt, and sentences in the column `told`
-        heads: (layer, head)
+        model: a decoder-only model
+        questions: sample_id, image, prompt, and sentences in the column `text_only`
+        heads: (layer, head) of those to ablate
+        text_only: the column of sentences that are read instead of the image
+        prefix: the beginning of an answer, put behind every prompt
+        n_random: how many sets of random heads
+        seed: of the random heads
     Returns:
-        one row a question, run ("visual", "textual") and set ("chosen", "random"; of random the mean over draws):
+        one row per question, run ("visual", "textual") and set ("chosen", "random"; of random the mean over draws):
         sample_id, run, heads, p_before (of the token that the model predicts), p, log_odds_change (nats); log-odds go
         on moving where a probability is close to 1
+    Raises:
+        VlmtraceError: a column is missing, there is no head to ablate, or there are too few others
     """
-    check_questions(questions, told)
+    check_questions(questions, text_only)
     if not heads:
-        raise VlmtraceError("No head to knock out: choose more of the strongest heads, so that some are shared.")
+        raise VlmtraceError("No head to ablate: choose more of the strongest heads, so that some are shared.")
     block = model.blocks[BLOCK]
     sets = [list(heads), *random_heads(heads, block.n_layers, block.n_heads, n_random, seed)]
     rows = []
-    with counter(2 * len(questions), f"knocking out {len(heads)} heads in {len(questions)} questions") as advance:
-        for run, column in zip(RUNS, (None, told), strict=True):
+    with counter(2 * len(questions), f"ablating {len(heads)} heads in {len(questions)} questions") as advance:
+        for run, column in zip(RUNS, (None, text_only), strict=True):
             lenses = [lens_of(model, row, prefix, column) for row in questions.to_dict("records")]
             mean = torch.stack([lens.heads[:, lens.at] for lens in lenses]).mean(0)
             for sample_id, lens in zip(questions["sample_id"], lenses, strict=True):
                 before = log_odds(lens.logits, lens.token)
-                after = np.array([knocked_out(lens, chosen, mean) for chosen in sets])
+                after = np.array([ablated_log_odds(lens, chosen, mean) for chosen in sets])
                 for name, found in (("chosen", after[:1]), ("random", after[1:])):
                     left = {"p": expit(found).mean(), "log_odds_change": found.mean() - before}
                     rows.append({"sample_id": sample_id, "run": run, "heads": name, "p_before": expit(before), **left})
@@ -144,10 +154,12 @@ def knock_out_heads(
 
 
 @torch.no_grad()
-def knocked_out(lens: Lens, heads: Sequence[tuple[int, int]], mean: Tensor) -> float:
+def ablated_log_odds(lens: Lens, heads: Sequence[tuple[int, int]], mean: Tensor) -> float:
     """Log-odds of the predicted token with some heads' outputs at the answer's position replaced.
 
     Args:
+        lens: one run
+        heads: (layer, head) of those to replace
         mean: (layer, head, width of a head), what they are replaced by
     """
 
@@ -168,7 +180,12 @@ def knocked_out(lens: Lens, heads: Sequence[tuple[int, int]], mean: Tensor) -> f
 
 
 def log_odds(logits: Tensor, token: int) -> float:
-    """log(p / (1 − p)) of a token, exact where p is close to 1, too."""
+    """log(p / (1 − p)) of a token, exact where p is close to 1, too.
+
+    Args:
+        logits: (vocabulary,)
+        token: the token's id
+    """
     others = torch.cat([logits[:token], logits[token + 1 :]])
     return float(logits[token] - others.logsumexp(-1))
 
@@ -178,6 +195,12 @@ def random_heads(
 ) -> list[list[tuple[int, int]]]:
     """Sets of as many other heads, drawn without replacement, of the same layers as far as there are enough of them.
 
+    Args:
+        heads: (layer, head) of those that are left out
+        n_layers: of the model
+        n_heads: of each layer
+        n_sets: how many sets
+        seed: of the draws
     Raises:
         VlmtraceError: there are too few other heads
     """
@@ -199,16 +222,18 @@ def random_heads(
     return sets
 
 
-def knockout_table(knocked: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Mean change of the answer's log-odds, with 95 % bootstrap intervals over questions, by run.
+def ablation_table(ablated: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Mean change of the answer's log-odds under ablation, with 95 % bootstrap intervals over questions, by run.
 
+    Args:
+        ablated: from `ablate_heads`
+        seed: of the bootstrap
     Returns:
-        one row a run and set of heads, and one for their difference, question by question: run, heads ("chosen",
-            "random",
-        "chosen − random"), n, log_odds_change, low, high, p_before, p
+        one row per run and set of heads, and one for their difference, question by question: run, heads ("chosen",
+        "random", "chosen − random"), n, log_odds_change, low, high, p_before, p
     """
     rows = []
-    for run, part in knocked.groupby("run", sort=False):
+    for run, part in ablated.groupby("run", sort=False):
         wide = part.pivot(index="sample_id", columns="heads", values="log_odds_change")
         wide["chosen − random"] = wide["chosen"] - wide["random"]
         p = part.groupby("heads")[["p_before", "p"]].mean()

@@ -25,11 +25,13 @@ def draw_words(
     wanted: str | None = None,
     mask: Picture | None = None,
 ) -> None:
-    """The image, and beside it the most fitting words of each image token where the token lies, the best on top.
+    """Draw the image, and beside it the best words of each image token where the token lies, the best on top.
 
     Args:
-        boxes: from `lens_words.image_boxes`
-        words: from `lens_words.top_words` at the same positions; all ranks are written
+        figure: an empty figure
+        image: a path or a picture
+        boxes: from `image_boxes`
+        words: from `decode_to_words` at the same positions; all ranks are written
         wanted: a word to set off: patches in which it stands are green, and it is in bold
         mask: the object asked about
     """
@@ -61,11 +63,13 @@ def draw_words(
 def draw_patch(
     figure: FigureBase, image: Picture, box: Any, words: Mapping[str, pd.DataFrame], wanted: str | None = None
 ) -> None:
-    """The image with one image token marked, and beside it that token's most fitting words, one row a reading.
+    """Draw the image with one image token marked, and beside it that token's best words, one row per reading.
 
     Args:
+        figure: an empty figure
+        image: a path or a picture
         box: top, left, bottom, right in fractions of the image
-        words: from `lens_words.top_words`, by the name of the reading, at one position
+        words: from `decode_to_words`, by the name of the reading, at one position
         wanted: a word to set off
     """
     plain, table = figure.subplots(1, 2, width_ratios=[1, 2.2])
@@ -97,7 +101,16 @@ def word_grid(
     wanted: str | None = None,
     mask: Picture | None = None,
 ) -> Figure:
-    """`draw_words` as a figure of its own."""
+    """Draw the image and the best words of each image token (see `draw_words`).
+
+    Args:
+        image: a path or a picture
+        boxes: from `image_boxes`
+        words: from `decode_to_words` at the same positions
+        title: of the figure
+        wanted: a word to set off
+        mask: the object asked about
+    """
     figure = new_figure(height=4.7)
     draw_words(figure, image, boxes, words, wanted, mask)
     figure.suptitle(title)
@@ -106,10 +119,10 @@ def word_grid(
 
 @paper_style
 def words_by_layer(table: pd.DataFrame, at_most: int = 5) -> Figure:
-    """At which share of the image's tokens the right word is among the first, layer by layer, one panel a reading.
+    """Draw the share of image tokens at which the right word is among the first, by layer, one panel per reading.
 
     Args:
-        table: from `lens_words.word_layers`
+        table: from `word_layers`
         at_most: as it was passed there
 
     Raises:

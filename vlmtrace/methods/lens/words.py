@@ -1,12 +1,14 @@
-"""Words in patches: what the residual stream, and what a head reads and writes, means at a position.
+"""Words in patches: which words the residual stream, and what a head reads and writes, stands for at a position.
 
-Every reading is of a vector in the residual stream, through the final norm (its scale held fixed at that position's
-own) and the unembedding:
+Every reading decodes a vector of the residual stream through the final norm (its scale frozen at that position's own)
+and the unembedding:
 
-- `input`: what enters the layer, the logit lens (nostalgebraist 2020) on image tokens.
+- `input`: what enters the layer, the logit lens on image tokens (nostalgebraist 2020,
+  https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens).
 - `key` and `value`: the part of what enters that the head's key, or value, can see. Both are linear in the input once
-  the scale of the layer's norm is held fixed, k = M x with M = W_K · norm; what M does not see of x changes no key. The
-  side is the orthogonal projection of x on the row space of M, M⁺M x: the smallest vector that has the same key.
+  the scale of the layer's norm is frozen, k = M x with M = W_K · norm; what M does not see of x changes no key. The
+  vector that is read is the orthogonal projection of x on the row space of M, M⁺M x: the smallest one that has the
+  same key.
 - `output`: the value output, the head's value at this position through its slice of the output projection: what the
   head would write if it attended to this position alone.
 
@@ -28,13 +30,13 @@ from torch import Tensor
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.types import Array
-from vlmtrace.methods.lens.contributions import BLOCK, Lens, check_questions, lens_of, word
+from vlmtrace.methods.lens.decomposition import BLOCK, Lens, check_questions, lens_of, token_text
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.methods.lens.map_scores import tokens_on_object
 from vlmtrace.models import VLM, Site
 
 #: What can be read at a position; the first of a layer, the others of one of its heads.
-SIDES = ("input", "key", "value", "output")
+QUANTITIES = ("input", "key", "value", "output")
 
 #: By which matrix a vector is turned into words.
 THROUGH = ("unembedding", "embedding")
@@ -44,40 +46,53 @@ NORMS_BEFORE = ("input_layernorm", "self_attn_layer_norm")
 
 
 @torch.no_grad()
-def side(lens: Lens, what: str, layer: int, head: int = 0) -> Tensor:
-    """The vectors (T, D) that a reading is of.
+def stream_vectors(lens: Lens, quantity: str, layer: int, head: int = 0) -> Tensor:
+    """The vectors of the residual stream that a reading decodes.
 
     Args:
-        what: one of `SIDES`
+        lens: one run
+        quantity: "input" (what enters the layer), "key" or "value" (the part of it that the head's key or value can
+            see), or "output" (what the head would write if it attended to that position alone)
         layer: 0 to L; at L, where only "input" exists, what leaves the last layer
+        head: of the layer; not used for "input"
+    Returns:
+        (T, D), one vector for each position
     Raises:
-        VlmtraceError: there is no such side, layer or head
+        VlmtraceError: there is no such quantity, layer or head
     """
-    one_of(what, SIDES, "side of a head")
+    one_of(quantity, QUANTITIES, "quantity to read")
     n_layers, n_heads = len(lens.heads), lens.heads.shape[2]
-    if not 0 <= layer < n_layers + (what == "input") or not 0 <= head < n_heads:
+    if not 0 <= layer < n_layers + (quantity == "input") or not 0 <= head < n_heads:
         raise VlmtraceError(
             f"There is no head {layer}.{head} of {lens.model.name}: its layers are 0 to {n_layers - 1}, its heads 0 to "
             f"{n_heads - 1}."
         )
-    if what == "input":
+    if quantity == "input":
         return lens.hidden[layer]
-    if what == "output":
+    if quantity == "output":
         return lens.value_outputs(layer, head)
     entering = lens.hidden[layer]
-    seen = torch.linalg.pinv(seen_by(lens, what, layer, head).double())
+    seen = torch.linalg.pinv(head_input_map(lens, quantity, layer, head).double())
     # M⁺M is symmetric, whatever the position's scale: one projection serves all positions.
-    projection = (seen @ seen_by(lens, what, layer, head).double()).float()
+    projection = (seen @ head_input_map(lens, quantity, layer, head).double()).float()
     return entering @ projection
 
 
-def seen_by(lens: Lens, what: str, layer: int, head: int) -> Tensor:
-    """M (width of a head, D): from what enters a layer to a head's key or value, but for the norm's scale and biases.
+def head_input_map(lens: Lens, quantity: str, layer: int, head: int) -> Tensor:
+    """The matrix M from what enters a layer to a head's key or value, but for the norm's scale and biases.
 
-    Query heads that share a key head have the same.
+    Query heads that share a key head have the same matrix.
+
+    Args:
+        lens: one run
+        quantity: "key" or "value"
+        layer: of the head
+        head: of the layer
+    Returns:
+        (width of a head, D)
     """
     module = lens.model.attention_module(Site(BLOCK, "self_attention", layer))
-    weight = getattr(module, {"key": "k_proj", "value": "v_proj"}[what]).weight.float()
+    weight = getattr(module, {"key": "k_proj", "value": "v_proj"}[quantity]).weight.float()
     size = lens.heads.shape[-1]
     shared = head // (lens.heads.shape[2] // lens.keys.shape[2])
     before = norm_before(lens, layer)
@@ -87,13 +102,17 @@ def seen_by(lens: Lens, what: str, layer: int, head: int) -> Tensor:
 
 
 def norm_before(lens: Lens, layer: int) -> FrozenNorm:
-    """The norm in front of a layer's attention, frozen at what enters the layer."""
+    """The norm in front of a layer's attention, frozen at what enters the layer.
+
+    Raises:
+        VlmtraceError: the model's layers have no such norm
+    """
     module = lens.model.layer_module(BLOCK, layer)
     norm = next((getattr(module, name) for name in NORMS_BEFORE if hasattr(module, name)), None)
     if norm is None:
         raise VlmtraceError(
             f"The layers of {lens.model.name} have no norm in front of their attention that the lens knows, so what a "
-            "head reads cannot be told: read the layer's input or the head's output."
+            "head reads is unknown: read the layer's input or the head's output."
         )
     return FrozenNorm.of(norm, lens.hidden[layer])
 
@@ -103,22 +122,35 @@ def norm_before(lens: Lens, layer: int) -> FrozenNorm:
 
 @torch.no_grad()
 def word_scores(lens: Lens, vectors: Tensor, positions: Tensor, through: str = "unembedding") -> Tensor:
-    """How well each word fits vectors (n, D) that stand at n positions: probabilities, or cosines; (n, vocabulary)."""
+    """How well each word of the vocabulary fits some vectors.
+
+    Args:
+        lens: one run
+        vectors: (n, D)
+        positions: (n,): where they stand
+        through: "unembedding" gives probabilities, "embedding" the cosine to each word's embedding
+    Returns:
+        (n, vocabulary)
+    """
     if one_of(through, THROUGH, "way to read words") == "unembedding":
         return lens.read(vectors, positions).softmax(-1)
     words = torch.nn.functional.normalize(lens.model.hf.get_input_embeddings().weight.float(), dim=-1)
     return torch.nn.functional.normalize(vectors.float(), dim=-1) @ words.T
 
 
-def top_words(
+def decode_to_words(
     lens: Lens, vectors: Tensor, positions: Sequence[int], k: int = 5, through: str = "unembedding"
 ) -> pd.DataFrame:
-    """The k words that vectors (T, D) mean most at some positions.
+    """Decode vectors of the residual stream into the k words that fit best.
 
     Args:
-        through: one of `THROUGH`
+        lens: one run
+        vectors: (T, D), one for each position (see `stream_vectors`)
+        positions: those to decode
+        k: how many words for each
+        through: by which matrix, one of `THROUGH`
     Returns:
-        one row a position and rank: position, rank (from 1), token_id, word, score (probability, or cosine)
+        one row per position and rank: position, rank (from 1), token_id, word, score (probability, or cosine)
     """
     at = torch.tensor(list(positions), device=vectors.device)
     tables = []
@@ -130,7 +162,7 @@ def top_words(
                     "position": place.repeat_interleave(k).cpu().numpy(),
                     "rank": np.tile(np.arange(1, k + 1), len(place)),
                     "token_id": ids.flatten().cpu().numpy(),
-                    "word": [word(lens.model, token) for token in ids.flatten().tolist()],
+                    "word": [token_text(lens.model, token) for token in ids.flatten().tolist()],
                     "score": scores.flatten().cpu().numpy(),
                 }
             )
@@ -139,18 +171,23 @@ def top_words(
 
 
 def word_ranks(
-    lens: Lens, tokens: Sequence[int], what: str = "input", head: int = 0, through: str = "unembedding"
+    lens: Lens, tokens: Sequence[int], quantity: str = "input", head: int = 0, through: str = "unembedding"
 ) -> Array:
-    """Rank (1: it fits best) of the best-placed of some tokens at every layer and position: (layer, position).
+    """Rank of the best-placed of some tokens at every layer and position; 1: it fits best.
 
     Args:
-        tokens: e.g. the right word with and without a space before it
-        what: one of `SIDES`; of "input" the last row is what leaves the last layer
+        lens: one run
+        tokens: ids, e.g. of the right word with and without a space before it
+        quantity: one of `QUANTITIES`
+        head: of each layer; not used for "input"
+        through: by which matrix, one of `THROUGH`
+    Returns:
+        (layer, position); of "input", the last row is what leaves the last layer
     """
     places = torch.arange(lens.hidden.shape[1], device=lens.hidden.device)
     rows = []
-    for layer in range(len(lens.heads) + (what == "input")):
-        vectors = side(lens, what, layer, head)
+    for layer in range(len(lens.heads) + (quantity == "input")):
+        vectors = stream_vectors(lens, quantity, layer, head)
         found = []
         for place in places.split(64):
             scores = word_scores(lens, vectors[place], place, through)
@@ -161,10 +198,13 @@ def word_ranks(
 
 
 def first_layers(ranks: Array, at_most: int = 1) -> Array:
-    """The first layer at which a word is among the `at_most` most probable: (position); missing where it never is.
+    """The first layer at which a word is among the best at each position.
 
     Args:
-        ranks: (layer, position) of `word_ranks`
+        ranks: (layer, position), from `word_ranks`
+        at_most: the rank up to which it counts
+    Returns:
+        (position,), missing where it never is
     """
     reached = ranks <= at_most
     return np.where(reached.any(0), reached.argmax(0), np.nan)
@@ -173,15 +213,20 @@ def first_layers(ranks: Array, at_most: int = 1) -> Array:
 def word_layers(
     model: VLM, questions: pd.DataFrame, at_most: int = 5, through: Sequence[str] = THROUGH, prefix: str = ""
 ) -> pd.DataFrame:
-    """Layer by layer, at how many image tokens the right word is among the first: on the object, and elsewhere.
+    """Share of image tokens at which the right word is among the first, layer by layer, on the object and elsewhere.
 
     Args:
+        model: a decoder-only model
         questions: sample_id, image, prompt, answer (the right word), object_mask
         at_most: the rank up to which a word counts as read
+        through: by which matrices, of `THROUGH`
+        prefix: the beginning of an answer, put behind every prompt
     Returns:
-        one row a question, reading, layer and place: sample_id, through, layer (the last is what leaves the last
-            layer),
-        place ("object", "elsewhere", "answer": the position that predicts it), share of the place's tokens
+        one row per question, reading, layer and place: sample_id, through, layer (the last is what leaves the last
+        layer), place ("object", "elsewhere", "answer": the position that predicts it), share (of the place's tokens)
+
+    Raises:
+        VlmtraceError: a column is missing, a mask cannot be read, or the model is not decoder-only
     """
     check_questions(questions, "answer", "object_mask")
     tables = []
@@ -204,8 +249,13 @@ def word_layers(
 
 
 def word_tokens(lens: Lens, text: str) -> list[int]:
-    """The first tokens by which a word can start: as an answer, with a space before it, in capitals or without.
+    """First tokens by which a word can start: with or without a space before it, in capitals or without.
 
+    Args:
+        lens: whose model's tokenizer
+        text: the word
+    Returns:
+        ids, each once
     Raises:
         VlmtraceError: the tokenizer does not know the word
     """
@@ -222,10 +272,14 @@ def word_tokens(lens: Lens, text: str) -> list[int]:
 
 
 def image_boxes(lens: Lens, image: Image.Image | str | Path) -> pd.DataFrame:
-    """Where in the image its tokens lie: position, top, left, bottom, right; those without a place left out.
+    """Where in the image its tokens lie.
 
     Args:
-        image: that of the lens's inputs, of which the numbers are fractions
+        lens: one run
+        image: the image of its inputs
+    Returns:
+        one row per image token that has a place: position (in the sequence), top, left, bottom, right (fractions of
+        the image)
     """
     boxes = pd.DataFrame(lens.model.image_cells(image, lens.inputs, BLOCK), columns=["top", "left", "bottom", "right"])
     boxes.insert(0, "position", np.flatnonzero(lens.image_positions))
