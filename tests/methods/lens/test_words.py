@@ -51,7 +51,7 @@ def test_a_planted_word_is_read_where_it_was_planted(tiny, questions):
     place = int(np.flatnonzero(open_lens(tiny, inputs).image_positions)[4])
     words = tiny.hf.get_output_embeddings().weight
     read, written = 41, 77
-    gain = tiny.norm.weight
+    gain = tiny.final_norm.weight
 
     def direction(token):
         vector = torch.linalg.lstsq(words * gain, torch.nn.functional.one_hot(torch.tensor(token), len(words)).float())
@@ -64,7 +64,7 @@ def test_a_planted_word_is_read_where_it_was_planted(tiny, questions):
 
     layer, head = 1, 2
     attention = tiny.attention_module(Site("language_model", "self_attention", layer))
-    with torch.no_grad(), hooks([(HookPoint(tiny.text.layers[layer], True), plant)]):
+    with torch.no_grad(), hooks([(HookPoint(tiny.layer_module("language_model", layer), True), plant)]):
         lens = open_lens(tiny, inputs)
         value = lens.values[layer, place, head // 2]
         kept = attention.o_proj.weight.clone()
