@@ -1,6 +1,7 @@
 """Decoder-only models: prompts, answers and roles in every kind of tokenizer; what is refused; what loading checks."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import Readout, self_check
 from vlmtrace.models.decoder_only import DecoderOnly
+from vlmtrace.models.families import families
 from vlmtrace.models.processors import NoVideo, load_processor
 
 #: Kinds of prompts and tokenizers: the family, the first token of the answer "red", and that of "striped".
@@ -211,9 +213,9 @@ def test_what_happens_between_layers_is_not_overlooked(llava):
         handle.remove()
 
 
-def test_a_vision_encoder_of_unknown_order_is_not_offered(llava, monkeypatch):
-    monkeypatch.setattr("vlmtrace.models.decoder_only.VISION", ())
-    assert list(DecoderOnly("other", llava.hf, llava.processor).blocks) == ["language_model"]
+def test_a_vision_encoder_of_unknown_order_is_not_offered(llava):
+    family = replace(llava.family, vision_types=())
+    assert list(DecoderOnly("other", llava.hf, llava.processor, family).blocks) == ["language_model"]
 
 
 # Processors ------------------------------------------------------------
@@ -225,7 +227,7 @@ def test_video_parts_are_left_out_and_everything_is_put_back(model_store):
         AutoVideoProcessor.from_pretrained,
         processing_smolvlm.num2words,
     )
-    processor = load_processor(model_store.path("smolvlm"))
+    processor = load_processor(model_store.path("smolvlm"), families()["smolvlm"].processor_context)
     after = (
         ProcessorMixin.check_argument_for_proper_class,
         AutoVideoProcessor.from_pretrained,

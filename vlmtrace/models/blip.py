@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
-from vlmtrace.models import image_geometry as places
+from vlmtrace.models import image_geometry
+from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint
 from vlmtrace.models.sweep import blip as blip_sweep
 from vlmtrace.models.types import Block, Inputs, Patches, Readout, Site, Token, Trace
@@ -38,8 +39,8 @@ class Blip(VLM):
     image_module = "cross_attention"
     edges = (("image", "options"), ("image", "all"), ("options", "all"))
 
-    def __init__(self, name: str, hf: Any, processor: Any):
-        super().__init__(name, hf, processor)
+    def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
+        super().__init__(name, hf, processor, family)
         text, vision = hf.config.text_config, hf.config.vision_config
         attentions = ("self_attention", "cross_attention")
         self.blocks = {
@@ -109,7 +110,7 @@ class Blip(VLM):
 
     def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str) -> np.ndarray:
         one_of(block, ("vision_encoder",), f"block of {self.name} that sees the image")
-        return places.vision_boxes(self, open_image(image), inputs)
+        return image_geometry.vision_boxes(self, open_image(image), inputs)
 
     def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
         is_seeing = block == "vision_encoder"

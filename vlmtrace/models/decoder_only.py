@@ -4,8 +4,8 @@
                                                     │ take the places of the image's placeholders
     prompt ──▶ embeddings ──────────────────────────┴──▶ language_model ──▶ logits after the last position
 
-One class serves all families: what differs is where a family keeps its parts (`families.py`), and how its processor
-cuts the image up (`places.py`).
+One class serves all families: what differs is where a family keeps its submodules, and how its processor cuts the image
+up. Both are said by its `FamilySpec`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
-from vlmtrace.models import image_geometry as places
-from vlmtrace.models.families import VISION, WEIGHTLESS, parts_of
+from vlmtrace.models import image_geometry
+from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, hooks
 from vlmtrace.models.sweep import decoder_only as decoder_sweep
 from vlmtrace.models.sweep.replay_check import check_replay, leave_out_unknown_vision_encoder
@@ -51,11 +51,10 @@ class DecoderOnly(VLM):
     sweeps_regions = True
     image_size_matters = True
 
-    def __init__(self, name: str, hf: Any, processor: Any):
-        super().__init__(name, hf, processor)
-        self.parts = parts_of(hf.config)
-        self.text: Any = hf.get_submodule(self.parts.text)
-        vision = hf.get_submodule(self.parts.vision).modules()
+    def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
+        super().__init__(name, hf, processor, family)
+        self.text: Any = hf.get_submodule(self.family.text)
+        vision = hf.get_submodule(self.family.vision).modules()
         self.vision_layers = next((module for module in vision if isinstance(module, nn.ModuleList)), nn.ModuleList())
         text = hf.config.get_text_config()
         attention = ("self_attention",)
@@ -77,7 +76,7 @@ class DecoderOnly(VLM):
         Some families read a layer before the last: layers above it reach nothing.
         """
         vision, n = self.hf.config.vision_config, len(self.vision_layers)
-        if vision.model_type not in VISION:
+        if vision.model_type not in self.family.vision_types:
             return []
         chosen = getattr(self.hf.config, "vision_feature_layer", None)
         if chosen is not None:
@@ -85,7 +84,7 @@ class DecoderOnly(VLM):
             indices = [chosen] if isinstance(chosen, int) else list(chosen)
             n = max(index if index >= 0 else n + 1 + index for index in indices)
         heads = getattr(vision, "num_attention_heads", None) or vision.num_heads
-        attention = () if vision.model_type in WEIGHTLESS else ("self_attention",)
+        attention = ("self_attention",) if self.family.vision_attention_weights else ()
         return [Block("vision_encoder", n, heads, ("residual",), attention_modules=attention)] if n > 0 else []
 
     # Prompts --------------------------------------------------------
@@ -103,11 +102,11 @@ class DecoderOnly(VLM):
             VlmtraceError: the chat template leaves out the image or the prompt
         """
         if not getattr(self.processor, "chat_template", None):
-            return self.parts.before.format(image=self.image_placeholder) + prompt
+            return self.family.prompt_start.format(image=self.image_placeholder) + prompt
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         messages = [{"role": "user", "content": content}]
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-        if prompt.strip() not in text or (self.parts.before and text.count(self.image_placeholder) != 1):
+        if prompt.strip() not in text or (self.family.prompt_start and text.count(self.image_placeholder) != 1):
             raise VlmtraceError(
                 f"The chat template of {self.name} makes {text!r} of the prompt {prompt!r}, which does not hold it and "
                 "one image: use a processor with a chat template for images."
@@ -123,9 +122,9 @@ class DecoderOnly(VLM):
 
     def encode_text(self, text: str) -> Inputs:
         """Inputs of one text without an image, as `text_only_prompt` gives it."""
-        row = self.tokenizer(text + self.parts.after, return_tensors="pt", **self._tokenizer_options(text))
+        row = self.tokenizer(text + self.family.prompt_end, return_tensors="pt", **self._tokenizer_options(text))
         found = {name: value.to(self.device) for name, value in row.items() if name in ("input_ids", "attention_mask")}
-        if self.parts.generated_type:
+        if self.family.generated_token_type:
             # The prompt's own type must be told where what is generated has another.
             found["token_type_ids"] = torch.zeros_like(found["input_ids"])
         return found
@@ -141,7 +140,7 @@ class DecoderOnly(VLM):
         return len(self.tokenizer(text, **self._tokenizer_options(text)).input_ids)
 
     def answer_token(self, answer: str) -> int:
-        before = self.prompt_text("is this a or b?") + self.parts.after
+        before = self.prompt_text("is this a or b?") + self.family.prompt_end
         # A model goes on with a space unless a line or a special token (of a chat template) has just ended.
         closed = before[-1:].isspace() or before.endswith(tuple(self.tokenizer.all_special_tokens))
         joined = before + ("" if closed else " ") + answer
@@ -172,7 +171,7 @@ class DecoderOnly(VLM):
         }
 
     def _encode_one(self, image: Image.Image, text: str) -> Inputs:
-        if self.parts.before and text.count(self.image_placeholder) != 1:
+        if self.family.prompt_start and text.count(self.image_placeholder) != 1:
             raise VlmtraceError(
                 f"The prompt {text!r} must hold {self.image_placeholder} once, where {self.name} is to see the image: "
                 "make it with prompt_text."
@@ -203,7 +202,7 @@ class DecoderOnly(VLM):
             VlmtraceError: there is no such block
         """
         one_of(block, self.blocks, f"block of {self.name}")
-        boxes = places.token_boxes if block == "language_model" else places.vision_boxes
+        boxes = image_geometry.token_boxes if block == "language_model" else image_geometry.vision_boxes
         return boxes(self, open_image(image), inputs)
 
     def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
@@ -230,26 +229,26 @@ class DecoderOnly(VLM):
 
     def _image_names(self, inputs: Inputs, n: int) -> Iterator[str]:
         """ "row,column" of image tokens, tiles one below the other; their number where they form no such grid."""
-        tiles, rows, columns = places.tile_grid(self.hf.config, inputs)
-        side = 0 if self.parts.merge is None else self.parts.merge(self.hf.config)
-        if side and not self.parts.packed and tiles * (rows // side) * (columns // side) == n:
+        tiles, rows, columns = self.family.layout.grid(self.hf.config, inputs)
+        side = 0 if self.family.square_side is None else self.family.square_side(self.hf.config)
+        if side and self.family.pack is None and tiles * (rows // side) * (columns // side) == n:
             return iter([f"{i // (columns // side)},{i % (columns // side)}" for i in range(n)])
         return iter(map(str, range(n)))
 
     def _vision_tokens(self, inputs: Inputs) -> list[Token]:
-        _, rows, _ = places.tile_grid(self.hf.config, inputs)
+        _, rows, _ = self.family.layout.grid(self.hf.config, inputs)
         return [
             Token("[CLS]", role="[CLS]") if tile < 0 else Token(f"{tile * rows + row},{column}", role="image")
-            for tile, row, column in places.vision_places(self.hf, inputs).tolist()
+            for tile, row, column in self.family.layout.positions(self.hf, inputs).tolist()
         ]
 
     def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
         """Rows and columns of image patches that the vision encoder sees, tiles one below the other."""
-        tiles, rows, columns = places.tile_grid(self.hf.config, inputs)
+        tiles, rows, columns = self.family.layout.grid(self.hf.config, inputs)
         return tiles * rows, columns
 
     def token_patches(self, inputs: Inputs) -> np.ndarray | None:
-        return places.token_patches(self, inputs) if "vision_encoder" in self.blocks else None
+        return image_geometry.token_patches(self, inputs) if "vision_encoder" in self.blocks else None
 
     # Forward passes --------------------------------------------------------
 
@@ -262,9 +261,7 @@ class DecoderOnly(VLM):
             return stream.masked_scatter(self.is_image(inputs)[..., None], image.to(stream.dtype))
 
         with hooks([(HookPoint(self.text.layers[0], is_input=True), replace)]):
-            # Without an image BLIP-2 and InstructBLIP are their language model, and nothing else.
-            alone = self.parts.merge is None and "pixel_values" not in inputs
-            run = self.hf.language_model if alone else self.hf
+            run = self.hf if "pixel_values" in inputs else self.hf.get_submodule(self.family.text_only)
             return run(**inputs, use_cache=False, **options).logits[:, -n:].float()
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:
@@ -280,7 +277,8 @@ class DecoderOnly(VLM):
         return kept[0]
 
     def extend(self, inputs: Inputs, ids: Sequence[int]) -> Inputs:
-        fills: dict[str, Tensor | int] = {"input_ids": torch.tensor(list(ids), device=self.device), **self.parts.fills}
+        new_ids = torch.tensor(list(ids), device=self.device)
+        fills: dict[str, Tensor | int] = {"input_ids": new_ids, **self.family.token_fills}
 
         def longer(value: Tensor, fill: Tensor | int) -> Tensor:
             new = torch.as_tensor(fill, dtype=value.dtype, device=value.device).expand(len(value), len(ids))
@@ -330,11 +328,11 @@ class DecoderOnly(VLM):
                     config._attn_implementation = implementation
 
     def adds_image_features_after(self, layer: int) -> bool:
-        return self.parts.adds_between and layer < len(self.hf.config.vision_config.deepstack_visual_indexes)
+        return layer < self.family.later_image_features(self.hf.config)
 
     @property
     def final_norm(self) -> nn.Module:
-        return getattr(self.text, self.parts.norm) or nn.Identity()
+        return getattr(self.text, self.family.norm) or nn.Identity()
 
     def read(self, hidden: Tensor) -> Tensor:
         return self.capped(self.hf.get_output_embeddings()(self.final_norm(hidden)))
@@ -353,8 +351,7 @@ class DecoderOnly(VLM):
     def capped(self, logits: Tensor) -> Tensor:
         """What some families do to their logits at last."""
         cap = getattr(self.hf.config.get_text_config(), "final_logit_softcapping", None)
-        # Gemma 3's own forward pass does not cap, whatever its text configuration says.
-        if cap is None or self.hf.config.model_type == "gemma3":
+        if cap is None or not self.family.caps_logits:
             return logits
         return torch.tanh(logits / cap) * cap
 
@@ -369,15 +366,15 @@ class DecoderOnly(VLM):
             case "residual":
                 return HookPoint(layer, is_input=False)
             case "mlp":
-                return HookPoint(layer.get_submodule(self.parts.mlp), is_input=False)
+                return HookPoint(layer.get_submodule(self.family.mlp), is_input=False)
             case _:
-                return HookPoint(layer.get_submodule(self.parts.out), is_input=True)
+                return HookPoint(layer.get_submodule(self.family.attention_output), is_input=True)
 
     def attention_module(self, site: Site) -> nn.Module:
         layer = self.layer_module(site.block, site.layer)
         if site.block == "vision_encoder":
-            return next(child for name, child in layer.named_children() if name in ("self_attn", "attention", "attn"))
-        return layer.get_submodule(self.parts.out.partition(".")[0])
+            return layer.get_submodule(self.family.vision_attention)
+        return layer.get_submodule(self.family.attention_output.partition(".")[0])
 
     # Sweeps --------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 Processors crop, resize, pad, cut into tiles and reorder, each family in its own way. None of that is assumed here: an
 image of two ramps is sent through the model's own processor, and what arrives in each patch tells where it came from.
-How patches become tokens is known for each family (`Parts.merge`, `Parts.packed`).
+How patches become tokens is known for each family (`FamilySpec.layout`, `square_side`, `pack`).
 
 Boxes are (top, left, bottom, right) in fractions of the image as it was given; a row of NaN: no place in it.
 """
@@ -10,14 +10,12 @@ Boxes are (top, left, bottom, right) in fractions of the image as it was given; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers.vision_utils import get_vision_window_index
 
 from vlmtrace.core.types import Array
+from vlmtrace.models.patch_layout import class_tokens, patch_size
 from vlmtrace.models.types import Inputs
 from vlmtrace.models.vlm import VLM
 
@@ -25,62 +23,12 @@ from vlmtrace.models.vlm import VLM
 WHOLE = 5e-3
 
 
-# The vision encoder ------------------------------------------------------------
-
-
-def tile_grid(config: Any, inputs: Inputs) -> tuple[int, int, int]:
-    """Tiles of one pair's image, and rows and columns of patches in each."""
-    if "image_grid_thw" in inputs:
-        tiles, rows, columns = inputs["image_grid_thw"][0].tolist()
-        return tiles, rows, columns
-    shape = inputs["pixel_values"].shape
-    rows, columns = (size // side for size, side in zip(shape[-2:], _patch_size(config), strict=True))
-    return int(np.prod(shape[:-3])), rows, columns
-
-
-def vision_places(hf: Any, inputs: Inputs) -> Array:
-    """(position, 3): tile, row and column of each of the vision encoder's positions; -1 for a class token."""
-    tiles, rows, columns = tile_grid(hf.config, inputs)
-    if "image_grid_thw" in inputs:
-        patches = _merged_order(hf.config.vision_config, tiles, rows, columns)
-        return patches[_window_order(hf.config.vision_config, inputs)]
-    patches = np.stack(np.meshgrid(*map(np.arange, (tiles, rows, columns)), indexing="ij"), -1).reshape(tiles, -1, 3)
-    return np.concatenate([np.full((tiles, class_tokens(hf), 3), -1), patches], axis=1).reshape(-1, 3)
-
-
-def class_tokens(hf: Any) -> int:
-    """How many positions that are no patches the vision encoder puts before those of each tile."""
-    return sum(name.endswith(("class_embedding", "cls_token")) for name, _ in hf.named_parameters())
-
-
-def _patch_size(config: Any) -> tuple[int, int]:
-    size = config.vision_config.patch_size
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _merged_order(vision: Any, tiles: int, rows: int, columns: int) -> Array:
-    """Tile, row and column of patches that come square by square, each square being one token later on."""
-    side = vision.spatial_merge_size
-    grid = np.stack(np.meshgrid(*map(np.arange, (tiles, rows, columns)), indexing="ij"), -1)
-    squares = grid.reshape(tiles, rows // side, side, columns // side, side, 3)
-    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(-1, 3)
-
-
-def _window_order(vision: Any, inputs: Inputs) -> Any:
-    """Qwen2.5-VL lays the squares of an attention window side by side: which patch stands at each position."""
-    if vision.model_type != "qwen2_5_vl_vision":
-        return slice(None)
-    side, grid = vision.spatial_merge_size, inputs["image_grid_thw"][:1].cpu()
-    squares, _ = get_vision_window_index(grid, side, vision.window_size, vision.patch_size)
-    return (squares[:, None] * side**2 + torch.arange(side**2)).flatten().numpy()
-
-
 # Boxes ------------------------------------------------------------
 
 
 def vision_boxes(model: VLM, image: Image.Image, inputs: Inputs) -> Array:
     """(position, 4): the box of each of the vision encoder's positions."""
-    places = vision_places(model.hf, inputs)
+    places = model.family.layout.positions(model.hf, inputs)
     boxes = _clipped(patch_boxes(model, image))[tuple(places.T)]
     boxes[places[:, 0] < 0] = np.nan
     return boxes
@@ -89,14 +37,14 @@ def vision_boxes(model: VLM, image: Image.Image, inputs: Inputs) -> Array:
 def token_boxes(model: VLM, image: Image.Image, inputs: Inputs) -> Array:
     """(image token, 4): the box of each image token of the language model."""
     n = int(model.is_image(inputs)[0].sum())
-    merge = model.parts.merge
-    if merge is None:
+    side_of = model.family.square_side
+    if side_of is None:
         return np.full((n, 4), np.nan)
     boxes = patch_boxes(model, image)
-    if model.parts.packed:
-        found = _packed(model.hf, boxes, inputs)
+    if model.family.pack is not None:
+        found = model.family.pack(model.hf, boxes, inputs, newline=np.nan)
     else:
-        found = _squares(boxes, merge(model.hf.config))
+        found = _squares(boxes, side_of(model.hf.config))
         if getattr(model.hf.config, "vision_feature_select_strategy", None) == "full" and class_tokens(model.hf):
             found = np.concatenate([np.full_like(found[:, :1], np.nan), found], axis=1)
         found = found.reshape(-1, 4)
@@ -109,19 +57,19 @@ def token_patches(model: VLM, inputs: Inputs) -> Array | None:
     What the model does to patches is linear in them (it takes squares together, drops, rearranges), so it is done here
     to the identity: patches that are the units of a space with one dimension a position.
     """
-    merge = model.parts.merge
-    if merge is None:
+    side_of = model.family.square_side
+    if side_of is None:
         return None
-    at = vision_places(model.hf, inputs)
+    at = model.family.layout.positions(model.hf, inputs)  # (position, 3)
     unit = np.eye(len(at), dtype=np.float32)
-    tiles, rows, columns = tile_grid(model.hf.config, inputs)
+    tiles, rows, columns = model.family.layout.grid(model.hf.config, inputs)
     is_class = at[:, 0] < 0
     patches = np.zeros((tiles, rows, columns, len(at)), dtype=np.float32)
     patches[tuple(at[~is_class].T)] = unit[~is_class]
-    if model.parts.packed:
-        found = _packed(model.hf, patches, inputs, newline=0.0)
+    if model.family.pack is not None:
+        found = model.family.pack(model.hf, patches, inputs, newline=0.0)
     else:
-        side = merge(model.hf.config)
+        side = side_of(model.hf.config)
         squares = patches.reshape(tiles, rows // side, side, columns // side, side, len(at))
         found = squares.mean(axis=(2, 4)).reshape(tiles, -1, len(at))
         if is_class.any() and getattr(model.hf.config, "vision_feature_select_strategy", None) == "full":
@@ -146,7 +94,7 @@ def patch_boxes(model: VLM, image: Image.Image) -> Array:
     seen = np.abs(span) > 0.5 * np.abs(span).max()
     fraction = (ramp - black) / np.where(seen, span, 1)
     tiles, _, n_rows, n_columns = fraction.shape
-    side = _patch_size(model.hf.config)
+    side = patch_size(model.hf.config)
     boxes = np.full((tiles, n_rows // side[0], n_columns // side[1], 4), np.nan)
     for tile in range(tiles):
         both = seen[tile, :2].all(axis=0)
@@ -172,17 +120,8 @@ def _edges(fraction: Array, seen: Array, axis: int, side: int) -> Array:
 
 
 def as_tiles(model: VLM, inputs: Inputs) -> Array:
-    """Pixel values as (tile, channel, height, width)."""
-    pixels = inputs["pixel_values"].float().cpu().numpy()
-    if "image_grid_thw" not in inputs:
-        return pixels.reshape(-1, *pixels.shape[-3:])
-    vision = model.hf.config.vision_config
-    tiles, rows, columns = tile_grid(model.hf.config, inputs)
-    height, width = _patch_size(model.hf.config)
-    patches = pixels.reshape(len(pixels), -1, vision.temporal_patch_size, height, width)[:, :, 0]
-    placed = np.empty((tiles, rows, columns, *patches.shape[1:]))
-    placed[tuple(_merged_order(vision, tiles, rows, columns).T)] = patches
-    return placed.transpose(0, 3, 1, 4, 2, 5).reshape(tiles, patches.shape[1], rows * height, columns * width)
+    """Pixel values of one pair's image: (tile, channel, height, width)."""
+    return model.family.layout.tiles(model.hf.config, inputs)
 
 
 def _squares(boxes: Array, side: int) -> Array:
@@ -192,19 +131,6 @@ def _squares(boxes: Array, side: int) -> Array:
     edges: list[Callable] = [np.min, np.min, np.max, np.max]
     around = [edge(squares[..., i], axis=(2, 4)) for i, edge in enumerate(edges)]
     return np.stack(around, -1).reshape(tiles, -1, 4)
-
-
-def _packed(hf: Any, boxes: Array, inputs: Inputs, newline: float = np.nan) -> Array:
-    """(image token, …): what patches (tile, row, column, …) have, rearranged by the model's own code for features."""
-    features = torch.from_numpy(boxes).float().flatten(1, 2)
-    options: dict[str, Any] = {}
-    if hf.config.model_type == "llava_next":
-        options["vision_feature_select_strategy"] = hf.config.vision_feature_select_strategy
-    else:
-        options["vision_aspect_ratio"] = hf.config.vision_aspect_ratio
-    options["image_newline"] = torch.full(boxes.shape[-1:], newline)
-    packed, _ = hf.model.pack_image_features([features], inputs["image_sizes"][:1].cpu(), **options)
-    return packed[0].numpy()
 
 
 def _clipped(boxes: Array) -> Array:

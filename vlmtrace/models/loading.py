@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, BlipForQuestionAnswering
+from transformers import AutoConfig
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import MODELS
-from vlmtrace.models.blip import Blip
-from vlmtrace.models.decoder_only import DecoderOnly
-from vlmtrace.models.families import PARTS, why_refused
+from vlmtrace.models.families import families, family_of
 from vlmtrace.models.hub import check_files, locate
 from vlmtrace.models.processors import load_processor
 from vlmtrace.models.sweep.self_check import self_check
 from vlmtrace.models.vlm import VLM
-
-
-class Family(NamedTuple):
-    """A supported family of models.
-
-    Attributes:
-        architecture: the transformers class that a model's configuration names
-        loader: what loads it
-        face: its face here
-        options: what is asked for when it is loaded
-    """
-
-    architecture: str
-    loader: Any
-    face: type[VLM]
-    options: dict[str, str]
-
-
-#: Model type in config.json -> family.
-FAMILIES = {
-    # BLIP's sweep computes attention as its eager implementation does.
-    "blip": Family("BlipForQuestionAnswering", BlipForQuestionAnswering, Blip, {"attn_implementation": "eager"}),
-    **{name: Family(parts.cls, AutoModelForImageTextToText, DecoderOnly, {}) for name, parts in PARTS.items()},
-}
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -96,11 +69,13 @@ def load_model(
     where = torch_device(device)
     if where.type == "cpu" and dtype != "float32":
         raise VlmtraceError(f"dtype {dtype} is for accelerators: on the CPU use float32.")
+    families()  # packages that bring a family register its configuration with transformers when they are imported
     try:
         config = AutoConfig.from_pretrained(path)
-        family = _family(config, str(name_or_path))
-        hf = family.loader.from_pretrained(path, dtype=DTYPES[dtype], use_safetensors=True, **family.options)
-        processor = load_processor(path)
+        family = family_of(config, str(name_or_path))
+        load = family.loader_class().from_pretrained
+        hf = load(path, dtype=DTYPES[dtype], use_safetensors=True, **family.load_options)
+        processor = load_processor(path, family.processor_context)
     except VlmtraceError:
         raise
     except (OSError, ValueError) as error:
@@ -110,7 +85,7 @@ def load_model(
             f"({', '.join(bundled_models()) or 'none is installed'}), a directory written by save_pretrained for model "
             "and processor, or a hub id."
         ) from error
-    model = family.face(str(name_or_path), hf.to(where), processor)
+    model = family.interface_class()(str(name_or_path), hf.to(where), processor, family)
     model.revision = commit
     if check:
         self_check(model)
@@ -122,19 +97,6 @@ def _locate(name: str) -> tuple[str, str | None]:
         check_files(MODELS / name, name)
         return str(MODELS / name), None
     return locate(name, bundled_models())
-
-
-def _family(config: Any, name: str) -> Family:
-    architectures = config.architectures or []
-    found = FAMILIES.get(config.model_type)
-    known = found is not None and (not architectures or found.architecture in architectures)
-    reason = why_refused(config) or (None if known else "which vlmtrace does not know")
-    if found is None or reason:
-        raise VlmtraceError(
-            f"{name} is a {', '.join(architectures) or config.model_type}, {reason}: supported are "
-            f"{', '.join(family.architecture for family in FAMILIES.values())}."
-        )
-    return found
 
 
 def torch_device(name: str) -> torch.device:

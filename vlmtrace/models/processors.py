@@ -8,7 +8,7 @@ belongs, for as long as the processor is built.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from transformers import AutoProcessor
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import PushToHubMixin, is_num2words_available, is_torchvision_available
+from transformers.utils import PushToHubMixin, is_torchvision_available
 
 from vlmtrace.core.errors import VlmtraceError
 
@@ -47,25 +47,33 @@ def without_video() -> Iterator[None]:
         return NoVideo()
 
     auto = import_module("transformers.models.auto.video_processing_auto").AutoVideoProcessor
-    smolvlm = import_module("transformers.models.smolvlm.processing_smolvlm")
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(ProcessorMixin, "check_argument_for_proper_class", check_all_but_video))
         stack.enter_context(patch.object(auto, "from_pretrained", no_video))
-        if not is_num2words_available():
-            # SmolVLM spells the number of a video's frames with it, and refuses to be built where it is missing.
-            stack.enter_context(patch.object(smolvlm, "num2words", str))
         yield
 
 
-def load_processor(path: str | Path) -> Any:
+def load_processor(
+    path: str | Path, context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+) -> Any:
     """The processor that `save_pretrained` wrote, for images and text.
+
+    Args:
+        path: the directory
+        context: entered while a processor is loaded without torchvision, see `FamilySpec.processor_context`
+
+    Returns:
+        the transformers processor
 
     Raises:
         VlmtraceError: a package is missing that the processor needs for images too, or its tokenizer cannot tell
             which characters a token stands for
     """
     try:
-        with contextlib.nullcontext() if is_torchvision_available() else without_video():
+        with contextlib.ExitStack() as stack:
+            if not is_torchvision_available():
+                stack.enter_context(without_video())
+                stack.enter_context(context())
             processor = AutoProcessor.from_pretrained(path)
     except ImportError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

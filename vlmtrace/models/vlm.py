@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.models.families import FamilySpec, family_of
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, hooks
 from vlmtrace.models.types import Block, Inputs, Patches, Readout, Site, Token, Trace
 
@@ -29,6 +30,7 @@ class VLM(ABC):
 
     Attributes:
         name: as given to `load_model`
+        family: what is particular about its family
         revision: the commit on the hub that the files are of, where that is known
         hf: the transformers model, in evaluation mode
         blocks: the stacks of layers, by name, in the order in which information flows
@@ -44,6 +46,7 @@ class VLM(ABC):
     """
 
     name: str
+    family: FamilySpec
     revision: str | None = None
     hf: Any
     processor: Any
@@ -52,7 +55,6 @@ class VLM(ABC):
     answer_block: str
     entry_blocks: tuple[str, ...]
     uses_fast_sweep: bool = True
-    parts: Any = None
     image_module: str
     edges: tuple[tuple[str, str], ...]
     has_visual_tokens: bool = False
@@ -62,8 +64,9 @@ class VLM(ABC):
     #: Whether the fast sweep knows patches of several positions at once; the reference does in any case.
     sweeps_regions: bool = False
 
-    def __init__(self, name: str, hf: Any, processor: Any):
+    def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
         self.name = name
+        self.family = family or family_of(hf.config, name)
         self.hf = hf.eval().requires_grad_(False)
         self.processor = processor
         self.tokenizer = processor.tokenizer

@@ -92,9 +92,8 @@ def test_a_text_alone_is_read_as_the_language_model_reads_it(family, questions):
     model, _, _ = family
     inputs = text_only_inputs(model, "the circle is red.", questions["prompt"][0])
     assert not model.is_image(inputs).any()
-    alone = model.parts.merge is None  # BLIP-2 and InstructBLIP generate from images only
     options = dict(max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True)
-    wanted = (model.hf.language_model if alone else model.hf).generate(**inputs, **options).logits[0][0]
+    wanted = model.hf.get_submodule(model.family.text_only).generate(**inputs, **options).logits[0][0]
     lens = open_lens(model, inputs)
     torch.testing.assert_close(lens.logits, wanted.float(), atol=1e-4, rtol=1e-5)
     assert relative(lens.head_outputs(0).sum(0) + lens.attention_bias(0), lens.attention[0, -1]) < 1e-5

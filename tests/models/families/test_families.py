@@ -14,7 +14,6 @@ import vlmtrace as vt
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import Patches, Readout, Site
-from vlmtrace.models import image_geometry as places
 from vlmtrace.models.hooks import hooks
 from vlmtrace.models.sweep import reference
 
@@ -22,9 +21,6 @@ LANGUAGE = "language_model"
 
 #: Effects below this are too small, against what may differ, to prove anything.
 VACUOUS = 2e-3
-
-#: Families whose image tokens stand for no particular patches.
-PLACELESS = ("blip2", "instructblip")
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
@@ -164,7 +160,7 @@ def test_a_painted_square_is_found_where_it_was_painted(model, picture):
     site = Site("vision_encoder", "residual", 0)
     entering = model.trace(before, [site]).layer_inputs["vision_encoder"][0]
     assert len(boxes) == len(entering)
-    tiles = places.vision_places(model.hf, before)[:, 0]
+    tiles = model.family.layout.positions(model.hf, before)[:, 0]
     placed = np.flatnonzero(~np.isnan(boxes).any(axis=1))
     for position in placed[:: max(1, len(placed) // 4)]:
         top, left, bottom, right = (boxes[position] * [84, 126, 84, 126]).round().astype(int)
@@ -182,12 +178,12 @@ def test_a_painted_square_is_found_where_it_was_painted(model, picture):
 
 def test_image_tokens_lie_where_their_patches_do(family, picture):
     """Overwriting a patch behind the vision encoder changes the tokens whose boxes hold it, and no others."""
-    name, model = family
+    _, model = family
     image, inputs = Image.fromarray(picture), encode(model, picture)
     tokens = model.image_cells(image, inputs)
     is_image = model.is_image(inputs)[0]
     assert len(tokens) == is_image.sum()
-    if name in PLACELESS:
+    if model.family.square_side is None:
         assert np.isnan(tokens).all()
         return
     boxes = model.image_cells(image, inputs, "vision_encoder")
@@ -209,7 +205,7 @@ def test_image_tokens_lie_where_their_patches_do(family, picture):
             assert np.isnan(found).all(), "what is not in the image belongs to no place in it"
             continue
         if not len(found):
-            assert model.parts.packed, f"position {position} reaches no token"
+            assert model.family.pack, f"position {position} reaches no token"
             continue  # a row at the edge that is mostly padding, and is dropped with it
         assert (found[:, :2] <= boxes[position][:2] + 1e-3).all()
         assert (found[:, 2:] >= boxes[position][2:] - 1e-3).all()
@@ -221,7 +217,7 @@ def test_positions_are_named_by_row_and_column(family, picture):
     boxes = model.image_cells(Image.fromarray(picture), inputs)
     names = [token.text for token in model.tokens(LANGUAGE, model.prompt_text("?"), inputs) if token.role == "image"]
     if "," not in names[0]:
-        assert name in (*PLACELESS, "llava_next", "llava_onevision", "llava_two_layers")
+        assert name in ("blip2", "instructblip", "llava_next", "llava_onevision", "llava_two_layers")
         return
     rows = [int(text.partition(",")[0]) for text in names]
     columns = [int(text.partition(",")[2]) for text in names]

@@ -1,0 +1,47 @@
+"""Idefics 3 and SmolVLM: an image is cut into tiles, of which the language model sees one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+from vlmtrace.models.families.spec import FamilySpec
+
+
+@contextlib.contextmanager
+def without_num2words() -> Iterator[None]:
+    """While this is entered, SmolVLM's processor can be built without the package num2words.
+
+    It spells the number of a video's frames with it, and refuses to be built where it is missing.
+    """
+    from transformers.utils import is_num2words_available  # slow to import
+
+    with contextlib.ExitStack() as stack:
+        if not is_num2words_available():
+            processing = import_module("transformers.models.smolvlm.processing_smolvlm")
+            stack.enter_context(patch.object(processing, "num2words", str))
+        yield
+
+
+def _idefics(model_type: str, name: str, architecture: str, **more: Any) -> FamilySpec:
+    return FamilySpec(
+        model_type,
+        name,
+        architecture,
+        image_tokens="one per square of patches, tile by tile",
+        handled="tiles and the tokens between them",
+        text="model.text_model",
+        vision="model.vision_model",
+        vision_types=(f"{model_type}_vision",),
+        square_side=lambda config: config.scale_factor,
+        **more,
+    )
+
+
+FAMILIES = [
+    _idefics("idefics3", "Idefics 3", "Idefics3ForConditionalGeneration"),
+    _idefics("smolvlm", "SmolVLM", "SmolVLMForConditionalGeneration", processor_context=without_num2words),
+]

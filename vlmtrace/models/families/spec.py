@@ -1,0 +1,145 @@
+"""What is particular about a family of models, and how families are found.
+
+A family declares itself: each module of this folder holds `FAMILIES`, a list of `FamilySpec` (and `UNSUPPORTED`, where
+models are refused by name), and nothing else needs to know of it. Packages outside add families by an entry point of
+the group `vlmtrace.families` that names such a list, or one `FamilySpec`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Protocol
+
+from vlmtrace.core.types import Array
+from vlmtrace.models.patch_layout import PatchLayout
+from vlmtrace.models.types import Inputs
+
+#: Vision encoders that several families can be joined with.
+CLIP_OR_SIGLIP = ("clip_vision_model", "siglip_vision_model")
+
+
+class Pack(Protocol):
+    """Rearrange what patches have into what image tokens have, as the model does after projection.
+
+    Args:
+        hf: the transformers model
+        patches: (tile, row, column, …)
+        inputs: of one pair
+        newline: what image tokens have that the model adds
+    Returns:
+        (image token, …)
+    """
+
+    def __call__(self, hf: Any, patches: Array, inputs: Inputs, newline: float) -> Array: ...
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """What is particular about a family. What has a default is as in LLaVA-1.5 and most families after it.
+
+    Paths are dotted names of submodules; `config` is a model's transformers configuration.
+
+    Attributes:
+        model_type: the family's name in config.json
+        name: the name that people use
+        architecture: the transformers class that config.json names
+        image_tokens: in words, what an image token of the language model stands for
+        handled: in words, what is particular about the family and taken care of; for `families_table`
+        interface: "module:class", the subclass of `VLM` under which models of the family are used
+        loader: the transformers class whose `from_pretrained` loads a model, or "module:class"
+        load_options: further arguments of that call
+        processor_context: makes a context in which the family's processor is loaded where torchvision is missing
+        refusal: config -> why such a model is not supported, as the end of a sentence; None: nothing is against it
+        adapt: spec and config -> the spec for this model, where it depends on what the family was joined with
+        text: path of the stack of text layers
+        vision: path of the vision encoder
+        norm: path in the stack of text layers: the final norm
+        attention_output: path in a text layer: the attention's output projection
+        mlp: path in a text layer: the feed-forward, or its last module
+        text_only: path of what runs a prompt without an image; "" for the whole model
+        vision_types: types of vision encoder whose positions are known to be the patches of `layout`; a model with
+            another one is used without its vision encoder
+        vision_attention: path in a vision layer: its attention
+        vision_attention_weights: whether that attention gives its weights
+        prompt_start: what precedes the prompt where the processor has no chat template, with {image} for the image's
+            placeholder; "" where the processor itself puts the image's tokens
+        prompt_end: what the processor itself adds behind the prompt
+        generated_token_type: the kind that a generated token has in `token_type_ids`
+        layout: how pixel values hold the patches
+        square_side: config -> patches along each side of the square that one image token stands for; None where image
+            tokens stand for no particular patches
+        pack: rearranges image tokens after projection; None where they come row by row, tile by tile
+        later_image_features: config -> the number of text layers, from the first on, behind which the model adds image
+            features
+        caps_logits: whether the model's forward pass applies the text configuration's `final_logit_softcapping`
+    """
+
+    model_type: str
+    name: str
+    architecture: str
+    image_tokens: str = "one per patch"
+    handled: str = ""
+    # How it is loaded
+    interface: str = "vlmtrace.models.decoder_only:DecoderOnly"
+    loader: str = "AutoModelForImageTextToText"
+    load_options: Mapping[str, Any] = field(default_factory=dict)
+    processor_context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    refusal: Callable[[Any], str | None] = lambda _config: None
+    adapt: Callable[[FamilySpec, Any], FamilySpec] = lambda spec, _config: spec
+    # Where its submodules are
+    text: str = "model.language_model"
+    vision: str = "model.vision_tower"
+    norm: str = "norm"
+    attention_output: str = "self_attn.o_proj"
+    mlp: str = "mlp"
+    text_only: str = ""
+    vision_types: tuple[str, ...] = CLIP_OR_SIGLIP
+    vision_attention: str = "self_attn"
+    vision_attention_weights: bool = True
+    # What its prompts and images become
+    prompt_start: str = "{image}\n"
+    prompt_end: str = ""
+    generated_token_type: int = 0
+    layout: PatchLayout = field(default_factory=PatchLayout)
+    square_side: Callable[[Any], int] | None = lambda _config: 1
+    pack: Pack | None = None
+    # What its layers do
+    later_image_features: Callable[[Any], int] = lambda _config: 0
+    caps_logits: bool = True
+
+    @property
+    def token_fills(self) -> dict[str, int]:
+        """Inputs with one entry per position, beside the ids, and what a generated token has in them."""
+        return {"attention_mask": 1, "token_type_ids": self.generated_token_type, "mm_token_type_ids": 0}
+
+    def interface_class(self) -> Any:
+        """The subclass of `VLM` for this family."""
+        return load_object(self.interface)
+
+    def loader_class(self) -> Any:
+        """The class that loads a model of this family."""
+        return load_object(self.loader if ":" in self.loader else f"transformers:{self.loader}")
+
+
+@dataclass(frozen=True)
+class UnsupportedFamily:
+    """A family that is refused by name.
+
+    Attributes:
+        model_type: the family's name in config.json
+        name: the name that people use
+        reason: why, as the end of a sentence that starts with the model
+    """
+
+    model_type: str
+    name: str
+    reason: str
+
+
+def load_object(reference: str) -> Any:
+    """What "module:name" refers to. Imported only now, since models need heavy libraries."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
