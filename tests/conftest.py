@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-pytest_plugins = ["fixtures.model_store"]
+pytest_plugins = ["fixtures.shared", "fixtures.model_store", "fixtures.notebook_runs"]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures import families
 from PIL import Image
 
 import vlmtrace as vt
@@ -30,10 +29,8 @@ from vlmtrace.methods.relevancy.view import RelevancyView
 
 
 @pytest.fixture(scope="module", params=["blip", "llava"])
-def model(request, tmp_path_factory):
-    if request.param == "blip":
-        return request.getfixturevalue("random_blip")
-    return vt.load_model(families.save("llava", tmp_path_factory.getbasetemp() / "families"))
+def model(request, model_store):
+    return model_store.shared("random_blip" if request.param == "blip" else request.param)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.families import save
 from PIL import Image
 
 import vlmtrace as vt
@@ -12,9 +11,9 @@ from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.image_regions import RASTER, coverage, image_regions, named_positions, on_image
 
 
-@pytest.fixture(scope="module")
-def llava(tmp_path_factory):
-    return vt.load_model(save("llava", tmp_path_factory.mktemp("llava")))
+@pytest.fixture
+def llava(model_store):
+    return model_store.shared("llava")
 
 
 @pytest.fixture(params=["llava", "random_blip"])

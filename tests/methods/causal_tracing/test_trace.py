@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures.families import save
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
@@ -28,12 +27,8 @@ def questions(random_pairs):
 
 
 @pytest.fixture(scope="module", params=["random_blip", *DECODERS])
-def model(request, tmp_path_factory):
-    if request.param == "random_blip":
-        found = request.getfixturevalue("random_blip")
-    else:
-        found = vt.load_model(save(request.param, tmp_path_factory.getbasetemp() / "families"))
-    return short_of_words(found)
+def model(request, model_store):
+    return short_of_words(model_store.shared(request.param))
 
 
 def short_of_words(model):
@@ -273,8 +268,8 @@ def test_mistakes_are_named(random_blip, questions, options, sentence):
         causal_trace(short_of_words(random_blip), questions.iloc[[0]], **options)
 
 
-def test_a_model_that_gets_the_image_twice_is_refused(questions, tmp_path_factory):
-    model = vt.load_model(save("qwen3_vl", tmp_path_factory.getbasetemp() / "families"))
+def test_a_model_that_gets_the_image_twice_is_refused(questions, model_store):
+    model = model_store.shared("qwen3_vl")
     with pytest.raises(VlmtraceError, match="adds image features behind later layers"):
         causal_trace(model, questions)
 

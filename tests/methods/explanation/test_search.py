@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from fixtures.families import save
 from PIL import Image
 
 import vlmtrace as vt
@@ -19,15 +18,13 @@ LOOSE = GraphOptions(alpha=0.2, threshold=0.0, max_tokens=8)
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def model(request, tmp_path_factory):
-    if request.param == "random_blip":
-        return request.getfixturevalue("random_blip")
-    return vt.load_model(save(request.param, tmp_path_factory.getbasetemp() / "families"))
+def model(request, model_store):
+    return model_store.shared(request.param)
 
 
-@pytest.fixture(scope="module")
-def llava(tmp_path_factory):
-    return vt.load_model(save("llava", tmp_path_factory.getbasetemp() / "families"))
+@pytest.fixture
+def llava(model_store):
+    return model_store.shared("llava")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from fixtures.families import save
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
@@ -13,9 +12,9 @@ from vlmtrace.models import Readout
 from vlmtrace.models.attention_mask import cut
 
 
-@pytest.fixture(scope="module")
-def llava(tmp_path_factory):
-    return vt.load_model(save("llava", tmp_path_factory.mktemp("llava")))
+@pytest.fixture
+def llava(model_store):
+    return model_store.shared("llava")
 
 
 @pytest.fixture(params=["llava", "random_blip"])
@@ -135,7 +134,7 @@ def test_bad_options_get_a_sentence(llava, random_pairs, options, sentence):
         vt.knock_out_attention(llava, random_pairs.iloc[[0]], **options)
 
 
-def test_a_model_that_sees_the_image_again_is_refused(random_pairs, tmp_path):
-    qwen = vt.load_model(save("qwen3_vl", tmp_path))
+def test_a_model_that_sees_the_image_again_is_refused(model_store, random_pairs):
+    qwen = model_store.shared("qwen3_vl")
     with pytest.raises(VlmtraceError, match="adds image features behind later layers too"):
         vt.replace_image_tokens(qwen, random_pairs.iloc[[0]])

@@ -1,15 +1,8 @@
 """What the tests of the lens share."""
 
 import pytest
-from fixtures.families import save
 
-import vlmtrace as vt
 from vlmtrace.methods.lens.decomposition import lens_of
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / "families"
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +13,8 @@ def questions(random_pairs):
 
 
 @pytest.fixture(scope="session")
-def tiny(folder):
-    return vt.load_model(save("llava", folder))
+def tiny(model_store):
+    return model_store.shared("llava")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures.families import FAMILIES, save
+from fixtures.families import FAMILIES
 from torch import nn
 
 import vlmtrace as vt
@@ -26,9 +26,9 @@ PREFIX = "red is the"
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
-def family(request, folder, questions):
+def family(request, model_store, questions):
     """A model, the inputs of a question after the beginning of an answer, and the lens on it."""
-    model = vt.load_model(save(request.param, folder))
+    model = model_store.shared(request.param)
     inputs = question_inputs(model, questions["image"][0], questions["prompt"][0], PREFIX)
     return model, inputs, open_lens(model, inputs)
 

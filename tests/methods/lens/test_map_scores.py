@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures.families import FAMILIES, save
+from fixtures.families import FAMILIES
 from PIL import Image
 
 import vlmtrace as vt
@@ -42,8 +42,8 @@ def test_area_under_roc_is_how_often_a_positive_lies_higher():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_has_its_maps(name, folder, masked):
-    model = vt.load_model(save(name, folder))
+def test_every_family_has_its_maps(name, model_store, masked):
+    model = model_store.shared(name)
     lens = lens_of(model, masked.iloc[0])
     maps = image_maps(lens, top=99)  # all heads: with a sliding window the strongest may not see the image at all
     sees = bool(lens.weights[:, :, lens.at, lens.image_positions].any())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fixtures.families import FAMILIES, save
+from fixtures.families import FAMILIES
 from PIL import Image
 
 import vlmtrace as vt
@@ -24,9 +24,9 @@ from vlmtrace.models.types import Site
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_side_is_all_that_a_key_or_value_sees(name, folder, questions):
+def test_a_side_is_all_that_a_key_or_value_sees(name, model_store, questions):
     """Swap the input of one position for its side: with the norm's scale kept, the recorded key is the same."""
-    model = vt.load_model(save(name, folder))
+    model = model_store.shared(name)
     lens = lens_of(model, questions.iloc[0])
     layer, head = 1, 3
     shared = head // (lens.heads.shape[2] // lens.keys.shape[2])

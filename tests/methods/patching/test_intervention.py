@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from fixtures import families
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
@@ -14,10 +13,8 @@ from vlmtrace.models.hooks import hooks
 
 
 @pytest.fixture(scope="module", params=["blip", "llava"])
-def model(request, tmp_path_factory):
-    if request.param == "blip":
-        return request.getfixturevalue("random_blip")
-    return vt.load_model(families.save("llava", tmp_path_factory.getbasetemp() / "families"))
+def model(request, model_store):
+    return model_store.shared("random_blip" if request.param == "blip" else request.param)
 
 
 @pytest.fixture(scope="module")

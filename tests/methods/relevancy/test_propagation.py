@@ -1,9 +1,11 @@
 """Relevancy against cases worked by hand and against one run, one backward and whole matrices for each token."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
-from fixtures.families import FAMILIES, save
+from fixtures.families import FAMILIES
 from PIL import Image
 
 import vlmtrace as vt
@@ -25,13 +27,10 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module", params=["random_blip", *FAMILIES])
-def model(request, tmp_path_factory):
-    if request.param == "random_blip":
-        return request.getfixturevalue("random_blip")
-    folder = tmp_path_factory.getbasetemp() / "families"
-    loaded = vt.load_model(save(request.param, folder))
-    loaded.name = request.param
-    return loaded
+def model(request, model_store):
+    found = copy.copy(model_store.shared(request.param))
+    found.name = request.param
+    return found
 
 
 @pytest.fixture(scope="module")
