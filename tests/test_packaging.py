@@ -48,7 +48,7 @@ def imported(folder):
                 found |= {alias.name.split(".")[0]: path for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 found[node.module.split(".")[0]] = path
-    own = {"vlmtrace", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    own = {"vlmtrace", "fixtures"}
     return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in own}
 
 
