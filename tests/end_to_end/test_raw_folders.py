@@ -12,7 +12,7 @@ from fixtures.raw_data import faces_from_rendered, mit_states_from_rendered, svo
 
 from vlmtrace.core import paths
 from vlmtrace.pipeline.stages import STAGES
-from vlmtrace.tasks.sources import SOURCES
+from vlmtrace.tasks import declared
 
 TASKS = ("mit_states", "facial_expressions", "svo_probes")
 SAMPLES = {"mit_states": 24, "facial_expressions": 28, "svo_probes": 24}
@@ -84,5 +84,5 @@ def test_the_selected_pairs_are_patched(walked):
 def test_the_run_says_where_its_data_come_from(walked):
     record = json.loads((walked / "data" / "runs" / "raw" / "run.json").read_text())
     for task in TASKS:
-        assert record["stages"][f"{task}/01_preprocess"]["source"] == SOURCES[task]
+        assert record["stages"][f"{task}/01_preprocess"]["source"] == declared()[task].source.record()
     assert (walked / "data" / "runs" / "raw" / "report" / "index.html").is_file()

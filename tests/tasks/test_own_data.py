@@ -9,8 +9,8 @@ from fixtures.raw_data import photograph, save
 
 import vlmtrace as vt
 from vlmtrace.core import paths
+from vlmtrace.tasks import declared
 from vlmtrace.tasks.rendered import load
-from vlmtrace.tasks.sources import SOURCES
 
 README = (paths.ROOT / "README.md").read_text()
 SECTION = README[README.index("## Your own data: a worked example") : README.index("## The bundled world and model")]
@@ -45,9 +45,11 @@ def test_the_worked_example_of_the_readme(tmp_path, monkeypatch):
 
 
 def test_sources_are_those_of_the_readme():
-    for task in ("svo_probes", "mit_states", "facial_expressions", "coco_qa", "clevr"):
-        for part in ("name", "url", "licence", "citation"):
-            assert SOURCES[task][part] in README, f"the README lacks the {part} of {task}"
+    for task in declared().values():
+        if task.kind == "published":
+            record = task.source.record()
+            for part in ("name", "url", "licence", "citation"):
+                assert record[part] in README, f"the README lacks the {part} of {task.name}"
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from vlmtrace.models import VLM, Inputs, Token
+if TYPE_CHECKING:
+    from vlmtrace.models import VLM, Inputs, Token
 
 #: Optional columns of a pairs table that hold a word of the prompt; the word's tokens get the column's name as role.
 WORD_COLUMNS = ("noun", "subject", "verb", "object")

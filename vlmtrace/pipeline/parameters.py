@@ -103,13 +103,16 @@ def check_tasks(names: list[str]) -> None:
 
 def check_data(tasks: list[str], root: str, question: str) -> None:
     """Raise a sentence if a task's data are not there, or ROOT or QUESTION is given for nothing."""
-    from vlmtrace.tasks import ROOTED, find_root
+    from vlmtrace.tasks import ROOTED, declared, find_root
 
     rooted = [name for name in tasks if name in ROOTED]
     if root and not rooted:
         raise VlmtraceError(f"ROOT={root} is for {', '.join(ROOTED)}: {' '.join(tasks)} needs none.")
-    if question and "folder" not in tasks:
-        raise VlmtraceError(f"QUESTION={question} is for the task folder, which TASKS={' '.join(tasks)} lacks.")
+    takers = [task.name for task in declared().values() if task.takes_question]
+    if question and not set(takers) & set(tasks):
+        raise VlmtraceError(
+            f"QUESTION={question} is for the task {' or '.join(takers)}, which TASKS={' '.join(tasks)} lacks."
+        )
     for name in rooted:
         find_root(name, root)
 

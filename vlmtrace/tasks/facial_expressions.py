@@ -7,18 +7,20 @@ tokenizer has none of as many tokens, it offers other emotions, and the column `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from vlmtrace.tasks.building.label_folders import NAMED, images_below, labelled_pairs
-from vlmtrace.tasks.building.row_audit import Filters
-from vlmtrace.tasks.building.token_replacement import CountTokens, Pool, Replacer, mutual
-from vlmtrace.tasks.sources import SOURCES
+from vlmtrace.tasks.building.token_replacement import Pool, Replacer, mutual
+from vlmtrace.tasks.declaration import Request, Source, Task
 
-TASK = "facial_expressions"
-SOURCE = SOURCES[TASK]
+SOURCE = Source(
+    "facial expressions, any collection in folders named by emotion",
+    url="the collection's own",
+    licence="the collection's own: photographs of faces often may not be shown or passed on",
+    citation="the collection's own",
+    needs="folders angry, disgust, fear, happy, neutral, sad, surprise with images of faces",
+)
 
 #: What folders are called → the adjective that the question uses.
 EMOTIONS = {
@@ -70,28 +72,31 @@ SYNONYMS = mutual(
 )
 
 
-def prepare(
-    root: Path, n: int, seed: int, model: Any | CountTokens | None, filters: Filters, split: str = "test"
-) -> pd.DataFrame:
-    """Up to n pairs from the folders in root (or in its subfolder named as the split, where there is one).
+def make_pairs(request: Request) -> pd.DataFrame:
+    """Pairs of faces with two emotions.
+
+    Args:
+        request: its root holds the folders of images, or a folder named as the split that does
+
+    Returns:
+        up to n rows of a pairs table, with the columns noun and replaced_by; the request's filters account for every
+        image
 
     Raises:
-        VlmtraceError: root holds no folders of images, or no pair comes of them
+        VlmtraceError: root holds no folders of images, or no pair can be made of them
     """
-    images = images_below(root / split if (root / split).is_dir() else root, TASK)
+    of_split = request.root / request.split
+    images = images_below(of_split if of_split.is_dir() else request.root, request.task)
     labels = images["folder"].str.lower().str.strip().map(EMOTIONS)
     named = [
         None if isinstance(label, str) else f"the folder {folder!r} is named by none of the seven emotions"
         for label, folder in zip(labels, images["folder"], strict=True)
     ]
-    images = filters.keep(NAMED, images.assign(label=labels), named, "images")
+    images = request.filters.keep(NAMED, images.assign(label=labels), named, "images")
     return labelled_pairs(
-        TASK,
+        request,
         images.assign(category=images["label"], kind="emotion", group=""),
-        filters,
-        n=n,
-        seed=seed,
-        replacer=Replacer(model, SYNONYMS),
+        replacer=Replacer(request.model, SYNONYMS),
         prompt=lambda _, options: f"Is this person feeling {options[0]} or {options[1]}?",
         pools=lambda candidate, options: pools(options),
         further=lambda candidate, options, corrupt: {
@@ -102,7 +107,14 @@ def prepare(
 
 
 def pools(options: Sequence[str]) -> list[Pool]:
-    """Emotion words to replace each option with: of the opposite valence; where none fits, any."""
+    """Emotion words that may replace the options: first those of the opposite valence; where none fits, any.
+
+    Args:
+        options: the two emotions, in the order in which the prompt has them
+
+    Returns:
+        two pools, the better one first; each holds the words for the first and for the second option
+    """
     first, second = (
         [word for valence in OPPOSITE[VALENCE_OF[option]] for word in VALENCE[valence]] for option in options
     )
@@ -110,9 +122,17 @@ def pools(options: Sequence[str]) -> list[Pool]:
 
 
 def are_opposite(options: Sequence[str], corrupt: str) -> bool:
-    """Whether every option was replaced, in its place, by a word of an opposite valence."""
+    """Whether each option was replaced, where it stood, by a word of an opposite valence.
+
+    Args:
+        options: the two emotions, in the order in which the clean prompt has them
+        corrupt: the corrupt prompt
+    """
     words = corrupt.removesuffix("?").split()
     return all(
         VALENCE_OF[word] in OPPOSITE[VALENCE_OF[option]]
         for option, word in zip(options, (words[-3], words[-1]), strict=True)
     )
+
+
+DECLARED = (Task("facial_expressions", SOURCE, pairs=make_pairs, splits=("test", "train")),)

@@ -8,17 +8,20 @@ list; plain words such as red or striped, which it lacks, are there for one's ow
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from vlmtrace.tasks.building.label_folders import NAMED, images_below, labelled_pairs
-from vlmtrace.tasks.building.row_audit import Filters
-from vlmtrace.tasks.building.token_replacement import CountTokens, Replacer, mutual
-from vlmtrace.tasks.sources import SOURCES
+from vlmtrace.tasks.building.token_replacement import Replacer, mutual
+from vlmtrace.tasks.declaration import Request, Source, Task
 
-TASK = "mit_states"
-SOURCE = SOURCES[TASK]
+SOURCE = Source(
+    "MIT-States",
+    url="http://web.mit.edu/phillipi/Public/states_and_transformations/index.html",
+    licence="see the source; the photographs were collected from the web",
+    citation="Isola, Lim and Adelson (2015): Discovering States and Transformations in Image Collections. CVPR",
+    needs="the unpacked archive, whose images lie in folders named 'adjective noun'",
+)
 
 #: Category → its adjectives. What says how something looks on the surface is texture, which parts and outline it has
 #: is shape, what shade it has is color.
@@ -80,13 +83,20 @@ SYNONYMS = mutual(
 )
 
 
-def prepare(root: Path, n: int, seed: int, model: Any | CountTokens | None, filters: Filters) -> pd.DataFrame:
-    """Up to n pairs from the folders in root; the filters tell what became of every image.
+def make_pairs(request: Request) -> pd.DataFrame:
+    """Pairs of images that show one noun in two states.
+
+    Args:
+        request: its root holds the folders of images, or is the unpacked archive
+
+    Returns:
+        up to n rows of a pairs table, with the column noun; the request's filters account for every image
 
     Raises:
-        VlmtraceError: root holds no folders of images, or no pair comes of them
+        VlmtraceError: root holds no folders of images, or no pair can be made of them
     """
-    images = images_below(_images_folder(root), TASK)
+    filters = request.filters
+    images = images_below(_images_folder(request.root), request.task)
     words = images["folder"].str.replace("_", " ").str.split(n=1)
     images = images.assign(label=words.str[0].str.lower(), group=words.str[1].fillna("").str.lower())
     named = [
@@ -98,12 +108,9 @@ def prepare(root: Path, n: int, seed: int, model: Any | CountTokens | None, filt
     images = filters.keep("adjective belongs to a category", images, listed, "images")
     images = images.assign(category=images["label"].map(CATEGORY), kind=images["label"].map(CATEGORY))
     return labelled_pairs(
-        TASK,
+        request,
         images,
-        filters,
-        n=n,
-        seed=seed,
-        replacer=Replacer(model, SYNONYMS),
+        replacer=Replacer(request.model, SYNONYMS),
         prompt=lambda candidate, options: f"Is this {candidate['group']} {options[0]} or {options[1]}?",
         pools=lambda candidate, _: [(ADJECTIVES[candidate["category"]],) * 2],
         further=lambda candidate, *_: {"noun": candidate["group"]},
@@ -114,3 +121,6 @@ def _images_folder(root: Path) -> Path:
     """The folder of folders: root itself, or where the dataset's archive has it."""
     inside = (root / name for name in ("release_dataset/images", "images"))
     return next((folder for folder in inside if folder.is_dir()), root)
+
+
+DECLARED = (Task("mit_states", SOURCE, pairs=make_pairs),)

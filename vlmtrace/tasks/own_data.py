@@ -17,15 +17,30 @@ from vlmtrace.inputs.token_roles import find_word
 from vlmtrace.tasks.building.csv_files import find_csv, read_csv
 from vlmtrace.tasks.building.image_files import image_problem
 from vlmtrace.tasks.building.label_folders import images_below, labelled_pairs
-from vlmtrace.tasks.building.row_audit import Filters
 from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, draw, pair_row
-from vlmtrace.tasks.building.token_replacement import CountTokens, Replacer
+from vlmtrace.tasks.building.token_replacement import Replacer
+from vlmtrace.tasks.declaration import Request, Source, Task
+
+CSV = Source(
+    "your own table of pairs",
+    url="your own",
+    licence="your own",
+    citation="your own",
+    needs="a CSV with the columns of a pairs table",
+)
+FOLDER = Source(
+    "your own images in folders by label",
+    url="your own",
+    licence="your own",
+    citation="your own",
+    needs="a folder of images for each label",
+)
 
 #: What a row of one's own CSV must say; everything else of a pair follows from it, unless it stands there too.
 NEEDED = ("clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer")
 ROW = "row is complete"
 
-#: Beside one's folders of labels or CSV: further words, one a line, that may replace options in corrupt prompts.
+#: Beside the folders of labels or the CSV: further words, one per line, that may replace options in corrupt prompts.
 WORDS = "words.txt"
 
 QUESTION = "Is this {a} or {b}?"
@@ -34,8 +49,21 @@ QUESTION = "Is this {a} or {b}?"
 def one_question(image: str | Path, prompt: str) -> pd.DataFrame:
     """A questions table of one row: your own image, and a question without options.
 
+    Args:
+        image: path of the image, relative to the repository or absolute
+        prompt: the question
+
+    Returns:
+        one row: sample_id (the image's file name without its ending), task and category ("own"), image, prompt
+
     Raises:
         VlmtraceError: the image cannot be read, or the question is empty
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> image = vt.load_questions("rendered_open", n=1)["image"].iloc[0]
+        >>> vt.one_question(image, "What color is the square?")["prompt"].tolist()
+        ['What color is the square?']
     """
     problem = image_problem(resolve(image))
     if problem:
@@ -47,16 +75,23 @@ def one_question(image: str | Path, prompt: str) -> pd.DataFrame:
 # A table -----------------------------------------------------------------------------------------------------------
 
 
-def prepare_csv(root: Path, n: int, seed: int, model: Any | CountTokens | None, filters: Filters) -> pd.DataFrame:
-    """Up to n of the pairs that a CSV lists.
+def pairs_of_csv(request: Request) -> pd.DataFrame:
+    """Pairs that a CSV lists.
 
     Paths of images are relative to the CSV. Where they are missing, sample_id, category and correct_first are filled
     in, and the corrupt prompt is made from the answers that other rows of the category name.
 
+    Args:
+        request: its root is the CSV, or the folder that holds it
+
+    Returns:
+        up to n rows of a pairs table, with the CSV's further columns; the request's filters account for every row
+
     Raises:
         VlmtraceError: the file cannot be read, a column is missing, or a sample_id stands twice
     """
-    root = find_csv(root, NEEDED, "csv")
+    model, filters = request.model, request.filters
+    root = find_csv(request.root, NEEDED, request.task)
     table = read_csv(root)
     check_columns(table, NEEDED, f"CSV {root.name}")
     if "sample_id" in table and table["sample_id"].duplicated().any():
@@ -96,7 +131,7 @@ def prepare_csv(root: Path, n: int, seed: int, model: Any | CountTokens | None, 
         elif replacer.count(corrupt) != replacer.count(row["clean_prompt"]) and model is not None:
             raise Rejected(PROMPT, "clean_prompt and corrupt_prompt have unlike numbers of tokens")
         pair = pair_row(
-            "csv",
+            request.task,
             row,
             category=row["category"],
             images=(images[0], images[1]),
@@ -108,7 +143,7 @@ def prepare_csv(root: Path, n: int, seed: int, model: Any | CountTokens | None, 
         masks = {name: relative(root.parent / path) for name, path in own.items() if name.endswith("_mask")}
         return pair | own | masks | ({"sample_id": row["sample_id"]} if row.get("sample_id") else {})
 
-    return draw(table, n, seed, build, filters, unit="rows")
+    return draw(table, request.n, request.seed, build, filters, unit="rows")
 
 
 def _row_problem(row: dict[str, Any]) -> str | None:
@@ -124,26 +159,29 @@ def _row_problem(row: dict[str, Any]) -> str | None:
 
 
 def _is_first(row: dict[str, Any]) -> bool:
-    places = [find_word(row["clean_prompt"], row[name])[0] for name in ("correct_answer", "incorrect_answer")]
-    return places[0] < places[1]
+    spans = [find_word(row["clean_prompt"], row[name])[0] for name in ("correct_answer", "incorrect_answer")]
+    return spans[0] < spans[1]
 
 
 # Folders -----------------------------------------------------------------------------------------------------------
 
 
-def prepare_folder(
-    root: Path, n: int, seed: int, model: Any | CountTokens | None, filters: Filters, question: str = QUESTION
-) -> pd.DataFrame:
-    """Up to n pairs from images in folders, each folder named by what its images show.
+def pairs_of_folders(request: Request) -> pd.DataFrame:
+    """Pairs from images in folders, each folder named by what its images show.
 
     Args:
-        question: a prompt in which {a} and {b} stand for the two options
+        request: its root holds the folders; in its question {a} and {b} stand for the two options
+
+    Returns:
+        up to n rows of a pairs table; the request's filters account for every image
+
     Raises:
         VlmtraceError: the question lacks {a} or {b}, or the folders hold no images
     """
+    question, root = request.question or QUESTION, request.root
     if sorted(re.findall(r"\{(.*?)\}", question)) != ["a", "b"]:
         raise VlmtraceError(f"The question {question!r} must hold {{a}} and {{b}} once each: e.g. {QUESTION!r}.")
-    images = images_below(root, "folder")
+    images = images_below(root, request.task)
     labels = images["folder"].str.replace("_", " ").str.strip()
     images = images.assign(label=labels, category=labels, kind="label", group="")
     words = [*sorted(labels.unique()), *_words_beside(root)]
@@ -152,12 +190,9 @@ def prepare_folder(
         return question.replace("{a}", options[0]).replace("{b}", options[1])
 
     return labelled_pairs(
-        "folder",
+        request,
         images,
-        filters,
-        n=n,
-        seed=seed,
-        replacer=Replacer(model),
+        replacer=Replacer(request.model),
         prompt=prompt,
         pools=lambda *_: [(words, words)],
     )
@@ -167,3 +202,9 @@ def _words_beside(folder: Path) -> list[str]:
     path = folder / WORDS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [line.strip() for line in lines if line.strip()]
+
+
+DECLARED = (
+    Task("csv", CSV, kind="own", pairs=pairs_of_csv),
+    Task("folder", FOLDER, kind="own", pairs=pairs_of_folders, takes_question=True),
+)

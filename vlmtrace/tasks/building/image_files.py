@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.models import open_image
+from vlmtrace.core.images import open_image
 
 #: Files that are taken for images; everything else in a folder of images is left alone.
 SUFFIXES = frozenset(".jpg .jpeg .png .webp .gif .bmp .tif .tiff".split())

@@ -17,9 +17,9 @@ import pandas as pd
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import relative
 from vlmtrace.tasks.building.image_files import content_of, image_files, image_problem
-from vlmtrace.tasks.building.row_audit import Filters
 from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, digest, draw, pair_row
 from vlmtrace.tasks.building.token_replacement import Pool, Replacer
+from vlmtrace.tasks.declaration import Request
 
 #: Prompt of a candidate with its two options in their order.
 Prompt = Callable[[dict[str, Any], Sequence[str]], str]
@@ -30,7 +30,14 @@ NAMED, PARTNER = "folder is named as it should be", "another label to compare wi
 
 
 def images_below(root: Path, task: str) -> pd.DataFrame:
-    """Every image of the folders in root: row (path from root), folder, path.
+    """Every image in the folders of a folder.
+
+    Args:
+        root: the folder that holds a folder for each label
+        task: name of the data set, for the sentence
+
+    Returns:
+        one row per image: row (its path from root), folder (name of the label's folder), path
 
     Raises:
         VlmtraceError: root is no folder or holds no folders of images
@@ -49,12 +56,9 @@ def images_below(root: Path, task: str) -> pd.DataFrame:
 
 
 def labelled_pairs(
-    task: str,
+    request: Request,
     images: pd.DataFrame,
-    filters: Filters,
     *,
-    n: int,
-    seed: int,
     replacer: Replacer,
     prompt: Prompt,
     pools: Pools,
@@ -66,23 +70,33 @@ def labelled_pairs(
     Every image is the clean one of at most one pair, and the corrupt one of at most one.
 
     Args:
-        images: columns row, path, category, label, kind and group (labels compete within the two; group may be empty)
-        further: candidate, options in their order, corrupt prompt → further columns of the pairs table
-        unit: what a row of `images` is
+        request: how many pairs, from which seed
+        images: one row per image that may be the clean one: row (its name), path, category, label, and kind and group,
+            within which labels compete (group may be empty)
+        replacer: corrupts prompts, and knows which labels mean the same
+        prompt: the clean prompt for a candidate and its two options in their order
+        pools: the words that may replace the options, the best pool first
+        further: further columns of the pairs table for a candidate, its options in their order and the corrupt prompt
+        unit: what a row of `images` is, for the table of filters
+
+    Returns:
+        up to n rows of a pairs table; the request's filters account for every row of `images`
+
     Raises:
-        VlmtraceError: no two labels compete, or no pair comes of them
+        VlmtraceError: no two labels compete, or no pair can be made of them
     """
+    task, filters, seed = request.task, request.filters, request.seed
     labels = {cell: sorted(part["label"].unique()) for cell, part in images.groupby(["kind", "group"])}
     partners: dict[tuple[str, str, str], list[str]] = {}
     for (category, group), found in labels.items():
         for label in found:
             rivals = [other for other in found if other != label and other not in replacer.synonyms.get(label, ())]
             partners[category, group, label] = rivals
-    alone = [
+    unpaired = [
         None if partners[cell] else f"no other {cell[0]} of {cell[1] or 'them'} that means something else"
         for cell in images[["kind", "group", "label"]].itertuples(index=False, name=None)
     ]
-    candidates = filters.keep(PARTNER, images, alone, unit)
+    candidates = filters.keep(PARTNER, images, unpaired, unit)
     if candidates.empty:
         raise VlmtraceError(f"{task} has no two labels to compare: a pair needs two images that differ in theirs.")
     order = candidates.assign(key=candidates["row"].map(lambda row: digest(seed, "corrupt", row))).sort_values("key")
@@ -120,7 +134,7 @@ def labelled_pairs(
             )
         raise reasons[0]
 
-    return draw(candidates, n, seed, build, filters, unit=unit)
+    return draw(candidates, request.n, seed, build, filters, unit=unit)
 
 
 def _take(stock: deque[Path], clean: Path) -> Path | None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.token_roles import find_word
-from vlmtrace.models import VLM
 
+if TYPE_CHECKING:
+    from vlmtrace.models import VLM
+
+#: From a text to its number of tokens.
 CountTokens = Callable[[str], int]
 
 #: The words that may stand in place of the first and of the second option.
@@ -38,6 +41,10 @@ def mutual(groups: Collection[Collection[str]]) -> dict[str, set[str]]:
     return found
 
 
+def _n_words(text: str) -> int:
+    return len(text.split())
+
+
 class Replacer:
     """Corrupts prompts for one model.
 
@@ -48,8 +55,16 @@ class Replacer:
     """
 
     def __init__(self, model: VLM | CountTokens | None, synonyms: Mapping[str, Collection[str]] | None = None):
-        self.model = model if isinstance(model, VLM) else None
-        self.count = model.count_tokens if isinstance(model, VLM) else model or (lambda text: len(text.split()))
+        self.model: VLM | None = None
+        self.count: CountTokens = _n_words
+        if model is not None:
+            # torch comes with it, and whoever has a model has torch.
+            from vlmtrace.models import VLM
+
+            if isinstance(model, VLM):
+                self.model, self.count = model, model.count_tokens
+            else:
+                self.count = model
         self.synonyms = synonyms or {}
         self.lengths: dict[str, int] = {}
 

@@ -6,10 +6,56 @@ faces       a face with an emotion, something beside it
 svo, props  somebody doing something with something, before some scenery
 questions   what can be asked about a scene, and what is true of it
 pairs       minimal pairs as a table with images and masks; open questions likewise
-words       the vocabulary, the options, the held-out combinations
+words       the vocabulary, the options, the combinations that are kept out of training
 """
 
-from vlmtrace.tasks.rendered.pairs import OPEN, SPLITS, load, open_questions
+from __future__ import annotations
+
+import pandas as pd
+
+from vlmtrace.tasks.declaration import Request, Source, Task
+from vlmtrace.tasks.rendered.pairs import OPEN, OPEN_KINDS, SPLITS, load, open_questions
 from vlmtrace.tasks.rendered.words import OPTIONS, SYNONYMS, TASKS
 
-__all__ = ["OPEN", "OPTIONS", "SPLITS", "SYNONYMS", "TASKS", "load", "open_questions"]
+__all__ = ["DECLARED", "OPEN", "OPTIONS", "SPLITS", "SYNONYMS", "TASKS", "load", "open_questions"]
+
+SOURCE = Source(
+    "the rendered world of vlmtrace",
+    url="vlmtrace/tasks/rendered",
+    licence="MIT, as vlmtrace",
+    citation="see CITATION.cff",
+)
+
+
+def make_pairs(request: Request) -> pd.DataFrame:
+    """Rendered minimal pairs.
+
+    Args:
+        request: its task is one of `TASKS`
+
+    Returns:
+        n rows of a pairs table, with masks (see `load`)
+    """
+    request.filters.add("rendered", request.n, {}, "pairs")
+    return load(request.task, request.n, request.seed, request.split)
+
+
+def make_questions(request: Request) -> pd.DataFrame:
+    """Rendered scenes with a question without options.
+
+    Args:
+        request: how many, from which seed, and of which kind
+
+    Returns:
+        n rows of a questions table, with masks and sentences (see `open_questions`)
+    """
+    return open_questions(request.n, request.seed, request.kind)
+
+
+DECLARED = (
+    *(
+        Task(name, SOURCE, kind="rendered", pairs=make_pairs, needs_root=False, splits=("test", "train"))
+        for name in TASKS
+    ),
+    Task(OPEN, SOURCE, kind="rendered", questions=make_questions, question_kinds=OPEN_KINDS, needs_root=False),
+)

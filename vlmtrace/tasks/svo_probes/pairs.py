@@ -22,14 +22,13 @@ from vlmtrace.tasks.building.csv_files import find_csv, read_csv
 from vlmtrace.tasks.building.image_files import content_of, image_files, image_problem
 from vlmtrace.tasks.building.row_audit import Filters, refused
 from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, draw, pair_row
-from vlmtrace.tasks.building.token_replacement import CountTokens, Replacer
+from vlmtrace.tasks.building.token_replacement import Replacer
+from vlmtrace.tasks.declaration import Request
 from vlmtrace.tasks.download.images import download_images
-from vlmtrace.tasks.sources import SOURCES
 from vlmtrace.tasks.svo_probes.grammar import Prepositions, Triplet, participle, question, singular
 from vlmtrace.tasks.svo_probes.rows import COLUMNS, SYNONYMS, Change, Unusable, change, unfair
 
 TASK = "svo_probes"
-SOURCE = SOURCES[TASK]
 
 #: Words that may replace options: the commonest of the dataset in the same part of the triplet.
 POOL = 150
@@ -41,13 +40,21 @@ TOO_WIDE = frozenset(("person", "adult", "animal", "thing", "object", "group"))
 SILENT = 40
 
 
-def prepare(root: Path, n: int, seed: int, model: Any | CountTokens | None, filters: Filters) -> pd.DataFrame:
-    """Up to n pairs of the CSV that root is or holds.
+def make_pairs(request: Request) -> pd.DataFrame:
+    """Pairs of photographs of which one shows a sentence and the other one word of it changed.
+
+    Args:
+        request: its root is the published CSV, or the folder that holds it
+
+    Returns:
+        up to n rows of a pairs table, with the columns subject, verb and object; the request's filters account for
+        every row of the CSV, in both directions
 
     Raises:
         VlmtraceError: there is no such CSV, no row of it can be used, or no image can be had
     """
-    path = find_csv(root, COLUMNS, TASK)
+    filters = request.filters
+    path = find_csv(request.root, COLUMNS, TASK)
     rows = read_csv(path)
     check_columns(rows, COLUMNS, f"CSV {path.name}")
     rows = rows.assign(row=[f"row {i}" for i in range(2, len(rows) + 2)])  # as a spreadsheet counts them
@@ -70,7 +77,7 @@ def prepare(root: Path, n: int, seed: int, model: Any | CountTokens | None, filt
     rows = filters.keep("both images are named", rows, [_unnamed(row) for row in rows.to_dict("records")], "rows")
     pools = word_pools(rows, prepositions)
     finder = Images(path.parent)
-    replacer = Replacer(model, SYNONYMS)
+    replacer = Replacer(request.model, SYNONYMS)
 
     def build(candidate: dict[str, Any], correct_first: bool, generator: np.random.Generator) -> dict[str, Any]:
         found: Change = candidate["change"]
@@ -99,7 +106,8 @@ def prepare(root: Path, n: int, seed: int, model: Any | CountTokens | None, filt
             **{role: word if role != found.slot and word else None for role, word in roles.items()},
         )
 
-    return draw(candidates(rows, filters), n, seed, build, filters, unit="pairs", fetch=finder.fetch)
+    both = candidates(rows, filters)
+    return draw(both, request.n, request.seed, build, filters, unit="pairs", fetch=finder.fetch)
 
 
 def candidates(rows: pd.DataFrame, filters: Filters) -> pd.DataFrame:
