@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.images import open_image
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
 from vlmtrace.inputs.image_regions import image_regions
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
 from vlmtrace.inputs.token_roles import token_table
-from vlmtrace.models import VLM, Inputs, open_image
+from vlmtrace.models import VLM, Inputs
 from vlmtrace.models.image_geometry import as_tiles
 
 T = TypeVar("T")

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from vlmtrace.core.images import open_image
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
 from vlmtrace.inputs.token_roles import token_table
-from vlmtrace.models import VLM, Inputs, open_image
+from vlmtrace.models import VLM, Inputs
 
 
 def equal_length_batches(

@@ -1,25 +1,8 @@
-"""Vision-language models under one interface: `load_model` and the classes behind it."""
+"""Vision-language models under one interface: `load_model`, and what a loaded model is described by."""
 
-from vlmtrace.core.images import open_image
-from vlmtrace.models.hooks import HookPoint, hooks
-from vlmtrace.models.loading import bundled_models, load_model
-from vlmtrace.models.sweep.self_check import self_check
-from vlmtrace.models.types import Block, Inputs, Patches, Readout, Site, Token, Trace
-from vlmtrace.models.vlm import VLM
+import lazy_loader as lazy
 
-__all__ = [
-    "VLM",
-    "Block",
-    "HookPoint",
-    "Inputs",
-    "Patches",
-    "Readout",
-    "Site",
-    "Token",
-    "Trace",
-    "bundled_models",
-    "hooks",
-    "load_model",
-    "open_image",
-    "self_check",
-]
+# At once, since the function would otherwise give way to the module of the same name.
+from vlmtrace.models.hooks import hooks  # noqa: F401
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -10,11 +10,12 @@ import torch
 from scipy.stats import binomtest
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.images import open_image
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs, token_mismatch
-from vlmtrace.models import VLM, Readout, open_image
+from vlmtrace.models import VLM, Readout
 
 
 def check_pairs(model: VLM, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

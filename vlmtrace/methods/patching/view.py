@@ -11,6 +11,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.images import open_image
 from vlmtrace.display.panels import effect_panel, head_panel
 from vlmtrace.display.style import effect_limit, new_figure, paper_style, signed_colorbar
 from vlmtrace.display.view import Canvas, View, png, script
@@ -20,7 +21,7 @@ from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in,
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.methods.patching.plans import module_plan, site_patches
 from vlmtrace.methods.patching.sweeps import default_memory, sweep_patches
-from vlmtrace.models import Readout, open_image
+from vlmtrace.models import Readout
 
 #: What a corruption is called where people choose it.
 CORRUPTION = {"image": "the other image", "text": "the other question"}

@@ -20,6 +20,9 @@ from vlmtrace.models.types import Inputs
 #: Vision encoders that several families can be joined with.
 CLIP_OR_SIGLIP = ("clip_vision_model", "siglip_vision_model")
 
+#: The layout of most families.
+ROW_BY_ROW = PatchLayout()
+
 
 class Pack(Protocol):
     """Rearrange what patches have into what image tokens have, as the model does after projection.
@@ -103,7 +106,7 @@ class FamilySpec:
     prompt_start: str = "{image}\n"
     prompt_end: str = ""
     generated_token_type: int = 0
-    layout: PatchLayout = field(default_factory=PatchLayout)
+    layout: PatchLayout = ROW_BY_ROW
     square_side: Callable[[Any], int] | None = lambda _config: 1
     pack: Pack | None = None
     # What its layers do

@@ -1,0 +1,140 @@
+"""Families are found: those of the folder, and those that packages outside bring by an entry point."""
+
+import sys
+import warnings
+
+import pytest
+import torch
+from fixtures.families import FAMILIES, llava
+from fixtures.models import scramble
+
+import vlmtrace as vt
+from vlmtrace.models.families import FamilySpec, families, families_table, registry, unsupported_families
+
+#: A package that brings a family whose classes transformers does not have.
+PLUGGED = """
+from transformers import AutoConfig, AutoModelForImageTextToText, LlavaConfig, LlavaForConditionalGeneration
+
+from vlmtrace.models.families import FamilySpec
+
+
+class PluggedConfig(LlavaConfig):
+    model_type = "plugged"
+
+
+class PluggedForConditionalGeneration(LlavaForConditionalGeneration):
+    config_class = PluggedConfig
+
+
+AutoConfig.register("plugged", PluggedConfig)
+AutoModelForImageTextToText.register(PluggedConfig, PluggedForConditionalGeneration)
+
+FAMILIES = [
+    FamilySpec("plugged", "Plugged", "PluggedForConditionalGeneration", prompt_start="Picture: {image} Question: ")
+]
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Put a package of one module with one entry point where Python finds it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+
+    def installed(name, source, target=None):
+        (tmp_path / f"{name}.py").write_text(source)
+        about = tmp_path / f"{name}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(f"[{registry.GROUP}]\nmine = {target or name}\n")
+        registry._found.cache_clear()
+
+    yield installed
+    registry._found.cache_clear()
+    for module in set(sys.modules) - before:
+        if not module.startswith(("vlmtrace", "transformers", "torch")):
+            del sys.modules[module]
+
+
+def test_every_family_is_tested_on_a_random_model(model_store):
+    tested = {"blip"} | {model_store.shared(name).family.model_type for name in FAMILIES}
+    assert set(families()) == tested, "a family needs a builder in fixtures/families.py"
+
+
+def test_a_file_declares_its_families_and_nobody_else_does():
+    declared = [spec for module in registry.own_modules() for spec in getattr(module, "FAMILIES", ())]
+    assert len(declared) == len({spec.model_type for spec in declared})
+    assert all(
+        getattr(module, "FAMILIES", ()) or getattr(module, "UNSUPPORTED", ()) for module in registry.own_modules()
+    )
+    assert {"mllama", "molmo2", "florence2"} == set(unsupported_families())
+
+
+def test_the_table_has_a_row_for_every_family():
+    table = families_table().set_index("model_type")
+    assert list(table.index) == list(families())
+    assert table.loc["blip", "self_check"] != table.loc["llava", "self_check"]
+    assert not table.loc["qwen2_vl", "vision_attention"] and table.loc["llava", "vision_attention"]
+    assert (table[["family", "architecture", "image_tokens", "handled"]] != "").all(axis=None)
+
+
+def test_a_package_outside_adds_a_family(install, tmp_path):
+    install("plugged_families", PLUGGED)
+    assert families()["plugged"].name == "Plugged"
+    from plugged_families import PluggedConfig, PluggedForConditionalGeneration
+
+    built, processor = llava()
+    processor.chat_template = None
+    torch.manual_seed(0)
+    options = built.config.to_dict()
+    options.pop("model_type")
+    model = PluggedForConditionalGeneration(PluggedConfig(**options))
+    scramble(model, seed=1)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+
+    loaded = vt.load_model(tmp_path / "model")  # with the self-check
+    assert type(loaded.hf).__name__ == "PluggedForConditionalGeneration" and loaded.uses_fast_sweep
+    assert loaded.prompt_text("is this red?") == "Picture: <image> Question: is this red?"
+    assert "Plugged" in set(families_table()["family"])
+
+
+def test_an_entry_point_may_name_one_family(install):
+    source = "from vlmtrace.models.families import FamilySpec\nONE = FamilySpec('one', 'One', 'OneModel')\n"
+    install("one_family", source, target="one_family:ONE")
+    assert families()["one"] == FamilySpec("one", "One", "OneModel")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise RuntimeError('no\\nluck')", r"\(RuntimeError: no luck\)"),
+        ("import a_package_that_is_not_there", r"\(ModuleNotFoundError: No module named .*\)"),
+        ("FAMILIES = ['llava']", r"\(VlmtraceError: broken_families holds 'llava' where a FamilySpec is expected\)"),
+        ("FAMILIES = 3", r"\(TypeError: .*not iterable\)"),
+        (
+            "from vlmtrace.models.families import FamilySpec\nFAMILIES = [FamilySpec('llava', 'My LLaVA', 'Llava')]",
+            r"\(VlmtraceError: llava is a family already\)",
+        ),
+    ],
+)
+def test_a_broken_package_is_named_in_one_sentence_and_left_out(install, tmp_path, source, reason):
+    install("broken_families", source)
+    sentence = (
+        r"The model families of the package broken_families \(entry point mine = broken_families\) cannot be used "
+        rf"{reason}: update or uninstall broken_families\."
+    )
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        found = families()
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    assert found["llava"].architecture == "LlavaForConditionalGeneration" and "blip" in found
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert vt.load_model("tiny-blip", check=False).name == "tiny-blip"
+
+    for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "fuyu", "architectures": ["FuyuForCausalLM"]}')
+    with pytest.raises(vt.VlmtraceError, match=rf"which vlmtrace does not know: supported are .*\. {sentence}"):
+        vt.load_model(tmp_path)

@@ -1,0 +1,24 @@
+from .families import FamilySpec, families_table
+from .hooks import HookPoint, hooks
+from .loading import bundled_models, load_model
+from .sweep.self_check import self_check
+from .types import Block, Inputs, Patches, Readout, Site, Token, Trace
+from .vlm import VLM
+
+__all__ = [
+    "VLM",
+    "Block",
+    "FamilySpec",
+    "HookPoint",
+    "Inputs",
+    "Patches",
+    "Readout",
+    "Site",
+    "Token",
+    "Trace",
+    "bundled_models",
+    "families_table",
+    "hooks",
+    "load_model",
+    "self_check",
+]
