@@ -1,4 +1,4 @@
-"""From tables to the numbers that a figure shows: what is averaged, and in which order, is said here alone."""
+"""From tables to the numbers that a figure shows: what is averaged, and in which order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,20 @@ from vlmtrace.core.schema import check_columns, check_table
 
 
 def with_pair_columns(table: pd.DataFrame, pairs: pd.DataFrame | None, columns: Sequence[str]) -> pd.DataFrame:
-    """Add columns of the pairs to a table of effects, by sample_id (and task, where both tables name it)."""
+    """Add columns of the pairs to a table of effects, by sample_id (and task, where both tables name it).
+
+    Args:
+        table: a table of effects with the column sample_id
+        pairs: their pairs table; may be None where no column is missing
+        columns: wanted in the table
+
+    Returns:
+        the table with these columns
+
+    Raises:
+        VlmtraceError: a column is missing and pairs are not given or lack it, or a pair of the effects is not among
+            them
+    """
     missing = [column for column in columns if column not in table]
     if not missing:
         return table
@@ -30,7 +43,14 @@ def with_pair_columns(table: pd.DataFrame, pairs: pd.DataFrame | None, columns: 
 
 
 def pair_keys(*tables: pd.DataFrame) -> list[str]:
-    """The columns that tell pairs apart: sample_id is unique in its task only."""
+    """The columns that tell pairs apart: sample_id is unique in its task only.
+
+    Args:
+        *tables: that are to be joined or grouped
+
+    Returns:
+        task and sample_id if all tables have a task, otherwise sample_id
+    """
     return ["task", "sample_id"] if all("task" in table for table in tables) else ["sample_id"]
 
 
@@ -49,10 +69,16 @@ class RoleMeans(NamedTuple):
 
 
 def role_means(effects: pd.DataFrame) -> RoleMeans | None:
-    """Average the effects of one module over pairs; None where all of them are missing.
+    """Average the effects of one module over pairs.
 
     Several positions of a prompt can share a role (two articles, the pieces of a split word): they are averaged within
     the pair first, so that no pair weighs more than another. Missing effects are left out.
+
+    Args:
+        effects: a module_patching table of one block, module and corruption
+
+    Returns:
+        the means; None where all effects are missing
     """
     found = effects.dropna(subset=["patching_effect"])
     if found.empty:
@@ -72,6 +98,12 @@ def prompt_order(effects: pd.DataFrame) -> list[str]:
 
     A role that this prompt lacks follows the one that precedes it in its own. The mean position would not do: where
     half of the prompts name the correct option first, "correct", "or" and "incorrect" all lie in the middle.
+
+    Args:
+        effects: with the columns sample_id, position and token_role
+
+    Returns:
+        all roles, each once
     """
     firsts = effects.groupby([*pair_keys(effects), "token_role"], sort=False)["position"].min().reset_index()
     prompts = Counter(tuple(rows.sort_values("position")["token_role"])
@@ -85,22 +117,32 @@ def prompt_order(effects: pd.DataFrame) -> list[str]:
 
 
 def token_matrix(effects: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Layer × position of one pair, and the token at each position."""
+    """Arrange the effects of one pair as layer × position.
+
+    Args:
+        effects: a module_patching table of one pair, block, module and corruption
+
+    Returns:
+        the matrix (layers as rows, positions as columns), and the token at each position
+    """
     matrix = effects.pivot(index="layer", columns="position", values="patching_effect").sort_index()
     tokens = effects.drop_duplicates("position").set_index("position")["token"].reindex(matrix.columns)
     return matrix, [str(token) for token in tokens]
 
 
 def patch_grids(effects: pd.DataFrame, grid: tuple[int, int] | None = None) -> dict[int, np.ndarray]:
-    """Effects on the image patches of one pair, by layer: (rows, columns).
+    """Arrange the effects of one pair as they lie in the image, by layer.
 
     Args:
         effects: rows of one pair and module of the vision encoder; patches have the token_role "image", and stand row
             by row unless their tokens ("row,column") say otherwise: some vision encoders see them in another order
         grid: rows and columns of patches; None: as many rows as columns
 
+    Returns:
+        by layer, (row, column) of the patches' effects
+
     Raises:
-        VlmtraceError: the number of patches does not fill the grid.
+        VlmtraceError: the number of patches does not fill the grid
     """
     patches = check_table(effects[effects["token_role"] == "image"], ["layer", "position"], "image patch")
     matrix = patches.pivot(index="layer", columns="position", values="patching_effect").sort_index()
@@ -117,7 +159,15 @@ def patch_grids(effects: pd.DataFrame, grid: tuple[int, int] | None = None) -> d
 
 
 def spread_over_kinds(pairs: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The first pair of every kind (task, category, order of options), then the second of every kind, … up to n."""
+    """Choose n pairs of as many kinds (task, category, order of options) as there are.
+
+    Args:
+        pairs: a pairs table
+        n: how many
+
+    Returns:
+        the first pair of every kind, then the second of every kind, …; all pairs where there are fewer than n
+    """
     kinds = [column for column in ("task", "category", "correct_first") if column in pairs]
     turn = pairs.groupby(kinds, sort=False, observed=True).cumcount() if kinds else pd.Series(range(len(pairs)))
     return pairs.iloc[np.argsort(turn.to_numpy(), kind="stable")[:n]]

@@ -1,4 +1,4 @@
-"""A picture beside its controls: what all explorers share.
+"""A picture below its controls: what all explorers of notebooks share.
 
 The picture is an ordinary output of the cell. It is there when papermill runs the notebook or when it is read without
 a kernel, and it is replaced in place when a control is used. What cannot be drawn is said in a sentence where the
@@ -25,7 +25,8 @@ class FigureExplorer:
     """A figure that follows its controls.
 
     Attributes:
-        controls: by the name of the setting that each one chooses
+        draw: draws into an empty figure what the settings say
+        controls: ipywidgets, by the name of the setting that each one chooses
     """
 
     def __init__(
@@ -34,7 +35,8 @@ class FigureExplorer:
         controls: Mapping[str, Any],
         follow: Mapping[str, Callable[[dict[str, Any]], Options]] | None = None,
     ):
-        """
+        """Connect the controls; nothing is drawn yet.
+
         Args:
             draw: called with an empty figure and the settings
             controls: ipywidgets, by setting
@@ -54,7 +56,17 @@ class FigureExplorer:
         return {name: control.value for name, control in self.controls.items()}
 
     def figure(self, **settings: Any) -> Figure:
-        """Draw the present settings, or others; an error is raised, not shown."""
+        """Draw the present settings, or others; an error is raised, not shown.
+
+        Args:
+            **settings: replace those of the controls
+
+        Returns:
+            the figure
+
+        Raises:
+            VlmtraceError: what the settings ask for cannot be drawn
+        """
         return _draw_anew(self.draw, self.settings | settings)
 
     def _ipython_display_(self) -> None:
@@ -75,10 +87,8 @@ class FigureExplorer:
             self._let_others_follow()
             picture = self._picture()
         except Exception as error:  # raised inside a control's callback it would be lost in a log
-            kind = (
-                "" if isinstance(error, VlmtraceError) else f"These settings cannot be drawn: {type(error).__name__}: "
-            )
-            picture = Sentence(f"{kind}{error}")
+            unforeseen = f"These settings cannot be drawn: {type(error).__name__}: "
+            picture = Sentence(f"{'' if isinstance(error, VlmtraceError) else unforeseen}{error}")
         if self._handle is not None:
             self._handle.update(picture)
 
@@ -95,9 +105,15 @@ class Sentence:
     """A sentence as a cell's output, set off from other text."""
 
     def __init__(self, text: str):
+        """Keep the text.
+
+        Args:
+            text: the sentence
+        """
         self.text = text
 
     def __repr__(self) -> str:
+        """The text, where a cell's output is plain."""
         return self.text
 
     def _repr_html_(self) -> str:
@@ -112,7 +128,16 @@ def _draw_anew(draw: Callable[..., None], settings: dict[str, Any]) -> Figure:
 
 
 def dropdown(label: str, options: Options, preferred: Any = None) -> ipywidgets.Dropdown:
-    """A list to choose from, by mouse or arrow keys; starts at `preferred` where that is offered."""
+    """A list to choose from, by mouse or arrow keys.
+
+    Args:
+        label: beside the list
+        options: (label, value) pairs, at least one
+        preferred: the value to start with, where it is offered; otherwise the first
+
+    Returns:
+        the control
+    """
     values = [value for _, value in options]
     return ipywidgets.Dropdown(
         options=options,
@@ -123,7 +148,15 @@ def dropdown(label: str, options: Options, preferred: Any = None) -> ipywidgets.
 
 
 def slider(label: str, count: int) -> ipywidgets.IntSlider:
-    """An index from 0; drawn anew when the slider is let go, not on its way."""
+    """An index from 0; the figure is drawn when the slider is let go, not on its way.
+
+    Args:
+        label: beside the slider
+        count: the index is below this
+
+    Returns:
+        the control
+    """
     return ipywidgets.IntSlider(0, min=0, max=count - 1, description=label, continuous_update=False)
 
 

@@ -1,4 +1,4 @@
-"""The parts of figures: what one pair of axes shows. Figures and explorers are put together from these."""
+"""Panels: what one pair of axes shows. Figures and explorers are put together from these."""
 
 from __future__ import annotations
 
@@ -34,11 +34,22 @@ OUTLINES: dict[str, tuple[str, Any]] = {
 _OUTLINE_COLOR = "#00e5ff"
 _OUTLINE_EFFECTS = [patheffects.withStroke(linewidth=2.0, foreground="black"), patheffects.Normal()]
 
+_MARK: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgecolor": "white"}
+#: How heads are marked, as properties of a line: black with a white rim, readable on every color of the map.
+MARKS: dict[str, dict[str, Any]] = {
+    "disk": _MARK | {"markersize": 4.2, "markerfacecolor": "black", "markeredgewidth": 0.7},
+    "ring": _MARK | {
+        "markersize": 6.8, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 0.9,
+        "path_effects": [patheffects.withStroke(linewidth=2.0, foreground="white")],
+    },
+}  # fmt: skip
+
 
 def effect_panel(axes: Axes, matrix: pd.DataFrame, labels: Sequence[str], limit: float) -> None:
-    """A heat map of signed effects, layers upwards as information flows, what was patched from left to right.
+    """Draw a heat map of signed effects, layers upwards as information flows, what was patched from left to right.
 
     Args:
+        axes: where to draw
         matrix: layer × token role, position or head; a missing value is gray
         labels: of the columns
         limit: colors range over −limit … limit
@@ -61,7 +72,9 @@ def label_ticks(axes: Axes, axis: str, labels: Sequence[str], thin: bool = False
     """Label the cells of a heat map at their centers.
 
     Args:
+        axes: of the heat map
         axis: "x" or "y"
+        labels: one per cell
         thin: leave labels out where there are many; right for numbers in a row, wrong for words
     """
     shown = thin_ticks(len(labels)) if thin else range(len(labels))
@@ -87,7 +100,14 @@ def emphasize_options(axes: Axes, roles: Sequence[str]) -> None:
 
 
 def head_panel(axes: Axes, matrix: pd.DataFrame, limit: float, annotate: bool = False) -> None:
-    """Layer × head of one module, signed effects; `annotate` writes the number into each cell."""
+    """Draw the signed effects of one module's heads, layer × head.
+
+    Args:
+        axes: where to draw
+        matrix: layer × head; a missing value is gray
+        limit: colors range over −limit … limit
+        annotate: write the number into each cell
+    """
     heads = [str(head) for head in matrix.columns]
     effect_panel(axes, matrix, heads, limit)
     label_ticks(axes, "x", heads, thin=True)
@@ -97,7 +117,14 @@ def head_panel(axes: Axes, matrix: pd.DataFrame, limit: float, annotate: bool = 
 
 
 def write_cells(axes: Axes, matrix: pd.DataFrame, limit: float, height: float = 0.46) -> None:
-    """Write each cell's number at `height` in its cell, in white where the color below it is dark."""
+    """Write each cell's number into a heat map, in white where the color below it is dark.
+
+    Args:
+        axes: of the heat map
+        matrix: what it shows
+        limit: colors range over −limit … limit
+        height: of the text in its cell, 0 to 1
+    """
     for (row, column), value in np.ndenumerate(matrix.to_numpy(dtype=float)):
         if np.isfinite(value):
             ink = "white" if abs(value) > 0.6 * limit else "black"
@@ -110,23 +137,13 @@ def mark_cells(axes: Axes, marked: pd.DataFrame, mark: str, at: tuple[float, flo
     """Put a mark into the cells where `marked` is true.
 
     Args:
+        axes: of the heat map
         marked: bool, of the shape of the heat map
         mark: "disk" or "ring"; a ring fits around a disk
         at: where in the cell, as fractions of its width and height
     """
     rows, columns = np.nonzero(marked.to_numpy(dtype=bool))
     axes.plot(columns + at[0], rows + at[1], **MARKS[mark])
-
-
-_MARK: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgecolor": "white"}
-#: How heads are marked, as properties of a line: black with a white rim, readable on every color of the map.
-MARKS: dict[str, dict[str, Any]] = {
-    "disk": _MARK | {"markersize": 4.2, "markerfacecolor": "black", "markeredgewidth": 0.7},
-    "ring": _MARK | {
-        "markersize": 6.8, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 0.9,
-        "path_effects": [patheffects.withStroke(linewidth=2.0, foreground="white")],
-    },
-}  # fmt: skip
 
 
 def grouped_rows(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
@@ -162,10 +179,18 @@ def label_groups(axes: Axes, heights: dict[tuple[str, str], float], labels: Sequ
 
 
 def image_panel(axes: Axes, picture: Picture, gray: bool = False) -> tuple[int, int]:
-    """Show an image without axes; return its width and height in pixels.
+    """Show an image without axes.
 
     Args:
+        axes: where to draw
+        picture: a path or an image
         gray: only its light and dark, paled, as the ground for an overlay in color
+
+    Returns:
+        the image's width and height in pixels
+
+    Raises:
+        VlmtraceError: the image cannot be read
     """
     image = open_image(picture)
     if gray:
@@ -179,10 +204,12 @@ def outline_masks(axes: Axes, masks: dict[str, Picture], size: tuple[int, int]) 
     """Draw the outline of each mask over an image of `size` = (width, height).
 
     Args:
-        masks: by column name (see OUTLINES)
+        axes: that show the image
+        masks: by their column in the pairs table (see `OUTLINES`)
+        size: of the image in pixels
 
     Raises:
-        VlmtraceError: a mask has not the size of its image.
+        VlmtraceError: a mask cannot be read, or is not of its image's size
     """
     for column, picture in masks.items():
         mask = open_image(picture).convert("L")
@@ -203,12 +230,25 @@ def outline_masks(axes: Axes, masks: dict[str, Picture], size: tuple[int, int]) 
 
 
 def masks_of(pair: pd.Series) -> dict[str, Picture]:
-    """The masks that a row of the pairs table names, by column."""
+    """The masks that a row of the pairs table names.
+
+    Args:
+        pair: a row of a pairs table
+
+    Returns:
+        by column, the path
+    """
     return {column: pair[column] for column in OUTLINES if isinstance(pair.get(column), str)}
 
 
 def outline_legend(figure: FigureBase, columns: Iterable[str], loc: Corner = "outside lower center") -> None:
-    """Say below the figure (or at `loc`) what the outlines of the masks in `columns` are, if there are any."""
+    """Say what the outlines of masks are, if there are any.
+
+    Args:
+        figure: where to draw
+        columns: of the masks that are outlined
+        loc: of the legend, outside the panels
+    """
     found = set(columns)
     handles = [
         Line2D([], [], color=_OUTLINE_COLOR, linestyle=line, label=label, linewidth=1, path_effects=_OUTLINE_EFFECTS)
@@ -220,18 +260,31 @@ def outline_legend(figure: FigureBase, columns: Iterable[str], loc: Corner = "ou
 
 
 def masks_of_any(pairs: pd.DataFrame) -> set[str]:
-    """The mask columns that at least one pair fills."""
+    """The mask columns that at least one pair fills.
+
+    Args:
+        pairs: a pairs table
+
+    Returns:
+        the columns' names
+    """
     return {column for _, pair in pairs.iterrows() for column in masks_of(pair)}
 
 
 def attention_panel(
     axes: Axes, picture: Picture, weights: np.ndarray, limit: float, masks: dict[str, Picture] | None = None
 ) -> AxesImage:
-    """Attention to image patches over the image in gray, with the masks' outlines.
+    """Draw attention to image patches over the image in gray, with the masks' outlines.
 
     Args:
-        weights: (rows, columns) of the patch grid, which spans the whole image
+        axes: where to draw
+        picture: a path or an image
+        weights: (row, column) of the patch grid, which spans the whole image
         limit: colors range over 0 … limit
+        masks: by their column in the pairs table
+
+    Returns:
+        what a color bar is made from
     """
     size = image_panel(axes, picture, gray=True)
     shown = axes.imshow(
@@ -244,11 +297,14 @@ def attention_panel(
 def patch_effect_panel(
     axes: Axes, effects: np.ndarray, limit: float, size: tuple[int, int], masks: dict[str, Picture]
 ) -> None:
-    """Signed effects of image patches where they lie in the image, with the masks' outlines.
+    """Draw signed effects of image patches where they lie in the image, with the masks' outlines.
 
     Args:
-        effects: (rows, columns) of the patch grid
+        axes: where to draw
+        effects: (row, column) of the patch grid, which spans the whole image
+        limit: colors range over −limit … limit
         size: width and height of the image in pixels
+        masks: by their column in the pairs table
     """
     axes.imshow(effects, cmap=SIGNED, norm=signed_norm(limit), extent=_extent(size), interpolation="nearest")
     _frame(axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -64,21 +65,42 @@ class PaperFigure(Figure):
 
 
 def render_png(figure: Figure, dpi: int) -> bytes:
-    """The figure as the bytes of a PNG."""
-    from io import BytesIO
+    """Render a figure as a PNG.
 
-    buffer = BytesIO()
+    Args:
+        figure: any figure
+        dpi: pixels per inch
+
+    Returns:
+        the file's bytes
+    """
+    buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
 def new_figure(height: float, width: float = PAGE_WIDTH) -> Figure:
-    """An empty figure in inches, outside pyplot's global list, so that hundreds of them leave nothing behind."""
+    """Make an empty figure outside pyplot's global list, so that hundreds of them leave nothing behind.
+
+    Args:
+        height: in inches
+        width: in inches
+
+    Returns:
+        the figure, with a constrained layout
+    """
     return PaperFigure(figsize=(width, height), dpi=144, layout="constrained")
 
 
 def paper_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Let a plotting function draw in the paper's style, whatever the reader's own matplotlib settings are."""
+    """Let a plotting function draw in the paper's style, whatever the reader's own matplotlib settings are.
+
+    Args:
+        draw: returns a figure
+
+    Returns:
+        the same function, drawing in the style
+    """
 
     @functools.wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -94,7 +116,9 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     """Write `path`.png (200 dpi) and `path`.pdf, each whole or not at all.
 
     Args:
-        path: without suffix
+        figure: any figure
+        path: without suffix; its folder is made
+
     Returns:
         the two paths
     """
@@ -114,8 +138,15 @@ def effect_limit(values: Iterable[float]) -> float:
 
     Round limits make two figures comparable at a glance; the color bar states them.
 
-    >>> effect_limit([-0.3, 0.12]), effect_limit([0.9])
-    (0.3, 1.0)
+    Args:
+        values: effects; missing ones do not count
+
+    Returns:
+        colors range over −limit … limit
+
+    Example:
+        >>> effect_limit([-0.3, 0.12]), effect_limit([0.9])
+        (0.3, 1.0)
     """
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     ladder = (float(f"{mantissa}e{power}") for power in range(-2, 300) for mantissa in (1, 2, 3, 4, 5, 6, 8))
@@ -123,17 +154,29 @@ def effect_limit(values: Iterable[float]) -> float:
 
 
 def signed_norm(limit: float) -> Normalize:
-    """Colors for signed values: the same distance from 0 has the same strength on both sides."""
+    """Colors for signed values: the same distance from 0 has the same strength on both sides.
+
+    Args:
+        limit: values range over −limit … limit
+
+    Returns:
+        the norm
+    """
     return Normalize(-limit, limit)
 
 
 def signed_colorbar(figure: Figure, axes: Iterable[Axes], limit: float, values: Iterable[float], over: str) -> Colorbar:
-    """The bar below a figure of effects: unit, baseline, what was averaged, and the range of colors.
+    """Draw the bar below a figure of effects: unit, baseline, what was averaged, and the range of colors.
 
     Args:
+        figure: where to draw
+        axes: that the bar belongs to
         limit: the colors' range is −limit … limit
         values: what is drawn; where a value lies beyond the limit, the bar's ends become arrows
         over: what a cell is, e.g. "mean over n = 12 pairs"
+
+    Returns:
+        the bar
     """
     bar = figure.colorbar(
         ScalarMappable(signed_norm(limit), SIGNED),
@@ -153,14 +196,27 @@ def signed_colorbar(figure: Figure, axes: Iterable[Axes], limit: float, values: 
 def thin_ticks(count: int, at_most: int = 12) -> list[int]:
     """Evenly spaced indices among `count`, so that labels never touch.
 
-    >>> thin_ticks(4), thin_ticks(32)
-    ([0, 1, 2, 3], [0, 4, 8, 12, 16, 20, 24, 28])
+    Args:
+        count: how many there are
+        at_most: how many labels there is room for
+
+    Returns:
+        the indices that get a label
+
+    Example:
+        >>> thin_ticks(4), thin_ticks(32)
+        ([0, 1, 2, 3], [0, 4, 8, 12, 16, 20, 24, 28])
     """
     step = next(step for step in (1, 2, 4, 5, 8, 10, 16, 20, 50, count) if count <= at_most * step)
     return list(range(0, count, step))
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
-    """One legend for all panels, made from what one of them shows."""
+    """Draw one legend for all panels, made from what one of them shows.
+
+    Args:
+        figure: where to draw
+        axes: whose artists the legend explains
+    """
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

@@ -1,9 +1,9 @@
 """What heads look at, scored with the masks of the rendered scenes.
 
-The masks say where the object that the question asks about is, and where the distractor. So "this head
-finds the object" is a number here: the share of its attention that falls on the object, against the share
-of the image that the object covers and against what heads do on average. Attention says where a head reads;
-what it does with what it reads is told by patching it (`vlmtrace.methods.circuits.heads`).
+The masks say where the object that the question asks about is, and where the distractor. So "this head finds the
+object" is a number here: the share of its attention that falls on the object, against the share of the image that the
+object covers and against what heads do on average. Attention says where a head reads; what it does with what it reads
+is found by patching it. Shapes: B pairs of a batch, L layers, H heads, Q query positions, I image tokens, R regions.
 """
 
 from __future__ import annotations
@@ -38,20 +38,24 @@ DENSITY_FACTOR = 1.5
 
 
 def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.DataFrame:
-    """Where each head that can look at the clean image does look, from every token of the prompt.
+    """Measure where each head that can look at the clean image does look, from every token of the prompt.
 
     These are the heads of `VLM.image_module`: the cross-attention of a question encoder, the self-attention of a
     language model whose sequence holds the image's tokens.
 
     Args:
-        pairs: a pairs table with the column clean_object_mask, and clean_distractor_mask if scenes have one;
-            pairs without an object mask are left out, with a warning
+        model: the model to run, clean
+        pairs: a pairs table with the column clean_object_mask, and clean_distractor_mask if scenes have one; pairs
+            without an object mask are left out, with a warning
+        batch_size: at most so many pairs in one forward pass; results do not depend on it
+
     Returns:
-        one row a pair, head and query token: sample_id, block, module, layer, head, position, token,
-        token_role; shares of the attention on object, distractor, background (the rest of the image) and
-        off_image (the vision encoder's [CLS], or the text), which sum to 1, and on outlier, the part of background
-        that falls on outlier patches (see `outlier_patches`); object_area, distractor_area, background_area,
-        outlier_area: shares of the image's tokens
+        one row per pair, head and query token: sample_id, block, module, layer, head, position, token, token_role;
+        shares of the attention (0 to 1) on object, distractor, background (the rest of the image) and off_image (the
+        vision encoder's [CLS], or the text), which sum to 1, and on outlier, the part of background that falls on
+        outlier patches (see `outlier_patches`); object_area, distractor_area, background_area, outlier_area: shares of
+        the image's tokens (0 to 1)
+
     Raises:
         VlmtraceError: the masks' column is missing, a mask is unreadable or not of its image's size, or no image token
             stands for a place in the image
@@ -63,8 +67,8 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.
     for rows in progress(batches, f"attention of {len(pairs)} pairs"):
         batch = pairs.iloc[rows]
         inputs = run_inputs(model, batch, "clean")
-        attended = model.attention(inputs, block.name, module).double().cpu().numpy()
-        norms = _image_norms(model, inputs)
+        attended = model.attention(inputs, block.name, module).double().cpu().numpy()  # (L, B, H, Q, K)
+        norms = _image_norms(model, inputs)  # (B, I)
         for i, row in enumerate(rows):
             pair, one = pairs.iloc[row].to_dict(), inputs_of_pair(inputs, i, len(rows))
             tokens = token_table(model, pair, block.name, one)
@@ -74,7 +78,7 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.
                 raise VlmtraceError(f"No image token of {model.name} has a place in the image: leave it unscored.")
             regions = _regions(pair, boxes[placed], norms[i][placed])
             on_image = attended[:, i][..., model.image_positions(one, model.image_block)][..., placed]
-            shares = np.einsum("lhqk,kr->lhqr", on_image, regions)
+            shares = np.einsum("lhqi,ir->lhqr", on_image, regions)  # (L, H, Q, R)
             areas = dict(zip([f"{region}_area" for region in ATTENDED_REGIONS], regions.mean(axis=0), strict=True))
             table = _tidy(tokens, shares, 1 - on_image.sum(-1)).assign(**areas)
             table.insert(0, "sample_id", pairs["sample_id"].iloc[row])
@@ -85,23 +89,37 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.
 
 
 def has_masks(pairs: pd.DataFrame) -> bool:
-    """Whether any pair tells where the object is that its question asks about; photographs seldom do."""
+    """Say whether any pair has a mask of the object that its question asks about; photographs seldom do.
+
+    Args:
+        pairs: a pairs table
+
+    Returns:
+        whether `head_attention` can score these pairs
+    """
     return MASKS["object"] in pairs and bool(pairs[MASKS["object"]].notna().any())
 
 
 def outlier_patches(norms: Array) -> Array:
-    """Which patches of an image are outliers by the norm of their embedding.
+    """Say which patches of an image are outliers by the norm of their embedding.
 
-    Trained vision encoders keep global information in a few background patches, whose embeddings stand out
-    by their norm (Darcet et al. 2024, "Vision transformers need registers"). Here a patch is an outlier if
-    the norm of its final embedding, before the last LayerNorm, exceeds the mean over the image's patches by
-    `OUTLIER_SD` standard deviations; by Cantelli's inequality that is at most one patch in ten. In the
-    shares of `head_attention` only what lies outside both masks counts.
+    Trained vision encoders keep global information in a few background patches, whose embeddings stand out by their
+    norm (Darcet et al. 2024, "Vision Transformers Need Registers", https://arxiv.org/abs/2309.16588). Here a patch is
+    an outlier if the norm of its final embedding, before the last LayerNorm, exceeds the mean over the image's patches
+    by `OUTLIER_SD` standard deviations; by Cantelli's inequality that is at most one patch in ten. In the shares of
+    `head_attention` only what lies outside both masks counts.
 
     Args:
         norms: (…, patch)
+
     Returns:
         (…, patch), bool
+
+    Example:
+        >>> import numpy as np
+        >>> from vlmtrace.methods.attention.attention_weights import outlier_patches
+        >>> outlier_patches(np.r_[np.ones(15), 9.0]).nonzero()[0].tolist()
+        [15]
     """
     norms = np.asarray(norms, dtype=float)
     spread = norms.std(axis=-1, keepdims=True)
@@ -115,28 +133,34 @@ def head_functions(
     n_boot: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What each head looks for, over pairs.
+    """Name what each head looks for, over pairs.
 
-    For each head and region, share is the mean attention on it. Ratio is that share over what would fall on
-    the region if the head's attention on the image were spread evenly: share / ((1 − off_image) · area), a
-    ratio of means over pairs. Contrast is the share less the mean share over all heads on the same pair. A
-    head's function is the first that fits of
+    For each head and region, share is the mean attention on it. Ratio is that share over what would fall on the region
+    if the head's attention on the image were spread evenly: share / ((1 − off_image) · area), a ratio of means over
+    pairs. Contrast is the share less the mean share over all heads on the same pair. A head's function is the first
+    that fits of
 
     - object detection: the whole interval of the ratio of the object lies above `DENSITY_FACTOR`, its contrast above 0
-    - outlier suppression: the same holds for outliers, so attention drains onto patches without content
-    - object suppression: the object's ratio lies below 1 / `DENSITY_FACTOR`, its contrast below 0: it looks background
+    - outlier suppression: the same holds for outliers, so that attention goes to patches without content
+    - object suppression: the object's ratio lies below 1 / `DENSITY_FACTOR`, its contrast below 0
 
-    and "none" otherwise. The names follow the NOTICE paper, the rule is this project's own. To ask for a factor
-    and not just for a difference keeps heads from being named for effects that are certain and small.
+    and "none" otherwise. The names follow the NOTICE paper (Golovanevsky et al. 2025,
+    https://arxiv.org/abs/2406.16320), the rule is this package's own. To ask for a factor and not just for a difference
+    keeps heads from being named for effects that are certain and small.
 
     Args:
         attention: from `head_attention`; a column task may have been added
         token_roles: query tokens to average over, within a pair first; None: all
+        level: of the intervals, 0 to 1
+        n_boot: bootstrap resamples of pairs
+        seed: of the bootstrap
+
     Returns:
-        one row a head and region ("object", "distractor", "background", "outlier", "off_image"): block, module,
+        one row per head and region ("object", "distractor", "background", "outlier", "off_image"): block, module,
         layer, head, region, n (pairs), area, share, ci_low, ci_high, ratio, ratio_low, ratio_high, contrast,
-        contrast_low, contrast_high, function (the same for all regions of a head). Ratio is missing for the
-        class token, and for outliers where no image has any (its interval also where hardly any image has)
+        contrast_low, contrast_high, function (the same for all regions of a head). Ratio is missing for off_image, and
+        for outliers where no image has any (its interval also where hardly any image has)
+
     Raises:
         VlmtraceError: a column is missing, or no token has one of the roles
     """
@@ -199,9 +223,6 @@ def _name_functions(functions: pd.DataFrame) -> pd.DataFrame:
     return functions.join(pd.Series(names, found.index, name="function"), on=HEAD)
 
 
-# From images to shares ----------------------------------------------------------------------
-
-
 def _with_masks(pairs: pd.DataFrame) -> pd.DataFrame:
     check_columns(pairs, ["sample_id", "clean_image", "clean_prompt", MASKS["object"]], "pairs")
     usable = pairs[pairs[MASKS["object"]].notna()].reset_index(drop=True)
@@ -236,7 +257,7 @@ def _image_norms(model: VLM, inputs: Inputs) -> Array:
 
 
 def _tidy(tokens: pd.DataFrame, shares: Array, off_image: Array) -> pd.DataFrame:
-    """One row a layer, head and query, from shares (layer, head, query, region) and those of the class token."""
+    """One row per layer, head and query, from shares (L, H, Q, R) and the shares off the image (L, H, Q)."""
     layer, head, query = (index.ravel() for index in np.indices(off_image.shape))
     table = pd.DataFrame({"layer": layer, "head": head})
     for name in ("position", "token", "token_role"):

@@ -40,15 +40,21 @@ def attention_overlay(
     title: str = "",
     limit: float | None = None,
 ) -> Figure:
-    """The image, and beside it what one head attends to in it, both with the masks' outlines.
+    """Draw an image, and beside it what one head attends to in it, both with the masks' outlines.
 
     Args:
-        weights: (rows, columns), attention shares of the image patches, which span the whole image
-        object_mask, distractor_mask: of the size of the image, white inside
-        limit: colors range over 0 … limit; default: the largest weight
+        image: a path or an image
+        weights: (row, column), shares of attention (0 to 1) of the image patches, which span the whole image
+        object_mask: of the size of the image, white where the object asked about is
+        distractor_mask: of the size of the image, white where the distractor is
+        title: of the figure
+        limit: colors range over 0 … limit; None: the largest weight
+
+    Returns:
+        the figure
 
     Raises:
-        VlmtraceError: the weights are no grid of shares, or a picture cannot be read.
+        VlmtraceError: the weights are no grid of shares, or a picture cannot be read
     """
     figure = new_figure(height=3.5, width=6)
     named = {"clean_object_mask": object_mask, "clean_distractor_mask": distractor_mask}
@@ -61,7 +67,18 @@ def attention_overlay(
 def draw_attention(
     figure: Figure, image: Picture, weights: np.ndarray, masks: dict[str, Picture], limit: float | None = None
 ) -> None:
-    """Draw `attention_overlay` into a figure: the image, the attention over it, the bar, the outlines' legend."""
+    """Draw `attention_overlay` into a figure: the image, the attention over it, the bar, the outlines' legend.
+
+    Args:
+        figure: where to draw
+        image: a path or an image
+        weights: (row, column), shares of attention (0 to 1) of the image patches
+        masks: by their column in the pairs table
+        limit: colors range over 0 … limit; None: the largest weight
+
+    Raises:
+        VlmtraceError: the weights are no grid of shares, or a picture cannot be read
+    """
     weights = _checked(weights)
     plain, overlay = figure.subplots(1, 2)
     outline_masks(plain, masks, image_panel(plain, image))
@@ -76,16 +93,19 @@ def draw_attention(
 def attention_gallery(
     pairs: pd.DataFrame, weights: np.ndarray, heads: Sequence[str], queries: Sequence[str] | None = None
 ) -> Figure:
-    """What several heads attend to in several images: one row a pair, one column a head, one range of colors for all.
+    """Draw what several heads attend to in several images, with one range of colors for all.
 
     Args:
-        pairs: clean_image, clean_prompt and, where there are any, masks; (pair)
-        weights: (pair, head, rows, columns), attention shares of the image patches
-        heads: (head) titles of the columns
-        queries: (pair) the token that looks, if it is the same for all heads
+        pairs: a pairs table; outlines are drawn where it has masks
+        weights: (pair, head, row, column), shares of attention (0 to 1) of the image patches
+        heads: titles of the columns, one per head
+        queries: the token that looks, one per pair, if it is the same for all heads
+
+    Returns:
+        the figure, one row per pair and one column per head
 
     Raises:
-        VlmtraceError: a column is missing, lengths do not agree, or a picture cannot be read.
+        VlmtraceError: a column is missing, lengths do not agree, or a picture cannot be read
     """
     check_table(pairs, ["clean_image", "clean_prompt"], "pairs")
     weights = np.asarray(weights, dtype=float)
@@ -132,7 +152,7 @@ def _attention_bar(figure: Figure, axes: Iterable[Axes], shown: AxesImage, patch
     bar.outline.set_linewidth(0.4)
 
 
-#: Region of the image -> color, marker and place in a row.
+#: Region of the image -> color, marker and vertical offset in a row.
 _REGION_STYLES = {
     "object": (PALETTE[0], "o", -0.22),
     "distractor": (PALETTE[1], "D", 0.0),
@@ -145,20 +165,23 @@ _LEAST_RATIO = 1 / 8
 
 @paper_style
 def function_scores(functions: pd.DataFrame, heads: pd.DataFrame | None = None, at_most: int = 24) -> Figure:
-    """What each head looks at: how densely its attention lies on a region, and how much more it puts there than others.
+    """Draw how densely each head's attention lies on a region, and how much more it puts there than other heads.
 
     Left: attention on the region over what evenly spread attention would put there (1 = evenly; dotted: the factor that
     names a function). Right: the share of attention on the region less the mean share over all heads. Bars are 95 %
     bootstrap intervals over pairs.
 
     Args:
-        functions: from `attention.head_functions`
-        heads: from `circuits.head_table`: show only the heads that are important in some task and corruption, if any
-            of them is scored
+        functions: from `head_functions`
+        heads: from `head_table`: show only the heads that are important in some task and corruption, if any of them is
+            scored; None: all
         at_most: how many heads to show, those without a function left out first; the title says how many there are
 
+    Returns:
+        the figure, one row per head, grouped by function
+
     Raises:
-        VlmtraceError: a column is missing or there is no row.
+        VlmtraceError: a column is missing or there is no row
     """
     check_table(functions, [*HEAD, "region", "n", "ratio", "contrast", "function"], "functions")
     shown_heads = "heads"
@@ -176,9 +199,9 @@ def function_scores(functions: pd.DataFrame, heads: pd.DataFrame | None = None, 
     ratio, contrast = figure.subplots(1, 2, sharey=True)
     named = functions.assign(name=[head_name(*key) for key in functions[HEAD[1:]].itertuples(index=False, name=None)])
     for region, style in _REGION_STYLES.items():
-        part = named[named["region"] == region].set_index(["function", "name"]).reindex(list(heights))
-        _draw_scores(ratio, part, "ratio", list(heights.values()), region, style)
-        _draw_scores(contrast, part, "contrast", list(heights.values()), region, style)
+        scores = named[named["region"] == region].set_index(["function", "name"]).reindex(list(heights))
+        _draw_scores(ratio, scores, "ratio", list(heights.values()), region, style)
+        _draw_scores(contrast, scores, "contrast", list(heights.values()), region, style)
     _scale_ratio(ratio)
     contrast.axvline(0, color="0.4", linewidth=0.8)
     contrast.set_xlabel("share of attention, less the mean over all heads")
@@ -192,7 +215,7 @@ def function_scores(functions: pd.DataFrame, heads: pd.DataFrame | None = None, 
 def _draw_scores(
     axes: Axes, rows: pd.DataFrame, score: str, heights: list[float], region: str, style: tuple[Any, str, float]
 ) -> None:
-    """Points with intervals, one a head; a head whose score is missing has none."""
+    """Points with intervals, one per head; a head whose score is missing has none."""
     color, marker, offset = style
     least = _LEAST_RATIO if score == "ratio" else -1.0
     value, low, high = (rows[column].clip(lower=least) for column in (score, f"{score}_low", f"{score}_high"))

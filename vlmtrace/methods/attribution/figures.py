@@ -1,4 +1,4 @@
-"""How well gradients guess what exact patching finds."""
+"""How well gradients estimate what exact patching finds."""
 
 from __future__ import annotations
 
@@ -17,39 +17,43 @@ _COLUMNS = ["sample_id", "corruption", *HEAD, "position", "patching_effect"]
 
 @paper_style
 def attribution_scatter(exact: pd.DataFrame, estimate: pd.DataFrame, top: int = 10) -> Figure:
-    """Each head's mean effect, exact against estimated from one gradient, one panel a corruption.
+    """Draw each head's mean effect, exact against estimated from gradients, one panel per corruption.
 
-    On the diagonal the estimate is right; heads far off it are those whose softmax or norm saturates. The strongest
-    `top` heads by either are filled, so that one sees whom the cheap ranking would have missed.
+    On the diagonal the estimate is right; off it lie heads whose softmax or norm saturates. The `top` heads with the
+    strongest exact effects are filled, so that one sees which of them a ranking by the estimate would have missed.
 
     Args:
         exact: from `patch_heads`
         estimate: from `attribute_heads`, of the same pairs
+        top: how many heads are filled and compared
+
+    Returns:
+        the figure
 
     Raises:
-        VlmtraceError: a column is missing or there is no row.
+        VlmtraceError: a column is missing, or there is no row
     """
     exact, estimate = (check_table(table, _COLUMNS, "head_patching") for table in (exact, estimate))
     corruptions = list(dict.fromkeys(exact["corruption"]))
     figure = new_figure(height=3.4)
     panels = figure.subplots(1, len(corruptions), squeeze=False)[0]
     for axes, corruption in zip(panels, corruptions, strict=True):
-        mine, guess = (table[table["corruption"] == corruption] for table in (exact, estimate))
-        _draw(axes, mine, guess, top)
-        axes.set_title(f"{readable(corruption)} corruption (n = {mine['sample_id'].nunique()} pairs)")
+        both = [table[table["corruption"] == corruption] for table in (exact, estimate)]
+        _draw_points(axes, *both, top)
+        axes.set_title(f"{readable(corruption)} corruption (n = {both[0]['sample_id'].nunique()} pairs)")
     for axes in panels[1:]:
         axes.get_legend().remove()
     return figure
 
 
-def _draw(axes: Axes, exact: pd.DataFrame, estimate: pd.DataFrame, top: int) -> None:
+def _draw_points(axes: Axes, exact: pd.DataFrame, estimate: pd.DataFrame, top: int) -> None:
     means = pd.concat({"exact": mean_head_effects(exact), "estimate": mean_head_effects(estimate)}, axis=1)
     means = means.dropna().reset_index()
     strongest = means["exact"].abs().rank(ascending=False) <= top
-    for number, (module, part) in enumerate(means.groupby("module")):
+    for number, (module, heads) in enumerate(means.groupby("module")):
         color = PALETTE[number]
-        top_heads = part[strongest.loc[part.index]]
-        axes.scatter(part["exact"], part["estimate"], s=18, facecolor="none", edgecolor=color, label=readable(module))
+        top_heads = heads[strongest.loc[heads.index]]
+        axes.scatter(heads["exact"], heads["estimate"], s=18, facecolor="none", edgecolor=color, label=readable(module))
         axes.scatter(top_heads["exact"], top_heads["estimate"], s=18, color=color)
     low, high = means[["exact", "estimate"]].min().min(), means[["exact", "estimate"]].max().max()
     axes.plot([low, high], [low, high], color="0.6", linestyle=":", linewidth=0.8, zorder=0)

@@ -1,12 +1,11 @@
-"""Attribution patching: a first-order guess of what every patch would do, from one gradient.
+"""Attribution patching: a first-order estimate of what every patch would do, from one gradient.
 
 A patch moves an activation from its corrupt value z to its clean value z'. To first order the logit difference then
-moves by ∇LD(z)·(z' − z), with the gradient taken in the corrupt run: two forward passes and one backward give the
-estimate for every site at once (Nanda 2023; Syed, Rager and Conmy 2023). The exact sweeps of `patching` say how good
-the guess is; where it ranks heads well, it is the affordable answer for models with billions of parameters.
+moves by ∇LD(z)·(z' − z), with the gradient taken in the corrupt run: two forward passes and one backward pass give the
+estimate for every site at once. With `steps` > 1 the gradient is averaged along the straight line from the corrupt to
+the clean input embeddings (integrated gradients), which helps where a softmax or a norm saturates.
 
-With `steps` > 1 the gradient is averaged along the straight line from the corrupt to the clean input embeddings
-(integrated gradients, as in Hanna, Pezzelle and Belinkov 2024), which helps where a softmax or a norm saturates.
+Shapes: B pairs of a batch, S positions of a block, D its width, N patches.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.methods.patching.metrics import concat_in_order, effect_table
-from vlmtrace.methods.patching.plans import head_plan, module_plan, site_patches
+from vlmtrace.methods.patching.plans import head_plan, module_plan, patches_of_batch
 from vlmtrace.models import VLM, HookPoint, Patches, Readout, Site
 from vlmtrace.models.hooks import hooks
 
@@ -42,16 +41,40 @@ def attribute_modules(
 ) -> pd.DataFrame:
     """Estimate what `patch_modules` would find, from gradients.
 
+    Attribution patching (Nanda 2023, https://www.neelnanda.io/mechanistic-interpretability/attribution-patching; Syed,
+    Rager and Conmy 2023, https://arxiv.org/abs/2310.10348).
+
     Args:
-        steps: gradients averaged between corrupt and clean embeddings; 1: the corrupt run's own
-        others: as `patch_modules`
+        model: the model to trace
+        pairs: a pairs table
+        corruption: "image" or "text"
+        modules: e.g. ("residual", "mlp", "self_attention", "cross_attention"); None: all that a block offers
+        positions: "all", token roles ("correct", "image", "last", …) or indices
+        blocks: e.g. ("vision_encoder", "text_encoder"); None: all
+        steps: how many gradients are averaged between corrupt and clean embeddings, at one backward pass each
+            (integrated gradients, Sundararajan, Taly and Yan 2017, https://arxiv.org/abs/1703.01365); 1: the corrupt
+            run's gradient alone
+
     Returns:
-        the module_patching table; logit_diff and patching_effect are estimates, p_correct and p_diff are missing,
-        since a first-order step of a probability can leave 0 … 1
+        the module_patching table (see `patch_modules`), one row per pair, layer, position and module: logit_diff and
+        patching_effect are estimates; p_correct and p_diff are missing, since a first-order step of a probability can
+        leave the range 0 to 1
+
+    Raises:
+        VlmtraceError: a name is unknown, steps is below 1, the table breaks the contract, or the runs of a pair cannot
+            be aligned
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> estimates = vt.attribute_modules(model, pairs, blocks=["text_encoder"], modules=["cross_attention"])
+        >>> at_option = estimates[estimates["token_role"] == "correct"]
+        >>> at_option.groupby("layer")["patching_effect"].mean().round(1).abs().tolist()
+        [0.0, 0.0, 0.1, 0.1]
     """
-    return _attribute(model, pairs, corruption, module_plan(model, modules, blocks), positions, steps).drop(
-        columns="head"
-    )
+    plan = module_plan(model, modules, blocks)
+    return _attribute(model, pairs, corruption, plan, positions, steps).drop(columns="head")
 
 
 def attribute_heads(
@@ -62,23 +85,65 @@ def attribute_heads(
     positions: Positions = "all",
     steps: int = 1,
 ) -> pd.DataFrame:
-    """Estimate what `patch_heads` would find, from gradients; see `attribute_modules`."""
+    """Estimate what `patch_heads` would find, from gradients. The method is that of `attribute_modules`.
+
+    Args:
+        model: the model to trace
+        pairs: a pairs table
+        corruption: "image" or "text"
+        modules: attention modules, e.g. ("cross_attention",); None: all of the head block
+        positions: "all", token roles ("correct", "image", "last", …) or indices
+        steps: as in `attribute_modules`
+
+    Returns:
+        the head_patching table (see `patch_heads`), one row per pair, layer, position and head: logit_diff and
+        patching_effect are estimates; p_correct and p_diff are missing
+
+    Raises:
+        VlmtraceError: a name is unknown, steps is below 1, the table breaks the contract, or the runs of a pair cannot
+            be aligned
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> estimates = vt.attribute_heads(model, pairs, modules=["cross_attention"])
+        >>> over_positions = estimates.groupby(["layer", "head"])["patching_effect"].sum()
+        >>> len(over_positions), over_positions.nlargest(1).index.tolist()
+        (32, [(3, 1)])
+    """
     return _attribute(model, pairs, corruption, head_plan(model, modules), positions, steps)
 
 
 def ranking_agreement(
     exact: pd.DataFrame, estimate: pd.DataFrame, by: Sequence[str] = HEAD, top: int = 10
 ) -> pd.DataFrame:
-    """How well an estimate ranks heads, against the exact sweep of the same pairs.
+    """Say how well an estimate ranks heads, against the exact sweep of the same pairs.
 
     The effect of a head is its patching effect summed over positions, averaged over pairs, as in `circuits`.
 
     Args:
-        exact, estimate: head_patching tables
+        exact: from `patch_heads`
+        estimate: from `attribute_heads`, of the same pairs
+        by: the columns that tell heads apart
         top: how many of the strongest heads (by magnitude) are compared
+
     Returns:
-        one row: n_heads, pearson, spearman (signed), spearman_magnitude, top, overlap: the share of the exact top
-        heads that are among the estimated ones, and overlap_by_chance: the share expected of a random ranking
+        one row: n_heads, the correlations pearson and spearman of the signed effects and spearman_magnitude of their
+        absolute values (−1 to 1), top, overlap: the share of the exact top heads that are among the estimated ones,
+        and overlap_by_chance: the share expected of a random ranking
+
+    Raises:
+        VlmtraceError: there are no more than `top` heads
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> exact = vt.patch_heads(model, pairs, modules=["cross_attention"])
+        >>> estimate = vt.attribute_heads(model, pairs, modules=["cross_attention"])
+        >>> vt.ranking_agreement(exact, estimate, top=5)[["n_heads", "overlap"]].iloc[0].tolist()
+        [32.0, 0.8]
     """
     tables = {"exact": exact, "estimate": estimate}
     means = pd.concat({name: mean_head_effects(table, by) for name, table in tables.items()}, axis=1).dropna()
@@ -99,7 +164,15 @@ def ranking_agreement(
 
 
 def mean_head_effects(table: pd.DataFrame, by: Sequence[str] = HEAD) -> pd.Series:
-    """Mean over pairs of each head's patching effect summed over positions, indexed by `by`."""
+    """Average each head's patching effect, summed over positions, over pairs.
+
+    Args:
+        table: from `patch_heads` or `attribute_heads`
+        by: the columns that tell heads apart
+
+    Returns:
+        the mean effects, indexed by `by`; missing where all effects of a head are
+    """
     per_pair = table.groupby([*by, "sample_id"])["patching_effect"].sum(min_count=1)
     return per_pair.groupby(list(by)).mean()
 
@@ -113,27 +186,29 @@ def _attribute(
     pairs = validate_pairs(pairs).reset_index(drop=True)
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"gradients of {len(pairs)} pairs, {corruption} corruption") as advance:
-        for group, runs, roles in batches_of_pairs(model, pairs, corruption, plan, positions):
-            sites = [Site(block, module, layer) for block, found in plan.items() for module, layer, _ in found]
+        for batch, runs, roles in batches_of_pairs(model, pairs, corruption, plan, positions):
+            sites = [Site(block, module, layer) for block in plan for module, layer, _ in plan[block]]
             gradients = site_gradients(model, runs, list(dict.fromkeys(sites)), steps)
-            for block, found in plan.items():
-                if len(roles[block]) == 0:
-                    continue
-                places = roles[block]["position"].to_numpy()[: len(roles[block]) // len(group)]
-                patches = site_patches(block, found, places, len(group), model.device)
+            for patches in patches_of_batch(plan, roles, len(batch), model.device):
                 change = _first_order(model, runs, gradients, patches)
                 logit_diff = change + runs.corrupt_readout.logit_diff.cpu().numpy()[:, None]
                 unknown = np.full_like(logit_diff, np.nan)
-                tables.append(effect_table(group, runs, corruption, patches, roles[block], logit_diff, unknown))
-            advance(len(group))
+                tables.append(effect_table(batch, runs, corruption, patches, roles[patches.block], logit_diff, unknown))
+            advance(len(batch))
     return concat_in_order(pairs, tables, positions)
 
 
 def site_gradients(model: VLM, runs: PairRuns, sites: Sequence[Site], steps: int = 1) -> dict[Site, Tensor]:
     """Gradient of each pair's logit difference with respect to the activation at every site.
 
+    Args:
+        model: the model to trace
+        runs: clean and corrupt runs of a batch of pairs
+        sites: where the gradient is wanted
+        steps: how many gradients are averaged, see `attribute_modules`
+
     Returns:
-        by site, (pair, position, width), at the corrupt run (steps = 1) or averaged on the way to the clean one
+        by site, (pair, position, width): at the corrupt run (steps = 1) or averaged on the way to the clean one
     """
     # α = 0 is the corrupt run; with more steps the midpoints of equal intervals (midpoint rule).
     alphas = [0.0] if steps == 1 else [(i + 0.5) / steps for i in range(steps)]
@@ -173,14 +248,14 @@ def _first_order(model: VLM, runs: PairRuns, gradients: dict[Site, Tensor], patc
     """∇LD·(clean − corrupt) at every patch: (pair, patch)."""
     block = model.blocks[patches.block]
     products: dict[Site, Tensor] = {}
-    change = torch.empty(patches.positions.shape)
+    change = torch.empty(patches.positions.shape)  # (B, N)
     for i, (module, layer, head) in enumerate(zip(patches.modules, patches.layers, patches.heads, strict=True)):
         site = Site(patches.block, module, layer)
         if site not in products:
-            step = runs.clean[site] - runs.corrupt[site]
+            step = runs.clean[site] - runs.corrupt[site]  # (B, S, D)
             heads = (gradients[site].float() * step.float()).unflatten(-1, (block.n_heads, -1))
-            products[site] = heads.sum(-1).cpu()
+            products[site] = heads.sum(-1).cpu()  # (B, S, head)
         position = int(patches.positions[0, i])
-        chosen = products[site][:, position]
+        chosen = products[site][:, position]  # (B, head)
         change[:, i] = chosen.sum(-1) if head is None else chosen[:, head]
     return change.numpy()

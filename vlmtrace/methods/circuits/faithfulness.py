@@ -1,8 +1,7 @@
-"""Does the circuit do the model's work? Run the model on the best k heads alone, and without them.
+"""Do the heads that were found carry the answer together? Run the model on the best k heads alone, and without them.
 
-Patching single heads says what each of them can restore. That k of them together carry the answer is
-another claim, and it is tested here: on pairs that did not find the heads, and against as many heads drawn
-at random.
+Patching single heads says what each of them can restore. That k of them together carry the answer is another claim,
+and it is tested here: on pairs that did not find the heads, and against as many heads drawn at random.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from vlmtrace.methods.evaluation.selection import USE
 from vlmtrace.methods.patching.sweeps import patch_head_sets
 from vlmtrace.models import VLM
 
-#: (module, layer, head) of the model's head block
+#: A head of the model's head block: (module, layer, head).
 HeadSite = tuple[str, int, int]
 
 
@@ -36,32 +35,39 @@ def faithfulness_table(
 ) -> pd.DataFrame:
     """Run the model on its best k heads, and without them, for growing k.
 
-    For sufficiency, the k heads ranked first keep their clean output and all others get their corrupt one.
-    For necessity, those k get their corrupt output and all others keep the clean one. The control takes as
-    many heads of the same modules at random: the module at each rank is that of the ranking, the head is
-    drawn from all heads of that module. So a ranking cannot win by naming the right module alone.
+    For sufficiency, the k heads ranked first keep their clean output and all others get their corrupt one. For
+    necessity, those k get their corrupt output and all others keep the clean one. The control takes as many heads of
+    the same modules at random: the module at each rank is that of the ranking, the head is drawn from all heads of
+    that module. So a ranking cannot win by naming the right module alone. Circuits and their faithfulness: Wang et al.
+    2022 (https://arxiv.org/abs/2211.00593).
 
-    Every head's output is held fixed at what it was in the clean or the corrupt run, at all positions; only
-    what lies between the heads is computed anew. So a late clean head brings along what earlier heads gave it
-    in the clean run: the claim tested is that these heads hand the answer on, not that they could build it
-    without the others. All heads clean give exactly 1 under image corruption; under text corruption the options'
-    embeddings, which the residual stream hands on, stay corrupt.
+    Every head's output is fixed at what it was in the clean or the corrupt run, at all positions; only what lies
+    between the heads is computed anew. So a late clean head brings along what earlier heads gave it in the clean run:
+    the claim tested is that these heads pass the answer on, not that they could build it without the others. All heads
+    clean give exactly 1 under image corruption; under text corruption the options' embeddings, which reach the answer
+    through the residual stream, stay corrupt.
 
     Args:
-        pairs: not those that gave the ranking; rows that `select_samples` marked "discover" are refused
+        model: the model to patch
+        pairs: a pairs table, not of those that gave the ranking; rows that `select_samples` marked "discover" are
+            refused
         ranking: from `rank_heads`, or (module, layer, head) in order
+        corruption: "image" or "text"
         sizes: values of k; None: `circuit_sizes`, from none to all heads of the ranking
-        n_random: random orders
+        n_random: how many random orders
+        seed: of the random orders
+
     Returns:
-        columns sample_id, corruption, direction ("sufficiency" or "necessity"), order ("ranked" or
-        "random"), draw (which random order; 0 for ranked), k, patching_effect (0: the corrupt answer, 1:
-        the clean one)
+        the faithfulness table, one row per pair, direction, order, draw and k: sample_id, corruption, direction
+        ("sufficiency" or "necessity"), order ("ranked" or "random"), draw (which random order; 0 for ranked), k (heads
+        in the circuit), patching_effect (0: the corrupt answer, 1: the clean one)
+
     Raises:
         VlmtraceError: a pair helped to find the heads, a head is unknown or ranked twice, or a size is out of range
     """
     if USE in pairs and (found := pairs[USE] == "discover").any():
         raise VlmtraceError(
-            f"{found.sum()} of the {len(pairs)} pairs helped to find the heads and cannot prove them: "
+            f"{found.sum()} of the {len(pairs)} pairs helped to find the heads and cannot test them: "
             f"pass only those with {USE} == 'verify'."
         )
     ranked = _ranked_heads(model, ranking)
@@ -92,8 +98,16 @@ def faithfulness_table(
 def circuit_sizes(n_heads: int) -> list[int]:
     """Sizes of a circuit from none to all heads, every one at first and then in steps of a third to a half.
 
-    >>> circuit_sizes(64)
-    [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
+    Args:
+        n_heads: how many heads are ranked
+
+    Returns:
+        the sizes, ascending
+
+    Example:
+        >>> from vlmtrace.methods.circuits import circuit_sizes
+        >>> circuit_sizes(64)
+        [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
     """
     powers = [2**i for i in range(n_heads.bit_length())]
     between = [power + power // 2 for power in powers[1:]]
@@ -101,13 +115,20 @@ def circuit_sizes(n_heads: int) -> list[int]:
 
 
 def faithfulness_means(table: pd.DataFrame, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> pd.DataFrame:
-    """Mean effect of circuits of each size, with an interval over pairs.
+    """Average the effects of circuits of each size, with an interval over pairs.
 
     Args:
-        table: from `faithfulness`; a column task may have been added
+        table: from `faithfulness_table`; a column task may have been added
+        level: of the interval, 0 to 1
+        n_boot: bootstrap resamples of pairs
+        seed: of the bootstrap
+
     Returns:
-        task (if given), corruption, direction, order, k, n (pairs), mean_effect (over pairs, and for random
-        orders over draws), ci_low, ci_high
+        task (if given), corruption, direction, order, k, n (pairs), mean_effect (over pairs, and for random orders over
+        draws), ci_low, ci_high; one row per curve and size
+
+    Raises:
+        VlmtraceError: a column is missing, or no pair has a clean-corrupt contrast
     """
     rows = []
     for curves in _curves(table):
@@ -126,21 +147,27 @@ def faithfulness_summary(
     n_permutations: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Area under each curve, and whether ranked heads beat random ones.
+    """Measure the area under each curve, and test whether ranked heads beat random ones.
 
-    The area is over k as a share of the largest k: a mean effect over circuit sizes. The advantage is, pair
-    by pair, how much better the area of the ranked heads is than that of random ones (mean over their
-    orders), positive in both directions: a sufficient circuit rises sooner, a necessary one falls sooner.
-    Its p-value comes from a two-sided sign-flip test over pairs. The random orders are a sample themselves:
-    `n_beaten` of `n_random` have a worse mean area than the ranking.
+    The area is over k as a share of the largest k: a mean effect over circuit sizes. The advantage is, pair by pair,
+    how much better the area of the ranked heads is than that of random ones (mean over their orders), positive in both
+    directions: a sufficient circuit rises sooner, a necessary one falls sooner. Its p-value comes from a two-sided
+    sign-flip test over pairs. The random orders are a sample themselves: `n_beaten` of `n_random` have a worse mean
+    area than the ranking.
 
     Args:
-        table: from `faithfulness`; a column task may have been added
+        table: from `faithfulness_table`; a column task may have been added
         sizes: values of k whose mean effect is wanted, as columns `effect_at_<k>`
+        level: of the intervals, 0 to 1
+        n_boot: bootstrap resamples of pairs
+        n_permutations: sign flips of the test
+        seed: of bootstrap and test
+
     Returns:
-        task (if given), corruption, direction, order; n (pairs), n_missing (pairs set aside, without
-        contrast); auc, ci_low, ci_high; effect_at_<k>; and, missing in the rows "random": advantage,
-        advantage_low, advantage_high, p_value, n_beaten, n_random
+        one row per curve: task (if given), corruption, direction, order; n (pairs), n_missing (pairs set aside, without
+        contrast); auc, ci_low, ci_high; effect_at_<k>; and, missing in the rows "random": advantage, advantage_low,
+        advantage_high, p_value, n_beaten, n_random
+
     Raises:
         VlmtraceError: a column is missing, a size was not run, or no pair has a contrast
     """
@@ -198,17 +225,17 @@ def _curves(table: pd.DataFrame) -> Iterator[_Curves]:
     needed = ["corruption", "direction", "order", "draw", "sample_id", "k", "patching_effect"]
     check_columns(table, needed, "faithfulness")
     keys = [key for key in ("task", "corruption", "direction") if key in table]
-    for group, part in table.groupby(keys, sort=False, observed=True):
-        wide = part.pivot(index=["order", "draw", "k"], columns="sample_id", values="patching_effect")
+    for group, rows in table.groupby(keys, sort=False, observed=True):
+        wide = rows.pivot(index=["order", "draw", "k"], columns="sample_id", values="patching_effect")
         usable = wide.dropna(axis="columns")
         n, n_missing = usable.shape[1], wide.shape[1] - usable.shape[1]
         if not n:
             name = "/".join(map(str, group))
             raise VlmtraceError(f"No pair of {name} has a clean-corrupt contrast: select other pairs.")
-        sizes = sorted(part["k"].unique().tolist())
+        sizes = sorted(rows["k"].unique().tolist())
         effects = {
             order: usable.loc[order].to_numpy().reshape(-1, len(sizes), n).swapaxes(1, 2)
-            for order in dict.fromkeys(part["order"])
+            for order in dict.fromkeys(rows["order"])
         }
         yield _Curves(dict(zip(keys, group, strict=True)), sizes, effects, n, n_missing)
 
@@ -242,29 +269,31 @@ def _random_order(model: VLM, ranked: Sequence[HeadSite], generator: np.random.G
 
 
 def circuit_claims(heads: pd.DataFrame, faithfulness: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Whether the heads found important and helpful are, together, what the model uses.
+    """Test whether the heads found important and helpful are, together, what the model uses.
 
     Args:
-        heads: from `circuits.head_table`
-        faithfulness: from `verification.faithfulness` with a column task, on pairs that did not find the heads
+        heads: from `head_table`
+        faithfulness: from `faithfulness_table` with a column task, on pairs that did not find the heads
         seed: of the bootstrap
+
     Returns:
-        one row a task and corruption: task, corruption, k (heads with is_important and mean_effect > 0), n (pairs);
+        one row per task and corruption: task, corruption, k (heads with is_important and mean_effect > 0), n (pairs);
         clean, clean_low, clean_high: mean patching effect with only these heads clean, and its 95 % interval over
         pairs; clean_random: with as many random ones; corrupt, corrupt_low, corrupt_high, corrupt_random: with only
         these corrupt; holds: with them clean the effect is larger than with random heads, with them corrupt smaller
         (95 % intervals of both differences, pair by pair, exclude 0)
+
     Raises:
         VlmtraceError: the curves were not run at k
     """
     rows = []
     for (task, corruption), cell in heads.groupby(["task", "corruption"], sort=False):
         k = int((cell["is_important"] & (cell["mean_effect"] > 0)).sum())
-        mine = faithfulness.query("task == @task and corruption == @corruption and k == @k")
-        if mine.empty:
+        at_k = faithfulness.query("task == @task and corruption == @corruption and k == @k")
+        if at_k.empty:
             raise VlmtraceError(f"The faithfulness table has no circuit of {k} heads for {task}/{corruption}: run it.")
         effects = (
-            mine.groupby(["sample_id", "direction", "order"])["patching_effect"].mean().unstack(["direction", "order"])
+            at_k.groupby(["sample_id", "direction", "order"])["patching_effect"].mean().unstack(["direction", "order"])
         )
         effects = effects.dropna()
         row: dict[str, Any] = {"task": task, "corruption": corruption, "k": k, "n": len(effects)}

@@ -32,18 +32,23 @@ def head_map(
     limit: float | None = None,
     annotate: bool | None = None,
 ) -> Figure:
-    """Mean effect of patching one head, layer × head: one row a task and corruption, one column a module.
+    """Draw the mean effect of patching one head, layer × head: one row per task and corruption, one column per module.
 
     A disk marks the heads found important by the test, a ring those that the rule of the NOTICE paper names.
 
     Args:
-        heads: from `circuits.head_table`
-        task, corruption, module: what to show; default: all
-        limit: colors range over −limit … limit; default: the smallest round number that holds all means
-        annotate: write each mean into its cell; default: where cells are large enough and all fit a page
+        heads: from `head_table`
+        task: None: all
+        corruption: "image" or "text"; None: both
+        module: e.g. "cross_attention"; None: all
+        limit: colors range over −limit … limit; None: the smallest round number that holds all means
+        annotate: write each mean into its cell; None: where cells are large enough and all fit a page
+
+    Returns:
+        the figure
 
     Raises:
-        VlmtraceError: a column is missing or a choice is unknown.
+        VlmtraceError: a column is missing or a choice is unknown
     """
     check_table(heads, _HEADS, "heads")
     chosen = {"task": task, "corruption": corruption, "module": module}
@@ -98,18 +103,21 @@ def _over(heads: pd.DataFrame) -> str:
 
 @paper_style
 def universal_head_table(heads: pd.DataFrame, at_most: int = 24, limit: float | None = None) -> Figure:
-    """The heads that are important anywhere, and their mean effect in every task and corruption.
+    """Draw the heads that are important anywhere, and their mean effect in every task and corruption.
 
     Heads stand in the order of the number of cells in which they are important, then of their mean absolute effect.
     Those important in every cell are universal: their names are bold, and a line parts them from the others.
 
     Args:
-        heads: from `circuits.head_table`
+        heads: from `head_table`
         at_most: how many heads to show; the title says how many there are
-        limit: colors range over −limit … limit; default: the smallest round number that holds all means
+        limit: colors range over −limit … limit; None: the smallest round number that holds all means
+
+    Returns:
+        the figure, one row per head and one column per task and corruption
 
     Raises:
-        VlmtraceError: a column is missing, or no head is important anywhere.
+        VlmtraceError: a column is missing, or no head is important anywhere
     """
     check_table(heads, _HEADS, "heads")
     key = ["module", "layer", "head"]
@@ -157,7 +165,7 @@ def _name_rows(axes: Axes, n_cells: pd.Series, total: int) -> None:
         axes.axhline(universal, color="black", linewidth=1.5)
 
 
-#: Direction -> what the horizontal axis counts, and what no circuit at all would give at k = 0 and at every head.
+#: Direction -> what the horizontal axis counts.
 _DIRECTIONS = {
     "sufficiency": "k heads clean, all others corrupt",
     "necessity": "k heads corrupt, all others clean",
@@ -166,18 +174,21 @@ _DIRECTIONS = {
 
 @paper_style
 def faithfulness_curves(faithfulness: pd.DataFrame, seed: int = 0) -> Figure:
-    """How much of the answer the top k heads carry, against as many random ones: one row a corruption (and task).
+    """Draw how much of the answer the top k heads carry, against random heads: one row per corruption (and task).
 
     Bold lines are means over pairs with 95 % bootstrap intervals over pairs (random heads: averaged over draws within
     the pair first); thin gray lines are the single random draws. The axis of k is linear, so that the area that one
     sees is the area under the curve that the summary reports.
 
     Args:
-        faithfulness: from `circuits.faithfulness`
+        faithfulness: from `faithfulness_table`; a column task may have been added
         seed: of the bootstrap
 
+    Returns:
+        the figure, sufficiency on the left and necessity on the right
+
     Raises:
-        VlmtraceError: a column is missing or there is no row.
+        VlmtraceError: a column is missing or there is no row
     """
     columns = ["sample_id", "corruption", "direction", "order", "draw", "k", "patching_effect"]
     table = check_table(faithfulness, columns, "faithfulness")
@@ -220,5 +231,5 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, curves: pd.DataFrame) -> None:
         axes.plot(draw.index, draw, color="0.75", linewidth=0.5, label=label, zorder=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     first = curves.iloc[0]
-    where = ", ".join([*([readable(first["task"])] if "task" in curves else []), f"{first['corruption']} corruption"])
-    axes.set_title(f"{where} (n = {first['n']} pairs)", loc="left")
+    cell = ", ".join([*([readable(first["task"])] if "task" in curves else []), f"{first['corruption']} corruption"])
+    axes.set_title(f"{cell} (n = {first['n']} pairs)", loc="left")

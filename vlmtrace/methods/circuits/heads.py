@@ -1,9 +1,8 @@
 """Which heads carry the answer, how sure that is, and which of them do so everywhere.
 
-A *cell* is one task under one corruption. Within a cell every head gets a mean effect with an interval and
-a test (`head_table`); heads that matter in all cells are universal (`universal_heads`). What is claimed on
-the pairs that found the heads is then proven on others, by running the model with the best k heads alone
-(`vlmtrace.methods.circuits.faithfulness`).
+A *cell* is one task under one corruption. Within a cell every head gets a mean effect with an interval and a test
+(`head_table`); heads that matter in all cells are universal (`universal_heads`). What is claimed on the pairs that
+found the heads is then tested on others, by running the model with the best k heads alone (`faithfulness_table`).
 """
 
 from __future__ import annotations
@@ -23,17 +22,20 @@ EFFECTS = ("patching_effect", "logit_diff", "p_diff")
 
 
 def pair_effects(head_patching: pd.DataFrame, effect: str = "patching_effect") -> pd.DataFrame:
-    """The effect of each head on each pair, summed over positions.
+    """Sum the effect of each head on each pair over positions.
 
-    Each position was patched alone, so the sum is the head's total effect to first order: it leaves out
-    what patching two positions at once would add, or take away since they restore the same thing. Positions
-    that the corruption does not reach add exactly 0.
+    Each position was patched alone, so the sum is the head's total effect to first order: it leaves out what patching
+    two positions at once would add, or take away since they restore the same thing. Positions that the corruption does
+    not reach add exactly 0.
 
     Args:
-        head_patching: the table of that name, of any number of pairs, corruptions and (column task) tasks
-        effect: the column to sum, e.g. "patching_effect" or "logit_diff"
+        head_patching: from `patch_heads`, with a column task; any number of pairs, corruptions and tasks
+        effect: the column to sum: "patching_effect", "logit_diff" or "p_diff"
+
     Returns:
-        columns task, corruption, sample_id, block, module, layer, head, effect; missing where a position's is
+        columns task, corruption, sample_id, block, module, layer, head, effect; one row per pair and head, missing
+        where the effect at any position is
+
     Raises:
         VlmtraceError: a column is missing, or a pair's head was patched twice at the same position
     """
@@ -62,36 +64,42 @@ def head_table(
     n_permutations: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Which heads matter, for each task × corruption.
+    """Say which heads matter, for each task × corruption.
 
-    A head is important if its mean effect over pairs differs from 0 by a sign-flip test at a false
-    discovery rate of `alpha` over all heads of the cell (Benjamini & Hochberg 1995), and is at least
-    `min_effect` in size: with many pairs an effect can be certain and still too small to care about. The
-    test and the sign are those of the signed effect. The mean absolute effect, which also counts effects
-    that cancel between pairs, is always above 0, so no test against 0 can use it; it serves the rule of the
-    NOTICE paper, an absolute mean more than two standard deviations above the mean over heads. That is an
-    outlier rule, which names a few percent of the heads whether or not any matters; it is kept for
-    comparison.
+    A head is important if its mean effect over pairs differs from 0 by a sign-flip test at a false discovery rate of
+    `alpha` over all heads of the cell (Benjamini and Hochberg 1995,
+    https://doi.org/10.1111/j.2517-6161.1995.tb02031.x), and is at least `min_effect` in size: with many pairs an effect
+    can be certain and still too small to care about. The test and the sign are those of the signed effect. The mean
+    absolute effect, which also counts effects that cancel between pairs, is always above 0, so no test against 0 can
+    use it; it serves the rule of the NOTICE paper (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320), an
+    absolute mean more than two standard deviations above the mean over heads. That is an outlier rule, which names a
+    few percent of the heads whether or not any matters; it is kept for comparison.
 
     Args:
-        head_patching: the table of that name with a column task, of any number of tasks and corruptions
-        effect: "patching_effect" (share of the clean-corrupt gap), or "logit_diff" or "p_diff" where pairs
-            with a small gap should not weigh more; `min_effect` is in its unit
-        level: of the bootstrap intervals over pairs
-        n_permutations: of the test; None: enough for one lone head to pass the correction with room to spare
+        head_patching: from `patch_heads`, with a column task; any number of tasks and corruptions
+        effect: "patching_effect" (share of the clean-corrupt gap), or "logit_diff" or "p_diff" where pairs with a small
+            gap should not weigh more
+        alpha: the false discovery rate, 0 to 1
+        min_effect: the smallest mean effect that counts, in the unit of `effect`
+        level: of the bootstrap intervals over pairs, 0 to 1
+        n_boot: bootstrap resamples of pairs
+        n_permutations: sign flips of the test; None: enough for a single head to pass the correction with room to spare
+        seed: of bootstrap and test
+
     Returns:
-        one row a head and cell: task, corruption, block, module, layer, head; n (pairs averaged), n_missing
-        (pairs set aside because clean and corrupt do not differ); mean_effect, ci_low, ci_high;
-        mean_abs_effect, abs_ci_low, abs_ci_high; p_value, q_value (corrected); is_important;
-        is_important_2sd
+        the heads table, one row per head and cell: task, corruption, block, module, layer, head; n (pairs averaged),
+        n_missing (pairs set aside because clean and corrupt do not differ); mean_effect, ci_low, ci_high;
+        mean_abs_effect, abs_ci_low, abs_ci_high; p_value, q_value (corrected); is_important; is_important_2sd (by the
+        rule of the NOTICE paper)
+
     Raises:
         VlmtraceError: a column is missing, a pair lacks heads, or a cell has no usable pair
     """
     effects = pair_effects(head_patching, effect)
     tables = []
-    for cell, part in effects.groupby(CELL, sort=False, observed=True):
+    for cell, rows in effects.groupby(CELL, sort=False, observed=True):
         name = "/".join(map(str, cell))
-        matrix, n_missing = _pairs_by_heads(part, name)
+        matrix, n_missing = _pairs_by_heads(rows, name)
         values = matrix.to_numpy()
         n_draws = n_permutations or _enough_permutations(matrix.shape[1], alpha)
         _warn_if_hopeless(name, len(values), values.shape[1], n_draws, alpha)
@@ -124,20 +132,25 @@ def head_table(
 
 
 def universal_heads(heads: pd.DataFrame) -> pd.DataFrame:
-    """The heads that are important somewhere, with the cells in which they are.
+    """List the heads that are important somewhere, with the cells in which they are.
 
-    A head is universal if it is important in every cell of the table. With a single cell every important head is,
-    which says nothing. `sign` tells whether it pushes the same way everywhere: a head that helps one task and hinders
-    another is not the same piece of machinery twice. That a head matters in *all* cells is a claim of its own; its
-    p-value is the largest over cells (the intersection-union test of Berger 1982), its q-value is corrected over all
-    heads, and is stricter than being important in each cell.
+    A head is universal (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320) if it is important in every cell of
+    the table. With a single cell every important head is, which says nothing. `sign` tells whether it pushes the same
+    way everywhere: a head that helps one task and hinders another does not do the same thing twice. That a head matters
+    in *all* cells is a claim of its own; its p-value is the largest over cells (the intersection-union test of Berger
+    1982, https://doi.org/10.2307/1267823), its q-value is corrected over all heads, and is stricter than being
+    important in each cell.
 
     Args:
         heads: from `head_table`
+
     Returns:
-        block, module, layer, head; cells ("task/corruption", joined by ", "); n_cells; is_universal; mean_effect (over
-        all cells of the table); sign in the cells where it is important ("+", "-" or "+/-"); p_value, q_value (that it
-        matters in all cells). Most cells first, then the largest mean effect
+        one row per head: block, module, layer, head; cells ("task/corruption", joined by ", "); n_cells; is_universal;
+        mean_effect (over all cells of the table); sign in the cells where it is important ("+", "-" or "+/-"); p_value,
+        q_value (that it matters in all cells). Most cells first, then the largest mean effect
+
+    Raises:
+        VlmtraceError: a column is missing
     """
     check_columns(heads, [*CELL, *HEAD, "mean_effect", "p_value", "is_important"], "heads")
     named = heads.assign(cell=heads["task"].astype(str) + "/" + heads["corruption"].astype(str))
@@ -163,15 +176,21 @@ def universal_heads(heads: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank_heads(heads: pd.DataFrame, corruption: str = "image", by: str = "mean_effect") -> pd.DataFrame:
-    """All heads in the order in which a circuit takes them in: the largest effect first.
+    """Rank all heads in the order in which a circuit takes them in: the largest effect first.
 
-    Tasks in the table count equally. The default order is signed, so that heads that work against the
-    answer come last; by "mean_abs_effect" they stand among the others.
+    Tasks in the table count equally. The default order is signed, so that heads that work against the answer come last;
+    by "mean_abs_effect" they stand among the others.
 
     Args:
         heads: from `head_table`; pass the rows of one task to rank for that task
+        corruption: "image" or "text"
+        by: "mean_effect" or "mean_abs_effect"
+
     Returns:
-        rank (from 1), block, module, layer, head, and the mean over tasks of the column ranked by
+        one row per head: rank (from 1), block, module, layer, head, and the mean over tasks of the column ranked by
+
+    Raises:
+        VlmtraceError: a column is missing, or the order or corruption is unknown
     """
     one_of(by, ("mean_effect", "mean_abs_effect"), "order")
     check_columns(heads, [*CELL, *HEAD, by], "heads")
@@ -203,7 +222,7 @@ def _pairs_by_heads(effects: pd.DataFrame, cell: str) -> tuple[pd.DataFrame, int
 
 
 def _enough_permutations(n_heads: int, alpha: float) -> int:
-    """So many that a lone head can reach a corrected value of a tenth of alpha, and 10,000 at least."""
+    """So many that a single head can reach a corrected value of a tenth of alpha, and 10,000 at least."""
     return max(10_000, int(np.ceil(10 * n_heads / alpha)))
 
 

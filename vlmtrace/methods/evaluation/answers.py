@@ -24,8 +24,25 @@ def check_pairs(model: VLM, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
     A pair is set aside if an image is missing, truncated or no image; if its clean and corrupt prompts do not have
     the same number of tokens; if an answer does not start with a known token, or both start with the same one.
 
+    Args:
+        model: its tokenizer decides how many tokens a prompt has
+        pairs: a pairs table
+
     Returns:
-        the usable rows, and a table of sample_id and reason
+        (usable, set_aside): the usable rows of the pairs, counted anew from 0, and a table with the columns sample_id
+        and reason, one row per pair that is set aside
+
+    Raises:
+        VlmtraceError: the table lacks a column, repeats a sample_id or has no row
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=4)
+        >>> pairs.loc[0, "corrupt_prompt"] += " Or is it?"
+        >>> usable, set_aside = vt.check_pairs(model, pairs)
+        >>> len(usable), set_aside["sample_id"].tolist()
+        (3, ['rendered_states-test-0-00000'])
     """
     pairs = validate_pairs(pairs)
     reasons = {row.sample_id: reason for row in pairs.itertuples() if (reason := _problem(model, row._asdict()))}
@@ -51,12 +68,33 @@ def evaluate(
 
     Pairs that cannot be used are left out and named in a warning (see `check_pairs`).
 
+    Args:
+        model: the model that answers
+        pairs: a pairs table
+        corruptions: "image" (the corrupt image with the clean prompt) and "text" (the clean image with the corrupt
+            prompt), or one of them
+        batch_size: at most so many pairs in one forward pass; results do not depend on it
+
     Returns:
-        the pairs and, for each run (clean, image, text), the generated answer, p_correct, p_incorrect and logit_diff
-        at the first answer token; whether the clean answer is_correct; image_is_flipped: the corrupt image makes the
-        model give the other option; text_is_changed: the corrupt prompt makes it give up the correct answer
+        The evaluated table, one row per usable pair: the columns of the pairs, and
+
+        - clean_input, corrupt_input: the exact texts handed to the processor
+        - correct_token_id, incorrect_token_id: the first tokens of both options
+        - generated_answer, image_generated_answer, text_generated_answer: the answers of the runs
+        - clean_p_correct, clean_p_incorrect (probabilities, 0 to 1) and clean_logit_diff (LD = logit(correct) −
+          logit(incorrect)) at the first answer token; the same with image_ and text_
+        - is_correct: the clean answer is the correct option; image_is_flipped: under the corrupt image the answer is
+          the other option; text_is_changed: under the corrupt prompt it is no longer the correct one
+
     Raises:
-        VlmtraceError: the table breaks the contract, or no pair is usable
+        VlmtraceError: the table breaks the contract, a corruption is unknown, or no pair is usable
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> evaluated = vt.evaluate(model, vt.load_pairs("rendered_states", n=4))
+        >>> evaluated[["correct_answer", "generated_answer", "image_generated_answer"]].iloc[0].tolist()
+        ['yellow', 'yellow', 'red']
     """
     for corruption in corruptions:
         one_of(corruption, CORRUPTIONS, "corruption")
@@ -125,20 +163,35 @@ MEASURE_COLUMNS = {
 
 
 def accuracy_table(evaluated: pd.DataFrame, by: Sequence[str] = ("task", "category")) -> pd.DataFrame:
-    """Share of pairs for which the model does what a minimal pair asks of it, with Wilson's 95 % interval.
+    """Count the pairs for which the model does what a minimal pair asks of it.
+
+    Measures are "clean" (the clean answer is correct), "image_flipped" (the corrupt image gives the other option),
+    "text_changed" (the corrupt prompt gives up the correct answer) and "both_sides" (clean and image_flipped).
+
+    Args:
+        evaluated: from `evaluate`; measures of a corruption that was not evaluated are left out
+        by: columns of `evaluated`; pairs are counted for each combination of their values
 
     Returns:
-        columns *by, measure (clean, image_flipped, text_changed, both_sides: clean right and flipped), accuracy, n,
-        ci_low, ci_high
+        columns *by, measure, accuracy (share of pairs, 0 to 1), n (pairs), and ci_low, ci_high: the 95 % interval of
+        Wilson 1927 (https://doi.org/10.1080/01621459.1927.10502953); one row per group and measure
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> evaluated = vt.evaluate(model, vt.load_pairs("rendered_states", n=4))
+        >>> accuracy = vt.accuracy_table(evaluated, by=["task"])
+        >>> accuracy.set_index("measure")["accuracy"].to_dict()
+        {'clean': 1.0, 'image_flipped': 1.0, 'text_changed': 1.0, 'both_sides': 1.0}
     """
     table = evaluated.copy()
     if "image_is_flipped" in table:
         table["both_sides"] = table["is_correct"] & table["image_is_flipped"]
     rows = []
-    for group, part in table.groupby(list(by), sort=True):
+    for group, group_rows in table.groupby(list(by), sort=True):
         for measure, column in MEASURE_COLUMNS.items():
-            if column in part:
-                hits, n = int(part[column].sum()), len(part)
+            if column in group_rows:
+                hits, n = int(group_rows[column].sum()), len(group_rows)
                 low, high = binomtest(hits, n).proportion_ci(method="wilson")
                 rows.append((*group, measure, hits / n, n, low, high))
     return pd.DataFrame(rows, columns=[*by, "measure", "accuracy", "n", "ci_low", "ci_high"])

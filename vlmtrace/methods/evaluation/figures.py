@@ -37,13 +37,17 @@ _CHANCE = {"clean": 0.5, "image_flipped": 0.5, "both_sides": 0.25}
 
 @paper_style
 def pair_gallery(pairs: pd.DataFrame, n: int = 6) -> Figure:
-    """Minimal pairs as the model meets them: clean and corrupt image, both prompts, both answers.
+    """Draw minimal pairs as the model meets them: clean and corrupt image, both prompts, both answers.
 
     Args:
+        pairs: a pairs table; outlines are drawn where it has masks
         n: how many pairs, of as many kinds (task, category, order of options) as there are
 
+    Returns:
+        the figure, two pairs per row
+
     Raises:
-        VlmtraceError: a column is missing, an image cannot be read, or a mask has not its image's size.
+        VlmtraceError: a column is missing, an image cannot be read, or a mask is not of its image's size
     """
     columns = ["category", "clean_image", "corrupt_image", "clean_prompt", "corrupt_prompt"]
     shown = spread_over_kinds(check_table(pairs, [*columns, "correct_answer", "incorrect_answer"], "pairs"), n)
@@ -74,13 +78,17 @@ def _pair_text(pair: pd.Series) -> str:
 
 @paper_style
 def accuracy_by_category(accuracy: pd.DataFrame) -> Figure:
-    """How often the model does what a minimal pair asks of it, with 95 % intervals: one panel a measure.
+    """Draw how often the model does what a minimal pair asks of it, with 95 % intervals: one panel per measure.
 
     Args:
-        accuracy: from `evaluate.accuracy_table`; with a column correct_first, the two orders are drawn apart
+        accuracy: from `accuracy_table`, by task and category; with a column correct_first, the two orders are drawn
+            apart
+
+    Returns:
+        the figure, one row per category; a dotted line marks what drawing an option at random would give
 
     Raises:
-        VlmtraceError: a column is missing or there is no row.
+        VlmtraceError: a column is missing or there is no row
     """
     check_table(accuracy, ["task", "category", "measure", "accuracy", "n", "ci_low", "ci_high"], "accuracy")
     measures = [measure for measure in _MEASURE_TITLES if (accuracy["measure"] == measure).any()]
@@ -129,14 +137,16 @@ _STAGES = {"available": "in the task", "eligible": "answered as required", "got"
 
 @paper_style
 def selection_counts(selection: pd.DataFrame) -> Figure:
-    """How many pairs there were, could be used, were wanted and were selected, by category and order of options.
+    """Draw how many pairs there were, could be used, were wanted and were selected, by category and option order.
 
     Args:
-        selection: category, correct_first, available, eligible, wanted, got (from `select.selection_table`); with a
-            column task, categories are named with their task
+        selection: from `selection_table`; with a column task, categories are named with their task
+
+    Returns:
+        the figure, one panel per order of the options and one row per category
 
     Raises:
-        VlmtraceError: a column is missing or there is no row.
+        VlmtraceError: a column is missing or there is no row
     """
     check_table(selection, ["category", "correct_first", *_STAGES, "wanted"], "selection")
     kinds = selection["category"].map(readable)

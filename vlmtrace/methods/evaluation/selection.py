@@ -8,23 +8,33 @@ import pandas as pd
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_columns
 
-#: Column of the selected table: heads are found on "discover" pairs and proven on "verify" pairs.
+#: Column of the selected table: heads are found on "discover" pairs and tested on "verify" pairs.
 USE = "split_use"
 
 #: Columns that must be true for a pair to be eligible, as far as the corruption was evaluated.
 CRITERIA = ("is_correct", "image_is_flipped", "text_is_changed")
 
+#: Selected pairs are balanced over the combinations of these columns.
 STRATUM = ["category", "correct_first"]
 
-#: Logits by which clean and corrupt logit difference must differ. Effects are shares of this gap: where it is next to
-#: nothing, they are next to anything, and a single such pair would drown a mean over all others.
+#: Logits by which clean and corrupt logit difference must differ. Effects are shares of this gap: where it is close
+#: to 0 they can be arbitrarily large, and a single such pair would dominate the mean.
 MIN_GAP = 1.0
 
 
 def eligible(evaluated: pd.DataFrame) -> pd.Series:
-    """Which pairs are right when clean, flip under the corrupt image, and lose the answer under the corrupt prompt.
+    """Say which pairs are right when clean, flip under the corrupt image, and lose the answer under the corrupt prompt.
 
-    Under each corruption the clean logit difference must also exceed the corrupt one by `MIN_GAP`.
+    Under each corruption that was evaluated the clean logit difference must also exceed the corrupt one by `MIN_GAP`.
+
+    Args:
+        evaluated: from `evaluate`
+
+    Returns:
+        bool, one value per row of `evaluated`
+
+    Raises:
+        VlmtraceError: a column is missing
     """
     check_columns(evaluated, (*STRATUM, "sample_id", "is_correct"), "evaluated")
     present = [column for column in CRITERIA if column in evaluated.columns]
@@ -36,17 +46,32 @@ def eligible(evaluated: pd.DataFrame) -> pd.Series:
 def select_samples(
     evaluated: pd.DataFrame, per_category: int | None = None, seed: int = 0, verify_share: float = 0.5
 ) -> pd.DataFrame:
-    """Draw eligible pairs without replacement, equally many from every category × option order.
+    """Draw the pairs worth patching, without replacement, equally many from every category × option order.
+
+    A pair is eligible if the clean answer is correct, each evaluated corruption changes it as a minimal pair promises,
+    and clean and corrupt logit difference differ by at least one logit.
 
     Args:
-        evaluated: what `evaluate` returned
+        evaluated: from `evaluate`
         per_category: pairs wanted from each category, half of them with the correct option first; None: as many as
-            the scarcest category × order that has any offers, so that the selection is balanced
-        verify_share: share of each cell that is kept back to verify what was found on the rest
+            the smallest category × order with any eligible pair offers, so that the selection is balanced
+        seed: of the draw; the same seed gives the same pairs
+        verify_share: share of each category × order, 0 to 1, that is kept back to test what is found on the rest
+
     Returns:
-        the drawn rows, in the order of `evaluated`, with the column split_use: "discover" or "verify"
+        the selected table: the drawn rows of `evaluated`, in its order, with the column split_use: "discover" (to find
+        heads on) or "verify" (to test them on)
+
     Raises:
-        VlmtraceError: no pair is eligible, or per_category is below 2
+        VlmtraceError: a column is missing, no pair is eligible, or per_category is below 2
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> evaluated = vt.evaluate(model, vt.load_pairs("rendered_states", n=4))
+        >>> selected = vt.select_samples(evaluated, per_category=2)
+        >>> selected["split_use"].value_counts().to_dict()
+        {'verify': 2, 'discover': 2}
     """
     if per_category is not None and per_category < 2:
         raise VlmtraceError(f"per_category={per_category} leaves no pair for each option order: ask for at least 2.")
@@ -57,16 +82,16 @@ def select_samples(
             f"No pair is left after selection ({len(evaluated)} evaluated; {shares}): use another model, another task, "
             "or more samples."
         )
-    cells = pool.groupby(STRATUM, sort=True)
-    wanted = int(cells.size().min()) if per_category is None else per_category // 2
+    strata = pool.groupby(STRATUM, sort=True)
+    wanted = int(strata.size().min()) if per_category is None else per_category // 2
     generator = np.random.default_rng(seed)
     chosen: dict[int, str] = {}
     carried = 0.0
-    for _, cell in cells:
-        drawn = generator.permutation(cell.index)[:wanted]
+    for _, stratum in strata:
+        drawn = generator.permutation(stratum.index)[:wanted]
         n_verify = int(len(drawn) * verify_share)
         if len(drawn) == 1:
-            # A single pair cannot be split: such cells take turns, or none would be left to verify on.
+            # A single pair cannot be split: such strata take turns, or none would be left to verify on.
             carried += verify_share
             n_verify = int(carried)
             carried -= n_verify
@@ -76,10 +101,27 @@ def select_samples(
 
 
 def selection_table(evaluated: pd.DataFrame, selected: pd.DataFrame, per_category: int | None = None) -> pd.DataFrame:
-    """How many pairs there were, how many were eligible, wanted and got, for each category × option order.
+    """Count how many pairs there were, and how many were eligible, wanted and selected.
+
+    Args:
+        evaluated: from `evaluate`
+        selected: from `select_samples`
+        per_category: as it was given to `select_samples`
 
     Returns:
-        columns category, correct_first, available, eligible, wanted, got, discover, verify
+        columns category, correct_first, available, eligible, wanted, got, discover, verify (numbers of pairs); one row
+        per category × option order
+
+    Raises:
+        VlmtraceError: a column is missing
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> evaluated = vt.evaluate(model, vt.load_pairs("rendered_states", n=4))
+        >>> counts = vt.selection_table(evaluated, vt.select_samples(evaluated))
+        >>> counts[["available", "eligible", "got"]].sum().to_dict()
+        {'available': 4, 'eligible': 4, 'got': 4}
     """
     flags = evaluated.assign(eligible=eligible(evaluated))
     table = flags.groupby(STRATUM, sort=True).agg(available=("sample_id", "size"), eligible=("eligible", "sum"))

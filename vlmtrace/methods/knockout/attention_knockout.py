@@ -1,14 +1,8 @@
-"""Knock-outs: cut the ways by which the image could reach the answer, and see which one the clean run needs.
+"""Attention knockout and mean ablation of image tokens: what does the clean run lose without them?
 
-Patching asks what is enough to bring an answer back; a knock-out asks what it cannot do without. Two kinds:
-
-- `knock_out_attention` forbids some positions to attend to others in a window of layers ("image → last": the last
-  position no longer sees the image), as in Geva et al. 2023 for facts and in many studies of VLMs since.
-- `replace_image_tokens` puts the mean image token in the place of those that show an object, the background, or all,
-  before the language side reads them (Neo et al. 2025).
-
-Both act on the clean run, so what they take away is negative: logit_diff = LD_knocked − LD_clean, and patching_effect
-= logit_diff / (LD_clean − LD_corrupt). −1: as much is lost as the corruption takes; 0: the way was not needed.
+Both act on the clean run, so an effect that takes the answer away is negative: logit_diff = LD_knocked − LD_clean, and
+patching_effect = logit_diff / (LD_clean − LD_corrupt). −1: as much is lost as the corruption takes; 0: nothing.
+Shapes: B pairs of a batch, Q queries, K keys, I image tokens, D their width.
 """
 
 from __future__ import annotations
@@ -34,7 +28,7 @@ from vlmtrace.models import VLM, Inputs, Readout
 from vlmtrace.models.attention_mask import cut
 from vlmtrace.models.vlm import inputs_of_pair
 
-#: From where to where: the positions attended to, and those that attend.
+#: (source, target): the positions attended to, and those that attend.
 AttentionEdge = tuple[str, str]
 
 #: Share of the layers that a window takes where none is given: about a fifth, as in the papers (9 of 48).
@@ -48,19 +42,38 @@ def knock_out_attention(
     edges: Sequence[AttentionEdge] | None = None,
     window: int | None = None,
 ) -> pd.DataFrame:
-    """Cut attention from some positions to others in the clean run, in a window of layers around each layer.
+    """Forbid some positions to attend to others in the clean run, in a window of layers around each layer.
+
+    Attention knockout (Geva et al. 2023, https://arxiv.org/abs/2304.14767).
 
     Args:
-        pairs: a pairs table
-        corruption: whose gap the effect is a share of
+        model: the model to run
+        pairs: a pairs table, with mask columns for regions other than "image"
+        corruption: "image" or "text": effects are shares of the gap that it makes
         edges: (source, target) names: what is attended to, and what attends. Regions of the image ("image", "object",
             "distractor", "background"), "options", "all", or token roles; None: the model's own `edges`
-        window: how many layers are cut at once; None: a fifth of them
+        window: how many layers are knocked out at once; None: a fifth of them
+
     Returns:
-        the module_patching table: one row a pair, layer (the middle of the window) and edge; position is missing,
-        token is the number of layers cut, token_role "source → target"
+        The module_patching table, one row per pair, edge and layer (the middle of the window): position is missing,
+        token says how many layers were knocked out ("2 layers"), token_role is "source → target", and
+
+        - p_correct: probability of the correct answer's first token (0 to 1); p_diff: that less the clean run's
+        - logit_diff: LD_knocked − LD_clean, in logits
+        - patching_effect: that over LD_clean − LD_corrupt: −1 where as much is lost as the corruption takes
+
+        A pair has no rows for an edge that its image or prompt has nothing of.
+
     Raises:
-        VlmtraceError: an unknown name, or a broken table
+        VlmtraceError: a name is unknown, the window is not a number of layers, or the table breaks the contract
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> effects = vt.knock_out_attention(model, pairs, edges=[("image", "options"), ("options", "all")])
+        >>> effects.groupby("token_role")["patching_effect"].min().round(1).abs().to_dict()
+        {'image → options': 0.3, 'options → all': 0.0}
     """
     one_of(corruption, CORRUPTIONS, "corruption")
     pairs = validate_pairs(pairs).reset_index(drop=True)
@@ -70,36 +83,36 @@ def knock_out_attention(
     if not 1 <= size <= block.n_layers:
         raise VlmtraceError(f"window={size} is not a number of layers of {block.name}: choose 1 to {block.n_layers}.")
     tables = []
-    with counter(len(pairs), f"knock-outs in {len(pairs)} pairs") as advance:
-        for group, runs, _ in batches_of_pairs(model, pairs, corruption, {block.name: []}, "all"):
+    with counter(len(pairs), f"knockouts in {len(pairs)} pairs") as advance:
+        for batch, runs, _ in batches_of_pairs(model, pairs, corruption, {block.name: []}, "all"):
             for edge in chosen:
-                module, blocked = _blocked(model, group, runs.clean_inputs, edge)
-                usable = blocked.flatten(1).any(1).cpu().numpy()
+                module, blocked = _blocked(model, batch, runs.clean_inputs, edge)
+                usable = blocked.flatten(1).any(1).cpu().numpy()  # (B,)
                 for layer in range(block.n_layers):
                     # Windows at the ends are cut short, so that each is centred on its layer.
                     first = layer - (size - 1) // 2
                     layers = range(max(0, first), min(block.n_layers, first + size))
                     with torch.no_grad(), cut(model, module, layers, blocked):
                         readout = Readout.of(model.answer_logits(runs.clean_inputs), runs.answer_ids)
-                    where = {"module": module, "layer": layer, "token": f"{len(layers)} layers"}
-                    rows = _rows(group, runs, corruption, readout, model, where, " → ".join(edge))
+                    columns = {"module": module, "layer": layer, "token": f"{len(layers)} layers"}
+                    rows = _rows(batch, runs, corruption, readout, model, columns | {"token_role": " → ".join(edge)})
                     tables.append(rows[usable])
-            advance(len(group))
+            advance(len(batch))
     return concat_in_order(pairs, tables, "all")
 
 
-def _blocked(model: VLM, group: pd.DataFrame, inputs: Inputs, edge: AttentionEdge) -> tuple[str, Tensor]:
-    """The attention module that an edge belongs to, and which keys it takes from which queries."""
+def _blocked(model: VLM, batch: pd.DataFrame, inputs: Inputs, edge: AttentionEdge) -> tuple[str, Tensor]:
+    """The attention module that an edge belongs to, and which keys it takes from which queries: (B, Q, K) bool."""
     source, target = edge
     block = model.head_block
     looks_across = source in IMAGE_REGIONS and model.image_module == "cross_attention"
     blocked = []
-    for i, pair in enumerate(group.to_dict("records")):
-        one = inputs_of_pair(inputs, i, len(group))
+    for i, pair in enumerate(batch.to_dict("records")):
+        one = inputs_of_pair(inputs, i, len(batch))
         queries = named_positions(model, pair, block.name, one, ["all", target])
         keys = named_positions(model, pair, model.image_block if looks_across else block.name, one, ["all", source])
-        nothing = np.zeros_like
-        forbidden = np.outer(queries.get(target, nothing(queries["all"])), keys.get(source, nothing(keys["all"])))
+        none = np.zeros_like
+        forbidden = np.outer(queries.get(target, none(queries["all"])), keys.get(source, none(keys["all"])))  # (Q, K)
         if not looks_across:
             # A position always sees itself, or nothing would be left of a softmax.
             np.fill_diagonal(forbidden, False)
@@ -117,16 +130,31 @@ def replace_image_tokens(
 ) -> pd.DataFrame:
     """Put the mean image token in the place of image tokens, as the language side receives them in the clean run.
 
+    Mean ablation of image tokens (Neo et al. 2025, https://arxiv.org/abs/2410.07149).
+
     Args:
+        model: the model to run
         pairs: a pairs table, with mask columns for regions other than "image"
-        corruption: whose gap the effect is a share of
-        regions: which tokens, one replacement each
+        corruption: "image" or "text": effects are shares of the gap that it makes
+        regions: which tokens are replaced; each region is one ablation
         reference: pairs whose clean images give the mean; None: `pairs`
+
     Returns:
-        the module_patching table: one row a pair and region; module is "image_embeddings", layer 0, position missing,
-        token the number of tokens replaced, token_role the region
+        the module_patching table, one row per pair and region: module is "image_embeddings", layer 0, position missing,
+        token says how many tokens were replaced ("12 tokens"), token_role is the region; p_correct, p_diff, logit_diff
+        and patching_effect as in `knock_out_attention`. A pair has no rows for a region that its image has nothing of
+
     Raises:
-        VlmtraceError: an unknown region, a broken table, or a model whose later layers receive image features again
+        VlmtraceError: a region is unknown, the table breaks the contract, or later layers of the model receive image
+            features again, so that replacing them once does not remove the image
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> effects = vt.replace_image_tokens(model, pairs, regions=["object", "image"])
+        >>> effects.groupby("token_role")["patching_effect"].mean().round(1).abs().to_dict()
+        {'image': 0.5, 'object': 0.0}
     """
     one_of(corruption, CORRUPTIONS, "corruption")
     for region in regions:
@@ -140,22 +168,22 @@ def replace_image_tokens(
     mean = mean_image_token(model, pairs if reference is None else reference)
     tables = []
     with counter(len(pairs), f"replacing image tokens of {len(pairs)} pairs") as advance:
-        for group, runs, _ in batches_of_pairs(model, pairs, corruption, {model.head_block.name: []}, "all"):
+        for batch, runs, _ in batches_of_pairs(model, pairs, corruption, {model.head_block.name: []}, "all"):
             chosen = [
-                image_regions(model, pair, inputs_of_pair(runs.clean_inputs, i, len(group)))
-                for i, pair in enumerate(group.to_dict("records"))
+                image_regions(model, pair, inputs_of_pair(runs.clean_inputs, i, len(batch)))
+                for i, pair in enumerate(batch.to_dict("records"))
             ]
             with torch.no_grad():
-                image = model.image_embeddings(runs.clean_inputs)
+                image = model.image_embeddings(runs.clean_inputs)  # (B, I, D)
                 for region in regions:
-                    tables.append(_replaced(model, group, runs, corruption, image, mean, region, chosen))
-            advance(len(group))
+                    tables.append(_replaced(model, batch, runs, corruption, image, mean, region, chosen))
+            advance(len(batch))
     return concat_in_order(pairs, tables, "all")
 
 
 def _replaced(
     model: VLM,
-    group: pd.DataFrame,
+    batch: pd.DataFrame,
     runs: PairRuns,
     corruption: str,
     image: Tensor,
@@ -163,27 +191,31 @@ def _replaced(
     region: str,
     chosen: Sequence[dict[str, Any]],
 ) -> pd.DataFrame:
-    position_masks = torch.zeros(image.shape[:2], dtype=torch.bool, device=image.device)
+    position_masks = torch.zeros(image.shape[:2], dtype=torch.bool, device=image.device)  # (B, I)
     for row, found in enumerate(chosen):
         if region in found:
             position_masks[row] = torch.as_tensor(found[region], device=image.device)
-    new = torch.where(position_masks[..., None], mean.to(image.dtype), image)
-    readout = Readout.of(model.answer_logits(runs.clean_inputs, image=new), runs.answer_ids)
-    where = {"module": "image_embeddings", "layer": 0, "token": [f"{n} tokens" for n in position_masks.sum(1).tolist()]}
-    rows = _rows(group, runs, corruption, readout, model, where, region)
+    ablated = torch.where(position_masks[..., None], mean.to(image.dtype), image)  # (B, I, D)
+    readout = Readout.of(model.answer_logits(runs.clean_inputs, image=ablated), runs.answer_ids)
+    counts = [f"{n} tokens" for n in position_masks.sum(1).tolist()]
+    columns = {"module": "image_embeddings", "layer": 0, "token": counts, "token_role": region}
+    rows = _rows(batch, runs, corruption, readout, model, columns)
     return rows[position_masks.any(1).cpu().numpy()]
 
 
 def _rows(
-    group: pd.DataFrame,
-    runs: PairRuns,
-    corruption: str,
-    readout: Readout,
-    model: VLM,
-    where: dict[str, Any],
-    role: str,
+    batch: pd.DataFrame, runs: PairRuns, corruption: str, readout: Readout, model: VLM, columns: dict[str, Any]
 ) -> pd.DataFrame:
-    """Rows of a module_patching table for one intervention in each clean run of a group."""
+    """Rows of a module_patching table for one intervention in each clean run of a batch.
+
+    Args:
+        batch: its pairs
+        runs: their clean and corrupt runs
+        corruption: of the corrupt runs
+        readout: of the clean runs under the intervention
+        model: that was run
+        columns: module, layer, token and token_role
+    """
 
     def numbers(value: Callable[[Readout], Tensor]) -> list[Any]:
         return [value(found).cpu().numpy() for found in (readout, runs.clean_readout, runs.corrupt_readout)]
@@ -191,13 +223,12 @@ def _rows(
     (ld, clean_ld, corrupt_ld), (p, clean_p, _) = numbers(lambda r: r.logit_diff), numbers(lambda r: r.p_correct)
     return pd.DataFrame(
         {
-            "sample_id": group["sample_id"].to_numpy(),
+            "sample_id": batch["sample_id"].to_numpy(),
             "corruption": corruption,
             "block": model.head_block.name,
-            **{name: where[name] for name in ("module", "layer")},
-            "position": pd.array([pd.NA] * len(group), dtype="Int64"),
-            "token": where["token"],
-            "token_role": role,
+            **{name: columns[name] for name in ("module", "layer")},
+            "position": pd.array([pd.NA] * len(batch), dtype="Int64"),
+            **{name: columns[name] for name in ("token", "token_role")},
             "p_correct": p,
             "p_diff": p - clean_p,
             "logit_diff": ld - clean_ld,

@@ -1,4 +1,4 @@
-"""Several positions at once: regions patched, ways cut, image tokens replaced; and two models side by side."""
+"""What the clean run loses to a knockout."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from vlmtrace.display.panels import layer_lines
 from vlmtrace.display.style import PALETTE, new_figure, paper_style
 from vlmtrace.methods.patching.figures import REGION_COLUMNS
 
-#: What a knock-out is measured in.
+#: What the axis of a knockout's effect says.
 _LOST_LABEL = "share of the gap lost\n(−1 = all of it)"
 
 
 @paper_style
 def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) -> Figure:
-    """What a clean run loses: left by cutting attention around a layer, right by replacing image tokens by their mean.
+    """Draw what a clean run loses: left by attention knockout, right by replacing image tokens by their mean.
 
     Args:
-        cut: from `knock_out_attention`
-        replaced: from `replace_image_tokens`; None: the left half alone
+        cut: from `knock_out_attention`, of one corruption
+        replaced: from `replace_image_tokens`, of the same corruption; None: the left panel alone
+
+    Returns:
+        the figure: means over pairs, with 95 % bootstrap intervals
 
     Raises:
-        VlmtraceError: a column is missing or there is no row.
+        VlmtraceError: a column is missing or there is no row
     """
     cut = check_table(cut, REGION_COLUMNS, "module_patching")
     figure = new_figure(height=2.9)

@@ -1,4 +1,4 @@
-"""Where patching restores the answer: maps of module_patching."""
+"""Where patching restores the answer: maps and lines of module_patching."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from vlmtrace.display.style import (
 )
 from vlmtrace.display.wording import order_label, readable
 
+#: What a figure of effects at single positions needs.
 _POSITION_COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "position", "token_role", "patching_effect"]
 
 
@@ -52,20 +53,25 @@ def effect_heatmap(
     pairs: pd.DataFrame | None = None,
     limit: float | None = None,
 ) -> Figure:
-    """Mean patching effect, layer × token role, one panel for each kind of question.
+    """Draw the mean patching effect, layer × token role, one panel for each kind of question.
 
     Positions that share a role are averaged within the pair, then pairs are averaged. Roles stand in the order of the
     prompt. All panels share one range of colors, which the color bar states.
 
     Args:
-        module_patching: the contract's table; rows of one task
-        module, block, corruption: what to show; may be None where the table holds only one
+        module_patching: from `patch_modules`; rows of one task
+        module: what was patched, e.g. "cross_attention"
+        block: e.g. "text_encoder"; None: the only one that has the module
+        corruption: "image" or "text"; None: the only one in the table
         by: at most two columns of the pairs: the first makes rows of panels, the second columns
         pairs: where the `by` columns are, if module_patching lacks them
-        limit: colors range over −limit … limit; default: the smallest round number that holds all means
+        limit: colors range over −limit … limit; None: the smallest round number that holds all means
+
+    Returns:
+        the figure
 
     Raises:
-        VlmtraceError: a column is missing, a choice is unknown or left open, or all effects are missing.
+        VlmtraceError: a column is missing, a choice is unknown or left open, or all effects are missing
     """
     if len(by) > 2:
         raise VlmtraceError(f"A figure has rows and columns only: pass at most two names in by, not {len(by)}.")
@@ -95,7 +101,14 @@ def effect_heatmap(
 
 
 def site_title(effects: pd.DataFrame) -> str:
-    """What was patched, from the rows of one module: "cross-attention of the text encoder, image corruption"."""
+    """Say what was patched, e.g. "cross-attention of the text encoder, image corruption".
+
+    Args:
+        effects: rows of one block, module and corruption
+
+    Returns:
+        the words
+    """
     site = effects.iloc[0]
     return f"{readable(site['module'])} of the {readable(site['block'])}, {readable(site['corruption'])} corruption"
 
@@ -112,18 +125,26 @@ def image_effect_map(
     grid: tuple[int, int] | None = None,
     limit: float | None = None,
 ) -> Figure:
-    """Patching effect of single image patches, where they lie in the image: one row a pair, one column a layer.
+    """Draw the patching effect of single image patches where they lie: one row per pair, one column per layer.
 
     Nothing is averaged: in another pair the object lies elsewhere.
 
     Args:
+        module_patching: from `patch_modules`; rows of one task
+        pairs: their pairs table; outlines are drawn where it has masks
+        module: what was patched
+        block: whose positions are image patches
+        corruption: "image" or "text"; None: the only one in the table
         n: how many pairs, of as many kinds as there are
-        layers: default: all, or six evenly spaced ones
-        grid: rows and columns of image patches; default: as many rows as columns
-        limit: as in `effect_heatmap`
+        layers: None: all, or six evenly spaced ones where there are more
+        grid: rows and columns of image patches; None: as many rows as columns
+        limit: colors range over −limit … limit; None: the smallest round number that holds all effects
+
+    Returns:
+        the figure
 
     Raises:
-        VlmtraceError: a column is missing, a choice is unknown or left open, or the patches do not fill the grid.
+        VlmtraceError: a column is missing, a choice is unknown or left open, or the patches do not fill the grid
     """
     check_table(module_patching, _POSITION_COLUMNS, "module_patching")
     effects = pick(module_patching, "module_patching", module=module, block=block, corruption=corruption)
@@ -147,7 +168,14 @@ def image_effect_map(
 
 
 def draw_patch_effects(axes: Sequence[Axes], pair: pd.Series, grids: dict[int, np.ndarray], limit: float) -> None:
-    """One pair in a row of axes: clean image, corrupt image, then the effects of each layer's patches."""
+    """Draw one pair in a row of axes: clean image, corrupt image, then the effects of each layer's patches.
+
+    Args:
+        axes: two more than there are layers
+        pair: a row of a pairs table
+        grids: by layer, (rows, columns) of effects, see `patch_grids`
+        limit: colors range over −limit … limit
+    """
     masks = masks_of(pair)
     size = image_panel(axes[0], pair["clean_image"])
     outline_masks(axes[0], masks, size)
@@ -195,18 +223,22 @@ def _label_once(grid: np.ndarray) -> None:
                 axes.tick_params(labelbottom=False)
 
 
+#: What a figure of effects without positions needs: of regions, or of knockouts.
 REGION_COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "token_role", "patching_effect"]
 
 
 @paper_style
 def region_effects(effects: pd.DataFrame) -> Figure:
-    """Effect of patching all positions of a region at once, layer by layer, one panel a module.
+    """Draw the effect of patching all positions of a region at once, layer by layer, one panel per module.
 
     Args:
         effects: from `patch_regions`, of one corruption
 
+    Returns:
+        the figure: means over pairs, with 95 % bootstrap intervals
+
     Raises:
-        VlmtraceError: a column is missing or there is no row.
+        VlmtraceError: a column is missing or there is no row
     """
     effects = check_table(effects, REGION_COLUMNS, "module_patching")
     modules = list(dict.fromkeys(effects["module"]))
@@ -225,14 +257,17 @@ def region_effects(effects: pd.DataFrame) -> Figure:
 
 @paper_style
 def layer_profiles(profiles: pd.DataFrame) -> Figure:
-    """Effect of each module by layer, one column a model, one row a corruption.
+    """Draw the effect of each module by layer, one column per model, one row per corruption.
 
     Args:
-        profiles: from `compare.layer_profile` of two runs: model, corruption, sample_id, module, where, layer,
-            patching_effect
+        profiles: layer profiles of two runs (see `vlmtrace.pipeline.comparison`): columns model, corruption,
+            sample_id, module, where ("text" or "image": the positions summed over), layer, patching_effect
+
+    Returns:
+        the figure: means over pairs, with 95 % bootstrap intervals
 
     Raises:
-        VlmtraceError: a column is missing or there is no row.
+        VlmtraceError: a column is missing or there is no row
     """
     needed = ["model", "corruption", "sample_id", "module", "where", "layer", "patching_effect"]
     profiles = check_table(profiles, needed, "profiles")

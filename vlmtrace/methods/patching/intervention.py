@@ -1,9 +1,10 @@
-"""Several patches at once, in one forward pass: the intervention that one has put together by hand.
+"""Several patches at once, in one forward pass.
 
     patch = Patch("text_encoder", "cross_attention", layer=2, heads=(5,))
     print(intervene(model, pairs.iloc[0], [patch], corruption="image"))
 
-A sweep asks every place separately; here all patches act together, each with what the ones below it have changed.
+A sweep patches every site separately; here all patches act together, each on what the patches of lower layers have
+changed. Shapes: I interventions, S positions of a block, D its width.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.inputs.batching import repeated
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
 from vlmtrace.methods.patching.metrics import patching_effect
@@ -28,9 +30,11 @@ class Patch(NamedTuple):
     """What is copied from the clean into the corrupt run.
 
     Attributes:
-        block, module, layer: the site
-        positions: in the block's sequence; None: all
-        heads: of the module; None: the whole activation
+        block: e.g. "text_encoder"
+        module: e.g. "cross_attention"
+        layer: counted from 0
+        positions: indices in the block's sequence, counted from 0; None: all
+        heads: of the module, counted from 0; None: the whole activation
     """
 
     block: str
@@ -40,13 +44,14 @@ class Patch(NamedTuple):
     heads: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
-        """As figures call it, e.g. "cross_attention 2.5 at 4" (layer 2, head 5, position 4)."""
+        """Name the patch, e.g. "text_encoder cross_attention 2.5 at 4" (layer 2, head 5, position 4)."""
         heads = "" if self.heads is None else "." + "+".join(map(str, self.heads))
-        where = "all positions" if self.positions is None else ", ".join(map(str, self.positions))
-        return f"{self.block} {self.module} {self.layer}{heads} at {where}"
+        positions = "all positions" if self.positions is None else ", ".join(map(str, self.positions))
+        return f"{self.block} {self.module} {self.layer}{heads} at {positions}"
 
     @property
     def site(self) -> Site:
+        """Block, module and layer alone."""
         return Site(self.block, self.module, self.layer)
 
 
@@ -56,8 +61,8 @@ class Outcome:
 
     Attributes:
         logits: by run ("clean", "corrupt", "patched"), (vocabulary,) float32
-        readouts: by run, of the two options
-        tokens: the vocabulary's entry of an id
+        readouts: by run, the logits and probabilities of the two options
+        tokens: from ids to the vocabulary's entries
     """
 
     logits: dict[str, Tensor]
@@ -66,19 +71,47 @@ class Outcome:
 
     @property
     def patching_effect(self) -> float:
-        """(LD_patched − LD_corrupt) / (LD_clean − LD_corrupt), missing where clean and corrupt do not differ."""
+        """(LD_patched − LD_corrupt) / (LD_clean − LD_corrupt); NaN where clean and corrupt do not differ."""
         return float(patching_effect(*(self.logit_diff(run) for run in ("patched", "clean", "corrupt"))))
 
     def logit_diff(self, run: str = "patched") -> float:
-        """LD = logit(correct) − logit(incorrect) of a run."""
+        """LD = logit(correct) − logit(incorrect) of a run.
+
+        Args:
+            run: "clean", "corrupt" or "patched"
+
+        Returns:
+            logits
+
+        Raises:
+            VlmtraceError: there is no such run
+        """
         return float(self.readouts[one_of(run, self.readouts, "run")].logit_diff)
 
     def answer(self, run: str = "patched") -> str:
-        """The most probable first answer token of a run."""
+        """The most probable first answer token of a run.
+
+        Args:
+            run: "clean", "corrupt" or "patched"
+
+        Returns:
+            the vocabulary's entry
+
+        Raises:
+            VlmtraceError: there is no such run
+        """
         return self.tokens([int(self.logits[one_of(run, self.logits, "run")].argmax())])[0]
 
     def table(self, n: int = 5) -> pd.DataFrame:
-        """Probabilities of the tokens that are among the n most probable of any run: token_id, token, clean, …"""
+        """List the tokens that are among the n most probable of any run.
+
+        Args:
+            n: tokens per run
+
+        Returns:
+            columns token_id, token, and clean, corrupt, patched: the probability in each run (0 to 1); one row per
+            token, the largest probability of any run first
+        """
         shares = {run: logits.softmax(-1) for run, logits in self.logits.items()}
         first = {token for share in shares.values() for token in share.topk(min(n, len(share))).indices.tolist()}
         ids = sorted(first, key=lambda token: -max(float(share[token]) for share in shares.values()))
@@ -86,6 +119,7 @@ class Outcome:
         return pd.DataFrame({"token_id": ids, "token": self.tokens(ids), **columns})
 
     def __str__(self) -> str:
+        """First answer token and LD of each run, and the patching effect."""
         said = ", ".join(f"{run} {self.answer(run)!r}" for run in self.logits)
         differences = ", ".join(f"{run} {self.logit_diff(run):.2f}" for run in self.logits)
         return f"first answer token: {said}; LD: {differences}; patching effect {self.patching_effect:.3f}"
@@ -97,10 +131,26 @@ def intervene(
     """Run one pair's corrupt input with all patches in place.
 
     Args:
+        model: the model to patch
         pair: a row of a pairs table
+        patches: what is copied from the clean run; none leaves the corrupt run as it is
         corruption: "image" or "text"
+
+    Returns:
+        what the patches did to the first answer token
+
     Raises:
         VlmtraceError: a patch names what the model does not have, or the pair's runs cannot be aligned
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> from vlmtrace.methods.patching import Patch, intervene
+        >>> model = vt.load_model("tiny-blip")
+        >>> pair = vt.load_pairs("rendered_states", n=1).iloc[0]
+        >>> patches = [Patch("text_encoder", "cross_attention", layer) for layer in range(4)]
+        >>> outcome = intervene(model, pair, patches)
+        >>> outcome.answer("clean"), outcome.answer("corrupt"), outcome.answer("patched")
+        ('yellow', 'red', 'yellow')
     """
     one_of(corruption, CORRUPTIONS, "corruption")
     frame = pd.DataFrame([dict(pair)])
@@ -108,7 +158,19 @@ def intervene(
 
 
 def intervene_in(model: VLM, runs: PairRuns, patches: Iterable[Patch]) -> Outcome:
-    """As `intervene`, for the runs of one pair (batch 1) that are at hand."""
+    """Do the same as `intervene`, with the runs of a pair that have been computed.
+
+    Args:
+        model: the model to patch
+        runs: of one pair (batch 1)
+        patches: what is copied from the clean run
+
+    Returns:
+        what the patches did to the first answer token
+
+    Raises:
+        VlmtraceError: a patch names what the model does not have
+    """
     patched = patched_logits(model, runs, [list(patches)])
     logits = {"clean": runs.clean.logits, "corrupt": runs.corrupt.logits, "patched": patched}
     readouts = {run: Readout.of(value, runs.answer_ids) for run, value in logits.items()}
@@ -121,12 +183,19 @@ def intervene_in(model: VLM, runs: PairRuns, patches: Iterable[Patch]) -> Outcom
 def patched_logits(
     model: VLM, runs: PairRuns, interventions: Sequence[Sequence[Patch]], batch_size: int = 32
 ) -> Tensor:
-    """Logits of the first answer token under each of several interventions, side by side in batches.
+    """Logits of the first answer token under each of several interventions, computed in batches.
 
     Args:
+        model: the model to patch
         runs: of one pair (batch 1)
+        interventions: each a list of patches that act together
+        batch_size: at most so many interventions in one forward pass
+
     Returns:
         (intervention, vocabulary), float32
+
+    Raises:
+        VlmtraceError: a patch names what the model does not have
     """
     every = [patch for patches in interventions for patch in patches]
     for patch in every:
@@ -134,21 +203,33 @@ def patched_logits(
     # What no patch reaches is computed once.
     fixed = "vision_encoder" in model.blocks and not any(patch.block == "vision_encoder" for patch in every)
     embeddings = model.image_embeddings(runs.inputs) if fixed else None
-    parts = []
+    logits = []
     for start in range(0, len(interventions), batch_size):
         batch = interventions[start : start + batch_size]
         n = len(batch)
-        inputs = {name: value.repeat(n, *[1] * (value.ndim - 1)) for name, value in runs.inputs.items()}
+        inputs = repeated(runs.inputs, n)
         image = None if embeddings is None else embeddings.expand(n, *embeddings.shape[1:])
         sites = dict.fromkeys(patch.site for patches in batch for patch in patches)
         points = [(model.hook_point(site), _copy_clean(model, runs, site, batch)) for site in sites]
         with hooks(points, n_pairs=n):
-            parts.append(model.answer_logits(inputs, image))
-    return torch.cat(parts)
+            logits.append(model.answer_logits(inputs, image))  # (batch of interventions, vocabulary)
+    return torch.cat(logits)
 
 
 def check_patch(model: VLM, runs: PairRuns, patch: Patch) -> Patch:
-    """The patch, or a sentence that says what it names that does not exist."""
+    """Check that everything a patch names exists.
+
+    Args:
+        model: the model to patch
+        runs: of one pair, whose sequences have the positions
+        patch: to check
+
+    Returns:
+        the patch
+
+    Raises:
+        VlmtraceError: the site, a position or a head does not exist
+    """
     site = model.check_site(patch.site)
     block = model.blocks[site.block]
     length = runs.corrupt[site].shape[1]
@@ -156,19 +237,19 @@ def check_patch(model: VLM, runs: PairRuns, patch: Patch) -> Patch:
         raise VlmtraceError(
             f"{site.module} of {block.name} has no heads: choose {' or '.join(block.head_modules) or 'all of it'}."
         )
-    for what, chosen, count in (("position", patch.positions, length), ("head", patch.heads, block.n_heads)):
+    for kind, chosen, count in (("position", patch.positions, length), ("head", patch.heads, block.n_heads)):
         wrong = [index for index in chosen or () if not 0 <= index < count]
         if wrong:
-            raise VlmtraceError(f"There is no {what} {wrong[0]} in {block.name}: choose among 0 to {count - 1}.")
+            raise VlmtraceError(f"There is no {kind} {wrong[0]} in {block.name}: choose among 0 to {count - 1}.")
     return patch
 
 
 def _copy_clean(model: VLM, runs: PairRuns, site: Site, batch: Sequence[Sequence[Patch]]) -> Callable[[Tensor], Tensor]:
-    """From what a site computes to the same with the patched parts of each row of a batch as in the clean run."""
-    clean = runs.clean[site]
+    """A hook of a site: what it computes, with what is patched in each row of a batch as in the clean run."""
+    clean = runs.clean[site]  # (1, S, D)
     length, width = clean.shape[1:]
     columns = width // model.blocks[site.block].n_heads
-    keep = torch.zeros(len(batch), length, width, dtype=torch.bool, device=clean.device)
+    keep = torch.zeros(len(batch), length, width, dtype=torch.bool, device=clean.device)  # (I, S, D)
     for row, patches in enumerate(batch):
         for patch in patches:
             if patch.site != site:

@@ -1,7 +1,7 @@
-"""What a patch did, as a number.
+"""What a patch did, as a number, and the rows that say it.
 
 LD = logit(correct) − logit(incorrect) at the first answer position. A logit difference is linear in the logits, so
-halves of an effect add up to the effect; a probability is not.
+that effects of several causes add up; a probability is not. Shapes: B pairs of a batch, N patches.
 """
 
 from __future__ import annotations
@@ -22,13 +22,23 @@ SMALLEST_GAP = 1e-6
 def patching_effect(patched: ArrayLike, clean: ArrayLike, corrupt: ArrayLike) -> NDArray[np.float64]:
     """Share of the clean-corrupt gap that a patch closes: (LD_patched − LD_corrupt) / (LD_clean − LD_corrupt).
 
-    0: the patch did nothing; 1: it restored the clean answer in full; negative: it made things worse. Missing (NaN)
-    where clean and corrupt do not differ. Arguments broadcast.
+    0: the patch did nothing; 1: it restored the clean answer in full; negative: it made things worse. This is the
+    normalized logit difference that Zhang and Nanda 2024 (https://arxiv.org/abs/2309.16042) recommend.
 
-    >>> patching_effect([0.0, 1.0, 3.0], clean=2.0, corrupt=0.0)
-    array([0. , 0.5, 1.5])
-    >>> patching_effect(1.0, clean=2.0, corrupt=2.0)
-    array(nan)
+    Args:
+        patched: logit difference of the patched run, of any shape
+        clean: of the clean run; broadcasts against `patched`
+        corrupt: of the corrupt run; broadcasts against `patched`
+
+    Returns:
+        the shares, of the shape that the arguments broadcast to; missing (NaN) where clean and corrupt do not differ
+
+    Example:
+        >>> from vlmtrace.methods.patching import patching_effect
+        >>> patching_effect([0.0, 1.0, 3.0], clean=2.0, corrupt=0.0).tolist()
+        [0.0, 0.5, 1.5]
+        >>> float(patching_effect(1.0, clean=2.0, corrupt=2.0))
+        nan
     """
     patched, clean, corrupt = (np.asarray(value, dtype=np.float64) for value in (patched, clean, corrupt))
     gap = clean - corrupt
@@ -38,7 +48,7 @@ def patching_effect(patched: ArrayLike, clean: ArrayLike, corrupt: ArrayLike) ->
 
 
 def effect_table(
-    group: pd.DataFrame,
+    pairs: pd.DataFrame,
     runs: PairRuns,
     corruption: str,
     patches: Patches,
@@ -46,24 +56,31 @@ def effect_table(
     logit_diff: np.ndarray,
     p_correct: np.ndarray,
 ) -> pd.DataFrame:
-    """The rows of a head_patching table (module_patching: drop head) for a group and its patches of one block.
+    """Make the rows of a head_patching table (module_patching: drop head) for a batch and its patches of one block.
 
     Args:
-        patches: from `site_patches`
-        roles: the group's token tables at the patched positions, one pair after the other
-        logit_diff, p_correct: (pair, patch), of the patched run
+        pairs: the pairs of the batch
+        runs: their clean and corrupt runs
+        corruption: of the corrupt runs
+        patches: from `site_patches` or `region_patches`
+        roles: the pairs' token tables at the patched positions, one pair after the other
+        logit_diff: (pair, patch), LD of the patched runs
+        p_correct: (pair, patch), probability of the correct answer's first token in the patched runs
+
+    Returns:
+        one row per pair and patch, with the columns of head_patching
     """
     n_pairs, n_patches = logit_diff.shape
-    base_p = runs.corrupt_readout.p_correct.cpu().numpy()[:, None]
+    corrupt_p = runs.corrupt_readout.p_correct.cpu().numpy()[:, None]  # (B, 1)
     clean_ld, corrupt_ld = (r.logit_diff.cpu().numpy()[:, None] for r in (runs.clean_readout, runs.corrupt_readout))
 
     def of_position(column: str) -> np.ndarray:
-        by_pair = roles[column].to_numpy().reshape(n_pairs, -1)
+        by_pair = roles[column].to_numpy().reshape(n_pairs, -1)  # (B, patched positions)
         return np.tile(by_pair, (1, n_patches // by_pair.shape[1])).ravel()
 
     return pd.DataFrame(
         {
-            "sample_id": np.repeat(group["sample_id"].to_numpy(), n_patches),
+            "sample_id": np.repeat(pairs["sample_id"].to_numpy(), n_patches),
             "corruption": corruption,
             "block": patches.block,
             "module": patches.modules * n_pairs,
@@ -73,7 +90,7 @@ def effect_table(
             "token": of_position("token"),
             "token_role": of_position("token_role"),
             "p_correct": p_correct.ravel(),
-            "p_diff": (p_correct - base_p).ravel(),
+            "p_diff": (p_correct - corrupt_p).ravel(),
             "logit_diff": (logit_diff - corrupt_ld).ravel(),
             "patching_effect": patching_effect(logit_diff, clean_ld, corrupt_ld).ravel(),
         }
@@ -81,7 +98,15 @@ def effect_table(
 
 
 def concat_in_order(pairs: pd.DataFrame, tables: list[pd.DataFrame], positions: Positions) -> pd.DataFrame:
-    """Tables of groups as one, in the order of the pairs.
+    """Join tables of batches into one, in the order of the pairs.
+
+    Args:
+        pairs: a pairs table
+        tables: each of some of the pairs, with the column sample_id
+        positions: what was asked for, to say so where there is no table
+
+    Returns:
+        one table; rows of a pair keep their order
 
     Raises:
         VlmtraceError: no pair has any of the positions

@@ -1,14 +1,16 @@
-"""Pairs in groups of equal shape, their clean and corrupt runs, and the table that tells what a sweep found.
+"""Which sites a sweep visits, and the patches that it makes there: the same for exact patching and for gradients.
 
-What exact patching and its gradient approximations share: which sites are meant, which positions, which pairs can
-go together, and how effects become rows.
+A plan lists, by block, the sites (module, layer, head) that are patched at every position; `site_patches` and
+`region_patches` combine them with positions. Shapes: B pairs of a batch, R regions, S positions of the block,
+N patches = sites × positions (or × regions).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 
 from vlmtrace.core.errors import one_of
@@ -17,7 +19,15 @@ from vlmtrace.models import VLM, Patches
 
 
 def module_plan(model: VLM, modules: Sequence[str] | None, blocks: Sequence[str] | None) -> Plan:
-    """Every layer of the chosen modules (None: all) of the chosen blocks (None: all).
+    """Plan whole activations: every layer of the chosen modules of the chosen blocks.
+
+    Args:
+        model: the model whose blocks are meant
+        modules: e.g. ("residual", "mlp"); None: all that a block offers
+        blocks: e.g. ("text_encoder",); None: all
+
+    Returns:
+        by block, (module, layer, None) of each site
 
     Raises:
         VlmtraceError: a block or module is unknown
@@ -31,7 +41,18 @@ def module_plan(model: VLM, modules: Sequence[str] | None, blocks: Sequence[str]
 
 
 def head_plan(model: VLM, modules: Sequence[str] | None) -> Plan:
-    """Every layer and head of the chosen attention modules (None: all) of the head block."""
+    """Plan single heads: every layer and head of the chosen attention modules of the head block.
+
+    Args:
+        model: the model whose heads are meant
+        modules: e.g. ("cross_attention",); None: all attention modules of the head block
+
+    Returns:
+        for the head block, (module, layer, head) of each site
+
+    Raises:
+        VlmtraceError: a module is unknown
+    """
     block = model.head_block
     chosen = _choose_modules({block.name: block.head_modules}, modules)
     return {
@@ -57,22 +78,60 @@ def _choose_modules(offered: dict[str, tuple[str, ...]], wanted: Sequence[str] |
 def site_patches(
     block: str, sites: Sequence[tuple[str, int, int | None]], positions: np.ndarray, n_pairs: int, device: torch.device
 ) -> Patches:
-    """Every site at every position, site by site; the same for all pairs of a group."""
+    """Make a patch for every site at every position, the same for all pairs of a batch.
+
+    Args:
+        block: whose sites
+        sites: (module, layer, head) each; head None: the whole activation
+        positions: (position,), indices in the block's sequence
+        n_pairs: of the batch
+        device: of the model
+
+    Returns:
+        patches site by site, and within a site position by position
+    """
     repeated = [site for site in sites for _ in positions]
     modules, layers, heads = (list(column) for column in zip(*repeated, strict=True))
-    where = torch.as_tensor(np.tile(positions, len(sites)), device=device)
-    return Patches(block, modules, layers, heads, where.expand(n_pairs, -1))
+    repeated_positions = torch.as_tensor(np.tile(positions, len(sites)), device=device)  # (N,)
+    return Patches(block, modules, layers, heads, repeated_positions.expand(n_pairs, -1))
+
+
+def patches_of_batch(
+    plan: Plan, roles: dict[str, pd.DataFrame], n_pairs: int, device: torch.device
+) -> Iterator[Patches]:
+    """Make the patches of a batch, block by block; a block that has none of the positions is left out.
+
+    Args:
+        plan: by block, its sites
+        roles: by block, the pairs' token tables at the patched positions, one pair after the other
+        n_pairs: of the batch
+        device: of the model
+
+    Yields:
+        the patches of one block
+    """
+    for block, sites in plan.items():
+        positions = roles[block]["position"].to_numpy()[: len(roles[block]) // n_pairs]
+        if len(positions):
+            yield site_patches(block, sites, positions, n_pairs, device)
 
 
 def region_patches(
     block: str, sites: Sequence[tuple[str, int, int | None]], position_masks: np.ndarray, device: torch.device
 ) -> Patches:
-    """Every site with every region of positions, site by site.
+    """Make a patch for every site with every region of positions.
 
     Args:
-        position_masks: (pair, region, length of the block) bool
+        block: whose sites
+        sites: (module, layer, head) each; head None: the whole activation
+        position_masks: (pair, region, position) bool: which positions belong to the region
+        device: of the model
+
+    Returns:
+        patches site by site, and within a site region by region
     """
     repeated = [site for site in sites for _ in range(position_masks.shape[1])]
     modules, layers, heads = (list(column) for column in zip(*repeated, strict=True))
-    every = torch.as_tensor(np.tile(position_masks, (1, len(sites), 1)), device=device)
-    return Patches(block, modules, layers, heads, every.int().argmax(-1), every)
+    masks = torch.as_tensor(np.tile(position_masks, (1, len(sites), 1)), device=device)  # (B, N, S)
+    first_positions = masks.int().argmax(-1)  # (B, N)
+    return Patches(block, modules, layers, heads, first_positions, masks)

@@ -1,8 +1,8 @@
 """Activation patching: what would the corrupt run have answered, had this one activation been the clean one?
 
-`patch_modules` asks it for every layer × position × module, `patch_heads` for every layer × position × head. Both
-are exact: each number is what a full forward pass with that one activation replaced would give. How that is done
-quickly is the models' business (`models/*_sweep.py`); the plain way stands in `models/reference.py`.
+All sweeps are exact: each number is what a full forward pass with that one patch gives. How that is computed quickly
+is in `vlmtrace.models.sweep`, and the plain way, one forward pass per patch, in `vlmtrace.models.sweep.reference`.
+Shapes: B pairs of a batch, N patches, R regions, S positions of a block.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import IMAGE_REGIONS, named_positions
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
 from vlmtrace.methods.patching.metrics import concat_in_order, effect_table, patching_effect
-from vlmtrace.methods.patching.plans import head_plan, module_plan, region_patches, site_patches
+from vlmtrace.methods.patching.plans import head_plan, module_plan, patches_of_batch, region_patches
 from vlmtrace.models import VLM, Patches, Readout, Site, Trace
 from vlmtrace.models.sweep import reference
 from vlmtrace.models.vlm import inputs_of_pair
@@ -45,19 +45,40 @@ def patch_modules(
 ) -> pd.DataFrame:
     """Patch whole activations from the clean into the corrupt run, one layer × position × module at a time.
 
+    Activation patching by denoising (Vig et al. 2020, https://arxiv.org/abs/2004.12265; Meng et al. 2022,
+    https://arxiv.org/abs/2202.05262), with pairs of images as in Golovanevsky et al. 2025
+    (https://arxiv.org/abs/2406.16320).
+
     Args:
-        pairs: a pairs table (contract columns)
+        model: the model to patch
+        pairs: a pairs table
         corruption: "image" or "text"
         modules: e.g. ("residual", "mlp", "self_attention", "cross_attention"); None: all that a block offers
         positions: "all", token roles ("correct", "image", "last", …) or indices
         blocks: e.g. ("vision_encoder", "text_encoder"); None: all
         memory_gb: gigabytes for the runs' activations and the patched states, whatever the number of sites; None: a
             quarter of what is free, on a CPU at most 1/4. Never less than the two runs and one patched state need.
+
     Returns:
-        the module_patching table: sample_id, corruption, block, module, layer, position, token, token_role, p_correct,
-        p_diff, logit_diff, patching_effect
+        The module_patching table, one row per pair, layer, position and module: sample_id, corruption, block, module,
+        layer, position, token, token_role, and
+
+        - p_correct: probability of the correct answer's first token in the patched run (0 to 1)
+        - p_diff: p_correct less that of the corrupt run
+        - logit_diff: LD_patched − LD_corrupt, in logits
+        - patching_effect: that over LD_clean − LD_corrupt; missing where clean and corrupt do not differ
+
     Raises:
-        VlmtraceError: an unknown name, a broken table, or a pair whose runs cannot be aligned
+        VlmtraceError: a name is unknown, the table breaks the contract, or the runs of a pair cannot be aligned
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> effects = vt.patch_modules(model, pairs, modules=["cross_attention"], blocks=["text_encoder"])
+        >>> at_option = effects[effects["token_role"] == "correct"]
+        >>> at_option.groupby("layer")["patching_effect"].mean().round(1).abs().tolist()
+        [0.0, 0.0, 0.2, 0.1]
     """
     plan = module_plan(model, modules, blocks)
     return _patch(model, pairs, corruption, plan, positions, memory_gb).drop(columns="head")
@@ -73,9 +94,31 @@ def patch_heads(
 ) -> pd.DataFrame:
     """Patch single heads' outputs (before the output projection), one layer × position × head at a time.
 
-    Args, Raises: as `patch_modules`; `modules` are attention modules, e.g. ("cross_attention",).
+    The method is that of `patch_modules`, the heads are those of the block that reads the question.
+
+    Args:
+        model: the model to patch
+        pairs: a pairs table
+        corruption: "image" or "text"
+        modules: attention modules, e.g. ("cross_attention",); None: all of the head block
+        positions: "all", token roles ("correct", "image", "last", …) or indices
+        memory_gb: as in `patch_modules`
+
     Returns:
-        the head_patching table: as module_patching, with head after layer
+        the head_patching table, one row per pair, layer, position and head: the columns of `patch_modules`, with head
+        (counted from 0) after layer
+
+    Raises:
+        VlmtraceError: a name is unknown, the table breaks the contract, or the runs of a pair cannot be aligned
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> effects = vt.patch_heads(model, pairs, modules=["cross_attention"])
+        >>> over_positions = effects.groupby(["layer", "head"])["patching_effect"].sum()
+        >>> len(over_positions), over_positions.nlargest(1).index.tolist()
+        (32, [(3, 1)])
     """
     return _patch(model, pairs, corruption, head_plan(model, modules), positions, memory_gb)
 
@@ -91,42 +134,58 @@ def patch_regions(
 ) -> pd.DataFrame:
     """Patch all positions of a region at once: every image token of the object, of the background, of the image.
 
+    Single image tokens seldom matter, since their neighbours show the same; a region says whether the object does.
+
     Args:
+        model: the model to patch
+        pairs: a pairs table, with mask columns for regions other than "image"
+        corruption: "image" or "text"
         modules: as in `patch_modules`
         regions: names of positions: "object", "distractor", "background", "image" (masks say which), "options",
             "all", or token roles
-        block: where; None: the block whose sequence holds the image tokens
-        others: as in `patch_modules`
+        block: whose positions; None: the block whose sequence holds the image tokens
+        memory_gb: as in `patch_modules`
+
     Returns:
-        the module_patching table; position is missing, token is the number of positions, token_role the region. A
-        pair has no rows for a region that its image or prompt has nothing of
+        the module_patching table (see `patch_modules`), one row per pair, layer, module and region: position is
+        missing, token says how many positions were patched ("12 positions"), token_role is the region. A pair has no
+        rows for a region that its image or prompt has nothing of
+
     Raises:
-        VlmtraceError: as `patch_modules`
+        VlmtraceError: a name is unknown, the table breaks the contract, or the runs of a pair cannot be aligned
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> effects = vt.patch_regions(model, pairs, modules=["residual"], regions=["object", "image"])
+        >>> effects.groupby("token_role")["patching_effect"].mean().round(1).to_dict()
+        {'image': 1.0, 'object': 0.6}
     """
     one_of(corruption, CORRUPTIONS, "corruption")
-    where = block or model.image_block
-    plan = module_plan(model, modules, [where])
+    block = block or model.image_block
+    plan = module_plan(model, modules, [block])
     pairs = validate_pairs(pairs).reset_index(drop=True)
     memory = memory_bytes(model, memory_gb)
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"patching regions of {len(pairs)} pairs, {corruption} corruption") as advance:
-        for group, runs, roles in batches_of_pairs(model, pairs, corruption, plan, "all"):
-            length = len(roles[where]) // len(group)
-            position_masks = np.zeros((len(group), len(regions), length), dtype=bool)
-            for row, pair in enumerate(group.to_dict("records")):
-                inputs = inputs_of_pair(runs.clean_inputs, row, len(group))
-                found = named_positions(model, pair, where, inputs, regions)
+        for batch, runs, roles in batches_of_pairs(model, pairs, corruption, plan, "all"):
+            length = len(roles[block]) // len(batch)
+            position_masks = np.zeros((len(batch), len(regions), length), dtype=bool)  # (B, R, S)
+            for row, pair in enumerate(batch.to_dict("records")):
+                inputs = inputs_of_pair(runs.clean_inputs, row, len(batch))
+                found = named_positions(model, pair, block, inputs, regions)
                 for column, name in enumerate(regions):
                     position_masks[row, column] = found.get(name, False)
-            patches = region_patches(where, plan[where], position_masks, model.device)
-            tables.append(_region_table(model, group, runs, corruption, patches, position_masks, regions, memory))
-            advance(len(group))
+            patches = region_patches(block, plan[block], position_masks, model.device)
+            tables.append(_region_table(model, batch, runs, corruption, patches, position_masks, regions, memory))
+            advance(len(batch))
     return concat_in_order(pairs, tables, "all").drop(columns="head")
 
 
 def _region_table(
     model: VLM,
-    group: pd.DataFrame,
+    batch: pd.DataFrame,
     runs: PairRuns,
     corruption: str,
     patches: Patches,
@@ -134,17 +193,17 @@ def _region_table(
     regions: Sequence[str],
     memory: int,
 ) -> pd.DataFrame:
-    readout = sweep_patches(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
+    readout = sweep_patches(model, runs, patches, memory_for_states(memory, runs))
     sizes = position_masks.sum(axis=-1).ravel()
     roles = pd.DataFrame(
         {
             "position": pd.array([pd.NA] * len(sizes), dtype="Int64"),
             "token": [f"{size} positions" for size in sizes],
-            "token_role": list(regions) * len(group),
+            "token_role": list(regions) * len(batch),
         }
     )
     logit_diff, p_correct = (value.cpu().numpy() for value in (readout.logit_diff, readout.p_correct))
-    table = effect_table(group, runs, corruption, patches, roles, logit_diff, p_correct)
+    table = effect_table(batch, runs, corruption, patches, roles, logit_diff, p_correct)
     # Where a pair has nothing of a region, nothing was patched: that is no effect of 0.
     return table[table["token"] != "0 positions"]
 
@@ -159,12 +218,31 @@ def patch_head_sets(
     """Fix the output of every head at all positions: clean for the heads of a set, corrupt for all others.
 
     The embeddings are those of the corrupt run. With `reverse` it is the other way round: heads of the set corrupt,
-    all others and the embeddings clean. Layers between the heads compute on.
+    all others and the embeddings clean. What lies between the heads is computed anew. This is how circuits of heads
+    are tested (Wang et al. 2022, https://arxiv.org/abs/2211.00593); see `vlmtrace.methods.circuits`.
 
     Args:
-        sets: each a list of (module, layer, head) of the model's head block
+        model: the model to patch
+        pairs: a pairs table
+        sets: each a list of (module, layer, head) of the model's head block; it may be empty
+        corruption: "image" or "text"
+        reverse: corrupt the heads of the set instead of restoring them
+
     Returns:
-        columns sample_id, set (its index), logit_diff (LD, not a difference of LDs), patching_effect
+        one row per pair and set: sample_id, set (its index in `sets`), logit_diff (the LD of this run, in logits, not
+        a difference of LDs) and patching_effect
+
+    Raises:
+        VlmtraceError: a name is unknown, or a head does not exist
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> none, some = [], [("cross_attention", 2, head) for head in range(8)]
+        >>> effects = vt.patch_head_sets(model, pairs, [none, some])
+        >>> effects.groupby("set")["patching_effect"].mean().round(1).abs().tolist()
+        [0.0, 0.6]
     """
     one_of(corruption, CORRUPTIONS, "corruption")
     keep = _head_masks(model, sets)
@@ -194,9 +272,6 @@ def patch_head_sets(
     return pd.concat(tables, ignore_index=True)
 
 
-# How a sweep is put together ------------------------------------------------------------
-
-
 def _patch(
     model: VLM, pairs: pd.DataFrame, corruption: str, plan: Plan, positions: Positions, memory_gb: float | None
 ) -> pd.DataFrame:
@@ -205,21 +280,29 @@ def _patch(
     memory = memory_bytes(model, memory_gb)
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"patching {len(pairs)} pairs, {corruption} corruption") as advance:
-        for group, runs, roles in batches_of_pairs(model, pairs, corruption, plan, positions):
-            for block, sites in plan.items():
-                if len(roles[block]) == 0:
-                    continue
-                places = roles[block]["position"].to_numpy()[: len(roles[block]) // len(group)]
-                patches = site_patches(block, sites, places, len(group), model.device)
-                readout = sweep_patches(model, runs, patches, max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes))
+        for batch, runs, roles in batches_of_pairs(model, pairs, corruption, plan, positions):
+            for patches in patches_of_batch(plan, roles, len(batch), model.device):
+                readout = sweep_patches(model, runs, patches, memory_for_states(memory, runs))
                 logit_diff, p_correct = (value.cpu().numpy() for value in (readout.logit_diff, readout.p_correct))
-                tables.append(effect_table(group, runs, corruption, patches, roles[block], logit_diff, p_correct))
-            advance(len(group))
+                roles_of_block = roles[patches.block]
+                tables.append(effect_table(batch, runs, corruption, patches, roles_of_block, logit_diff, p_correct))
+            advance(len(batch))
     return concat_in_order(pairs, tables, positions)
 
 
 def memory_bytes(model: VLM, memory_gb: float | None) -> int:
-    """Bytes that a sweep may take: as given, or `default_memory`."""
+    """Bytes that a sweep may take.
+
+    Args:
+        model: its device decides what is free
+        memory_gb: gigabytes; None: `default_memory`
+
+    Returns:
+        bytes
+
+    Raises:
+        VlmtraceError: memory_gb is not positive
+    """
     if memory_gb is not None:
         if memory_gb <= 0:
             raise VlmtraceError(f"memory_gb={memory_gb} leaves no room for a sweep: give a positive number.")
@@ -228,22 +311,46 @@ def memory_bytes(model: VLM, memory_gb: float | None) -> int:
 
 
 def default_memory(model: VLM) -> int:
-    """Bytes that a sweep may take where `memory_gb` is not given."""
+    """Bytes that a sweep may take where `memory_gb` is not given.
+
+    Args:
+        model: its device decides what is free
+
+    Returns:
+        a quarter of the free memory, on a CPU at most `CPU_MEMORY`
+    """
     if model.device.type == "cuda":
         return int(torch.cuda.mem_get_info(model.device)[0] * MEMORY_SHARE)
     return min(CPU_MEMORY, int(psutil.virtual_memory().available * MEMORY_SHARE))
+
+
+def memory_for_states(memory: int, runs: PairRuns) -> int:
+    """Bytes that are left for patched states beside the activations of both runs; at least 1.
+
+    Args:
+        memory: bytes that the sweep may take
+        runs: whose activations are in memory
+
+    Returns:
+        bytes
+    """
+    return max(1, memory - runs.clean.nbytes - runs.corrupt.nbytes)
 
 
 def sweep_patches(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> Readout:
     """Sweep over patches of one block; an activation that equals the corrupt one changes nothing and is not run.
 
     Args:
+        model: the model to patch
+        runs: clean and corrupt runs of a batch of pairs
+        patches: of one block, for these pairs
         memory: bytes for the patched states
+
     Returns:
-        Readout of shape (pair, patch)
+        readout of shape (pair, patch)
     """
     block = patches.block
-    # By site, the positions at which any pair's activation differs at all.
+    # By site, (B, S): the positions at which the pair's activation differs at all.
     sites = {(patches.modules[i], layer) for i in range(len(patches)) for layer in patches.window(i)}
     differs = {
         (module, layer): (runs.clean[block, module, layer] != runs.corrupt[block, module, layer]).any(-1).cpu()
@@ -276,21 +383,21 @@ def _changes(patches: Patches, patch: int, differs: torch.Tensor) -> bool:
 
 
 def _reference_sweep(model: VLM, runs: PairRuns, patches: Patches) -> Readout:
-    parts = []
+    readouts = []
     for row in range(len(runs.answer_ids)):
         one = slice(row, row + 1)
         clean = Trace(runs.clean.logits[one], {site: value[one] for site, value in runs.clean.activations.items()})
         inputs = inputs_of_pair(runs.inputs, row, len(runs.answer_ids))
         image = None if runs.corrupt.image is None else runs.corrupt.image[one]
-        parts.append(reference.sweep(model, clean, inputs, patches.of_pair(row), runs.answer_ids[one], image))
-    return Readout.cat(parts, dim=0)
+        readouts.append(reference.sweep(model, clean, inputs, patches.of_pair(row), runs.answer_ids[one], image))
+    return Readout.cat(readouts, dim=0)
 
 
 def _head_masks(model: VLM, sets: Sequence[Sequence[tuple[str, int, int]]]) -> dict[str, torch.Tensor]:
     block = model.head_block
     masks = {
         module: torch.zeros(len(sets), block.n_layers, block.n_heads, dtype=torch.bool) for module in block.head_modules
-    }
+    }  # (set, layer, head)
     for row, heads in enumerate(sets):
         for module, layer, head in heads:
             one_of(module, masks, "module")
