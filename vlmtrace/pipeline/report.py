@@ -16,6 +16,7 @@ import pandas as pd
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_atomically
 from vlmtrace.core.schema import HEAD
+from vlmtrace.display.wording import readable
 from vlmtrace.methods.circuits.faithfulness import circuit_claims
 from vlmtrace.methods.circuits.heads import universal_heads
 from vlmtrace.methods.evaluation.answers import accuracy_table
@@ -48,7 +49,7 @@ def write_report(run: Run, beside: str | None = None) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vlmtrace.pipeline"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "number": number, "words": words}
+    environment.filters |= {"percent": percent, "number": number, "words": readable}
     page = environment.get_template("report.html.j2").render(
         run=run.name,
         record=record,
@@ -294,12 +295,3 @@ def number(value: float, digits: int = 2) -> str:
     ('−0.26', '–')
     """
     return "–" if pd.isna(value) else f"{value:.{digits}f}".replace("-", "−")
-
-
-def words(name: object) -> str:
-    """A column's value as prose has it.
-
-    >>> words("cross_attention"), words("rendered_svo")
-    ('cross-attention', 'rendered svo')
-    """
-    return str(name).replace("_attention", "-attention").replace("_", " ")

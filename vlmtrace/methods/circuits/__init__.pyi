@@ -1,4 +1,4 @@
-from .faithfulness import circuit_claims, circuit_sizes, faithfulness_summary, faithfulness_table
+from .faithfulness import circuit_claims, circuit_sizes, faithfulness_means, faithfulness_summary, faithfulness_table
 from .figures import faithfulness_curves, head_map, universal_head_table
 from .heads import head_table, rank_heads, universal_heads
 
@@ -6,6 +6,7 @@ __all__ = [
     "circuit_claims",
     "circuit_sizes",
     "faithfulness_curves",
+    "faithfulness_means",
     "faithfulness_summary",
     "faithfulness_table",
     "head_map",
