@@ -39,7 +39,7 @@ def attribution_scatter(exact: pd.DataFrame, estimate: pd.DataFrame, top: int = 
     panels = figure.subplots(1, len(corruptions), squeeze=False)[0]
     for axes, corruption in zip(panels, corruptions, strict=True):
         both = [table[table["corruption"] == corruption] for table in (exact, estimate)]
-        _draw_points(axes, *both, top)
+        _draw_points(axes, both[0], both[1], top)
         axes.set_title(f"{readable(corruption)} corruption (n = {both[0]['sample_id'].nunique()} pairs)")
     for axes in panels[1:]:
         axes.get_legend().remove()
