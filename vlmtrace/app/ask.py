@@ -39,6 +39,7 @@ class Ask(View):
     title, name, order = "Ask", "ask", 0
 
     def build(self) -> list[Any]:
+        """Make the canvas of pair, question, file, image and answer."""
         self.run = "clean"
         pairs = self.session.pairs
         self.canvas = AskCanvas()
@@ -47,6 +48,7 @@ class Ask(View):
         return [self.canvas]
 
     def load(self) -> None:
+        """Answer the example's question and send what the model sees."""
         example = self.example
         if self.run not in ("clean", *example.corruptions):
             self.run = "clean"
@@ -77,7 +79,14 @@ class Ask(View):
     # What people do --------------------------------------------------------
 
     def ask(self, question: str, run: str = "clean") -> None:
-        """Put another question about the image that is shown; with run="text", as the corrupt question."""
+        """Ask another question about the image that is shown.
+
+        Args:
+            question: the question
+            run: "clean", or "text" to use it as the corrupt question
+        Raises:
+            VlmtraceError: the question is empty
+        """
         question = question.strip()
         pair = self._pair()
         if run == "text":
@@ -87,8 +96,11 @@ class Ask(View):
             self.session.ask(clean_image=pair["clean_image"], clean_prompt=question, **self._other_image(pair))
 
     def open(self, content: bytes, run: str = "clean") -> None:
-        """Look at an image of one's own with the question that stands there; with run="image", as the corrupt image.
+        """Open an image and ask the present question about it.
 
+        Args:
+            content: a file's bytes
+            run: "clean", or "image" to use it as the corrupt image
         Raises:
             VlmtraceError: the file is too large, or no image
         """
@@ -126,14 +138,19 @@ class Ask(View):
 
     @property
     def table(self) -> pd.DataFrame:
-        """The ten most probable first answer tokens of each run: run, rank, token, token_id, probability, logit."""
+        """The ten most probable first tokens of the answer.
+
+        One row per run and rank: run, rank, token, token_id, probability, logit.
+        """
         runs = ["clean", *self.example.corruptions]
         return pd.concat([self.example.top(run).assign(run=run) for run in runs], ignore_index=True)
 
     def figure(self) -> Figure:
+        """The image as the model sees it, and the most probable answers."""
         return _draw(self)
 
     def code(self) -> str:
+        """Lines that give the same answer."""
         return self.preamble("from vlmtrace.display import Example") + (
             f"example = Example(model, pair)\nprint(example.answer({self.run!r}).text)\nexample.top({self.run!r})\n"
         )
@@ -155,8 +172,10 @@ def _draw(view: Ask) -> Figure:
 
 
 def decode(content: bytes) -> Image.Image:
-    """An image that somebody opens: bounded before it is decoded, kept in memory, never written.
+    """Decode an image file; its size is checked before it is decoded, and it is never written to disk.
 
+    Args:
+        content: the file's bytes
     Raises:
         VlmtraceError: the file is too large, has too many pixels, or is no image
     """

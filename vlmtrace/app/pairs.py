@@ -14,11 +14,16 @@ from vlmtrace.tasks import load_pairs
 def example_pairs(
     model: VLM, tasks: Sequence[str], samples: int | None = 24, seed: int = 0, run: str = "default"
 ) -> pd.DataFrame:
-    """Pairs of several tasks, the categories of each in turn.
+    """Pairs of several tasks for the explorer, the categories of each in turn; prints where they are from.
 
     Args:
+        model: for which new pairs are made
+        tasks: names of tasks, see `load_pairs`
         samples: of each task; None: all that the run has selected, or 24
+        seed: of new pairs
         run: whose table `selected` is read where there is one
+    Returns:
+        a pairs table with the column task
     Raises:
         VlmtraceError: a task is unknown, or needs data that are not there
     """

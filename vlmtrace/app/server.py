@@ -33,7 +33,15 @@ IDLE = 1800
 
 
 def command(notebook: Path, host: str, port: int, token: str, theme: str) -> list[str]:
-    """The command line that serves a notebook."""
+    """The command line that serves a notebook.
+
+    Args:
+        notebook: the file
+        host: the interface to listen on
+        port: a free one
+        token: what a visitor's address must contain
+        theme: "light" or "dark"
+    """
     return [
         sys.executable, "-m", "voila", str(notebook), "--no-browser",
         f"--Voila.ip={host}", f"--port={port}", f"--Voila.token={token}", f"--theme={theme}",
@@ -55,6 +63,9 @@ def environment() -> dict[str, str]:
 def free_port(host: str, first: int) -> int:
     """The first port from `first` on that nobody listens on.
 
+    Args:
+        host: the interface to listen on
+        first: the port to begin with; twenty are tried
     Raises:
         VlmtraceError: the host is not of this machine, or no port of twenty is free
     """
@@ -74,7 +85,14 @@ def free_port(host: str, first: int) -> int:
 
 
 def prepared(folder: Path, **parameters: object) -> Path:
-    """The notebook with these parameters, written into `folder`."""
+    """Write the explorer's notebook with other parameters.
+
+    Args:
+        folder: where to write it; it is made where it is missing
+        parameters: of the notebook's first cell
+    Returns:
+        the file
+    """
     notebook = parameterize_notebook(load_notebook_node(str(NOTEBOOK)), parameters)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NOTEBOOK.name
@@ -92,6 +110,7 @@ def prepared(folder: Path, **parameters: object) -> Path:
 @click.option("--port", default=8866, show_default=True, help="Or the next that is free.")
 @click.option("--theme", default="light", show_default=True, type=click.Choice(["light", "dark"]))
 def main(model: str, tasks: str, run: str, seed: int, device: str, host: str, port: int, theme: str) -> None:
+    """Serve the explorer; the server takes this process's place."""
     try:
         port = free_port(host, port)
         notebook = prepared(

@@ -37,6 +37,11 @@ class Explorer:
     """
 
     def __init__(self, session: Session):
+        """Make all views, open the first.
+
+        Args:
+            session: the model, the pairs and the example
+        """
         self.session = session
         self.views: dict[str, View] = {kind.title: kind(session, hidden=True) for kind in declared_views()}
         titles = list(self.views)

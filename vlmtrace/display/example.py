@@ -1,9 +1,4 @@
-"""One image and one question, asked of one model: what the views show of it is computed once and kept.
-
-example = Example(model, pairs.iloc[0])
-example.answer("clean").text
-example.attention()                     # arrays with the tokens that they belong to
-"""
+"""One image and one question, asked of one model: what views show of it is computed once and kept."""
 
 from __future__ import annotations
 
@@ -40,8 +35,9 @@ class Answer(NamedTuple):
     """What the model says in one run.
 
     Attributes:
-        text: the whole answer, greedily
-        ids, tokens: of the whole answer, without the token that ends it
+        text: the whole answer, decoded greedily
+        ids: its tokens' ids, without the token that ends it
+        tokens: the same as the tokenizer writes them
         logits: (vocabulary,), float32, of the first answer token
     """
 
@@ -52,14 +48,16 @@ class Answer(NamedTuple):
 
 
 class AttentionRecord(NamedTuple):
-    """Attention of one module in the clean run, with what it goes from and to.
+    """Attention of one module in the clean run, with the tokens that it goes from and to.
 
     Attributes:
-        block, module: whose it is
+        block: whose attention
+        module: of the block
         weights: (layer, head, query, key), float32; over all keys of the module, rows sum to 1
-        queries, keys: position, token, token_role; the rows and columns of `weights`
-        patches: which keys are places in the image
-        boxes: (patch, 4), where those lie, see `VLM.image_cells`
+        queries: one row per row of `weights`: position, token, token_role
+        keys: one row per column of `weights`: position, token, token_role
+        patches: (patch,), the keys that stand for a place in the image
+        boxes: (patch, 4), where those lie: top, left, bottom, right in fractions of the image
     """
 
     block: str
@@ -75,13 +73,25 @@ class Example:
     """One image and one question, asked of one model.
 
     Attributes:
+        model: the model that is asked
         pair: the columns of a pairs table; images are paths or pictures, and what has no corrupt run has no
             corrupt_image and no corrupt_prompt
-        name: for titles
+        name: the pair's sample_id, "own" where it has none
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> from vlmtrace.display import Example
+        >>> example = Example(vt.load_model("tiny-blip"), vt.load_pairs("rendered_states", n=1).iloc[0])
+        >>> example.attention().weights.shape  # layer, head, query, key
+        (4, 8, 10, 65)
     """
 
     def __init__(self, model: VLM, pair: Mapping[str, Any] | pd.Series):
-        """
+        """Take a pair; nothing is computed yet.
+
+        Args:
+            model: the model that is asked
+            pair: columns of a pairs table; at least clean_image (a path or a picture) and clean_prompt
         Raises:
             VlmtraceError: there is no image or no question
         """
@@ -95,10 +105,12 @@ class Example:
 
     @property
     def name(self) -> str:
+        """The pair's sample_id."""
         return str(self.pair["sample_id"])
 
     @property
     def question(self) -> str:
+        """The clean prompt, before a chat template."""
         return str(self.pair["clean_prompt"])
 
     @property
@@ -108,10 +120,16 @@ class Example:
         return [name for name in CORRUPTIONS if self.pair.get(columns[name]) is not None]
 
     def __repr__(self) -> str:
+        """Name and question."""
         return f"<Example {self.name}: {self.question}>"
 
     def keep(self, key: Any, compute: Callable[[], T]) -> T:
-        """What `compute` gives, computed at the first call with this key."""
+        """Compute something at the first call with a key, and give the same at later calls.
+
+        Args:
+            key: what is computed, with all settings that it depends on
+            compute: called without arguments
+        """
         if key not in self._kept:
             self._kept[key] = compute()
         return self._kept[key]
@@ -120,12 +138,16 @@ class Example:
 
     @property
     def image(self) -> Image.Image:
+        """The clean image."""
         return self.keep("image", lambda: open_image(self.pair["clean_image"]))
 
     def seen(self, run: str = "clean") -> tuple[Image.Image, tuple[int, int]]:
         """The image exactly as the model receives it (tiles one below the other), and its rows and columns of patches.
 
         The processor's normalization is undone, its resizing, cropping and padding are not.
+
+        Args:
+            run: "clean", or a corruption
         """
 
         def compute() -> tuple[Image.Image, tuple[int, int]]:
@@ -151,8 +173,10 @@ class Example:
     # Runs --------------------------------------------------------
 
     def inputs(self, run: str = "clean") -> Inputs:
-        """Model inputs of the clean run or of a corruption's run (batch 1).
+        """Model inputs of a run (batch 1).
 
+        Args:
+            run: "clean", or a corruption
         Raises:
             VlmtraceError: the example has no such run
         """
@@ -165,7 +189,11 @@ class Example:
         return pd.DataFrame([pair])
 
     def answer(self, run: str = "clean") -> Answer:
-        """What the model says in a run."""
+        """What the model says in a run.
+
+        Args:
+            run: "clean", or a corruption
+        """
 
         def compute() -> Answer:
             inputs, tokenizer = self.inputs(run), self.model.tokenizer
@@ -177,7 +205,14 @@ class Example:
         return self.keep(("answer", run), compute)
 
     def top(self, run: str = "clean", n: int = 10) -> pd.DataFrame:
-        """The n most probable first answer tokens of a run: rank, token, token_id, probability, logit."""
+        """The most probable first tokens of the answer in a run.
+
+        Args:
+            run: "clean", or a corruption
+            n: how many
+        Returns:
+            one row per token: rank (from 1), token, token_id, probability, logit
+        """
         return top_tokens(self.model, self.answer(run).logits, n)
 
     @property
@@ -203,6 +238,8 @@ class Example:
     def runs(self, corruption: str) -> PairRuns:
         """Clean and corrupt run with all their activations.
 
+        Args:
+            corruption: "image" or "text"
         Raises:
             VlmtraceError: there is no such corrupt run, or the two runs cannot be aligned
         """
@@ -222,7 +259,13 @@ class Example:
     # Tokens and attention --------------------------------------------------------
 
     def tokens(self, block: str) -> pd.DataFrame:
-        """What stands at each position of a block: position, token, token_role."""
+        """The tokens of the clean run in a block.
+
+        Args:
+            block: e.g. "text_encoder"
+        Returns:
+            one row per position: position, token, token_role
+        """
         return self.keep(("tokens", block), lambda: token_table(self.model, self.pair, block, self.inputs()))
 
     def attention(self) -> AttentionRecord:
@@ -234,19 +277,29 @@ class Example:
         return self.keep("attention", lambda: _image_attention(self))
 
     def answer_attention(self) -> tuple[AttentionRecord, np.ndarray]:
-        """From where each answer token is drawn: (layer, head, answer token, prompt token), and the same to patches.
+        """Attention from each answer token to the prompt and to the image's patches.
 
         A row is the query at which the token is predicted. Decoder-only: rows of the attention itself. BLIP: the
         decoder's cross-attention to the question; to patches it leads through the question only, so the second array
         is the product of both attentions (mean over heads each), layer by layer: a path, not a weight.
+
         Returns:
-            the first as AttentionRecord; the second as (layer, answer token, patch)
+            attention to the prompt, with weights (layer, head, answer token, prompt token); and to the patches,
+            (layer, answer token, patch)
         """
         return self.keep("answer attention", lambda: _answer_attention(self))
 
 
 def top_tokens(model: VLM, logits: torch.Tensor, n: int = 10) -> pd.DataFrame:
-    """The n most probable tokens: rank (from 1), token, token_id, probability, logit."""
+    """The most probable tokens.
+
+    Args:
+        model: whose tokenizer
+        logits: (vocabulary,)
+        n: how many
+    Returns:
+        one row per token: rank (from 1), token, token_id, probability, logit
+    """
     probabilities = logits.float().softmax(-1)
     ids = probabilities.argsort(descending=True, stable=True)[:n].tolist()
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""What the views share: the pairs to choose from and the example that is looked at now."""
+"""What views share: the pairs to choose from, and the example that all of them show."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ class Session:
     """One model, its pairs, and the example that every view shows.
 
     Attributes:
+        model: the model that is asked
         pairs: what can be chosen; sample_id begins with the task where tasks share ids
         example: the one that is looked at; set by `choose` and `ask`
     """
 
     def __init__(self, model: VLM, pairs: pd.DataFrame):
-        """
+        """Start with the first pair.
+
+        Args:
+            model: the model that is asked
+            pairs: a pairs table; it may hold several tasks
         Raises:
             VlmtraceError: the table lacks a column or has no row
         """
@@ -38,23 +43,31 @@ class Session:
         self.example = self._of_pair(str(self.pairs["sample_id"].iloc[0]))
 
     def choose(self, sample_id: str) -> Example:
-        """Look at a pair of the table.
+        """Show a pair of the table in all views.
 
+        Args:
+            sample_id: the pair's
         Raises:
             VlmtraceError: there is no such pair
         """
         return self._look_at(self._of_pair(sample_id))
 
     def ask(self, **pair: Any) -> Example:
-        """Look at an image and a question of one's own: clean_image and clean_prompt, and, to patch, corrupt ones.
+        """Show an image and a question of your own in all views.
 
+        Args:
+            pair: columns of a pairs table: clean_image and clean_prompt; to patch, corrupt_image or corrupt_prompt too
         Raises:
             VlmtraceError: the image or the question is missing
         """
         return self._look_at(Example(self.model, {"sample_id": "own", **pair}))
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` whenever another example is looked at."""
+        """Call a function whenever another example is chosen.
+
+        Args:
+            listener: called without arguments
+        """
         self._listeners.append(listener)
 
     def _look_at(self, example: Example) -> Example:
@@ -78,6 +91,9 @@ class Session:
 def session_of(given: Session | VLM, pairs: pd.DataFrame | Mapping | None = None) -> Session:
     """A session as it is, or a new one of a model and pairs, so that `Ask(session)` and `Ask(model, pairs)` both work.
 
+    Args:
+        given: a session, or a model
+        pairs: a pairs table, or a single pair's columns in lists
     Raises:
         VlmtraceError: a model without pairs
     """

@@ -218,6 +218,7 @@ class View:
 
         Args:
             kind: "png" (the picture), "csv" or "parquet" (the numbers)
+
         Returns:
             the file's name and its content
         """

@@ -8,7 +8,13 @@ from PIL import Image
 import vlmtrace as vt
 from vlmtrace.methods.explanation import search as explanation
 from vlmtrace.methods.explanation.search import GraphOptions, causal_graph, explain, random_sets, smallest_change
-from vlmtrace.methods.explanation.token_masking import BATCH, Example, attention_paid, hiding, joint_attention
+from vlmtrace.methods.explanation.token_masking import (
+    BATCH,
+    MaskableQuestion,
+    attention_paid,
+    joint_attention,
+    mask_tokens,
+)
 
 PROMPT = "is this square striped or dotted?"
 #: With a window, a prefix that sees itself, tiles, positions of its own, and image features that come in again.
@@ -34,16 +40,16 @@ def picture():
 
 @pytest.fixture(scope="module")
 def example(model, picture):
-    return Example(model, picture, PROMPT, [model.answer_token("red"), model.answer_token("blue")], 1)
+    return MaskableQuestion(model, picture, PROMPT, [model.answer_token("red"), model.answer_token("blue")], 1)
 
 
-def hide(example, chosen):
-    hidden = np.zeros((1, len(example.tokens)), dtype=bool)
-    hidden[0, chosen] = True
-    return hiding(example.model, example.inputs, example.tokens, hidden)
+def mask(example, chosen):
+    masked = np.zeros((1, len(example.tokens)), dtype=bool)
+    masked[0, chosen] = True
+    return mask_tokens(example.model, example.inputs, example.tokens, masked)
 
 
-# Hiding ------------------------------------------------------------
+# Masking ------------------------------------------------------------
 
 
 def test_the_tokens_are_those_of_image_and_question(model, example):
@@ -54,7 +60,7 @@ def test_the_tokens_are_those_of_image_and_question(model, example):
     assert example.tokens.loc[kinds == "image", "cell"].tolist() == list(range((kinds == "image").sum()))
 
 
-def test_what_a_hidden_word_says_does_not_matter(model, example):
+def test_what_a_masked_word_says_does_not_matter(model, example):
     rows = np.flatnonzero(example.tokens["kind"] == "text")
     for row in rows[[1, 3]]:
         ids = example.inputs["input_ids"].clone()
@@ -62,13 +68,13 @@ def test_what_a_hidden_word_says_does_not_matter(model, example):
         other = {**example.inputs, "input_ids": ids}
         with torch.no_grad():
             assert (model.answer_logits(other) - model.answer_logits(example.inputs)).abs().max() > 1e-3
-            with hide(example, [row]):
+            with mask(example, [row]):
                 torch.testing.assert_close(
                     model.answer_logits(other), model.answer_logits(example.inputs), atol=1e-5, rtol=0
                 )
 
 
-def test_what_a_hidden_patch_shows_does_not_matter(model, example):
+def test_what_a_masked_patch_shows_does_not_matter(model, example):
     image = model.image_embeddings(example.inputs).detach()
     # Where layers have a window, the end of the answer sees no more than the end of the image.
     for cell in (image.shape[1] - 3, image.shape[1] - 1):
@@ -78,19 +84,19 @@ def test_what_a_hidden_patch_shows_does_not_matter(model, example):
         with torch.no_grad():
             before = [model.answer_logits(example.inputs, image=shown) for shown in (image, other)]
             assert (before[0] - before[1]).abs().max() > 1e-3
-            with hide(example, [row]):
+            with mask(example, [row]):
                 after = [model.answer_logits(example.inputs, image=shown) for shown in (image, other)]
         torch.testing.assert_close(*after, atol=1e-5, rtol=0)
 
 
-def test_hiding_nothing_changes_nothing_and_leaves_nothing(model, example):
+def test_masking_nothing_changes_nothing_and_leaves_nothing(model, example):
     def n_hooks():
         return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.hf.modules())
 
     before = n_hooks()
     with torch.no_grad():
         plain = model.answer_logits(example.inputs)
-        with hide(example, []):
+        with mask(example, []):
             torch.testing.assert_close(model.answer_logits(example.inputs), plain, atol=1e-4, rtol=0)
         assert torch.equal(model.answer_logits(example.inputs), plain) and n_hooks() == before
 
@@ -102,7 +108,7 @@ def test_sets_of_a_batch_do_not_touch_each_other(model, example):
     alone = [example.answers([chosen]) for chosen in sets]
     assert names == [name for ((name,), _) in alone]
     np.testing.assert_allclose(chances, [chance for _, (chance,) in alone], atol=1e-5)
-    assert chances[0] != pytest.approx(chances[1], rel=1e-3), "hiding changes nothing: this proves nothing"
+    assert chances[0] != pytest.approx(chances[1], rel=1e-3), "masking changes nothing: this proves nothing"
 
 
 # The matrix ------------------------------------------------------------
@@ -132,7 +138,7 @@ def test_joint_attention_is_the_models_own(model, example):
 
 
 def planted(*needed):
-    """A model that says "no" once all of the needed are hidden."""
+    """A model that says "no" once all of the needed are masked."""
 
     def answers(sets):
         changed = [set(needed) <= set(chosen) for chosen in sets]
@@ -161,15 +167,15 @@ def test_a_token_planted_in_a_model_is_its_explanation(name, request, picture, m
         int(row.member) for graph in graphs.values() for row in graph.tokens.itertuples() if 0 < row.distance < np.inf
     ]
     assert reached, "no token is within reach: this proves nothing"
-    monkeypatch.setattr(Example, "answers", lambda self, sets: planted(reached[-1])(sets))
-    monkeypatch.setattr(Example, "target", "yes", raising=False)
-    monkeypatch.setattr(Example, "__setattr__", lambda self, key, value: self.__dict__.setdefault(
+    monkeypatch.setattr(MaskableQuestion, "answers", lambda self, sets: planted(reached[-1])(sets))
+    monkeypatch.setattr(MaskableQuestion, "target", "yes", raising=False)
+    monkeypatch.setattr(MaskableQuestion, "__setattr__", lambda self, key, value: self.__dict__.setdefault(
         key, "yes" if key == "target" else value
     ))  # fmt: skip
     found = explain(model, picture, PROMPT, options=LOOSE)
-    assert found.hidden.index.tolist() == [reached[-1]] and found.becomes == "no"
+    assert found.masked.index.tolist() == [reached[-1]] and found.becomes == "no"
     assert len(found.random) == 20 and found.random_share == 0.0
-    assert str(found).startswith("Hiding ") and "0 of 20 draws" in str(found)
+    assert str(found).startswith("Masking ") and "0 of 20 draws" in str(found)
 
 
 def test_random_draws_are_of_the_same_kinds_and_never_the_chosen():
@@ -196,16 +202,16 @@ def test_graphs_and_explanations_hold_together(model, picture):
     assert not found.tried["changed"].iloc[:-1].any()
     if found.head is not None:
         assert found.becomes != found.answer and found.tried["changed"].iloc[-1]
-        assert len(found.hidden) == found.tried["size"].iloc[-1]
+        assert len(found.masked) == found.tried["size"].iloc[-1]
     again = explain(model, picture, PROMPT, options=LOOSE)
     assert again.tried.equals(found.tried) and again.random.equals(found.random)
 
 
 def test_tiny_blip_hangs_on_the_word_that_it_answers():
-    """A word of the question that the model repeats: hidden, it cannot; other words do not matter."""
+    """A word of the question that the model repeats: masked, it cannot; other words do not matter."""
     model, pairs = vt.load_model("tiny-blip"), vt.load_pairs("rendered_states", n=6, seed=0)
     found = explain(model, pairs["clean_image"][0], pairs["clean_prompt"][0])
-    assert found.hidden["word"].tolist() == [pairs["correct_answer"][0]] == [found.answer]
+    assert found.masked["word"].tolist() == [pairs["correct_answer"][0]] == [found.answer]
     assert found.becomes != found.answer and found.random_share < 0.2
 
 

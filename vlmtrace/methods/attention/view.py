@@ -53,11 +53,13 @@ class Attention(View):
     )
 
     def build(self) -> list[Any]:
+        """Make the canvas of tokens, image, map of heads and gallery."""
         self.canvas = AttentionCanvas()
         self.record: AttentionRecord | None = None
         return [self.canvas]
 
     def load(self) -> None:
+        """Read the attention of the example and send it, in steps of 16 bits."""
         record = self.example.attention()
         question, through = self.example.answer_attention()
         chosen: dict[str, Any] = {"layer": 0, "head": 0, "queries": [_first_query(record)], "patches": []}
@@ -132,6 +134,7 @@ class Attention(View):
         return attention_gallery(pairs, grids[None], [f"head {canvas.layer}.{head}" for head in shown], [names])
 
     def code(self) -> str:
+        """Lines that give the attention of the chosen head from the chosen tokens."""
         canvas = self.canvas
         return self.preamble("from vlmtrace.display import Example") + (
             "record = Example(model, pair).attention()\n"

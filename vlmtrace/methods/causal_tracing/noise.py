@@ -55,6 +55,7 @@ class Noise:
     kind: str = "additive"
 
     def __post_init__(self) -> None:
+        """Check the settings."""
         one_of(self.kind, NOISES, "noise")
         if self.draws < 1:
             raise VlmtraceError(f"draws={self.draws} hides nothing: draw noise at least once, better 10 times.")

@@ -1,12 +1,13 @@
-"""A causal graph of tokens from one head's attention, and the fewest tokens that the answer hangs on.
+"""A causal graph of tokens from one head's attention, in which sets of tokens are ordered for the search.
 
-After Rohekar, Gurwicz and Nisimov 2023, "Causal interpretation of self-attention in pre-trained transformers" (CLEANN).
+After CLEANN (Rohekar, Gurwicz and Nisimov 2023, "Causal interpretation of self-attention in pre-trained transformers",
+https://arxiv.org/abs/2310.20307).
 A head's output Z = A V is read as a linear structural model of the tokens, whose covariance is A Aᵀ where the values V
 are uncorrelated. Constraint-based discovery (FCI, by causal-learn) makes of its partial correlations a partial
 ancestral graph: edges whose ends are a tail, an arrow, or a circle (either), <-> for a common cause outside the graph.
-From the answer's node outwards, sets of tokens are hidden from the model until one changes the answer.
+From the answer's node outwards, sets of tokens are masked from the model until one changes the answer.
 
-What hiding does is measured (`search`), and so is what hiding as many other tokens does; the graph only
+What masking does is measured (`search`), and so is what masking as many other tokens does; the graph only
 says in which order to try. Read it as a description of one attention matrix, not as a finding about the model.
 """
 
@@ -38,7 +39,13 @@ MAX_TESTS = 5_000
 
 
 def token_correlations(attention: Array) -> Array:
-    """A Aᵀ scaled to a diagonal of ones: (token, token), from rows of attention (token, key).
+    """Correlations of tokens: A Aᵀ scaled to a diagonal of ones.
+
+    Args:
+        attention: A, (token, key)
+
+    Returns:
+        (token, token)
 
     Raises:
         VlmtraceError: a token attends to nothing
@@ -53,9 +60,15 @@ def token_correlations(attention: Array) -> Array:
 
 
 def partial_correlation(correlations: Array, x: int, y: int, given: Sequence[int] = ()) -> float:
-    """Correlation of x and y that is left once both are freed of what is linear in the given ones, −1 … 1.
+    """Correlation of two tokens once both are freed of what is linear in the given ones.
 
-    0 where the given ones determine x or y: then there is nothing left to be correlated.
+    Args:
+        correlations: (token, token)
+        x: one token
+        y: another
+        given: those that are conditioned on
+    Returns:
+        −1 … 1; 0 where the given ones determine x or y, so that nothing is left to be correlated
     """
     pair, rest = [x, y], list(given)
     left = correlations[np.ix_(pair, pair)]
@@ -75,7 +88,12 @@ def partial_correlation(correlations: Array, x: int, y: int, given: Sequence[int
 def independence_p_value(correlation: float, n_samples: int, n_given: int) -> float:
     """Two-sided p-value that a partial correlation is 0, by Fisher's z with n_samples − n_given − 3 degrees of freedom.
 
-    0 where none is left: what cannot be tested counts as dependent, so that it keeps its edge.
+    Args:
+        correlation: partial, −1 … 1
+        n_samples: how many samples it counts as
+        n_given: how many tokens are conditioned on
+    Returns:
+        0 … 1; 0 where no degree of freedom is left: what cannot be tested counts as dependent and keeps its edge
     """
     freedom = n_samples - n_given - 3
     if freedom <= 0 or abs(correlation) >= 1:
@@ -125,7 +143,7 @@ def learn_graph(
     max_tests: int = MAX_TESTS,
     names: Sequence[str] | None = None,
 ) -> tuple[pd.DataFrame, int]:
-    """A partial ancestral graph from correlations, by FCI.
+    """Learn a partial ancestral graph from correlations, by FCI (Spirtes et al. 2000; causal-learn's).
 
     Args:
         correlations: (token, token)
@@ -187,13 +205,17 @@ def learn_graph(
 
 
 def graph_distances(edges: pd.DataFrame, n: int, root: int, radius: int | None = None, paths: str = "any") -> Array:
-    """How many edges from the root each token stands: (n,) float, inf where it is out of reach.
+    """How many edges each token is away from the root.
 
     Args:
-        edges: as of `learn_graph`
+        edges: from `learn_graph`
+        n: how many tokens there are
+        root: the token that distances are counted from
         radius: the farthest distance searched; None: any
         paths: "any", or "d-separators": only those on which every token between two others has arrows from both or
             lies in a triangle with them (possible d-separators, as in the paper), which often ends at the neighbours
+    Returns:
+        (n,), float; inf where a token is out of reach
     """
     one_of(paths, ("any", "d-separators"), "kind of paths")
     mark: dict[tuple[int, int], str] = {}  # at the second token's end of the edge between both
@@ -220,7 +242,12 @@ def graph_distances(edges: pd.DataFrame, n: int, root: int, radius: int | None =
 
 
 def candidate_sets(distances: Array, max_size: int) -> list[tuple[int, ...]]:
-    """Sets of tokens within reach of the root, the smaller first, of equal size the nearer."""
+    """Sets of tokens within reach of the root, in the order to try them: the smaller first, of equal size the nearer.
+
+    Args:
+        distances: (n,), from `graph_distances`
+        max_size: of a set
+    """
     reach = [int(i) for i in np.flatnonzero(np.isfinite(distances) & (distances > 0))]
     sets = [chosen for size in range(1, max_size + 1) for chosen in combinations(reach, size)]
     return sorted(sets, key=lambda chosen: (len(chosen), distances[list(chosen)].sum(), chosen))

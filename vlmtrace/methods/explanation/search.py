@@ -1,9 +1,9 @@
-"""Which tokens an answer hangs on: looked for along causal graphs of a layer's heads, and tested against random tokens.
+"""Which tokens an answer depends on: searched along causal graphs of a layer's heads, tested against random tokens.
 
-The graphs are those of `causal_graph`. Their nodes are the answer, standing where the model reads it from, and
-the tokens of image and question that a head attends to from there; special tokens and what a chat template adds are
-left out, which FCI allows: they may be common causes that are not seen. What hiding means, and which matrix is taken
-for BLIP, is told in `vlmtrace.methods.explanation.token_masking`.
+The graphs are those of `causal_graph`. Their nodes are the answer, at the position where the model reads it, and the
+tokens of image and question that a head attends to from there. Special tokens and what a chat template adds are left
+out, which FCI allows: they may be common causes that are not seen. `token_masking` says what masking means, and which
+matrix is taken for BLIP.
 """
 
 from __future__ import annotations
@@ -26,16 +26,22 @@ from vlmtrace.methods.explanation.causal_graph import (
     learn_graph,
     token_correlations,
 )
-from vlmtrace.methods.explanation.token_masking import BATCH, TOKEN, Example, attention_paid, joint_attention
+from vlmtrace.methods.explanation.token_masking import (
+    BATCH,
+    TOKEN_COLUMNS,
+    MaskableQuestion,
+    attention_paid,
+    joint_attention,
+)
 from vlmtrace.models import VLM
 
-#: Given the sets to hide, the answer's token and the probability of the token to be explained, one of each a set.
+#: From sets of tokens to mask: for each set, the answer's token and the probability of the token to be explained.
 Answers = Callable[[Sequence[tuple[int, ...]]], tuple[list[str], list[float]]]
 
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """How a graph is made.
+    """How a causal graph is learnt from a head's attention.
 
     Attributes:
         alpha: level of the independence tests, not corrected for their number; higher: more edges
@@ -66,10 +72,12 @@ class HeadGraph:
     """The causal graph of one head.
 
     Attributes:
+        layer: of the head
+        head: of the layer
         tokens: one row a node: node, kind ("image", "text", "answer"), position (in its own sequence), cell (row of
-            `VLM.image_cells` of `VLM.image_block`, missing for text), token, word, member (row of `Example.tokens`, -1
-            for the answer), attention (from the answer), distance (from the answer, inf: out of reach). The answer is
-            the last node
+            `VLM.image_cells` of `VLM.image_block`, missing for text), token, word, member (row of
+            `MaskableQuestion.tokens`, -1 for the answer), attention (from the answer), distance (from the answer, inf:
+            out of reach). The answer is the last node
         correlations: (node, node)
         edges: source, target (nodes), source_mark, target_mark ("tail", "arrow", "circle")
         n_tests: independence tests done
@@ -87,20 +95,20 @@ class HeadGraph:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The fewest tokens found whose hiding changes an answer's token, and what hiding others does.
+    """The fewest tokens found whose masking changes an answer's token, and what masking others does.
 
     Attributes:
         answer: the token explained
-        probability: the model's, with nothing hidden
+        probability: of that token, with nothing masked
         graphs: by head
         refused: by head, why it has no graph, as a sentence
         head: whose graph led to the set; None: no set was found
-        hidden: the set, one row a token: kind, position, cell, token, word
+        masked: the set, one row a token: kind, position, cell, token, word
         becomes: the token that the model then gives
-        tried: one row a set in the order tried: head, size, distance (summed over the set), tokens, answer, probability
-            (of the token explained), changed
+        tried: one row per set in the order tried: head, size, distance (summed over the set), tokens, answer,
+            probability (of the token explained), changed
         untried: sets within reach that `max_sets` left out
-        random: one row a draw of as many other tokens of the same kinds: tokens, answer, probability, changed
+        random: one row per draw of as many other tokens of the same kinds: tokens, answer, probability, changed
         seconds: in all
     """
 
@@ -109,7 +117,7 @@ class Explanation:
     graphs: dict[int, HeadGraph]
     refused: dict[int, str]
     head: int | None
-    hidden: pd.DataFrame
+    masked: pd.DataFrame
     becomes: str | None
     tried: pd.DataFrame
     untried: int
@@ -122,16 +130,17 @@ class Explanation:
         return float(self.random["changed"].mean()) if len(self.random) else float("nan")
 
     def __str__(self) -> str:
+        """The finding in a sentence."""
         if self.head is None:
             more = f" ({self.untried} sets were left untried)" if self.untried else ""
-            return f"None of {len(self.tried)} sets within reach changes {self.answer!r} when hidden{more}."
-        names = ", ".join(self.hidden["kind"] + " " + self.hidden["token"])
+            return f"None of {len(self.tried)} sets within reach changes {self.answer!r} when masked{more}."
+        names = ", ".join(self.masked["kind"] + " " + self.masked["token"])
         control = (
             f"{self.random['changed'].sum()} of {len(self.random)} draws of as many other tokens change it too"
             if len(self.random)
             else "there are too few other tokens to compare with"
         )
-        return f"Hiding {names} changes {self.answer!r} to {self.becomes!r}; {control}."
+        return f"Masking {names} changes {self.answer!r} to {self.becomes!r}; {control}."
 
 
 def causal_graph(
@@ -144,14 +153,23 @@ def causal_graph(
     step: int = 0,
     options: GraphOptions = DEFAULTS,
 ) -> HeadGraph:
-    """The graph of one head alone, without a search; arguments as of `explain`.
+    """Learn the graph of one head, without a search.
 
+    Args:
+        model: the model that is asked
+        image: a path or a picture
+        prompt: the question as a pairs table holds it, before a chat template
+        head: of the layer
+        layer: of the language side; None: the last
+        answer: ids of the answer's tokens; None: the model's own greedy answer
+        step: which of them is the graph's root, from 0
+        options: how the graph is learnt
     Raises:
         VlmtraceError: there is no such layer, head or step, or the head has no graph (see `learn_graph`)
     """
-    example = Example(model, image, prompt, answer, step)
+    question = MaskableQuestion(model, image, prompt, answer, step)
     layer = _existing(model, layer, [head])
-    return _head_graph(example, layer, head, joint_attention(model, example.inputs, layer)[head], options)
+    return _head_graph(question, layer, head, joint_attention(model, question.inputs, layer)[head], options)
 
 
 def explain(
@@ -168,55 +186,79 @@ def explain(
     n_random: int = 20,
     seed: int = 0,
 ) -> Explanation:
-    """Look for the fewest tokens whose hiding changes a token of the answer.
+    """Search for the fewest tokens whose masking changes a token of the answer.
+
+    After CLEANN (Rohekar et al. 2023, https://arxiv.org/abs/2310.20307): sets of tokens are tried from the answer's
+    node outwards, the smaller and nearer first. As many other tokens, drawn at random, are masked for comparison.
 
     Time: at most max_tests independence tests a head, and max_sets + n_random runs of the model in batches of `BATCH`.
 
     Args:
+        model: the model that is asked
+        image: a path or a picture
         prompt: the question as a pairs table holds it, before a chat template
         answer: ids of the answer's tokens; None: the model's own greedy answer
-        step: which of them is explained
+        step: which of them is explained, from 0
         layer: whose attention; None: the last
         heads: whose graphs are searched, together; None: all of the layer
+        options: how the graphs are learnt
         max_size: of a set
         max_sets: how many are tried, smaller before larger, nearer before farther
-        n_random, seed: draws of as many other tokens of the same kinds
+        n_random: draws of as many other tokens of the same kinds
+        seed: of the draws
+    Returns:
+        the set, what the model answers without it, the sets that were tried, the random draws and the graphs
     Raises:
         VlmtraceError: there is no such layer, head or step, the model gives another token, or no head has a graph
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> from vlmtrace.methods.explanation import explain
+        >>> model = vt.load_model("tiny-blip")
+        >>> pair = vt.load_pairs("rendered_states", n=1).iloc[0]
+        >>> found = explain(model, pair["clean_image"], pair["clean_prompt"])
+        >>> list(found.tried.columns)
+        ['head', 'size', 'distance', 'tokens', 'answer', 'probability', 'changed']
     """
     start = time.perf_counter()
-    example = Example(model, image, prompt, answer, step)
+    question = MaskableQuestion(model, image, prompt, answer, step)
     n_heads = model.head_block.n_heads
     layer = _existing(model, layer, heads := list(range(n_heads)) if heads is None else list(heads))
-    attention = joint_attention(model, example.inputs, layer)
+    attention = joint_attention(model, question.inputs, layer)
     graphs, refused = {}, {}
     for head in heads:
         try:
-            graphs[head] = _head_graph(example, layer, head, attention[head], options)
+            graphs[head] = _head_graph(question, layer, head, attention[head], options)
         except VlmtraceError as error:
             refused[head] = str(error)
     if not graphs:
         raise VlmtraceError(f"No head of layer {layer} has a graph. Head {heads[0]}: {refused[heads[0]]}")
-    (now,), (probability,) = example.answers([()])
-    if now != example.target:
-        raise VlmtraceError(f"{model.name} gives {now!r} and not {example.target!r}: explain what it does give.")
-    found, tried, untried = smallest_change(example.answers, now, _candidates(example, graphs, max_size), max_sets)
+    (unmasked_answer,), (probability,) = question.answers([()])
+    if unmasked_answer != question.target:
+        raise VlmtraceError(
+            f"{model.name} gives {unmasked_answer!r} and not {question.target!r}: explain what it does give."
+        )
+    found, tried, untried = smallest_change(
+        question.answers, unmasked_answer, _candidates(question, graphs, max_size), max_sets
+    )
     chosen = found if found is not None else ()
-    others = random_sets(example.tokens["kind"].to_numpy(), chosen, n_random, seed)
-    names, chances = example.answers(others)
+    others = random_sets(question.tokens["kind"].to_numpy(), chosen, n_random, seed)
+    names, chances = question.answers(others)
     random = pd.DataFrame({"tokens": others, "answer": names, "probability": chances})
     last = tried.iloc[-1] if found is not None else None
     return Explanation(
-        now,
+        unmasked_answer,
         probability,
         graphs,
         refused,
         None if last is None else int(last["head"]),
-        example.tokens.loc[list(chosen), TOKEN],
+        question.tokens.loc[list(chosen), TOKEN_COLUMNS],
         None if last is None else last["answer"],
-        tried.assign(tokens=[example.names(chosen) for chosen in tried["tokens"]]),
+        tried.assign(tokens=[question.names(chosen) for chosen in tried["tokens"]]),
         untried,
-        random.assign(tokens=[example.names(chosen) for chosen in others], changed=random["answer"] != now),
+        random.assign(
+            tokens=[question.names(chosen) for chosen in others], changed=random["answer"] != unmasked_answer
+        ),
         time.perf_counter() - start,
     )
 
@@ -225,13 +267,13 @@ def explain(
 
 
 def smallest_change(
-    answers: Answers, now: str, candidates: Sequence[tuple[tuple[int, ...], int, float]], max_sets: int
+    answers: Answers, unmasked_answer: str, candidates: Sequence[tuple[tuple[int, ...], int, float]], max_sets: int
 ) -> tuple[tuple[int, ...] | None, pd.DataFrame, int]:
-    """The first set whose hiding changes the answer.
+    """The first set whose masking changes the answer.
 
     Args:
-        answers: what is answered with some tokens hidden
-        now: what is answered with none hidden
+        answers: answers with sets of tokens masked
+        unmasked_answer: what is answered with none masked
         candidates: sets in the order to try, each with a head and a distance
         max_sets: how many are tried
     Returns:
@@ -242,8 +284,8 @@ def smallest_change(
     for first in range(0, len(allowed), BATCH):
         batch = allowed[first : first + BATCH]
         for (chosen, head, distance), name, chance in zip(batch, *answers([row[0] for row in batch]), strict=True):
-            rows.append((head, len(chosen), distance, chosen, name, chance, name != now))
-            if name != now:
+            rows.append((head, len(chosen), distance, chosen, name, chance, name != unmasked_answer))
+            if name != unmasked_answer:
                 return chosen, _tried(rows), 0
     return None, _tried(rows), len(candidates) - len(allowed)
 
@@ -253,7 +295,16 @@ def _tried(rows: list[tuple]) -> pd.DataFrame:
 
 
 def random_sets(kinds: Array, chosen: Sequence[int], n: int, seed: int) -> list[tuple[int, ...]]:
-    """Draws of as many tokens of each kind, none of them chosen; no draws where there are not enough others."""
+    """Draw sets with as many tokens of each kind as were chosen, none of them chosen.
+
+    Args:
+        kinds: (token,), "image" or "text"
+        chosen: the tokens that are left out
+        n: how many sets
+        seed: of the draws
+    Returns:
+        sets of tokens; none where there are not enough others
+    """
     generator = np.random.default_rng(seed)
     wanted = {kind: sum(kinds[i] == kind for i in chosen) for kind in dict.fromkeys(kinds)}
     others = {kind: np.setdiff1d(np.flatnonzero(kinds == kind), list(chosen)) for kind in wanted}
@@ -264,7 +315,7 @@ def random_sets(kinds: Array, chosen: Sequence[int], n: int, seed: int) -> list[
 
 
 def _candidates(
-    example: Example, graphs: dict[int, HeadGraph], max_size: int
+    question: MaskableQuestion, graphs: dict[int, HeadGraph], max_size: int
 ) -> list[tuple[tuple[int, ...], int, float]]:
     """Sets of all heads, each once, by size and then distance."""
     nearest: dict[tuple[int, ...], tuple[float, int]] = {}
@@ -281,24 +332,26 @@ def _candidates(
 # From attention to graphs ------------------------------------------------------------
 
 
-def _head_graph(example: Example, layer: int, head: int, attention: Array, options: GraphOptions) -> HeadGraph:
+def _head_graph(
+    question: MaskableQuestion, layer: int, head: int, attention: Array, options: GraphOptions
+) -> HeadGraph:
     if options.max_tokens < 1:
         raise VlmtraceError(f"max_tokens={options.max_tokens} leaves nothing to draw a graph of: allow at least 1.")
-    index = example.tokens["index"].to_numpy()
-    n_image = int((example.tokens["kind"] == "image").sum())
-    paid = attention_paid(example.model, attention, n_image)[index]
+    index = question.tokens["index"].to_numpy()
+    n_image = int((question.tokens["kind"] == "image").sum())
+    paid = attention_paid(question.model, attention, n_image)[index]
     order = np.argsort(-paid, kind="stable")[: options.max_tokens]
     members = np.sort(order[paid[order] >= options.threshold])
     if not len(members):
         raise VlmtraceError(
-            f"In layer {layer}, head {head} the answer pays no token of image or question an attention of "
+            f"In layer {layer}, head {head} the answer gives no token of image or question an attention of "
             f"{options.threshold} or more: lower the threshold."
         )
     nodes = [*index[members], len(attention) - 1]
     correlations = token_correlations(attention[nodes])
-    n_samples = options.n_samples or example.model.hf.config.get_text_config().hidden_size
-    tokens = example.tokens.iloc[members][TOKEN].assign(member=members, attention=paid[members])
-    answer = {"kind": "answer", "token": example.target, "word": example.target, "member": -1, "attention": np.nan}
+    n_samples = options.n_samples or question.model.hf.config.get_text_config().hidden_size
+    tokens = question.tokens.iloc[members][TOKEN_COLUMNS].assign(member=members, attention=paid[members])
+    answer = {"kind": "answer", "token": question.target, "word": question.target, "member": -1, "attention": np.nan}
     tokens = pd.concat([tokens, pd.DataFrame([answer])], ignore_index=True)
     tokens.insert(0, "node", range(len(tokens)))
     names = list(tokens["kind"] + " " + tokens["token"])

@@ -1,14 +1,14 @@
-"""One question to a model whose tokens can be hidden, and one square attention matrix over all of them.
+"""Token masking: one question whose tokens can be masked, and one square attention matrix over all of its tokens.
 
-To hide a token is to cut all attention to it, in every layer of the language side: nothing reads it any more, but what
-other tokens of the image hold of it is still there. Image and question are hidden in the same way in all models. Vision
-encoders spread what they see: in the bundled models all patches of an object can be hidden and the answer stays, since
-others tell of it, so that small sets that explain an answer are words.
+To mask a token is to block all attention to it, in every layer of the language side: nothing reads it any more, but
+what other image tokens hold of it is still there. Image and question are masked in the same way in all models. Vision
+encoders spread what they see: in the bundled models all patches of an object can be masked and the answer stays, since
+other patches carry it, so that small sets that explain an answer are words.
 
-In BLIP no single matrix holds image, question and answer. One is put together for a layer, with rows that sum to 1: an
+In BLIP no single matrix holds image, question and answer. One is composed for a layer, with rows that sum to 1: an
 image token attends to itself alone, since the layer leaves it as it is; a question token half to the question and half
-to the image; the answer to the question. The head is that of the attention to the image; of the others the mean over
-heads is taken. What the answer pays a patch it pays by way of the question: the product along the way.
+to the image; the answer to the question. The head is that of the attention to the image; over the heads of the others
+the mean is taken. The answer attends to a patch by way of the question: the product of both attentions.
 """
 
 from __future__ import annotations
@@ -29,24 +29,39 @@ from vlmtrace.inputs.token_roles import joined_words
 from vlmtrace.models import VLM, Inputs
 from vlmtrace.models.attention_mask import cut
 
-TOKEN = ["kind", "position", "cell", "token", "word"]
+#: Columns by which a token is named.
+TOKEN_COLUMNS = ["kind", "position", "cell", "token", "word"]
 
 #: Sets of tokens that share a forward pass.
 BATCH = 32
 
 
-class Example:
-    """One question to a model, at one token of its answer.
+class MaskableQuestion:
+    """One question to a model whose tokens can be masked, at one token of its answer.
 
     Attributes:
-        inputs: as they are when that token is due
-        tokens: those that can be hidden, one row each: kind, position, cell, token, word, index (in `joint_attention`)
-        target: the token
+        model: the model that is asked
+        inputs: model inputs when that token is due (batch 1)
+        tokens: one row per token that can be masked: kind ("image", "text"), position, cell, token, word, index (in
+            `joint_attention`)
+        target: the answer's token
+        target_id: its id
     """
 
     def __init__(
         self, model: VLM, image: Image.Image | str | Path, prompt: str, answer: Sequence[int] | None, step: int
     ):
+        """Ask the question.
+
+        Args:
+            model: the model that is asked
+            image: a path or a picture
+            prompt: the question as a pairs table holds it, before a chat template
+            answer: ids of the answer's tokens; None: the model's own greedy answer
+            step: the token of the answer that is looked at, from 0
+        Raises:
+            VlmtraceError: there is no such step
+        """
         self.model = model
         text = model.prompt_text(prompt)
         asked = model.encode([image], [text])
@@ -56,32 +71,39 @@ class Example:
         self.inputs = model.extend(asked, ids[:step])
         self.target_id = int(ids[step])
         self.target = self._name(self.target_id)
-        self.tokens = _hideable(model, text, prompt, asked, step)
+        self.tokens = _maskable_tokens(model, text, prompt, asked, step)
 
     def _name(self, token: int) -> str:
         return self.model.tokenizer.convert_ids_to_tokens([token])[0]
 
     def names(self, chosen: Sequence[int]) -> str:
+        """Rows of `tokens` as text: "text red, image 3,4"."""
         return ", ".join(f"{row.kind} {row.token}" for row in self.tokens.iloc[list(chosen)].itertuples())
 
     def answers(self, sets: Sequence[tuple[int, ...]]) -> tuple[list[str], list[float]]:
-        """See `Answers`; sets are of rows of `tokens`."""
+        """Answer with sets of tokens masked.
+
+        Args:
+            sets: rows of `tokens` that are masked together
+        Returns:
+            for each set the token that the model gives, and the probability of `target`
+        """
         names: list[str] = []
         chances: list[float] = []
         for first in range(0, len(sets), BATCH):
             batch = sets[first : first + BATCH]
-            hidden = np.zeros((len(batch), len(self.tokens)), dtype=bool)
+            masked = np.zeros((len(batch), len(self.tokens)), dtype=bool)
             for row, chosen in enumerate(batch):
-                hidden[row, list(chosen)] = True
+                masked[row, list(chosen)] = True
             inputs = {name: torch.cat([value] * len(batch)) for name, value in self.inputs.items()}
-            with torch.no_grad(), hiding(self.model, inputs, self.tokens, hidden):
+            with torch.no_grad(), mask_tokens(self.model, inputs, self.tokens, masked):
                 chance = self.model.answer_logits(inputs).softmax(-1)
             names += [self._name(token) for token in chance.argmax(-1).tolist()]
             chances += chance[:, self.target_id].tolist()
         return names, chances
 
 
-def _hideable(model: VLM, text: str, prompt: str, inputs: Inputs, step: int) -> pd.DataFrame:
+def _maskable_tokens(model: VLM, text: str, prompt: str, inputs: Inputs, step: int) -> pd.DataFrame:
     """The image's tokens and the question's words."""
     block = model.head_block.name
     found = model.tokens(block, text, inputs)
@@ -101,27 +123,28 @@ def _hideable(model: VLM, text: str, prompt: str, inputs: Inputs, step: int) -> 
     images = pd.DataFrame({"kind": "image", "position": at_image, "cell": range(len(at_image))})
     images["token"] = images["word"] = [seen[i].text for i in at_image]
     words = table[asked].assign(kind="text", position=np.flatnonzero(asked))
-    tokens = pd.concat([images, words], ignore_index=True)[TOKEN].astype({"cell": "Int64"})
+    tokens = pd.concat([images, words], ignore_index=True)[TOKEN_COLUMNS].astype({"cell": "Int64"})
     offset = 0 if one_sequence else len(at_image)
     return tokens.assign(index=tokens["position"] + np.where(tokens["kind"] == "text", offset, 0))
 
 
 @contextlib.contextmanager
-def hiding(model: VLM, inputs: Inputs, tokens: pd.DataFrame, hidden: Array) -> Iterator[None]:
-    """While this is entered, no layer of the language side attends to what is hidden (but a token to itself).
+def mask_tokens(model: VLM, inputs: Inputs, tokens: pd.DataFrame, masked: Array) -> Iterator[None]:
+    """While this is entered, no layer of the language side attends to masked tokens (except a token to itself).
 
     Args:
+        model: the model that is run
         inputs: of a batch
-        tokens: kind and position of the tokens
-        hidden: (batch, token) bool
+        tokens: one row per token: kind ("image", "text"), position
+        masked: (batch, token) bool
     """
     block = model.head_block
     layers = range(block.n_layers)
 
     def keys(kinds: Sequence[str], length: int) -> Tensor:
         chosen = tokens["kind"].isin(kinds).to_numpy()
-        found = np.zeros((len(hidden), length), dtype=bool)
-        found[:, tokens["position"][chosen]] = hidden[:, chosen]
+        found = np.zeros((len(masked), length), dtype=bool)
+        found[:, tokens["position"][chosen]] = masked[:, chosen]
         return torch.as_tensor(found, device=model.device)
 
     length = inputs["input_ids"].shape[1]
@@ -141,9 +164,16 @@ def hiding(model: VLM, inputs: Inputs, tokens: pd.DataFrame, hidden: Array) -> I
 
 
 def joint_attention(model: VLM, inputs: Inputs, layer: int) -> Array:
-    """Attention of a layer as square matrices (head, token, token), rows sum to 1; the last token is the answer's.
+    """Attention of a layer as one square matrix per head, over image, question and answer.
 
-    Decoder-only models: the sequence as it is. BLIP: image, question and answer, see above.
+    Decoder-only models: the sequence as it is. BLIP: composed of three attentions, see the module's docstring.
+
+    Args:
+        model: the model that is run
+        inputs: of one question (batch 1)
+        layer: of the language side
+    Returns:
+        (head, token, token), rows sum to 1; the last token is the one that the answer is read from
     """
 
     def weights(block: str, module: str) -> Array:
@@ -155,7 +185,7 @@ def joint_attention(model: VLM, inputs: Inputs, layer: int) -> Array:
     question, seen = weights(block, "self_attention").mean(0), weights(block, "cross_attention")
     read = weights(model.answer_block, "cross_attention").mean(0)[-1]
     n_image, n_text = seen.shape[-1], len(question)
-    joint = np.zeros((len(seen), *[n_image + n_text + 1] * 2))
+    joint = np.zeros((len(seen), *[n_image + n_text + 1] * 2))  # (head, token, token): image, question, answer
     text = slice(n_image, n_image + n_text)
     joint[:, :n_image, :n_image] = np.eye(n_image)
     joint[:, text, :n_image], joint[:, text, text] = seen / 2, question / 2
@@ -164,10 +194,14 @@ def joint_attention(model: VLM, inputs: Inputs, layer: int) -> Array:
 
 
 def attention_paid(model: VLM, attention: Array, n_image: int) -> Array:
-    """What the answer attends to, in one head's `joint_attention` (token, token): (token,).
+    """How much the answer attends to each token.
 
     Args:
+        model: whose attention
+        attention: (token, token), one head of `joint_attention`
         n_image: how many image tokens there are, where they stand first and are attended to by way of the question
+    Returns:
+        (token,)
     """
     paid = attention[-1].copy()
     if model.image_module != "self_attention":

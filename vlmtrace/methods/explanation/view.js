@@ -1,4 +1,4 @@
-// The graph of one head's attention around the answer, where its patches lie, and what hiding tokens does.
+// The graph of one head's attention around the answer, where its patches lie, and what masking tokens does.
 const SVG = "http://www.w3.org/2000/svg";
 
 function shape(tag, parent, attributes) {
@@ -35,7 +35,7 @@ function build(model, root) {
   make("h4", "", left, "Tokens of the graph in the image");
   let hovered = null;
   const graph = () => (s.graphs ? s.graphs[model.get("head")] || Object.values(s.graphs)[0] : null);
-  const hidden = new Set(s.hidden || []);
+  const masked = new Set(s.masked || []);
   const image = patchImage(root, left, {
     side: 230, boxes: s.boxes, label: "tokens of the graph in the image", tell: (i) => name(i), selected: new Set(),
     hover: (i) => { hovered = i === null ? null : nodeOf(i); mark(); },
@@ -45,7 +45,7 @@ function build(model, root) {
   const tell = (i) => { const node = graph().nodes[i]; return `${node.name}${node.attention === null ? "" : `: attention from the answer ${percent(node.attention)}`}${node.kind === "answer" ? "" : node.distance === null ? ", out of reach" : `, distance ${node.distance}`}`; };
   left.style.maxWidth = "290px";
   const words = make("div", "vt-numbers vt-two", left);
-  make("div", "vt-label", left, "white: in the graph; red in the graph: hidden");
+  make("div", "vt-label", left, "white: in the graph; red in the graph: masked");
 
   const heads = make("div", "vt-controls", right);
   const buttons = s.graphs ? Object.keys(s.graphs).map((head) => {
@@ -61,8 +61,8 @@ function build(model, root) {
     make("div", "vt-answer", result, s.sentence);
     const table = make("table", "", result), line = (text, value, note) => { const row = make("tr", "", table); make("td", "", row, text); const cell = make("td", "", row), bar = make("span", "vt-share", cell); cell.style.width = "190px"; bar.style.width = `${180 * value}px`; make("td", "vt-value", row, percent(value)); make("td", "vt-role", row, note); };
     make("caption", "vt-label", table, `probability of ${s.answer[s.step]}`);
-    line("nothing hidden", s.probability, "");
-    if (s.after !== null) line(s.hidden.join(", "), s.after, `hidden: ${s.becomes}`);
+    line("nothing masked", s.probability, "");
+    if (s.after !== null) line(s.masked.join(", "), s.after, `masked: ${s.becomes}`);
     if (s.randomMean !== null) line(`as many others, mean of ${s.random} draws`, s.randomMean, `${s.randomChanged} of ${s.random} change the answer`);
     for (const [head, why] of Object.entries(s.refused)) make("div", "vt-note", result, `Head ${s.layer}.${head} has no graph: ${why}`);
   }
@@ -106,14 +106,14 @@ function build(model, root) {
       const [x, y] = at[i], group = shape("g", svg, { tabindex: 0, role: "img", "aria-label": tell(i), "data-node": i });
       if (node.cell !== null && picture) shape("image", group, { href: thumbnail(picture, s.boxes[node.cell]), x: x - 17, y: y - 17, width: 34, height: 34, preserveAspectRatio: "none" });
       const text = node.cell === null ? node.token : "", [w, h] = half(node);
-      shape("rect", group, { x: x - w, y: y - h, width: 2 * w, height: 2 * h, rx: 3, fill: text ? colors.panel : "none", stroke: hidden.has(node.name) ? "#d62728" : node.kind === "answer" ? colors.accent : colors.line, "stroke-width": hidden.has(node.name) || node.kind === "answer" ? 3 : 1.5 });
+      shape("rect", group, { x: x - w, y: y - h, width: 2 * w, height: 2 * h, rx: 3, fill: text ? colors.panel : "none", stroke: masked.has(node.name) ? "#d62728" : node.kind === "answer" ? colors.accent : colors.line, "stroke-width": masked.has(node.name) || node.kind === "answer" ? 3 : 1.5 });
       if (text) shape("text", group, { x, y: y + 4, fill: colors.ink, "font-size": 12, "text-anchor": "middle" }).textContent = text;
       shape("title", group, {}).textContent = tell(i);
       for (const [kind, value] of [["pointerenter", i], ["focus", i], ["pointerleave", null], ["blur", null]]) group.addEventListener(kind, () => { hovered = value; mark(); });
     });
     legend.textContent = `${g.nodes.length} tokens, ${g.edges.length} edges, ${g.tests} tests with ${g.samples} − (tokens given) − 3 degrees of freedom. Ends: arrow: effect; circle: either; both arrows: a common cause outside.`;
     mark();
-    Object.assign(root.dataset, { head: model.get("head"), layer: s.layer, alpha: s.alpha, nodes: g.nodes.length, edges: g.edges.length, hidden: s.hidden.join(", "), becomes: s.becomes || "", sentence: s.sentence, tried: s.tried });
+    Object.assign(root.dataset, { head: model.get("head"), layer: s.layer, alpha: s.alpha, nodes: g.nodes.length, edges: g.edges.length, masked: s.masked.join(", "), becomes: s.becomes || "", sentence: s.sentence, tried: s.tried });
   }
 
   function thumbnail(picture, [t, l, b, r]) {

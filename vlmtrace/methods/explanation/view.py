@@ -1,4 +1,4 @@
-"""Causal graph: tokens around the answer in a layer's attention, and the fewest whose hiding changes it, tested."""
+"""Causal graph: tokens around the answer in a layer's attention, and the fewest whose masking changes the answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RADII = (1, 2, 3, 4, 5)
 
 
 class CausalCanvas(Canvas):
-    """The image with the tokens of a head's graph, the graph, and what hiding does."""
+    """The image with the tokens of a head's graph, the graph, and what masking does."""
 
     _esm = script(Path(__file__).with_suffix(".js"))
 
@@ -46,6 +46,7 @@ class CausalView(View):
     )
 
     def build(self) -> list[Any]:
+        """Make the canvas of the image, the graph and the table of maskings."""
         self.canvas = CausalCanvas()
         self.canvas.on_msg(self._receive)
         self.layer = self.session.model.head_block.n_layers - 1
@@ -55,12 +56,18 @@ class CausalView(View):
         return [self.canvas]
 
     def load(self) -> None:
+        """Compute the graphs and the search for the example."""
         self.step = min(self.step, len(self.example.answer().ids) - 1)
         self.compute()
 
     def compute(self, **changed: Any) -> Explanation:
-        """Compute with other settings: layer, step, or a field of `options`.
+        """Compute with other settings.
 
+        Args:
+            changed: layer, step, or fields of `options` (see `GraphOptions`)
+
+        Returns:
+            the explanation, also in `found`
         Raises:
             VlmtraceError: no head of the layer has a graph
         """
@@ -108,10 +115,10 @@ class CausalView(View):
             state |= {
                 "graphs": {str(head): _graph(graph) for head, graph in found.graphs.items()},
                 "refused": {str(head): why for head, why in found.refused.items()},
-                "hidden": _names(found.hidden), "becomes": found.becomes, "sentence": str(found),
+                "masked": _names(found.masked), "becomes": found.becomes, "sentence": str(found),
                 "probability": found.probability, "tried": len(found.tried), "untried": found.untried,
                 "randomChanged": int(found.random["changed"].sum()) if len(found.random) else 0,
-                "random": len(found.random), "tokens": found.hidden["kind"].tolist(),
+                "random": len(found.random), "tokens": found.masked["kind"].tolist(),
                 "after": None if found.head is None else float(found.tried["probability"].iloc[-1]),
                 "randomMean": float(found.random["probability"].mean()) if len(found.random) else None,
             }  # fmt: skip
@@ -123,14 +130,17 @@ class CausalView(View):
 
     @property
     def table(self) -> pd.DataFrame:
-        """What was hidden and what came of it: part ("none", "search", "random"), head, size, distance, tokens, answer,
-        probability (of the answer explained), changed."""
+        """What was masked and what came of it.
+
+        One row per masking: part ("none", "search", "random"), head, size, distance, tokens, answer, probability (of
+        the answer explained), changed.
+        """
         found = self.computed(self.found)
         none = {"part": "none", "size": 0, "answer": found.answer, "probability": found.probability, "changed": False}
         parts = [pd.DataFrame([none])]
         parts += [
             table.assign(part=part)
-            for part, table in (("search", found.tried), ("random", found.random.assign(size=len(found.hidden))))
+            for part, table in (("search", found.tried), ("random", found.random.assign(size=len(found.masked))))
             if len(table)
         ]
         columns = ["part", "head", "size", "distance", "tokens", "answer", "probability", "changed"]
@@ -139,7 +149,11 @@ class CausalView(View):
 
     @property
     def edges(self) -> pd.DataFrame:
-        """Edges of all heads' graphs: layer, head, source, target (tokens' names), source_mark, target_mark."""
+        """Edges of all heads' graphs.
+
+        One row per edge: layer, head, source, target (tokens' names), source_mark, target_mark ("tail", "arrow",
+        "circle").
+        """
         parts = []
         for head, graph in self.computed(self.found).graphs.items():
             names = graph.tokens["kind"] + " " + graph.tokens["token"]
@@ -149,9 +163,11 @@ class CausalView(View):
         return pd.concat(parts, ignore_index=True)[columns]
 
     def figure(self) -> Figure:
+        """The image with the tokens of the chosen head's graph, and the probability under each masking."""
         return _draw(self)
 
     def code(self) -> str:
+        """Lines that run the same search."""
         options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())
         return self.preamble("from vlmtrace.methods.explanation.search import GraphOptions, explain") + (
             f"options = GraphOptions({options})\n"
@@ -182,25 +198,25 @@ def _graph(graph: Any) -> dict[str, Any]:
 
 @paper_style
 def _draw(view: CausalView) -> Figure:
-    """The image with the tokens of the chosen head's graph, and the probability under each hiding."""
+    """The image with the tokens of the chosen head's graph, and the probability under each masking."""
     found, example = view.computed(view.found), view.example
     figure = new_figure(height=3.2)
     left, right = figure.subplots(1, 2)
     width, height = image_panel(left, example.image)
     graph = found.graphs[view.canvas.head]
     boxes = example.model.image_cells(example.image, example.inputs(), example.model.image_block)
-    hidden = set(_names(found.hidden))
+    masked = set(_names(found.masked))
     for row in graph.tokens[graph.tokens["kind"] == "image"].itertuples():
         top, low, bottom, high = boxes[row.cell]
-        color = "#d62728" if f"image {row.token}" in hidden else "#00e5ff"
+        color = "#d62728" if f"image {row.token}" in masked else "#00e5ff"
         xs, ys = np.array([low, high, high, low, low]) * width, np.array([top, top, bottom, bottom, top]) * height
         left.plot(xs, ys, color=color, linewidth=1.5)
-    left.set_title(f"tokens of the graph of head {view.layer}.{view.canvas.head}; red: hidden")
+    left.set_title(f"tokens of the graph of head {view.layer}.{view.canvas.head}; red: masked")
     table = view.table
     for part, color in (("search", "0.5"), ("random", "#00a0b0"), ("none", "black")):
         rows = table[table["part"] == part]
         right.plot(rows["size"].astype(float), rows["probability"], "o", color=color, label=part, markersize=4)
-    right.set(xlabel="tokens hidden", ylabel=f"probability of {found.answer!r}", ylim=(-0.05, 1.05))
+    right.set(xlabel="tokens masked", ylabel=f"probability of {found.answer!r}", ylim=(-0.05, 1.05))
     right.legend()
     figure.suptitle(str(found))
     return figure

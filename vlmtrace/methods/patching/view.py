@@ -53,6 +53,7 @@ class Patching(View):
     )
 
     def build(self) -> list[Any]:
+        """Make the canvas of effect maps and distributions; patch nothing yet."""
         model = self.session.model
         block = model.head_block
         self.corruption = "image"
@@ -66,6 +67,7 @@ class Patching(View):
         return [self.canvas]
 
     def load(self) -> None:
+        """Compute the effect maps of the example, keeping whole layers and heads that were patched."""
         if self._shown is not self.example:
             # Positions of one prompt mean nothing in another; whole layers and heads do.
             self.positions = []
@@ -82,7 +84,14 @@ class Patching(View):
     # What can be done --------------------------------------------------------
 
     def choose(self, corruption: str | None = None, place: tuple[str, str] | None = None) -> None:
-        """Show the maps of another corruption, or of another (block, module)."""
+        """Show the maps of another corrupt run, or of another module.
+
+        Args:
+            corruption: whose run is patched; None: the same as before
+            place: (block, module) of the maps; None: the same as before
+        Raises:
+            VlmtraceError: the example has no such run, or the model no such module
+        """
         blocks = self.session.model.blocks
         if place is not None:
             block = blocks[one_of(place[0], blocks, "block")]
@@ -93,7 +102,11 @@ class Patching(View):
         self._run()
 
     def toggle(self, patch: Patch) -> None:
-        """Add a patch to the intervention, or take it out."""
+        """Add a patch to the intervention, or take it out where it is in it already.
+
+        Raises:
+            VlmtraceError: the model has no such site
+        """
         self._set(
             [other for other in self.patches if other != patch] if patch in self.patches else [*self.patches, patch]
         )
@@ -109,7 +122,11 @@ class Patching(View):
         self._set([])
 
     def at(self, positions: list[int]) -> None:
-        """Show and patch heads at these positions only; none: everywhere."""
+        """Show and patch heads at these positions only.
+
+        Args:
+            positions: of the block's sequence; none: all of them
+        """
         self.positions = sorted(positions)
         self._run()
 
@@ -145,7 +162,11 @@ class Patching(View):
     # Numbers --------------------------------------------------------
 
     def effects(self) -> pd.DataFrame:
-        """The map of the whole module at one position each: layer, position, token, token_role, patching_effect."""
+        """Effects of patching the whole module at one position.
+
+        Returns:
+            one row per layer and position: layer, position, token, token_role, patching_effect
+        """
 
         def compute() -> pd.DataFrame:
             block, module = self.place
@@ -160,7 +181,11 @@ class Patching(View):
         return self.example.keep(("effects", self.corruption, self.place), compute)
 
     def head_effects(self) -> pd.DataFrame | None:
-        """The map of single heads, each patched at all chosen positions together: layer, head, patching_effect."""
+        """Effects of patching single heads, each at all chosen positions together.
+
+        Returns:
+            one row per head: layer, head, patching_effect; None where the module has no heads
+        """
         block, module = self.place
         if module not in self.session.model.blocks[block].head_modules:
             return None
@@ -184,8 +209,10 @@ class Patching(View):
 
     @property
     def table(self) -> pd.DataFrame:
-        """The maps' numbers, and in the last row the intervention's: block, module, layer, head, position, token,
-        token_role, patching_effect."""
+        """The maps' numbers, and in the last row the intervention's.
+
+        One row per site: block, module, layer, head, position, token, token_role, patching_effect.
+        """
         block, module = self.place
         parts = [self.effects()]
         heads = self.head_effects()
@@ -253,9 +280,11 @@ class Patching(View):
     # Exports --------------------------------------------------------
 
     def figure(self) -> Figure:
+        """The maps that are shown, and the three distributions of the answer."""
         return _draw(self)
 
     def code(self) -> str:
+        """Lines that do the same intervention."""
         correct, incorrect = self.example.options
         lines = [f"    {patch!r}," for patch in self.patches]
         return self.preamble("from vlmtrace.methods.patching.intervention import Patch, intervene") + "\n".join(

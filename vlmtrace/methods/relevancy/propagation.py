@@ -1,7 +1,8 @@
 """Relevancy maps: how much each image patch and each word of the prompt counted for each token of the answer.
 
 After Chefer, Gur and Wolf 2021, "Generic attention-model explainability for interpreting bi-modal and encoder-decoder
-transformers". The attention of a layer, weighted by how much the token's logit y would move with it, is
+transformers" (https://arxiv.org/abs/2103.15679). The attention of a layer, weighted by how much the token's logit y
+would move with it, is
 
     Ā = mean over heads of (∂y/∂A ⊙ A)⁺                                          (eq. 5)
 
@@ -14,7 +15,7 @@ and relevancy R, at first the identity, follows the layers from the input to the
 where R̄ is R with all but its identity scaled to rows of sum 1 (eq. 8, 9). Decoder-only models follow the first rule,
 BLIP all three: the question attends to the image, the answer to the question.
 
-For each token there is a gradient of its own raw logit, never added to another token's; nothing is kept on the model.
+The gradient is that of each token's own raw logit, never added to another token's; nothing is kept on the model.
 Relevance says where the answer came from by way of attention. It is no effect: for that, patch or mask what it shows.
 """
 
@@ -45,8 +46,8 @@ class Relevancy:
     """Relevance for each token of an answer (a step); all values are ≥ 0, in units of logits (attention × gradient).
 
     Attributes:
-        answer: one row a step: token_id, token, word_index, word, logit
-        tokens: one row a position of the block that reads the prompt: position, token, word_index, word, is_image
+        answer: one row per step: token_id, token, word_index, word, logit
+        tokens: one row per position of the block that reads the prompt: position, token, word_index, word, is_image
         image: (step, image position), through the language side alone; positions are those of `VLM.image_block`
         vision: (step, vision position), through the vision encoder alone: what its attention brought to the image's
             tokens, averaged over them. None: refused
@@ -67,10 +68,12 @@ class Relevancy:
     refused: str | None = None
 
     def table(self) -> pd.DataFrame:
-        """One row a step and position: step, answer_token, kind, position, token, word, relevance.
+        """All relevance as a tidy table.
 
-        kind is "image", "vision", "joined" (position: row of `VLM.image_cells`; token and word missing), "prompt"
-        (position in the block that reads the prompt) or "answer" (position: an earlier step).
+        Returns:
+            one row per step and position: step, answer_token, kind, position, token, word, relevance. kind is
+            "image", "vision" or "joined" (position: row of `VLM.image_cells`; token and word missing), "prompt"
+            (position in the block that reads the prompt) or "answer" (position: an earlier step)
         """
         text = self.tokens[~self.tokens["is_image"]]
         parts = []
@@ -90,7 +93,11 @@ class Relevancy:
         return pd.concat(parts, ignore_index=True)[columns]
 
     def words(self) -> pd.DataFrame:
-        """Relevance of whole words of the prompt: step, answer_token, word_index, word, relevance (a sum of tokens)."""
+        """Relevance of whole words of the prompt.
+
+        Returns:
+            one row per step and word: step, answer_token, word_index, word, relevance (summed over the word's tokens)
+        """
         text = self.tokens[~self.tokens["is_image"]]
         parts = [
             text.assign(relevance=self.prompt[step, text["position"]])
@@ -103,9 +110,11 @@ class Relevancy:
         return pd.concat(parts, ignore_index=True)[columns]
 
     def shares(self) -> pd.DataFrame:
-        """Image against text, through the language side: step, answer_token, image, prompt, answer, image_share.
+        """Image against text, through the language side.
 
-        image_share is missing where nothing was relevant at all.
+        Returns:
+            one row per step: step, answer_token, image, prompt, answer (summed relevance), image_share (the image's
+            share of the three, missing where nothing was relevant at all)
         """
         found = {"image": self.image.sum(1), "prompt": np.nansum(self.prompt, 1), "answer": self.previous.sum(1)}
         table = pd.DataFrame({"step": range(len(self.answer)), "answer_token": self.answer["token"], **found})
@@ -122,17 +131,33 @@ def relevancy(
     steps_at_once: int = 8,
     max_new_tokens: int = 8,
 ) -> Relevancy:
-    """Relevance of image and prompt for every token of an answer, from one forward pass and a backward for each token.
+    """Relevance of image and prompt for every token of an answer.
+
+    Attention weighted by its gradient, propagated through the layers (Chefer et al. 2021,
+    https://arxiv.org/abs/2103.15679): one forward pass, and one backward pass for each token.
 
     Args:
+        model: the model that is asked
+        image: a path or a picture
         prompt: the question as a pairs table holds it, before a chat template
         answer: ids of the answer's tokens; None: the model's own greedy answer
         vision: also through the vision encoder, where the model allows (see `Relevancy.refused`)
         steps_at_once: tokens whose gradients are taken together. Memory: the graph of one forward pass that keeps all
             attention weights, layers × heads × positions² floats of each block, and as many for each token at once
         max_new_tokens: of the model's own answer
+    Returns:
+        relevance by step of the answer, with the tokens that it belongs to
     Raises:
         VlmtraceError: the answer is empty, or the image cannot be read
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> from vlmtrace.methods.relevancy import relevancy
+        >>> model = vt.load_model("tiny-blip")
+        >>> question = vt.load_questions("rendered_open", n=1).iloc[0]
+        >>> found = relevancy(model, question["image"], question["prompt"])
+        >>> found.image.shape, found.answer["word"].tolist()  # steps × image positions, the answer
+        ((1, 65), ['red'])
     """
     if steps_at_once < 1:
         raise VlmtraceError(f"steps_at_once={steps_at_once} takes no gradient: ask for at least 1.")
@@ -160,10 +185,15 @@ def relevancy(
 def attention_graph(
     model: VLM, inputs: Inputs, ids: Sequence[int], vision: bool
 ) -> Iterator[tuple[Tensor, dict[Site, Tensor]]]:
-    """Logits of an answer's tokens, (step,), and the attention weights in the graph that they come from.
+    """Run a model and keep the attention weights in the graph that the answer's logits come from.
 
     Args:
+        model: the model that is run
+        inputs: of one question (batch 1)
+        ids: the answer's tokens
         vision: keep the vision encoder's weights too
+    Yields:
+        logits of the answer's tokens, (step,), and by site the attention weights, (1, head, query, key)
     """
     weights: dict[Site, Tensor] = {}
     blocks = [block for name, block in model.blocks.items() if vision or name != "vision_encoder"]

@@ -1,4 +1,7 @@
-"""The rules by which relevancy is passed through attention layers."""
+"""The rules by which relevancy passes through attention layers (Chefer et al. 2021, https://arxiv.org/abs/2103.15679).
+
+Equation numbers are the paper's. Sequences: s attends to itself and to q; x is what q has attended to.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,21 @@ from torch import Tensor
 
 
 def head_mean(attention: Tensor, gradient: Tensor) -> Tensor:
-    """Ā (eq. 5): (…, head, query, key) -> (…, query, key)."""
+    """Attention weighted by its gradient, positive parts, mean over heads: Ā (eq. 5).
+
+    Args:
+        attention: (…, head, query, key)
+        gradient: of one logit, the same shape
+    Returns:
+        (…, query, key)
+    """
     return (gradient.float() * attention.float()).clamp(min=0).mean(-3)
 
 
 def self_attention_relevancy(
     attentions: Sequence[Tensor], gradients: Sequence[Tensor], rows: Tensor | None = None
 ) -> Tensor:
-    """R = (1 + Ā_L) ⋯ (1 + Ā_1), eq. 6 from the first layer to the last.
+    """Relevancy through layers of self-attention: R = (1 + Ā_L) ⋯ (1 + Ā_1), eq. 6 from the first layer to the last.
 
     Args:
         attentions: of each layer, (…, head, position, position)
@@ -43,8 +53,10 @@ def bimodal_relevancy(
     """Relevancy of a sequence s whose layers attend to itself and then to a finished sequence q (eq. 6, 7, 10, 11).
 
     Args:
-        attentions, gradients: of each layer, (…, head, s, s)
-        cross_attentions, cross_gradients: of each layer, (…, head, s, q)
+        attentions: of each layer, (…, head, s, s)
+        gradients: of the same shapes, of one logit
+        cross_attentions: of each layer, (…, head, s, q)
+        cross_gradients: of the same shapes, of one logit
         attended: R^qq, (…, q, q)
         mediated: R^qx, (…, q, x): what q has from a third sequence; None: nothing
     Returns:
@@ -55,19 +67,26 @@ def bimodal_relevancy(
         attentions, gradients, cross_attentions, cross_gradients, strict=True
     ):
         inside, weight = head_mean(attention, gradient), head_mean(cross, cross_gradient)
-        own = _identity(inside) if own is None else own
+        own = _identity(inside) if own is None else own  # (…, s, s)
         own = own + inside @ own
-        new = normalised(own).mT @ weight @ normalised(attended)
+        new = normalised(own).mT @ weight @ normalised(attended)  # (…, s, q)
         across = new if across is None else across + inside @ across + new
         if mediated is not None:
-            new = weight @ mediated
+            new = weight @ mediated  # (…, s, x)
             third = new if third is None else third + inside @ third + new
     assert own is not None and across is not None
     return own, across, third
 
 
 def normalised(relevancy: Tensor) -> Tensor:
-    """R̄ (eq. 8, 9): what is not the identity scaled to rows of sum 1, where there is any."""
+    """R̄ (eq. 8, 9): all but the identity scaled to rows of sum 1, where there is any.
+
+    Args:
+        relevancy: R, (…, position, position)
+
+    Returns:
+        the same shape
+    """
     one = _identity(relevancy)
     rest = relevancy - one
     total = rest.sum(-1, keepdim=True)

@@ -46,11 +46,13 @@ class RelevancyView(View):
     )
 
     def build(self) -> list[Any]:
+        """Make the canvas of answer tokens, image, prompt, and image against text."""
         self.canvas = RelevancyCanvas()
         self.found: Relevancy | None = None
         return [self.canvas]
 
     def load(self) -> None:
+        """Compute relevancy of the example and send all maps."""
         example = self.example
         self.found = found = example.keep(
             "relevancy", lambda: relevancy(example.model, example.pair["clean_image"], example.question)
@@ -95,10 +97,11 @@ class RelevancyView(View):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a step and position, see `Relevancy.table`."""
+        """All relevance: one row per step and position, see `Relevancy.table`."""
         return self.computed(self.found).table()
 
     def figure(self) -> Figure:
+        """The image with the relevance of its patches for the chosen token, and that of the prompt's words."""
         maps, boxes = self._maps()
         way, step, found = self.canvas.way, self.canvas.step, self.computed(self.found)
         words = (
@@ -112,6 +115,7 @@ class RelevancyView(View):
         return _draw(self.example.image, on_image(maps[way][step], boxes[way]), words, masks, title)
 
     def code(self) -> str:
+        """Lines that compute the same relevancy."""
         return self.preamble("from vlmtrace.methods.relevancy.propagation import relevancy") + (
             'found = relevancy(model, pair["clean_image"], pair["clean_prompt"])\n'
             "table = found.table()\n"
