@@ -151,15 +151,15 @@ def test_the_pairs_of_a_package_keep_the_contract_or_are_refused(install, square
         ("import module_that_is_nowhere", "SQUARES", "No module named 'module_that_is_nowhere'"),
         (PACKAGE, "MISSING", "has no attribute 'MISSING'"),
         (PACKAGE, "NOT_A_TASK", "holds 's', which is no vlmtrace.tasks.Task"),
-        (PACKAGE, "TWICE", "there already is a data set 'mit_states'"),
+        (PACKAGE, "TWICE", "there is a data set mit_states already"),
         (PACKAGE.replace("pairs=make_pairs)", "kind='odd', pairs=make_pairs)"), "SQUARES", "Unknown kind of data set"),
     ],
 )
 def test_a_broken_package_is_one_sentence_and_hinders_nobody(install, squares, source, target, reason):
     install("broken-squares", source, squares=target)
     install("good-squares", PACKAGE, squares="SQUARES")
-    with pytest.warns(UserWarning, match=f"The package broken-squares adds data sets .*{re.escape(reason)}") as said:
+    with pytest.warns(UserWarning, match=f"The data sets of the package broken-squares .*{re.escape(reason)}") as said:
         assert registry.TASKS[-1] == "squares"
-    assert len([warning for warning in said if "adds data sets" in str(warning.message)]) == 1
+    assert len([warning for warning in said if "of the package" in str(warning.message)]) == 1
     assert len(vt.load_pairs("squares", root=squares)) == 2
     assert len(vt.load_pairs("rendered_states", n=2)) == 2

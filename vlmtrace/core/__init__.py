@@ -1,0 +1,11 @@
+"""What every other room may use, and what knows nothing of models.
+
+errors     the one exception that means: the input is at fault
+files      files that appear whole or not at all
+images     images from files
+paths      the layout of the data folder
+progress   progress bars
+schema     the table contract
+stats      intervals, tests and areas, for many columns at once
+types      types that several rooms share
+"""

@@ -1,21 +1,44 @@
 """The one exception that means: the input is at fault, and here is what to do about it."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class VlmtraceError(ValueError):
     """A mistake in what the user passed in.
 
-    The message is one sentence that names the file, row or parameter and says what to do. The command line
-    prints it without a traceback and exits with status 1.
+    The message is one sentence that names the file, row or parameter and says what to do. The command line prints it
+    without a traceback and exits with status 1.
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> try:
+        ...     vt.load_pairs("rendered_stats")
+        ... except vt.VlmtraceError as error:
+        ...     print(str(error)[:30])
+        Unknown task 'rendered_stats':
     """
 
 
-def one_of(value: str, known, what: str) -> str:
-    """Return `value` if it is among `known`; otherwise raise, saying which exist.
+def one_of(value: str, known: Iterable[str], subject: str) -> str:
+    """Return a value if it is among those that exist.
+
+    Args:
+        value: the one that was asked for
+        known: those that exist
+        subject: what the value names, for the sentence
+
+    Returns:
+        the value
+
+    Raises:
+        VlmtraceError: there is no such value; the sentence lists those that exist
 
     >>> one_of("mlp", ("mlp", "residual"), "module")
     'mlp'
     """
     known = list(known)
     if value not in known:
-        raise VlmtraceError(f"Unknown {what} {value!r}: choose one of {', '.join(map(str, known))}.")
+        raise VlmtraceError(f"Unknown {subject} {value!r}: choose one of {', '.join(map(str, known))}.")
     return value

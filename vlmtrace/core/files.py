@@ -1,4 +1,6 @@
-"""Files appear whole or not at all."""
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -16,8 +18,18 @@ from vlmtrace.core.errors import VlmtraceError
 def write_atomically(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is renamed to `path`, on any error it is removed.
 
-    >>> with write_atomically("table.csv") as temporary:   # doctest: +SKIP
-    ...     temporary.write_text("a,b")
+    Args:
+        path: the file to write; folders that are missing are made
+
+    Yields:
+        the path to write to, with the same ending
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "results" / "table.csv"
+    >>> with write_atomically(target) as temporary:
+    ...     _ = temporary.write_text("a,b")
+    >>> target.read_text()
+    'a,b'
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +43,15 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> Path:
-    """Write a tidy table as parquet, without an index."""
+    """Write a tidy table as parquet, without its index.
+
+    Args:
+        table: the table
+        path: the file to write, whole or not at all
+
+    Returns:
+        the path
+    """
     with write_atomically(path) as temporary:
         table.to_parquet(temporary, index=False)
     return Path(path)
@@ -40,8 +60,14 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a parquet table.
 
+    Args:
+        path: the file
+
+    Returns:
+        the table
+
     Raises:
-        VlmtraceError: the file is missing or is not a parquet table.
+        VlmtraceError: the file is missing or is not a parquet table
     """
     path = Path(path)
     if not path.is_file():
@@ -55,6 +81,15 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def write_json(content: Any, path: str | Path) -> Path:
+    """Write a JSON file, indented and with sorted keys.
+
+    Args:
+        content: what JSON can express
+        path: the file to write, whole or not at all
+
+    Returns:
+        the path
+    """
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     return Path(path)
@@ -63,8 +98,14 @@ def write_json(content: Any, path: str | Path) -> Path:
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
+    Args:
+        path: the file
+
+    Returns:
+        its content
+
     Raises:
-        VlmtraceError: the file is not valid JSON.
+        VlmtraceError: the file is not valid JSON
     """
     try:
         return json.loads(Path(path).read_text())

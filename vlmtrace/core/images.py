@@ -11,10 +11,16 @@ from vlmtrace.core.paths import resolve
 
 
 def open_image(image: Image.Image | str | Path) -> Image.Image:
-    """An RGB image, fully decoded.
+    """Read an image whole, so that a truncated file fails here and not later.
+
+    Args:
+        image: an image, or the path of one, relative to the repository or absolute
+
+    Returns:
+        the image in RGB
 
     Raises:
-        VlmtraceError: the file is missing, truncated or not an image.
+        VlmtraceError: the file is missing, truncated or not an image
     """
     if isinstance(image, Image.Image):
         return image.convert("RGB")

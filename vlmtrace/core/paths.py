@@ -1,4 +1,6 @@
-"""Where things are. The only place that knows the layout of the data folder."""
+"""The layout of the data folder, which no other module knows. VLMTRACE_HOME, if set, is where it lies."""
+
+from __future__ import annotations
 
 import os
 from pathlib import Path
@@ -11,11 +13,25 @@ RUNS = DATA / "runs"
 
 
 def relative(path: str | Path) -> str:
-    """Write a path for a table: relative to the repository (posix) where it lies inside, absolute otherwise."""
+    """A path as tables hold it.
+
+    Args:
+        path: any path
+
+    Returns:
+        relative to the repository, with slashes, if it lies inside; absolute otherwise
+    """
     path = Path(path).resolve()
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
 
 
 def resolve(path: str | Path) -> Path:
-    """Read a path of a table: relative paths start at the repository."""
+    """A path of a table as one that can be opened.
+
+    Args:
+        path: relative to the repository, or absolute
+
+    Returns:
+        an absolute path
+    """
     return Path(path) if Path(path).is_absolute() else ROOT / path

@@ -32,19 +32,22 @@ def declared() -> dict[str, Task]:
     """
     own = sorted(_of_this_package(), key=lambda task: KINDS.index(task.kind))
     found = {task.name: task for task in own}
-    for point in importlib.metadata.entry_points(group=GROUP):
+    for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: (point.value, point.name)):
         try:
-            for task in _of_entry_point(point):
-                if task.name in found:
-                    raise VlmtraceError(f"there already is a data set {task.name!r}")
-                found[task.name] = task
+            brought = {task.name: task for task in _of_entry_point(point)}
+            taken = sorted(found.keys() & brought)
+            if taken:
+                raise VlmtraceError(f"there is a data set {', '.join(taken)} already")
         except Exception as error:  # whatever another package gets wrong must not stop this one
             package = point.dist.name if point.dist else point.value
+            reason = " ".join(str(error).split()).rstrip(".") or "no reason given"
             warnings.warn(
-                f"The package {package} adds data sets to vlmtrace that cannot be used "
-                f"({type(error).__name__}: {error}): repair or uninstall it.",
+                f"The data sets of the package {package} (entry point {point.name} = {point.value}) cannot be used "
+                f"({type(error).__name__}: {reason}): update or uninstall {package}.",
                 stacklevel=2,
             )
+            continue
+        found |= brought
     return found
 
 
