@@ -1,4 +1,12 @@
-"""From a table's row to tensors: prompts, token roles, image regions, corruption, batches."""
+"""From a table's row to tensors.
+
+corruption      which image and prompt each run of a pair has
+token_roles     what each token is in its prompt: the correct option, the noun, punctuation, …
+image_regions   which image tokens show the object, the distractor or neither
+image_tokens    the mean image token
+pair_runs       clean and corrupt run of pairs, side by side
+batching        pairs of equal shape go through the model together
+"""
 
 import lazy_loader as lazy
 

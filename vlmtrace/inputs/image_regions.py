@@ -1,7 +1,10 @@
 """Which image tokens show the object that a question asks about, which the distractor, and which neither.
 
-Where scenes come with masks, positions can be patched, silenced and scored by what they show: all tokens of the object
+Where scenes come with masks, positions can be patched, ablated and scored by what they show: all tokens of the object
 at once, or all of the background.
+
+Shapes: n image positions; a box is (top, left, bottom, right) in fractions of the image, NaN where a position shows no
+place in it.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ from vlmtrace.core.types import Array
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM, Inputs
 
+#: Region → the column of a pairs table that holds the path of its mask.
 MASKS = {"object": "clean_object_mask", "distractor": "clean_distractor_mask"}
 
 #: Named groups of image tokens; `image` is all of them, `background` those that show neither object nor distractor.
 IMAGE_REGIONS = ("object", "distractor", "background", "image")
 
-#: Cells along each side of a picture of positions that form no grid.
+#: Cells along each side of the picture that is drawn of positions that form no grid.
 RASTER = 48
 
 
@@ -32,22 +36,29 @@ def coverage(mask: Image.Image, boxes: Array) -> Array:
 
     Args:
         mask: white where the object is
-        boxes: (n, 4): top, left, bottom, right in fractions of the image; NaN where a token shows no place
+        boxes: (n, 4)
+
     Returns:
-        (n,); 0 where the place is unknown
+        (n,), 0 to 1; 0 where the place is unknown
+
+    >>> mask = Image.new("L", (4, 4), 0)
+    >>> mask.paste(255, (0, 0, 2, 4))
+    >>> coverage(mask, np.array([[0, 0, 1, 0.5], [0, 0.25, 1, 0.75]])).tolist()
+    [1.0, 0.5]
     """
-    inside = np.asarray(mask.convert("L")) > 127
+    inside = np.asarray(mask.convert("L")) > 127  # (height, width)
     height, width = inside.shape
     known = ~np.isnan(boxes).any(axis=1)
     top, left, bottom, right = np.clip(boxes[known], 0, 1).T
     rows, columns = _overlap(top * height, bottom * height, height), _overlap(left * width, right * width, width)
+    # rows (n, height), columns (n, width): each holds the box's share of every row and column of pixels
     covered = np.zeros(len(boxes))
     covered[known] = np.einsum("nh,hw,nw->n", rows, inside, columns)
     return covered
 
 
 def _overlap(start: Array, stop: Array, size: int) -> Array:
-    """Share of each stretch start … stop that each of `size` pixels takes up: (stretch, pixel), rows sum to 1."""
+    """Share of each interval start … stop that each of `size` pixels takes up: (interval, pixel), rows sum to 1."""
     pixels = np.arange(size)
     inside = np.minimum(stop[:, None], pixels + 1) - np.maximum(start[:, None], pixels)
     return np.clip(inside, 0, None) / np.maximum(stop - start, 1e-12)[:, None]
@@ -58,12 +69,18 @@ def on_image(values: Array, boxes: Array) -> Array:
 
     Args:
         values: (…, n), one for each box
-        boxes: (n, 4), as of `VLM.image_cells`
+        boxes: (n, 4), from `VLM.image_cells`
+
     Returns:
-        (…, row, column): one cell a box where they form a grid that covers the image; otherwise `RASTER` cells along
+        (…, row, column): one cell per box where they form a grid that covers the image; otherwise `RASTER` cells along
         each side, over which each box's amount is spread by area. What has no place in the image is left out
+
     Raises:
         VlmtraceError: no position has a place in the image
+
+    >>> boxes = np.array([[0, 0, 1, 0.5], [0, 0.5, 1, 1]])
+    >>> on_image(np.array([0.25, 0.75]), boxes).tolist()
+    [[0.25, 0.75]]
     """
     placed = ~np.isnan(boxes).any(axis=1)
     if not placed.any():
@@ -85,7 +102,15 @@ def _grid(boxes: Array) -> tuple[int, int] | None:
 
 
 def mask_coverage(pair: Mapping[str, Any], column: str, boxes: Array) -> Array:
-    """Share of each box that one of a pair's masks covers; 0 everywhere where the pair has no such mask.
+    """Share of each box that one of a pair's masks covers.
+
+    Args:
+        pair: a row of a pairs table
+        column: the one that holds the mask's path
+        boxes: (n, 4)
+
+    Returns:
+        (n,), 0 to 1; 0 everywhere where the pair has no such mask
 
     Raises:
         VlmtraceError: the mask cannot be read, or is not of its image's size
@@ -110,21 +135,27 @@ def mask_coverage(pair: Mapping[str, Any], column: str, boxes: Array) -> Array:
 def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: str | None = None) -> dict[str, Array]:
     """Which image positions belong to each of `IMAGE_REGIONS`, for one pair's clean image.
 
-    A position belongs to the object or the distractor that covers at least half of it; where something covers none by
-    half, to it belongs the position that it covers most.
+    A position belongs to the object or the distractor that covers at least half of it. Where one of them covers half of
+    no position, the position that it covers most belongs to it.
 
     Args:
+        model: tells where image positions lie
+        pair: a row of a pairs table
         inputs: the pair's inputs (batch 1)
         block: whose image positions; None: those of the image embeddings, as the language side receives them
+
     Returns:
-        by region, bool (image position); where a pair has no mask, only the whole image
+        by region, bool (n,); where a pair has no mask, only the whole image
+
+    Raises:
+        VlmtraceError: a mask cannot be read, or is not of its image's size
     """
     boxes = model.image_cells(pair["clean_image"], inputs, block or model.image_block)
     regions = {"image": np.ones(len(boxes), dtype=bool)}
     if not isinstance(pair.get(MASKS["object"]), str):
         return regions
     covered = {name: mask_coverage(pair, column, boxes) for name, column in MASKS.items()}
-    taken = np.zeros(len(boxes), dtype=bool)
+    taken = np.zeros(len(boxes), dtype=bool)  # (n,)
     for name, share in covered.items():
         if share.any():
             regions[name] = (share >= min(0.5, share.max())) & ~taken
@@ -137,12 +168,18 @@ def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: st
 def named_positions(
     model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs, names: Sequence[str]
 ) -> dict[str, Array]:
-    """Positions of a block under their names: regions of the image, "options", "all", or token roles.
+    """Positions of a block by name: regions of the image, "options" (both), "all", or token roles.
 
     Args:
+        model: tells tokens and image positions
+        pair: a row of a pairs table
+        block: whose positions
         inputs: the pair's inputs (batch 1)
+        names: those that are wanted
+
     Returns:
-        by name, bool (position); a name that this pair's prompt or image has nothing of is left out
+        by name, bool (position of the block); a name that nothing in this pair's prompt or image has is left out
+
     Raises:
         VlmtraceError: no position of the block could have that name
     """

@@ -13,12 +13,23 @@ from vlmtrace.models import VLM
 
 
 def mean_image_token(model: VLM, pairs: pd.DataFrame, batch: int = 32) -> Tensor:
-    """The mean over all image positions of the clean images of some pairs: (width,)."""
+    """The mean image token: over all image positions of the clean images of some pairs.
+
+    Image tokens that are replaced by it lose what they say about their own image and keep what all images share.
+
+    Args:
+        model: embeds the images
+        pairs: clean_image and clean_prompt are read
+        batch: images per forward pass at most
+
+    Returns:
+        (width of the image embeddings)
+    """
     total, n = torch.zeros(()), 0
     with torch.no_grad():
         batches = equal_length_batches(model, pairs["clean_prompt"], batch, pairs["clean_image"])
         for rows in progress(batches, f"mean image token of {len(pairs)} images"):
             inputs = run_inputs(model, pairs.iloc[rows], "clean")
-            kept = model.image_embeddings(inputs).float().flatten(0, 1)
-            total, n = total.to(kept.device) + kept.sum(0), n + len(kept)
+            tokens = model.image_embeddings(inputs).float().flatten(0, 1)  # (image · position, width)
+            total, n = total.to(tokens.device) + tokens.sum(0), n + len(tokens)
     return total / n

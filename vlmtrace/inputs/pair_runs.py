@@ -1,4 +1,4 @@
-"""The clean and the corrupt run of pairs."""
+"""The clean and the corrupt run of pairs, aligned position by position."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from vlmtrace.models import VLM, Inputs, Readout, Trace
 
 @dataclass(frozen=True)
 class PairRuns:
-    """Clean and corrupt run of a group of pairs of equal length."""
+    """Clean and corrupt run of a batch of pairs whose inputs have equal shapes.
+
+    Attributes:
+        clean_inputs: of the clean run
+        inputs: of the corrupt run, into which is patched
+        clean: what the clean run left behind
+        corrupt: what the corrupt run left behind
+        answer_ids: (pair, 2), first tokens of the correct and of the incorrect answer
+        clean_readout: probabilities and logit difference of the clean run
+        corrupt_readout: those of the corrupt run
+    """
 
     clean_inputs: Inputs
     inputs: Inputs
@@ -27,10 +37,19 @@ class PairRuns:
 
 
 def encode_pair(model: VLM, pairs: pd.DataFrame, row: int, corruption: str) -> tuple[Inputs, Inputs]:
-    """Clean and corrupt inputs of one pair (batch 1), aligned position by position.
+    """Clean and corrupt inputs of one pair.
+
+    Args:
+        model: its processor makes the inputs
+        pairs: a pairs table
+        row: number of the pair in it
+        corruption: "image" or "text"
+
+    Returns:
+        clean and corrupt inputs, of batch 1 and of equal shapes
 
     Raises:
-        VlmtraceError: the two runs do not have the same shape
+        VlmtraceError: the two differ in shape
     """
     one = pairs.iloc[[row]]
     name = one["sample_id"].iloc[0]
@@ -48,6 +67,19 @@ def encode_pair(model: VLM, pairs: pd.DataFrame, row: int, corruption: str) -> t
 
 
 def run_pairs(model: VLM, pairs: pd.DataFrame, encoded: Sequence[tuple[Inputs, Inputs]]) -> PairRuns:
+    """Run a batch of pairs clean and corrupt, and keep what every layer gives.
+
+    Args:
+        model: the model
+        pairs: the batch's rows of a pairs table
+        encoded: from `encode_pair`, one per row, all of equal shapes
+
+    Returns:
+        both runs
+
+    Raises:
+        VlmtraceError: an answer does not start with a known token, or both answers of a pair start with the same one
+    """
     clean_inputs, inputs = (
         {key: torch.cat([side[key] for side in sides]) for key in sides[0]} for sides in zip(*encoded, strict=True)
     )

@@ -1,7 +1,7 @@
-"""Which part each token plays in its prompt, found by character offsets, never by typed positions.
+"""What each token is in its prompt (the correct option, the noun, a mark, …), found by character offsets.
 
 Roles make prompts of unlike length comparable: the effect at "the correct option" can be averaged over pairs although
-that option stands at position 5 here and at 7 there.
+that option stands at position 5 in one prompt and at 7 in another.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ def token_table(model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs)
     """What stands at each position of a block for one pair's clean prompt.
 
     Args:
+        model: tokenizes the prompt
         pair: a row of a pairs or evaluated table
+        block: whose positions
         inputs: the pair's inputs (batch 1)
+
     Returns:
-        columns position, token, token_role; what a chat template writes around the prompt has the role "template",
-        special tokens aside
+        one row per position: position, token, token_role; what a chat template writes around the prompt has the role
+        "template", special tokens aside
     """
     asked = str(pair["clean_prompt"])
     text = model.prompt_text(asked)
@@ -57,7 +60,18 @@ def token_table(model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs)
 
 
 def role_spans(prompt: str, pair: Mapping[str, Any]) -> dict[str, list[tuple[int, int]]]:
-    """Character spans of the words whose role the pair's columns tell: correct, incorrect, noun, subject, …"""
+    """Where the words stand whose role the pair's columns tell: correct, incorrect, noun, subject, verb, object.
+
+    Args:
+        prompt: the clean prompt
+        pair: a row of a pairs or evaluated table
+
+    Returns:
+        by role, the first and last-plus-one character of each occurrence
+
+    >>> role_spans("Is this circle red or blue?", {"correct_answer": "red", "noun": "circle"})
+    {'correct': [(15, 18)], 'noun': [(8, 14)]}
+    """
     words = {"correct": pair.get("correct_answer"), "incorrect": pair.get("incorrect_answer")}
     words |= {column: pair.get(column) for column in WORD_COLUMNS}
     return {role: find_word(prompt, word) for role, word in words.items() if isinstance(word, str) and word}
@@ -65,6 +79,13 @@ def role_spans(prompt: str, pair: Mapping[str, Any]) -> dict[str, list[tuple[int
 
 def find_word(prompt: str, word: str) -> list[tuple[int, int]]:
     """Where a word stands in a prompt as a whole word, whatever its case ("man" is not in "woman").
+
+    Args:
+        prompt: any text
+        word: one word, or several
+
+    Returns:
+        the first and last-plus-one character of each occurrence
 
     >>> find_word("Is the man or the woman kicking?", "man")
     [(7, 10)]
@@ -99,9 +120,11 @@ def joined_words(tokens: Sequence[Token], text: str) -> pd.DataFrame:
     """The word that each token belongs to, by character offsets, so that sub-tokens of any tokenizer come together.
 
     Args:
-        tokens: as of `VLM.tokens`, for this text
+        tokens: from `VLM.tokens`, for this text
+        text: what was tokenized
+
     Returns:
-        one row a token: word_index (equal for neighbours of one word), word. What stands in no word (punctuation,
+        one row per token: word_index (equal for neighbors of one word), word. What stands in no word (punctuation,
         special tokens, image tokens) is a word of its own; a token of two words counts for the first
     """
     words = list(re.finditer(r"\w+(?:['’]\w+)*", text))

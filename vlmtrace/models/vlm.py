@@ -203,3 +203,13 @@ def inputs_of_pair(inputs: Inputs, pair: int, n_pairs: int) -> Inputs:
     return {
         name: value[pair * len(value) // n_pairs : (pair + 1) * len(value) // n_pairs] for name, value in inputs.items()
     }
+
+
+def repeat_inputs(inputs: Inputs, n: int) -> Inputs:
+    """The inputs of one pair or question n times: (1, …) becomes (n, …).
+
+    Args:
+        inputs: of batch 1
+        n: how many times
+    """
+    return {name: value.repeat(n, *[1] * (value.ndim - 1)) for name, value in inputs.items()}

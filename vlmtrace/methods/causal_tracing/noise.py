@@ -27,8 +27,9 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import check_columns, validate_questions
 from vlmtrace.core.stats import t_interval
-from vlmtrace.inputs.batching import equal_length_batches, repeated
+from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.models import VLM
+from vlmtrace.models.vlm import repeat_inputs
 
 NOISES = ("additive", "multiplicative")
 
@@ -181,7 +182,7 @@ def noise_curve(
         answer = model.answer_tokens(inputs, image=image)
         unit = Noise(scale, draws=draws, seed=seed).unit(question["sample_id"], image)
         for step, token in enumerate(answer):
-            extended = repeated(model.extend(inputs, answer[:step]), draws)
+            extended = repeat_inputs(model.extend(inputs, answer[:step]), draws)
             for level in levels:
                 corrupt = Noise(scale, level, draws, seed, noise).disturb(image, unit)
                 logits = model.answer_logits(extended, image=corrupt)

@@ -31,12 +31,13 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import validate_questions
 from vlmtrace.core.stats import t_interval
-from vlmtrace.inputs.batching import Positions, repeated
+from vlmtrace.inputs.batching import Positions
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.methods.causal_tracing.noise import Noise, noise_scale, refuse_images_twice
 from vlmtrace.methods.patching.sweeps import memory_bytes, sweep_patches
 from vlmtrace.models import VLM, Inputs, Patches, Readout, Site, Trace
+from vlmtrace.models.vlm import repeat_inputs
 
 #: Share of the layers that a window takes: three of twelve, as published for BLIP.
 WINDOW_SHARE = 0.25
@@ -285,7 +286,7 @@ def _trace(
 def _runs(step: _Step, clean: Trace, corrupt_image: Tensor, sites: Sequence[Site]) -> PairRuns:
     """Clean and corrupt runs of one question, the draws of noise in the place of pairs."""
     n = len(corrupt_image)
-    inputs = repeated(step.inputs, n)
+    inputs = repeat_inputs(step.inputs, n)
     corrupt = step.model.trace(inputs, sites, image=corrupt_image)
     expanded = Trace(
         clean.logits.expand(n, -1),

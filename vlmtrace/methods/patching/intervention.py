@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.inputs.batching import repeated
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.models import VLM, Readout, Site
 from vlmtrace.models.hooks import hooks
+from vlmtrace.models.vlm import repeat_inputs
 
 
 class Patch(NamedTuple):
@@ -207,7 +207,7 @@ def patched_logits(
     for start in range(0, len(interventions), batch_size):
         batch = interventions[start : start + batch_size]
         n = len(batch)
-        inputs = repeated(runs.inputs, n)
+        inputs = repeat_inputs(runs.inputs, n)
         image = None if embeddings is None else embeddings.expand(n, *embeddings.shape[1:])
         sites = dict.fromkeys(patch.site for patches in batch for patch in patches)
         points = [(model.hook_point(site), _copy_clean(model, runs, site, batch)) for site in sites]

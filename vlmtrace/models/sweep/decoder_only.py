@@ -31,7 +31,7 @@ from vlmtrace.models.sweep.layer_sweep import (
 )
 from vlmtrace.models.sweep.shared_prefix import Prefix, Recorder, shared_prefixes
 from vlmtrace.models.types import Call, Inputs, Patches, Readout, Site, Trace
-from vlmtrace.models.vlm import VLM, inputs_of_pair
+from vlmtrace.models.vlm import VLM, inputs_of_pair, repeat_inputs
 
 BLOCK = "language_model"
 
@@ -257,10 +257,9 @@ def _vision_encoder(
                 same = chunk.subset([i for i, at in enumerate(chunk.layers) if at == layer])
                 site = Site("vision_encoder", "residual", layer)
                 states = _patched_stream(clean[site][one], corrupt[site][one], same)
-                repeated = {k: v.repeat(len(same), *[1] * (v.ndim - 1)) for k, v in mine.items()}
                 below = [corrupt["vision_encoder", "residual", i][one] for i in range(layer)]
                 with _resumed(model, below, states):
-                    logits = model.answer_logits(repeated)
+                    logits = model.answer_logits(repeat_inputs(mine, len(same)))
                 found.append(Readout.of(logits[None], answer_ids[one]))
             return Readout.cat(found, dim=1)
 
