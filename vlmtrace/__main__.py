@@ -1,5 +1,6 @@
-"""`python -m vlmtrace`: see vlmtrace/pipeline.py."""
+"""`python -m vlmtrace`: see vlmtrace/pipeline/cli.py."""
 
 from vlmtrace.pipeline.cli import main
 
-main(prog_name="python -m vlmtrace")
+if __name__ == "__main__":
+    main(prog_name="python -m vlmtrace")

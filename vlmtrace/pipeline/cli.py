@@ -1,16 +1,22 @@
-"""The command line: run a notebook as a stage of a run, check names before anything starts, draw the report.
+"""The command line: everything that `make` drives, and single notebooks.
 
+    python -m vlmtrace all --model tiny-blip --tasks "rendered_states rendered_svo" --run default
+    python -m vlmtrace explore
     python -m vlmtrace run notebooks/04_module_patching.ipynb --run default --task rendered_svo -p seed=0
-    python -m vlmtrace check --model tiny-blip --tasks "rendered_states rendered_svo"
     python -m vlmtrace report --run default
 
-Nothing here loads a model: notebooks run in a kernel of their own.
+Each option can also be given in the environment, as VLMTRACE_MODEL, VLMTRACE_TASKS, …: that is how `make` hands on its
+variables, so that no character in them can be misread by a shell. Nothing here loads a model: notebooks run in kernels
+of their own.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,10 +26,16 @@ from vlmtrace.pipeline.notebooks import run_notebook
 from vlmtrace.pipeline.parameters import check_data, check_model, check_number, check_tasks
 from vlmtrace.pipeline.runs import open_run
 
-# Commands ------------------------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from vlmtrace.pipeline.schedule import Settings
+
+#: The tasks of a run that names none.
+TASKS = "rendered_states rendered_faces rendered_svo"
 
 
 class Interrupted(click.ClickException):
+    """Ctrl-C."""
+
     exit_code = 130  # as shells have it for SIGINT
 
 
@@ -31,6 +43,7 @@ class Commands(click.Group):
     """Prints a VlmtraceError as its sentence, without a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
+        """Run a command."""
         try:
             return super().invoke(context)
         except VlmtraceError as error:
@@ -42,6 +55,118 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Activation patching of vision-language models, notebook by notebook (see README.md)."""
+
+
+def option(name: str, default: str, text: str) -> Callable:
+    """An option that the environment can give, too; an empty text there is an empty text."""
+    variable = f"VLMTRACE_{name.upper()}"
+    argument = "run_name" if name == "run" else name
+    return click.option(f"--{name}", argument, default=default, show_default=bool(default), envvar=variable, help=text)
+
+
+def run_options(command: Callable) -> Callable:
+    """The options that say what a run is made of."""
+    for name, default, text in reversed(
+        [
+            ("model", "tiny-blip", "A bundled model, a directory written by save_pretrained, or a hub id."),
+            ("revision", "", "Branch, tag or commit of a model on the hub."),
+            ("tasks", TASKS, "Separated by blanks."),
+            ("root", "", "Where a data set lies; empty: data/raw/<task>."),
+            ("question", "", "For the task folder: the question, with {a} and {b} for the options."),
+            ("samples", "", "Pairs of each task; empty: as in notebook 01."),
+            ("seed", "0", "Of everything that is drawn."),
+            ("run", "", "The run: a folder under data/runs; empty: default, or the model's name."),
+            ("device", "cpu", "A torch device."),
+        ]
+    ):
+        command = option(name, default, text)(command)
+    return command
+
+
+def making_options(command: Callable) -> Callable:
+    """The options of the commands that make a run."""
+    command = option("beside", "", "A run of another model to compare with.")(command)
+    command = option("jobs", "", "Notebooks at a time; empty: 2, or 1 on a GPU, which would hold a model for each.")(
+        command
+    )
+    return run_options(command)
+
+
+@main.command("all")
+@making_options
+def all_command(jobs: str, beside: str, **given: str) -> None:
+    """Take every task from images to its circuits: tables, figures, executed notebooks, report.
+
+    What is up to date is not made again. A run of tiny-llava is compared with one of tiny-blip, which is made where it
+    is missing.
+    """
+    mine = settings(**given)
+    made = [mine]
+    if mine.model == "tiny-llava":
+        beside = beside or "default"
+        if beside != mine.run:
+            made.insert(0, replace(mine, model="tiny-blip", run=beside, revision=""))
+    make("all", made, beside, jobs)
+
+
+@main.command("explore")
+@making_options
+def explore_command(jobs: str, beside: str, **given: str) -> None:
+    """Look at single images and open questions: causal tracing, the visual lens, the explorer.
+
+    Without a model of your own, both bundled models are explored, each in its run.
+    """
+    mine = settings(**given)
+    made = [mine]
+    if mine.model == "tiny-blip":
+        made.append(
+            replace(mine, model="tiny-llava", run="tiny-llava" if mine.run == "default" else f"{mine.run}-llava")
+        )
+    make("explore", made, beside, jobs)
+
+
+def settings(run_name: str, tasks: str, **given: str) -> Settings:
+    """What a run is made of, checked: a wrong name stops here, before anything is touched."""
+    from vlmtrace.pipeline.schedule import Settings  # schedules need kernels; other commands start without them
+
+    run_name = run_name or default_run(given["model"])
+    check(run_name=run_name, tasks=tasks, **given)
+    return Settings(run=run_name, tasks=tuple(tasks.split()), **given)
+
+
+def default_run(model: str) -> str:
+    """The run of a model that names none: `default` for tiny-blip, otherwise the model's name.
+
+    >>> default_run("tiny-blip"), default_run("llava-hf/llava-1.5-7b-hf"), default_run("/my models/blip/")
+    ('default', 'llava-1.5-7b-hf', 'blip')
+    """
+    return "default" if model == "tiny-blip" else model.split("@")[0].rstrip("/").rpartition("/")[2]
+
+
+def make(target: str, made: Sequence[Settings], beside: str, jobs: str) -> None:
+    """Run what is out of date, draw the reports, and say where they are."""
+    from vlmtrace.pipeline.schedule import jobs_of, make_report, run_jobs
+
+    if jobs:
+        check_number("JOBS", jobs, 1)
+    at_once = int(jobs) if jobs else 2 if made[0].device == "cpu" else 1
+    ran = run_jobs([job for given in made for job in jobs_of(target, given, is_decoder_only(given.model))], at_once)
+    for given in made:
+        run = open_run(given.run)
+        drawn = make_report(run, beside if given.run == made[-1].run else "")
+        worked = drawn or any(job.settings.run == given.run for job in ran)
+        page = paths.relative(run.folder / "report" / "index.html")
+        words = "Done" if worked else f"Nothing to do: run {given.run} is up to date"
+        click.echo(f"{words}. Open {page} in a browser.")
+
+
+def is_decoder_only(model: str) -> bool:
+    """Whether a model reads image tokens in one sequence with the prompt, told by its configuration or its name."""
+    for folder in (paths.MODELS / model, Path(model).expanduser()):
+        if (folder / "config.json").is_file():
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            return config.get("model_type") != "blip"
+    return "blip-vqa" not in model
 
 
 @main.command("run")
@@ -61,32 +186,28 @@ def run_command(notebook: Path, run_name: str, task: str, parameters: tuple[str,
 
 
 @main.command("check")
-@click.option("--model", required=True)
-@click.option("--revision", default="", help="Branch, tag or commit of a model on the hub.")
-@click.option("--tasks", required=True, help="Separated by blanks.")
-@click.option("--root", default="", help="Where a dataset lies.")
-@click.option("--question", default="", help="For the task folder.")
-@click.option("--samples", default="")
-@click.option("--seed", default="0")
-@click.option("--run", "run_name", default="default")
-def check_command(
-    model: str, revision: str, tasks: str, root: str, question: str, samples: str, seed: str, run_name: str
-) -> None:
+@run_options
+def check_command(**given: str) -> None:
     """Say in one sentence what is wrong with the parameters of a run, before anything is computed."""
+    check(**{**given, "run_name": given["run_name"] or default_run(given["model"])})
+
+
+def check(run_name: str, model: str, revision: str, tasks: str, root: str, question: str, **numbers: str) -> None:
+    """Raise a sentence if a run cannot be made of this."""
     open_run(run_name)
     check_model(model, revision)
     check_tasks(tasks.split())
     check_data(tasks.split(), root, question)
-    check_number("SEED", seed, 0)
-    if samples:
-        check_number("SAMPLES", samples, 1)
+    check_number("SEED", numbers["seed"], 0)
+    if numbers["samples"]:
+        check_number("SAMPLES", numbers["samples"], 1)
 
 
 @main.command("report")
-@click.option("--run", "run_name", default="default")
-@click.option("--beside", default="", help="A run of another model to compare with.")
+@option("run", "default", "The run.")
+@option("beside", "", "A run of another model to compare with.")
 def report_command(run_name: str, beside: str) -> None:
     """Draw data/runs/RUN/report/index.html from what the run's folder holds."""
-    from vlmtrace.pipeline.report import write_report
+    from vlmtrace.pipeline.report import write_report  # it imports torch, which takes seconds
 
     click.echo(f"Wrote {paths.relative(write_report(open_run(run_name), beside or None))}")

@@ -25,22 +25,29 @@ TRACEBACK_LINES = 12
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-# Notebooks -----------------------------------------------------------------------------------------------------
-
-
 def run_notebook(notebook: Path, given: Mapping[str, str]) -> Path:
-    """Execute a notebook into its run's folder.
-
-    The executed copy appears under `notebooks/` of the run when every cell went through. A failed one goes to
-    `notebooks/failed/`, and what an earlier execution left stays as it is.
+    """Execute one notebook into its run's folder, in a kernel of its own.
 
     Args:
-        given: parameters as text, `run` among them
+        notebook: its path
+        given: parameters as text, `run` among them; an empty text keeps the notebook's default
     Returns:
-        the executed copy
+        the executed copy: `notebooks/<task>-<notebook>` in the run's folder
     Raises:
         VlmtraceError: a mistake in the parameters, or one that a cell of the notebook found
         click.ClickException: any other error in a cell
+    """
+    from vlmtrace.pipeline.kernels import OwnKernelManager
+
+    with kernel_environment(), contextlib.chdir(notebook.parent):
+        return execute(notebook, given, OwnKernelManager)
+
+
+def execute(notebook: Path, given: Mapping[str, str], kernels: type) -> Path:
+    """Execute a notebook, in the present folder and environment, by this class of kernels; see `run_notebook`.
+
+    The executed copy appears under `notebooks/` of the run when every cell went through. A failed one goes to
+    `notebooks/failed/`, and what an earlier execution left stays as it is.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -48,10 +55,9 @@ def run_notebook(notebook: Path, given: Mapping[str, str]) -> Path:
     parameters = read_parameters(notebook, given)
     run = open_run(parameters.get("run") or declared_parameters(notebook)["run"])
     task = parameters.get("task", "")
-    name = f"{task}-{notebook.name}" if task else notebook.name
-    executed = run.folder / "notebooks" / name
+    executed = run.executed_notebook(notebook.stem, task)
     running = executed.with_name(f".{executed.stem}.running.ipynb")
-    failed = executed.parent / "failed" / name
+    failed = executed.parent / "failed" / executed.name
     executed.parent.mkdir(parents=True, exist_ok=True)
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about comments that it cannot parse
@@ -59,16 +65,15 @@ def run_notebook(notebook: Path, given: Mapping[str, str]) -> Path:
     click.echo(f"{label} started")
     started = time.monotonic()
     try:
-        with kernel_environment():
-            papermill.execute_notebook(
-                notebook,
-                running,
-                parameters,
-                cwd=notebook.parent,
-                kernel_name="python3",
-                progress_bar=False,
-                extra_arguments=["--log-level=ERROR"],  # the kernel's remarks about itself
-            )
+        papermill.execute_notebook(
+            notebook,
+            running,
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            extra_arguments=["--log-level=ERROR"],  # the kernel's remarks about itself
+            kernel_manager_class=kernels,
+        )
     except PapermillExecutionError as error:
         failed.parent.mkdir(exist_ok=True)
         os.replace(running, failed)
@@ -85,11 +90,10 @@ def run_notebook(notebook: Path, given: Mapping[str, str]) -> Path:
 
 @contextlib.contextmanager
 def kernel_environment() -> Iterator[None]:
-    """The environment that the kernel inherits: this Python, this package, and where the terminal is."""
+    """The environment that kernels inherit: this package, and where the terminal is."""
     before = dict(os.environ)
     package = str(Path(__file__).resolve().parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [before.get("PYTHONPATH")])])
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ.pop("MPLBACKEND", None)  # pictures belong into the notebook, whatever is set for scripts
     if sys.stderr.isatty():
         os.environ[TERMINAL] = os.ttyname(sys.stderr.fileno())
@@ -101,7 +105,7 @@ def kernel_environment() -> Iterator[None]:
 
 
 def drop_progress_bars(notebook: Path) -> None:
-    """Remove bars from an executed notebook: a bar that has run its course is only a broken control to the reader."""
+    """Remove bars from an executed notebook: a bar that has finished is only a broken control to the reader."""
     import nbformat
 
     content = nbformat.read(notebook, as_version=4)
@@ -112,6 +116,7 @@ def drop_progress_bars(notebook: Path) -> None:
 
 
 def is_progress_bar(output: Mapping[str, Any]) -> bool:
+    """Whether a cell's output is a bar of tqdm."""
     data = output.get("data", {})
     return WIDGET in data and re.search(r"\d+%\||\d+it \[", data.get("text/plain", "")) is not None
 

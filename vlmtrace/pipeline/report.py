@@ -23,10 +23,7 @@ from vlmtrace.methods.evaluation.answers import accuracy_table
 from vlmtrace.methods.evaluation.selection import USE
 from vlmtrace.pipeline.comparison import compare, other_run
 from vlmtrace.pipeline.runs import Run
-from vlmtrace.pipeline.stages import EXPLORERS, STAGES
-
-#: A figure belongs to the section of the stage that drew it.
-SECTIONS = (*STAGES, *EXPLORERS)
+from vlmtrace.pipeline.stages import stages
 
 Rows = list[dict[str, Any]]
 
@@ -58,7 +55,7 @@ def write_report(run: Run, beside: str | None = None) -> Path:
         tables=list(table_sizes(run)),
         stages=stage_rows(record),
         comparison=compare(run, other) if other else None,
-        explorers=[stage for stage in EXPLORERS if stage in record["stages"]],
+        explorers=[name for name, spec in stages().items() if spec.target == "explore" and name in record["stages"]],
         other_reports=other_reports(run),
         **findings(run, record),
     )
@@ -183,7 +180,7 @@ def function_rows(functions: pd.DataFrame, universal: pd.DataFrame) -> Rows:
 
 def figures_by_stage(run: Run, record: dict[str, Any]) -> dict[str, dict[str, Rows]]:
     """Stage → task ("" for all tasks) → figures that are there: name, caption."""
-    found: dict[str, dict[str, Rows]] = {stage: {} for stage in SECTIONS}
+    found: dict[str, dict[str, Rows]] = {stage: {} for stage in stages()}
     for key, entry in record["stages"].items():
         task, _, stage = key.rpartition("/")
         there = [figure for figure in entry["figures"] if (run.folder / "figures" / f"{figure['name']}.png").is_file()]

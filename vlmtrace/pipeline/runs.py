@@ -35,7 +35,7 @@ from vlmtrace.core.files import read_json, read_table, write_atomically, write_j
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import check_read, check_written
 from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of
-from vlmtrace.pipeline.stages import SHARED, STAGES
+from vlmtrace.pipeline.stages import SHARED, stages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,6 +70,10 @@ class Run:
         """Where a table lies; tables over all tasks have no task."""
         return self.folder.joinpath(*[task] if task else [], f"{table}.parquet")
 
+    def executed_notebook(self, stage: str, task: str | None = None) -> Path:
+        """Where the executed copy of a stage's notebook lies."""
+        return self.folder / "notebooks" / (f"{task}-{stage}.ipynb" if task else f"{stage}.ipynb")
+
     def table(self, table: str, task: str | None = None) -> pd.DataFrame:
         """Read a table.
 
@@ -99,6 +103,14 @@ class Run:
             if "fingerprint" in entry["parameters"]:
                 record["model_fingerprint"] = entry["parameters"]["fingerprint"]
             record["versions"] = versions()
+            write_json(record, self.folder / "run.json")
+
+    def remember(self, stage: str, made_from: Mapping[str, Any]) -> None:
+        """Note in run.json what a stage's result was made from; see `vlmtrace.pipeline.schedule`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(self.folder / ".run.lock"):
+            record = self.record()
+            record.setdefault("made_from", {})[stage] = plain(made_from)
             write_json(record, self.folder / "run.json")
 
 
@@ -201,7 +213,8 @@ class Stage:
         shutil.rmtree(self.parts_folder, ignore_errors=True)
         for name, table in tables.items():
             print(f"Wrote {paths.relative(self.run.path(name, self.task))}: {len(table):,} rows.")
-        following = [stage for stage in STAGES if stage > self.name][:1] if self.name in STAGES else []
+        pipeline = [name for name, spec in stages().items() if spec.target == "all"]
+        following = [name for name in pipeline if name > self.name][:1] if self.name in pipeline else []
         print(f"{self.name} took {seconds:.0f} s." + (f" Next: {following[0]}." if following else ""))
 
     def _entry(self, writes: Mapping[str, str], seconds: float) -> dict[str, Any]:

@@ -1,0 +1,297 @@
+"""What `make all` and `make explore` do: run the stages that are out of date, in order, several at a time.
+
+A stage is up to date when what it was made from is what it would be made from now: its notebook, the code that its
+tables come from, the model's files, its parameters and the tables that it reads. That, and not the age of files, is
+compared; run.json keeps it under "made_from".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from vlmtrace.core import paths
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.pipeline.checkpoints import digest_of
+from vlmtrace.pipeline.dependencies import PACKAGE, code_digest, modules_behind, modules_used_by
+from vlmtrace.pipeline.kernels import OwnKernelManager, warm_kernels
+from vlmtrace.pipeline.notebooks import execute, kernel_environment
+from vlmtrace.pipeline.parameters import declared_parameters
+from vlmtrace.pipeline.runs import Run, file_digest, open_run, plain
+from vlmtrace.pipeline.stages import StageSpec, stages, writer_of
+from vlmtrace.tasks import ROOTED
+
+#: Model files up to this many bytes are compared by content, larger ones by size and time of change.
+READ_WHOLE = 2**26
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is made of, as `make` is given it.
+
+    Attributes:
+        run: the run's name
+        model: a bundled model's name, a directory, or a hub id
+        revision: of a model on the hub; "": main
+        tasks: names of tasks
+        root: where a data set lies; "": data/raw/<task>
+        question: for the task `folder`; "": as in notebook 01
+        samples: pairs of each task, as text; "": as in notebook 01
+        seed: as text
+        device: a torch device
+    """
+
+    run: str
+    model: str = "tiny-blip"
+    revision: str = ""
+    tasks: tuple[str, ...] = ("rendered_states", "rendered_faces", "rendered_svo")
+    root: str = ""
+    question: str = ""
+    samples: str = ""
+    seed: str = "0"
+    device: str = "cpu"
+
+
+@dataclass
+class Job:
+    """One stage of one run, for one task ("" for a stage over all tasks)."""
+
+    spec: StageSpec
+    task: str
+    settings: Settings
+    after: set[tuple[str, str, str]] = field(default_factory=set)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Run, task and stage."""
+        return (self.settings.run, self.task, self.spec.name)
+
+    @property
+    def stage(self) -> str:
+        """The job's name in run.json."""
+        return f"{self.task}/{self.spec.name}" if self.task else self.spec.name
+
+    @property
+    def run(self) -> Run:
+        """The run whose folder the job writes to."""
+        return open_run(self.settings.run)
+
+    def parameters(self) -> dict[str, str]:
+        """What the notebook is given, as text; what is empty keeps the notebook's default."""
+        given = self.settings
+        own = self.task in ROOTED
+        wanted = {
+            "model": f"{given.model}@{given.revision}" if given.revision else given.model,
+            "seed": given.seed,
+            "device": given.device,
+            "run": given.run,
+            "task": self.task,
+            "tasks": "" if self.task else " ".join(given.tasks),
+            # Later stages take all pairs that the first one made; explorers have their own number.
+            "samples": given.samples if self.task and not self.spec.reads else "",
+            "root": given.root if own else "",
+            "question": given.question if self.task == "folder" else "",
+        }
+        declared = declared_parameters(self.spec.notebook)
+        return {name: value for name, value in wanted.items() if name in declared}
+
+    def outputs(self) -> list[Path]:
+        """The files that the job leaves: its tables, or the executed notebook of a stage without any."""
+        tables = [self.run.path(table, self.task or None) for table in self.spec.writes]
+        return tables or [self.run.executed_notebook(self.spec.name, self.task)]
+
+    def made_from(self) -> dict[str, Any]:
+        """What decides about the result; equal values mean that nothing needs to run again."""
+        spec, given = self.spec, self.parameters()
+        tables = [
+            self.run.path(table, task)
+            for table in spec.reads
+            for task in ([self.task] if self.task else self.settings.tasks)
+        ]
+        modules = modules_used_by(spec.notebook, drawing=not spec.writes)
+        return {
+            "parameters": {name: value for name, value in given.items() if name not in ("device", "run")},
+            "notebook": file_digest(spec.notebook),
+            "code": code_digest(modules),
+            "model": model_digest(self.settings.model),
+            "reads": {_below(self.run, path): file_digest(path) if path.is_file() else None for path in tables},
+        }
+
+    def is_up_to_date(self) -> bool:
+        """Whether the result is there, as it was written, and would come out the same."""
+        record = self.run.record()
+        if not all(path.is_file() for path in self.outputs()):
+            return False
+        written = record["stages"].get(self.stage, {}).get("writes", {})
+        tables = [self.run.path(table, self.task or None) for table in self.spec.writes]
+        if any(written.get(_below(self.run, path)) != file_digest(path) for path in tables):
+            return False
+        return record.get("made_from", {}).get(self.stage) == plain(self.made_from())
+
+    def execute(self, kernels: type[OwnKernelManager]) -> None:
+        """Run the notebook, and remember what its result was made from."""
+        made_from = self.made_from()
+        execute(self.spec.notebook, {name: text for name, text in self.parameters().items() if text}, kernels)
+        self.run.remember(self.stage, made_from)
+
+
+def model_digest(name: str) -> str:
+    """Identifies the files of a model on this machine; a model on the hub is identified by its name."""
+    bundled = paths.MODELS / name
+    folder = bundled if (bundled / "config.json").is_file() else Path(name).expanduser()
+    if not folder.is_dir():
+        return name
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt")):
+        status = path.stat()
+        content = file_digest(path) if status.st_size <= READ_WHOLE else f"{status.st_size} {status.st_mtime_ns}"
+        digest.update(f"{path.relative_to(folder)} {content}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def jobs_of(target: str, settings: Settings, decoder_only: bool) -> list[Job]:
+    """The jobs of a target, earlier stages first.
+
+    Args:
+        target: "all" or "explore"
+        settings: of the run
+        decoder_only: whether the model is; others are not asked by stages for decoder-only models
+    """
+    known = stages()
+    found = []
+    for spec in known.values():
+        if spec.target != target or (spec.models == "decoder-only" and not decoder_only):
+            continue
+        for task in settings.tasks if spec.per == "task" else ("",):
+            writers = [writer_of(table, known) for table in spec.reads]
+            after = {
+                (settings.run, other, writer.name)
+                for writer in writers
+                for other in (("",) if writer.per == "run" else (task,) if task else settings.tasks)
+            }
+            found.append(Job(spec, task, settings, after))
+    return found
+
+
+def run_jobs(jobs: Sequence[Job], at_once: int) -> list[Job]:
+    """Run the jobs that are out of date, and those that read what these write.
+
+    Args:
+        jobs: of one run or several
+        at_once: how many kernels at a time
+    Returns:
+        the jobs that ran
+    Raises:
+        VlmtraceError, click.ClickException: a notebook failed, after those that ran beside it have finished; or
+            another process works on the same run
+    """
+    by_key = {job.key: job for job in jobs}
+    ran: list[Job] = []
+    with contextlib.ExitStack() as stack:
+        for run in {job.settings.run: job.run for job in jobs}.values():
+            stack.enter_context(alone_on(run))
+        if all(job.is_up_to_date() for job in jobs):
+            return ran
+        threads = max(1, (os.cpu_count() or 1) // at_once)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # more threads than cores slow small models down
+        stack.enter_context(kernel_environment())
+        kernels = stack.enter_context(warm_kernels())
+        # Notebooks expect to run in their own folder; papermill would change it for the whole process each time.
+        stack.enter_context(contextlib.chdir(jobs[0].spec.notebook.parent))
+        pool = stack.enter_context(_pool(at_once))
+        graph = TopologicalSorter({job.key: job.after & by_key.keys() for job in jobs})
+        graph.prepare()
+        working: dict[Future, Job] = {}
+        failure: BaseException | None = None
+        while graph.is_active() and not (failure and not working):
+            for key in graph.get_ready():
+                job = by_key[key]
+                if failure:
+                    continue
+                if job.is_up_to_date():
+                    graph.done(key)
+                else:
+                    working[pool.submit(job.execute, kernels)] = job
+            if not working:
+                continue
+            done, _ = wait(working, return_when=FIRST_COMPLETED)
+            for future in done:
+                job = working.pop(future)
+                if future.exception() is None:
+                    ran.append(job)
+                    graph.done(job.key)
+                else:
+                    failure = failure or future.exception()
+        if failure:
+            raise failure
+    return ran
+
+
+@contextlib.contextmanager
+def alone_on(run: Run) -> Iterator[None]:
+    """Keep other processes from making the same run at the same time.
+
+    Raises:
+        VlmtraceError: one does
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(run.folder / ".make.lock", timeout=0)
+    try:
+        with lock:
+            yield
+    except filelock.Timeout as error:
+        raise VlmtraceError(
+            f"Another process is making run {run.name!r}: wait until it has finished, or choose another RUN."
+        ) from error
+
+
+@contextlib.contextmanager
+def _pool(size: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that drive kernels; an interruption ends the kernels, so that the threads end, too."""
+    from vlmtrace.pipeline.kernels import end_kernels
+
+    pool = ThreadPoolExecutor(size)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_kernels()
+        raise
+    pool.shutdown()
+
+
+def make_report(run: Run, beside: str) -> bool:
+    """Draw the report, if it is out of date; say whether it was.
+
+    Args:
+        run: the run
+        beside: the name of a run of another model to compare with; "": none
+    """
+    other = open_run(beside) if beside else None
+    made_from = {
+        "stages": digest_of(plain([one.record()["stages"] for one in (run, other) if one])),
+        "pages": {path.name: path.stat().st_mtime_ns for path in sorted(run.folder.glob("notebooks/*.ipynb"))},
+        "code": code_digest(modules_behind("pipeline.report")),
+        "templates": [file_digest(path) for path in sorted((PACKAGE / "pipeline" / "templates").glob("*"))],
+    }
+    page = run.folder / "report" / "index.html"
+    if page.is_file() and run.record().get("made_from", {}).get("report") == plain(made_from):
+        return False
+    from vlmtrace.pipeline.report import write_report  # here, since it imports torch, which takes seconds
+
+    write_report(run, beside or None)
+    run.remember("report", made_from)
+    return True
+
+
+def _below(run: Run, path: Path) -> str:
+    return path.relative_to(run.folder).with_suffix("").as_posix()
