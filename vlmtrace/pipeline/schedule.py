@@ -210,19 +210,18 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> list[Job]:
         pool = stack.enter_context(_pool(at_once))
         graph = TopologicalSorter({job.key: job.after & by_key.keys() for job in jobs})
         graph.prepare()
+        ready: list[Job] = []
         working: dict[Future, Job] = {}
         failure: BaseException | None = None
         while graph.is_active() and not (failure and not working):
-            for key in graph.get_ready():
-                job = by_key[key]
-                if failure:
-                    continue
+            ready += [by_key[key] for key in graph.get_ready()]
+            while ready and len(working) < at_once and not failure:
+                job = ready.pop(0)
                 if job.is_up_to_date():
-                    graph.done(key)
+                    graph.done(job.key)
+                    ready += [by_key[key] for key in graph.get_ready()]
                 else:
                     working[pool.submit(job.execute, kernels)] = job
-            if not working:
-                continue
             done, _ = wait(working, return_when=FIRST_COMPLETED)
             for future in done:
                 job = working.pop(future)

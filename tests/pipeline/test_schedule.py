@@ -1,0 +1,348 @@
+"""`vlmtrace all` and `vlmtrace explore` run what is out of date, and nothing else.
+
+Notebooks are declared as the real ones are, but executing one only writes the tables that it declares, as a stage does.
+"""
+
+import json
+import re
+import threading
+
+import nbformat
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from nbformat.v4 import new_code_cell, new_notebook
+
+from vlmtrace.core import paths
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.pipeline import cli, dependencies, kernels, report, schedule
+from vlmtrace.pipeline import stages as declarations
+from vlmtrace.pipeline.runs import open_run
+
+A, B = "rendered_states", "rendered_svo"
+ONE_TASK = [f"01 {A}", f"02 {A}", f"03 {A}", f"04 {A}", f"05 {A}"]
+
+#: What each stand-in notebook uses of the package, so that its code decides about it.
+USES = {
+    "01_preprocess": "vt.load_pairs",
+    "02_evaluate": "vt.evaluate",
+    "03_select_samples": "vt.select_samples",
+    "04_module_patching": "vt.patch_modules",
+    "05_head_patching": "vt.patch_heads",
+    "06_circuit_analysis": "from vlmtrace.methods.circuits import faithfulness_table, head_table",
+    "07_causal_tracing": "vt.causal_trace",
+    "08_visual_lens": "vt.open_lens",
+    "09_explorer": "from vlmtrace.app import explorer",
+}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A data folder, notebooks that can be changed, and a package whose files can be changed."""
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    for name, spec in declarations.stages().items():
+        parameters = 'model = "tiny-blip"\nseed = 0\nrun = "default"\ndevice = "cpu"\nsamples = 9\n'
+        parameters += 'task = "a"\nroot = ""\nquestion = ""' if spec.per == "task" else 'tasks = ["a"]'
+        first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+        notebook = new_notebook(cells=[first, new_code_cell(f"import vlmtrace as vt\n{USES[name]}")])
+        notebook.metadata["vlmtrace"] = dict(nbformat.read(spec.notebook, as_version=4).metadata["vlmtrace"])
+        nbformat.write(notebook, notebooks / f"{name}.ipynb")
+    models = tmp_path / "models"
+    for model, kind in {"tiny-blip": "blip", "tiny-llava": "llava"}.items():
+        (models / model).mkdir(parents=True)
+        (models / model / "config.json").write_text(json.dumps({"model_type": kind}))
+        (models / model / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(declarations, "NOTEBOOKS", notebooks)
+    monkeypatch.setattr(paths, "MODELS", models)
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setenv("VLMTRACE_WARM_KERNELS", "0")
+    return tmp_path
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """What ran, in order; a name in `failing` makes that stage fail."""
+    found = Ran()
+    lock = threading.Lock()
+
+    def execute(notebook, given, _kernels):
+        task = given.get("task", "")
+        with lock:
+            found.log.append(" ".join(filter(None, [notebook.stem[:2], task])))
+            found.given.append(dict(given))
+        if notebook.stem[:2] in found.failing:
+            raise VlmtraceError("a sentence.")
+        run = open_run(given["run"])
+        executed = run.executed_notebook(notebook.stem, task)
+        executed.parent.mkdir(parents=True, exist_ok=True)
+        executed.write_text("{}")
+        spec = declarations.stages()[notebook.stem]
+        tasks = [task] if task else given["tasks"].split()
+        read = [schedule.file_digest(run.path(table, part)) for table in spec.reads for part in tasks]
+        writes = {}
+        for table in spec.writes:
+            path = run.path(table, task or None)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame({"from": [f"{found.content} {sorted(given.items())} {read}"]}).to_parquet(path)
+            writes[path.relative_to(run.folder).with_suffix("").as_posix()] = schedule.file_digest(path)
+        if writes:
+            key = f"{task}/{notebook.stem}" if task else notebook.stem
+            run.update(key, {"parameters": {}, "reads": {}, "writes": writes, "figures": []})
+
+    def write_report(run, beside=None):
+        found.log.append("report" if run.name == "default" else f"report {run.name}")
+        page = run.folder / "report" / "index.html"
+        page.parent.mkdir(exist_ok=True)
+        page.touch()
+        return page
+
+    monkeypatch.setattr(schedule, "execute", execute)
+    monkeypatch.setattr(report, "write_report", write_report)
+    return found
+
+
+class Ran:
+    def __init__(self):
+        self.log, self.given, self.failing, self.content = [], [], set(), ""
+
+
+def make(ran, *arguments, target="all", tasks=A, fails=False):
+    """Run the command; return the stages it ran, in order, and what it printed."""
+    ran.log.clear()
+    command = [target, "--tasks", tasks, "--jobs", "1", *arguments]
+    done = CliRunner().invoke(cli.main, command)
+    assert (done.exit_code != 0) == fails, done.output
+    return list(ran.log), done.output
+
+
+def test_the_pipeline_runs_once(ran):
+    log, said = make(ran)
+    assert log == [*ONE_TASK, "06", "report"]
+    assert said.splitlines()[-1].startswith("Done. Open ") and said.strip().endswith("index.html in a browser.")
+    log, said = make(ran)
+    assert log == []
+    assert said.startswith("Nothing to do: run default is up to date. Open ")
+
+
+def test_parameters_reach_the_notebooks(ran):
+    make(
+        ran,
+        "--seed",
+        "3",
+        "--run",
+        "x",
+        "--samples",
+        "9",
+        "--device",
+        "cuda:0",
+        "--model",
+        "some/model",
+        "--revision",
+        "v1",
+    )
+    shared = {"model": "some/model@v1", "seed": "3", "device": "cuda:0", "run": "x"}
+    assert ran.given[0] == {**shared, "task": A, "samples": "9"}
+    assert ran.given[1] == {**shared, "task": A}, "only the first stage is told how many pairs to make"
+    assert ran.given[-1] == {**shared, "tasks": A}
+
+
+def test_a_place_and_a_question_reach_what_needs_them(ran, tmp_path):
+    (tmp_path / "my data").mkdir()
+    make(ran, "--root", str(tmp_path / "my data"), "--question", "Is it {a} or {b}?", tasks="folder rendered_svo")
+    first = {given["task"]: given for given in ran.given if "task" in given and "root" in given}
+    assert set(first) == {"folder"}, "the rendered world asks for no place"
+    assert first["folder"]["root"] == str(tmp_path / "my data")
+    assert first["folder"]["question"] == "Is it {a} or {b}?"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("--seed", "1"), [*ONE_TASK, "06", "report"]),
+        (("--model", "other/model", "--run", "default"), [*ONE_TASK, "06", "report"]),
+        (("--samples", "5"), [*ONE_TASK, "06", "report"]),
+        (("--device", "meta"), []),
+    ],
+)
+def test_a_changed_parameter_makes_again_what_depends_on_it(ran, change, expected):
+    make(ran)
+    assert make(ran, *change)[0] == expected
+    assert make(ran, *change)[0] == []
+
+
+def test_what_comes_out_the_same_makes_nothing_else_again(ran, home):
+    make(ran)
+    notebook = home / "notebooks" / "04_module_patching.ipynb"
+    notebook.write_text(notebook.read_text().replace("patch_modules", "patch_modules  "))
+    assert make(ran)[0] == [f"04 {A}", "report"], "06 does not read what 04 writes"
+    notebook = home / "notebooks" / "05_head_patching.ipynb"
+    notebook.write_text(notebook.read_text().replace("patch_heads", "patch_heads  "))
+    assert make(ran)[0] == [f"05 {A}", "report"], "the same table came out, so that 06 would find nothing new"
+    ran.content = "other numbers"
+    notebook.write_text(notebook.read_text().replace("patch_heads  ", "patch_heads   "))
+    assert make(ran)[0] == [f"05 {A}", "06", "report"]
+
+
+def test_a_further_task_runs_that_task_and_the_circuits(ran):
+    make(ran)
+    assert make(ran, tasks=f"{A} {B}")[0] == [stage.replace(A, B) for stage in ONE_TASK] + ["06", "report"]
+    assert make(ran, tasks=f"{A} {B}")[0] == []
+
+
+def test_replaced_weights_are_noticed_whatever_their_date(ran, home):
+    make(ran)
+    (home / "models/tiny-blip/model.safetensors").write_bytes(b"others!")
+    assert make(ran)[0] == [*ONE_TASK, "06", "report"]
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("core/schema", [*ONE_TASK, "06", "report"]),
+        ("tasks/mit_states", [f"01 {A}", "report"]),
+        ("methods/evaluation/answers", [f"02 {A}", "report"]),
+        ("methods/evaluation/selection", [f"03 {A}", "06", "report"]),
+        ("methods/patching/sweeps", [f"04 {A}", f"05 {A}", "06", "report"]),
+        ("models/blip", [f"01 {A}", f"02 {A}", f"04 {A}", f"05 {A}", "06", "report"]),
+        ("methods/circuits/heads", ["06", "report"]),
+        ("display/style", ["report"]),
+        ("pipeline/report", ["report"]),
+    ],
+)
+def test_changed_code_makes_again_what_its_numbers_decide_about(ran, monkeypatch, module, expected):
+    make(ran)
+    changed, original = (dependencies.PACKAGE / f"{module}.py"), dependencies.modules_of
+    changed = changed if changed.exists() else dependencies.PACKAGE / module / "__init__.py"
+
+    class Changed(type(changed)):
+        def read_bytes(self):
+            return super().read_bytes() + b"# changed\n"
+
+    monkeypatch.setattr(
+        dependencies,
+        "modules_of",
+        lambda package=dependencies.PACKAGE: {
+            name: Changed(path) if path == changed else path for name, path in original(package).items()
+        },
+    )
+    assert make(ran)[0] == expected
+
+
+def test_explorers_of_both_bundled_models(ran):
+    log, said = make(ran, target="explore")
+    assert log == ["07", "09", "07", "08", "09", "report", "report tiny-llava"], "tiny-blip has no visual lens"
+    assert "runs/default/report/index.html" in said and "runs/tiny-llava/report/index.html" in said
+    assert make(ran, target="explore")[0] == []
+    assert {given["model"] for given in ran.given if given["run"] == "tiny-llava"} == {"tiny-llava"}
+
+
+def test_explorers_of_a_model_of_ones_own(ran, tmp_path):
+    assert make(ran, "--model", "some/llava", target="explore")[0] == ["07", "08", "09", "report llava"]
+    assert make(ran, "--model", "Salesforce/blip-vqa-base", target="explore")[0] == ["07", "09", "report blip-vqa-base"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.json").write_text('{"model_type": "blip"}')
+    assert make(ran, "--model", str(tmp_path / "mine"), target="explore")[0] == ["07", "09", "report mine"]
+
+
+def test_a_run_of_tiny_llava_is_set_beside_one_of_tiny_blip(ran):
+    log, _ = make(ran, "--model", "tiny-llava")
+    assert log == [*ONE_TASK, *ONE_TASK, "06", "06", "report", "report tiny-llava"] or sorted(log) == sorted(
+        [*ONE_TASK, "06", "report", *ONE_TASK, "06", "report tiny-llava"]
+    )
+    assert [given["model"] for given in ran.given].count("tiny-blip") == 6
+    assert make(ran)[0] == [], "the run of tiny-blip must be the one that make all makes"
+
+
+def test_explorers_leave_the_pipeline_alone(ran):
+    make(ran)
+    make(ran, target="explore")
+    assert make(ran)[0] == []
+
+
+def test_another_run_leaves_the_first_alone(ran):
+    make(ran)
+    assert make(ran, "--seed", "1", "--run", "other")[0] == [*ONE_TASK, "06", "report other"]
+    assert make(ran)[0] == [], "the second run made the first one out of date"
+
+
+def test_a_lost_or_changed_table_is_made_again(ran):
+    make(ran)
+    open_run("default").path("head_patching", A).unlink()
+    assert make(ran)[0] == [f"05 {A}", "report"]
+    pd.DataFrame({"something": ["else"]}).to_parquet(open_run("default").path("selected", A))
+    assert make(ran)[0] == [f"03 {A}", "report"]
+
+
+def test_a_run_that_stopped_continues_there(ran):
+    ran.failing = {"04"}
+    log, said = make(ran, fails=True)
+    assert log[-1] == f"04 {A}" and said.splitlines()[-1] == "Error: a sentence."
+    ran.failing = set()
+    assert make(ran)[0] == [f"04 {A}", f"05 {A}", "06", "report"]
+
+
+def test_a_failure_lets_what_runs_beside_it_finish(ran):
+    ran.failing = {"04"}
+    log, _ = make(ran, "--jobs", "2", fails=True)
+    assert set(log[-2:]) == {f"04 {A}", f"05 {A}"}
+    ran.failing = set()
+    assert make(ran)[0] == [f"04 {A}", "06", "report"], "05 had finished"
+
+
+@pytest.mark.parametrize("wrong", [("--model", "wrong"), ("--tasks", "wrong"), ("--samples", "0"), ("--jobs", "many")])
+def test_a_wrong_name_stops_before_anything_is_touched(ran, wrong):
+    make(ran)
+    log, said = make(ran, *wrong, fails=True)
+    assert log == [] and said.startswith("Error: ") and len(said.splitlines()) == 1
+    assert make(ran)[0] == [], "a mistyped name made the run out of date"
+
+
+def test_tasks_run_beside_each_other(ran):
+    log, _ = make(ran, "--jobs", "4", tasks=f"{A} {B} rendered_faces")
+    assert len(log) == 17 and log[-2:] == ["06", "report"]
+    for task in (A, B, "rendered_faces"):
+        own = [stage for stage in log if stage.endswith(task)]
+        assert own[:3] == [f"01 {task}", f"02 {task}", f"03 {task}"]
+
+
+def test_a_run_is_made_by_one_process_at_a_time(ran):
+    with schedule.alone_on(open_run("default")):
+        log, said = make(ran, fails=True)
+    assert log == [] and re.fullmatch(r"Error: Another process is making run 'default': .*\n", said)
+    assert make(ran)[0][-1] == "report"
+
+
+def test_an_interruption_is_one_sentence_and_leaves_no_kernel(ran, monkeypatch):
+    ended = []
+    monkeypatch.setattr(kernels, "end_kernels", lambda: ended.append(True))
+
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(schedule, "wait", interrupted)
+    done = CliRunner().invoke(cli.main, ["all", "--tasks", A])
+    assert done.exit_code == 130 and "interrupted; what is finished is kept" in done.output
+    assert ended
+
+
+def test_two_stages_cannot_write_the_same_table(home):
+    notebook = home / "notebooks" / "05_head_patching.ipynb"
+    notebook.write_text(notebook.read_text().replace('"head_patching"', '"module_patching"'))
+    with pytest.raises(VlmtraceError, match="04_module_patching and 05_head_patching declare"):
+        declarations.stages()
+
+
+@pytest.mark.parametrize(
+    "broken", ['{"per": "task"}', '{"target": "some", "per": "task", "reads": [], "writes": []}', "3"]
+)
+def test_a_declaration_that_cannot_be_understood_names_its_notebook(home, broken):
+    path = home / "notebooks" / "10_mine.ipynb"
+    path.write_text(json.dumps({"cells": [], "metadata": {"vlmtrace": json.loads(broken)}}))
+    with pytest.raises(VlmtraceError, match=r"10_mine\.ipynb does not declare itself as a stage"):
+        declarations.stages()
+
+
+def test_a_notebook_that_declares_nothing_is_no_stage(home):
+    (home / "notebooks" / "10_mine.ipynb").write_text(json.dumps({"cells": [], "metadata": {}}))
+    assert "10_mine" not in declarations.stages()
