@@ -9,7 +9,7 @@ from vlmtrace.display import Session
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.methods.patching.view import Patching
 from vlmtrace.models import Site
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 
 
 def test_hooks_of_one_thread_change_nothing_in_another(random_blip, random_pairs):
@@ -19,7 +19,7 @@ def test_hooks_of_one_thread_change_nothing_in_another(random_blip, random_pairs
     found = []
     point = random_blip.hook_point(Site("text_encoder", "residual", 1))
     other = threading.Thread(target=lambda: found.append(random_blip.answer_logits(inputs)))
-    with torch.no_grad(), hooks([(point, torch.zeros_like)]):
+    with torch.no_grad(), attach_hooks([(point, torch.zeros_like)]):
         other.start()
         other.join(0.5)
         assert not found, "the other thread has run through this thread's hooks"

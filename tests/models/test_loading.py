@@ -9,7 +9,7 @@ from PIL import Image
 
 import vlmtrace as vt
 from vlmtrace.models import Site, self_check
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.sweep import reference
 
 
@@ -63,7 +63,7 @@ def test_prompts_of_unlike_length_share_no_batch(random_blip, random_pairs):
 
 def test_hooks_do_not_outlive_an_error(random_blip):
     point = random_blip.hook_point(Site("text_encoder", "residual", 0))
-    with pytest.raises(ZeroDivisionError), hooks([(point, lambda _: 1 / 0)]):
+    with pytest.raises(ZeroDivisionError), attach_hooks([(point, lambda _: 1 / 0)]):
         random_blip.answer_logits(random_blip.encode(*_dummy()))
     assert not point.module._forward_hooks and not point.module._forward_pre_hooks
 

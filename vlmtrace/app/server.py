@@ -18,7 +18,9 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from vlmtrace.core import paths
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.pipeline.cli import TASKS, default_run, option
+from vlmtrace.pipeline.parameters import check_number
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "09_explorer.ipynb"
 
@@ -101,32 +103,38 @@ def prepared(folder: Path, **parameters: object) -> Path:
 
 
 @click.command(help=__doc__)
-@click.option("--model", default="tiny-blip", show_default=True)
-@click.option("--tasks", default="rendered_states rendered_faces rendered_svo", show_default=True)
-@click.option("--run", default="default", show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="The interface to listen on.")
-@click.option("--port", default=8866, show_default=True, help="Or the next that is free.")
-@click.option("--theme", default="light", show_default=True, type=click.Choice(["light", "dark"]))
-def main(model: str, tasks: str, run: str, seed: int, device: str, host: str, port: int, theme: str) -> None:
+@option("model", "tiny-blip", "A bundled model, a directory written by save_pretrained, or a hub id.")
+@option("tasks", TASKS, "Separated by blanks.")
+@option("run", "", "Whose selected pairs are offered; empty: default, or the model's name.")
+@option("seed", "0", "Of the pairs that are made where the run has none.")
+@option("device", "cpu", "A torch device.")
+@option("host", "127.0.0.1", "The interface to listen on.")
+@option("port", "8866", "Or the next that is free.")
+@option("theme", "light", "light or dark.")
+def main(model: str, tasks: str, run_name: str, seed: str, device: str, host: str, port: str, theme: str) -> None:
     """Serve the explorer; the server takes this process's place."""
     try:
-        port = free_port(host, port)
+        first_port, number = check_number("PORT", port, 1), check_number("SEED", seed, 0)
+        one_of(theme, ("light", "dark"), "theme")
+        run = run_name or default_run(model)
+        port_found = free_port(host, first_port)
         notebook = prepared(
-            paths.DATA / "runs" / run / "app", model=model, tasks=tasks.split(), run=run, seed=seed, device=device
+            paths.DATA / "runs" / run / "app", model=model, tasks=tasks.split(), run=run, seed=number, device=device
         )
     except VlmtraceError as error:
         raise click.ClickException(str(error)) from error
     token = secrets.token_urlsafe(24)
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
-    print(f"The explorer of {model} is at\n\n    http://{shown}:{port}/?token={token}\n\nCtrl-C ends it.", flush=True)
+    print(
+        f"The explorer of {model} is at\n\n    http://{shown}:{port_found}/?token={token}\n\nCtrl-C ends it.",
+        flush=True,
+    )
     if host not in ("127.0.0.1", "localhost", "::1"):
         print(
             f"It listens on {host}: whoever has this address can open it, over an unencrypted connection.", flush=True
         )
     # The server takes this process's place, so that whoever ends it ends the server.
-    given = command(notebook, host, port, token, theme)
+    given = command(notebook, host, port_found, token, theme)
     os.execve(given[0], given, environment())
 
 

@@ -1,5 +1,5 @@
 from .families import FamilySpec, families_table
-from .hooks import HookPoint, hooks
+from .hooks import HookPoint, attach_hooks
 from .loading import bundled_models, load_model
 from .sweep.self_check import self_check
 from .types import Block, Inputs, Patches, Readout, Site, Token, Trace
@@ -16,9 +16,9 @@ __all__ = [
     "Site",
     "Token",
     "Trace",
+    "attach_hooks",
     "bundled_models",
     "families_table",
-    "hooks",
     "load_model",
     "self_check",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmtrace.models.hooks import MODEL_LOCK, hooks
+from vlmtrace.models.hooks import MODEL_LOCK, attach_hooks
 from vlmtrace.models.types import Site
 from vlmtrace.models.vlm import VLM
 
@@ -38,7 +38,7 @@ def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor, block: 
             handle = model.attention_module(site).register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
         points = [model.hook_point(site) for site in sites]
-        stack.enter_context(hooks([(point, lambda value: value.masked_fill(blind, 0)) for point in points]))
+        stack.enter_context(attach_hooks([(point, lambda value: value.masked_fill(blind, 0)) for point in points]))
         yield
 
 

@@ -26,7 +26,7 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.models import image_geometry
 from vlmtrace.models.families import FamilySpec
-from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, hooks
+from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.sweep import decoder_only as decoder_sweep
 from vlmtrace.models.sweep.replay_check import check_replay, leave_out_unknown_vision_encoder
 from vlmtrace.models.types import Block, Call, Inputs, Patches, Readout, Site, Token, Trace
@@ -260,7 +260,7 @@ class DecoderOnly(VLM):
                 return None
             return stream.masked_scatter(self.is_image(inputs)[..., None], image.to(stream.dtype))
 
-        with hooks([(HookPoint(self.text.layers[0], is_input=True), replace)]):
+        with attach_hooks([(HookPoint(self.text.layers[0], is_input=True), replace)]):
             run = self.hf if "pixel_values" in inputs else self.hf.get_submodule(self.family.text_only)
             return run(**inputs, use_cache=False, **options).logits[:, -n:].float()
 
@@ -272,7 +272,7 @@ class DecoderOnly(VLM):
             kept.append(stream[self.is_image(inputs)].unflatten(0, (len(stream), -1)))
             raise _Reached
 
-        with hooks([(HookPoint(self.text.layers[0], is_input=True), keep)]), contextlib.suppress(_Reached):
+        with attach_hooks([(HookPoint(self.text.layers[0], is_input=True), keep)]), contextlib.suppress(_Reached):
             self.hf(**inputs, use_cache=False)
         return kept[0]
 

@@ -18,7 +18,7 @@ class HookPoint(NamedTuple):
 
 
 @contextlib.contextmanager
-def hooks(
+def attach_hooks(
     points: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]], n_pairs: int | None = None
 ) -> Iterator[None]:
     """Call a function on each hook point's activation while the block runs; what it returns replaces the activation.

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, hooks
+from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.interface import ModelInterface
 from vlmtrace.models.types import Block, Inputs, Site, Trace
 
@@ -163,7 +163,7 @@ class VLM(ModelInterface):
         points += [
             (HookPoint(self.layer_module(block, 0), True), keep_input(block)) for block in {s.block for s in sites}
         ]
-        with torch.no_grad(), hooks(points, len(inputs["input_ids"])):
+        with torch.no_grad(), attach_hooks(points, len(inputs["input_ids"])):
             trace.logits = self.answer_logits(inputs, image)
         missing = [site for site in sites if site not in trace.activations]
         if missing:

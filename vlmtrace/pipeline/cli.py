@@ -131,6 +131,11 @@ def settings(run_name: str, tasks: str, **given: str) -> Settings:
 
     run_name = run_name or default_run(given["model"])
     check(run_name=run_name, tasks=tasks, **given)
+    for name in ("model", "root"):
+        path = Path(given[name]).expanduser()
+        bundled = name == "model" and (paths.MODELS / given[name] / "config.json").is_file()
+        if given[name] and path.exists() and not bundled:
+            given[name] = str(path.resolve())  # kernels work in another folder
     return Settings(run=run_name, tasks=tuple(tasks.split()), **given)
 
 
@@ -147,9 +152,7 @@ def make(target: str, made: Sequence[Settings], beside: str, jobs: str) -> None:
     """Run what is out of date, draw the reports, and say where they are."""
     from vlmtrace.pipeline.schedule import jobs_of, make_report, run_jobs
 
-    if jobs:
-        check_number("JOBS", jobs, 1)
-    at_once = int(jobs) if jobs else 2 if made[0].device == "cpu" else 1
+    at_once = check_number("JOBS", jobs, 1) if jobs else 2 if made[0].device == "cpu" else 1
     ran = run_jobs([job for given in made for job in jobs_of(target, given, is_decoder_only(given.model))], at_once)
     for given in made:
         run = open_run(given.run)

@@ -92,9 +92,9 @@ class WarmProvisioner(OwnProvisioner):
         process = _forks().Process(target=_serve, args=(cmd[cmd.index("-f") + 1 :], cwd, environment))
         process.start()
         self.process = _ForkedProcess(process)  # type: ignore[assignment]
-        self.pid = process.pid  # type: ignore[assignment]
-        self.pgid = process.pid  # type: ignore[assignment]  # it leads a group of its own, see _serve
-        self.cwd = cwd  # type: ignore[assignment]
+        self.pid = process.pid
+        self.pgid = process.pid  # it leads a group of its own, see _serve
+        self.cwd = cwd
         RUNNING.add(self)
         return self.connection_info
 
@@ -169,7 +169,7 @@ def _package_modules() -> list[str]:
 
 
 def _forks() -> context.ForkServerContext:
-    return get_context("forkserver")  # type: ignore[return-value]
+    return get_context("forkserver")
 
 
 def _serve(arguments: list[str], cwd: str, environment: dict[str, str]) -> None:

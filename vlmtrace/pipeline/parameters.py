@@ -11,8 +11,6 @@ from typing import Any
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError, one_of
 
-# Parameters ----------------------------------------------------------------------------------------------------
-
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
     """Names and defaults in the notebook's cell tagged `parameters`.
@@ -91,6 +89,7 @@ def check_model(name: str, revision: str = "") -> None:
 
 
 def check_tasks(names: list[str]) -> None:
+    """Raise a sentence if there is no task, one that is unknown, or one named twice."""
     from vlmtrace.tasks import TASKS
 
     if not names:
@@ -117,6 +116,12 @@ def check_data(tasks: list[str], root: str, question: str) -> None:
         find_root(name, root)
 
 
-def check_number(name: str, text: str, least: int) -> None:
-    if not re.fullmatch(r"\d+", text) or int(text) < least:
-        raise VlmtraceError(f"{name}={text} is not a whole number of at least {least}: correct it.")
+def check_number(name: str, text: str, least: int) -> int:
+    """The whole number that a text means.
+
+    Raises:
+        VlmtraceError: it means none, or one below `least`
+    """
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < least:
+        raise VlmtraceError(f"{name}={text[:40]} is not a whole number of at least {least}: correct it.")
+    return int(text)

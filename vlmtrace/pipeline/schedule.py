@@ -28,7 +28,7 @@ from vlmtrace.pipeline.notebooks import execute, kernel_environment
 from vlmtrace.pipeline.parameters import declared_parameters
 from vlmtrace.pipeline.runs import Run, file_digest, open_run, plain
 from vlmtrace.pipeline.stages import StageSpec, stages, writer_of
-from vlmtrace.tasks import ROOTED
+from vlmtrace.tasks import declared
 
 #: Model files up to this many bytes are compared by content, larger ones by size and time of change.
 READ_WHOLE = 2**26
@@ -88,7 +88,7 @@ class Job:
     def parameters(self) -> dict[str, str]:
         """What the notebook is given, as text; what is empty keeps the notebook's default."""
         given = self.settings
-        own = self.task in ROOTED
+        task = declared().get(self.task)
         wanted = {
             "model": f"{given.model}@{given.revision}" if given.revision else given.model,
             "seed": given.seed,
@@ -98,11 +98,11 @@ class Job:
             "tasks": "" if self.task else " ".join(given.tasks),
             # Later stages take all pairs that the first one made; explorers have their own number.
             "samples": given.samples if self.task and not self.spec.reads else "",
-            "root": given.root if own else "",
-            "question": given.question if self.task == "folder" else "",
+            "root": given.root if task and task.needs_root else "",
+            "question": given.question if task and task.takes_question else "",
         }
-        declared = declared_parameters(self.spec.notebook)
-        return {name: value for name, value in wanted.items() if name in declared}
+        known = declared_parameters(self.spec.notebook)
+        return {name: value for name, value in wanted.items() if name in known}
 
     def outputs(self) -> list[Path]:
         """The files that the job leaves: its tables, or the executed notebook of a stage without any."""

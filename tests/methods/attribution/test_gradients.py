@@ -10,7 +10,7 @@ import vlmtrace as vt
 from vlmtrace.inputs.pair_runs import encode_pair, run_pairs
 from vlmtrace.methods.attribution.gradients import _gradients_at, site_gradients
 from vlmtrace.models import Readout, Site
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 
 KEYS = ["sample_id", "block", "module", "layer", "position"]
 
@@ -38,7 +38,7 @@ def test_gradient_equals_finite_difference(random_blip, runs, site):
     direction /= direction.norm(dim=(1, 2), keepdim=True)
 
     def logit_diff(epsilon: float) -> torch.Tensor:
-        with torch.no_grad(), hooks([(random_blip.hook_point(site), lambda value: value + epsilon * direction)]):
+        with torch.no_grad(), attach_hooks([(random_blip.hook_point(site), lambda value: value + epsilon * direction)]):
             return Readout.of(random_blip.answer_logits(runs.inputs), runs.answer_ids).logit_diff.double()
 
     measured = (logit_diff(5e-2) - logit_diff(-5e-2)) / 1e-1

@@ -14,7 +14,7 @@ from vlmtrace.methods.causal_tracing.noise import Noise, noise_scale
 from vlmtrace.methods.causal_tracing.summary import average_effects, later_layers
 from vlmtrace.methods.causal_tracing.trace import causal_trace
 from vlmtrace.models import Patches, Site
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 
 KEYS = ["sample_id", "block", "module", "layer", "position", "step"]
 DECODERS = ["llava", "paligemma", "gemma3", "qwen2_vl"]
@@ -85,7 +85,7 @@ def test_one_site_by_hand(model, questions):
         for z in noise.unit(question["sample_id"], image):
             disturbed = image + 2 * noise.scale * z
             corrupt.append(model.answer_logits(inputs, disturbed).softmax(-1)[0, token].item())
-            with hooks([put_in_clean(site) for site in sites], n_pairs=1):
+            with attach_hooks([put_in_clean(site) for site in sites], n_pairs=1):
                 restored.append(model.answer_logits(inputs, disturbed).softmax(-1)[0, token].item())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -129,7 +129,7 @@ def test_restoring_every_position_of_a_layer_gives_the_clean_answer(model, quest
     clean = model.trace(inputs, [site])
     noise = Noise(noise_scale(model, questions), level=3, draws=1)
     disturbed = noise.disturb(image, noise.unit("x", image))
-    with torch.no_grad(), hooks([(model.hook_point(site), lambda _: clean[site])], n_pairs=1):
+    with torch.no_grad(), attach_hooks([(model.hook_point(site), lambda _: clean[site])], n_pairs=1):
         restored = model.answer_logits(inputs, disturbed)
     torch.testing.assert_close(restored, clean.logits, atol=1e-4, rtol=0)
     with torch.no_grad():

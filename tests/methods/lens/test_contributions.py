@@ -18,7 +18,7 @@ from vlmtrace.methods.lens.contributions import (
 )
 from vlmtrace.methods.lens.decomposition import lens_of, open_lens, question_inputs, text_only_inputs, token_text
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.types import Site
 
 LANGUAGE = "language_model"
@@ -185,5 +185,8 @@ def test_what_cannot_be_taken_apart_is_refused(tiny, random_blip, questions):
     with pytest.raises(vt.VlmtraceError, match="lacks the columns image"):
         lens_contributions(tiny, pd.DataFrame({"sample_id": ["a"], "prompt": ["b"]}))
     point = tiny.hook_point(Site(LANGUAGE, "residual", 1))
-    with hooks([(point, lambda value: value + 1)]), pytest.raises(vt.VlmtraceError, match="adds more to the stream"):
+    with (
+        attach_hooks([(point, lambda value: value + 1)]),
+        pytest.raises(vt.VlmtraceError, match="adds more to the stream"),
+    ):
         open_lens(tiny, inputs)

@@ -9,7 +9,7 @@ import vlmtrace as vt
 from vlmtrace.methods.lens.contributions import lens_contributions, top_heads
 from vlmtrace.methods.lens.decomposition import lens_of
 from vlmtrace.methods.lens.modality import ablate_heads, ablation_table, agreement, random_heads, shared_heads
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.types import Site
 
 
@@ -50,7 +50,7 @@ def test_ablated_heads_are_replaced_by_their_mean(tiny, masked):
 
         return model.hook_point(Site("language_model", "self_attention", layer)), put
 
-    with torch.no_grad(), hooks([replace(*head) for head in heads]):
+    with torch.no_grad(), attach_hooks([replace(*head) for head in heads]):
         p = model.answer_logits(inputs)[0].double().softmax(-1)[lenses[0].token]
     before = lenses[0].logits.double().softmax(-1)[lenses[0].token]
     one = table.query("run == 'textual' and heads == 'chosen' and sample_id == 'pair-0'").iloc[0]

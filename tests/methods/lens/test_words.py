@@ -19,7 +19,7 @@ from vlmtrace.methods.lens.words import (
     word_ranks,
     word_tokens,
 )
-from vlmtrace.models.hooks import HookPoint, hooks
+from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.types import Site
 
 
@@ -64,7 +64,7 @@ def test_a_planted_word_is_read_where_it_was_planted(tiny, questions):
 
     layer, head = 1, 2
     attention = tiny.attention_module(Site("language_model", "self_attention", layer))
-    with torch.no_grad(), hooks([(HookPoint(tiny.layer_module("language_model", layer), True), plant)]):
+    with torch.no_grad(), attach_hooks([(HookPoint(tiny.layer_module("language_model", layer), True), plant)]):
         lens = open_lens(tiny, inputs)
         value = lens.values[layer, place, head // 2]
         kept = attention.o_proj.weight.clone()

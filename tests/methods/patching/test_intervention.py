@@ -9,7 +9,7 @@ from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.pair_runs import encode_pair, run_pairs
 from vlmtrace.methods.patching.intervention import Patch, intervene, intervene_in, patched_logits
 from vlmtrace.models import Site
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 
 
 @pytest.fixture(scope="module", params=["blip", "llava"])
@@ -71,7 +71,7 @@ def test_patches_together_are_nested_hooks(model, pair):
         value[:, 4] = clean[second][:, 4]
         return value
 
-    with torch.no_grad(), hooks([(model.hook_point(first), heads), (model.hook_point(second), whole)]):
+    with torch.no_grad(), attach_hooks([(model.hook_point(first), heads), (model.hook_point(second), whole)]):
         expected = model.answer_logits(run_inputs(model, frame, "image"))[0]
     assert torch.allclose(found, expected, atol=1e-5)
     backwards = intervene(model, pair, patches[::-1]).logits["patched"]

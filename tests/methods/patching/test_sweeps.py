@@ -12,7 +12,7 @@ from vlmtrace.benchmarks.bench import peak_memory
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.models import Patches, Readout, Site
 from vlmtrace.models.blip import Blip
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.sweep import reference
 
 KEYS = ["sample_id", "block", "module", "layer", "head", "position"]
@@ -82,11 +82,11 @@ def test_residual_of_every_position_restores_the_clean_answer(random_blip, rando
     pair = random_pairs.iloc[[0]]
     clean = random_blip.trace(run_inputs(random_blip, pair, "clean"))
     site = Site("text_encoder", "residual", 1)
-    with torch.no_grad(), hooks([(random_blip.hook_point(site), lambda _: clean[site])]):
+    with torch.no_grad(), attach_hooks([(random_blip.hook_point(site), lambda _: clean[site])]):
         # Layers above still read the corrupt image, so only the last layer restores in full.
         part = random_blip.answer_logits(run_inputs(random_blip, pair, "image"))
     site = Site("text_encoder", "residual", 2)
-    with torch.no_grad(), hooks([(random_blip.hook_point(site), lambda _: clean[site])]):
+    with torch.no_grad(), attach_hooks([(random_blip.hook_point(site), lambda _: clean[site])]):
         full = random_blip.answer_logits(run_inputs(random_blip, pair, "image"))
     torch.testing.assert_close(full, clean.logits)
     assert (part - clean.logits).abs().max() > 1e-2

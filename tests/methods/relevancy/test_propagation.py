@@ -12,7 +12,7 @@ import vlmtrace as vt
 from vlmtrace.methods.relevancy.propagation import _gradients, attention_graph, relevancy
 from vlmtrace.methods.relevancy.rules import bimodal_relevancy, normalised, self_attention_relevancy
 from vlmtrace.models import Site
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 
 PROMPT = "is this square striped or dotted?"
 WORDS = ("red", "circle", "blue")
@@ -284,7 +284,7 @@ def test_token_patches_are_those_whose_change_changes_the_token(model, picture):
                 value[:, position] += torch.linspace(-1, 2, value.shape[-1]) ** 3
                 return value
 
-            with hooks([(point, push)], 1):
+            with attach_hooks([(point, push)], 1):
                 moved = (model.image_embeddings(inputs) - before)[0].abs().amax(-1).numpy() > 1e-4
             np.testing.assert_array_equal(moved, patches[:, position] > 0)
 

@@ -14,7 +14,7 @@ import vlmtrace as vt
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import Patches, Readout, Site
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.sweep import reference
 
 LANGUAGE = "language_model"
@@ -121,7 +121,7 @@ def test_identities(model, random_pairs):
     torch.testing.assert_close(one.correct[:, 0], goal.correct, atol=1e-4, rtol=0)
     # Every position of a layer is all that goes on, once the image has entered.
     site = Site(LANGUAGE, "residual", n - 2)
-    with torch.no_grad(), hooks([(model.hook_point(site), lambda _: clean[site])]):
+    with torch.no_grad(), attach_hooks([(model.hook_point(site), lambda _: clean[site])]):
         torch.testing.assert_close(model.answer_logits(inputs), clean.logits, atol=1e-4, rtol=0)
 
 
@@ -196,7 +196,7 @@ def test_image_tokens_lie_where_their_patches_do(family, picture):
             value[:, position] += torch.randn(value.shape[-1], generator=torch.Generator().manual_seed(0))
             return value
 
-        with hooks([(model.hook_point(site), overwrite)], n_pairs=1):
+        with attach_hooks([(model.hook_point(site), overwrite)], n_pairs=1):
             after = model.trace(inputs, [Site(LANGUAGE, "residual", 0)]).layer_inputs[LANGUAGE]
         changed = (after - before)[0].abs().amax(-1) > 1e-4
         assert not changed[~is_image].any()

@@ -7,7 +7,7 @@ import torch
 import vlmtrace as vt
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
 from vlmtrace.models import Patches, Readout, Site
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.sweep import reference
 from vlmtrace.tasks.rendered import TASKS
 from vlmtrace.tasks.rendered import pairs as rendered_pairs
@@ -67,7 +67,7 @@ def patched_in_a_batch(model, clean, inputs, patches, ids):
             value[row, position, columns] = clean[site][0, position, columns]
         return value
 
-    with torch.no_grad(), hooks([(model.hook_point(site), patch)]):
+    with torch.no_grad(), attach_hooks([(model.hook_point(site), patch)]):
         return Readout.of(model.answer_logits(batch)[None], ids)
 
 

@@ -27,7 +27,7 @@ from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.methods.patching.metrics import concat_in_order, effect_table
 from vlmtrace.methods.patching.plans import head_plan, module_plan, patches_of_batch
 from vlmtrace.models import VLM, HookPoint, Patches, Readout, Site
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 
 
 def attribute_modules(
@@ -235,7 +235,7 @@ def _gradients_at(model: VLM, runs: PairRuns, sites: Sequence[Site], alpha: floa
 
     points = [(HookPoint(model.layer_module(block, 0), is_input=True), start(block)) for block in model.entry_blocks]
     points += [(model.hook_point(site), probe(site)) for site in sites]
-    with torch.enable_grad(), hooks(points):
+    with torch.enable_grad(), attach_hooks(points):
         logits = model.answer_logits(runs.inputs)
         total = Readout.of(logits, runs.answer_ids).logit_diff.sum()
         # Pairs of a batch do not touch each other, so the gradient of the sum is each pair's own.

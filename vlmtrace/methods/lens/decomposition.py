@@ -24,7 +24,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.models import VLM, HookPoint, Inputs, Site
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 
 BLOCK = "language_model"
 
@@ -226,7 +226,7 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
             (HookPoint(behind[1], False) if behind else model.hook_point(Site(BLOCK, "mlp", i)), keep("mlp")),
             (HookPoint(layer, False), keep("out")),
         ]
-    with hooks(points, n_pairs=1):
+    with attach_hooks(points, n_pairs=1):
         weights = model.attention(inputs, BLOCK, "self_attention")[:, 0]
     stream, out, added, mlp = (torch.stack(kept[name]) for name in ("hidden", "out", "attention", "mlp"))
     off = (stream + added + mlp - out).abs().amax() / out.abs().amax()

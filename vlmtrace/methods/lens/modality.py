@@ -23,7 +23,7 @@ from vlmtrace.core.types import Array
 from vlmtrace.methods.lens.contributions import Head, head_means, top_heads
 from vlmtrace.methods.lens.decomposition import BLOCK, Lens, check_questions, lens_of
 from vlmtrace.models import VLM, Site
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 
 #: By what a question is answered, in words.
 RUNS = ("visual", "textual")
@@ -175,7 +175,7 @@ def ablated_log_odds(lens: Lens, heads: Sequence[tuple[int, int]], mean: Tensor)
 
     layers = sorted({layer for layer, _ in heads})
     points = [(lens.model.hook_point(Site(BLOCK, "self_attention", layer)), replace(layer)) for layer in layers]
-    with hooks(points, n_pairs=1):
+    with attach_hooks(points, n_pairs=1):
         return log_odds(lens.model.answer_logits(lens.inputs)[0], lens.token)
 
 

@@ -22,7 +22,7 @@ from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.models import VLM, Readout, Site
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.vlm import repeat_inputs
 
 
@@ -211,7 +211,7 @@ def patched_logits(
         image = None if embeddings is None else embeddings.expand(n, *embeddings.shape[1:])
         sites = dict.fromkeys(patch.site for patches in batch for patch in patches)
         points = [(model.hook_point(site), _copy_clean(model, runs, site, batch)) for site in sites]
-        with hooks(points, n_pairs=n):
+        with attach_hooks(points, n_pairs=n):
             logits.append(model.answer_logits(inputs, image))  # (batch of interventions, vocabulary)
     return torch.cat(logits)
 

@@ -38,7 +38,7 @@ from vlmtrace.core.types import Array
 from vlmtrace.inputs.token_roles import joined_words
 from vlmtrace.methods.relevancy.rules import bimodal_relevancy, normalised, self_attention_relevancy
 from vlmtrace.models import VLM, HookPoint, Inputs, Site, Token
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def attention_graph(
         return None if value.requires_grad else value.detach().requires_grad_()
 
     points = [(HookPoint(model.layer_module(block.name, 0), is_input=True), enter) for block in blocks]
-    with torch.enable_grad(), model.eager(), hooks(points), contextlib.ExitStack() as stack:
+    with torch.enable_grad(), model.eager(), attach_hooks(points), contextlib.ExitStack() as stack:
         for block in blocks:
             for module in block.attention_modules:
                 for layer in range(block.n_layers):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmtrace.models.hooks import hooks
+from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.sweep.blip_layers import AnswerLayers, QuestionLayers, read_answer, vision_layer
 from vlmtrace.models.sweep.chunking import in_chunks
 from vlmtrace.models.sweep.layer_sweep import (
@@ -122,7 +122,7 @@ class _TextEncoder(_Sweep):
             if patches.windows is None:
                 return self.layers.advance(layer, changed, fresh, rows, corrupt)
             states = concat_states(changed, fresh)
-            with hooks(restore_window_hooks(self.model, self.clean, patches, layer, states.shape[1])):
+            with attach_hooks(restore_window_hooks(self.model, self.clean, patches, layer, states.shape[1])):
                 return self.layers.advance(layer, states, None, rows, corrupt)
 
         states = sweep_layers(self.model.blocks["text_encoder"].n_layers, patches, enter, advance)
@@ -178,7 +178,7 @@ class _TextDecoder(_Sweep):
 
         def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, _rows: Tensor) -> Tensor:
             states = concat_states(changed, fresh)
-            with hooks(restore_window_hooks(self.model, self.clean, patches, layer, states.shape[1])):
+            with attach_hooks(restore_window_hooks(self.model, self.clean, patches, layer, states.shape[1])):
                 return layers.advance(layer, states)
 
         return layers.read(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmtrace.models.hooks import HookPoint, hooks
+from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.sweep.chunking import in_chunks
 from vlmtrace.models.sweep.layer_sweep import (
     concat_states,
@@ -156,7 +156,7 @@ class Replay:
             points.append((self.model.hook_point(Site(BLOCK, "mlp", layer)), lambda _: mlp.flatten(0, 1)))
         options = {**self.options(layer, rows, n_states), "attention_mask": None}
         hidden = self.calls[layer].hidden[:, rows].repeat_interleave(n_states, dim=0)
-        with hooks(points):
+        with attach_hooks(points):
             return self.layers[layer](hidden, **options).unflatten(0, (-1, n_states))
 
 
@@ -185,7 +185,9 @@ class SuffixSweep:
 
         def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, _rows: Tensor) -> Tensor:
             states = concat_states(changed, fresh)
-            with hooks(restore_window_hooks(self.model, self.clean, patches, layer, states.shape[1], self.first)):
+            with attach_hooks(
+                restore_window_hooks(self.model, self.clean, patches, layer, states.shape[1], self.first)
+            ):
                 return self.replay.advance(layer, states, self.first)
 
         states = sweep_layers(len(self.replay.layers), patches, self.enter, advance)
@@ -331,7 +333,7 @@ def run_with_fixed_heads(
         width = chosen.shape[-1] // model.blocks[BLOCK].n_heads
         mask = keep[:, layer].repeat_interleave(width, dim=-1)[:, None].to(chosen.device)
         fixed = torch.where(mask, chosen, rest)
-        with hooks([(model.hook_point(site), partial(_instead, fixed))]):
+        with attach_hooks([(model.hook_point(site), partial(_instead, fixed))]):
             out = model.layer_module(BLOCK, layer)(stream, **call.options)
         if model.adds_image_features_after(layer) and layer + 1 < len(run.calls):
             out = out + run.calls[layer + 1].hidden - model.layer_module(BLOCK, layer)(call.hidden, **call.options)

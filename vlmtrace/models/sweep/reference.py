@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vlmtrace.models.hooks import HookPoint, hooks
+from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.types import Inputs, Patches, Readout, Site, Trace
 from vlmtrace.models.vlm import VLM
 
@@ -55,7 +55,7 @@ def sweep(
             )
             for site in sites
         ]
-        with hooks(points, n_pairs=1):
+        with attach_hooks(points, n_pairs=1):
             parts.append(Readout.of(model.answer_logits(inputs, image)[:, None], answer_ids))
     return Readout.cat(parts, dim=1)
 
@@ -81,7 +81,7 @@ def run_with_fixed_heads(
                 mask = keep[row, layer].repeat_interleave(width).to(model.device)
                 fixed = torch.where(mask, clean[site], corrupt[site])
                 points.append((model.hook_point(site), lambda _value, fixed=fixed: fixed))
-        with hooks(points):
+        with attach_hooks(points):
             parts.append(Readout.of(model.answer_logits(inputs)[:, None], answer_ids))
     return Readout.cat(parts, dim=1)
 
@@ -97,7 +97,7 @@ def hook_points_act(model: VLM, inputs: Inputs) -> list[Site]:
         for module in block.modules:
             site = Site(block.name, module, block.n_layers - 1)
             point: HookPoint = model.hook_point(site)
-            with torch.no_grad(), hooks([(point, torch.zeros_like)]):
+            with torch.no_grad(), attach_hooks([(point, torch.zeros_like)]):
                 if torch.equal(model.answer_logits(inputs), before):
                     dead.append(site)
     return dead
