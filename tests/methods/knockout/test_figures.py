@@ -1,4 +1,4 @@
-"""The figure of knock-outs shows the means of its tables."""
+"""The figure of knockouts shows the means of its tables."""
 
 import numpy as np
 import pytest
