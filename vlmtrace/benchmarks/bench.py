@@ -32,7 +32,8 @@ from vlmtrace.core.paths import DATA
 from vlmtrace.core.progress import progress
 from vlmtrace.inputs.batching import Positions
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.methods.patching.sweeps import default_memory, patch_heads
+from vlmtrace.methods.patching.run_sweep import default_memory
+from vlmtrace.methods.patching.sweeps import patch_heads
 from vlmtrace.models import VLM, Patches, Readout
 from vlmtrace.models.loading import bundled_models, load_model
 from vlmtrace.models.sweep import reference

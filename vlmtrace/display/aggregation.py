@@ -54,6 +54,20 @@ def pair_keys(*tables: pd.DataFrame) -> list[str]:
     return ["task", "sample_id"] if all("task" in table for table in tables) else ["sample_id"]
 
 
+def unique_sample_ids(pairs: pd.DataFrame) -> pd.DataFrame:
+    """A sample_id is unique in its task only: where tasks share ids, let each begin with its task.
+
+    Args:
+        pairs: with the column sample_id, and task where there are several
+
+    Returns:
+        the pairs as they are, or with sample_id "task/sample_id"
+    """
+    if "task" not in pairs or not pairs["sample_id"].duplicated().any():
+        return pairs
+    return pairs.assign(sample_id=pairs["task"] + "/" + pairs["sample_id"])
+
+
 class RoleMeans(NamedTuple):
     """One panel of a heat map: mean effects over pairs.
 

@@ -66,17 +66,3 @@ def remember_last(function: Callable[[pd.Series], T]) -> Callable[[pd.Series], T
         return kept[row["sample_id"]]
 
     return remembering
-
-
-def unique_sample_ids(pairs: pd.DataFrame) -> pd.DataFrame:
-    """A sample_id is unique in its task only: where tasks share ids, let each begin with its task.
-
-    Args:
-        pairs: with the column sample_id, and task where there are several
-
-    Returns:
-        the pairs as they are, or with sample_id "task/sample_id"
-    """
-    if "task" not in pairs or not pairs["sample_id"].duplicated().any():
-        return pairs
-    return pairs.assign(sample_id=pairs["task"] + "/" + pairs["sample_id"])

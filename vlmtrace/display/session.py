@@ -9,6 +9,7 @@ import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_columns
+from vlmtrace.display.aggregation import unique_sample_ids
 from vlmtrace.display.example import Example
 from vlmtrace.models import VLM
 
@@ -34,10 +35,8 @@ class Session:
         check_columns(pairs, ["sample_id", "clean_image", "clean_prompt"], "pairs")
         if pairs.empty:
             raise VlmtraceError("The pairs table has no rows: build it with load_pairs, or relax the selection.")
-        if "task" in pairs and pairs["sample_id"].duplicated().any():
-            pairs = pairs.assign(sample_id=pairs["task"] + "/" + pairs["sample_id"])
         self.model = model
-        self.pairs = pairs.reset_index(drop=True)
+        self.pairs = unique_sample_ids(pairs).reset_index(drop=True)
         self._listeners: list[Callable[[], None]] = []
         self._kept: dict[str, Example] = {}
         self.example = self._of_pair(str(self.pairs["sample_id"].iloc[0]))

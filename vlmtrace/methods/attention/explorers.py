@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import check_table
-from vlmtrace.display.choices import chosen_row, remember_last, row_options, unique_sample_ids
+from vlmtrace.display.aggregation import unique_sample_ids
+from vlmtrace.display.choices import chosen_row, remember_last, row_options
 from vlmtrace.display.figure_explorer import FigureExplorer, Options, dropdown, slider
 from vlmtrace.display.panels import masks_of
 from vlmtrace.display.wording import head_name, token_label

@@ -35,7 +35,7 @@ from vlmtrace.inputs.batching import Positions
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.methods.causal_tracing.noise import Noise, noise_scale, refuse_images_twice
-from vlmtrace.methods.patching.sweeps import memory_bytes, sweep_patches
+from vlmtrace.methods.patching.run_sweep import memory_bytes, sweep_patches
 from vlmtrace.models import VLM, Inputs, Patches, Readout, Site, Trace
 from vlmtrace.models.vlm import repeat_inputs
 

@@ -20,7 +20,7 @@ from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in, patched_logits
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.methods.patching.plans import module_plan, site_patches
-from vlmtrace.methods.patching.sweeps import default_memory, sweep_patches
+from vlmtrace.methods.patching.run_sweep import default_memory, sweep_patches
 from vlmtrace.models import Readout
 
 #: What a corruption is called where people choose it.
