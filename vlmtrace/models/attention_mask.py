@@ -16,15 +16,20 @@ from vlmtrace.models.vlm import VLM
 
 @contextlib.contextmanager
 def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor, block: str | None = None) -> Iterator[None]:
-    """While this is entered, an attention module of a block does not see what is blocked.
+    """Knock out attention: while this is entered, some queries of a block's module do not see some keys.
 
     A position that may see nothing at all gets nothing: its heads' outputs are 0. A softmax over equally forbidden keys
     would give it their average instead.
 
     Args:
-        layers: those in which it does not
+        model: any
+        module: "self_attention" or "cross_attention"
+        layers: in which attention is cut
         blocked: (pair, query, key) bool
         block: whose module; None: the head block's
+
+    Yields:
+        nothing; the model runs inside
     """
     name = model.mask_argument(module)
     blind = blocked.all(-1)[..., None]

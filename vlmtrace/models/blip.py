@@ -40,6 +40,7 @@ class Blip(VLM):
     edges = (("image", "options"), ("image", "all"), ("options", "all"))
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
+        """See `ModelInterface`; the blocks are read from the configuration."""
         super().__init__(name, hf, processor, family)
         text, vision = hf.config.text_config, hf.config.vision_config
         attentions = ("self_attention", "cross_attention")
@@ -74,6 +75,7 @@ class Blip(VLM):
     # Inputs --------------------------------------------------------
 
     def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
+        """See `ModelInterface.encode`; prompts of a batch have one length."""
         lengths = {self.count_tokens(prompt) for prompt in prompts}
         if len(lengths) > 1:
             # BlipTextAttention (transformers 5) drops the mask of its cross-attention, so padding would be attended to.
@@ -89,6 +91,7 @@ class Blip(VLM):
         }
 
     def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
+        """[CLS] and patches; the words of the question; or the answer decoder's start token and the answer so far."""
         if block == "vision_encoder":
             rows, columns = self.patch_grid(inputs)
             patches = [Token(f"{row},{column}", role="image") for row in range(rows) for column in range(columns)]
@@ -109,10 +112,12 @@ class Blip(VLM):
         ]
 
     def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str) -> np.ndarray:
+        """See `ModelInterface.image_cells`; only the vision encoder sees the image by position."""
         one_of(block, ("vision_encoder",), f"block of {self.name} that sees the image")
         return image_geometry.vision_boxes(self, open_image(image), inputs)
 
     def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
+        """All positions of the vision encoder, and none of the text's."""
         is_seeing = block == "vision_encoder"
         rows, columns = self.patch_grid(inputs)
         length = (
@@ -125,9 +130,11 @@ class Blip(VLM):
         return np.full(length, is_seeing)
 
     def token_patches(self, inputs: Inputs) -> np.ndarray:
+        """Every image embedding is one position of the vision encoder: the identity."""
         return np.eye(len(self.image_positions(inputs, "vision_encoder")))
 
     def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
+        """Rows and columns of the one tile."""
         size = self.hf.config.vision_config.patch_size
         height, width = inputs["pixel_values"].shape[-2:]
         return height // size, width // size
@@ -138,9 +145,11 @@ class Blip(VLM):
         return torch.full((batch, 1), self.hf.decoder_start_token_id, device=self.device)
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:
+        """The vision encoder's normed output, which every layer of the question encoder attends to."""
         return self.hf.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
 
     def last_logits(self, inputs: Inputs, n: int, image: Tensor | None = None) -> Tensor:
+        """See `ModelInterface.last_logits`: vision encoder, question encoder, answer decoder."""
         image = self.image_embeddings(inputs) if image is None else image
         question = self.hf.text_encoder(input_ids=inputs["input_ids"], encoder_hidden_states=image).last_hidden_state
         start = inputs.get("decoder_input_ids")
@@ -149,6 +158,7 @@ class Blip(VLM):
         return out.logits[:, -n:].float()
 
     def extend(self, inputs: Inputs, ids: Sequence[int]) -> Inputs:
+        """See `ModelInterface.extend`; the answer so far is kept under `decoder_input_ids`."""
         batch = len(inputs["input_ids"])
         start = inputs.get("decoder_input_ids", self._start_ids(batch))
         new = torch.tensor([list(ids)], dtype=start.dtype, device=start.device).expand(batch, -1)
@@ -156,16 +166,19 @@ class Blip(VLM):
 
     @property
     def stop_ids(self) -> set[int]:
+        """The separator, with which the answer decoder was trained to end."""
         return {self.hf.config.text_config.sep_token_id}
 
     def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
+        """See `ModelInterface.generate`."""
         with MODEL_LOCK:
             ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    # Where things are --------------------------------------------------------
+    # Where activations are --------------------------------------------------------
 
     def layer_module(self, block: str, layer: int) -> nn.Module:
+        """Of the vision encoder, the question encoder or the answer decoder."""
         stacks = {
             "vision_encoder": lambda: self.hf.vision_model.encoder.layers,
             "text_encoder": lambda: self.hf.text_encoder.encoder.layer,
@@ -174,6 +187,7 @@ class Blip(VLM):
         return stacks[block]()[layer]
 
     def hook_point(self, site: Site) -> HookPoint:
+        """The layer's output, the feed-forward before its residual sum, or what enters an output projection."""
         layer: Any = self.layer_module(site.block, site.layer)
         match site.module:
             case "residual":
@@ -186,26 +200,31 @@ class Blip(VLM):
                 return HookPoint(layer.crossattention.output.dense, is_input=True)
 
     def attention_module(self, site: Site) -> nn.Module:
+        """Self-attention or cross-attention."""
         layer: Any = self.layer_module(site.block, site.layer)
         if site.block == "vision_encoder":
             return layer.self_attn
         return (layer.attention if site.module == "self_attention" else layer.crossattention).self
 
     def mask_argument(self, module: str) -> str:
+        """Cross-attention takes the mask of what it attends to."""
         return "encoder_attention_mask" if module == "cross_attention" else "attention_mask"
 
     # Sweeps --------------------------------------------------------
 
     def sweep_unsupported_reason(self, inputs: Inputs) -> str | None:
+        """An input or a submodule that `vlmtrace.models.sweep.blip` does not compute with."""
         extra = sorted(set(inputs) - {"pixel_values", "input_ids", "decoder_input_ids"})
-        return f"the input {extra[0]}" if extra else blip_sweep.unknown_part(self.hf)
+        return f"the input {extra[0]}" if extra else blip_sweep.unknown_submodule(self.hf)
 
     def sweep(
         self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
     ) -> Readout:
+        """See `vlmtrace.models.sweep.blip`."""
         return blip_sweep.sweep(self, clean, corrupt, patches, answer_ids, memory)
 
     def run_with_fixed_heads(
         self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
     ) -> Readout:
+        """See `vlmtrace.models.sweep.blip`."""
         return blip_sweep.run_with_fixed_heads(self, clean, corrupt, keep_clean, start, answer_ids)

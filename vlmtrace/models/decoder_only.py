@@ -11,9 +11,7 @@ up. Both are said by its `FamilySpec`.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.errors import one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.models import image_geometry
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
-from vlmtrace.models.sweep import decoder_only as decoder_sweep
+from vlmtrace.models.image_prompts import ImagePrompts
+from vlmtrace.models.sequence_tokens import language_tokens, vision_tokens
+from vlmtrace.models.sweep import decoder_only as decoder_only_sweep
 from vlmtrace.models.sweep.replay_check import check_replay, leave_out_unknown_vision_encoder
 from vlmtrace.models.types import Block, Call, Inputs, Patches, Readout, Site, Token, Trace
-from vlmtrace.models.vlm import VLM
 
 #: Rows of the unembedding that are turned into float32 at a time.
 VOCABULARY_AT_ONCE = 2**13
@@ -40,18 +39,17 @@ class _Reached(Exception):
     """The forward pass got to where it was wanted."""
 
 
-class DecoderOnly(VLM):
+class DecoderOnly(ImagePrompts):
     """A transformers model that puts image tokens into the text sequence, under the common interface."""
 
     answer_block = "language_model"
     image_module = "self_attention"
     edges = (("image", "options"), ("image", "last"), ("options", "last"))
-    has_visual_tokens = True
     falls_back_to_reference = False
     sweeps_regions = True
-    image_size_matters = True
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
+        """See `ModelInterface`; the blocks are read from the configuration and the submodules."""
         super().__init__(name, hf, processor, family)
         self.text: Any = hf.get_submodule(self.family.text)
         vision = hf.get_submodule(self.family.vision).modules()
@@ -68,7 +66,6 @@ class DecoderOnly(VLM):
         )
         self.blocks = {block.name: block for block in (*self._vision_block(), language)}
         self.entry_blocks = tuple(self.blocks)
-        self._takes = set(inspect.signature(type(hf).forward).parameters) - {"labels"}
 
     def _vision_block(self) -> list[Block]:
         """The vision encoder, if each of its positions is known to be a patch of the image; only layers that are read.
@@ -87,117 +84,28 @@ class DecoderOnly(VLM):
         attention = ("self_attention",) if self.family.vision_attention_weights else ()
         return [Block("vision_encoder", n, heads, ("residual",), attention_modules=attention)] if n > 0 else []
 
-    # Prompts --------------------------------------------------------
-
-    @property
-    def image_placeholder(self) -> str:
-        """What stands for the image in a prompt: the processor puts the image's tokens in its place."""
-        token = self.processor.image_token
-        return getattr(token, "content", token)
-
-    def prompt_text(self, prompt: str) -> str:
-        """The exact text handed to the processor: by its chat template, or with the image put before the prompt.
-
-        Raises:
-            VlmtraceError: the chat template leaves out the image or the prompt
-        """
-        if not getattr(self.processor, "chat_template", None):
-            return self.family.prompt_start.format(image=self.image_placeholder) + prompt
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        messages = [{"role": "user", "content": content}]
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-        if prompt.strip() not in text or (self.family.prompt_start and text.count(self.image_placeholder) != 1):
-            raise VlmtraceError(
-                f"The chat template of {self.name} makes {text!r} of the prompt {prompt!r}, which does not hold it and "
-                "one image: use a processor with a chat template for images."
-            )
-        return text
-
-    def text_only_prompt(self, prompt: str) -> str:
-        """The exact text of a prompt without an image."""
-        if not getattr(self.processor, "chat_template", None):
-            return prompt
-        messages = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
-        return self.processor.apply_chat_template(messages, add_generation_prompt=True)
-
-    def encode_text(self, text: str) -> Inputs:
-        """Inputs of one text without an image, as `text_only_prompt` gives it."""
-        row = self.tokenizer(text + self.family.prompt_end, return_tensors="pt", **self._tokenizer_options(text))
-        found = {name: value.to(self.device) for name, value in row.items() if name in ("input_ids", "attention_mask")}
-        if self.family.generated_token_type:
-            # The prompt's own type must be told where what is generated has another.
-            found["token_type_ids"] = torch.zeros_like(found["input_ids"])
-        return found
-
-    def _tokenizer_options(self, text: str) -> dict[str, Any]:
-        """As transformers does: no second start token where the chat template has written one."""
-        bos = self.tokenizer.bos_token
-        return {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-
-    def count_tokens(self, prompt: str) -> int:
-        """Number of tokens of a prompt, special tokens included, and the image as one."""
-        text = self.prompt_text(prompt)
-        return len(self.tokenizer(text, **self._tokenizer_options(text)).input_ids)
-
-    def answer_token(self, answer: str) -> int:
-        before = self.prompt_text("is this a or b?") + self.family.prompt_end
-        # A model goes on with a space unless a line or a special token (of a chat template) has just ended.
-        closed = before[-1:].isspace() or before.endswith(tuple(self.tokenizer.all_special_tokens))
-        joined = before + ("" if closed else " ") + answer
-        ids, longer = (self.tokenizer(text, add_special_tokens=False).input_ids for text in (before, joined))
-        # Where the tokenizer joins the prompt's end with the answer, the first token that differs carries it.
-        same = next((i for i, (a, b) in enumerate(zip(ids, longer, strict=False)) if a != b), len(ids))
-        if not answer.strip() or same >= len(longer) or longer[same] == self.tokenizer.unk_token_id:
-            raise VlmtraceError(
-                f"The answer {answer!r} does not start with a token of {self.name}'s vocabulary: use another word."
-            )
-        return longer[same]
-
-    # Inputs --------------------------------------------------------
-
-    def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
-        """As for any model; one image a prompt, and prompts as `prompt_text` gives them."""
-        rows = [self._encode_one(open_image(image), text) for image, text in zip(images, prompts, strict=True)]
-        shapes = {tuple((name, tuple(value.shape)) for name, value in row.items()) for row in rows}
-        if len(shapes) > 1:
-            raise VlmtraceError(
-                f"Prompts or images of unlike length cannot share a batch of {self.name}, since padding is never "
-                "used: encode those of equal length together."
-            )
-        joined = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-        return {
-            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
-            for name, value in joined.items()
-        }
-
-    def _encode_one(self, image: Image.Image, text: str) -> Inputs:
-        if self.family.prompt_start and text.count(self.image_placeholder) != 1:
-            raise VlmtraceError(
-                f"The prompt {text!r} must hold {self.image_placeholder} once, where {self.name} is to see the image: "
-                "make it with prompt_text."
-            )
-        row = self.processor(images=image, text=text, return_tensors="pt", **self._tokenizer_options(text))
-        return {name: value for name, value in row.items() if name in self._takes}
-
-    def is_image(self, inputs: Inputs) -> Tensor:
-        """(pair, position) bool: where image tokens stand in the language model."""
-        return inputs["input_ids"] == self.hf.config.image_token_id
+    # The image --------------------------------------------------------
 
     def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
+        """The vision encoder's are all of its positions, the language model's those of image tokens."""
         if block == "vision_encoder":
-            return np.ones(len(self._vision_tokens(inputs)), dtype=bool)
+            return np.ones(len(vision_tokens(self, inputs)), dtype=bool)
         return self.is_image(inputs)[0].cpu().numpy()
 
     def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str = "language_model") -> np.ndarray:
-        """Where in the image the image's positions of a block lie, whatever the processor resized, cropped or tiled.
+        """Where in the image the image positions of a block lie, whatever the processor resized, cropped or tiled.
 
         Args:
-            image: the image of which `inputs` (of one pair) were made; only its size matters
+            image: the image of which `inputs` were made; only its size matters
+            inputs: of one pair
+            block: "language_model" for the image tokens (in order, see `is_image`), or "vision_encoder" for all of its
+                positions
+
         Returns:
-            (n, 4): top, left, bottom, right in fractions of the original image. Rows are the image tokens of
-            language_model (in order, see `is_image`), or all positions of vision_encoder. NaN where a position has no
-            place in the image: newlines, class tokens, padding, and the query tokens of BLIP-2, which see all of it.
-            Where LLaVA-OneVision shrinks the grid of a very large image, boxes are those of the patch at the middle.
+            (image position, 4): top, left, bottom, right in fractions of the original image. NaN where a position has
+            no place in the image: newlines, class tokens, padding, and the query tokens of BLIP-2, which see all of it.
+            Where LLaVA-OneVision shrinks the grid of a very large image, boxes are those of the patch at the middle
+
         Raises:
             VlmtraceError: there is no such block
         """
@@ -206,41 +114,8 @@ class DecoderOnly(VLM):
         return boxes(self, open_image(image), inputs)
 
     def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
-        if block == "vision_encoder":
-            return self._vision_tokens(inputs)
-        ids = inputs["input_ids"][0].tolist()
-        texts = self.tokenizer.convert_ids_to_tokens(ids)
-        encoded = self.tokenizer(prompt, return_offsets_mapping=True, **self._tokenizer_options(prompt))
-        # The processor has put tokens in and around the image's place; all others are those of the prompt, in order.
-        spans: dict[int, tuple[int, int]] = {}
-        for a, b, size in SequenceMatcher(None, encoded.input_ids, ids, autojunk=False).get_matching_blocks():
-            spans |= {b + i: tuple(encoded["offset_mapping"][a + i]) for i in range(size)}
-        is_image = self.is_image(inputs)[0].tolist()
-        names = self._image_names(inputs, sum(is_image))
-        special = set(self.tokenizer.all_special_tokens) - {self.tokenizer.unk_token}
-        found = []
-        for i, text in enumerate(texts):
-            if is_image[i]:
-                found.append(Token(next(names), role="image"))
-            else:
-                role = "last" if i == len(ids) - 1 else text if text in special or i not in spans else None
-                found.append(Token(text, spans.get(i, (0, 0)), role))
-        return found
-
-    def _image_names(self, inputs: Inputs, n: int) -> Iterator[str]:
-        """ "row,column" of image tokens, tiles one below the other; their number where they form no such grid."""
-        tiles, rows, columns = self.family.layout.grid(self.hf.config, inputs)
-        side = 0 if self.family.square_side is None else self.family.square_side(self.hf.config)
-        if side and self.family.pack is None and tiles * (rows // side) * (columns // side) == n:
-            return iter([f"{i // (columns // side)},{i % (columns // side)}" for i in range(n)])
-        return iter(map(str, range(n)))
-
-    def _vision_tokens(self, inputs: Inputs) -> list[Token]:
-        _, rows, _ = self.family.layout.grid(self.hf.config, inputs)
-        return [
-            Token("[CLS]", role="[CLS]") if tile < 0 else Token(f"{tile * rows + row},{column}", role="image")
-            for tile, row, column in self.family.layout.positions(self.hf, inputs).tolist()
-        ]
+        """As `sequence_tokens` names them."""
+        return vision_tokens(self, inputs) if block == "vision_encoder" else language_tokens(self, prompt, inputs)
 
     def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
         """Rows and columns of image patches that the vision encoder sees, tiles one below the other."""
@@ -248,12 +123,14 @@ class DecoderOnly(VLM):
         return tiles * rows, columns
 
     def token_patches(self, inputs: Inputs) -> np.ndarray | None:
+        """See `ModelInterface.token_patches`; None also where vision positions are not known to be patches."""
         return image_geometry.token_patches(self, inputs) if "vision_encoder" in self.blocks else None
 
     # Forward passes --------------------------------------------------------
 
     def last_logits(self, inputs: Inputs, n: int, image: Tensor | None = None) -> Tensor:
-        options = {"logits_to_keep": n} if "logits_to_keep" in self._takes else {}
+        """See `ModelInterface.last_logits`; `image` replaces the image tokens as they enter the first layer."""
+        options = {"logits_to_keep": n} if "logits_to_keep" in self.forward_arguments else {}
 
         def replace(stream: Tensor) -> Tensor | None:
             if image is None:
@@ -276,17 +153,8 @@ class DecoderOnly(VLM):
             self.hf(**inputs, use_cache=False)
         return kept[0]
 
-    def extend(self, inputs: Inputs, ids: Sequence[int]) -> Inputs:
-        new_ids = torch.tensor(list(ids), device=self.device)
-        fills: dict[str, Tensor | int] = {"input_ids": new_ids, **self.family.token_fills}
-
-        def longer(value: Tensor, fill: Tensor | int) -> Tensor:
-            new = torch.as_tensor(fill, dtype=value.dtype, device=value.device).expand(len(value), len(ids))
-            return torch.cat([value, new], dim=1)
-
-        return {name: longer(value, fills[name]) if name in fills else value for name, value in inputs.items()}
-
     def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
+        """See `ModelInterface.generate`."""
         prompts = inputs["input_ids"]
         with MODEL_LOCK:
             ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
@@ -296,11 +164,11 @@ class DecoderOnly(VLM):
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None, image: Tensor | None = None) -> Trace:
-        """As for any model; also keeps what each layer of the language model was called with, for the sweep."""
+        """See `VLM.trace`; also keeps what each layer of the language model was called with, for the sweep."""
         calls: list[Call] = []
 
         def keep(_module: nn.Module, args: tuple, options: dict) -> None:
-            # A cache would hold this run's keys and values: with it, a patched run would read those of the unpatched.
+            # A cache would keep this run's keys and values: with it, a patched run would read those of the unpatched.
             calls.append(Call(args[0].detach(), {**options, "past_key_values": None}))
 
         with MODEL_LOCK:
@@ -315,6 +183,7 @@ class DecoderOnly(VLM):
 
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
+        """See `ModelInterface.eager`: the configuration says how attention is computed; it is changed and restored."""
         configs = {id(part.config): part.config for part in self.hf.modules() if hasattr(part, "config")}
         with MODEL_LOCK:
             before = [(config, config._attn_implementation) for config in configs.values()]
@@ -328,17 +197,20 @@ class DecoderOnly(VLM):
                     config._attn_implementation = implementation
 
     def adds_image_features_after(self, layer: int) -> bool:
+        """As the family says."""
         return layer < self.family.later_image_features(self.hf.config)
 
     @property
     def final_norm(self) -> nn.Module:
+        """As the family says; a model without one has the identity."""
         return getattr(self.text, self.family.norm) or nn.Identity()
 
     def read(self, hidden: Tensor) -> Tensor:
+        """Final norm, unembedding, and the cap where the model has one."""
         return self.capped(self.hf.get_output_embeddings()(self.final_norm(hidden)))
 
     def unembed(self, normed: Tensor) -> Tensor:
-        """As for any model.
+        """See `ModelInterface.unembed`, after the cap where the model has one.
 
         In float32 whatever the model computes in: differences of log-probabilities would drown in its rounding.
         """
@@ -349,18 +221,20 @@ class DecoderOnly(VLM):
         return self.capped(logits if bias is None else logits + bias.float())
 
     def capped(self, logits: Tensor) -> Tensor:
-        """What some families do to their logits at last."""
+        """Logits as the model gives them: some families bound them in the end."""
         cap = getattr(self.hf.config.get_text_config(), "final_logit_softcapping", None)
         if cap is None or not self.family.caps_logits:
             return logits
         return torch.tanh(logits / cap) * cap
 
-    # Where things are --------------------------------------------------------
+    # Where activations are --------------------------------------------------------
 
     def layer_module(self, block: str, layer: int) -> nn.Module:
+        """Of the vision encoder or the language model."""
         return (self.vision_layers if block == "vision_encoder" else self.text.layers)[layer]
 
     def hook_point(self, site: Site) -> HookPoint:
+        """The layer's output, its feed-forward's output, or what enters its attention's output projection."""
         layer = self.layer_module(site.block, site.layer)
         match site.module:
             case "residual":
@@ -371,6 +245,7 @@ class DecoderOnly(VLM):
                 return HookPoint(layer.get_submodule(self.family.attention_output), is_input=True)
 
     def attention_module(self, site: Site) -> nn.Module:
+        """As the family says for the vision encoder; elsewhere the module that holds the output projection."""
         layer = self.layer_module(site.block, site.layer)
         if site.block == "vision_encoder":
             return layer.get_submodule(self.family.vision_attention)
@@ -379,18 +254,22 @@ class DecoderOnly(VLM):
     # Sweeps --------------------------------------------------------
 
     def check_layers(self, trace: Trace, inputs: Inputs) -> None:
+        """The language model must be its layers one after the other; see `check_replay`."""
         check_replay(self, trace, inputs)
         leave_out_unknown_vision_encoder(self, trace, inputs)
 
     def sweep_unsupported_reason(self, inputs: Inputs) -> str | None:
+        """Nothing: the sweep runs the model's own layers, and `check_layers` refuses what it must not meet."""
         return None
 
     def sweep(
         self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
     ) -> Readout:
-        return decoder_sweep.sweep(self, clean, corrupt, inputs, patches, answer_ids, memory)
+        """See `vlmtrace.models.sweep.decoder_only`."""
+        return decoder_only_sweep.sweep(self, clean, corrupt, inputs, patches, answer_ids, memory)
 
     def run_with_fixed_heads(
         self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
     ) -> Readout:
-        return decoder_sweep.run_with_fixed_heads(self, clean, corrupt, keep_clean, start, answer_ids)
+        """See `vlmtrace.models.sweep.decoder_only`."""
+        return decoder_only_sweep.run_with_fixed_heads(self, clean, corrupt, keep_clean, start, answer_ids)

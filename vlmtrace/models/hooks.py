@@ -9,9 +9,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+#: Who runs a model or hooks it holds this lock: hooks of one thread must not act on the run of another.
+MODEL_LOCK = threading.RLock()
+
 
 class HookPoint(NamedTuple):
-    """The torch module that carries a site, and whether the activation is its first input or its output."""
+    """The torch module that carries a site.
+
+    Attributes:
+        module: the torch module
+        is_input: whether the activation is its first input; else it is its output
+    """
 
     module: nn.Module
     is_input: bool
@@ -21,12 +29,18 @@ class HookPoint(NamedTuple):
 def attach_hooks(
     points: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]], n_pairs: int | None = None
 ) -> Iterator[None]:
-    """Call a function on each hook point's activation while the block runs; what it returns replaces the activation.
+    """Call functions on activations while this is entered; what they return replaces the activation.
 
     Hooks are removed whatever happens inside; until then other threads wait with theirs, and with running the model.
     Where a module returns a tuple the activation is its first entry.
-    Given the number of pairs, the function sees (pair, position, width) also where a vision encoder works on tiles,
-    or on the patches of all images in one row.
+
+    Args:
+        points: hook points, each with a function of its activation that returns a new one, or None to leave it
+        n_pairs: given the number of pairs, functions see (pair, position, width) also where a vision encoder works on
+            tiles, or on the patches of all images in one row; None: they see what the module has
+
+    Yields:
+        nothing; the model runs inside
     """
 
     def called(function: Callable[[Tensor], Tensor | None], value: Tensor) -> Tensor | None:
@@ -67,6 +81,3 @@ def _before_recorders(module: nn.Module) -> None:
     for key, hook in list(module._forward_hooks.items()):
         if getattr(hook, "__module__", "").startswith("transformers."):
             module._forward_hooks.move_to_end(key)  # type: ignore[attr-defined]
-
-
-MODEL_LOCK = threading.RLock()

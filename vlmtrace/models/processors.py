@@ -29,9 +29,11 @@ class NoVideo(PushToHubMixin):
     _auto_class = None
 
     def __call__(self, *_args: Any, **_options: Any) -> Any:
+        """Refuse."""
         raise VlmtraceError("Videos are not supported, and preparing them needs torchvision: pass images.")
 
     def to_dict(self) -> dict[str, Any]:
+        """Nothing: a processor is saved without it."""
         return {}
 
 

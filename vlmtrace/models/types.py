@@ -1,4 +1,4 @@
-"""What models are described by and what their runs leave behind: plain records, no behavior of a family."""
+"""What models are described by, and what their runs take and leave behind."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class Block:
     """A stack of layers, e.g. the question encoder.
 
     Attributes:
+        name: "vision_encoder", "text_encoder", "text_decoder" or "language_model"
+        n_layers: how many layers it has
+        n_heads: how many attention heads each layer has
         modules: what can be patched here, for whole activations
         head_modules: the modules whose activation is a concatenation of heads, and can be patched by head
         attention_modules: the modules whose attention weights can be read
@@ -29,7 +32,13 @@ class Block:
 
 
 class Site(NamedTuple):
-    """Where an activation lives: block, module, layer (see the vocabulary in the README)."""
+    """Where an activation is.
+
+    Attributes:
+        block: the stack of layers
+        module: "residual", "mlp", "self_attention" or "cross_attention"
+        layer: counted from 0
+    """
 
     block: str
     module: str
@@ -51,7 +60,12 @@ class Token(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a layer was called with: the residual stream (batch, position, width), and everything else by name."""
+    """What a layer was called with.
+
+    Attributes:
+        hidden: the residual stream that enters it (batch, position, width)
+        options: everything else, by name
+    """
 
     hidden: Tensor
     options: dict[str, Any]
@@ -66,7 +80,7 @@ class Trace:
         activations: by site, (batch, position, width)
         layer_inputs: by block, what enters layer 0: (batch, position, width)
         calls: what each layer of a language model was called with (decoder-only models)
-        image: (batch, image position, width), what was put in the place of the image embeddings; None: nothing
+        image: (batch, image position, width), what was put in the place of the image embeddings; None: nothing was
     """
 
     logits: Tensor
@@ -76,6 +90,7 @@ class Trace:
     image: Tensor | None = None
 
     def __getitem__(self, site: tuple[str, str, int]) -> Tensor:
+        """The activation (batch, position, width) of a site, given as (block, module, layer)."""
         return self.activations[Site(*site)]
 
     @property
@@ -91,13 +106,16 @@ class Trace:
 
 @dataclass(frozen=True)
 class Patches:
-    """The patches of one sweep over one block, the same for every pair of a group but for the positions.
+    """The patches of one sweep over one block, the same for every pair of a batch but for the positions.
 
     Attributes:
-        modules, layers, heads: one entry a patch; head is None where the whole activation is patched
+        block: the swept block
+        modules: of each patch
+        layers: of each patch
+        heads: of each patch; None where the whole activation is patched
         positions: (pair, patch), the position patched; the first one where there are several
         position_masks: (pair, patch, length of the block) bool, all positions that a patch sets at once; None: one each
-        windows: how many layers a patch sets at once, from its own upward; None: one each
+        windows: how many layers each patch sets at once, from its own upward; None: one each
     """
 
     block: str
@@ -109,6 +127,7 @@ class Patches:
     windows: list[int] | None = None
 
     def __len__(self) -> int:
+        """The number of patches of each pair."""
         return len(self.layers)
 
     def window(self, patch: int) -> range:
@@ -117,6 +136,7 @@ class Patches:
         return range(first, first + (1 if self.windows is None else self.windows[patch]))
 
     def subset(self, chosen: Sequence[int]) -> Patches:
+        """Some of the patches, by index."""
         return Patches(
             self.block,
             [self.modules[i] for i in chosen],
@@ -128,7 +148,7 @@ class Patches:
         )
 
     def of_pair(self, pair: int) -> Patches:
-        """The same patches of one pair of the group."""
+        """The same patches of one pair of the batch."""
         one = slice(pair, pair + 1)
         position_masks = None if self.position_masks is None else self.position_masks[one]
         return Patches(
@@ -138,7 +158,13 @@ class Patches:
 
 @dataclass(frozen=True)
 class Readout:
-    """All that the metrics need from the first answer position; every tensor is float32 of the same shape."""
+    """All that the metrics need from the first answer position; every tensor is float32 of the same shape.
+
+    Attributes:
+        correct: the logit of the correct answer's first token
+        incorrect: the logit of the incorrect answer's first token
+        log_normalizer: log of the sum of exponentials of all logits
+    """
 
     correct: Tensor
     incorrect: Tensor
@@ -146,7 +172,15 @@ class Readout:
 
     @classmethod
     def of(cls, logits: Tensor, answer_ids: Tensor) -> Readout:
-        """Read logits (pair, …, vocabulary) with answer_ids (pair, 2): correct, incorrect."""
+        """What metrics need of logits.
+
+        Args:
+            logits: (pair, …, vocabulary)
+            answer_ids: (pair, 2): first tokens of the correct and the incorrect answer
+
+        Returns:
+            Readout of shape (pair, …)
+        """
         logits = logits.float()
         index = answer_ids.view(len(answer_ids), *[1] * (logits.ndim - 2), 2).expand(*logits.shape[:-1], 2)
         chosen = logits.gather(-1, index)
@@ -154,20 +188,25 @@ class Readout:
 
     @classmethod
     def cat(cls, parts: Sequence[Readout], dim: int) -> Readout:
+        """Several as one, joined along a dimension."""
         columns = [[part.correct, part.incorrect, part.log_normalizer] for part in parts]
         return cls(*(torch.cat(list(column), dim) for column in zip(*columns, strict=True)))
 
     @property
     def logit_diff(self) -> Tensor:
+        """Logit of the correct answer less that of the incorrect one."""
         return self.correct - self.incorrect
 
     @property
     def p_correct(self) -> Tensor:
+        """Probability of the correct answer's first token."""
         return (self.correct - self.log_normalizer).exp()
 
     @property
     def p_incorrect(self) -> Tensor:
+        """Probability of the incorrect answer's first token."""
         return (self.incorrect - self.log_normalizer).exp()
 
 
+#: What a model's forward pass takes, by name, for a batch of pairs.
 Inputs = dict[str, Tensor]

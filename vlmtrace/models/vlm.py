@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -65,7 +66,17 @@ class VLM(ModelInterface):
         ]
 
     def check_site(self, site: Site) -> Site:
-        """Return the site, or raise a sentence that says which exist."""
+        """Return the site.
+
+        Args:
+            site: block, module and layer
+
+        Returns:
+            the same
+
+        Raises:
+            VlmtraceError: there is no such site; the sentence says which exist
+        """
         block = self.blocks[one_of(site.block, self.blocks, f"block of {self.name}")]
         one_of(site.module, block.modules, f"module of {block.name}")
         if not 0 <= site.layer < block.n_layers:
@@ -84,6 +95,10 @@ class VLM(ModelInterface):
         """Number of tokens of a prompt, special tokens included."""
         return len(self.tokenizer(self.prompt_text(prompt)).input_ids)
 
+    def tokenizer_options(self, text: str) -> dict[str, Any]:
+        """How the tokenizer is called for a text that `prompt_text` gave."""
+        return {}
+
     def encode_image(self, image: Image.Image) -> Inputs:
         """Inputs of an image with a prompt that does not matter."""
         return self.encode([image], [self.prompt_text("?")])
@@ -91,8 +106,14 @@ class VLM(ModelInterface):
     def answer_token(self, answer: str) -> int:
         """The id of the first token of an answer, as the model emits it.
 
+        Args:
+            answer: a word
+
+        Returns:
+            the token's id
+
         Raises:
-            VlmtraceError: the answer is empty or its first token is unknown to the tokenizer.
+            VlmtraceError: the answer is empty or its first token is unknown to the tokenizer
         """
         ids = self.tokenizer(answer, add_special_tokens=False).input_ids
         if not ids or ids[0] == self.tokenizer.unk_token_id:
@@ -102,10 +123,17 @@ class VLM(ModelInterface):
         return ids[0]
 
     def answer_ids(self, correct: Sequence[str], incorrect: Sequence[str]) -> Tensor:
-        """(pair, 2) ids of the options' first tokens.
+        """Ids of the options' first tokens.
+
+        Args:
+            correct: the correct answer of each pair
+            incorrect: the other option of each pair
+
+        Returns:
+            (pair, 2): correct, incorrect
 
         Raises:
-            VlmtraceError: an answer is unknown, or two options share their first token.
+            VlmtraceError: an answer is unknown, or two options share their first token
         """
         rows = []
         for right, wrong in zip(correct, incorrect, strict=True):
@@ -128,13 +156,22 @@ class VLM(ModelInterface):
     # Runs --------------------------------------------------------
 
     def answer_logits(self, inputs: Inputs, image: Tensor | None = None) -> Tensor:
-        """One forward pass: logits (batch, vocabulary), float32, of the first answer token; see `last_logits`."""
+        """Logits (batch, vocabulary), float32, of the first answer token, by one forward pass; see `last_logits`."""
         with MODEL_LOCK:
             return self.last_logits(inputs, 1, image)[:, 0]
 
     @torch.no_grad()
     def answer_tokens(self, inputs: Inputs, max_new_tokens: int = 8, image: Tensor | None = None) -> list[int]:
-        """Ids of the answer that the model itself gives to one question, greedily, without the token that ends it."""
+        """Ids of the answer that the model itself gives to one question, greedily.
+
+        Args:
+            inputs: of one question
+            max_new_tokens: at most so many
+            image: (1, image position, width), put in the place of the `image_embeddings`
+
+        Returns:
+            the ids, without the token that ends the answer
+        """
         found: list[int] = []
         image = self.image_embeddings(inputs) if image is None else image
         while len(found) < max_new_tokens:
@@ -145,10 +182,18 @@ class VLM(ModelInterface):
         return found
 
     def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None, image: Tensor | None = None) -> Trace:
-        """One forward pass that keeps the activations of `sites` (default: all).
+        """Run one forward pass and keep activations.
 
         Args:
+            inputs: a batch
+            sites: whose activations are kept; None: all
             image: (batch, image position, width), put in the place of the `image_embeddings`
+
+        Returns:
+            what the run left behind
+
+        Raises:
+            VlmtraceError: a site does not exist, or the forward pass does not reach it
         """
         trace = Trace(logits=torch.empty(0), image=image)
         sites = self.sites() if sites is None else [self.check_site(site) for site in sites]
@@ -173,9 +218,19 @@ class VLM(ModelInterface):
         return trace
 
     def attention(self, inputs: Inputs, block: str, module: str) -> Tensor:
-        """Attention weights of a block's module: (layer, batch, head, query, key), float32; rows sum to 1.
+        """Attention weights of a block's module.
 
-        Where a vision encoder works on tiles, the batch is that of all tiles.
+        Args:
+            inputs: a batch
+            block: its name
+            module: "self_attention" or "cross_attention"
+
+        Returns:
+            (layer, batch, head, query, key), float32; rows sum to 1. Where a vision encoder works on tiles, the batch
+            is that of all tiles
+
+        Raises:
+            VlmtraceError: the block does not exist, or its module gives no attention weights
         """
         found = self.blocks[one_of(block, self.blocks, f"block of {self.name}")]
         one_of(module, found.attention_modules, f"attention of {block}")
@@ -199,7 +254,18 @@ class VLM(ModelInterface):
 
 
 def inputs_of_pair(inputs: Inputs, pair: int, n_pairs: int) -> Inputs:
-    """One pair's share of a batch; some families lay the patches of all images in one row, equally many each."""
+    """One pair's share of a batch.
+
+    Some families lay the patches of all images in one row, so a share is more than one row of a tensor.
+
+    Args:
+        inputs: of a batch
+        pair: its index in the batch
+        n_pairs: how many the batch has
+
+    Returns:
+        what the model takes for this pair alone
+    """
     return {
         name: value[pair * len(value) // n_pairs : (pair + 1) * len(value) // n_pairs] for name, value in inputs.items()
     }

@@ -87,6 +87,10 @@ def family_of(config: Any, name: str) -> FamilySpec:
     Args:
         config: the model's transformers configuration
         name: the model's, for the sentence
+
+    Returns:
+        what is particular about it
+
     Raises:
         VlmtraceError: the family is not supported, or this model of it is not
     """

@@ -25,18 +25,21 @@ ROW_BY_ROW = PatchLayout()
 
 
 class Pack(Protocol):
-    """Rearrange what patches have into what image tokens have, as the model does after projection.
+    """How a model rearranges what patches have into what image tokens have, after projection."""
 
-    Args:
-        hf: the transformers model
-        patches: (tile, row, column, …)
-        inputs: of one pair
-        newline: what image tokens have that the model adds
-    Returns:
-        (image token, …)
-    """
+    def __call__(self, hf: Any, patches: Array, inputs: Inputs, newline: float) -> Array:
+        """Rearrange.
 
-    def __call__(self, hf: Any, patches: Array, inputs: Inputs, newline: float) -> Array: ...
+        Args:
+            hf: the transformers model
+            patches: (tile, row, column, …)
+            inputs: of one pair
+            newline: what image tokens have that the model adds
+
+        Returns:
+            (image token, …)
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """Exact patching sweeps for BLIP: the numbers of the hooked reference, for a fraction of its work.
 
 A patch at layer l leaves everything below l as it was in the corrupt run, and at layer l it changes one position.
-So the layers are climbed once: at each layer all states patched further down advance together, and the layer's own
-patched states join them, each a copy of the corrupt layer output with one row recomputed. Keys and values of the
-image are computed once a layer and shared by all states of a pair.
+So the sweep goes through the layers once: at each layer all states patched further down advance together, and the
+layer's own patched states join them, each a copy of the corrupt layer output with one row recomputed. Keys and values
+of the image are computed once per layer and shared by all states of a pair.
 
-Shapes: P pairs of equal question length, S states (patches) a pair, T question positions, M image positions, D width.
+Shapes: P pairs of equal question length, S states (patches) per pair, T question positions, M image positions, D width.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from vlmtrace.models.vlm import VLM
 
 @torch.no_grad()
 def sweep(model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: Tensor, memory: int) -> Readout:
-    """Answer every patch of a group of pairs; see `VLM.sweep`."""
+    """Answer every patch of a batch of pairs; see `ModelInterface.sweep`."""
     build = {"text_encoder": _TextEncoder, "text_decoder": _TextDecoder, "vision_encoder": _VisionEncoder}
     run = build[patches.block](model, clean, corrupt, memory)
     size = max(1, (memory - run.shared_bytes) // (len(answer_ids) * run.state_bytes))
     return in_chunks(patches, size, lambda chunk: run.answer(chunk, answer_ids))
 
 
-#: The parts that the sweep computes with, by where they stand; anything else in their place is unknown to it.
-PARTS = {
+#: The classes of the submodules that the sweep computes with; anything else in their place is unknown to it.
+KNOWN_CLASSES = {
     "vision_model.encoder.layers.0": "BlipEncoderLayer",
     "vision_model.encoder.layers.0.self_attn": "BlipAttention",
     "text_encoder.encoder.layer.0": "BlipTextLayer",
@@ -50,8 +50,8 @@ PARTS = {
     "text_decoder.bert.encoder.layer.0.crossattention.self": "BlipTextSelfAttention",
 }
 
-#: What those parts consist of, as far as it holds weights.
-CHILDREN = {
+#: What submodules of those classes consist of, as far as it has weights.
+KNOWN_CHILDREN = {
     "BlipEncoderLayer": {"self_attn", "layer_norm1", "mlp", "layer_norm2"},
     "BlipAttention": {"qkv", "projection", "dropout"},
     "BlipTextLayer": {"attention", "crossattention", "intermediate", "output"},
@@ -59,21 +59,21 @@ CHILDREN = {
 }
 
 
-def unknown_part(hf: Any) -> str | None:
+def unknown_submodule(hf: Any) -> str | None:
     """A submodule of the model that the sweep does not know, in words; None: it knows them all.
 
     Every layer is looked at: its class, and whether it has submodules beside those that the sweep runs.
     """
-    for first, known in PARTS.items():
+    for first, known in KNOWN_CLASSES.items():
         stack, _, rest = first.partition(".0")
         for index, layer in enumerate(hf.get_submodule(stack)):
-            part = layer.get_submodule(rest.lstrip(".")) if rest else layer
-            where = f"{stack}.{index}{rest}"
-            if type(part).__name__ != known:
-                return f"the {type(part).__name__} at {where}"
-            extra = sorted(name for name, _ in part.named_children() if name not in CHILDREN[known])
+            module = layer.get_submodule(rest.lstrip(".")) if rest else layer
+            path = f"{stack}.{index}{rest}"
+            if type(module).__name__ != known:
+                return f"the {type(module).__name__} at {path}"
+            extra = sorted(name for name, _ in module.named_children() if name not in KNOWN_CHILDREN[known])
             if extra:
-                return f"the submodule {where}.{extra[0]}"
+                return f"the submodule {path}.{extra[0]}"
     return None
 
 
@@ -121,7 +121,7 @@ class _TextEncoder(_Sweep):
             corrupt = self.corrupt.layer_input("text_encoder", layer)
             if patches.windows is None:
                 return self.layers.advance(layer, changed, fresh, rows, corrupt)
-            states = concat_states(changed, fresh)
+            states = concat_states(changed, fresh)  # (P, S + F, T, D)
             with attach_hooks(restore_window_hooks(self.model, self.clean, patches, layer, states.shape[1])):
                 return self.layers.advance(layer, states, None, rows, corrupt)
 
@@ -141,7 +141,7 @@ class _VisionEncoder(_Sweep):
         vision: Any = self.model.hf.vision_model
 
         def enter(layer: int, chosen: Patches) -> Tensor:
-            new = gather_rows(self.clean["vision_encoder", "residual", layer], chosen.positions)
+            new = gather_rows(self.clean["vision_encoder", "residual", layer], chosen.positions)  # (P, S, D)
             return repeat_with_row(
                 self.corrupt["vision_encoder", "residual", layer], chosen.positions, new.unsqueeze(2)
             )
@@ -161,10 +161,10 @@ class _VisionEncoder(_Sweep):
             unprojected=question.shape[1] * n_heads < question.shape[2],
         )
         # Every state has an image of its own, so each counts as a pair with one state.
-        stream = question.repeat_interleave(n_states, dim=0).unsqueeze(1)
+        stream = question.repeat_interleave(n_states, dim=0).unsqueeze(1)  # (P·S, 1, T, D)
         for layer in range(self.model.blocks["text_encoder"].n_layers):
             stream = layers.advance(layer, stream, None, patches.positions, stream[:, 0])
-        states = stream.view(pairs, n_states, *stream.shape[2:])
+        states = stream.view(pairs, n_states, *stream.shape[2:])  # (P, S, T, D)
         return read_answer(self.model, states, self.corrupt.layer_inputs["text_decoder"], answer_ids)
 
 
@@ -200,19 +200,19 @@ def _image_embeddings(model: VLM, trace: Trace) -> Tensor:
 def run_with_fixed_heads(
     model: VLM, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
 ) -> Readout:
-    """Fix the output of every head of the question encoder; see `VLM.run_with_fixed_heads`.
+    """Fix the output of every head of the question encoder; see `ModelInterface.run_with_fixed_heads`.
 
     Since every head's output is given, no attention is computed: only what stands between the heads.
     """
     layers = QuestionLayers(model, _image_embeddings(model, corrupt))
     embedding = (clean if start == "clean" else corrupt).layer_inputs["text_encoder"]
     n_sets = len(next(iter(keep_clean.values())))
-    stream = embedding.expand(n_sets, -1, -1)
+    stream = embedding.expand(n_sets, -1, -1)  # (set, T, D)
 
     def contexts(module: str, layer: int) -> Tensor:
-        chosen, rest = clean["text_encoder", module, layer], corrupt["text_encoder", module, layer]
+        chosen, rest = clean["text_encoder", module, layer], corrupt["text_encoder", module, layer]  # (1, T, D)
         width = chosen.shape[-1] // layers.heads
-        mask = keep_clean[module][:, layer].repeat_interleave(width, dim=-1)[:, None]
+        mask = keep_clean[module][:, layer].repeat_interleave(width, dim=-1)[:, None]  # (set, 1, D)
         return torch.where(mask.to(chosen.device), chosen, rest)
 
     for layer in range(model.blocks["text_encoder"].n_layers):

@@ -1,7 +1,8 @@
 """BLIP's layers for many patched states at once.
 
-Shapes: P pairs of equal question length, S states (patches) a pair, T question positions, M image positions, U tokens
-of the answer decoder (the start token and the answer so far), H heads, D width.
+Shapes: P pairs of equal question length, S states (patches) per pair, F of them fresh (see `sweep_layers`), N rows or
+states laid in one dimension, T question positions, M image positions, U tokens of the answer decoder (the start token
+and the answer so far), H heads, E width of a head, D width.
 """
 
 from __future__ import annotations
@@ -43,15 +44,17 @@ class TextLayers:
         raise NotImplementedError
 
     def after_self_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
+        """The stream (…, D) behind self-attention whose heads give `context` (…, D): projection, sum, norm."""
         return self.layers[layer].attention.output(context, stream)
 
     def after_cross_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
+        """The stream (…, D) behind cross-attention whose heads give `context` (…, D): projection, sum, norm."""
         return self.layers[layer].crossattention.output(context, stream)
 
     def enter(self, clean: Trace, corrupt: Trace, layer: int, patches: Patches) -> Tensor:
         """The corrupt layer output with one row recomputed for each patch: (P, S, T, D)."""
-        output = corrupt[self.block, "residual", layer]
-        rows = output.new_empty(len(output), len(patches), output.shape[-1])
+        output = corrupt[self.block, "residual", layer]  # (P, T, D)
+        rows = output.new_empty(len(output), len(patches), output.shape[-1])  # (P, S, D)
         for module in dict.fromkeys(patches.modules):
             chosen = [i for i, name in enumerate(patches.modules) if name == module]
             rows[:, chosen] = self.patched_rows(clean, corrupt, layer, module, patches.subset(chosen))
@@ -63,12 +66,12 @@ class TextLayers:
         def corrupt_row(name: str) -> Tensor:
             return gather_rows(corrupt[self.block, name, layer], patches.positions)
 
-        new = gather_rows(clean[self.block, module, layer], patches.positions)
+        new = gather_rows(clean[self.block, module, layer], patches.positions)  # (P, S, D)
         if module == "residual":
             return new
         if patches.heads[0] is not None:
             new = with_heads(patches.heads, self.heads, new, corrupt_row(module))
-        stream = gather_rows(corrupt.layer_input(self.block, layer), patches.positions)
+        stream = gather_rows(corrupt.layer_input(self.block, layer), patches.positions)  # (P, S, D)
         context = new if module == "self_attention" else corrupt_row("self_attention")
         stream = self.after_self_attention(layer, context, stream)
         if module == "self_attention":
@@ -82,17 +85,19 @@ class TextLayers:
 
 
 class QuestionLayers(TextLayers):
-    """The layers of the question encoder.
-
-    Args:
-        image: (P, M, D) image embeddings, shared by all states of a pair
-        keep: remember each layer's keys and values of the image (for a second sweep_layers through the layers)
-        unprojected: attend to the image without projecting it (see `attend_unprojected`)
-    """
+    """The layers of the question encoder."""
 
     block = "text_encoder"
 
     def __init__(self, model: VLM, image: Tensor, keep: bool = True, unprojected: bool = False):
+        """Prepare to run the layers.
+
+        Args:
+            model: BLIP
+            image: (P, M, D) image embeddings, shared by all states of a pair
+            keep: remember each layer's keys and values of the image, for a second sweep through the layers
+            unprojected: attend to the image without projecting it (see `attend_unprojected`)
+        """
         self.layers = model.hf.text_encoder.encoder.layer
         self.image = image
         self.heads = model.blocks[self.block].n_heads
@@ -101,6 +106,7 @@ class QuestionLayers(TextLayers):
         self._keys_values: dict[int, tuple[Tensor, Tensor]] = {}
 
     def cross(self, layer: int, rows: Tensor) -> Tensor:
+        """Cross-attention contexts (P, N, D) of rows (P, N, D): each pair's rows attend to its image."""
         attention = self.layers[layer].crossattention.self
         if self.unprojected:
             return attend_unprojected(attention, rows, self.image, self.heads)
@@ -108,7 +114,7 @@ class QuestionLayers(TextLayers):
             if not self.keep:
                 self._keys_values.clear()
             self._keys_values[layer] = (
-                split_heads(attention.key(self.image), self.heads),
+                split_heads(attention.key(self.image), self.heads),  # (P, H, M, E)
                 split_heads(attention.value(self.image), self.heads),
             )
         return attend(split_heads(attention.query(rows), self.heads), *self._keys_values[layer])
@@ -116,28 +122,35 @@ class QuestionLayers(TextLayers):
     def advance(
         self, layer: int, changed: Tensor | None, fresh: Tensor | None, rows: Tensor, corrupt: Tensor
     ) -> Tensor:
-        """One whole layer: (P, S, T, D) and fresh states (P, F, T, D) -> (P, S + F, T, D).
+        """One whole layer.
 
         Args:
+            layer: which
+            changed: (P, S, T, D), states of which any row may differ from the corrupt run; None: there is none
+            fresh: (P, F, T, D), states of which one row does; None: there is none
+            rows: (P, F), the row in which each fresh state differs
             corrupt: (P, T, D), what enters this layer in the corrupt run: fresh states equal it but for `rows`
+
+        Returns:
+            (P, S + F, T, D)
         """
         attention = self.layers[layer].attention.self
-        parts = (attention.query, attention.key, attention.value)
+        projections = (attention.query, attention.key, attention.value)
         streams = []
         if changed is not None:
-            flat = changed.flatten(0, 1)
-            projected = [split_heads(project(flat), self.heads) for project in parts]
+            flat = changed.flatten(0, 1)  # (P·S, T, D)
+            projected = [split_heads(project(flat), self.heads) for project in projections]  # (P·S, H, T, E) each
             streams.append(self._attended(layer, projected, changed))
         if fresh is not None:
-            row = take_row(fresh, rows)
+            row = take_row(fresh, rows)  # (P, F, 1, D)
             projected = [
                 split_heads(repeat_with_row(project(corrupt), rows, project(row)).flatten(0, 1), self.heads)
-                for project in parts
+                for project in projections
             ]
             streams.append(self._attended(layer, projected, fresh))
         stream = torch.cat(streams, dim=1)
-        shape = stream.shape
-        stream = stream.flatten(1, 2)
+        shape = stream.shape  # (P, S + F, T, D)
+        stream = stream.flatten(1, 2)  # all states' rows of a pair attend to its image
         stream = self.after_cross_attention(layer, self.cross(layer, stream), stream)
         return self.layers[layer].feed_forward_chunk(stream).view(shape)
 
@@ -148,23 +161,30 @@ class QuestionLayers(TextLayers):
 
 
 def vision_layer(layer: Any, changed: Tensor | None, fresh: Tensor | None, rows: Tensor, corrupt: Tensor) -> Tensor:
-    """One pre-norm layer of the vision encoder: (P, S, M, D) and fresh (P, F, M, D) -> (P, S + F, M, D).
+    """One pre-norm layer of the vision encoder.
 
     Args:
+        layer: its torch module
+        changed: (P, S, M, D), states of which any row may differ from the corrupt run; None: there is none
+        fresh: (P, F, M, D), states of which one row does; None: there is none
+        rows: (P, F), the row in which each fresh state differs
         corrupt: (P, M, D), what enters this layer in the corrupt run: fresh states equal it but for `rows`
+
+    Returns:
+        (P, S + F, M, D)
     """
     attention = layer.self_attn
 
     def attended(projected: Tensor, states: Tensor) -> Tensor:
-        parts = projected.flatten(0, 1).chunk(3, dim=-1)
-        query, key, value = (split_heads(part, attention.num_heads) for part in parts)
+        query_key_value = projected.flatten(0, 1).chunk(3, dim=-1)  # (P·S, M, D) each
+        query, key, value = (split_heads(one, attention.num_heads) for one in query_key_value)
         return states + attention.projection(attend(query, key, value, attention.scale)).view(states.shape)
 
     streams = []
     if changed is not None:
         streams.append(attended(attention.qkv(layer.layer_norm1(changed)), changed))
     if fresh is not None:
-        row = attention.qkv(layer.layer_norm1(take_row(fresh, rows)))
+        row = attention.qkv(layer.layer_norm1(take_row(fresh, rows)))  # (P, F, 1, 3·D)
         streams.append(attended(repeat_with_row(attention.qkv(layer.layer_norm1(corrupt)), rows, row), fresh))
     stream = torch.cat(streams, dim=1)
     return stream + layer.mlp(layer.layer_norm2(stream))
@@ -175,27 +195,31 @@ class AnswerLayers(TextLayers):
 
     Its cross-attention has as few queries as there are tokens, so the question is never projected. While there is only
     the start token, its self-attention is the value projection.
-
-    Args:
-        question: (N, T, D) final question states
     """
 
     block = "text_decoder"
 
     def __init__(self, model: VLM, question: Tensor):
+        """Prepare to run the layers.
+
+        Args:
+            model: BLIP
+            question: (N, T, D) final question states
+        """
         self.decoder: Any = model.hf.text_decoder
         self.layers = self.decoder.bert.encoder.layer
         self.question = question
         self.heads = model.blocks[self.block].n_heads
 
     def cross(self, layer: int, rows: Tensor) -> Tensor:
+        """Cross-attention contexts (N, U, D) of rows (N, U, D): each state's tokens attend to its question."""
         return attend_unprojected(self.layers[layer].crossattention.self, rows, self.question, self.heads)
 
     def advance(self, layer: int, states: Tensor) -> Tensor:
         """One layer: (N, S, U, D), or (1, 1, U, D) where all questions' states still agree -> (N, S, U, D)."""
         module = self.layers[layer]
         attention = module.attention.self
-        flat = states.flatten(0, 1)
+        flat = states.flatten(0, 1)  # (N·S, U, D)
         if states.shape[2] == 1:
             context = attention.value(flat)
         else:
@@ -213,13 +237,19 @@ class AnswerLayers(TextLayers):
 
 
 def read_answer(model: VLM, states: Tensor, embedding: Tensor, answer_ids: Tensor) -> Readout:
-    """Run the answer decoder over final question states (P, S, T, D): Readout (P, S).
+    """Run the answer decoder over final question states.
 
     Args:
+        model: BLIP
+        states: (P, S, T, D)
         embedding: (P, U, D), what enters the decoder's layer 0; the same for all pairs
+        answer_ids: (P, 2), first tokens of the correct and the incorrect answer
+
+    Returns:
+        Readout (P, S)
     """
     layers = AnswerLayers(model, states.flatten(0, 1))
-    stream = embedding[None, :1]
+    stream = embedding[None, :1]  # (1, 1, U, D): all states still agree
     for layer in range(model.blocks["text_decoder"].n_layers):
         stream = layers.advance(layer, stream)
     return layers.read(stream.view(*states.shape[:2], *stream.shape[2:]), answer_ids)

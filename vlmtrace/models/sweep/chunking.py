@@ -11,14 +11,18 @@ from vlmtrace.models.types import Patches, Readout
 
 
 def in_chunks(patches: Patches, size: int, run: Callable[[Patches], Readout]) -> Readout:
-    """Run a sweep over `size` patches at a time, in the order of their layers.
+    """Run a sweep over some patches at a time, in the order of their layers.
 
     Where an accelerator runs out of memory all the same, the chunk is halved and the sweep goes on.
 
     Args:
+        patches: in any order
+        size: how many at a time
         run: answers patches that are sorted by layer
+
     Returns:
         Readout (pair, patch), in the order of `patches`
+
     Raises:
         VlmtraceError: not even one patch at a time fits
     """

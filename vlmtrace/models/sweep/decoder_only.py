@@ -5,7 +5,8 @@ corrupt run, and only positions from t on, in layers from the patched one on, ar
 Where a mask lets earlier positions see t (the image's block in some families), the first position that t can reach
 takes the place of t; it is computed from the masks, layer by layer.
 
-Shapes: P pairs of equal length, S states (patches) a pair, T positions, L positions that are run again, D width.
+Shapes: P pairs of equal length, S states (patches) per pair, T positions, L positions that are run again, M positions
+of the vision encoder, D width.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ BLOCK = "language_model"
 def sweep(
     model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
 ) -> Readout:
-    """Answer every patch of a group of pairs; see `VLM.sweep`."""
+    """Answer every patch of a batch of pairs; see `ModelInterface.sweep`."""
     if patches.block == "vision_encoder":
         return _vision_encoder(model, clean, corrupt, inputs, patches, answer_ids, memory)
     replay = Replay(model, corrupt)
@@ -67,6 +68,12 @@ class Replay:
     """
 
     def __init__(self, model: VLM, corrupt: Trace):
+        """Run every layer once on what entered it, to record its keys and values.
+
+        Args:
+            model: with visual tokens
+            corrupt: trace of the corrupt runs, with `calls`
+        """
         self.model, self.calls = model, corrupt.calls
         self.layers = [model.layer_module(BLOCK, i) for i in range(model.blocks[BLOCK].n_layers)]
         self.length = corrupt.calls[0].hidden.shape[1]
@@ -82,13 +89,14 @@ class Replay:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of what is recorded."""
         return sum(part.nbytes for recorder in self.recorded for part in (recorder.key, recorder.value))
 
     def first_reached(self, patches: Patches) -> list[int]:
         """For each patch, the first position whose state it can change in any layer above."""
         device = self.calls[0].hidden.device
         if patches.position_masks is None:
-            reached = torch.zeros(len(patches), self.length, dtype=torch.bool, device=device)
+            reached = torch.zeros(len(patches), self.length, dtype=torch.bool, device=device)  # (S, T)
             reached[torch.arange(len(patches)), patches.positions[0]] = True
         else:
             reached = patches.position_masks.any(0).to(device)
@@ -117,7 +125,7 @@ class Replay:
         return elements * max(4, key.element_size())
 
     def options(self, layer: int, rows: slice, repeats: int) -> dict[str, Any]:
-        """What a layer is called with for some query rows of `repeats` states a pair; the mask stays one a pair."""
+        """What a layer is called with for some query rows of `repeats` states per pair; masks stay one per pair."""
 
         def chosen(value: Tensor, dim: int) -> Tensor:
             value = value[(slice(None),) * dim + (rows,)]
@@ -140,6 +148,7 @@ class Replay:
         options = self.options(layer, slice(first, None), states.shape[1])
         prefix = Prefix(self.recorded[layer], first)
         with shared_prefixes(self.model.hf, prefix):
+            # (P·S, L, D): a layer takes all states as one batch.
             out = self.layers[layer](states.flatten(0, 1), **{**options, "past_key_values": prefix})
         return out.view(states.shape)
 
@@ -155,7 +164,7 @@ class Replay:
         if mlp is not None:
             points.append((self.model.hook_point(Site(BLOCK, "mlp", layer)), lambda _: mlp.flatten(0, 1)))
         options = {**self.options(layer, rows, n_states), "attention_mask": None}
-        hidden = self.calls[layer].hidden[:, rows].repeat_interleave(n_states, dim=0)
+        hidden = self.calls[layer].hidden[:, rows].repeat_interleave(n_states, dim=0)  # (P·S, rows, D)
         with attach_hooks(points):
             return self.layers[layer](hidden, **options).unflatten(0, (-1, n_states))
 
@@ -178,6 +187,15 @@ class SuffixSweep:
     """The patches whose states differ from the corrupt run from position `first` on."""
 
     def __init__(self, model: VLM, replay: Replay, clean: Trace, corrupt: Trace, first: int):
+        """Prepare to answer patches.
+
+        Args:
+            model: with visual tokens
+            replay: of the corrupt runs
+            clean: trace of the clean runs
+            corrupt: trace of the corrupt runs
+            first: the first position that is run again
+        """
         self.model, self.replay, self.clean, self.corrupt, self.first = model, replay, clean, corrupt, first
 
     def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
@@ -195,12 +213,12 @@ class SuffixSweep:
 
     def enter(self, layer: int, patches: Patches) -> Tensor:
         """The corrupt layer output from `first` on, recomputed where each patch changes it: (P, S, L, D)."""
-        output = self.corrupt[BLOCK, "residual", layer][:, self.first :]
-        states = output.new_empty(len(output), len(patches), *output.shape[1:])
+        output = self.corrupt[BLOCK, "residual", layer][:, self.first :]  # (P, L, D)
+        states = output.new_empty(len(output), len(patches), *output.shape[1:])  # (P, S, L, D)
         if patches.position_masks is not None:
             for module in dict.fromkeys(patches.modules):
                 chosen = [i for i, name in enumerate(patches.modules) if name == module]
-                states[:, chosen] = self._members(layer, module, patches.subset(chosen))
+                states[:, chosen] = self._masked(layer, module, patches.subset(chosen))
             return states
         kinds = list(zip(patches.modules, patches.positions[0].tolist(), strict=True))
         for module, position in dict.fromkeys(kinds):
@@ -222,15 +240,16 @@ class SuffixSweep:
         context = with_heads(patches.heads, self.model.blocks[BLOCK].n_heads, new, context)
         return self.replay.rows(layer, rows, context[:, :, None], None)[:, :, 0]
 
-    def _members(self, layer: int, module: str, patches: Patches) -> Tensor:
+    def _masked(self, layer: int, module: str, patches: Patches) -> Tensor:
         """The layer's output (P, S, L, D) where each patch sets several positions."""
         rows = slice(self.first, None)
         assert patches.position_masks is not None
-        chosen = patches.position_masks[:, :, rows, None]
+        chosen = patches.position_masks[:, :, rows, None]  # (P, S, L, 1)
         if patches.heads[0] is not None:
             n_heads = self.model.blocks[BLOCK].n_heads
             width = self.clean[BLOCK, module, layer].shape[-1]
             chosen = chosen & head_columns(patches.heads, n_heads, width, chosen.device)[:, None]
+        # (P, 1, L, D) each
         clean, corrupt = (trace[BLOCK, module, layer][:, None, rows] for trace in (self.clean, self.corrupt))
         new = torch.where(chosen, clean, corrupt)
         if module == "residual":
@@ -258,7 +277,7 @@ def _vision_encoder(
             for layer in dict.fromkeys(chunk.layers):
                 same = chunk.subset([i for i, at in enumerate(chunk.layers) if at == layer])
                 site = Site("vision_encoder", "residual", layer)
-                states = _patched_stream(clean[site][one], corrupt[site][one], same)
+                states = _patched_stream(clean[site][one], corrupt[site][one], same)  # (1, S, M, D)
                 below = [corrupt["vision_encoder", "residual", i][one] for i in range(layer)]
                 with _resumed(model, below, states):
                     logits = model.answer_logits(repeat_inputs(mine, len(same)))
@@ -315,7 +334,7 @@ def _resumed(model: VLM, below: list[Tensor], states: Tensor) -> Iterator[None]:
 # Whole sets of heads ------------------------------------------------------------
 
 
-def _instead(fixed: Tensor, _value: Tensor) -> Tensor:
+def _given(fixed: Tensor, _value: Tensor) -> Tensor:
     return fixed
 
 
@@ -323,17 +342,17 @@ def _instead(fixed: Tensor, _value: Tensor) -> Tensor:
 def run_with_fixed_heads(
     model: VLM, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
 ) -> Readout:
-    """Fix the output of every head of the language model at all positions; see `VLM.run_with_fixed_heads`."""
+    """Fix the output of every head of the language model; see `ModelInterface.run_with_fixed_heads`."""
     run = clean if start == "clean" else corrupt
     keep = keep_clean["self_attention"]
-    stream = run.calls[0].hidden.expand(len(keep), -1, -1)
+    stream = run.calls[0].hidden.expand(len(keep), -1, -1)  # (set, T, D)
     for layer, call in enumerate(run.calls):
         site = Site(BLOCK, "self_attention", layer)
-        chosen, rest = clean[site], corrupt[site]
+        chosen, rest = clean[site], corrupt[site]  # (1, T, D)
         width = chosen.shape[-1] // model.blocks[BLOCK].n_heads
-        mask = keep[:, layer].repeat_interleave(width, dim=-1)[:, None].to(chosen.device)
+        mask = keep[:, layer].repeat_interleave(width, dim=-1)[:, None].to(chosen.device)  # (set, 1, D)
         fixed = torch.where(mask, chosen, rest)
-        with attach_hooks([(model.hook_point(site), partial(_instead, fixed))]):
+        with attach_hooks([(model.hook_point(site), partial(_given, fixed))]):
             out = model.layer_module(BLOCK, layer)(stream, **call.options)
         if model.adds_image_features_after(layer) and layer + 1 < len(run.calls):
             out = out + run.calls[layer + 1].hidden - model.layer_module(BLOCK, layer)(call.hidden, **call.options)

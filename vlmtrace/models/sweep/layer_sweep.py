@@ -1,6 +1,7 @@
-"""What the fast sweeps of all families are made of: the sweep_layers through the layers, and attention on shared keys.
+"""What the fast sweeps of all families are made of: one pass through the layers, and attention on shared keys.
 
-Shapes: P pairs, S states (patches) a pair, T positions, D width, H heads, E width of a head, M positions attended to.
+Shapes: P pairs, S states (patches) per pair, F of them fresh (patched in the layer below), N states laid in one
+dimension, T positions, D width, H heads, E width of a head, M positions attended to.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ Advance = Callable[[int, Tensor | None, Tensor | None, Tensor], Tensor]
 
 
 def sweep_layers(n_layers: int, patches: Patches, enter: Callable[[int, Patches], Tensor], advance: Advance) -> Tensor:
-    """Sweep the layers once, upward, with a growing batch.
+    """Go through the layers once, upward, with a growing batch of states.
 
     Args:
+        n_layers: of the block
         patches: sorted by layer
         enter: layer and its patches -> the patched layer outputs (P, S, …)
         advance: layer, changed states (P, S, …), fresh states (P, F, …), rows (P, F) -> layer outputs (P, S + F, …)
+
+    Returns:
+        the last layer's outputs (P, S, …), in the order of `patches`
     """
     changed: Tensor | None = None
     fresh: Tensor | None = None
@@ -44,11 +49,18 @@ def sweep_layers(n_layers: int, patches: Patches, enter: Callable[[int, Patches]
 def restore_window_hooks(
     model: VLM, clean: Trace, patches: Patches, layer: int, n_states: int, first: int = 0
 ) -> list[tuple[HookPoint, Callable[[Tensor], Tensor]]]:
-    """For `hooks` around a layer: its modules are clean where a patch made further down has a window that reaches it.
+    """For `attach_hooks` around a layer: its modules are clean where a patch made further down has a window that reaches it.
 
     Args:
-        patches: sorted by layer; the layer runs on the states of the first `n_states`
+        model: any
+        clean: trace of the clean runs
+        patches: sorted by layer
+        layer: the layer that is to run
+        n_states: it runs on the states of the first so many patches
         first: the position that a state's rows start with
+
+    Returns:
+        hook points of the layer, each with the function that restores the clean activation
     """
     if patches.windows is None:
         return []
@@ -59,11 +71,11 @@ def restore_window_hooks(
 
     def restore(chosen: list[int], module: str) -> Callable[[Tensor], Tensor]:
         positions = patches.positions[:, chosen]
-        rows = gather_rows(clean[patches.block, module, layer], positions)
+        rows = gather_rows(clean[patches.block, module, layer], positions)  # (P, chosen, D)
         pairs = torch.arange(len(positions), device=rows.device)[:, None]
 
         def hook(value: Tensor) -> Tensor:
-            states = value.reshape(len(positions), n_states, -1, value.shape[-1]).clone()
+            states = value.reshape(len(positions), n_states, -1, value.shape[-1]).clone()  # (P, S, T, D)
             states[pairs, torch.tensor(chosen, device=rows.device), positions - first] = rows
             return states.reshape(value.shape)
 
@@ -76,7 +88,7 @@ def restore_window_hooks(
 
 
 def concat_states(changed: Tensor | None, fresh: Tensor | None) -> Tensor:
-    """Changed and fresh states as one, in this order."""
+    """Changed states (P, S, …) and fresh states (P, F, …) as one, in this order: (P, S + F, …)."""
     return torch.cat([part for part in (changed, fresh) if part is not None], dim=1)
 
 
@@ -134,15 +146,16 @@ def attend_unprojected(attention: Any, rows: Tensor, memory: Tensor, heads: int)
     Args:
         attention: a module with linear `query`, `key`, `value`
         rows: (N, T, D), or (1, T, D) where all share them
-        memory: (N, M, D)
+        memory: (N, M, D), what is attended to
+        heads: how many
     """
     n, _, width = memory.shape
     size = attention.query.out_features // heads
-    query = attention.query(rows).unflatten(-1, (heads, size))
-    key_weight = attention.key.weight.view(heads, size, width)
+    query = attention.query(rows).unflatten(-1, (heads, size))  # (N or 1, T, H, E)
+    key_weight = attention.key.weight.view(heads, size, width)  # (H, E, D)
     value_weight = attention.value.weight.view(heads, size, width)
-    query = torch.einsum("nthe,hed->nthd", query, key_weight).flatten(1, 2) / size**0.5
-    scores = query.expand(n, -1, -1) @ memory.transpose(1, 2)
-    average = scores.float().softmax(-1).to(scores.dtype) @ memory
+    query = torch.einsum("nthe,hed->nthd", query, key_weight).flatten(1, 2) / size**0.5  # (…, T·H, D)
+    scores = query.expand(n, -1, -1) @ memory.transpose(1, 2)  # (N, T·H, M)
+    average = scores.float().softmax(-1).to(scores.dtype) @ memory  # (N, T·H, D)
     contexts = torch.einsum("nthd,hed->nthe", average.unflatten(1, (-1, heads)), value_weight)
     return contexts.flatten(2) + attention.value.bias

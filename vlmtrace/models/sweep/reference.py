@@ -31,10 +31,13 @@ def sweep(
     """Answer every patch of one pair by one hooked forward pass each.
 
     Args:
+        model: any
         clean: trace of the pair's clean run
         inputs: the pair's corrupt inputs (batch 1)
-        answer_ids: (1, 2)
+        patches: what to patch
+        answer_ids: (1, 2): first tokens of the correct and the incorrect answer
         image: what stands in the place of the image embeddings in the corrupt run; None: nothing
+
     Returns:
         Readout of shape (1, patch)
     """
@@ -89,7 +92,7 @@ def run_with_fixed_heads(
 def hook_points_act(model: VLM, inputs: Inputs) -> list[Site]:
     """Sites at which overwriting the activation leaves the logits as they were: must be empty (a hook that only reads).
 
-    One layer a block and module is tried: its activation is set to zero at all positions.
+    One layer of each block and module is tried: its activation is set to zero at all positions.
     """
     before = model.answer_logits(inputs)
     dead = []

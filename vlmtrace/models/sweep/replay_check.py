@@ -23,15 +23,18 @@ def check_replay(model: VLM, trace: Trace, inputs: Inputs) -> None:
     """Check that the language model is its layers one after the other, and then the readout.
 
     Args:
+        model: with visual tokens
         trace: of one pair, at all sites
+        inputs: of that pair
+
     Raises:
         VlmtraceError: something else happens between the layers or after the last one
     """
 
-    def refuse(what: str, difference: Tensor, scale: Tensor) -> None:
+    def refuse_unless_zero(difference: Tensor, scale: Tensor, sentence: str) -> None:
         worst = float(difference.abs().max())
         if worst > tolerance(model, scale):
-            raise VlmtraceError(f"{model.name} is not supported: {what} by {worst:.2g}.")
+            raise VlmtraceError(f"{model.name} is not supported: {sentence} by {worst:.2g}.")
 
     block = "language_model"
     layers = [model.layer_module(block, i) for i in range(model.blocks[block].n_layers)]
@@ -39,21 +42,17 @@ def check_replay(model: VLM, trace: Trace, inputs: Inputs) -> None:
     if len(trace.calls) != n:
         raise VlmtraceError(f"{model.name} is not supported: {n} text layers are called {len(trace.calls)} times.")
     for i, call in enumerate(trace.calls):
-        found = trace[block, "residual", i]
-        refuse(
-            f"text layer {i}, run alone, gives another output",
-            layers[i](call.hidden, **call.options) - found,
-            found,
-        )
+        found = trace[block, "residual", i]  # (1, T, D)
+        again = layers[i](call.hidden, **call.options)
+        refuse_unless_zero(again - found, found, f"text layer {i}, run alone, gives another output")
         if i + 1 < n:
             added = trace.calls[i + 1].hidden - found
             if model.adds_image_features_after(i):
                 added = added[~model.is_image(inputs)]
-            refuse(f"the input of text layer {i + 1} is not the output of the one before", added, found)
-    last = trace[block, "residual", n - 1][:, -1]
-    refuse(
-        "the readout of the last layer differs from the model's logits", model.read(last) - trace.logits, trace.logits
-    )
+            refuse_unless_zero(added, found, f"the input of text layer {i + 1} is not the output of the one before")
+    last = trace[block, "residual", n - 1][:, -1]  # (1, D)
+    difference = model.read(last) - trace.logits
+    refuse_unless_zero(difference, trace.logits, "the readout of the last layer differs from the model's logits")
 
 
 def leave_out_unknown_vision_encoder(model: VLM, trace: Trace, inputs: Inputs) -> None:

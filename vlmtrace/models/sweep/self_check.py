@@ -18,8 +18,12 @@ from vlmtrace.models.vlm import VLM
 def self_check(model: VLM) -> None:
     """Compare the fast sweep with the hooked reference on one site of every block and module, on images of noise.
 
-    A difference switches a model that has a sweep of its own (BLIP) to the reference and says so: never a silently
-    different number. A decoder-only model is refused: its layers do not do what the family is known to do.
+    A difference switches a model whose sweep computes layers by itself (BLIP) to the reference, with a warning: never a
+    silently different number. A decoder-only model is refused, since its sweep runs the model's own layers: they do not
+    do what the family's are known to do.
+
+    Args:
+        model: just loaded; its `uses_fast_sweep` is set
 
     Raises:
         VlmtraceError: a hook point of the model does not act on its answer, or a decoder-only model cannot be replayed
@@ -49,7 +53,7 @@ def self_check(model: VLM) -> None:
     answer_ids = corrupt_trace.logits.topk(2).indices
     worst = 0.0
     for block in model.blocks.values():
-        patches = _one_patch_a_module(block, clean_trace, generator)
+        patches = _one_patch_per_module(block, clean_trace, generator)
         fast = model.sweep(clean_trace, corrupt_trace, corrupt, patches, answer_ids, memory=2**28)
         slow = reference.sweep(model, clean_trace, corrupt, patches, answer_ids)
         worst = max(worst, float((fast.correct - slow.correct).abs().max()))
@@ -68,12 +72,11 @@ def self_check(model: VLM) -> None:
     )
 
 
-def _one_patch_a_module(block: Block, trace: Trace, generator: np.random.Generator) -> Patches:
+def _one_patch_per_module(block: Block, trace: Trace, generator: np.random.Generator) -> Patches:
     """A patch of every module at a drawn layer and position; not at position 0, after which everything is run again."""
     modules = list(block.modules)
     last = trace[block.name, modules[0], 0].shape[1] - 1
     layers = sorted(generator.integers(0, block.n_layers, len(modules)).tolist())
     positions = generator.integers(min(1, last), last + 1, len(modules))
     heads = [block.n_heads - 1 if module in block.head_modules else None for module in modules]
-    where = torch.as_tensor(positions, device=trace.logits.device)[None]
-    return Patches(block.name, modules, layers, heads, where)
+    return Patches(block.name, modules, layers, heads, torch.as_tensor(positions, device=trace.logits.device)[None])

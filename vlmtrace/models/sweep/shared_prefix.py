@@ -3,6 +3,9 @@
 The states of a sweep differ from the corrupt run from one position on. What stands before is the same for all of them,
 so its keys and values are kept once: the states' queries are laid side by side and multiplied with them in one product,
 instead of copying hundreds of keys for each state.
+
+Shapes: P pairs, S states (patches) per pair, T positions, L of them run again, K key heads, G query heads that share a
+key head, E width of a head.
 """
 
 from __future__ import annotations
@@ -27,24 +30,34 @@ class Recorder:
     """Stands where a layer expects a cache of keys and values, and remembers what it is given.
 
     Attributes:
-        key, value: (P, heads, T, width of a head)
+        key: (P, K, T, E)
+        value: (P, K, T, E)
     """
 
     def __init__(self) -> None:
+        """Remember nothing yet."""
         self.key, self.value = torch.empty(0), torch.empty(0)
 
     def update(self, key: Tensor, value: Tensor, *_args: Any, **_options: Any) -> tuple[Tensor, Tensor]:
+        """Called by the layer with its keys and values; it goes on with what is returned."""
         self.key, self.value = key, value
         return key, value
 
 
 class Prefix:
-    """Stands where a layer expects a cache: what was recorded before position `first`, for all states of a pair."""
+    """Stands where a layer expects a cache: what was recorded before a position, for all states of a pair.
+
+    Attributes:
+        key: (P, K, first, E)
+        value: (P, K, first, E)
+    """
 
     def __init__(self, recorded: Recorder, first: int):
+        """Keep what was recorded before position `first`."""
         self.key, self.value = recorded.key[:, :, :first], recorded.value[:, :, :first]
 
     def update(self, key: Tensor, value: Tensor, *_args: Any, **_options: Any) -> tuple[Tensor, Tensor]:
+        """Called by the layer with the states' own keys and values; it goes on with what is returned."""
         return key, value  # `attend` puts the prefix before them
 
 
@@ -75,11 +88,18 @@ def attend(
     """Attention over the current prefix and each state's own keys, in the form transformers calls it.
 
     Args:
-        query: (P·S, heads, L, E)
-        key, value: (P·S, key heads, L, E), of the positions that are run again
-        attention_mask: (1 or P, 1, L, T), bool or added to the scores
+        module: the attention, which this does not need
+        query: (P·S, K·G, L, E)
+        key: (P·S, K, L, E), of the positions that are run again
+        value: (P·S, K, L, E), of the same
+        attention_mask: (1 or P, 1, L, T), bool or added to the scores; None: everything is seen
+        scaling: of the scores; None: 1/√E
+        softcap: bounds the scores; None: they are not bounded
+        **options: what else transformers passes on
+
     Returns:
-        (P·S, L, heads, E)
+        (P·S, L, K·G, E), and None where others give weights
+
     Raises:
         VlmtraceError: the model asks for something that this attention does not know
     """
@@ -89,25 +109,26 @@ def attend(
     n_pairs, n_key_heads, before, size = prefix.key.shape
     _, n_heads, length, _ = query.shape
     # Queries that share a key head, of all states of a pair, side by side.
-    grouped = query.view(n_pairs, -1, n_key_heads, n_heads // n_key_heads, length, size)
+    grouped = query.view(n_pairs, -1, n_key_heads, n_heads // n_key_heads, length, size)  # (P, S, K, G, L, E)
     n_states, shared = grouped.shape[1], n_heads // n_key_heads
-    folded = grouped.transpose(1, 2).reshape(n_pairs, n_key_heads, n_states * shared * length, size)
-    scores = query.new_empty(n_pairs, n_key_heads, n_states, shared * length, before + length)
+    folded = grouped.transpose(1, 2).reshape(n_pairs, n_key_heads, n_states * shared * length, size)  # (P, K, S·G·L, E)
+    scores = query.new_empty(n_pairs, n_key_heads, n_states, shared * length, before + length)  # (P, K, S, G·L, T)
     scores[..., :before] = (folded @ prefix.key.mT).view(n_pairs, n_key_heads, n_states, shared * length, before)
+    # (P, K, S, L, E) each
     own_key, own_value = (part.unflatten(0, (n_pairs, n_states)).transpose(1, 2) for part in (key, value))
-    own_query = folded.view(n_pairs, n_key_heads, n_states, shared * length, size)
+    own_query = folded.view(n_pairs, n_key_heads, n_states, shared * length, size)  # (P, K, S, G·L, E)
     scores[..., before:] = own_query @ own_key.mT
     weights = _softmax(
         scores.unflatten(3, (shared, length)), attention_mask, size**-0.5 if scaling is None else scaling, softcap
     ).flatten(3, 4)
     on_prefix = weights[..., :before].reshape(*folded.shape[:3], before) @ prefix.value
-    context = on_prefix.view(own_query.shape) + weights[..., before:] @ own_value
-    context = context.unflatten(3, (shared, length)).permute(0, 2, 4, 1, 3, 5)
+    context = on_prefix.view(own_query.shape) + weights[..., before:] @ own_value  # (P, K, S, G·L, E)
+    context = context.unflatten(3, (shared, length)).permute(0, 2, 4, 1, 3, 5)  # (P, S, L, K, G, E)
     return context.reshape(len(query), length, n_heads, size), None
 
 
 def _softmax(scores: Tensor, mask: Tensor | None, scaling: float, softcap: float | None) -> Tensor:
-    """Attention weights, in float32 inside, from scores (P, key heads, S, shared, L, T)."""
+    """Attention weights, in float32 inside, from scores (P, K, S, G, L, T)."""
     dtype = scores.dtype
     scores = scores.float().mul_(scaling)
     if softcap is not None:

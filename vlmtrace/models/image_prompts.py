@@ -1,0 +1,154 @@
+"""Prompts in which an image stands among the words, and what a model's processor and tokenizer make of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.images import open_image
+from vlmtrace.models.families import FamilySpec
+from vlmtrace.models.types import Inputs
+from vlmtrace.models.vlm import VLM
+
+
+class ImagePrompts(VLM):
+    """The inputs of a model that reads image tokens in its text sequence; `DecoderOnly` is the rest of it."""
+
+    has_visual_tokens = True
+    image_size_matters = True
+
+    def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
+        """See `ModelInterface`."""
+        super().__init__(name, hf, processor, family)
+        self.forward_arguments = set(inspect.signature(type(hf).forward).parameters) - {"labels"}
+
+    # Prompts --------------------------------------------------------
+
+    @property
+    def image_placeholder(self) -> str:
+        """What stands for the image in a prompt: the processor puts the image's tokens in its place."""
+        token = self.processor.image_token
+        return getattr(token, "content", token)
+
+    def prompt_text(self, prompt: str) -> str:
+        """The exact text handed to the processor: by its chat template, or with the image put before the prompt.
+
+        Args:
+            prompt: what is asked
+
+        Returns:
+            the text, with the image's placeholder in it where the family has one
+
+        Raises:
+            VlmtraceError: the chat template leaves out the image or the prompt
+        """
+        if not getattr(self.processor, "chat_template", None):
+            return self.family.prompt_start.format(image=self.image_placeholder) + prompt
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        messages = [{"role": "user", "content": content}]
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        if prompt.strip() not in text or (self.family.prompt_start and text.count(self.image_placeholder) != 1):
+            raise VlmtraceError(
+                f"The chat template of {self.name} makes {text!r} of the prompt {prompt!r}, which does not hold it and "
+                "one image: use a processor with a chat template for images."
+            )
+        return text
+
+    def text_only_prompt(self, prompt: str) -> str:
+        """The exact text of a prompt without an image."""
+        if not getattr(self.processor, "chat_template", None):
+            return prompt
+        messages = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
+        return self.processor.apply_chat_template(messages, add_generation_prompt=True)
+
+    def encode_text(self, text: str) -> Inputs:
+        """Inputs of one text without an image, as `text_only_prompt` gives it."""
+        row = self.tokenizer(text + self.family.prompt_end, return_tensors="pt", **self.tokenizer_options(text))
+        found = {name: value.to(self.device) for name, value in row.items() if name in ("input_ids", "attention_mask")}
+        if self.family.generated_token_type:
+            # The prompt's own type must be told where what is generated has another.
+            found["token_type_ids"] = torch.zeros_like(found["input_ids"])
+        return found
+
+    def tokenizer_options(self, text: str) -> dict[str, Any]:
+        """As transformers does: no second start token where the chat template has written one."""
+        bos = self.tokenizer.bos_token
+        return {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+
+    def count_tokens(self, prompt: str) -> int:
+        """Number of tokens of a prompt, special tokens included, and the image as one."""
+        text = self.prompt_text(prompt)
+        return len(self.tokenizer(text, **self.tokenizer_options(text)).input_ids)
+
+    def answer_token(self, answer: str) -> int:
+        """The id of the token with which the model goes on where it answers so.
+
+        Args:
+            answer: a word
+
+        Returns:
+            the id of its first token, with the space before it where the model puts one
+
+        Raises:
+            VlmtraceError: the answer is empty or its first token is unknown to the tokenizer
+        """
+        before = self.prompt_text("is this a or b?") + self.family.prompt_end
+        # A model goes on with a space unless a line or a special token (of a chat template) has just ended.
+        closed = before[-1:].isspace() or before.endswith(tuple(self.tokenizer.all_special_tokens))
+        joined = before + ("" if closed else " ") + answer
+        ids, longer = (self.tokenizer(text, add_special_tokens=False).input_ids for text in (before, joined))
+        # Where the tokenizer joins the prompt's end with the answer, the first token that differs carries it.
+        same = next((i for i, (a, b) in enumerate(zip(ids, longer, strict=False)) if a != b), len(ids))
+        if not answer.strip() or same >= len(longer) or longer[same] == self.tokenizer.unk_token_id:
+            raise VlmtraceError(
+                f"The answer {answer!r} does not start with a token of {self.name}'s vocabulary: use another word."
+            )
+        return longer[same]
+
+    # Inputs --------------------------------------------------------
+
+    def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
+        """See `ModelInterface.encode`; pairs of a batch have one length, and each prompt one image."""
+        rows = [self._encode_one(open_image(image), text) for image, text in zip(images, prompts, strict=True)]
+        shapes = {tuple((name, tuple(value.shape)) for name, value in row.items()) for row in rows}
+        if len(shapes) > 1:
+            raise VlmtraceError(
+                f"Prompts or images of unlike length cannot share a batch of {self.name}, since padding is never "
+                "used: encode those of equal length together."
+            )
+        joined = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+            for name, value in joined.items()
+        }
+
+    def _encode_one(self, image: Image.Image, text: str) -> Inputs:
+        if self.family.prompt_start and text.count(self.image_placeholder) != 1:
+            raise VlmtraceError(
+                f"The prompt {text!r} must hold {self.image_placeholder} once, where {self.name} is to see the image: "
+                "make it with prompt_text."
+            )
+        row = self.processor(images=image, text=text, return_tensors="pt", **self.tokenizer_options(text))
+        return {name: value for name, value in row.items() if name in self.forward_arguments}
+
+    def is_image(self, inputs: Inputs) -> Tensor:
+        """(pair, position) bool: where image tokens stand in the language model."""
+        return inputs["input_ids"] == self.hf.config.image_token_id
+
+    def extend(self, inputs: Inputs, ids: Sequence[int]) -> Inputs:
+        """See `ModelInterface.extend`: every input with one entry per position grows by the new tokens."""
+        new_ids = torch.tensor(list(ids), device=self.device)
+        fills: dict[str, Tensor | int] = {"input_ids": new_ids, **self.family.token_fills}
+
+        def longer(value: Tensor, fill: Tensor | int) -> Tensor:
+            new = torch.as_tensor(fill, dtype=value.dtype, device=value.device).expand(len(value), len(ids))
+            return torch.cat([value, new], dim=1)
+
+        return {name: longer(value, fills[name]) if name in fills else value for name, value in inputs.items()}

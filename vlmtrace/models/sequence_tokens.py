@@ -1,0 +1,60 @@
+"""What stands at each position of a decoder-only model: words of the prompt, image tokens, and what processors add."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+
+from vlmtrace.models.types import Inputs, Token
+from vlmtrace.models.vlm import VLM
+
+
+def language_tokens(model: VLM, prompt: str, inputs: Inputs) -> list[Token]:
+    """What stands at each position of the language model.
+
+    Args:
+        model: with visual tokens
+        prompt: as `prompt_text` gives it
+        inputs: of one pair
+
+    Returns:
+        one token per position; spans are those of the prompt's words
+    """
+    ids = inputs["input_ids"][0].tolist()
+    texts = model.tokenizer.convert_ids_to_tokens(ids)
+    encoded = model.tokenizer(prompt, return_offsets_mapping=True, **model.tokenizer_options(prompt))
+    # The processor has put tokens in and around the image's place; all others are those of the prompt, in order.
+    spans: dict[int, tuple[int, int]] = {}
+    for a, b, size in SequenceMatcher(None, encoded.input_ids, ids, autojunk=False).get_matching_blocks():
+        spans |= {b + i: tuple(encoded["offset_mapping"][a + i]) for i in range(size)}
+    is_image = model.is_image(inputs)[0].tolist()
+    names = _image_names(model, inputs, sum(is_image))
+    special = set(model.tokenizer.all_special_tokens) - {model.tokenizer.unk_token}
+    found = []
+    for i, text in enumerate(texts):
+        if is_image[i]:
+            found.append(Token(next(names), role="image"))
+        else:
+            role = "last" if i == len(ids) - 1 else text if text in special or i not in spans else None
+            found.append(Token(text, spans.get(i, (0, 0)), role))
+    return found
+
+
+def _image_names(model: VLM, inputs: Inputs, n: int) -> Iterator[str]:
+    """Image tokens by "row,column", tiles one below the other; by their number where they form no such grid."""
+    family, config = model.family, model.hf.config
+    tiles, rows, columns = family.layout.grid(config, inputs)
+    side = 0 if family.square_side is None else family.square_side(config)
+    if side and family.pack is None and tiles * (rows // side) * (columns // side) == n:
+        return iter([f"{i // (columns // side)},{i % (columns // side)}" for i in range(n)])
+    return iter(map(str, range(n)))
+
+
+def vision_tokens(model: VLM, inputs: Inputs) -> list[Token]:
+    """What stands at each position of the vision encoder, for inputs of one pair; tiles one below the other."""
+    layout = model.family.layout
+    _, rows, _ = layout.grid(model.hf.config, inputs)
+    return [
+        Token("[CLS]", role="[CLS]") if tile < 0 else Token(f"{tile * rows + row},{column}", role="image")
+        for tile, row, column in layout.positions(model.hf, inputs).tolist()
+    ]
