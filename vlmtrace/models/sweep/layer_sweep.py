@@ -49,7 +49,7 @@ def sweep_layers(n_layers: int, patches: Patches, enter: Callable[[int, Patches]
 def restore_window_hooks(
     model: VLM, clean: Trace, patches: Patches, layer: int, n_states: int, first: int = 0
 ) -> list[tuple[HookPoint, Callable[[Tensor], Tensor]]]:
-    """For `attach_hooks` around a layer: its modules are clean where a patch made further down has a window that reaches it.
+    """For `attach_hooks` around a layer: its modules are clean where the window of a patch made below it reaches it.
 
     Args:
         model: any
