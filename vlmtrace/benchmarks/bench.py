@@ -25,7 +25,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from vlmtrace.benchmarks import libraries as bench_libraries
+from vlmtrace.benchmarks.libraries import patch_with_libraries
 from vlmtrace.benchmarks.random_models import blip_vqa_base, long_llava, noise_pair
 from vlmtrace.core.files import write_json
 from vlmtrace.core.paths import DATA
@@ -49,6 +49,7 @@ TURNS = 3
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that some work takes, and its result."""
     gc.collect()
     start = time.perf_counter()
     result = work()
@@ -99,6 +100,8 @@ def bench_model(
     """All figures of one model on one pair; every time is the median of several, taken in turns.
 
     Args:
+        model: the model
+        pair: a pairs table of one row
         sampled: how many of the sweep's patches are done by hooks
         positions: where the heads that see the image are patched
         libraries: whether other libraries do the same patches (they know cross-attention models)
@@ -153,7 +156,7 @@ def bench_model(
         "largest_difference_at_quarter_memory": float((quarter["logit_diff"] - table["logit_diff"]).abs().max()),
     }
     if libraries:
-        for name, (time_per_patch, values) in bench_libraries.run(model, pair, table, seconds).items():
+        for name, (time_per_patch, values) in patch_with_libraries(model, pair, table, seconds).items():
             per_patch[name] = time_per_patch
             joined = table.merge(values, on=["layer", "head", "position"])
             figures[f"largest_difference_to_{name}"] = float((joined["logit_diff"] - joined["value"]).abs().max())

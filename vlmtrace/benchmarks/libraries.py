@@ -22,24 +22,35 @@ from vlmtrace.models import VLM, Inputs
 Timer = Callable[[Callable[[], Any]], tuple[float, Any]]
 
 
-class Answer(nn.Module):
+class AnswerModule(nn.Module):
     """The model as one module from inputs to answer logits, which both libraries need."""
 
     def __init__(self, model: VLM):
+        """Wrap a model.
+
+        Args:
+            model: whose answer
+        """
         super().__init__()
         self.hf, self.config, self.device = model.hf, model.hf.config, model.device
         self._answer = model.answer_logits
 
     def forward(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        """Answer logits (pair, vocabulary)."""
         return self._answer({"input_ids": input_ids, "pixel_values": pixel_values})
 
 
-def run(model: VLM, pair: pd.DataFrame, table: pd.DataFrame, timer: Timer) -> dict[str, tuple[float, pd.DataFrame]]:
+def patch_with_libraries(
+    model: VLM, pair: pd.DataFrame, table: pd.DataFrame, timer: Timer
+) -> dict[str, tuple[float, pd.DataFrame]]:
     """Patch the heads of one middle layer, one position each per head, with each installed library.
 
     Args:
+        model: a model with cross-attention to the image
+        pair: a pairs table of one row
         table: the sweep's own table, which says what there is to patch
         timer: work -> (seconds, result)
+
     Returns:
         by library: seconds per patch, and a table of layer, head, position, value (LD_patched − LD_corrupt)
     """
@@ -73,7 +84,7 @@ def _repeat(inputs: Inputs, n: int) -> Inputs:
 def _nnsight(model: VLM, clean: Inputs, corrupt: Inputs, layer: int, sites: list[tuple[int, int]]) -> Tensor:
     from nnsight import NNsight
 
-    traced = NNsight(Answer(model))
+    traced = NNsight(AnswerModule(model))
     width = model.hf.config.text_config.hidden_size // model.head_block.n_heads
     batch = _repeat(corrupt, len(sites))
     # nnsight serves `.output` on every module, so BLIP's submodule of that name is `.E_output`.
@@ -99,7 +110,7 @@ def _pyvene(model: VLM, clean: Inputs, corrupt: Inputs, layer: int, sites: list[
         "subspace_partition": parts,
         "intervention": pyvene.VanillaIntervention(embed_dim=size, subspace_partition=parts),
     }
-    intervened = pyvene.IntervenableModel([site], model=Answer(model))
+    intervened = pyvene.IntervenableModel([site], model=AnswerModule(model))
     logits = []
     for head in dict.fromkeys(head for head, _ in sites):
         where = [[position] for other, position in sites if other == head]

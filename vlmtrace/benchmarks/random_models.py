@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from vlmtrace.training import tiny_llava as llava
+from vlmtrace.core.paths import MODELS
 
 QUESTION = "is this circle red or blue?"
 
@@ -61,10 +61,12 @@ def blip_vqa_base(folder: Path, seed: int = 0) -> Path:
 def long_llava(folder: Path, seed: int = 0) -> Path:
     """A narrow LLaVA with random weights whose image takes 625 positions, saved in `folder` with a processor.
 
-    Text of 12 layers, 16 heads and width 512; 350 × 350 pixels in patches of 14.
+    Its tokenizer and its chat template are tiny-llava's. Text of 12 layers, 16 heads and width 512; 350 × 350 pixels in
+    patches of 14.
     """
     size, patch = 350, 14
-    words = llava.tokenizer()
+    bundled = LlavaProcessor.from_pretrained(MODELS / "tiny-llava")
+    words = bundled.tokenizer
     vision = CLIPVisionConfig(
         hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=size,
         patch_size=patch, projection_dim=128,
@@ -74,7 +76,7 @@ def long_llava(folder: Path, seed: int = 0) -> Path:
         num_key_value_heads=16, max_position_embeddings=1024, pad_token_id=words.pad_token_id,
         bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
     )  # fmt: skip
-    image_token = words.vocab[llava.IMAGE]
+    image_token = words.convert_tokens_to_ids(bundled.image_token)
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=image_token, image_seq_length=(size // patch) ** 2
     )
@@ -88,7 +90,7 @@ def long_llava(folder: Path, seed: int = 0) -> Path:
         patch_size=patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=llava.CHAT_TEMPLATE,
+        chat_template=bundled.chat_template,
     ).save_pretrained(folder)
     return folder
 

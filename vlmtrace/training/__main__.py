@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from vlmtrace.core.paths import MODELS
-from vlmtrace.training.loop import RECIPES, train
+from vlmtrace.training.loop import train
+from vlmtrace.training.recipe import RECIPES
 
 
 def main() -> None:
+    """Train the model that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m vlmtrace.training", description=__doc__)
     parser.add_argument("model", choices=list(RECIPES))
     parser.add_argument("--steps", type=int, help="steps (default: the recipe's)")

@@ -23,8 +23,8 @@ PATCH = 12
 GRID = SIZE // PATCH
 PROMPT_LENGTH, ANSWER_LENGTH = 16, 4
 PADDING = 0
-#: Seed of told scenes, far from those that accuracy is measured on.
-TOLD_SEED = 1_000_000
+#: Seed of scenes that are described in sentences, far from those that accuracy is measured on.
+TEXT_SEED = 1_000_000
 IGNORED = -100
 
 #: What the auxiliary heads predict at every image patch; the first entry of "thing" is the background.
@@ -72,18 +72,28 @@ class PairStream:
         patches (B, heads, 64) int64, IGNORED where a head has nothing to say
     """
 
-    def __init__(self, student: TrainableModel, seed: int, rank: int, n_pairs: int, n_questions: int):
-        self.student = student
+    def __init__(self, trainable: TrainableModel, seed: int, rank: int, n_pairs: int, n_questions: int):
+        """Choose what is drawn.
+
+        Args:
+            trainable: for whose tokenizer, and by whose mixture of categories
+            seed: of the scenes
+            rank: of the process; each has scenes of its own
+            n_pairs: in a batch
+            n_questions: about each image
+        """
+        self.trainable = trainable
         self.seed, self.rank, self.n_pairs, self.n_questions = seed, rank, n_pairs, n_questions
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Batches without end, the same for the same seed and rank."""
         rng = np.random.default_rng([self.seed, self.rank])
         while True:
             yield self._batch(rng)
 
     def _batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
         pixels, patches, prompts, answers = [], [], [], []
-        mixture = self.student.MIXTURE
+        mixture = self.trainable.MIXTURE
         for category in rng.choice(list(mixture), self.n_pairs, p=list(mixture.values())):
             scenes, options, counted = sample_pair(rng, str(category))
             for scene in scenes:
@@ -93,8 +103,8 @@ class PairStream:
                 questions = [ask(rng, scene, counted) for _ in range(self.n_questions - (not counted))]
                 if not counted:
                     questions.append(ask_again(rng, scene, str(category), options))
-                prompts.append([self.student.encode_prompt(q.prompt) for q in questions])
-                answers.append([self.student.encode_answer(q.answer) for q in questions])
+                prompts.append([self.trainable.encode_prompt(q.prompt) for q in questions])
+                answers.append([self.trainable.encode_answer(q.answer) for q in questions])
         return {
             "pixels": torch.from_numpy(np.stack(pixels)),
             "patches": torch.from_numpy(np.stack(patches)),
@@ -130,31 +140,40 @@ def padded(ids: list[int], length: int, left: bool = False) -> list[int]:
 
 
 class TextStream:
-    """Batches of questions about scenes that are told instead of shown: (sentences, prompt, answer).
+    """Batches of questions about scenes that sentences describe: lists of (sentences, prompt, answer).
 
     Half of them are about any combination, those that are never shown included. A language model that never reads of a
     girl kicking a kite learns that she does not, and stops looking.
     """
 
-    def __init__(self, student: TrainableModel, seed: int, rank: int, n: int):
-        self.student, self.seed, self.rank, self.n = student, seed, rank, n
+    def __init__(self, trainable: TrainableModel, seed: int, rank: int, n: int):
+        """Choose what is drawn.
+
+        Args:
+            trainable: by whose categories
+            seed: of the scenes
+            rank: of the process; each has scenes of its own
+            n: questions in a batch
+        """
+        self.trainable, self.seed, self.rank, self.n = trainable, seed, rank, n
 
     def __iter__(self) -> Iterator[list[tuple[str, str, str]]]:
+        """Batches without end, the same for the same seed and rank."""
         rng = np.random.default_rng([self.seed, self.rank, 1])
-        categories = [name for name in self.student.MIXTURE if name != "count"]
+        categories = [name for name in self.trainable.MIXTURE if name != "count"]
         tasks = list(words.TASKS)
         for count in itertools.count():
             batch: list[tuple[str, str, str]] = []
             while len(batch) < self.n // 2:
                 index = count * self.n + len(batch)
-                pair = sample(tasks[index % len(tasks)], TOLD_SEED + 10 * self.seed + self.rank, index, "test")
-                told = sentences(pair.clean, "emotion" if pair.category in words.EMOTIONS else pair.category)
-                assert told is not None
-                batch.append((told, pair.clean_prompt, pair.options[0]))
+                pair = sample(tasks[index % len(tasks)], TEXT_SEED + 10 * self.seed + self.rank, index, "test")
+                description = sentences(pair.clean, "emotion" if pair.category in words.EMOTIONS else pair.category)
+                assert description is not None
+                batch.append((description, pair.clean_prompt, pair.options[0]))
             while len(batch) < self.n:
                 (scene, _), _, _ = sample_pair(rng, str(rng.choice(categories)))
                 question = ask(rng, scene)
-                told = sentences(scene, question.kind)
-                if told:
-                    batch.append((told, question.prompt, question.answer))
+                description = sentences(scene, question.kind)
+                if description:
+                    batch.append((description, question.prompt, question.answer))
             yield batch

@@ -15,6 +15,11 @@ class PatchHeads(nn.Module):
     """Linear readouts of the image embeddings at every patch; they teach the vision encoder and are then dropped."""
 
     def __init__(self, width: int) -> None:
+        """Start from random weights.
+
+        Args:
+            width: of the image embeddings
+        """
         super().__init__()
         self.heads = nn.ModuleList(nn.Linear(width, len(classes)) for classes in PATCH_CLASSES.values())
 
@@ -33,18 +38,20 @@ class PatchHeads(nn.Module):
 class WordHeads(nn.Module):
     """What stands at every patch, read from the image's tokens by the embeddings of its words.
 
-    A language model is told what it sees in its own words: this draws the token of a red circle to the embeddings of
+    A language model reads words: this draws the token of a patch that shows a red circle to the embeddings of
     "red" and "circle". Trains the projector and the embeddings; has no weights of its own.
-
-    Args:
-        project: image embeddings (B, 1 + 64, width) -> the language model's tokens (B, 64, width)
-        words: the embedding of the words
-        ids: by head, the token of each of its classes
     """
 
     TEMPERATURE = 12.0
 
     def __init__(self, project: Callable[[Tensor], Tensor], words: nn.Module, ids: dict[str, Tensor]) -> None:
+        """Take what is trained from the model.
+
+        Args:
+            project: image embeddings (B, 1 + 64, width) -> the language model's tokens (B, 64, width)
+            words: the embedding of the words
+            ids: by kind of label, the token of each of its classes
+        """
         super().__init__()
         self.project, self.ids = project, ids
         self._words = [words]  # in a list, so that its weights do not become this module's

@@ -18,40 +18,42 @@ if TYPE_CHECKING:
     from vlmtrace.training.recipe import Recipe
 
 
+#: Pairs of each task of the test split that the card's numbers are measured on, and their seed.
 CARD_PAIRS, CARD_SEED = 840, 1000
-"""Pairs of each task of the test split that the card's numbers are measured on, and their seed."""
 
 
-def save_with_card(student: TrainableModel, model: Any, folder: Path, recipe: Recipe, minutes: float) -> None:
+def save_with_card(trainable: TrainableModel, model: Any, folder: Path, recipe: Recipe, minutes: float) -> None:
     """Write weights, processor and README.md, with the model's accuracy on the test split."""
     model.save_pretrained(folder)
-    student.processor().save_pretrained(folder)
-    scores = score(student, model, CARD_PAIRS, CARD_SEED, split="test")
-    opened = score_open(student, model, CARD_PAIRS // 2, CARD_SEED)
-    told = score_text(student, model, CARD_PAIRS // 2, CARD_SEED)
+    trainable.processor().save_pretrained(folder)
+    scores = score(trainable, model, CARD_PAIRS, CARD_SEED, split="test")
+    opened = score_open(trainable, model, CARD_PAIRS // 2, CARD_SEED)
+    on_sentences = score_text(trainable, model, CARD_PAIRS // 2, CARD_SEED)
     with write_atomically(folder / "README.md") as temporary:
-        temporary.write_text(_card(student, model, recipe, minutes, scores, opened, told))
+        temporary.write_text(_card(trainable, model, recipe, minutes, scores, opened, on_sentences))
 
 
 def _card(
-    student: TrainableModel,
+    trainable: TrainableModel,
     model: Any,
     recipe: Recipe,
     minutes: float,
     scores: pd.DataFrame,
     opened: pd.DataFrame,
-    told: float | None,
+    on_sentences: float | None,
 ) -> str:
-    n_words = len(student.processor().tokenizer)
+    n_words = len(trainable.processor().tokenizer)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     shown = asdict(recipe) | {"start": "given weights" if recipe.start else "nothing"}
     settings = ", ".join(f"{name} {value}" for name, value in shown.items())
     settings = textwrap.fill(f"Recipe: {settings}; transformers {transformers.__version__}.", 116)
-    mixture = ", ".join(f"{name} {share:.0%}" for name, share in student.MIXTURE.items())
+    mixture = ", ".join(f"{name} {share:.0%}" for name, share in trainable.MIXTURE.items())
     sentences = ""
-    if told is not None:
-        sentences = f"\nWith sentences in place of the image, {told:.1%} of questions are answered right.\n"
-    beginning = ", from random weights" if told is None else ", from random weights and tiny-blip's vision encoder"
+    if on_sentences is not None:
+        sentences = f"\nWith sentences in place of the image, {on_sentences:.1%} of questions are answered right.\n"
+    beginning = (
+        ", from random weights" if on_sentences is None else ", from random weights and tiny-blip's vision encoder"
+    )
     by_task = summary(scores, ["task"])
     by_category = summary(scores, ["task", "category"])
     seen = scores.seen_combination.map({True: "seen", False: "held out"})
@@ -63,29 +65,29 @@ license: mit
 language: en
 ---
 
-# {student.NAME}
+# {trainable.NAME}
 
-A `{student.CLASS}` of {millions:.1f} million parameters that answers questions about the rendered world of
+A `{trainable.CLASS}` of {millions:.1f} million parameters that answers questions about the rendered world of
 vlmtrace. It exists so that activation patching of a VLM can be tried on a laptop, on pictures whose objects,
 distractors and single changed attribute are known.
 
 | block | layers | heads | width |
 | --- | --- | --- | --- |
-{student.BLOCKS}
+{trainable.BLOCKS}
 
 The tokenizer is a lower-case WordPiece over {n_words} entries. All verbs, four of the six
 textures and a few nouns split into two tokens; words that it does not know are spelled in letters.
 
 ## Training
 
-    python -m vlmtrace.training {student.NAME} --steps {recipe.steps} --seed {recipe.seed}
+    python -m vlmtrace.training {trainable.NAME} --steps {recipe.steps} --seed {recipe.seed}
 
 took {minutes:.0f} minutes on two CPU cores{beginning}. Every step draws {recipe.n_pairs} new minimal pairs
 (both images are in the batch and are asked the same question), with {recipe.n_questions} questions about each image;
 no scene is used twice. What changes in the pairs:
 {mixture}. About one choice question in seven offers two wrong
 options and is answered "neither", so that the model has to use the options.
-{student.ALONG}
+{trainable.ALONG}
 The loss is the cross entropy of the answer's tokens. The kept weights are an exponential
 moving average.
 
@@ -105,7 +107,7 @@ images of a pair. *text*: with both options of the question replaced, the correc
 
 {_table(by_category)}
 
-{student.UNSEEN}: about one in seven of noun ×
+{trainable.UNSEEN}: about one in seven of noun ×
 color, shape and texture, emotion × hat, subject × verb, and verb × object.
 
 {_table(by_seen)}
@@ -117,7 +119,7 @@ Open questions have no options. They were trained along, at a small share.
 ## Limits
 
 It knows these drawings and these words, and nothing else: no photographs, no other question forms.
-{student.LIMITS}
+{trainable.LIMITS}
 """
 
 

@@ -13,7 +13,7 @@ from vlmtrace.tasks.rendered.pairs import Pair, sample, sample_open
 from vlmtrace.tasks.rendered.words import NEITHER, TASKS
 from vlmtrace.training.data import TextStream
 from vlmtrace.training.losses import is_generated
-from vlmtrace.training.trainable import TrainableModel
+from vlmtrace.training.trainable import AnswersWithoutImage, TrainableModel
 
 
 @cache
@@ -22,9 +22,9 @@ def _drawn(task: str, n: int, seed: int, split: str) -> list[Pair]:
 
 
 def _questions(
-    student: TrainableModel, task: str, n: int, seed: int, split: str
+    trainable: TrainableModel, task: str, n: int, seed: int, split: str
 ) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
-    """n pairs: their table, and as tensors their images and the four questions that `score` asks."""
+    """A table of n pairs, and as tensors their images and the four questions that `score` asks."""
     pairs = _drawn(task, n, seed, split)
     images = torch.from_numpy(np.stack([s.render().pixels for p in pairs for s in (p.clean, p.corrupt)]))
     asked = []
@@ -37,30 +37,38 @@ def _questions(
     return table, {
         "clean": images[::2],
         "corrupt": images[1::2],
-        "prompt": torch.tensor([[student.encode_prompt(prompt) for prompt, _ in rows] for rows in asked]),
-        "answer": torch.tensor([[student.encode_answer(answer) for _, answer in rows] for rows in asked]),
+        "prompt": torch.tensor([[trainable.encode_prompt(prompt) for prompt, _ in rows] for rows in asked]),
+        "answer": torch.tensor([[trainable.encode_answer(answer) for _, answer in rows] for rows in asked]),
     }
 
 
 @torch.no_grad()
-def score(student: TrainableModel, model: Any, n: int, seed: int, split: str, batch: int = 128) -> pd.DataFrame:
-    """One row a pair, of n pairs of each task.
+def score(trainable: TrainableModel, model: Any, n: int, seed: int, split: str, batch: int = 128) -> pd.DataFrame:
+    """Ask about freshly drawn minimal pairs, under the clean and the corrupt image and the corrupt question.
 
-    Columns: task, category, seen_combination, and bools: clean_right (the correct answer is generated),
+    Args:
+        trainable: the bundled model's description
+        model: its weights
+        n: pairs of each task
+        seed: of the pairs
+        split: of the combinations: "train", "validation" or "test"
+        batch: pairs that are asked about together
+    Returns:
+        one row per pair: task, category, seen_combination, and as bools clean_right (the correct answer is generated),
     corrupt_right (the incorrect one is, for the corrupt image), both_right, text_changed (under the corrupt
     prompt the correct answer is not generated any more), says_neither (but "neither", which is true then).
     """
     tables = []
     for task in TASKS:
-        table, data = _questions(student, task, n, seed, split)
+        table, data = _questions(trainable, task, n, seed, split)
         right = []
         for start in range(0, n, batch):
             rows = slice(start, start + batch)
-            clean, corrupt = (student.embed_images(model, data[side][rows]) for side in ("clean", "corrupt"))
+            clean, corrupt = (trainable.embed_images(model, data[side][rows]) for side in ("clean", "corrupt"))
             prompt, answer = data["prompt"][rows], data["answer"][rows]
-            on_clean = is_generated(student.answer_logits(model, clean, prompt[:, :3], answer[:, :3]), answer[:, :3])
+            on_clean = is_generated(trainable.answer_logits(model, clean, prompt[:, :3], answer[:, :3]), answer[:, :3])
             on_corrupt = is_generated(
-                student.answer_logits(model, corrupt, prompt[:, 3:], answer[:, 3:]), answer[:, 3:]
+                trainable.answer_logits(model, corrupt, prompt[:, 3:], answer[:, 3:]), answer[:, 3:]
             )
             right.append(torch.cat([on_clean, on_corrupt], 1))
         clean_right, text_same, says_neither, corrupt_right = torch.cat(right).T.numpy()
@@ -77,36 +85,66 @@ def score(student: TrainableModel, model: Any, n: int, seed: int, split: str, ba
 
 
 @torch.no_grad()
-def score_open(student: TrainableModel, model: Any, n: int, seed: int) -> pd.DataFrame:
-    """One row a question without options: kind (color, count, location), and whether the answer is right."""
+def score_open(trainable: TrainableModel, model: Any, n: int, seed: int) -> pd.DataFrame:
+    """Ask open questions, which have no options.
+
+    Args:
+        trainable: the bundled model's description
+        model: its weights
+        n: how many questions
+        seed: of the questions
+    Returns:
+        one row per question: kind (color, count, location), right (bool)
+    """
     scenes, asked = zip(*(sample_open(seed, index) for index in range(n)), strict=True)
     images = torch.from_numpy(np.stack([scene.render().pixels for scene in scenes]))
-    prompt = torch.tensor([[student.encode_prompt(question.prompt)] for question in asked])
-    answer = torch.tensor([[student.encode_answer(question.answer)] for question in asked])
-    embeds = student.embed_images(model, images)
-    right = is_generated(student.answer_logits(model, embeds, prompt, answer), answer)[:, 0]
+    prompt = torch.tensor([[trainable.encode_prompt(question.prompt)] for question in asked])
+    answer = torch.tensor([[trainable.encode_answer(question.answer)] for question in asked])
+    embeds = trainable.embed_images(model, images)
+    right = is_generated(trainable.answer_logits(model, embeds, prompt, answer), answer)[:, 0]
     return pd.DataFrame({"kind": [question.kind for question in asked], "right": right.numpy()})
 
 
 def encode_texts(
-    student: TrainableModel, batch: list[tuple[str, str, str]]
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """(N, length) prompts about sentences and their answers; None where the model always needs an image."""
-    prompts = [student.encode_text(told, prompt) for told, prompt, _ in batch]
-    if None in prompts:
-        return None
-    return torch.tensor(prompts), torch.tensor([student.encode_answer(answer) for _, _, answer in batch])
+    trainable: AnswersWithoutImage, batch: list[tuple[str, str, str]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode questions about sentences.
+
+    Args:
+        trainable: a model that can be asked without an image
+        batch: (sentences, prompt, answer) of each question
+    Returns:
+        token ids of the prompts and of the answers, (N, length) each
+    """
+    prompts = [trainable.encode_text(sentences, prompt) for sentences, prompt, _ in batch]
+    return torch.tensor(prompts), torch.tensor([trainable.encode_answer(answer) for _, _, answer in batch])
 
 
 @torch.no_grad()
-def score_text(student: TrainableModel, model: Any, n: int, seed: int) -> float | None:
-    """Share of questions about sentences that are answered right; None where the model always needs an image."""
-    found = encode_texts(student, next(iter(TextStream(student, seed, 0, n))))
-    return None if found is None else is_generated(student.text_logits(model, *found), found[1]).float().mean().item()
+def score_text(trainable: TrainableModel, model: Any, n: int, seed: int) -> float | None:
+    """Share of questions about sentences that are answered right.
+
+    Args:
+        trainable: the bundled model's description
+        model: its weights
+        n: how many questions
+        seed: of the questions
+    Returns:
+        0 … 1; None where the model always needs an image
+    """
+    if not isinstance(trainable, AnswersWithoutImage):
+        return None
+    prompt, answer = encode_texts(trainable, next(iter(TextStream(trainable, seed, 0, n))))
+    return is_generated(trainable.text_logits(model, prompt, answer), answer).float().mean().item()
 
 
 def summary(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Shares by group, and the number of pairs."""
+    """Shares by group, and the number of pairs.
+
+    Args:
+        scores: from `score`
+        by: columns that make the groups
+    """
     columns = ["clean_right", "corrupt_right", "both_right", "text_changed", "says_neither"]
     grouped = scores.groupby(by, sort=False)
     return grouped[columns].mean().assign(pairs=grouped.size())

@@ -39,6 +39,7 @@ LIMITS = (
 
 
 def build_config(tokenizer) -> BlipConfig:
+    """The configuration of tiny-blip, of a tokenizer's size."""
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": WIDTH,
@@ -76,15 +77,18 @@ def build(seed: int) -> BlipForQuestionAnswering:
 
 
 def load(folder: str) -> BlipForQuestionAnswering:
+    """Saved weights."""
     return BlipForQuestionAnswering.from_pretrained(folder)
 
 
 def patch_label_heads(model: BlipForQuestionAnswering) -> PatchHeads:
+    """What predicts the label of every patch, from the image embeddings."""
     return PatchHeads(WIDTH)
 
 
 @cache
 def tokenizer() -> BertTokenizer:
+    """Words and pieces of the rendered world."""
     return build_tokenizer()
 
 
@@ -106,15 +110,6 @@ def encode_answer(answer: str) -> list[int]:
     words = tokenizer()
     ids = words(answer, add_special_tokens=False).input_ids
     return padded([words.bos_token_id, *ids, words.sep_token_id], ANSWER_LENGTH)
-
-
-def encode_text(sentences: str, prompt: str) -> list[int] | None:
-    """BLIP cannot be asked without an image."""
-    return None
-
-
-def text_logits(model: BlipForQuestionAnswering, prompt: Tensor, answer: Tensor) -> Tensor:
-    raise NotImplementedError("tiny-blip is not asked about sentences")
 
 
 def embed_images(model: BlipForQuestionAnswering, pixels: Tensor) -> Tensor:

@@ -51,7 +51,10 @@ ALONG = (
     "every patch the projected token is drawn to the embeddings of the words for what is there (thing, color, shape,\n"
     "texture, emotion, verb), from the scene's masks."
 )
-UNSEEN = "Held-out combinations never occur in training in a picture (half of the told scenes are of any combination)"
+UNSEEN = (
+    "Held-out combinations never occur in training in a picture (half of the scenes in sentences are of any\n"
+    "combination)"
+)
 LIMITS = 'Ask it through its chat template: "user: <image> … assistant:".'
 
 #: As LLaVA-1.5 asks, in this tokenizer's words: "user: <image> question assistant:".
@@ -95,6 +98,7 @@ def processor() -> LlavaProcessor:
 
 
 def build_config() -> LlavaConfig:
+    """The configuration of tiny-llava."""
     words = tokenizer()
     vision = CLIPVisionConfig(
         hidden_size=WIDTH,
@@ -156,12 +160,14 @@ def build(seed: int) -> LlavaForConditionalGeneration:
 
 
 def load(folder: str) -> LlavaForConditionalGeneration:
+    """Saved weights, the vision tower kept as it is."""
     model = LlavaForConditionalGeneration.from_pretrained(folder)
     model.model.vision_tower.requires_grad_(False)
     return model
 
 
 def patch_label_heads(model: LlavaForConditionalGeneration) -> WordHeads:
+    """What predicts the label of every patch, by the embeddings of its words."""
     words = tokenizer()
     ids = {
         head: torch.tensor([words(word, add_special_tokens=False).input_ids[0] for word in classes])
@@ -232,7 +238,7 @@ def encode_prompt(prompt: str) -> list[int]:
 
 @cache
 def encode_answer(answer: str) -> list[int]:
-    """ ":" answer [SEP], padded."""
+    """A colon, the answer and [SEP], padded."""
     ids = tokenizer()(f":{answer}", add_special_tokens=False).input_ids
     return padded([*ids, tokenizer().eos_token_id], ANSWER_LENGTH)
 
@@ -279,7 +285,11 @@ def _mask(n_prefix: int, real: Tensor, owner: Tensor) -> Tensor:
     """(B, 1, T, T) bool: causal, the prefix for all, and beyond it each question for itself.
 
     Args:
-        real, owner: (B, tokens): whether a token is none of the padding, and which question it belongs to
+        n_prefix: tokens of the start and the image
+        real: (B, tokens): whether a token is none of the padding
+        owner: (B, tokens): which question a token belongs to
+    Returns:
+        whether a query (row) sees a key
     """
     count = len(real)
     keys = torch.cat([torch.ones(count, n_prefix, dtype=torch.bool), real], dim=1)
@@ -301,7 +311,7 @@ def text_logits(model: LlavaForConditionalGeneration, prompt: Tensor, answer: Te
     return model.lm_head(out.last_hidden_state[:, prompt.shape[1] :])
 
 
-def encode_text(sentences: str, prompt: str) -> list[int] | None:
+def encode_text(sentences: str, prompt: str) -> list[int]:
     """Sentences in place of the image: "[CLS] user: sentences question assistant", padded on the left."""
     ids = tokenizer()(f"{USER}: {sentences} {prompt} {ASSISTANT}").input_ids
     return padded(ids, 3 * PROMPT_LENGTH, left=True)

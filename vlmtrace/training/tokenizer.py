@@ -8,8 +8,8 @@ from transformers import BertTokenizer
 
 from vlmtrace.tasks.rendered import words as world
 
+#: [DEC] starts an answer, [SEP] ends it.
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
-"""[DEC] starts an answer, [SEP] ends it."""
 
 _GRAMMAR = (
     "is this a an the or person feeling feel does how what who where many are there color shape texture doing of and "
@@ -35,6 +35,7 @@ def vocabulary() -> list[str]:
 
 
 def build_tokenizer() -> BertTokenizer:
+    """A lower-case WordPiece tokenizer over `vocabulary`."""
     return BertTokenizer(
         vocab={token: index for index, token in enumerate(vocabulary())},
         do_lower_case=True,
