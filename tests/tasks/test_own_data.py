@@ -9,6 +9,7 @@ from fixtures.raw_data import photograph, save
 
 import vlmtrace as vt
 from vlmtrace.core import paths
+from vlmtrace.core.images import open_image
 from vlmtrace.tasks import declared
 from vlmtrace.tasks.rendered import load
 
@@ -23,7 +24,7 @@ def test_the_worked_example_of_the_readme(tmp_path, monkeypatch):
     (tmp_path / "shapes").mkdir()
     (tmp_path / "shapes" / "pairs.csv").write_text(table)
     for i, row in enumerate(load("rendered_states", 5, 9).itertuples(), 1):
-        save(vt.models.open_image(row.clean_image), tmp_path / "shapes" / "images" / f"{i}.png")
+        save(open_image(row.clean_image), tmp_path / "shapes" / "images" / f"{i}.png")
     for label in ("red", "blue"):
         for i in range(3):
             save(photograph(turn=i + (label == "red") * 90 + 1), tmp_path / "colors" / label / f"{i}.png")

@@ -12,7 +12,13 @@ from vlmtrace.core.schema import check_columns
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Every cell as text without blanks around it, empty ones as "".
+    """A CSV with every cell as text, without blanks around it, empty ones as "".
+
+    Args:
+        path: the file
+
+    Returns:
+        the table
 
     Raises:
         VlmtraceError: there is no such file, or it is no CSV
@@ -32,7 +38,13 @@ def find_csv(root: Path, columns: tuple[str, ...], task: str, names: Mapping[str
     """The CSV that root is, or the one in the folder root that has these columns.
 
     Args:
+        root: a file or a folder
+        columns: names that its header must have
+        task: name of the data set, for the sentence
         names: what else columns may be called, in lower case → the column
+
+    Returns:
+        the file
 
     Raises:
         VlmtraceError: there is none, or more than one

@@ -16,7 +16,14 @@ SUFFIXES = frozenset(".jpg .jpeg .png .webp .gif .bmp .tif .tiff".split())
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted; folders that are linked count, hidden ones (thumbnails) do not."""
+    """The image files below a folder; folders that are linked count, hidden ones (thumbnails) do not.
+
+    Args:
+        folder: where to look
+
+    Returns:
+        their paths, sorted
+    """
     found: list[Path] = []
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -29,7 +36,14 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_problem(path: Path) -> str | None:
-    """Why an image cannot stand in a pair: it cannot be decoded, or it shows nothing; None if it can."""
+    """Why an image cannot stand in a pair.
+
+    Args:
+        path: the image's file
+
+    Returns:
+        that it is missing, cannot be decoded or shows nothing; None if it can be used
+    """
     try:
         image = open_image(path.resolve())
     except VlmtraceError as error:
@@ -47,7 +61,11 @@ def _line(error: BaseException) -> str:
 
 
 def content_of(path: Path) -> str:
-    """A digest of a file's bytes, by which copies are told."""
+    """A digest of a file's bytes: copies have the same.
+
+    Args:
+        path: the file
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -57,6 +75,16 @@ def changed_share(clean: str | Path, corrupt: str | Path) -> float:
 
     Two photographs may have unlike sizes; the corrupt one is then brought to the size of the clean one first, as a
     model with a fixed input size does with both.
+
+    Args:
+        clean: path of the clean image
+        corrupt: path of the corrupt image
+
+    Returns:
+        0 to 1; a pixel differs if any of its colors differs by more than 8 of 255
+
+    Raises:
+        VlmtraceError: an image cannot be read
     """
     first, second = open_image(clean), open_image(corrupt)
     if second.size != first.size:

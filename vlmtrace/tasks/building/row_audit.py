@@ -1,4 +1,4 @@
-"""What became of every row of a raw dataset: at each step, rows in = rows used + rows set aside, each with a reason."""
+"""What became of every row of a raw data set: at each step, rows in = rows used + rows set aside, with reasons."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SET_ASIDE = ("step", "row", "reason")
 
 @dataclass
 class Filters:
-    """The steps so far. A step tells how many rows came in, and names those that it set aside.
+    """The steps so far. Each tells how many rows came in, and names those that it set aside.
 
     Attributes:
-        steps: one entry a step: step, unit (what its rows are), rows_in, rows_used, rows_set_aside
+        steps: one entry per step: step, unit (what its rows are), rows_in, rows_used, rows_set_aside
         reasons: step, row, reason of every row that was set aside
     """
 
@@ -24,7 +24,14 @@ class Filters:
     reasons: list[tuple[str, str, str]] = field(default_factory=list)
 
     def add(self, step: str, rows_in: int, set_aside: Mapping[str, str], unit: str) -> None:
-        """Note a step that set aside the rows named in `set_aside`, row → reason."""
+        """Note a step.
+
+        Args:
+            step: what it asks for
+            rows_in: how many rows came in
+            set_aside: row → reason, for those that did not pass
+            unit: what a row is: images, rows, questions or pairs
+        """
         self.steps.append(
             {
                 "step": step,
@@ -37,7 +44,17 @@ class Filters:
         self.reasons += [(step, row, reason) for row, reason in set_aside.items()]
 
     def keep(self, step: str, table: pd.DataFrame, reasons: Iterable[str | None], unit: str) -> pd.DataFrame:
-        """The rows of a table (with the column `row`, which names them) for which there is no reason against."""
+        """Note a step, and keep the rows that pass it.
+
+        Args:
+            step: what it asks for
+            table: with the column `row`, which names each
+            reasons: one per row: why it does not pass; None: it passes
+            unit: what a row is
+
+        Returns:
+            the rows that pass
+        """
         reasons = list(reasons)
         names = table["row"].tolist()
         against = {name: reason for name, reason in zip(names, reasons, strict=True) if reason is not None}
@@ -45,23 +62,23 @@ class Filters:
         return table[[reason is None for reason in reasons]].reset_index(drop=True)
 
     def table(self) -> pd.DataFrame:
-        """Columns step, unit, rows_in, rows_used, rows_set_aside, in the order of the steps."""
+        """One row per step, in order: step, unit, rows_in, rows_used, rows_set_aside."""
         return pd.DataFrame(self.steps, columns=list(FILTERS))
 
     def set_aside(self) -> pd.DataFrame:
-        """Columns step, row (what the raw data call it), reason."""
+        """One row per row that was set aside: step, row (what the raw data call it), reason."""
         return pd.DataFrame(self.reasons, columns=list(SET_ASIDE), dtype=str)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a dataset became.
+    """What a data set became.
 
     Attributes:
         pairs: the pairs table
-        filters: step, unit, rows_in, rows_used, rows_set_aside: what every filter did
-        set_aside: step, row, reason for every row that is not among the pairs
-        source: where the dataset comes from, its licence and its citation
+        filters: one row per filter: step, unit, rows_in, rows_used, rows_set_aside
+        set_aside: one row per raw row that is not among the pairs: step, row, reason
+        source: where the data set comes from: name, url, licence, citation
     """
 
     pairs: pd.DataFrame
@@ -72,6 +89,10 @@ class Prepared:
 
 def refused(filters: Filters, limit: int = 3) -> str:
     """The commonest reasons so far, for the sentence that no row is left.
+
+    Args:
+        filters: the steps so far
+        limit: how many reasons at most
 
     >>> refused(Filters(reasons=[("a", "1", "no image"), ("a", "2", "no image"), ("b", "3", "no partner")]))
     'no image (2), no partner (1)'

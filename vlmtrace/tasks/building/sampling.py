@@ -1,4 +1,4 @@
-"""Pairs drawn from the candidates of a dataset: seeded, without replacement, both option orders equally often."""
+"""Pairs drawn from the candidates of a data set: seeded, without replacement, both option orders equally often."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ AHEAD = 4
 
 
 class Rejected(Exception):
-    """A candidate cannot become a pair: which filter it did not pass, and why."""
+    """A candidate cannot become a pair.
+
+    Args:
+        step: the filter that it did not pass
+        reason: why
+    """
 
     def __init__(self, step: str, reason: str):
         super().__init__(reason)
@@ -30,12 +35,18 @@ class Rejected(Exception):
 
 
 Row = dict[str, Any]
+#: From a candidate, whether its correct option stands first, and a generator of its own, to a row of the pairs table.
 Build = Callable[[Row, bool, np.random.Generator], Row]
+#: Makes ready what candidates need, such as their images.
 Fetch = Callable[[Sequence[Row]], None]
 
 
 def digest(*words: object) -> str:
-    """A short name for these words, the same on every machine."""
+    """A short name for some words, the same on every machine.
+
+    >>> digest("mit_states", 3)
+    'ee35c6159d'
+    """
     return hashlib.sha256("\n".join(map(str, words)).encode()).hexdigest()[:10]
 
 
@@ -56,14 +67,22 @@ def draw(
     whatever n is. A candidate that `build` rejects is set aside with the reason, and the next one takes its place.
 
     Args:
-        candidates: columns row (its name in the raw data, unique), category, label, and what `build` needs; where a
-            column correct_first says in which order its options must stand, it is followed as far as balance allows
-        build: candidate, correct_first, generator → row of the pairs table, or raises Rejected
+        candidates: one row per candidate: row (its name in the raw data, unique), category, label, and what `build`
+            needs; where a column correct_first says in which order its options must stand, it is followed as far as
+            balance allows
+        n: how many pairs at most
+        seed: the same seed gives the same pairs
+        build: makes a row of the pairs table, or raises Rejected
+        filters: to which the steps are added
         unit: what a candidate is, for the table of filters
         steps: the filters whose names `build` may give when it rejects, in their order
         fetch: called with the candidates that come next before they are built, a batch at a time
+
+    Returns:
+        the rows that `build` made
+
     Raises:
-        VlmtraceError: no pair came of it
+        VlmtraceError: no pair can be made
     """
     queues = {
         category: deque(_in_turns(part, seed).to_dict("records"))
@@ -143,7 +162,18 @@ def pair_row(
     correct_first: bool,
     **further: Any,
 ) -> Row:
-    """A row of the pairs table. The sample_id comes from what is in the pair, not from where it was drawn."""
+    """A row of the pairs table. Its sample_id comes from what is in the pair, not from where it was drawn.
+
+    Args:
+        task: name of the data set
+        candidate: its `row` names it in the raw data
+        category: what kind of thing is asked
+        images: paths of the clean and of the corrupt image
+        prompts: the clean and the corrupt one
+        options: the correct and the incorrect one
+        correct_first: whether the correct one stands first in the prompt
+        further: further columns
+    """
     return {
         "sample_id": f"{task}-{digest(candidate['row'], *options)}",
         "task": task,

@@ -1,7 +1,8 @@
-"""Symmetric token replacement for datasets: both options of a prompt replaced by words of as many tokens.
+"""Symmetric token replacement: both options of a prompt replaced by words of as many tokens.
 
-The guarantee is that clean and corrupt prompt have equally many tokens under the tokenizer of the model in use, counted
-on the whole prompts: a word may split otherwise after a blank than alone.
+The method is that of NOTICE (Golovanevsky et al. 2024, https://arxiv.org/abs/2406.16320). The guarantee is that clean
+and corrupt prompt have equally many tokens under the tokenizer of the model in use, counted on the whole prompts: a
+word may be split otherwise after a blank than alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ TRIES = 20
 
 
 def mutual(groups: Collection[Collection[str]]) -> dict[str, set[str]]:
-    """Word → the other words of its groups.
+    """What each word of some groups may be mistaken for: the other words of its groups.
+
+    Args:
+        groups: words that mean nearly the same
+
+    Returns:
+        word → the other words of its groups
 
     >>> mutual([("big", "large"), ("large", "huge")])["large"] == {"big", "huge"}
     True
@@ -70,10 +77,15 @@ class Replacer:
 
     @cached_property
     def name(self) -> str:
+        """What counts the tokens, for a sentence."""
         return f"{self.model.name}'s tokenizer" if self.model else "the tokenizer in use"
 
     def length(self, word: str) -> int:
-        """Tokens of a word in the middle of a prompt."""
+        """Tokens of a word in the middle of a prompt.
+
+        Args:
+            word: the word
+        """
         if word not in self.lengths:
             self.lengths[word] = self.count(f"is it {word} here") - self.count("is it here")
         return self.lengths[word]
@@ -84,9 +96,15 @@ class Replacer:
         """The prompt with both options replaced.
 
         Args:
+            prompt: the clean prompt
             options: the words to replace
             pools: words to choose from for either option, the best pool first: the next is used only where one has no
                 fitting words. An option, a synonym of one, or another word of the prompt is never chosen
+            generator: what is drawn from
+
+        Returns:
+            the corrupt prompt, of as many tokens
+
         Raises:
             VlmtraceError: the model cannot tell the options apart, or no words fit
         """
@@ -122,10 +140,16 @@ def symmetric_token_replacement(
     """Replace every option of a prompt by another word of the same number of tokens.
 
     Args:
+        prompt: the clean prompt
         options: the words to replace
         pool: words to choose from; an option, a synonym of one, or another word of the prompt is never chosen
-        count_tokens: word -> number of tokens, under the tokenizer of the model in use
-        synonyms: word -> words that mean nearly the same
+        count_tokens: from a word to its number of tokens, under the tokenizer of the model in use
+        generator: what is drawn from
+        synonyms: word → words that mean nearly the same
+
+    Returns:
+        the corrupt prompt
+
     Raises:
         VlmtraceError: an option does not stand in the prompt, or the pool has no word for it
     """

@@ -51,12 +51,15 @@ class Limits:
     """What is asked of a server, and what is accepted from it.
 
     Attributes:
-        workers, per_host: requests at the same time, in all and to one host
+        workers: requests at the same time
+        per_host: requests to one host at the same time
         attempts: how often an image is asked for where the fault may pass
         backoff: seconds before the second attempt; doubled each time
         timeout: seconds without any answer
         seconds: for one image in all
-        max_bytes, max_pixels, min_side: bounds of an image
+        max_bytes: of an image's file
+        max_pixels: of an image
+        min_side: shortest side of an image, in pixels
         redirects: how many are followed
     """
 
@@ -77,7 +80,13 @@ class Refused(Exception):
 
 
 class Unreachable(Exception):
-    """A fault that may pass. `wait`: the seconds that the server asks for; `answered`: whether it spoke at all."""
+    """A fault that may pass.
+
+    Args:
+        reason: what happened
+        wait: the seconds that the server asks to wait
+        answered: whether it answered at all
+    """
 
     def __init__(self, reason: str, wait: float = 0.0, answered: bool = True):
         super().__init__(reason)
@@ -96,10 +105,13 @@ def download_images(
     Args:
         urls: name (of the file, without suffix) → URL, http or https, on a public address
         folder: where the images go; failures.parquet there lists what could not be had, until it can
+        limits: what is asked of servers, and accepted from them; None: the defaults
         allow_loopback: for tests: servers on this machine may be asked too
+
     Returns:
-        one row a name: name, url, path (None where it failed), status ("there", "fetched", "failed", "unreachable":
+        one row per name: name, url, path (None where it failed), status ("there", "fetched", "failed", "unreachable":
         no server answered), reason
+
     Raises:
         VlmtraceError: a name cannot be a file's
     """
@@ -135,7 +147,14 @@ def download_images(
 
 
 def images_by_name(folder: Path) -> dict[str, Path]:
-    """The images that a folder holds, by their names without suffix."""
+    """The images that a folder holds.
+
+    Args:
+        folder: where `download_images` put them
+
+    Returns:
+        name without suffix → path
+    """
     return {path.stem: path for path in folder.glob("[!.]*") if path.suffix in FORMATS.values()}
 
 
@@ -168,6 +187,13 @@ def _note_failures(report: pd.DataFrame, folder: Path) -> None:
 def checked(content: bytes, limits: Limits) -> str:
     """The suffix that an image's file should have, after decoding all of it.
 
+    Args:
+        content: what the server sent
+        limits: bounds of an image
+
+    Returns:
+        such as ".jpg"
+
     Raises:
         Refused: the bytes are no image, not all of one, or one out of bounds
     """
@@ -190,7 +216,12 @@ def checked(content: bytes, limits: Limits) -> str:
 
 
 class Fetcher:
-    """Gets what a URL leads to, within limits, from public addresses. Safe to use from several threads."""
+    """Gets what a URL leads to, within limits, from public addresses. Safe to use from several threads.
+
+    Args:
+        limits: what is asked of servers, and accepted from them
+        allow_loopback: for tests: servers on this machine may be asked too
+    """
 
     def __init__(self, limits: Limits, allow_loopback: bool = False):
         self.limits = limits
@@ -208,6 +239,9 @@ class Fetcher:
 
     def get(self, url: str) -> bytes:
         """The content behind a URL.
+
+        Args:
+            url: http or https
 
         Raises:
             Refused: the server has no such image, or its answer breaks a limit

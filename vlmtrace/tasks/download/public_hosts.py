@@ -25,6 +25,9 @@ class NotPublic(Exception):
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to a machine on the public internet.
 
+    Args:
+        address: IPv4 or IPv6; of addresses that contain another one (mapped, tunneled), that one counts
+
     >>> [is_public(a) for a in ("93.184.216.34", "10.0.0.1", "127.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1")]
     [True, False, False, False, False, False]
     """
@@ -44,6 +47,7 @@ def _translated(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 def loopback_is_allowed() -> bool:
+    """Whether tests allow connections to this machine."""
     return os.environ.get(ALLOW_LOOPBACK) == "1"
 
 
@@ -66,6 +70,19 @@ class PublicOnly(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
+        """Connect to the first of a host's addresses that answers.
+
+        Args:
+            host: name or address
+            port: of the host
+            timeout: seconds; None: none
+            local_address: as httpcore has it
+            socket_options: as httpcore has it
+
+        Raises:
+            NotPublic: one of the host's addresses is not public
+            httpcore.ConnectError: the name cannot be resolved, or no address answers
+        """
         error: Exception | None = None
         for address in self.addresses(host, port):
             try:
@@ -75,7 +92,11 @@ class PublicOnly(httpcore.NetworkBackend):
         raise error or httpcore.ConnectError(f"{host} has no address")
 
     def addresses(self, host: str, port: int) -> list[str]:
-        """The host's addresses.
+        """All addresses of a host.
+
+        Args:
+            host: name or address
+            port: of the host
 
         Raises:
             NotPublic: one of them is not public
@@ -97,7 +118,22 @@ class PublicOnly(httpcore.NetworkBackend):
         timeout: float | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
+        """Refuse, since a socket of this machine is not public.
+
+        Args:
+            path: of the socket
+            timeout: as httpcore has it
+            socket_options: as httpcore has it
+
+        Raises:
+            NotPublic: always
+        """
         raise NotPublic(f"{path} is a socket of this machine")
 
     def sleep(self, seconds: float) -> None:
+        """Wait, as httpcore asks for it.
+
+        Args:
+            seconds: how long
+        """
         self.sockets.sleep(seconds)

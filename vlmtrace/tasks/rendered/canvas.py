@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw
 Color = tuple[int, int, int]
 Point = tuple[float, float]
 
+#: Side of an image, in pixels; all coordinates of the drawing code are in these units.
 SIZE = 96
-"""Side of an image, in pixels; all coordinates of the drawing code are in these units."""
+#: Drawn this many times larger, then averaged down.
 SCALE = 3
-"""Drawn this many times larger, then averaged down."""
+#: Outlines.
 INK: Color = (44, 38, 44)
-"""Outlines."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,11 @@ class Backdrop:
     """What is behind everything: a soft gradient, perhaps a floor, and the light that falls on the scene.
 
     Attributes:
-        top, bottom: colors of the gradient
-        floor: color below `horizon`, or None
+        top: color of the gradient's upper end
+        bottom: color of its lower end
         light: factor on every pixel, per channel
+        floor: color below `horizon`, or None
+        horizon: y of the floor's edge, in pixels
     """
 
     top: Color
@@ -38,6 +40,12 @@ class Backdrop:
 
     @classmethod
     def sample(cls, rng: np.random.Generator, with_floor: bool = False) -> Backdrop:
+        """A random pale backdrop.
+
+        Args:
+            rng: what is drawn from
+            with_floor: whether it has a floor
+        """
         hue, saturation, value = rng.uniform(), rng.uniform(0.05, 0.22), rng.uniform(0.74, 0.92)
         floor_hue = rng.choice([0.08, 0.12, 0.27, 0.33, 0.6])
         return cls(
@@ -62,12 +70,23 @@ class Rendered:
     parts: np.ndarray
 
     def mask(self, *parts: int) -> np.ndarray:
-        """(96, 96) uint8: 255 where one of the parts is visible, 0 elsewhere."""
+        """Where parts of the scene are visible.
+
+        Args:
+            parts: their numbers
+
+        Returns:
+            (96, 96) uint8: 255 where one of the parts is visible, 0 elsewhere
+        """
         return np.isin(self.parts, parts).astype(np.uint8) * 255
 
 
 class Canvas:
     """Draws in units of final pixels; every primitive colors the image and marks the current `part`.
+
+    Args:
+        backdrop: what is behind everything
+        flip: mirror everything left to right
 
     Attributes:
         part: number under which the next primitives are marked
@@ -89,6 +108,14 @@ class Canvas:
             self._draw.rectangle((0, backdrop.horizon * SCALE, side, side), fill=backdrop.floor)
 
     def polygon(self, points: Sequence[Point], fill: Color, outline: Color | None = INK, width: float = 1.0) -> None:
+        """A filled polygon.
+
+        Args:
+            points: its corners, in pixels
+            fill: color inside
+            outline: color of its edge; None: it has none
+            width: of the edge, in pixels
+        """
         points = self._place(points)
         self._draw.polygon(_scaled(points), fill=fill)
         if outline:
@@ -98,18 +125,45 @@ class Canvas:
     def ellipse(
         self, center: Point, rx: float, ry: float, fill: Color | None, outline: Color | None = INK, width: float = 1.0
     ) -> None:
+        """An ellipse whose axes are those of the image.
+
+        Args:
+            center: its middle, in pixels
+            rx: half its width
+            ry: half its height
+            fill: color inside; None: what is behind stays visible
+            outline: color of its edge; None: it has none
+            width: of the edge, in pixels
+        """
         ((x, y),) = self._place([center])
         box = (x - rx, y - ry, x + rx, y + ry)
         self._draw.ellipse([v * SCALE for v in box], fill=fill, outline=outline, width=_pixels(width))
         self._mark.ellipse(box, fill=self.part)
 
     def arc(self, center: Point, rx: float, ry: float, start: float, end: float, color: Color, width: float) -> None:
-        """An arc from angle `start` to `end`, in degrees clockwise from the right."""
+        """A part of an ellipse's edge.
+
+        Args:
+            center: the ellipse's middle, in pixels
+            rx: half the ellipse's width
+            ry: half the ellipse's height
+            start: angle at which the arc begins, in degrees clockwise from the right
+            end: angle at which it ends
+            color: of the line
+            width: of the line, in pixels
+        """
         angles = np.radians(np.linspace(start, end, 12))
         self.line([(center[0] + rx * np.cos(a), center[1] + ry * np.sin(a)) for a in angles], color, width)
 
     def line(self, points: Sequence[Point], color: Color, width: float, outline: Color | None = None) -> None:
-        """A line with round joints and ends; with an outline it is a limb."""
+        """A line with round joints and ends; with an outline it is a limb.
+
+        Args:
+            points: its joints and ends, in pixels
+            color: of the line
+            width: of the line, in pixels
+            outline: color of a border of one pixel on both sides; None: it has none
+        """
         points = self._place(points)
         for ink, wide in ((outline, width + 2), (color, width)):
             if ink is None:
@@ -122,12 +176,19 @@ class Canvas:
         self._mark.line(points, self.part, max(round(width + (2 if outline else 0)), 1))
 
     def stamp(self, layer: Image.Image, mask: Image.Image, corner: tuple[int, int]) -> None:
-        """Paste an image of drawing size through a mask, and mark the part; `corner` in multiples of SCALE."""
+        """Paste an image through a mask, and mark the part.
+
+        Args:
+            layer: the image, in drawing pixels (`SCALE` for each final one)
+            mask: where it is pasted, of the same size
+            corner: its upper left corner in drawing pixels, multiples of `SCALE`
+        """
         self.image.paste(layer, corner, mask)
         small = (corner[0] // SCALE, corner[1] // SCALE)
         self.parts.paste(self.part, small, mask.reduce(SCALE).point(_IS_HALF))
 
     def finish(self) -> Rendered:
+        """The image in its final size, in the backdrop's light, and its parts."""
         pixels = np.asarray(self.image.reduce(SCALE), dtype=np.float32) * np.array(self.backdrop.light, np.float32)
         return Rendered(pixels.clip(0, 255).astype(np.uint8), np.asarray(self.parts))
 
@@ -136,11 +197,27 @@ class Canvas:
 
 
 def mixed(color: Color, other: Color, share: float) -> Color:
-    """`color` with a share of `other` in it."""
+    """A color with a share of another one in it.
+
+    Args:
+        color: the one
+        other: the other
+        share: of the other, 0 to 1
+
+    >>> mixed((0, 0, 0), (255, 255, 255), 0.2)
+    (51, 51, 51)
+    """
     return tuple(round(a * (1 - share) + b * share) for a, b in zip(color, other, strict=True))  # type: ignore[return-value]
 
 
 def rotated(points: Sequence[Point], center: Point, degrees: float) -> list[Point]:
+    """Points turned around a center.
+
+    Args:
+        points: in pixels
+        center: what they are turned around
+        degrees: how far, clockwise as the image is seen
+    """
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return [
         (center[0] + c * (x - center[0]) - s * (y - center[1]), center[1] + s * (x - center[0]) + c * (y - center[1]))

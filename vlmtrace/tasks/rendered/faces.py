@@ -24,7 +24,24 @@ _WHITE: Color = (252, 252, 250)
 
 @dataclass(frozen=True)
 class FaceScene:
-    """Part 1 is the person, part 2 what stands beside."""
+    """A person with an emotion, and something beside; part 1 is the person, part 2 what stands beside.
+
+    Attributes:
+        backdrop: what is behind
+        emotion: which one the face shows
+        hat: one of the words for hats, or for none
+        skin: color of the face
+        hair: color of the hair
+        cut: how the hair is cut
+        glasses: whether the person wears glasses
+        cloth: color of the clothes
+        distractor: noun of what stands beside
+        distractor_color: its color, as a word
+        flip: whether the scene is mirrored
+        x: middle of the face, in pixels
+        y: middle of the face, in pixels
+        size: of the face, 1 for the usual one
+    """
 
     backdrop: Backdrop
     emotion: str
@@ -42,6 +59,7 @@ class FaceScene:
     size: float
 
     def render(self) -> Rendered:
+        """Draw the scene."""
         canvas = Canvas(self.backdrop, self.flip)
         canvas.part = DISTRACTOR
         _draw_distractor(canvas, self)
@@ -50,10 +68,16 @@ class FaceScene:
         return canvas.finish()
 
     def with_value(self, category: str, value: str) -> FaceScene:
-        """The minimal change: another emotion on the same face (every category asks about the emotion)."""
+        """The minimal change: another emotion on the same face.
+
+        Args:
+            category: any; every category asks about the emotion
+            value: the other emotion
+        """
         return replace(self, emotion=value)
 
     def labels(self) -> dict[int, dict[str, str]]:
+        """What is true of each part of the rendered scene: part → attribute → word."""
         return {
             PERSON: {"thing": "person", "emotion": self.emotion},
             DISTRACTOR: {"thing": self.distractor, "color": self.distractor_color},
@@ -65,7 +89,13 @@ class FaceScene:
 
 
 def sample_scene(rng: np.random.Generator, emotions: tuple[str, str], held_out: bool = False) -> FaceScene:
-    """A face that shows emotions[0] and could show emotions[1]."""
+    """A random face of which an emotion is asked.
+
+    Args:
+        rng: what is drawn from
+        emotions: the one that it shows, and the one that its minimal change shows
+        held_out: allow combinations of emotion and hat that never occur in training
+    """
     while True:
         scene = FaceScene(
             backdrop=Backdrop.sample(rng),

@@ -34,8 +34,15 @@ class Pair:
     """One minimal pair before it is rendered.
 
     Attributes:
+        clean: the scene that shows the correct answer
+        corrupt: the same with the one thing changed that is asked for
+        category: what is asked for; of faces, the correct emotion
         options: the correct and the incorrect answer
-        object_parts, distractor_parts: parts of the rendered scene
+        correct_first: whether the correct option stands first in the prompt
+        clean_prompt: the question
+        corrupt_prompt: the question with both options replaced
+        object_parts: parts of the rendered scene that show what is asked about
+        distractor_parts: parts that show the distractor
         roles: the prompt's words by role (noun; subject, verb, object), without the role that the options take
         seen_combination: whether both scenes show only combinations that occur in training
     """
@@ -56,8 +63,16 @@ class Pair:
 def sample(task: str, seed: int, index: int, split: str = "test") -> Pair:
     """Pair `index` of an endless sequence; categories and option orders take turns.
 
-    Pairs of the train split show training combinations only; the others also show held-out ones, at their
-    natural rate.
+    Pairs of the train split show training combinations only; the others also show held-out ones, at their natural rate.
+
+    Args:
+        task: one of TASKS
+        seed: another seed gives another sequence
+        index: number in the sequence, from 0
+        split: "train", "validation" or "test"
+
+    Raises:
+        VlmtraceError: unknown task or split
     """
     categories = tuple(OPTIONS[one_of(task, TASKS, "task")])
     rng = np.random.default_rng([TASKS.index(task), SPLITS.index(one_of(split, SPLITS, "split")), seed, index])
@@ -138,16 +153,18 @@ def _svo(
 def load(task: str, n: int, seed: int, split: str = "test") -> pd.DataFrame:
     """Render n minimal pairs and return their table.
 
-    The first n pairs of a task, split and seed are always the same, to the byte; what is already on disk is
-    not rendered again.
+    The first n pairs of a task, split and seed are always the same, to the byte; what is on disk already is not
+    rendered again.
 
     Args:
         task: one of TASKS
         n: number of pairs; categories and option orders are balanced as far as n divides
         seed: another seed gives other pairs
         split: "train" (only combinations that occur in training), "validation" or "test"
+
     Returns:
         the columns of a pairs table, masks, role columns (noun; subject, verb, object), split, seen_combination
+
     Raises:
         VlmtraceError: unknown task or split
     """
@@ -189,10 +206,15 @@ def open_questions(n: int, seed: int, kind: str | None = None) -> pd.DataFrame:
     """Render n scenes, each with a question without options.
 
     Args:
+        n: number of questions
+        seed: another seed gives other scenes
         kind: only questions of this category; None: "color", "count" and "location" take turns
+
     Returns:
-        sample_id, task, category, image, prompt, answer, noun (as it stands in the prompt), object_mask (of the thing
-        asked about; of all that are to be counted), sentences (that tell what the image shows; None where words cannot)
+        one row per question: sample_id, task, category, image, prompt, answer, noun (as it stands in the prompt),
+        object_mask (of the thing asked about; of all that are to be counted), sentences (that tell what the image
+        shows; None where words cannot)
+
     Raises:
         VlmtraceError: unknown kind
     """
@@ -203,7 +225,12 @@ def open_questions(n: int, seed: int, kind: str | None = None) -> pd.DataFrame:
 
 
 def sample_open(seed: int, index: int) -> tuple[states.StatesScene, Question]:
-    """Scene and question `index` of an endless sequence of questions without options; the kinds take turns."""
+    """Scene and question `index` of an endless sequence of questions without options; the kinds take turns.
+
+    Args:
+        seed: another seed gives another sequence
+        index: number in the sequence, from 0
+    """
     kind = OPEN_KINDS[index % len(OPEN_KINDS)]
     # The fourth entry keeps these scenes apart from those of the pairs.
     rng = np.random.default_rng([seed, index, SPLITS.index("test"), len(TASKS)])

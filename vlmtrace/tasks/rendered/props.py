@@ -13,8 +13,11 @@ def draw_prop(canvas: Canvas, name: str, center: Point, color: Color, tilt: floa
     """Draw a ball, box, kite, cup, umbrella or guitar about 30 pixels large.
 
     Args:
-        center: middle, in pixels
-        tilt: degrees clockwise
+        canvas: what is drawn on
+        name: which of them
+        center: its middle, in pixels
+        color: its main color
+        tilt: how far it is turned, in degrees clockwise
     """
     pale = mixed(color, _WHITE, 0.5) if sum(color) < 660 else (190, 190, 200)
     _PROPS[name](_Tilted(canvas, center, tilt), color, pale)
@@ -98,7 +101,13 @@ _PROPS = {"ball": _ball, "box": _box, "kite": _kite, "cup": _cup, "umbrella": _u
 
 
 def draw_scenery(canvas: Canvas, name: str, x: float) -> None:
-    """Draw a tree, house, lamp or cactus that stands on the ground at x."""
+    """Draw a tree, house, lamp or cactus that stands on the ground.
+
+    Args:
+        canvas: what is drawn on
+        name: which of them
+        x: its middle, in pixels
+    """
     match name:
         case "tree":
             canvas.polygon([(x - 3, 60), (x + 3, 60), (x + 4, 82), (x - 4, 82)], (118, 82, 54))

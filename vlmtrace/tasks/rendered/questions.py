@@ -18,7 +18,14 @@ Scene = StatesScene | FaceScene | SvoScene
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and its true answer; `part` is the part of the rendered scene that is asked about."""
+    """A question about a scene.
+
+    Attributes:
+        prompt: the question
+        answer: what is true
+        kind: what is asked for: color, count, location, emotion, …
+        part: part of the rendered scene that is asked about
+    """
 
     prompt: str
     answer: str
@@ -27,14 +34,31 @@ class Question:
 
 
 def states_prompt(noun: str, options: Sequence[str]) -> str:
+    """The choice between two colors, shapes or textures.
+
+    >>> states_prompt("circle", ("red", "blue"))
+    'Is this circle red or blue?'
+    """
     return f"Is this {noun} {options[0]} or {options[1]}?"
 
 
 def faces_prompt(options: Sequence[str]) -> str:
+    """The choice between two emotions.
+
+    >>> faces_prompt(("happy", "sad"))
+    'Is this person feeling happy or sad?'
+    """
     return f"Is this person feeling {options[0]} or {options[1]}?"
 
 
 def svo_prompt(category: str, scene: SvoScene, options: Sequence[str]) -> str:
+    """The choice between two subjects, verbs or objects.
+
+    Args:
+        category: "subject", "verb" or "object": which word the options stand for
+        scene: gives the other two words
+        options: in the order in which they are named
+    """
     a, b = options
     match category:
         case "subject":
@@ -49,8 +73,13 @@ def svo_prompt(category: str, scene: SvoScene, options: Sequence[str]) -> str:
 def ask(rng: np.random.Generator, scene: Scene, counted: str | None = None) -> Question:
     """One random question about a scene: mostly a choice, sometimes open, sometimes with no right option.
 
-    A held-out combination is never offered, not even as the false option: a model that is asked whether a cross
-    is pink or blue, and never sees a pink cross, learns that pink is wrong without looking.
+    A held-out combination is never offered, not even as the false option: a model that is asked whether a cross is pink
+    or blue, and never sees a pink cross, learns that pink is wrong without looking.
+
+    Args:
+        rng: what is drawn from
+        scene: what is asked about
+        counted: the noun to count, if the scene is one for counting
     """
     if isinstance(scene, FaceScene):
         return _ask_face(rng, scene)
@@ -60,12 +89,28 @@ def ask(rng: np.random.Generator, scene: Scene, counted: str | None = None) -> Q
 
 
 def ask_again(rng: np.random.Generator, scene: Scene, category: str, options: tuple[str, str]) -> Question:
-    """The choice between two given options, in random order, about the first thing of a scene."""
+    """The choice between two given options, in random order, about the first thing of a scene.
+
+    Args:
+        rng: decides the order
+        scene: what is asked about
+        category: what is asked for
+        options: the two words
+
+    Returns:
+        the question; its answer is `NEITHER` where neither option is true
+    """
     return _choice(rng, options, lambda pair: choice_prompt(scene, category, pair), value_of(scene, category), category)
 
 
 def choice_prompt(scene: Scene, category: str, options: Sequence[str]) -> str:
-    """The choice question of a task about the first thing of a scene, with the options in the given order."""
+    """The choice question of a task about the first thing of a scene.
+
+    Args:
+        scene: its kind decides the task
+        category: what is asked for
+        options: in the order in which they are named
+    """
     if isinstance(scene, StatesScene):
         return states_prompt(scene.things[0].noun, options)
     if isinstance(scene, SvoScene):
@@ -74,7 +119,15 @@ def choice_prompt(scene: Scene, category: str, options: Sequence[str]) -> str:
 
 
 def sentences(scene: Scene, kind: str) -> str | None:
-    """In words, what a picture would show about a kind of question; None where the kind is not told in words."""
+    """What the picture of a scene shows, in words.
+
+    Args:
+        scene: the scene
+        kind: what the words are about, such as color
+
+    Returns:
+        one or more sentences; None where words do not tell this kind of thing, such as counts
+    """
     if isinstance(scene, StatesScene):
         told = [thing for thing in scene.things if kind != "shape" or thing.shape != ORDINARY]
         if kind not in ("color", "shape", "texture"):
@@ -86,14 +139,23 @@ def sentences(scene: Scene, kind: str) -> str | None:
 
 
 def value_of(scene: Scene, category: str) -> str:
-    """What is true of the first thing of a scene."""
+    """What is true of the first thing of a scene.
+
+    Args:
+        scene: the scene
+        category: what is asked for, such as color, emotion or verb
+    """
     if isinstance(scene, StatesScene):
         return scene.things[0].value(category)
     return scene.emotion if isinstance(scene, FaceScene) else getattr(scene, category)
 
 
 def place_of(thing: Thing) -> str:
-    """left, right, top or bottom: the side of the picture's middle on which a thing mostly lies."""
+    """On which side of the picture's middle a thing mostly lies: "left", "right", "top" or "bottom".
+
+    Args:
+        thing: with its middle, in pixels
+    """
     dx, dy = thing.x - SIZE / 2, thing.y - SIZE / 2
     left, right, top, bottom = PLACES
     if abs(dx) >= abs(dy):
@@ -102,10 +164,20 @@ def place_of(thing: Thing) -> str:
 
 
 def count_prompt(noun: str) -> str:
+    """The question for a number of things.
+
+    >>> count_prompt("cross")
+    'How many crosses are there?'
+    """
     return f"How many {plural(noun)} are there?"
 
 
 def plural(noun: str) -> str:
+    """The plural of a noun of this world.
+
+    >>> plural("star"), plural("cross")
+    ('stars', 'crosses')
+    """
     return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 

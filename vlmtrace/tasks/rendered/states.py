@@ -32,6 +32,18 @@ _DARK = ("black", "brown", "purple", "blue", "green", "red")
 
 @dataclass(frozen=True)
 class Thing:
+    """One thing of a scene.
+
+    Attributes:
+        noun: what it is
+        color: as a word
+        shape: as a word; `ORDINARY` where it is never asked about
+        texture: as a word
+        x: its middle, in pixels
+        y: its middle, in pixels
+        phase: shift of its texture, in drawing pixels
+    """
+
     noun: str
     color: str
     shape: str
@@ -42,13 +54,21 @@ class Thing:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom, in pixels."""
         rx, ry = _EXTENTS[self.shape]
         return self.x - rx, self.y - ry, self.x + rx, self.y + ry
 
     def value(self, category: str) -> str:
+        """Its word for a category: color, shape or texture."""
         return getattr(self, category)
 
     def with_value(self, category: str, value: str) -> Thing:
+        """The same thing with another color, shape or texture.
+
+        Args:
+            category: which of them changes
+            value: the new word
+        """
         return replace(self, **{category: value})  # type: ignore[arg-type]
 
     def is_seen(self) -> bool:
@@ -59,12 +79,18 @@ class Thing:
 
 @dataclass(frozen=True)
 class StatesScene:
-    """Part k + 1 of the rendered image is `things[k]`."""
+    """Several things; part k + 1 of the rendered image is `things[k]`.
+
+    Attributes:
+        backdrop: what is behind
+        things: the first is the one that pairs ask about
+    """
 
     backdrop: Backdrop
     things: tuple[Thing, ...]
 
     def render(self) -> Rendered:
+        """Draw the scene."""
         canvas = Canvas(self.backdrop)
         for part, thing in enumerate(self.things, 1):
             canvas.part = part
@@ -72,10 +98,16 @@ class StatesScene:
         return canvas.finish()
 
     def with_value(self, category: str, value: str) -> StatesScene:
-        """The minimal change: the first thing with another color, shape or texture."""
+        """The minimal change: the first thing with another color, shape or texture.
+
+        Args:
+            category: which of them changes
+            value: the new word
+        """
         return replace(self, things=(self.things[0].with_value(category, value), *self.things[1:]))
 
     def labels(self) -> dict[int, dict[str, str]]:
+        """What is true of each part of the rendered scene: part → attribute → word."""
         return {
             part: {"thing": t.noun, "color": t.color, "shape": t.shape, "texture": t.texture}
             for part, t in enumerate(self.things, 1)
@@ -92,6 +124,7 @@ def sample_scene(
     """A scene whose first thing has values[0] and can be given values[1] instead.
 
     Args:
+        rng: what is drawn from
         category: "color", "shape" or "texture"
         values: the two values that the asked-about thing takes in the pair
         distractor_value: what the other thing shows in this category
@@ -112,7 +145,14 @@ def sample_scene(
 
 
 def sample_count_scene(rng: np.random.Generator) -> tuple[StatesScene, str, int]:
-    """A scene of one to six tiny plain things, the noun to count and how many there are (1 to 4)."""
+    """A random scene in which things can be counted.
+
+    Args:
+        rng: what is drawn from
+
+    Returns:
+        a scene of one to six tiny plain things, the noun to count, and how many of it there are (1 to 4)
+    """
     countable = [noun for noun in NOUNS if not (is_held_out(noun, "tiny") or is_held_out(noun, "plain"))]
     counted, other = (str(noun) for noun in rng.choice(countable, 2, replace=False))
     n, n_other = int(rng.integers(1, 5)), int(rng.integers(0, 3))
@@ -163,7 +203,12 @@ def _overlap(a: Thing, b: Thing) -> bool:
 
 
 def draw_thing(canvas: Canvas, thing: Thing) -> None:
-    """Draw a thing with its outline, texture, gaps and a soft shadow."""
+    """Draw a thing with its outline, texture, gaps and a soft shadow.
+
+    Args:
+        canvas: what is drawn on; its current part is marked
+        thing: what is drawn
+    """
     corner, side = _window(thing)
     base, ink = COLORS[thing.color], texture_ink(thing.color)
     points = _outline(thing)
@@ -206,7 +251,11 @@ def _window(thing: Thing) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def texture_ink(color: str) -> Color:
-    """The second color of a textured thing: lighter on dark things, darker on light ones."""
+    """The second color of a textured thing: lighter on dark things, darker on light ones.
+
+    Args:
+        color: the thing's, as a word
+    """
     return mixed(COLORS[color], (255, 255, 255), 0.68) if color in _DARK else mixed(COLORS[color], INK, 0.58)
 
 

@@ -27,7 +27,20 @@ GROUND = 89.0
 
 @dataclass(frozen=True)
 class SvoScene:
-    """Part 1 is who does it, part 2 what it is done to, part 3 the scenery."""
+    """Somebody does something with something; part 1 is who does it, part 2 what it is done to, part 3 the scenery.
+
+    Attributes:
+        backdrop: what is behind
+        subject: who does it
+        verb: what is done, as a participle
+        object: what it is done to
+        object_color: its color, as a word
+        scenery: what stands behind
+        look: number that decides clothes, fur or skin
+        flip: whether the scene is mirrored
+        x: where the actor stands, in pixels
+        sway: shift of scenery and object, in pixels and degrees
+    """
 
     backdrop: Backdrop
     subject: str
@@ -41,6 +54,7 @@ class SvoScene:
     sway: float
 
     def render(self) -> Rendered:
+        """Draw the scene."""
         canvas = Canvas(self.backdrop, self.flip)
         canvas.part = SCENE
         draw_scenery(canvas, self.scenery, 14 + self.sway)
@@ -63,10 +77,16 @@ class SvoScene:
         draw_prop(canvas, self.object, (self.x + x, y), COLORS[self.object_color], pose.object_tilt + self.sway)
 
     def with_value(self, category: str, value: str) -> SvoScene:
-        """The minimal change: another subject, verb or object; all else stays."""
+        """The minimal change: another subject, verb or object; all else stays.
+
+        Args:
+            category: which of them changes
+            value: the new word
+        """
         return replace(self, **{category: value})  # type: ignore[arg-type]
 
     def labels(self) -> dict[int, dict[str, str]]:
+        """What is true of each part of the rendered scene: part → attribute → word."""
         return {
             ACTOR: {"thing": self.subject, "verb": self.verb},
             OBJECT: {"thing": self.object, "verb": self.verb, "color": self.object_color},
@@ -79,7 +99,14 @@ class SvoScene:
 
 
 def sample_scene(rng: np.random.Generator, category: str, values: tuple[str, str], held_out: bool = False) -> SvoScene:
-    """A scene whose subject, verb or object is values[0] and could be values[1]."""
+    """A random scene of which the subject, verb or object is asked.
+
+    Args:
+        rng: what is drawn from
+        category: "subject", "verb" or "object"
+        values: the word that is true of it, and the word that is true of its minimal change
+        held_out: allow combinations that never occur in training
+    """
     while True:
         scene = SvoScene(
             backdrop=Backdrop.sample(rng, with_floor=True),

@@ -90,15 +90,26 @@ SPLIT_WORDS: dict[str, tuple[str, ...]] = {
 
 
 def n_tokens(word: str) -> int:
-    """How many tokens a word of this world has under the bundled tokenizer."""
+    """How many tokens a word of this world has under the bundled tokenizer.
+
+    >>> n_tokens("red"), n_tokens("guitar")
+    (1, 2)
+    """
     return len(SPLIT_WORDS.get(word, (word,)))
 
 
 def replacements(category_options: tuple[str, ...], options: tuple[str, str]) -> list[tuple[str, str]]:
     """All ways to replace both options symmetrically.
 
-    Each is replaced by another option of the category with the same number of tokens, by no option of the
-    pair, by no synonym of one, and by two different words.
+    Each is replaced by another option of the category with the same number of tokens, by no option of the pair, by no
+    synonym of one, and by two different words.
+
+    Args:
+        category_options: all options of the category
+        options: the two to replace
+
+    Returns:
+        pairs of words that may stand in place of the first and of the second option
     """
     forbidden = {*options, *(word for option in options for word in SYNONYMS.get(option, ()))}
     first, second = (
@@ -111,8 +122,15 @@ def replacements(category_options: tuple[str, ...], options: tuple[str, str]) ->
 def is_held_out(first: str, second: str) -> bool:
     """Whether a combination is kept out of all training images.
 
-    About one in seven of noun × color, noun × shape, noun × texture, emotion × hat, and subject × verb and
-    verb × object. Every word still occurs in training, with other partners.
+    About one in seven of noun × color, noun × shape, noun × texture, emotion × hat, subject × verb and verb × object.
+    Every word still occurs in training, with other partners.
+
+    Args:
+        first: a noun, an emotion, a subject or a verb
+        second: what it is combined with
+
+    Raises:
+        KeyError: such words are never combined
     """
     for partners, values, modulus in _COMBINATIONS:
         if first in partners and second in values:

@@ -31,7 +31,11 @@ class Triplet(NamedTuple):
 
 
 def spaced(word: str) -> str:
-    """A term as it is written in a sentence."""
+    """A term as it is written in a sentence.
+
+    >>> spaced("Snow_boarder ")
+    'snow boarder'
+    """
     return re.sub(r"[\s_]+", " ", word).strip().lower()
 
 
@@ -68,10 +72,17 @@ def _is_form(word: str, lemma: str, upos: str) -> bool:
 
 
 def preposition(sentence: str, triplet: Triplet) -> str | None:
-    """What stands between verb and object in a sentence: "on" in "a girl sits on a bench"; "" for nothing.
+    """What stands between verb and object in a sentence.
+
+    Args:
+        sentence: about the triplet
+        triplet: who does what, in base forms
 
     Returns:
-        None where the sentence does not hold the verb, and after it the object
+        the preposition, "" for none; None where the sentence does not hold the verb, and after it the object
+
+    >>> preposition("A girl sits on a bench.", Triplet("girl", "sit", "bench"))
+    'on'
     """
     words = re.findall(r"[a-z']+", sentence.lower())
     verb, thing = triplet.verb.split(" ")[0], triplet.object.split(" ")[-1]
@@ -93,7 +104,11 @@ def preposition(sentence: str, triplet: Triplet) -> str | None:
 
 
 class Prepositions:
-    """Which preposition a verb takes, learned from the sentences of a dataset."""
+    """Which preposition a verb takes, learned from the sentences of a data set.
+
+    Args:
+        examples: sentences, each with the triplet that it is about
+    """
 
     def __init__(self, examples: Iterable[tuple[str, Triplet]]):
         self.with_object: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
@@ -105,17 +120,27 @@ class Prepositions:
                 self.of_verb[triplet.verb][found] += 1
 
     def of(self, verb: str, thing: str, otherwise: str = "") -> str:
-        """The commonest preposition between a verb and this object, or else any object; "" for none."""
+        """The commonest preposition between a verb and an object.
+
+        Args:
+            verb: in its base form
+            thing: the object; if it never follows the verb, any object counts
+            otherwise: what is returned for a verb that the sentences do not have
+
+        Returns:
+            the preposition, "" for none
+        """
         counts = self.with_object.get((verb, thing)) or self.of_verb.get(verb)
         # The commonest; of equally common ones the first in the alphabet, so that the order of rows does not matter.
         return min(counts, key=lambda word: (-counts[word], word)) if counts else otherwise
 
 
 def question(slot: str, triplet: Triplet, options: tuple[str, str], prepositions: Mapping[str, str]) -> str:
-    """Which of two options is true, in place of the changed word.
+    """The question which of two options is true, in place of the changed word.
 
     Args:
         slot: subject, verb or object: where the options stand
+        triplet: the sentence's, in base forms
         options: in their order; nouns in the singular (a subject), verbs as participles
         prepositions: of the options where these are verbs, otherwise of the triplet's verb
     """

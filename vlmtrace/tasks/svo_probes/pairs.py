@@ -111,7 +111,15 @@ def make_pairs(request: Request) -> pd.DataFrame:
 
 
 def candidates(rows: pd.DataFrame, filters: Filters) -> pd.DataFrame:
-    """Both directions of every row."""
+    """Both directions of every row: the negative image may be the clean one, too.
+
+    Args:
+        rows: with the columns row, change and options
+        filters: to which the step is added
+
+    Returns:
+        two rows per row, with forward (whether the positive image is clean), label (the correct option) and category
+    """
     filters.add("in both directions", 2 * len(rows), {}, "pairs")
     both = []
     for forward, direction in ((True, "as published"), (False, "the other way round")):
@@ -122,12 +130,23 @@ def candidates(rows: pd.DataFrame, filters: Filters) -> pd.DataFrame:
 
 
 def sides(candidate: dict[str, Any]) -> tuple[str, str]:
-    """Which image is clean and which corrupt."""
+    """Which image of a candidate is clean and which corrupt: "pos" and "neg", or the other way round.
+
+    Args:
+        candidate: with the column forward
+    """
     return ("pos", "neg") if candidate["forward"] else ("neg", "pos")
 
 
 def option_words(found: Change) -> tuple[str, str]:
-    """The two words of the changed part as a question has them."""
+    """The two words of the changed part as a question has them: nouns in the singular, verbs as participles.
+
+    Args:
+        found: both triplets, and the part in which they differ
+
+    Returns:
+        the positive and the negative word
+    """
     return _form(found.slot, getattr(found.positive, found.slot)), _form(
         found.slot, getattr(found.negative, found.slot)
     )
@@ -147,7 +166,15 @@ def _in_prompt(triplet: Triplet) -> tuple[str, ...]:
 
 
 def lead_words(found: Change, prepositions: Prepositions) -> dict[str, str]:
-    """Preposition of the triplet's verb, or of either verb (as participle) where verbs are the options."""
+    """The prepositions that a question needs.
+
+    Args:
+        found: both triplets, and the part in which they differ
+        prepositions: those of the data set
+
+    Returns:
+        by the positive triplet's verb; where verbs are the options, by either verb as a participle
+    """
     positive, negative = found.positive, found.negative
     own = prepositions.of(positive.verb, positive.object)
     if found.slot != "verb":
@@ -157,7 +184,15 @@ def lead_words(found: Change, prepositions: Prepositions) -> dict[str, str]:
 
 
 def word_pools(rows: pd.DataFrame, prepositions: Prepositions) -> dict[tuple[str, str], list[str]]:
-    """The commonest words by part of the triplet; verbs by preposition too, so that it fits what replaces them."""
+    """The words that may replace options: the commonest of the data set.
+
+    Args:
+        rows: with the column change
+        prepositions: those of the data set
+
+    Returns:
+        by part of the triplet and, for verbs, their preposition ("" otherwise), so that it fits what replaces them
+    """
     counts: dict[tuple[str, str], Counter[str]] = {}
     for found in rows["change"]:
         for triplet in (found.positive, found.negative):
@@ -194,7 +229,10 @@ class Images:
         self.answered = False
 
     def fetch(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Download what is not there of the images of these rows.
+        """Download what is not there of the images of some rows.
+
+        Args:
+            rows: candidates that are needed next
 
         Raises:
             VlmtraceError: no server at all can be reached (any more)
@@ -230,6 +268,10 @@ class Images:
 
     def find(self, row: dict[str, Any], side: str) -> Path:
         """The image of one side of a row.
+
+        Args:
+            row: a candidate
+            side: "pos" or "neg"
 
         Raises:
             Rejected: it could not be had, or cannot be used

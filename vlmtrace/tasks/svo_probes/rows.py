@@ -85,7 +85,13 @@ SYNONYMS = mutual(
 
 
 class Change(NamedTuple):
-    """A row's triplets, and the one part in which they differ."""
+    """A row's triplets, and the one part in which they differ.
+
+    Attributes:
+        positive: what the sentence says
+        negative: the same with one part changed
+        slot: that part: subject, verb or object
+    """
 
     positive: Triplet
     negative: Triplet
@@ -97,7 +103,13 @@ class Unusable(Exception):
 
 
 def triplets(text: str) -> list[Triplet]:
-    """All triplets that a cell holds: "girl,kick,ball", or such strings (or triples) in a Python list.
+    """All triplets that a cell holds.
+
+    Args:
+        text: "girl,kick,ball", or such strings (or triples) in a Python list
+
+    Returns:
+        the triplets, each once
 
     Raises:
         Unusable: the cell is empty or holds something else
@@ -143,6 +155,12 @@ def change(row: Mapping[str, str]) -> Change:
     Where cells hold more than one triplet, the pair of them is taken that differs in the one part that the row's
     columns name; there must be one such pair.
 
+    Args:
+        row: with the published columns
+
+    Returns:
+        both triplets, and the part in which they differ
+
     Raises:
         Unusable: the reason why it is not clear, or why no fair question can be asked
     """
@@ -168,7 +186,15 @@ def change(row: Mapping[str, str]) -> Change:
 
 
 def unfair(slot: str, options: tuple[str, str]) -> str | None:
-    """Why a question with these options has no one right answer, if so."""
+    """Why a question with two options has no one right answer.
+
+    Args:
+        slot: the part of the triplet that the options stand for
+        options: as the question has them
+
+    Returns:
+        the reason; None if it has one right answer
+    """
     a, b = options
     if a == b:
         return f"both options are {a!r}"
