@@ -267,5 +267,5 @@ def test_the_models_tokenizer_decides(tiny_blip, states):
 
 
 def test_svo_columns_are_those_of_the_publication():
-    assert set(svo_row(("girl", "kick", "ball"), ("dog", "kick", "ball"), "subject")) == set(svo_rows.COLUMNS)
+    assert set(svo_row(("girl", "kick", "ball"), ("dog", "kick", "ball"), "subject")) == set(svo_rows.PUBLISHED_COLUMNS)
     assert coco_qa.KINDS == ("color", "count", "location")

@@ -139,7 +139,7 @@ def load_questions(
         >>> vt.load_questions("rendered_open", n=3)["category"].tolist()
         ['color', 'count', 'location']
     """
-    declared = registry.declared()[one_of(task, registry.QUESTIONS, "dataset of questions")]
+    declared = registry.declared()[one_of(task, registry.QUESTIONS, "data set of questions")]
     if n < 1:
         raise VlmtraceError(f"n={n} questions cannot be drawn: ask for at least 1.")
     if kind is not None:

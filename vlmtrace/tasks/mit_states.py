@@ -1,8 +1,9 @@
 """MIT-States: photographs in folders named "adjective noun". The corrupt image shows the same noun in another state.
 
-Adjectives are grouped as NOTICE groups them, into color, shape and texture, so that a question offers two values of
-one kind: Is this apple ripe or burnt? Which adjective belongs to which group is this project's reading of the dataset's
-list; plain words such as red or striped, which it lacks, are there for one's own folders in this layout.
+Adjectives are grouped into color, shape and texture, as NOTICE does (Golovanevsky et al. 2024,
+https://arxiv.org/abs/2406.16320), so that a question offers two values of one kind: Is this apple ripe or burnt? Which
+adjective belongs to which group is this project's reading of the data set's list. Plain words such as red or striped,
+which that list lacks, are there for your own folders in this layout.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def make_pairs(request: Request) -> pd.DataFrame:
 
 
 def _images_folder(root: Path) -> Path:
-    """The folder of folders: root itself, or where the dataset's archive has it."""
+    """The folder of folders: root itself, or where the data set's archive has it."""
     inside = (root / name for name in ("release_dataset/images", "images"))
     return next((folder for folder in inside if folder.is_dir()), root)
 

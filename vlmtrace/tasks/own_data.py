@@ -37,7 +37,7 @@ FOLDER = Source(
 )
 
 #: What a row of one's own CSV must say; everything else of a pair follows from it, unless it stands there too.
-NEEDED = ("clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer")
+NEEDED_COLUMNS = ("clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer")
 ROW = "row is complete"
 
 #: Beside the folders of labels or the CSV: further words, one per line, that may replace options in corrupt prompts.
@@ -91,9 +91,9 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
         VlmtraceError: the file cannot be read, a column is missing, or a sample_id stands twice
     """
     model, filters = request.model, request.filters
-    root = find_csv(request.root, NEEDED, request.task)
+    root = find_csv(request.root, NEEDED_COLUMNS, request.task)
     table = read_csv(root)
-    check_columns(table, NEEDED, f"CSV {root.name}")
+    check_columns(table, NEEDED_COLUMNS, f"CSV {root.name}")
     if "sample_id" in table and table["sample_id"].duplicated().any():
         repeated = table["sample_id"][table["sample_id"].duplicated()].iloc[0]
         raise VlmtraceError(f"{root} holds sample_id {repeated!r} more than once: give every row its own.")
@@ -102,7 +102,7 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
         table["category"] = "all"
     table = filters.keep(ROW, table, [_row_problem(row) for row in table.to_dict("records")], "rows")
     if table.empty:
-        raise VlmtraceError(f"{root} has no complete row: look at the columns {', '.join(NEEDED)}.")
+        raise VlmtraceError(f"{root} has no complete row: look at the columns {', '.join(NEEDED_COLUMNS)}.")
     answers = {
         category: sorted({*part["correct_answer"], *part["incorrect_answer"]}) + _words_beside(root.parent)
         for category, part in table.groupby("category")
@@ -147,7 +147,7 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
 
 
 def _row_problem(row: dict[str, Any]) -> str | None:
-    empty = [column for column in (*NEEDED, "category") if not row[column].strip()]
+    empty = [column for column in (*NEEDED_COLUMNS, "category") if not row[column].strip()]
     if empty:
         return f"{empty[0]} is empty"
     if row["correct_answer"] == row["incorrect_answer"]:

@@ -183,7 +183,7 @@ def function_scores(functions: pd.DataFrame, heads: pd.DataFrame | None = None, 
     Raises:
         VlmtraceError: a column is missing or there is no row
     """
-    check_table(functions, [*HEAD, "region", "n", "ratio", "contrast", "function"], "functions")
+    check_table(functions, [*HEAD, "region", "n", "ratio", "contrast", "function"], "head_functions")
     shown_heads = "heads"
     if heads is not None:
         check_table(heads, [*HEAD, "is_important"], "heads")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure, FigureBase
 
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.schema import check_table
+from vlmtrace.core.schema import TABLES, check_table
 from vlmtrace.display.panels import Picture, attention_panel, head_panel, image_panel, outline_legend, outline_masks
 from vlmtrace.display.style import (
     PAGE_WIDTH,
@@ -60,7 +60,7 @@ def lens_heads(contributions: pd.DataFrame, title: str = "") -> Figure:
     Raises:
         VlmtraceError: a column is missing or there is no row.
     """
-    table = check_table(contributions, ["sample_id", "module", "layer", "head", "log_p_increase"], "contributions")
+    table = check_table(contributions, ["sample_id", "module", "layer", "head", "log_p_increase"], "lens_contributions")
     heads, wide = table[table["head"].notna()], table[table["head"].isna()]
     matrix = heads.groupby(["layer", "head"])["log_p_increase"].mean().unstack("head")
     annotate = matrix.shape[1] <= 16 and len(matrix) <= 16
@@ -200,7 +200,7 @@ def map_curves(curves: pd.DataFrame) -> Figure:
     Raises:
         VlmtraceError: a column is missing or there is no row.
     """
-    curves = check_table(curves, ["sample_id", "method", "kind", "share", "p"], "curves")
+    curves = check_table(curves, TABLES["map_curves"].required, "map_curves")
     figure = new_figure(height=2.8)
     titles = {
         "deletion": "the top tokens are replaced by the mean token\n(a good map falls fast)",
@@ -248,8 +248,8 @@ def visual_against_textual(
         VlmtraceError: a column is missing or there is no row.
     """
     columns = ["sample_id", "layer", "head", "log_p_increase"]
-    tables = [check_table(table, columns, "contributions") for table in (visual, textual)]
-    ablated = check_table(ablated, ["run", "heads", "log_odds_change", "low", "high", "n"], "ablations")
+    tables = [check_table(table, columns, "lens_contributions") for table in (visual, textual)]
+    ablated = check_table(ablated, ["run", "heads", "log_odds_change", "low", "high", "n"], "lens_knockouts")
     means = [table[table["head"].notna()].groupby(["layer", "head"])["log_p_increase"].mean() for table in tables]
     figure = new_figure(height=2.9)
     left, right = figure.subplots(1, 2, width_ratios=[1.1, 1])

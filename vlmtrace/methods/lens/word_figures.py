@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 
 from vlmtrace.core import stats
-from vlmtrace.core.schema import check_table
+from vlmtrace.core.schema import TABLES, check_table
 from vlmtrace.display.panels import Picture, image_panel, outline_legend, outline_masks
 from vlmtrace.display.style import PALETTE, legend_below, new_figure, paper_style
 from vlmtrace.methods.lens.figures import MASK
@@ -128,7 +128,7 @@ def words_by_layer(table: pd.DataFrame, at_most: int = 5) -> Figure:
     Raises:
         VlmtraceError: a column is missing or there is no row.
     """
-    table = check_table(table, ["sample_id", "through", "layer", "place", "share"], "words")
+    table = check_table(table, TABLES["patch_words"].required, "patch_words")
     ways = list(dict.fromkeys(table["through"]))
     figure = new_figure(height=2.6)
     panels = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]

@@ -25,7 +25,7 @@ from vlmtrace.tasks.building.sampling import IMAGE, Rejected, digest, draw
 from vlmtrace.tasks.declaration import Request
 
 #: What files call the columns → what they are here.
-COLUMNS = {
+COLUMN_NAMES = {
     "image_id": "image_id",
     "img_id": "image_id",
     "image": "image_id",
@@ -36,7 +36,7 @@ COLUMNS = {
     "category": "type",
     "kind": "type",
 }
-NEEDED = ("image_id", "question", "answer")
+NEEDED_COLUMNS = ("image_id", "question", "answer")
 
 #: The four text files, with one line per question.
 TEXT_FILES = {"image_id": "img_ids.txt", "question": "questions.txt", "answer": "answers.txt", "type": "types.txt"}
@@ -69,12 +69,12 @@ def read_questions(request: Request, kinds: Sequence[str], category_of: Category
     elif root.suffix == ".json":
         table = _json_file(root)
     else:
-        path = find_csv(root, NEEDED, request.task, COLUMNS)
-        table = read_csv(path).rename(columns=lambda name: COLUMNS.get(name.lower(), name))
-        check_columns(table, NEEDED, f"CSV {path.name}")
+        path = find_csv(root, NEEDED_COLUMNS, request.task, COLUMN_NAMES)
+        table = read_csv(path).rename(columns=lambda name: COLUMN_NAMES.get(name.lower(), name))
+        check_columns(table, NEEDED_COLUMNS, f"CSV {path.name}")
     table = table.assign(row=[f"row {i}" for i in range(2, len(table) + 2)])  # as a spreadsheet counts them
     empty = [
-        next((f"{column} is empty" for column in NEEDED if not row[column].strip()), None)
+        next((f"{column} is empty" for column in NEEDED_COLUMNS if not row[column].strip()), None)
         for row in table.to_dict("records")
     ]
     table = filters.keep(ANSWERED, table, empty, "questions")
@@ -95,7 +95,7 @@ def _text_files(root: Path) -> pd.DataFrame:
         if (root / name).is_file()
     }
     counts = {TEXT_FILES[column]: len(found) for column, found in lines.items()}
-    if len(set(counts.values())) != 1 or not set(NEEDED) <= set(lines):
+    if len(set(counts.values())) != 1 or not set(NEEDED_COLUMNS) <= set(lines):
         said = ", ".join(f"{name} has {n}" for name, n in counts.items())
         raise VlmtraceError(f"The text files in {root} need one line per question each, but {said}: get them again.")
     return pd.DataFrame(lines, dtype=str).apply(lambda column: column.str.strip())
@@ -107,9 +107,9 @@ def _json_file(path: Path) -> pd.DataFrame:
         table = pd.DataFrame(content["questions"])
     except (ValueError, KeyError, TypeError) as error:
         raise VlmtraceError(f"{path} holds no list of questions: give CLEVR's file of questions, or a CSV.") from error
-    table = table.rename(columns=lambda name: COLUMNS.get(name, name))
-    check_columns(table, NEEDED, f"list {path.name}")
-    return table[list(NEEDED)].astype(str)
+    table = table.rename(columns=lambda name: COLUMN_NAMES.get(name, name))
+    check_columns(table, NEEDED_COLUMNS, f"list {path.name}")
+    return table[list(NEEDED_COLUMNS)].astype(str)
 
 
 class ImagesById:

@@ -21,7 +21,7 @@ from vlmtrace.tasks.rendered.questions import Question, Scene, choice_prompt, co
 from vlmtrace.tasks.rendered.words import NUMBERS, OPTIONS, TASKS, is_held_out, replacements
 
 SPLITS = ("train", "validation", "test")
-#: The dataset of questions without options, and their kinds.
+#: The data set of questions without options, and their kinds.
 OPEN = "rendered_open"
 OPEN_KINDS = ("color", "count", "location")
 

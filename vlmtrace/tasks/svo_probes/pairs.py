@@ -26,11 +26,11 @@ from vlmtrace.tasks.building.token_replacement import Replacer
 from vlmtrace.tasks.declaration import Request
 from vlmtrace.tasks.download.images import download_images
 from vlmtrace.tasks.svo_probes.grammar import Prepositions, Triplet, participle, question, singular
-from vlmtrace.tasks.svo_probes.rows import COLUMNS, SYNONYMS, Change, Unusable, change, unfair
+from vlmtrace.tasks.svo_probes.rows import PUBLISHED_COLUMNS, SYNONYMS, Change, Unusable, change, unfair
 
 TASK = "svo_probes"
 
-#: Words that may replace options: the commonest of the dataset in the same part of the triplet.
+#: Words that may replace options: the commonest of the data set in the same part of the triplet.
 POOL = 150
 
 #: Words that are true of too much to stand for something that an image does not show.
@@ -54,9 +54,9 @@ def make_pairs(request: Request) -> pd.DataFrame:
         VlmtraceError: there is no such CSV, no row of it can be used, or no image can be had
     """
     filters = request.filters
-    path = find_csv(request.root, COLUMNS, TASK)
+    path = find_csv(request.root, PUBLISHED_COLUMNS, TASK)
     rows = read_csv(path)
-    check_columns(rows, COLUMNS, f"CSV {path.name}")
+    check_columns(rows, PUBLISHED_COLUMNS, f"CSV {path.name}")
     rows = rows.assign(row=[f"row {i}" for i in range(2, len(rows) + 2)])  # as a spreadsheet counts them
     clear: dict[str, Change] = {}
     reasons: list[str | None] = []
@@ -215,7 +215,7 @@ def _unnamed(row: dict[str, Any]) -> str | None:
 
 
 class Images:
-    """The images of the dataset by their ids: beside the CSV, or downloaded.
+    """The images of the data set by their ids: beside the CSV, or downloaded.
 
     Args:
         beside: the folder of the CSV; images in it, or in folders below, are used as they are

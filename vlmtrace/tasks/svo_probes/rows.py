@@ -9,7 +9,7 @@ from typing import NamedTuple
 from vlmtrace.tasks.building.token_replacement import mutual
 from vlmtrace.tasks.svo_probes.grammar import Triplet, singular, spaced
 
-COLUMNS = (
+PUBLISHED_COLUMNS = (
     "sentence",
     "pos_triplet",
     "neg_triplet",
