@@ -29,7 +29,7 @@ PYTHON3  = python3
 SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: all explore test-fast test test-all test-browser lint docs lab app model bench clean help
+.PHONY: all explore test-fast test test-all test-slow test-browser lint docs lab app model bench clean help
 
 PYTHON    := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -56,8 +56,10 @@ test-fast: $(INSTALLED)  ## the tests to run while you work (90 seconds)
 test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every family (6 minutes)
 	$(TEST) -n 2 -m "not slow" tests --ignore=tests/end_to_end/browser
 
-test-all: $(INSTALLED)  ## all tests but those in a browser (20 minutes)
-	$(TEST) -n 2 tests --ignore=tests/end_to_end/browser
+test-slow: $(INSTALLED)  ## what make test leaves out: every site of every family, raw folders (14 minutes)
+	$(TEST) -n 2 -m slow tests --ignore=tests/end_to_end/browser
+
+test-all: test test-slow  ## all tests but those in a browser (20 minutes)
 
 test-browser: $(INSTALLED)  ## use the explorer in a browser as a person would (needs chromium; root gets it by apt)
 	@command -v chromium chromium-browser > /dev/null || [[ $$(id -u) == 0 ]] || \
@@ -68,7 +70,7 @@ test-browser: $(INSTALLED)  ## use the explorer in a browser as a person would (
 
 lint: $(INSTALLED)  ## style and types
 	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
+	.venv/bin/ruff format --check vlmtrace tests
 	.venv/bin/mypy
 
 docs: .venv/.docs  ## the documentation as pages, in docs/_build/html (runs the notebooks where no run is there)

@@ -22,7 +22,7 @@ env | grep ^VLMTRACE_ | sort > environment
 [[ ! -e fail ]] || { echo "Error: a sentence." >&2; exit 1; }
 """
 
-TARGETS = "all explore test-fast test test-all test-browser lint docs lab app model bench clean help".split()
+TARGETS = "all explore test-fast test test-slow test-all test-browser lint docs lab app model bench clean help".split()
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_what_fails_makes_make_fail_with_its_sentence(folder):
 
 
 def test_tests_do_not_fight_for_cores(folder):
-    for target in ("test-fast", "test", "test-all"):
+    for target in ("test-fast", "test", "test-slow", "test-all"):
         log, environment, _ = make(folder, target)
         assert "pytest" in log[0] and environment["OMP_NUM_THREADS"] == "1"
 

@@ -46,8 +46,18 @@ if TYPE_CHECKING:
 def open_run(name: str) -> Run:
     """The run of this name; its folder appears when something is written.
 
+    Args:
+        name: letters, digits, ".", "_" and "-"
+
+    Returns:
+        the run, whether or not anything has been written yet
+
     Raises:
         VlmtraceError: the name cannot be a folder's.
+
+    Example:
+        >>> open_run("default").path("selected", "rendered_svo").name
+        'selected.parquet'
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
         raise VlmtraceError(
@@ -57,7 +67,12 @@ def open_run(name: str) -> Run:
 
 
 class Run:
-    """One run's folder."""
+    """One run: a folder with tables, figures, executed notebooks and run.json.
+
+    Attributes:
+        name: the run's name
+        folder: data/runs/<name>
+    """
 
     def __init__(self, name: str):
         self.name = name
@@ -67,7 +82,12 @@ class Run:
         return f"<Run {self.name} in {paths.relative(self.folder)}>"
 
     def path(self, table: str, task: str | None = None) -> Path:
-        """Where a table lies; tables over all tasks have no task."""
+        """Where a table lies, whether or not it is there.
+
+        Args:
+            table: its name in the table contract, such as "selected"
+            task: the task; None for tables over all tasks
+        """
         return self.folder.joinpath(*[task] if task else [], f"{table}.parquet")
 
     def executed_notebook(self, stage: str, task: str | None = None) -> Path:
@@ -77,6 +97,13 @@ class Run:
     def table(self, table: str, task: str | None = None) -> pd.DataFrame:
         """Read a table.
 
+        Args:
+            table: its name in the table contract
+            task: the task; None for tables over all tasks
+
+        Returns:
+            the table, with the columns that the contract promises
+
         Raises:
             VlmtraceError: it is not there, cannot be read, or breaks the table contract.
         """
@@ -84,12 +111,20 @@ class Run:
         return check_read(table, read_table(path), paths.relative(path))
 
     def record(self) -> dict[str, Any]:
-        """What run.json says: the parameters of the latest stage, versions, and one entry a stage."""
+        """What run.json says: the parameters of the latest stage, versions, and one entry per stage."""
         path = self.folder / "run.json"
         return read_json(path) if path.is_file() else {"run": self.name, "parameters": {}, "stages": {}}
 
     def stage(self, name: str, task: str | None = None, model: VLM | None = None, **parameters: Any) -> Stage:
-        """Begin a stage; `parameters` are what its result depends on, and are recorded with it."""
+        """Begin a stage.
+
+        Args:
+            name: the stage's name, that of its notebook
+            task: the task that it works on; None for all
+            model: the model that it uses; its name and the digest of its weights are recorded
+            parameters: what the result depends on besides; recorded in run.json and compared with those of the stages
+                that wrote what this one reads
+        """
         return Stage(self, name, task, model, parameters)
 
     def update(self, stage: str, entry: Mapping[str, Any]) -> None:
@@ -115,7 +150,7 @@ class Run:
 
 
 class Stage:
-    """One notebook's work in a run. Made by `Run.stage`."""
+    """One notebook's work in a run: what it reads, computes in parts, draws and writes. Made by `Run.stage`."""
 
     def __init__(self, run: Run, name: str, task: str | None, model: VLM | None, parameters: Mapping[str, Any]):
         self.run, self.name, self.task = run, name, task
@@ -132,7 +167,11 @@ class Stage:
         self.parts_folder = run.folder / ".parts" / self.key.replace("/", "-")
 
     def read(self, table: str, task: str | None = None) -> pd.DataFrame:
-        """Read a table that an earlier stage of the run wrote (of this stage's task, if not told otherwise).
+        """Read a table that an earlier stage of the run wrote.
+
+        Args:
+            table: its name in the table contract
+            task: the task; None for this stage's
 
         Raises:
             VlmtraceError: it is missing; or it was made with another model or seed than this stage is told to use,
@@ -149,13 +188,20 @@ class Stage:
         self.facts |= plain(facts)
 
     def figure(self, figure: Figure, name: str, caption: str = "") -> Figure:
-        """Save a figure as PNG and PDF under the run's figures, and hand it back to be shown.
+        """Save a figure as PNG and PDF under the run's figures.
 
-        The caption is what the report prints below it.
+        Args:
+            figure: any matplotlib figure
+            name: of the files; the task is put before it
+            caption: what the report prints below the figure
+
+        Returns:
+            the figure, to be shown as a cell's result
         """
+        # Here, since drawing takes a second to import, and the command line does not draw.
         from matplotlib import pyplot as plt
 
-        from vlmtrace.plots import save_figure
+        from vlmtrace.display.style import save_figure
 
         stem = f"{self.task}-{name}" if self.task else name
         save_figure(figure, self.run.folder / "figures" / stem)
@@ -172,19 +218,30 @@ class Stage:
         chunk: int = 16,
         **options: Any,
     ) -> pd.DataFrame:
-        """`function(model, pairs, **options)`, computed in parts of `chunk` pairs; finished parts are read back.
+        """Compute `function(model, pairs, **options)` in parts that survive an interruption.
 
         A part belongs to the function, its options, the model's weights, the rows and images it was made from and
-        this version of the package: where any of these differ, or the file is damaged, it is computed again.
+        this version of the package: where any of these differ, or the file is damaged, it is computed again. Parts
+        are deleted when the stage finishes.
+
+        Args:
+            function: such as `vt.patch_heads`: from a model and a pairs table to a table
+            model: its first argument
+            pairs: its second argument
+            chunk: pairs per part
+            options: its further arguments
 
         Returns:
             the concatenation of the parts, in the order of `pairs`
+
+        Raises:
+            VlmtraceError: there are no pairs
         """
         key = digest_of(function.__module__, function.__name__, options, model.fingerprint(), package_digest())
         parts = Checkpoints(self.parts_folder / function.__name__, key)
-        what = " ".join([function.__name__, *(str(value) for value in options.values() if isinstance(value, str))])
+        title = " ".join([function.__name__, *(str(value) for value in options.values() if isinstance(value, str))])
         tables = []
-        for rows in progress(list(chunks(pairs, chunk)), f"{what} (parts of {chunk} pairs)"):
+        for rows in progress(list(chunks(pairs, chunk)), f"{title} (parts of {chunk} pairs)"):
             table = parts.get(rows)
             if table is None:
                 table = parts.put(rows, function(model, rows, **options))
@@ -194,7 +251,10 @@ class Stage:
         return pd.concat(tables, ignore_index=True)
 
     def finish(self, **tables: pd.DataFrame) -> None:
-        """Write the stage's tables, record how they were made, drop the parts and say what comes next.
+        """Write the stage's tables, record how they were made, delete the parts and say what comes next.
+
+        Args:
+            tables: by their names in the table contract
 
         Raises:
             VlmtraceError: a table breaks the contract; then nothing is written.
@@ -271,6 +331,7 @@ def plain(value: Any) -> Any:
 
 
 def file_digest(path: Path) -> str:
+    """Identifies a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
