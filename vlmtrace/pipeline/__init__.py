@@ -5,9 +5,9 @@
     effects = stage.resume(vt.patch_modules, vlm, selected, corruption="image")
     stage.finish(module_patching=effects)
 
-Which notebooks are stages, and what each reads and writes, stands in the notebooks' metadata (`stages`); what runs again
-when something changes is decided by content (`schedule`, `dependencies`); several notebooks share what they import by
-forking their kernels (`kernels`).
+Which notebooks are stages, and what each reads and writes, stands in the notebooks' metadata (`stages`); what runs
+again when something changes is decided by content (`schedule`, `dependencies`); several notebooks share what they
+import by forking their kernels (`kernels`).
 """
 
 import lazy_loader as lazy

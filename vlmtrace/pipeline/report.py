@@ -32,6 +32,7 @@ def write_report(run: Run, beside: str | None = None) -> Path:
     """Draw the report of a run from what its folder holds; stages that have not run are left out.
 
     Args:
+        run: the run
         beside: the name of a run of another model to compare with, if it is there
     Returns:
         the path of index.html; the executed notebooks stand beside it as HTML
