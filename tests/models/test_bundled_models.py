@@ -17,7 +17,7 @@ from vlmtrace.training.score import score_text
 
 SEED = 20261
 N = {"rendered_states": 360, "rendered_faces": 336, "rendered_svo": 360}
-STUDENTS = {"tiny-blip": blip, "tiny-llava": llava}
+TRAINERS = {"tiny-blip": blip, "tiny-llava": llava}
 
 #: Least share right on clean and corrupt images, and right on both.
 BARS = dict.fromkeys(TASKS, (0.95, 0.9))
@@ -27,7 +27,7 @@ BORDERLINE = {("tiny-llava", "rendered_svo"): (0.92, 0.85)}
 CATEGORY, UNSEEN = {"tiny-blip": 0.9, "tiny-llava": 0.86}, {"tiny-blip": 0.85, "tiny-llava": 0.8}
 
 
-@pytest.fixture(scope="module", params=STUDENTS)
+@pytest.fixture(scope="module", params=TRAINERS)
 def model(request):
     return vt.load_model(request.param)
 
@@ -104,16 +104,16 @@ def test_open_questions_about_colors(model, monkeypatch, tmp_path):
 
 
 def test_the_training_forward_pass_is_the_models_own(model):
-    student = STUDENTS[model.name]
+    trainer = TRAINERS[model.name]
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (1, 96, 96, 3), dtype=np.uint8))
     # Two questions on one image, padded to the common length.
     asked = ["Is this person feeling sad or happy?", "Is the girl kicking the umbrella or the box?"]
     with torch.no_grad():
-        prompts = torch.tensor([[student.encode_prompt(prompt) for prompt in asked]])
-        answers = torch.tensor([[student.encode_answer("sad"), student.encode_answer("umbrella")]])
-        embeds = student.embed_images(model.hf, pixels)
-        shared = student.answer_logits(model.hf, embeds, prompts, answers)[0, :, 0]
+        prompts = torch.tensor([[trainer.encode_prompt(prompt) for prompt in asked]])
+        answers = torch.tensor([[trainer.encode_answer("sad"), trainer.encode_answer("umbrella")]])
+        embeds = trainer.embed_images(model.hf, pixels)
+        shared = trainer.answer_logits(model.hf, embeds, prompts, answers)[0, :, 0]
         image = Image.fromarray(pixels[0].numpy())
         own = [model.answer_logits(model.encode([image], [model.prompt_text(prompt)]))[0] for prompt in asked]
     assert (torch.stack(own) - shared).abs().max() < 1e-4
@@ -130,7 +130,7 @@ def test_sentences_tell_what_the_picture_shows():
     assert sentences(scene, "verb") == f"The {scene.subject} is {scene.verb} the {scene.object}."
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", TRAINERS)
 def test_the_files_are_few_and_small(name):
     files = {path.name: path.stat().st_size for path in (MODELS / name).iterdir()}
     assert sum(files.values()) < 20e6, files
@@ -138,7 +138,7 @@ def test_the_files_are_few_and_small(name):
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", TRAINERS)
 def test_the_card_holds_what_it_should(name):
     card = (MODELS / name / "README.md").read_text()
     for category in ("color", "shape", "texture", "subject", "verb", "object", *OPTIONS["rendered_faces"]):

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import constants
 
 import vlmtrace as vt
-from vlmtrace.models import hub as snapshots
+from vlmtrace.models import hub
 from vlmtrace.pipeline.parameters import check_model
 from vlmtrace.pipeline.runs import open_run
 
@@ -80,7 +80,7 @@ def test_a_shard_that_is_missing_is_named(sharded):
 
 @pytest.mark.parametrize("elsewhere", ["../weights.safetensors", "/tmp/w.safetensors", "w.bin"])
 def test_an_index_that_names_other_files_is_refused(sharded, elsewhere):
-    (sharded / snapshots.INDEX).write_text(json.dumps({"weight_map": {"a": elsewhere}}))
+    (sharded / hub.INDEX).write_text(json.dumps({"weight_map": {"a": elsewhere}}))
     with pytest.raises(vt.VlmtraceError, match="does not list safetensors files beside it"):
         vt.load_model(sharded)
 
@@ -165,7 +165,7 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub(folder, monkeypatch, refuses=None):
+def hub_server(folder, monkeypatch, refuses=None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.folder, server.refuses, server.asked = folder, refuses, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -183,7 +183,7 @@ def hub(folder, monkeypatch, refuses=None):
 def test_a_model_is_downloaded_once_and_pinned(sharded, random_blip, monkeypatch):
     (sharded / "pytorch_model.bin").write_bytes(b"never fetched")
     (sharded / "modeling.py").write_text("raise SystemExit")
-    with hub(sharded, monkeypatch) as server:
+    with hub_server(sharded, monkeypatch) as server:
         model = vt.load_model(REPO, revision="v1")
         assert (model.name, model.revision) == (f"{REPO}@v1", COMMIT)
         assert model.fingerprint() == random_blip.fingerprint()
@@ -202,25 +202,25 @@ def test_a_model_is_downloaded_once_and_pinned(sharded, random_blip, monkeypatch
     ],
 )
 def test_a_hub_that_refuses_is_one_sentence(sharded, monkeypatch, refuses, sentence):
-    with hub(sharded, monkeypatch, refuses), pytest.raises(vt.VlmtraceError, match=sentence):
+    with hub_server(sharded, monkeypatch, refuses), pytest.raises(vt.VlmtraceError, match=sentence):
         vt.load_model(REPO)
 
 
 def test_a_revision_that_is_not_there_is_said(sharded, monkeypatch):
-    with hub(sharded, monkeypatch), pytest.raises(vt.VlmtraceError, match="has no revision 'v9'"):
+    with hub_server(sharded, monkeypatch), pytest.raises(vt.VlmtraceError, match="has no revision 'v9'"):
         vt.load_model(REPO, revision="v9")
 
 
 def test_weights_are_not_fetched_of_what_is_refused(sharded, tmp_path, monkeypatch):
     code = change(sharded, tmp_path / "code", auto_map={"AutoModel": "evil.Model"})
-    with hub(code, monkeypatch) as server:
+    with hub_server(code, monkeypatch) as server:
         with pytest.raises(vt.VlmtraceError, match="code of its own"):
             vt.load_model(REPO)
         assert not [path for path in server.asked if path.endswith(".safetensors")]
     for path in sharded.glob("*.safetensors*"):
         path.unlink()
     (sharded / "pytorch_model.bin").write_bytes(b"x")
-    with hub(sharded, monkeypatch), pytest.raises(vt.VlmtraceError, match=r"only pytorch_model\.bin"):
+    with hub_server(sharded, monkeypatch), pytest.raises(vt.VlmtraceError, match=r"only pytorch_model\.bin"):
         vt.load_model(REPO)
 
 
@@ -242,8 +242,8 @@ def test_a_hub_that_does_not_answer_is_left_in_time(monkeypatch):
     def hang(*_, **__):
         time.sleep(30)
 
-    monkeypatch.setattr(snapshots, "PATIENCE", 0.2)
-    monkeypatch.setattr(snapshots.socket, "create_connection", hang)
+    monkeypatch.setattr(hub, "PATIENCE", 0.2)
+    monkeypatch.setattr(hub.socket, "create_connection", hang)
     started = time.monotonic()
     with pytest.raises(vt.VlmtraceError, match="cannot be reached"):
         vt.load_model(REPO)

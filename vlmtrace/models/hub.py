@@ -139,8 +139,7 @@ def shards(folder: Path, name: str) -> list[str]:
     index = folder / INDEX
     if not index.is_file():
         other = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5"))
-        held = f"only {', '.join(other[:3])}" if other else "none"
-        raise VlmtraceError(_unsafe(name, held))
+        raise VlmtraceError(_unsafe(name, f"only {', '.join(other[:3])}" if other else "none"))
     weight_map = _json(index).get("weight_map")
     files = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
     if not files or not all(isinstance(file, str) and re.fullmatch(r"[\w.-]+\.safetensors", file) for file in files):
@@ -148,9 +147,9 @@ def shards(folder: Path, name: str) -> list[str]:
     return files
 
 
-def _unsafe(name: str, held: str) -> str:
+def _unsafe(name: str, found: str) -> str:
     return (
-        f"{name} holds no weights as safetensors ({held}), and vlmtrace reads no others, since they can carry code: "
+        f"{name} holds no weights as safetensors ({found}), and vlmtrace reads no others, since they can carry code: "
         "use a revision that has model.safetensors, or load the model where you trust it and save it again with "
         "save_pretrained."
     )
@@ -233,13 +232,13 @@ def _hub_answers() -> bool:
     """Whether the hub's server takes a connection, within seconds; behind a proxy, only the download will tell."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
-    where = urlsplit(constants.ENDPOINT)
-    port = where.port or (443 if where.scheme == "https" else 80)
+    endpoint = urlsplit(constants.ENDPOINT)
+    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
     answered = threading.Event()
 
     def knock() -> None:
         try:
-            socket.create_connection((str(where.hostname), port), timeout=PATIENCE).close()
+            socket.create_connection((str(endpoint.hostname), port), timeout=PATIENCE).close()
         except OSError:
             return
         answered.set()

@@ -4,7 +4,7 @@ Processors crop, resize, pad, cut into tiles and reorder, each family in its own
 image of two ramps is sent through the model's own processor, and what arrives in each patch tells where it came from.
 How patches become tokens is known for each family (`FamilySpec.layout`, `square_side`, `pack`).
 
-Boxes are (top, left, bottom, right) in fractions of the image as it was given; a row of NaN: no place in it.
+Boxes are (top, left, bottom, right) in fractions of the image as it was given; NaN where a position shows none of it.
 """
 
 from __future__ import annotations
@@ -23,63 +23,74 @@ from vlmtrace.models.vlm import VLM
 WHOLE = 5e-3
 
 
-# Boxes ------------------------------------------------------------
-
-
 def vision_boxes(model: VLM, image: Image.Image, inputs: Inputs) -> Array:
-    """(position, 4): the box of each of the vision encoder's positions."""
-    places = model.family.layout.positions(model.hf, inputs)
-    boxes = _clipped(patch_boxes(model, image))[tuple(places.T)]
-    boxes[places[:, 0] < 0] = np.nan
+    """The box of each of the vision encoder's positions: (position, 4)."""
+    positions = model.family.layout.positions(model.hf, inputs)  # (position, 3): tile, row, column
+    boxes = _clipped(patch_boxes(model, image))[tuple(positions.T)]
+    boxes[positions[:, 0] < 0] = np.nan
     return boxes
 
 
 def token_boxes(model: VLM, image: Image.Image, inputs: Inputs) -> Array:
-    """(image token, 4): the box of each image token of the language model."""
+    """The box of each image token of the language model: (image token, 4)."""
     n = int(model.is_image(inputs)[0].sum())
     side_of = model.family.square_side
     if side_of is None:
         return np.full((n, 4), np.nan)
-    boxes = patch_boxes(model, image)
+    boxes = patch_boxes(model, image)  # (tile, row, column, 4)
     if model.family.pack is not None:
         found = model.family.pack(model.hf, boxes, inputs, newline=np.nan)
     else:
-        found = _squares(boxes, side_of(model.hf.config))
-        if getattr(model.hf.config, "vision_feature_select_strategy", None) == "full" and class_tokens(model.hf):
+        found = _squares(boxes, side_of(model.hf.config))  # (tile, token, 4)
+        if _has_class_tokens(model):
             found = np.concatenate([np.full_like(found[:, :1], np.nan), found], axis=1)
         found = found.reshape(-1, 4)
     return _clipped(found) if len(found) == n else np.full((n, 4), np.nan)
 
 
 def token_patches(model: VLM, inputs: Inputs) -> Array | None:
-    """(image token, vision position): of which positions each image token is made; see `VLM.token_patches`.
+    """Of which vision positions each image token is made; see `ModelInterface.token_patches`.
 
     What the model does to patches is linear in them (it takes squares together, drops, rearranges), so it is done here
-    to the identity: patches that are the units of a space with one dimension a position.
+    to the identity: each patch is the unit vector of its position.
+
+    Args:
+        model: with visual tokens
+        inputs: of one pair
+
+    Returns:
+        (image token, vision position); None where an image token stands for no particular patches
     """
     side_of = model.family.square_side
     if side_of is None:
         return None
-    at = model.family.layout.positions(model.hf, inputs)  # (position, 3)
-    unit = np.eye(len(at), dtype=np.float32)
+    positions = model.family.layout.positions(model.hf, inputs)  # (position, 3): tile, row, column
+    n = len(positions)
+    unit = np.eye(n, dtype=np.float32)
     tiles, rows, columns = model.family.layout.grid(model.hf.config, inputs)
-    is_class = at[:, 0] < 0
-    patches = np.zeros((tiles, rows, columns, len(at)), dtype=np.float32)
-    patches[tuple(at[~is_class].T)] = unit[~is_class]
+    is_class = positions[:, 0] < 0
+    patches = np.zeros((tiles, rows, columns, n), dtype=np.float32)
+    patches[tuple(positions[~is_class].T)] = unit[~is_class]
     if model.family.pack is not None:
         found = model.family.pack(model.hf, patches, inputs, newline=0.0)
     else:
         side = side_of(model.hf.config)
-        squares = patches.reshape(tiles, rows // side, side, columns // side, side, len(at))
-        found = squares.mean(axis=(2, 4)).reshape(tiles, -1, len(at))
-        if is_class.any() and getattr(model.hf.config, "vision_feature_select_strategy", None) == "full":
-            found = np.concatenate([unit[is_class].reshape(tiles, -1, len(at)), found], axis=1)
-        found = found.reshape(-1, len(at))
+        squares = patches.reshape(tiles, rows // side, side, columns // side, side, n)
+        found = squares.mean(axis=(2, 4)).reshape(tiles, -1, n)  # (tile, token, position)
+        if _has_class_tokens(model):
+            found = np.concatenate([unit[is_class].reshape(tiles, -1, n), found], axis=1)
+        found = found.reshape(-1, n)
     return found if len(found) == int(model.is_image(inputs)[0].sum()) else None
 
 
+def _has_class_tokens(model: VLM) -> bool:
+    """Whether the class tokens of the vision encoder are among the image tokens (LLaVA's setting "full")."""
+    strategy = getattr(model.hf.config, "vision_feature_select_strategy", None)
+    return strategy == "full" and class_tokens(model.hf) > 0
+
+
 def patch_boxes(model: VLM, image: Image.Image) -> Array:
-    """(tile, row, column, 4): the box of each patch; where the processor has padded it reaches beyond the image.
+    """The box of each patch: (tile, row, column, 4); where the processor has padded, it reaches beyond the image.
 
     Every tile shows some rectangle of the image, so its columns lie on a straight line from left to right: the line is
     fitted to all pixels of a ramp that runs from black to white, between those of an image all black and all white.
@@ -89,6 +100,7 @@ def patch_boxes(model: VLM, image: Image.Image) -> Array:
     ramps = np.zeros((height, width, 3), dtype=np.uint8)
     ramps[..., 0], ramps[..., 1] = across[None], down[:, None]
     shown = [np.zeros_like(ramps), np.full_like(ramps, 255), ramps]
+    # (tile, channel, height, width) each
     black, white, ramp = (as_tiles(model, model.encode_image(Image.fromarray(picture))) for picture in shown)
     span = white - black
     seen = np.abs(span) > 0.5 * np.abs(span).max()
@@ -99,7 +111,7 @@ def patch_boxes(model: VLM, image: Image.Image) -> Array:
     for tile in range(tiles):
         both = seen[tile, :2].all(axis=0)
         if min(both.any(axis=0).sum(), both.any(axis=1).sum()) < 2:
-            continue  # at most a line of the image, from which no scale can be told
+            continue  # at most a line of the image, which gives no scale
         left = _edges(fraction[tile, 0], seen[tile, 0], 1, side[1])
         top = _edges(fraction[tile, 1], seen[tile, 1], 0, side[0])
         boxes[tile] = np.stack(np.broadcast_arrays(top[:-1, None], left[None, :-1], top[1:, None], left[None, 1:]), -1)
@@ -108,11 +120,11 @@ def patch_boxes(model: VLM, image: Image.Image) -> Array:
 
 def _edges(fraction: Array, seen: Array, axis: int, side: int) -> Array:
     """Where the edges of patches along an axis of a tile lie in the image, from pixels that show a ramp along it."""
-    at = np.broadcast_to(np.expand_dims(np.arange(fraction.shape[axis]) + 0.5, 1 - axis), fraction.shape)
+    pixel = np.broadcast_to(np.expand_dims(np.arange(fraction.shape[axis]) + 0.5, 1 - axis), fraction.shape)
     # At the image's borders resampling bends the ramp.
     straight = seen & (fraction > 0.15) & (fraction < 0.85)
-    chosen = straight if len(np.unique(at[straight])) > 2 else seen
-    slope, start = np.polyfit(at[chosen], fraction[chosen], 1)
+    chosen = straight if len(np.unique(pixel[straight])) > 2 else seen
+    slope, start = np.polyfit(pixel[chosen], fraction[chosen], 1)
     edges = start + slope * np.arange(0, fraction.shape[axis] + 1, side)
     whole = np.linspace(0, 1, len(edges))
     # A tile that shows the whole image does so exactly; what is left is the rounding of 8-bit pixels.

@@ -73,7 +73,7 @@ class ImagePrompts(VLM):
         row = self.tokenizer(text + self.family.prompt_end, return_tensors="pt", **self.tokenizer_options(text))
         found = {name: value.to(self.device) for name, value in row.items() if name in ("input_ids", "attention_mask")}
         if self.family.generated_token_type:
-            # The prompt's own type must be told where what is generated has another.
+            # Where what is generated has another type than the prompt, the prompt's must be given.
             found["token_type_ids"] = torch.zeros_like(found["input_ids"])
         return found
 

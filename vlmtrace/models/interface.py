@@ -155,7 +155,7 @@ class ModelInterface(ABC):
         Args:
             inputs: a batch
             n: how many positions
-            image: (batch, image position, width), put in the place of the `image_embeddings`
+            image: (batch, image position, width), which replaces the `image_embeddings`
 
         Returns:
             (batch, n, vocabulary), float32

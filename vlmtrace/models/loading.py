@@ -61,13 +61,13 @@ def load_model(
     Example:
         >>> import vlmtrace as vt
         >>> vt.load_model("tiny-blip")
-        <Blip tiny-blip: layers × heads: vision_encoder 6×4, text_encoder 6×4, text_decoder 6×4>
+        <Blip tiny-blip: layers × heads: vision_encoder 4×8, text_encoder 4×8, text_decoder 4×8>
     """
     one_of(dtype, DTYPES, "dtype")
     name_or_path = f"{name_or_path}@{revision}" if revision else name_or_path
     path, commit = _locate(str(name_or_path))
-    where = torch_device(device)
-    if where.type == "cpu" and dtype != "float32":
+    torch_device = find_device(device)
+    if torch_device.type == "cpu" and dtype != "float32":
         raise VlmtraceError(f"dtype {dtype} is for accelerators: on the CPU use float32.")
     families()  # packages that bring a family register its configuration with transformers when they are imported
     try:
@@ -85,7 +85,7 @@ def load_model(
             f"({', '.join(bundled_models()) or 'none is installed'}), a directory written by save_pretrained for model "
             "and processor, or a hub id."
         ) from error
-    model = family.interface_class()(str(name_or_path), hf.to(where), processor, family)
+    model = family.interface_class()(str(name_or_path), hf.to(torch_device), processor, family)
     model.revision = commit
     if check:
         self_check(model)
@@ -99,11 +99,17 @@ def _locate(name: str) -> tuple[str, str | None]:
     return locate(name, bundled_models())
 
 
-def torch_device(name: str) -> torch.device:
-    """The torch device of that name, if this machine has it.
+def find_device(name: str) -> torch.device:
+    """The torch device of a name, if this machine has it.
+
+    Args:
+        name: e.g. "cpu", "cuda:1"
+
+    Returns:
+        the device
 
     Raises:
-        VlmtraceError: the name is unknown or the device absent.
+        VlmtraceError: the name is unknown or the device absent
     """
     try:
         device = torch.device(name)

@@ -1,8 +1,8 @@
 """Processors for still images: loaded with the model's own settings, whether or not torchvision is installed.
 
 Several families also read video, and transformers prepares video with torchvision only. Their processors therefore do
-not load without it, although images alone need nothing but Pillow. Here an empty place is put where the video's part
-belongs, for as long as the processor is built.
+not load without it, although images need nothing but Pillow. Here a stand-in takes the place of the video processor
+while the processor is built.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class NoVideo(PushToHubMixin):
 
 @contextlib.contextmanager
 def without_video() -> Iterator[None]:
-    """While this is entered, processors are built without their video part; afterwards all is as it was."""
+    """While this is entered, processors are built without their video processor; afterwards all is as it was."""
     check = ProcessorMixin.check_argument_for_proper_class
 
     def check_all_but_video(processor: ProcessorMixin, name: str, argument: Any) -> Any:

@@ -187,9 +187,9 @@ class Readout:
         return cls(chosen[..., 0], chosen[..., 1], logits.logsumexp(-1))
 
     @classmethod
-    def cat(cls, parts: Sequence[Readout], dim: int) -> Readout:
+    def cat(cls, readouts: Sequence[Readout], dim: int) -> Readout:
         """Several as one, joined along a dimension."""
-        columns = [[part.correct, part.incorrect, part.log_normalizer] for part in parts]
+        columns = [[one.correct, one.incorrect, one.log_normalizer] for one in readouts]
         return cls(*(torch.cat(list(column), dim) for column in zip(*columns, strict=True)))
 
     @property

@@ -20,7 +20,7 @@ from vlmtrace.models.types import Block, Inputs, Site, Trace
 class VLM(ModelInterface):
     """One loaded vision-language model, as `load_model` gives it. It holds no state between calls.
 
-    What it is described by are the attributes of `ModelInterface`, in the first place `blocks`.
+    The attributes of `ModelInterface` describe it, above all `blocks`.
     """
 
     @property
@@ -167,7 +167,7 @@ class VLM(ModelInterface):
         Args:
             inputs: of one question
             max_new_tokens: at most so many
-            image: (1, image position, width), put in the place of the `image_embeddings`
+            image: (1, image position, width), which replaces the `image_embeddings`
 
         Returns:
             the ids, without the token that ends the answer
@@ -187,7 +187,7 @@ class VLM(ModelInterface):
         Args:
             inputs: a batch
             sites: whose activations are kept; None: all
-            image: (batch, image position, width), put in the place of the `image_embeddings`
+            image: (batch, image position, width), which replaces the `image_embeddings`
 
         Returns:
             what the run left behind
@@ -277,5 +277,8 @@ def repeat_inputs(inputs: Inputs, n: int) -> Inputs:
     Args:
         inputs: of batch 1
         n: how many times
+
+    Returns:
+        a batch of n
     """
     return {name: value.repeat(n, *[1] * (value.ndim - 1)) for name, value in inputs.items()}

@@ -1,4 +1,4 @@
-"""Every supported family, loaded through the front door: sweeps equal hooked forward passes, places are where they are.
+"""Every supported family, loaded by `load_model`: sweeps equal hooked forward passes, positions are where they say.
 
 The models are tiny and random, of the real classes, and written by `save_pretrained` together with their processors.
 """
@@ -41,7 +41,7 @@ def run(model, pairs, row, corruption):
     return model.trace(clean), model.trace(inputs), inputs, ids, token_table(model, pair.iloc[0], LANGUAGE, clean)
 
 
-def at(table, role):
+def first_position(table, role):
     return int(table.loc[table["token_role"] == role, "position"].iloc[0])
 
 
@@ -66,10 +66,10 @@ def assert_same(model, clean, corrupt, inputs, ids, chosen, record):
 def test_language_model_sweep_equals_reference(model, random_pairs, corruption, record_property):
     clean, corrupt, inputs, ids, table = run(model, random_pairs, 1, corruption)
     block = model.blocks[LANGUAGE]
-    image = at(table, "image") + 2
-    layers, places = range(block.n_layers), (image, at(table, "correct"), len(table) - 1)
-    modules = [(module, layer, None, place) for module in block.modules for layer in layers for place in places]
-    heads = [("self_attention", layer, head, place) for layer in layers for head in (0, 3) for place in places[:2]]
+    image = first_position(table, "image") + 2
+    layers, positions = range(block.n_layers), (image, first_position(table, "correct"), len(table) - 1)
+    modules = [(module, layer, None, at) for module in block.modules for layer in layers for at in positions]
+    heads = [("self_attention", layer, head, at) for layer in layers for head in (0, 3) for at in positions[:2]]
     for chosen in (modules, heads):
         assert_same(model, clean, corrupt, inputs, ids, patches(LANGUAGE, chosen), record_property)
 
@@ -78,7 +78,7 @@ def test_vision_encoder_sweep_equals_reference(model, random_pairs, record_prope
     clean, corrupt, inputs, ids, _ = run(model, random_pairs, 0, "image")
     block = model.blocks["vision_encoder"]
     last = clean["vision_encoder", "residual", 0].shape[1] - 1
-    chosen = [("residual", layer, None, place) for layer in range(block.n_layers) for place in (1, last // 2, last)]
+    chosen = [("residual", layer, None, at) for layer in range(block.n_layers) for at in (1, last // 2, last)]
     assert_same(model, clean, corrupt, inputs, ids, patches("vision_encoder", chosen), record_property)
 
 
@@ -141,7 +141,7 @@ def test_attention_is_given_whatever_the_implementation(model, random_pairs):
     assert model.hf.config.get_text_config()._attn_implementation == before
 
 
-# Places ------------------------------------------------------------
+# Positions in the image ------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -27,12 +27,12 @@ def in_chunks(patches: Patches, size: int, run: Callable[[Patches], Readout]) ->
         VlmtraceError: not even one patch at a time fits
     """
     order = sorted(range(len(patches)), key=lambda i: patches.layers[i])
-    parts: list[Readout] = []
+    readouts: list[Readout] = []
     start = 0
     while start < len(order):
         chunk = patches.subset(order[start : start + size])
         try:
-            parts.append(run(chunk))
+            readouts.append(run(chunk))
         except torch.OutOfMemoryError as error:
             if size == 1:
                 raise VlmtraceError(
@@ -42,6 +42,6 @@ def in_chunks(patches: Patches, size: int, run: Callable[[Patches], Readout]) ->
             torch.cuda.empty_cache()
             continue
         start += size
-    back = torch.tensor(order, device=parts[0].correct.device).argsort()
-    found = Readout.cat(parts, dim=1)
+    back = torch.tensor(order, device=readouts[0].correct.device).argsort()
+    found = Readout.cat(readouts, dim=1)
     return Readout(found.correct[:, back], found.incorrect[:, back], found.log_normalizer[:, back])

@@ -46,14 +46,14 @@ def sweep(
         return _vision_encoder(model, clean, corrupt, inputs, patches, answer_ids, memory)
     replay = Replay(model, corrupt)
     firsts = replay.first_reached(patches)
-    parts, order = [], []
+    readouts, order = [], []
     for first in sorted(set(firsts)):
         chosen = [i for i, at in enumerate(firsts) if at == first]
         size = max(1, (memory - replay.nbytes) // (len(answer_ids) * replay.state_bytes(first)))
         run = SuffixSweep(model, replay, clean, corrupt, first)
-        parts.append(in_chunks(patches.subset(chosen), size, partial(run.answer, answer_ids=answer_ids)))
+        readouts.append(in_chunks(patches.subset(chosen), size, partial(run.answer, answer_ids=answer_ids)))
         order += chosen
-    found = Readout.cat(parts, dim=1)
+    found = Readout.cat(readouts, dim=1)
     back = torch.tensor(order, device=found.correct.device).argsort()
     return Readout(found.correct[:, back], found.incorrect[:, back], found.log_normalizer[:, back])
 
@@ -267,7 +267,7 @@ def _vision_encoder(
     model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
 ) -> Readout:
     """Patched states of the vision encoder, batch by batch; vision layers up to the patched one do not run."""
-    parts = []
+    readouts = []
     for pair in range(len(answer_ids)):
         mine = inputs_of_pair(inputs, pair, len(answer_ids))
         one = slice(pair, pair + 1)
@@ -285,8 +285,8 @@ def _vision_encoder(
             return Readout.cat(found, dim=1)
 
         size = max(1, memory // _whole_bytes(model, corrupt))
-        parts.append(in_chunks(patches.of_pair(pair), size, answer))
-    return Readout.cat(parts, dim=0)
+        readouts.append(in_chunks(patches.of_pair(pair), size, answer))
+    return Readout.cat(readouts, dim=0)
 
 
 def _patched_stream(clean: Tensor, corrupt: Tensor, patches: Patches) -> Tensor:

@@ -1,6 +1,7 @@
 """Activation patching the naive way: one whole forward pass with a hook for every patch.
 
-Slow, obvious, and the same for every family. The fast sweeps are held to it, by the tests and when a model loads.
+Slow, obvious, and the same for every family. The tests, and the check when a model loads, compare the fast sweeps with
+it.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ def sweep(
         inputs: the pair's corrupt inputs (batch 1)
         patches: what to patch
         answer_ids: (1, 2): first tokens of the correct and the incorrect answer
-        image: what stands in the place of the image embeddings in the corrupt run; None: nothing
+        image: what stands in the place of the image embeddings in the corrupt run; None: nothing does
 
     Returns:
         Readout of shape (1, patch)
     """
-    parts = []
+    readouts = []
     n_heads = model.blocks[patches.block].n_heads
     for i in range(len(patches)):
         chosen = (
@@ -59,8 +60,8 @@ def sweep(
             for site in sites
         ]
         with attach_hooks(points, n_pairs=1):
-            parts.append(Readout.of(model.answer_logits(inputs, image)[:, None], answer_ids))
-    return Readout.cat(parts, dim=1)
+            readouts.append(Readout.of(model.answer_logits(inputs, image)[:, None], answer_ids))
+    return Readout.cat(readouts, dim=1)
 
 
 @torch.no_grad()
@@ -73,7 +74,7 @@ def run_with_fixed_heads(
     answer_ids: Tensor,
 ) -> Readout:
     """Fix every head's output by hooks, one forward pass for each set; `inputs` give the embeddings (batch 1)."""
-    parts = []
+    readouts = []
     block = model.head_block
     for row in range(len(next(iter(keep_clean.values())))):
         points = []
@@ -85,8 +86,8 @@ def run_with_fixed_heads(
                 fixed = torch.where(mask, clean[site], corrupt[site])
                 points.append((model.hook_point(site), lambda _value, fixed=fixed: fixed))
         with attach_hooks(points):
-            parts.append(Readout.of(model.answer_logits(inputs)[:, None], answer_ids))
-    return Readout.cat(parts, dim=1)
+            readouts.append(Readout.of(model.answer_logits(inputs)[:, None], answer_ids))
+    return Readout.cat(readouts, dim=1)
 
 
 def hook_points_act(model: VLM, inputs: Inputs) -> list[Site]:

@@ -44,7 +44,7 @@ def check_replay(model: VLM, trace: Trace, inputs: Inputs) -> None:
     for i, call in enumerate(trace.calls):
         found = trace[block, "residual", i]  # (1, T, D)
         again = layers[i](call.hidden, **call.options)
-        refuse_unless_zero(again - found, found, f"text layer {i}, run alone, gives another output")
+        refuse_unless_zero(again - found, found, f"text layer {i}, run by itself, gives another output")
         if i + 1 < n:
             added = trace.calls[i + 1].hidden - found
             if model.adds_image_features_after(i):
