@@ -1,4 +1,4 @@
-"""Two runs side by side: profiles, peaks and the report's section say what the tables say."""
+"""Comparison of two runs: profiles, peaks and the report's section agree with the tables."""
 
 import pandas as pd
 import pytest
@@ -77,11 +77,11 @@ def test_grounding_counts_important_heads_that_look_at_the_object(runs):
     key = ["block", "module", "layer", "head"]
     matter = heads[heads["is_important"] & (heads["corruption"] == "image")][key].drop_duplicates()
     named = functions[(functions["region"] == "object") & (functions["function"] == "object detection")]
-    assert found["looking"] == len(named)
+    assert found["detecting"] == len(named)
     assert found["on_object"] == len(matter.merge(named[key], on=key)) <= found["important"]
 
 
-def test_only_a_finished_run_of_another_model_stands_beside(runs):
+def test_only_a_finished_run_of_another_model_is_compared(runs):
     blip, llava = runs
     assert other_run(llava, "default").name == "default"
     assert other_run(llava, "tiny-llava") is None and other_run(llava, None) is None and other_run(llava, "no") is None
@@ -92,7 +92,7 @@ def test_only_a_finished_run_of_another_model_stands_beside(runs):
 def test_the_report_has_a_section_with_the_numbers(runs):
     blip, llava = runs
     page = write_report(llava, beside="default").read_text()
-    assert 'id="beside"' in page and "Beside tiny-blip" in page
+    assert 'id="beside"' in page and "Comparison with tiny-blip" in page
     assert (llava.folder / "figures" / "comparison.png").is_file()
     top = peaks(pd.concat([layer_profile(run, ["rendered_states"]) for run in runs])).iloc[0]
     assert f"{top['mean']:.2f}" in page
@@ -102,6 +102,6 @@ def test_the_report_has_a_section_with_the_numbers(runs):
 def test_runs_without_a_shared_task_are_refused(runs, monkeypatch):
     from vlmtrace.pipeline import comparison as compare
 
-    monkeypatch.setattr(compare, "tasks_of", lambda run: [run.name])
+    monkeypatch.setattr(compare, "patched_tasks", lambda run: [run.name])
     with pytest.raises(VlmtraceError, match="share no task"):
         compare.compare(runs[1], runs[0])

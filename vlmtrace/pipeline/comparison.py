@@ -1,4 +1,8 @@
-"""Two runs side by side: does a model that looks by cross-attention decide where one that reads image tokens does?"""
+"""Comparison of two runs: do two models, such as one with cross-attention and one with image tokens, decide alike?
+
+Each run is summarized by the effects of what its layers add (`layer_profile`, `peaks`) and by what its important heads
+attend to (`grounding`). Only tasks that both runs have patched are compared.
+"""
 
 from __future__ import annotations
 
@@ -13,48 +17,70 @@ from vlmtrace.pipeline.runs import Run, open_run
 
 FIGURE = "comparison"
 
-#: What is compared: what a layer adds, not the stream that it adds to.
+#: The modules that are compared: what a layer adds to the residual stream, not the stream itself.
 ADDED = ("cross_attention", "self_attention", "mlp")
 
 
 def model_of(run: Run) -> str:
-    """The name of a run's model, without its folder."""
+    """Give the name of a run's model, without its folder."""
     return str(run.record()["parameters"]["model"]).rstrip("/").split("/")[-1]
 
 
 def head_block_of(table: pd.DataFrame) -> str:
-    """The block that reads the prompt: the one in which attention has been patched at the options."""
-    read = (table["module"] == "self_attention") & (table["token_role"] == "correct")
-    blocks = table.loc[read, "block"].unique()
+    """Find the block that reads the prompt: the one whose self-attention was patched at the correct option.
+
+    Args:
+        table: the module_patching table of a task
+
+    Returns:
+        the name of the block
+
+    Raises:
+        VlmtraceError: no block, or more than one, was patched there
+    """
+    at_option = (table["module"] == "self_attention") & (table["token_role"] == "correct")
+    blocks = table.loc[at_option, "block"].unique()
     if len(blocks) != 1:
         raise VlmtraceError(f"A module_patching table with {len(blocks)} blocks that read prompts cannot be compared.")
     return str(blocks[0])
 
 
 def layer_profile(run: Run, tasks: Sequence[str]) -> pd.DataFrame:
-    """The effect of each module and layer of the block that reads the prompt, summed over positions.
+    """Sum the effects of each module and layer over positions, in the block that reads the prompt.
+
+    Args:
+        run: with a module_patching table of each task
+        tasks: names of tasks
 
     Returns:
-        model, task, corruption, sample_id, module, where ("text": the prompt's positions, "image": image tokens in
-        the block's sequence), layer, patching_effect
+        one row per task, corruption, pair, module, kind of position and layer: model, task, corruption, sample_id
+        ("task/sample_id"), module, where (kind of position: "text" for those of the prompt, "image" for image tokens in
+        the block's sequence), layer, patching_effect (the sum)
+
+    Raises:
+        VlmtraceError: a table does not have one block that reads the prompt
     """
     tables = []
     for task in tasks:
         table = run.table("module_patching", task)
         table = table[(table["block"] == head_block_of(table)) & table["module"].isin(ADDED)]
         where = (table["token_role"] == "image").map({True: "image", False: "text"})
-        place = ["corruption", "sample_id", "module", "where", "layer"]
-        summed = table.assign(where=where).groupby(place)["patching_effect"].sum(min_count=1).reset_index()
+        site = ["corruption", "sample_id", "module", "where", "layer"]
+        summed = table.assign(where=where).groupby(site)["patching_effect"].sum(min_count=1).reset_index()
         tables.append(summed.assign(task=task, sample_id=f"{task}/" + summed["sample_id"]))
     return pd.concat(tables, ignore_index=True).dropna().assign(model=model_of(run))
 
 
 def peaks(profiles: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Where each model's modules restore most.
+    """Find the layer in which each model's modules have the largest mean effect.
+
+    Args:
+        profiles: from `layer_profile`, of any number of runs
+        seed: of the bootstrap
 
     Returns:
-        one row a model, corruption, module and kind of position: its layer with the largest mean effect, that mean,
-        its 95 % interval, and n
+        one row per model, corruption, module and kind of position: model, corruption, module, where, layer (with the
+        largest mean), mean (over pairs), ci_low, ci_high (95 % interval over pairs), n (pairs)
     """
     rows = []
     for (model, corruption, module, where), part in profiles.groupby(
@@ -70,11 +96,15 @@ def peaks(profiles: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def grounding(run: Run) -> dict[str, Any]:
-    """How many of a run's important heads look at the object asked about more than its size explains.
+    """Count the important heads that attend to the object asked about more than its size explains.
+
+    Args:
+        run: with the tables heads and head_functions
 
     Returns:
-        model, important (heads that look at the image and matter under image corruption in some task), on_object (of
-        these, named "object detection"), looking (all heads so named), heads (all that look at the image)
+        model (its name), heads (number of heads that see the image), detecting (of these, heads with the function
+        "object detection"), important (of these, heads that are important under image corruption in some task),
+        on_object (heads that are both)
     """
     functions, heads = run.table("head_functions"), run.table("heads")
     key = ["block", "module", "layer", "head"]
@@ -85,23 +115,31 @@ def grounding(run: Run) -> dict[str, Any]:
     return {
         "model": model_of(run),
         "heads": len(named),
-        "looking": int(detecting.sum()),
+        "detecting": int(detecting.sum()),
         "important": len(both),
         "on_object": int((both["function"] == "object detection").sum()),
     }
 
 
 def compare(run: Run, other: Run) -> dict[str, Any]:
-    """What the report says of two runs; draws the figure of both into the first one's folder.
+    """Compare two runs, and save the figure of both in the folder of the first.
+
+    Args:
+        run: the run that is reported
+        other: a run of another model
+
+    Returns:
+        what the report's section needs: other (name of the run), models (of other and run), tasks (those compared),
+        peaks (rows of `peaks`), grounding (of other and run), figure (name and caption)
 
     Raises:
         VlmtraceError: the runs share no task, or are of the same model
     """
-    from vlmtrace import plots
+    from vlmtrace import plots  # here, since it imports seaborn, which takes a second
 
-    shared = [task for task in tasks_of(run) if task in tasks_of(other)]
+    shared = [task for task in patched_tasks(run) if task in patched_tasks(other)]
     if not shared:
-        raise VlmtraceError(f"Runs {run.name} and {other.name} share no task: run both on the same.")
+        raise VlmtraceError(f"Runs {run.name} and {other.name} share no task: run both on the same tasks.")
     if model_of(run) == model_of(other):
         raise VlmtraceError(f"Runs {run.name} and {other.name} are of the same model: nothing to compare.")
     profiles = pd.concat([layer_profile(one, shared) for one in (other, run)], ignore_index=True)
@@ -114,19 +152,27 @@ def compare(run: Run, other: Run) -> dict[str, Any]:
         "grounding": [grounding(one) for one in (other, run)],
         "figure": {
             "name": FIGURE,
-            "caption": "Effect of patching what each layer's modules add, summed over positions, with 95 % intervals "
-            "over pairs. Broken lines: at the image's tokens, where the block has any.",
+            "caption": "Effect of patching what the modules of each layer add, summed over positions, with 95 % "
+            "intervals over pairs. Dashed lines: sum over the image tokens, if the block has any.",
         },
     }
 
 
-def tasks_of(run: Run) -> list[str]:
-    """Tasks that a run has patched modules of."""
+def patched_tasks(run: Run) -> list[str]:
+    """List the tasks whose modules a run has patched, sorted."""
     return sorted(path.parent.name for path in run.folder.glob("*/module_patching.parquet"))
 
 
 def other_run(run: Run, name: str | None) -> Run | None:
-    """The run to compare with, if it is there and of another model."""
+    """Find the run to compare with.
+
+    Args:
+        run: the run that is reported
+        name: of the run to compare with; None or "": none
+
+    Returns:
+        that run; None if it is the same run or of the same model, or if either run lacks the table head_functions
+    """
     if not name or name == run.name:
         return None
     other = open_run(name)

@@ -1,0 +1,95 @@
+"""The executed notebooks of a run as HTML pages that need no Jupyter, linked to one another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from vlmtrace.core.files import write_atomically
+from vlmtrace.pipeline.notebooks import WIDGET
+from vlmtrace.pipeline.runs import Run
+
+#: A link of a notebook to a file beside or above it: its text and its target. Links to the web and to headings stay.
+LOCAL_LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#)([^)\s]+)\)")
+
+
+def notebook_pages(run: Run, folder: Path) -> Iterable[dict[str, str]]:
+    """Render the executed notebooks as pages that need no Jupyter.
+
+    A page is rendered again only if its notebook, or one that it links to, is newer.
+
+    Args:
+        run: whose executed notebooks are rendered
+        folder: of the report; the pages are written to `notebooks/` in it
+
+    Yields:
+        for each notebook: task ("" for one of all tasks), name (the stage), page and notebook (paths relative to the
+        folder)
+    """
+    executed = {path.stem: path for path in sorted((run.folder / "notebooks").glob("[!.]*.ipynb"))}
+    for stem, notebook in executed.items():
+        task, _, name = stem.rpartition("-")
+        page = folder / "notebooks" / f"{stem}.html"
+        linked = linked_notebooks(notebook.read_text(encoding="utf-8"), task, executed)
+        newest = max(path.stat().st_mtime for path in (notebook, *linked.values()))
+        if not page.is_file() or page.stat().st_mtime < newest:
+            links = {link: f"{path.stem}.html" for link, path in linked.items()}
+            with write_atomically(page) as temporary:
+                temporary.write_text(notebook_as_html(notebook, links), encoding="utf-8")
+        yield {
+            "task": task,
+            "name": name,
+            "page": f"notebooks/{page.name}",
+            "notebook": f"../notebooks/{notebook.name}",
+        }
+
+
+def linked_notebooks(text: str, task: str, executed: Mapping[str, Path]) -> dict[str, Path]:
+    """Find the executed notebooks that a notebook links to.
+
+    Args:
+        text: the notebook's file
+        task: of the notebook, "" for one of all tasks
+        executed: the executed notebooks of the run, by their names without ending
+
+    Returns:
+        by link (such as "02_evaluate.ipynb"): the executed notebook of the same task, or of all tasks, or of the first
+        task that has it; links to notebooks that were not executed are left out
+    """
+    found = {}
+    for link in dict.fromkeys(target for _, target in LOCAL_LINK.findall(text) if target.endswith(".ipynb")):
+        name = link.removesuffix(".ipynb")
+        of_other_tasks = [stem for stem in executed if stem.endswith(f"-{name}")]
+        stem = next((stem for stem in (f"{task}-{name}", name, *of_other_tasks) if stem in executed), None)
+        if stem is not None:
+            found[link] = executed[stem]
+    return found
+
+
+def notebook_as_html(notebook: Path, links: Mapping[str, str]) -> str:
+    """Render an executed notebook as a static page.
+
+    Controls are left out, because they do not work without a kernel; their figures stay.
+
+    Args:
+        notebook: the executed notebook
+        links: pages by the local links that lead to them; the text of every other local link stays without the link,
+            because its target does not lie beside the page
+    """
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    def relink(match: re.Match[str]) -> str:
+        text, target = match.groups()
+        return f"[{text}]({links[target]})" if target in links else text
+
+    content = nbformat.read(notebook, as_version=4)
+    content.metadata.pop("widgets", None)
+    content.metadata["title"] = notebook.stem
+    for cell in content.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LOCAL_LINK.sub(relink, cell.source)
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
+    return HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(content)[0]
