@@ -1,0 +1,91 @@
+"""Sphinx configuration. `python docs/build.py` copies this folder, adds the generated pages, and builds the copy."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+
+# The build runs on a copy in docs/_build/source.
+ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+project = "vlmtrace"
+author = "the vlmtrace authors"
+copyright = author
+release = version = PROJECT["version"]
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+
+# Pages ------------------------------------------------------------------
+
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "attrs_block"]
+myst_heading_anchors = 3
+#: Single backticks in a docstring: a link where the name is documented, else code.
+default_role = "py:obj"
+
+# Notebooks: rendered as they were executed, without scripts from elsewhere.
+nb_execution_mode = "off"
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}
+nb_merge_streams = True
+#: Jupyter has names for its lexers that Pygments does not know where IPython is not imported.
+highlight_language = "python"
+
+# API -------------------------------------------------------------------------------------------------------------
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_class_signature = "mixed"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+napoleon_use_param = True
+napoleon_preprocess_types = False
+nitpicky = True
+nitpick_ignore_regex = [
+    # Names in single backticks that are no public name: parameters, columns, private helpers.
+    ("py:obj", r".*"),
+    # Types and errors of other libraries: their documentation is not at hand offline.
+    ("py:class", r"(?!vlmtrace\.).*"),
+    ("py:exc", r"(?!vlmtrace\.).*"),
+]
+
+# HTML ------------------------------------------------------------------------------------------------------------
+
+html_theme = "furo"
+html_title = f"vlmtrace {release}"
+html_static_path = ["_static"]
+html_css_files = ["vlmtrace.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_math_renderer = "mathml"
+html_theme_options = {"navigation_with_keys": True}
+
+
+def mathml(tex: str, as_block: bool) -> str:
+    """LaTeX as MathML, which browsers draw by themselves: no script, no fonts from elsewhere."""
+    return tex2mathml(re.sub(r"\\big(?![a-zA-Z])", "", tex), as_block=as_block)
+
+
+def visit_inline_math(writer: object, node: nodes.math) -> None:
+    """Write `$…$`."""
+    writer.body.append(mathml(node.astext(), as_block=False))  # type: ignore[attr-defined]
+    raise nodes.SkipNode
+
+
+def visit_display_math(writer: object, node: nodes.math_block) -> None:
+    """Write `$$…$$`."""
+    writer.body.append(f'<div class="math">{mathml(node.astext(), as_block=True)}</div>\n')  # type: ignore[attr-defined]
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Register the renderer of formulas."""
+    app.add_html_math_renderer("mathml", (visit_inline_math, None), (visit_display_math, None))

@@ -1,0 +1,71 @@
+"""Pages of the API, from what `vlmtrace` and the interfaces of its rooms export."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from types import ModuleType
+
+#: Rooms whose names a reader may import. The others (core, display, training, benchmarks) are the package's own.
+ROOMS = (
+    "vlmtrace.plots",
+    "vlmtrace.models",
+    "vlmtrace.tasks",
+    "vlmtrace.inputs",
+    *(f"vlmtrace.methods.{path.name}" for path in sorted(
+        path for path in (Path(__file__).resolve().parents[2] / "vlmtrace" / "methods").iterdir()
+        if (path / "__init__.py").is_file()
+    )),
+    "vlmtrace.pipeline",
+    "vlmtrace.app",
+)  # fmt: skip
+
+
+def heading(text: str, under: str = "=") -> str:
+    """A heading in reStructuredText."""
+    return f"{text}\n{under * len(text)}\n"
+
+
+def entry(module: str, name: str, value: object) -> str:
+    """The directive that documents one exported name."""
+    if inspect.isclass(value):
+        members = "" if issubclass(value, BaseException) else "\n   :members:"
+        return f".. autoclass:: {module}.{name}{members}\n"
+    if callable(value):
+        return f".. autofunction:: {module}.{name}\n"
+    shown = repr(value)
+    shown = f"``{shown}``" if len(shown) <= 200 else f"a {type(value).__name__} of {len(value)}"  # type: ignore[arg-type]
+    return f".. py:data:: {module}.{name}\n\n   {shown}\n"
+
+
+def page(module: str, public: dict[int, str]) -> str:
+    """The page of one room; names that `vlmtrace` exports too are documented there and linked here."""
+    room = importlib.import_module(module)
+    entries, links = [], []
+    for name in room.__all__:
+        value = getattr(room, name)
+        if isinstance(value, ModuleType):
+            continue
+        if id(value) in public and module != "vlmtrace":
+            links.append(f":py:obj:`vlmtrace.{public[id(value)]}`")
+        else:
+            entries.append(entry(module, name, value))
+    also = f"Documented with the public names: {', '.join(links)}.\n" if links else ""
+    return "\n".join([heading(module), f".. automodule:: {module}\n", also, *entries])
+
+
+def write(folder: Path) -> None:
+    """Write the page of `vlmtrace`, one page for each room, and their index."""
+    folder.mkdir(exist_ok=True)
+    front = importlib.import_module("vlmtrace")
+    public = {id(getattr(front, name)): name for name in front.__all__ if callable(getattr(front, name))}
+    for module in ("vlmtrace", *ROOMS):
+        (folder / f"{module}.rst").write_text(page(module, public))
+    contents = "\n".join(f"   {module}" for module in ("vlmtrace", *ROOMS))
+    (folder / "index.rst").write_text(
+        f"{heading('API')}\n"
+        "``import vlmtrace as vt`` gives the public names. They and their parameters change only with a line in the\n"
+        "changelog. The other pages list what each room of the package exports; see :doc:`../design`.\n\n"
+        f".. toctree::\n   :maxdepth: 1\n\n{contents}\n"
+    )

@@ -1,0 +1,101 @@
+"""Parts of pages that are made from the package: tables, families, data sets, messages, the changelog.
+
+A page asks for a part by a line of its own, `<!-- generated: tables -->`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "vlmtrace"
+MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+
+
+def tables() -> str:
+    """Every table, column by column."""
+    from vlmtrace.core.schema import tables_markdown
+
+    return tables_markdown()
+
+
+def families() -> str:
+    """The model families, and what is particular to each."""
+    from vlmtrace.models.families import families_table
+
+    return families_table()
+
+
+def sources() -> str:
+    """Where the data sets come from, under which licence, and how to cite them."""
+    from vlmtrace.tasks.sources import SOURCES
+
+    lines = ["| data set | source | licence | citation |", "| --- | --- | --- | --- |"]
+    for task, source in SOURCES.items():
+        if task not in ("rendered", "csv", "folder"):
+            cells = [source[part] for part in ("name", "url", "licence", "citation")]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def sentence(node: ast.expr) -> str:
+    """The text of a message, `…` where a value is put in."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=values):
+            return "".join(value.value if isinstance(value, ast.Constant) else "…" for value in values)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return sentence(left) + sentence(right)
+        case _:
+            return "…"
+
+
+def all_messages() -> Iterator[tuple[str, str]]:
+    """The room and the text of every VlmtraceError that the package can raise."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith("VlmtraceError"):
+                text = sentence(node.args[0])
+                if text.strip("… ."):
+                    yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), text
+
+
+def messages() -> str:
+    """Every message, by the module that raises it."""
+    lines, last = [], ""
+    for module, text in all_messages():
+        if module != last:
+            lines.append(f"\n`vlmtrace.{module}`\n")
+            last = module
+        lines.append(f"- {text.replace('<', '&lt;').replace('*', chr(92) + '*').replace('`', chr(92) + '`')}")
+    return "\n".join(lines)
+
+
+def changelog() -> str:
+    """CHANGELOG.md without its title."""
+    return (ROOT / "CHANGELOG.md").read_text().split("\n", 1)[1]
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "tables": tables,
+    "families": families,
+    "sources": sources,
+    "messages": messages,
+    "changelog": changelog,
+}
+
+
+def write(folder: Path) -> None:
+    """Put the generated parts into the pages that ask for them.
+
+    Raises:
+        KeyError: a page asks for a part that does not exist
+    """
+    for path in sorted(folder.rglob("*.md")):
+        text = path.read_text()
+        if MARK.search(text):
+            path.write_text(MARK.sub(lambda match: GENERATED[match[1]](), text))
