@@ -34,17 +34,19 @@ default_role = "py:obj"
 nb_execution_mode = "off"
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 nb_merge_streams = True
-#: Jupyter has names for its lexers that Pygments does not know where IPython is not imported.
-highlight_language = "python"
+#: Indented blocks are mostly commands; Python is marked as such.
+highlight_language = "none"
 
 # API -------------------------------------------------------------------------------------------------------------
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
 autodoc_class_signature = "mixed"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+napoleon_use_ivar = False
 napoleon_use_rtype = False
 napoleon_use_param = True
 napoleon_preprocess_types = False
@@ -52,9 +54,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Names in single backticks that are no public name: parameters, columns, private helpers.
     ("py:obj", r".*"),
-    # Types and errors of other libraries: their documentation is not at hand offline.
-    ("py:class", r"(?!vlmtrace\.).*"),
-    ("py:exc", r"(?!vlmtrace\.).*"),
+    # Types of other libraries, whose documentation is not at hand offline, and private ones in signatures.
+    ("py:(class|exc)", r".*"),
 ]
 
 # HTML ------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -32,10 +33,13 @@ def entry(module: str, name: str, value: object) -> str:
     if inspect.isclass(value):
         members = "" if issubclass(value, BaseException) else "\n   :members:"
         return f".. autoclass:: {module}.{name}{members}\n"
-    if callable(value):
+    if inspect.isroutine(value):
         return f".. autofunction:: {module}.{name}\n"
     shown = repr(value)
-    shown = f"``{shown}``" if len(shown) <= 200 else f"a {type(value).__name__} of {len(value)}"  # type: ignore[arg-type]
+    # Long values are told by their keys, or by how many there are.
+    if len(shown) > 200 and isinstance(value, Mapping):
+        shown = repr(sorted(map(str, value)))
+    shown = f"``{shown}``" if len(shown) <= 600 else f"A {type(value).__name__} of {len(value)} entries."  # type: ignore[arg-type]
     return f".. py:data:: {module}.{name}\n\n   {shown}\n"
 
 

@@ -49,7 +49,7 @@ def executed(notebook: Path, folder: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def execute(notebook: Path, runs: Path) -> Path:
+def execute(notebook: Path) -> Path:
     """Execute a notebook into the run of this documentation, and return the executed copy."""
     run = f"{OWN_RUN}-llava" if needs_llava(notebook) else OWN_RUN
     known = parameters_of(notebook)
@@ -62,9 +62,9 @@ def execute(notebook: Path, runs: Path) -> Path:
         command += ["-p", f"samples={SAMPLES}"]
     print(f"Executing {notebook.name}, which no run has: {' '.join(command[1:])}", flush=True)
     subprocess.run(command, cwd=ROOT, check=True)
-    found = executed(notebook, runs / run)
+    found = executed(notebook, ROOT / "data" / "runs" / run)
     if found is None:
-        raise FileNotFoundError(f"{notebook.name} was executed, but {runs / run} has no copy of it")
+        raise FileNotFoundError(f"{notebook.name} was executed, but the run {run!r} has no copy of it")
     return found
 
 
@@ -75,12 +75,12 @@ def find(run: str, llava_run: str, runs: Path) -> dict[str, Path]:
     pipeline = [path for path in sources() if path.name[:2] <= "06"]
     if any(found[path.name] is None for path in pipeline):
         found |= dict.fromkeys((path.name for path in pipeline), None)
-    return {path.name: found[path.name] or execute(path, runs) for path in sources()}
+    return {path.name: found[path.name] or execute(path) for path in sources()}
 
 
 def write(folder: Path, run: str, llava_run: str, runs: Path) -> None:
     """Write the pages of all notebooks and their index."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     titles = {}
     for name, path in find(run, llava_run, runs).items():
         notebook = page_of(nbformat.read(path, as_version=4))
