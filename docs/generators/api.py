@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -28,10 +29,19 @@ def heading(text: str, under: str = "=") -> str:
     return f"{text}\n{under * len(text)}\n"
 
 
+def described_fields(value: type) -> list[str]:
+    """The fields that a class describes under `Attributes:`, which need no entry of their own."""
+    section = (inspect.getdoc(value) or "").partition("Attributes:\n")[2]
+    names = re.findall(r"^ {2,4}(\w+(?:, \w+)*)(?: \([^)]*\))?:", section, flags=re.MULTILINE)
+    return [name for line in names for name in line.split(", ")]
+
+
 def entry(module: str, name: str, value: object) -> str:
     """The directive that documents one exported name."""
     if inspect.isclass(value):
         members = "" if issubclass(value, BaseException) else "\n   :members:"
+        if members and (fields := described_fields(value)):
+            members += f"\n   :exclude-members: {', '.join(fields)}"
         return f".. autoclass:: {module}.{name}{members}\n"
     if inspect.isroutine(value):
         return f".. autofunction:: {module}.{name}\n"

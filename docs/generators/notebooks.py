@@ -50,8 +50,12 @@ def executed(notebook: Path, folder: Path) -> Path | None:
 
 
 def execute(notebook: Path) -> Path:
-    """Execute a notebook into the run of this documentation, and return the executed copy."""
+    """Execute a notebook into the run of this documentation, unless that was done; return the executed copy."""
     run = f"{OWN_RUN}-llava" if needs_llava(notebook) else OWN_RUN
+    before = executed(notebook, ROOT / "data" / "runs" / run)
+    newest = max(path.stat().st_mtime for path in (notebook, *(ROOT / "vlmtrace").rglob("*.py")))
+    if before is not None and before.stat().st_mtime > newest:
+        return before
     known = parameters_of(notebook)
     command = [sys.executable, "-m", "vlmtrace", "run", str(notebook), "--run", run]
     if "task" in known:
