@@ -28,7 +28,7 @@ NOT_PAGES = ("_build", "generators", "__pycache__", "build.py", "measure_costs.p
 sys.path[:0] = [str(ROOT), str(DOCS)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from generators import api, house, notebooks, reference  # noqa: E402
+from generators import api, notebooks, reference  # noqa: E402
 from link_check import broken_links  # noqa: E402
 
 
@@ -38,7 +38,6 @@ def assemble(run: str, llava_run: str, runs: Path) -> None:
     shutil.copytree(DOCS, SOURCE, ignore=shutil.ignore_patterns(*NOT_PAGES))
     notebooks.write(SOURCE / "notebooks", run, llava_run, runs)
     reference.write(SOURCE)
-    house.write(SOURCE / "images")
     api.write(SOURCE / "api")
 
 

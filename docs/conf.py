@@ -46,7 +46,7 @@ python_maximum_signature_line_length = 88
 autodoc_class_signature = "mixed"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = False
+napoleon_custom_sections = [("Attributes", "params_style")]
 napoleon_use_rtype = False
 napoleon_use_param = True
 napoleon_preprocess_types = False
@@ -87,6 +87,13 @@ def visit_display_math(writer: object, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def keep_colon(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Keep napoleon from reading `rows that were tried: head, size` as a property's type and its description."""
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")
+
+
 def setup(app: Sphinx) -> None:
-    """Register the renderer of formulas."""
+    """Register the renderer of formulas, and what docstrings go through before napoleon."""
+    app.connect("autodoc-process-docstring", keep_colon, priority=100)
     app.add_html_math_renderer("mathml", (visit_inline_math, None), (visit_display_math, None))

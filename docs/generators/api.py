@@ -23,6 +23,9 @@ ROOMS = (
     "vlmtrace.app",
 )  # fmt: skip
 
+#: The rooms that the public names come from, in the order in which an analysis uses them.
+IN_USE = ("models", "tasks", "methods.evaluation", "methods.patching", "methods.attribution", "methods.knockout")
+
 
 def heading(text: str, under: str = "=") -> str:
     """A heading in reStructuredText."""
@@ -53,6 +56,30 @@ def entry(module: str, name: str, value: object) -> str:
     return f".. py:data:: {module}.{name}\n\n   {shown}\n"
 
 
+def room_of(value: object) -> str:
+    """The room that defines a function or class: "models", "tasks", "methods.patching", …"""
+    parts = getattr(value, "__module__", "").split(".")
+    return ".".join(parts[1 : 3 if parts[1] == "methods" else 2])
+
+
+def front_page() -> str:
+    """The page of `vlmtrace`: its names by the room that they come from, in the order in which one uses them."""
+    front = importlib.import_module("vlmtrace")
+    by_room: dict[str, list[str]] = {room: [] for room in IN_USE}
+    for name in front.__all__:
+        value = getattr(front, name)
+        if not isinstance(value, ModuleType):
+            by_room.setdefault(room_of(value), []).append(name)
+    parts = [heading("vlmtrace"), ".. automodule:: vlmtrace\n"]
+    for room, names in by_room.items():
+        parts.append(heading(room, "-"))
+        # Functions before classes: one calls the former and is handed the latter.
+        names.sort(key=lambda name: inspect.isclass(getattr(front, name)))
+        parts += [entry("vlmtrace", name, getattr(front, name)) for name in names]
+    parts += [heading("plots", "-"), "Every figure, see :doc:`vlmtrace.plots`.\n"]
+    return "\n".join(parts)
+
+
 def page(module: str, public: dict[int, str]) -> str:
     """The page of one room; names that `vlmtrace` exports too are documented there and linked here."""
     room = importlib.import_module(module)
@@ -61,12 +88,12 @@ def page(module: str, public: dict[int, str]) -> str:
         value = getattr(room, name)
         if isinstance(value, ModuleType):
             continue
-        if id(value) in public and module != "vlmtrace":
+        if id(value) in public:
             links.append(f":py:obj:`vlmtrace.{public[id(value)]}`")
         else:
             entries.append(entry(module, name, value))
     also = f"Documented with the public names: {', '.join(links)}.\n" if links else ""
-    return "\n".join([heading(module), f".. automodule:: {module}\n", also, *entries])
+    return "\n".join([heading(module.removeprefix("vlmtrace.")), f".. automodule:: {module}\n", also, *entries])
 
 
 def write(folder: Path) -> None:
@@ -74,7 +101,8 @@ def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     front = importlib.import_module("vlmtrace")
     public = {id(getattr(front, name)): name for name in front.__all__ if callable(getattr(front, name))}
-    for module in ("vlmtrace", *ROOMS):
+    (folder / "vlmtrace.rst").write_text(front_page())
+    for module in ROOMS:
         (folder / f"{module}.rst").write_text(page(module, public))
     contents = "\n".join(f"   {module}" for module in ("vlmtrace", *ROOMS))
     (folder / "index.rst").write_text(

@@ -62,7 +62,7 @@ def between(level: int, inside: str = "vlmtrace") -> Graph:
 
     def room(module: str) -> str | None:
         parts = module.split(".")
-        if module == "vlmtrace" or module.startswith(f"{inside}.") is False:
+        if not module.startswith(f"{inside}."):
             return "vlmtrace" if inside == "vlmtrace" else None
         return parts[level] if len(parts) > level else None
 
@@ -101,16 +101,16 @@ def order(graph: Graph, given: list[str]) -> list[str]:
 
 def drawing(graph: Graph, rooms: list[str], words: dict[str, str], caption: str) -> str:
     """Rooms below each other, an arc for each import that goes down, as SVG."""
-    step, left, width, pad = 46, 16, 430, 10
+    step, left, width, pad = 46, 8, 600, 6
     height = step * len(rooms) + 2 * pad
     middle = {room: pad + step * i + step // 2 for i, room in enumerate(rooms)}
     reach = (len(rooms) - 1) * step * 0.5 + 40
     total = left + width + reach
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height}" role="img" '
-        f'font-family="system-ui, sans-serif">',
+        f'<svg class="house" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height}" role="img" '
+        'font-family="system-ui, sans-serif">',
         f"<title>{escape(caption)}</title>",
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto">'
         '<path d="M0,0 L8,4 L0,8 z" fill="#4a6fa5"/></marker></defs>',
         f'<rect width="{total:.0f}" height="{height}" fill="white"/>',
     ]
@@ -130,31 +130,37 @@ def drawing(graph: Graph, rooms: list[str], words: dict[str, str], caption: str)
         parts.append(
             f'<rect x="{left}" y="{y - 17}" width="{width}" height="34" rx="5" fill="#eef2f8" stroke="#9db0cc"/>'
             f'<text x="{left + 12}" y="{y + 5}" font-size="15" font-weight="600" fill="#1b2a41">{room}</text>'
-            f'<text x="{left + 134}" y="{y + 5}" font-size="12" fill="#43516a">{escape(words.get(room, ""))}</text>'
+            f'<text x="{left + 150}" y="{y + 5}" font-size="12" fill="#43516a">{escape(words.get(room, ""))}</text>'
         )
     return "\n".join([*parts, "</svg>"])
 
 
-def first_sentence(room: str) -> str:
-    """What a method's docstring says it measures, cut to one line of the drawing."""
+def question_of(room: str) -> str:
+    """What a method's docstring says it answers: its first line, without the name, cut to the width of a box."""
     text = ast.get_docstring(ast.parse((PACKAGE / "methods" / room / "__init__.py").read_text())) or ""
-    line = text.splitlines()[0].rstrip(".")
-    return line if len(line) <= 52 else line[: line.rfind(" ", 0, 51)] + " …"
+    line = text.splitlines()[0].rpartition(": ")[2].rstrip(".")
+    return line if len(line) <= 72 else line[: line.rfind(" ", 0, 70)] + " …"
 
 
-def write(folder: Path) -> None:
-    """Draw `house.svg` (all rooms) and `methods.svg` (the rooms of methods).
+def in_page(svg: str) -> str:
+    """A drawing as a part of a page, so that its titles show when the mouse is over an arc."""
+    return f"```{{raw}} html\n{svg}\n```"
+
+
+def house() -> str:
+    """All rooms of the package.
 
     Raises:
         ValueError: the package has a room that `ROOMS` does not describe, or lacks one that it does
     """
-    folder.mkdir(exist_ok=True)
     graph = between(1)
     if graph.keys() != ROOMS.keys():
         raise ValueError(f"docs/generators/house.py: ROOMS and the package differ in {graph.keys() ^ ROOMS.keys()}")
-    rooms = order(graph, list(ROOMS))
-    (folder / "house.svg").write_text(drawing(graph, rooms, ROOMS, "Rooms of vlmtrace; imports go down"))
-    methods = between(2, "vlmtrace.methods")
-    words = {room: first_sentence(room) for room in methods}
-    drawn = drawing(methods, order(methods, sorted(methods)), words, "Rooms of methods; imports go down")
-    (folder / "methods.svg").write_text(drawn)
+    return in_page(drawing(graph, order(graph, list(ROOMS)), ROOMS, "Rooms of vlmtrace; imports go down"))
+
+
+def methods() -> str:
+    """The rooms of methods."""
+    graph = between(2, "vlmtrace.methods")
+    words = {room: question_of(room) for room in graph}
+    return in_page(drawing(graph, order(graph, sorted(graph)), words, "Rooms of methods; imports go down"))

@@ -20,6 +20,11 @@ TASK = "rendered_states"
 #: The run that missing notebooks are executed into, and how few pairs that takes.
 OWN_RUN, SAMPLES = "docs", "24"
 
+#: What stands in the place of a view that only a browser with a running kernel can show.
+VIEW = """*An interactive view: run the notebook to use it. This is how one of its tabs looks, for another example:*
+
+![The Patch view](../images/explorer-patch.png)"""
+
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 
@@ -113,11 +118,10 @@ def _shown(output: Any, states: dict[str, Any]) -> Any:
     data = output.get("data", {})
     if WIDGET in data:
         controls = list(_labels(data[WIDGET]["model_id"], states))
-        if not controls and "image/png" not in data:
-            text = "An interactive view: run the notebook to use it."
-        else:
-            text = f"Interactive controls ({', '.join(controls)}): run the notebook to use them."
-        return nbformat.v4.new_output("display_data", data={"text/plain": text})
+        if not controls:
+            return nbformat.v4.new_output("display_data", data={"text/markdown": VIEW})
+        text = f"*Interactive controls ({', '.join(controls)}): run the notebook to use them.*"
+        return nbformat.v4.new_output("display_data", data={"text/markdown": text})
     if output.output_type == "stream":
         output.text = clean_text(output.text)
         return output if output.text.strip() else None

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from generators import house
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "vlmtrace"
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
@@ -86,6 +88,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "sources": sources,
     "messages": messages,
     "changelog": changelog,
+    "house": house.house,
+    "methods": house.methods,
 }
 
 
