@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-#: Rooms whose names a reader may import. The others (core, display, training, benchmarks) are the package's own.
+#: Rooms whose names a reader may import. The others (core, training, benchmarks) are the package's own.
 ROOMS = (
     "vlmtrace.plots",
     "vlmtrace.models",
+    "vlmtrace.models.families",
     "vlmtrace.tasks",
     "vlmtrace.inputs",
     *(f"vlmtrace.methods.{path.name}" for path in sorted(
         path for path in (Path(__file__).resolve().parents[2] / "vlmtrace" / "methods").iterdir()
         if (path / "__init__.py").is_file()
     )),
+    "vlmtrace.display",
     "vlmtrace.pipeline",
     "vlmtrace.app",
 )  # fmt: skip
@@ -80,19 +82,26 @@ def front_page() -> str:
     return "\n".join(parts)
 
 
-def page(module: str, public: dict[int, str]) -> str:
-    """The page of one room; names that `vlmtrace` exports too are documented there and linked here."""
+def page(module: str, documented: dict[int, str]) -> str:
+    """The page of one room; a name that another page documents already is linked here.
+
+    Args:
+        module: the room
+        documented: by the id of a function or class, where it is documented; what this page documents is added
+    """
     room = importlib.import_module(module)
     entries, links = [], []
     for name in room.__all__:
         value = getattr(room, name)
         if isinstance(value, ModuleType):
             continue
-        if id(value) in public:
-            links.append(f":py:obj:`vlmtrace.{public[id(value)]}`")
-        else:
-            entries.append(entry(module, name, value))
-    also = f"Documented with the public names: {', '.join(links)}.\n" if links else ""
+        if id(value) in documented:
+            links.append(f":py:obj:`{documented[id(value)]}`")
+            continue
+        entries.append(entry(module, name, value))
+        if inspect.isroutine(value) or inspect.isclass(value):
+            documented[id(value)] = f"{module}.{name}"
+    also = f"Documented elsewhere: {', '.join(links)}.\n" if links else ""
     return "\n".join([heading(module.removeprefix("vlmtrace.")), f".. automodule:: {module}\n", also, *entries])
 
 
@@ -100,10 +109,12 @@ def write(folder: Path) -> None:
     """Write the page of `vlmtrace`, one page for each room, and their index."""
     folder.mkdir(exist_ok=True)
     front = importlib.import_module("vlmtrace")
-    public = {id(getattr(front, name)): name for name in front.__all__ if callable(getattr(front, name))}
+    names = [name for name in front.__all__ if callable(getattr(front, name))]
+    documented = {id(getattr(front, name)): f"vlmtrace.{name}" for name in names}
     (folder / "vlmtrace.rst").write_text(front_page())
-    for module in ROOMS:
-        (folder / f"{module}.rst").write_text(page(module, public))
+    # A room below another first: it is the one to document what both export.
+    for module in sorted(ROOMS, key=lambda module: -module.count(".")):
+        (folder / f"{module}.rst").write_text(page(module, documented))
     contents = "\n".join(f"   {module}" for module in ("vlmtrace", *ROOMS))
     (folder / "index.rst").write_text(
         f"{heading('API')}\n"

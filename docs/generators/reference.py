@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
+
 from generators import house
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,23 +26,44 @@ def tables() -> str:
     return tables_markdown()
 
 
-def families() -> str:
-    """The model families, and what is particular to each."""
-    from vlmtrace.models.families import families_table
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table of text, its columns' names as words."""
+    lines = ["| " + " | ".join(str(name).replace("_", " ") for name in table.columns) + " |"]
+    lines.append("| " + " | ".join("---" for _ in table.columns) + " |")
+    for row in table.itertuples(index=False):
+        cells = ["yes" if cell is True else "no" if cell is False else str(cell) for cell in row]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
 
-    return families_table()
+
+def families() -> str:
+    """The supported families, what is particular about each, and the families that are refused by name."""
+    from vlmtrace.models.families import families_table, unsupported_families
+
+    table = families_table()
+    checks = table.groupby("self_check", sort=False)["family"].agg(list)
+    refused = pd.DataFrame(
+        [(entry.name, entry.reason) for entry in unsupported_families().values()], columns=["refused", "a model"]
+    )
+    shown = table[["family", "image_tokens", "handled"]]
+    shown = shown.rename(columns={"image_tokens": "image tokens in the language model", "handled": "particular, and handled"})
+    with_vision = table.loc[~table["vision_encoder"], "family"]
+    lines = [as_markdown(shown), "", "When a model loads, this is checked:", ""]
+    lines += [f"- {', '.join(names)}: {check}." for check, names in checks.items()]
+    if len(with_vision):
+        lines += ["", f"Without their vision encoder: {', '.join(with_vision)}."]
+    without_weights = table.loc[~table["vision_attention"], "family"]
+    if len(without_weights):
+        lines += ["", f"The vision encoder gives no attention weights: {', '.join(without_weights)}."]
+    return "\n".join([*lines, "", as_markdown(refused)])
 
 
 def sources() -> str:
     """Where the data sets come from, under which licence, and how to cite them."""
-    from vlmtrace.tasks.sources import SOURCES
+    from vlmtrace.tasks import task_table
 
-    lines = ["| data set | source | licence | citation |", "| --- | --- | --- | --- |"]
-    for task, source in SOURCES.items():
-        if task not in ("rendered", "csv", "folder"):
-            cells = [source[part] for part in ("name", "url", "licence", "citation")]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    table = task_table().query("kind == 'published'")
+    return as_markdown(table[["name", "source", "url", "licence", "citation", "needs"]])
 
 
 def sentence(node: ast.expr) -> str:
