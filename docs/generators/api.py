@@ -36,7 +36,7 @@ def heading(text: str, under: str = "=") -> str:
 
 def described_fields(value: type) -> list[str]:
     """The fields that a class describes under `Attributes:`, which need no entry of their own."""
-    section = (inspect.getdoc(value) or "").partition("Attributes:\n")[2]
+    section = re.split(r"^\S", (inspect.getdoc(value) or "").partition("Attributes:\n")[2], flags=re.MULTILINE)[0]
     names = re.findall(r"^ {2,4}(\w+(?:, \w+)*)(?: \([^)]*\))?:", section, flags=re.MULTILINE)
     return [name for line in names for name in line.split(", ")]
 

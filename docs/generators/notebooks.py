@@ -140,7 +140,11 @@ def _labels(model_id: str, states: dict[str, Any]) -> Iterator[str]:
         yield from _labels(child.removeprefix("IPY_MODEL_"), states)
 
 
+#: What follows a folder of the machine that a notebook ran on.
+WITHIN = (r"\S*?/(?=data/(?:raw|runs|models)\b)", r"\S*/(?=vlmtrace/\S+\.py)", r"\S*?/(?=notebooks/\d\d_)")
+
+
 def clean_text(text: str) -> str:
     """Text without the folders of the machine that a notebook ran on."""
     text = re.sub(r"/\S*/ipykernel_\d+/\d+\.py:\d+: ", "", text)
-    return re.sub(r"(?<![\w.:/])/\S*?/(?=(?:data|notebooks|vlmtrace)/)", "", text)
+    return re.sub(rf"(?<![\w.:/])/(?:{'|'.join(WITHIN)})", "", text)
