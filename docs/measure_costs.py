@@ -36,6 +36,7 @@ def calls(model: vt.VLM, decoder_only: bool) -> dict[str, tuple[Callable[[], obj
     questions = vt.load_questions("rendered_open", n=N, seed=0)
     one = questions.iloc[0]
     vt.evaluate(model, pairs)  # the first call of a model pays for what is loaded on demand
+    level = vt.choose_level(vt.noise_curve(model, questions))
     ranking = [(model.image_module, layer, 0) for layer in range(model.head_block.n_layers)]
     found: dict[str, tuple[Callable[[], object], int]] = {
         "vt.evaluate": (partial(vt.evaluate, model, pairs), N),
@@ -51,7 +52,7 @@ def calls(model: vt.VLM, decoder_only: bool) -> dict[str, tuple[Callable[[], obj
         "faithfulness_table": (partial(faithfulness_table, model, pairs, ranking), N),
         "head_attention": (partial(head_attention, model, pairs), N),
         "vt.causal_trace(…, draws=10)": (
-            partial(vt.causal_trace, model, questions, level=vt.choose_level(vt.noise_curve(model, questions)), draws=10),
+            partial(vt.causal_trace, model, questions, level=level, draws=10),
             N,
         ),
         "relevancy": (partial(relevancy, model, one["image"], one["prompt"]), 1),

@@ -26,6 +26,9 @@ INSTALLED_AS = {"PIL": "pillow", "causallearn": "causal-learn", "skimage": "scik
 #: What tests may import because pytest or papermill bring it.
 BROUGHT_ALONG = {"packaging", "pyyaml"}
 
+#: Packages that tests write themselves.
+MADE_BY_TESTS = {"plugged_families"}
+
 
 def requirements(*extras):
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]
@@ -48,11 +51,13 @@ def imported(folder):
                 found |= {alias.name.split(".")[0]: path for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 found[node.module.split(".")[0]] = path
-    own = {"vlmtrace", "fixtures", "plugged_families"}  # the last is written by a test
+    own = {"vlmtrace", "fixtures", "generators", "link_check", *MADE_BY_TESTS}
     return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in own}
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("vlmtrace", ("bench",)), ("tests", ("dev", "bench"))])
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("vlmtrace", ("bench",)), ("tests", ("dev", "bench")), ("docs", ("dev", "docs"))]
+)
 def test_every_import_is_required(folder, extras):
     listed = set(requirements(*extras)) | (BROUGHT_ALONG if folder == "tests" else set())
     for name, path in imported(folder).items():
@@ -62,7 +67,7 @@ def test_every_import_is_required(folder, extras):
 
 def test_every_requirement_is_pinned_within_its_bounds():
     pinned = constraints()
-    for name, requirement in requirements("dev").items():
+    for name, requirement in requirements("dev", "docs").items():
         assert name in pinned, f"constraints.txt does not pin {name}"
         assert requirement.specifier, f"pyproject.toml gives no lower bound for {name}"
         assert requirement.specifier.contains(pinned[name]), f"{name}=={pinned[name]} contradicts {requirement}"

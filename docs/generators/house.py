@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from collections.abc import Callable
 from graphlib import TopologicalSorter
 from html import escape
-from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[2] / "vlmtrace"
+from vlmtrace.pipeline.dependencies import PACKAGE, imports_of, modules_of
 
 #: What a room is for, one line each. A room that is missing here stops the build.
 ROOMS = {
@@ -29,52 +29,42 @@ ROOMS = {
 Graph = dict[str, Counter[str]]
 
 
-def modules() -> dict[str, list[Path]]:
-    """Dotted name, with the package's own, and the files (module and stub) of every module."""
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = [file for file in (path, path.with_suffix(".pyi")) if file.is_file()]
-    return found
-
-
 def imports() -> dict[str, set[str]]:
     """The modules that each module imports, wherever in its text, stubs of lazy interfaces included."""
-    known = modules()
+    known = modules_of(PACKAGE)
     found = {}
-    for name, files in known.items():
-        package = name if files[0].name == "__init__.py" else name.rpartition(".")[0]
-        used: set[str] = set()
-        for node in (node for file in files for node in ast.walk(ast.parse(file.read_text()))):
-            if isinstance(node, ast.Import):
-                used |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                above = package.rsplit(".", node.level - 1)[0] if node.level else ""
-                base = ".".join(filter(None, [above, node.module]))
-                used |= {f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in node.names}
-        found[name] = {other for other in used if other in known} - {name}
+    for name, path in known.items():
+        found[name] = imports_of(name, path.read_text(), known)
+        stub = path.with_suffix(".pyi")
+        if stub.is_file():
+            found[name] |= imports_of(name, stub.read_text(), known, is_stub=True)
     return found
 
 
-def between(level: int, inside: str = "vlmtrace") -> Graph:
-    """How many modules of one room import from another room, for the rooms at a level below a package."""
+def between(room_of: Callable[[str], str | None]) -> Graph:
+    """How many modules of each room import from each other room.
 
-    def room(module: str) -> str | None:
-        parts = module.split(".")
-        if not module.startswith(f"{inside}."):
-            return "vlmtrace" if inside == "vlmtrace" else None
-        return parts[level] if len(parts) > level else None
-
+    Args:
+        room_of: a module's dotted name, without the package's own -> its room; None: it is left out
+    """
     graph: Graph = {}
     for module, others in imports().items():
-        here = room(module)
-        if here is None or here.startswith("__"):
-            continue
-        graph.setdefault(here, Counter())
-        rooms = {there for there in map(room, others) if there is not None and there != here}
-        graph[here].update(rooms)
+        here = room_of(module)
+        if here is not None:
+            graph.setdefault(here, Counter()).update({room_of(other) for other in others} - {here, None})
     return graph
+
+
+def room(module: str) -> str | None:
+    """The room of the package that a module is in."""
+    name = module.split(".")[0]
+    return None if name.startswith("__") else name
+
+
+def method(module: str) -> str | None:
+    """The method that a module belongs to."""
+    first, *rest = module.split(".")
+    return rest[0] if first == "methods" and rest else None
 
 
 def order(graph: Graph, given: list[str]) -> list[str]:
@@ -103,34 +93,35 @@ def drawing(graph: Graph, rooms: list[str], words: dict[str, str], caption: str)
     """Rooms below each other, an arc for each import that goes down, as SVG."""
     step, left, width, pad = 46, 8, 600, 6
     height = step * len(rooms) + 2 * pad
-    middle = {room: pad + step * i + step // 2 for i, room in enumerate(rooms)}
+    middle = {name: pad + step * i + step // 2 for i, name in enumerate(rooms)}
     reach = (len(rooms) - 1) * step * 0.5 + 40
     total = left + width + reach
     parts = [
         f'<svg class="house" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height}" role="img" '
         'font-family="system-ui, sans-serif">',
         f"<title>{escape(caption)}</title>",
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto">'
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="11" markerHeight="11" '
+        'markerUnits="userSpaceOnUse" orient="auto">'
         '<path d="M0,0 L8,4 L0,8 z" fill="#4a6fa5"/></marker></defs>',
         f'<rect width="{total:.0f}" height="{height}" fill="white"/>',
     ]
     edge = left + width
-    for room in rooms:
-        for other, count in graph[room].items():
-            start, end = middle[room] + 6, middle[other] - 6
+    for name in rooms:
+        for other, count in graph[name].items():
+            start, end = middle[name] + 6, middle[other] - 6
             bulge = edge + 12 + (end - start) * 0.62
             thickness = 0.8 + 0.55 * count**0.5
             parts.append(
                 f'<path d="M{edge},{start} C{bulge:.0f},{start} {bulge:.0f},{end} {edge + 3},{end}" fill="none" '
                 f'stroke="#4a6fa5" stroke-opacity="0.55" stroke-width="{thickness:.1f}" marker-end="url(#tip)">'
-                f"<title>{count} module{'s' * (count > 1)} of {room} import{'s' * (count == 1)} from {other}</title></path>"
+                f"<title>{name} → {other}: {count} module{'s' * (count > 1)}</title></path>"
             )
-    for room in rooms:
-        y = middle[room]
+    for name in rooms:
+        y = middle[name]
         parts.append(
             f'<rect x="{left}" y="{y - 17}" width="{width}" height="34" rx="5" fill="#eef2f8" stroke="#9db0cc"/>'
-            f'<text x="{left + 12}" y="{y + 5}" font-size="15" font-weight="600" fill="#1b2a41">{room}</text>'
-            f'<text x="{left + 150}" y="{y + 5}" font-size="12" fill="#43516a">{escape(words.get(room, ""))}</text>'
+            f'<text x="{left + 12}" y="{y + 5}" font-size="15" font-weight="600" fill="#1b2a41">{name}</text>'
+            f'<text x="{left + 150}" y="{y + 5}" font-size="12" fill="#43516a">{escape(words.get(name, ""))}</text>'
         )
     return "\n".join([*parts, "</svg>"])
 
@@ -153,7 +144,7 @@ def house() -> str:
     Raises:
         ValueError: the package has a room that `ROOMS` does not describe, or lacks one that it does
     """
-    graph = between(1)
+    graph = between(room)
     if graph.keys() != ROOMS.keys():
         raise ValueError(f"docs/generators/house.py: ROOMS and the package differ in {graph.keys() ^ ROOMS.keys()}")
     return in_page(drawing(graph, order(graph, list(ROOMS)), ROOMS, "Rooms of vlmtrace; imports go down"))
@@ -161,6 +152,6 @@ def house() -> str:
 
 def methods() -> str:
     """The rooms of methods."""
-    graph = between(2, "vlmtrace.methods")
+    graph = between(method)
     words = {room: question_of(room) for room in graph}
     return in_page(drawing(graph, order(graph, sorted(graph)), words, "Rooms of methods; imports go down"))

@@ -46,12 +46,14 @@ def families() -> str:
         [(entry.name, entry.reason) for entry in unsupported_families().values()], columns=["refused", "a model"]
     )
     shown = table[["family", "image_tokens", "handled"]]
-    shown = shown.rename(columns={"image_tokens": "image tokens in the language model", "handled": "particular, and handled"})
-    with_vision = table.loc[~table["vision_encoder"], "family"]
+    shown = shown.rename(
+        columns={"image_tokens": "image tokens in the language model", "handled": "particular, and handled"}
+    )
+    without_vision = table.loc[~table["vision_encoder"], "family"]
     lines = [as_markdown(shown), "", "When a model loads, this is checked:", ""]
     lines += [f"- {', '.join(names)}: {check}." for check, names in checks.items()]
-    if len(with_vision):
-        lines += ["", f"Without their vision encoder: {', '.join(with_vision)}."]
+    if len(without_vision):
+        lines += ["", f"Without their vision encoder: {', '.join(without_vision)}."]
     without_weights = table.loc[~table["vision_attention"], "family"]
     if len(without_weights):
         lines += ["", f"The vision encoder gives no attention weights: {', '.join(without_weights)}."]

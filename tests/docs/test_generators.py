@@ -41,7 +41,9 @@ def test_notebooks_as_pages():
             new_output("stream", text="  \n"),
         ],
     )
-    notebook = new_notebook(cells=[new_markdown_cell("# 1 · Title"), cell], metadata={"widgets": {STATE: {"state": states}}})
+    notebook = new_notebook(
+        cells=[new_markdown_cell("# 1 · Title"), cell], metadata={"widgets": {STATE: {"state": states}}}
+    )
     page = page_of(notebook)
     assert nbformat.validate(page) is None and "widgets" not in page.metadata
     box, view, shown, warning, report = page.cells[1].outputs
@@ -79,7 +81,7 @@ def test_executed_copies_are_found(tmp_path):
 def test_the_house_is_drawn_from_the_imports():
     from generators import house
 
-    graph = house.between(1)
+    graph = house.between(house.room)
     rooms = house.order(graph, list(house.ROOMS))
     for room, others in graph.items():
         assert all(rooms.index(room) < rooms.index(other) for other in others), f"{room} is drawn below what it imports"
@@ -88,7 +90,7 @@ def test_the_house_is_drawn_from_the_imports():
     assert svg.count("<path d=") == sum(map(len, graph.values())) + 1  # and the tip of an arrow
     assert all(f">{room}</text>" in svg for room in rooms)
     methods = house.methods()
-    assert all(f">{room}</text>" in methods for room in house.between(2, "vlmtrace.methods"))
+    assert all(f">{room}</text>" in methods for room in house.between(house.method))
 
 
 def test_rooms_in_a_circle_cannot_be_drawn():
@@ -126,9 +128,9 @@ def resolve(name):
 def test_rooms_of_the_api_are_those_of_the_package():
     from generators import api
 
-    with_interface = {
-        f"vlmtrace.{path.parent.name}" for path in vlmtrace_folder().glob("*/__init__.pyi")
-    } | {f"vlmtrace.methods.{path.parent.name}" for path in vlmtrace_folder().glob("methods/*/__init__.pyi")}
+    with_interface = {f"vlmtrace.{path.parent.name}" for path in vlmtrace_folder().glob("*/__init__.pyi")} | {
+        f"vlmtrace.methods.{path.parent.name}" for path in vlmtrace_folder().glob("methods/*/__init__.pyi")
+    }
     assert with_interface <= set(api.ROOMS), f"without a page: {with_interface - set(api.ROOMS)}"
 
 

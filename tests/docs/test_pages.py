@@ -77,7 +77,9 @@ def test_every_method_has_a_page(method):
 def test_notebooks_read_and_write_what_their_page_says():
     from vlmtrace.pipeline.stages import stages
 
-    rows = re.findall(r"^\| \{doc\}`(\w+)` \|(.*)\|$", (DOCS / "notebooks" / "index.md").read_text(), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| \{doc\}`(\w+)` \|(.*)\|$", (DOCS / "notebooks" / "index.md").read_text(), flags=re.MULTILINE
+    )
     assert [name for name, _ in rows] == [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
     for name, row in rows:
         _, reads, writes, _ = row.split("|")
@@ -234,6 +236,9 @@ def test_adding_a_method(tmp_path):
     layers = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_layers.py"]
     result = subprocess.run(layers, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
-    assert "methods.uncertainty" in subprocess.run(
-        [*layers, "--collect-only"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    ).stdout
+    assert (
+        "methods.uncertainty"
+        in subprocess.run(
+            [*layers, "--collect-only"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        ).stdout
+    )

@@ -1,4 +1,4 @@
-"""One's own data: the README's worked example, and what a CSV or folders may get wrong."""
+"""One's own data: the documentation's worked example, and what a CSV or folders may get wrong."""
 
 import re
 
@@ -10,17 +10,15 @@ from fixtures.raw_data import photograph, save
 import vlmtrace as vt
 from vlmtrace.core import paths
 from vlmtrace.core.images import open_image
-from vlmtrace.tasks import declared
 from vlmtrace.tasks.rendered import load
 
-README = (paths.ROOT / "README.md").read_text()
-SECTION = README[README.index("## Your own data: a worked example") : README.index("## The bundled world and model")]
+PAGE = (paths.ROOT / "docs" / "own-data.md").read_text()
 COLUMNS = ["clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer"]
 
 
-def test_the_worked_example_of_the_readme(tmp_path, monkeypatch):
-    (table,) = re.findall(r"```csv\n(.*?)```", SECTION, re.DOTALL)
-    first, second = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+def test_the_worked_example_of_the_documentation(tmp_path, monkeypatch):
+    (table,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+    first, second, *_ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "shapes").mkdir()
     (tmp_path / "shapes" / "pairs.csv").write_text(table)
     for i, row in enumerate(load("rendered_states", 5, 9).itertuples(), 1):
@@ -43,14 +41,6 @@ def test_the_worked_example_of_the_readme(tmp_path, monkeypatch):
     check(names["prepared"], 6, counter=names["model"].count_tokens)
     prompts = {"Is this circle red or blue?", "Is this circle blue or red?"}
     assert set(names["prepared"].pairs["clean_prompt"]) == prompts
-
-
-def test_sources_are_those_of_the_readme():
-    for task in declared().values():
-        if task.kind == "published":
-            record = task.source.record()
-            for part in ("name", "url", "licence", "citation"):
-                assert record[part] in README, f"the README lacks the {part} of {task.name}"
 
 
 @pytest.fixture
