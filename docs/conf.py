@@ -87,13 +87,20 @@ def visit_display_math(writer: object, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def keep_colon(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
-    """Keep napoleon from reading `rows that were tried: head, size` as a property's type and its description."""
+def as_meant(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Keep docstrings from being read as what they do not mean.
+
+    A property's first line, such as "rows that were tried: head, size", is no type with a description. And the names of
+    columns that end in an underscore, as in "clean_, image_ and text_", are no links.
+    """
     if what in ("attribute", "data", "property"):
         lines.insert(0, "")
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            lines[i] = re.sub(r"(?<![`\w])([A-Za-z]\w*)_(?![\w`])", r"\1\\_", line)
 
 
 def setup(app: Sphinx) -> None:
     """Register the renderer of formulas, and what docstrings go through before napoleon."""
-    app.connect("autodoc-process-docstring", keep_colon, priority=100)
+    app.connect("autodoc-process-docstring", as_meant, priority=100)
     app.add_html_math_renderer("mathml", (visit_inline_math, None), (visit_display_math, None))
