@@ -59,7 +59,7 @@ def entry(module: str, name: str, value: object) -> str:
 
 
 def room_of(value: object) -> str:
-    """The room that defines a function or class: "models", "tasks", "methods.patching", …"""
+    """The room that defines a function or class, such as "models" or "methods.patching"."""
     parts = getattr(value, "__module__", "").split(".")
     return ".".join(parts[1 : 3 if parts[1] == "methods" else 2])
 
