@@ -74,7 +74,7 @@ class HeadGraph:
     Attributes:
         layer: of the head
         head: of the layer
-        tokens: one row a node: node, kind ("image", "text", "answer"), position (in its own sequence), cell (row of
+        tokens: one row per node: node, kind ("image", "text", "answer"), position (in its own sequence), cell (row of
             `VLM.image_cells` of `VLM.image_block`, missing for text), token, word, member (row of
             `MaskableQuestion.tokens`, -1 for the answer), attention (from the answer), distance (from the answer, inf:
             out of reach). The answer is the last node
@@ -103,7 +103,7 @@ class Explanation:
         graphs: by head
         refused: by head, why it has no graph, as a sentence
         head: whose graph led to the set; None: no set was found
-        masked: the set, one row a token: kind, position, cell, token, word
+        masked: the set, one row per token: kind, position, cell, token, word
         becomes: the token that the model then gives
         tried: one row per set in the order tried: head, size, distance (summed over the set), tokens, answer,
             probability (of the token explained), changed

@@ -28,9 +28,9 @@ function render({ model, el }) {
     make("span", "vt-label", first, "effect: blue below 0, red above");
 
     const columns = make("div", "vt-columns", el);
-    const draws = [], told = make("div", "vt-numbers");
-    told.setAttribute("role", "status");
-    const tell = (text) => { told.textContent = text || "Hover a cell for its effect; click it to patch it."; };
+    const draws = [], hint = make("div", "vt-numbers");
+    hint.setAttribute("role", "status");
+    const tell = (text) => { hint.textContent = text || "Hover a cell for its effect; click it to patch it."; };
     tell();
 
     if (s.headEffects) {
@@ -56,7 +56,7 @@ function render({ model, el }) {
         chosen: (i) => s.positions.includes(words[i].position), share: () => null, hover: () => {},
         pick: (i) => { const p = words[i].position; send({ do: "at", positions: s.positions.includes(p) ? s.positions.filter((q) => q !== p) : [...s.positions, p], activity: "effects of heads" }); },
       });
-      
+
       draws.push(strip.draw);
     }
     if (words.length && words.length < s.tokens.length + 1 && !(words.length === 1 && s.inImage.length)) {
@@ -119,7 +119,7 @@ function render({ model, el }) {
       });
     }
     make("div", "vt-numbers", numbers, `LD clean ${signed(s.logitDiff.clean)}, corrupt ${signed(s.logitDiff.corrupt)}, patched ${signed(s.logitDiff.patched)}`);
-    columns.before(told);
+    columns.before(hint);
     const below = make("div", "vt-controls", el);
     make("h4", "", below, "Patched together:");
     const undoing = named(button(below, "undo", () => send({ do: "undo", activity: "undo" })), "undo"), clearing = named(button(below, "clear", () => send({ do: "clear", activity: "clear" })), "clear");
