@@ -1,0 +1,84 @@
+"""The notebooks as they are committed: clean, readable as tutorials, and with the parameters that `make` sets."""
+
+import ast
+import re
+
+import nbformat
+import pytest
+
+from vlmtrace.core import paths
+from vlmtrace.pipeline.parameters import declared_parameters
+
+FOLDER = paths.ROOT / "notebooks"
+NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+#: Notebooks that look at the pairs of several tasks, and those that look at questions in place of tasks.
+OF_SEVERAL_TASKS = {"06_circuit_analysis", "09_explorer"}
+OF_QUESTIONS = {"07_causal_tracing", "08_visual_lens"}
+
+
+def read(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def code(name):
+    return [cell for cell in read(name).cells if cell.cell_type == "code"]
+
+
+def is_parameters(cell):
+    return "parameters" in cell.metadata.get("tags", [])
+
+
+def test_notebooks_are_numbered_without_a_gap():
+    assert [name.partition("_")[0] for name in NOTEBOOKS] == [f"{i:02d}" for i in range(1, len(NOTEBOOKS) + 1)]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_is_committed_clean(name):
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids) and notebook.nbformat_minor >= 5
+    for cell in code(name):
+        assert not cell.outputs and cell.execution_count is None, f"cell {cell.id} has outputs: clear them"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_reads_as_a_tutorial(name):
+    cells = read(name).cells
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    assert "**Question:**" in cells[0].source and "| reads | writes |" in cells[0].source
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert "Try next" in source and "Look for" in source
+    for cell in code(name):
+        assert len(cell.source.splitlines()) <= 25, f"cell {cell.id} is long: move its body into the package"
+    runs = re.findall("c+", "".join(cell.cell_type[0] for cell in cells))
+    assert max(map(len, runs)) <= 3, "more than three cells of code in a row, without a word"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_declares_its_parameters(name):
+    parameters = declared_parameters(FOLDER / f"{name}.ipynb")
+    tasks = set() if name in OF_QUESTIONS else {"tasks" if name in OF_SEVERAL_TASKS else "task"}
+    assert {"model", "samples", "seed", "run", "device"} | tasks <= set(parameters)
+    first = ("tiny-llava", "tiny-llava") if name == "08_visual_lens" else ("tiny-blip", "default")
+    assert (parameters["model"], parameters["run"], parameters["seed"]) == (*first, 0)
+    (cell,) = [cell for cell in code(name) if is_parameters(cell)]
+    lines = cell.source.splitlines()
+    assert len(lines) == len(parameters), "one parameter per line"
+    assert all("  # " in line for line in lines), "a comment says what each parameter is"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_no_parameter_is_left_unused_or_overwritten(name):
+    parameters = set(declared_parameters(FOLDER / f"{name}.ipynb"))
+    trees = [ast.parse(cell.source) for cell in code(name) if not is_parameters(cell)]
+    names = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    # No model runs in 03; make passes both to every notebook all the same.
+    allowed = {"model", "device"} if name == "03_select_samples" else set()
+    assert parameters - used <= allowed, "parameters that nothing reads"
+    # A loop over tasks in 06 may use the name task, which is no parameter there.
+    overwritten = {node.id for node in names if isinstance(node.ctx, ast.Store)} & parameters
+    assert not overwritten, f"running cells of {name} twice would break: {overwritten}"
