@@ -3,6 +3,8 @@
 The models are tiny and random, of the real classes, and written by `save_pretrained` together with their processors.
 """
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,6 +82,25 @@ def test_vision_encoder_sweep_equals_reference(model, random_pairs, record_prope
     last = clean["vision_encoder", "residual", 0].shape[1] - 1
     chosen = [("residual", layer, None, at) for layer in range(block.n_layers) for at in (1, last // 2, last)]
     assert_same(model, clean, corrupt, inputs, ids, patches("vision_encoder", chosen), record_property)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corruption", ["image", "text"])
+def test_sweeps_equal_the_reference_at_every_site(model, random_pairs, corruption, record_property):
+    """Every layer, module, head and position, where the tests above draw some."""
+    clean, corrupt, inputs, ids, _ = run(model, random_pairs, 1, corruption)
+    # The prompt reaches no vision encoder, see test_image_sites_are_exactly_zero_under_text_corruption.
+    blocks = [block for block in model.blocks.values() if corruption == "image" or block.name == LANGUAGE]
+    for block in blocks:
+        where = list(product(range(block.n_layers), range(clean[block.name, "residual", 0].shape[1])))
+        modules = [(module, layer, None, place) for module in block.modules for layer, place in where]
+        heads = [
+            (module, layer, head, place)
+            for module in block.head_modules
+            for (layer, place), head in product(where, range(block.n_heads))
+        ]
+        for chosen in filter(None, (modules, heads)):
+            assert_same(model, clean, corrupt, inputs, ids, patches(block.name, chosen), record_property)
 
 
 def test_pairs_of_unlike_length_together_equal_each_alone(model, random_pairs):
