@@ -5,6 +5,15 @@
 
 Effects are signed and share one diverging map centred on 0; the color bar says the unit, the baseline, what was
 averaged and the range. Nothing is rescaled silently: `limit=` sets the range.
+
+Example:
+    >>> import vlmtrace as vt
+    >>> model = vt.load_model("tiny-blip")
+    >>> pairs = vt.evaluate(model, vt.load_pairs("rendered_states", n=6, seed=0))
+    >>> effects = vt.patch_modules(model, pairs, blocks=["text_decoder"])
+    >>> figure = vt.plots.effect_heatmap(effects, "residual", pairs=pairs)
+    >>> float(figure.get_figwidth())
+    7.0
 """
 
 from vlmtrace.display.style import save_figure

@@ -211,6 +211,7 @@ def test_relevancy_in_the_browser_is_the_tables(session):
         assert -1e-9 < off <= table["relevance"].max() + 1e-9, "only [CLS] has no place in the image"
 
 
+@pytest.mark.medium
 def test_the_causal_graph_is_what_its_code_gives(session, monkeypatch):
     view = shown(CausalView(session))
     found = executed(view.code(), session.model, monkeypatch)["found"]
@@ -224,6 +225,7 @@ def test_the_causal_graph_is_what_its_code_gives(session, monkeypatch):
     assert view.compute(threshold=0.2).graphs.keys() <= found.graphs.keys(), "fewer tokens, no more graphs"
 
 
+@pytest.mark.medium
 def test_every_view_exports_picture_and_numbers(session):
     kinds = (app.Ask, Attention, RelevancyView, CausalView, Patching)
     for kind in kinds:

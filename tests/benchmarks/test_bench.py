@@ -1,5 +1,6 @@
 """The benchmark counts and compares what it says it does."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -17,6 +18,7 @@ def test_operations_of_fused_attention_are_those_of_its_two_products():
     assert counted == 2 * (2 * 4 * 6 * 50 * 8)
 
 
+@pytest.mark.slow
 def test_bench_of_a_random_model(random_blip, random_pairs, monkeypatch):
     monkeypatch.setattr(bench, "MATMUL_SIZE", 512)
     found = bench.bench_model(random_blip, random_pairs.iloc[[0]], sampled=8, libraries=False)

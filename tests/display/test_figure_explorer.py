@@ -43,6 +43,7 @@ found
 """
 
 
+@pytest.mark.medium
 def test_picture_of_a_notebook_is_an_output_that_controls_replace(tmp_path):
     cells = [NOTEBOOK, "found.controls['number'].value = 2", "found.figure()"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

@@ -56,6 +56,7 @@ def answered(model, tmp_path_factory):
     ).assign(both_right=lambda t: t.clean_right & t.corrupt_right)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_is_answered_nearly_perfectly(model, answered, task):
     least, least_both = BORDERLINE.get((model.name, task), BARS[task])
@@ -66,6 +67,7 @@ def test_a_task_is_answered_nearly_perfectly(model, answered, task):
     assert rows.both_right.mean() >= least_both, f"{task}: {rows.both_right.mean():.1%} of pairs right on both sides"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("task", "category"), [(task, category) for task in TASKS for category in OPTIONS[task]])
 def test_a_category_is_not_guessed(model, answered, task, category):
     rows = answered[(answered.task == task) & (answered.category == category)]
@@ -75,24 +77,28 @@ def test_a_category_is_not_guessed(model, answered, task, category):
     assert corrupt >= CATEGORY[model.name], f"{category}: {corrupt:.1%} of questions about the corrupt image right"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", TASKS)
 def test_both_option_orders_are_read(answered, task):
     by_order = answered[answered.task == task].groupby("correct_first").clean_right.mean()
     assert by_order.min() >= 0.9, f"{task}: {by_order.to_dict()}"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", TASKS)
 def test_replaced_options_change_the_answer(answered, task):
     changed = answered[answered.task == task].text_changed.mean()
     assert changed >= 0.8, f"{task}: the answer changes for {changed:.1%} of corrupt prompts"
 
 
+@pytest.mark.medium
 def test_combinations_never_seen_in_training_are_answered_too(model, answered):
     unseen = answered[~answered.seen_combination].groupby("task").clean_right.mean()
     assert len(unseen) == len(TASKS)
     assert unseen.min() >= UNSEEN[model.name], unseen.to_dict()
 
 
+@pytest.mark.medium
 def test_open_questions_about_colors(model, monkeypatch, tmp_path):
     monkeypatch.setattr(pairs, "RAW", tmp_path)
     table = open_questions(120, SEED)
@@ -119,6 +125,7 @@ def test_the_training_forward_pass_is_the_models_own(model):
     assert (torch.stack(own) - shared).abs().max() < 1e-4
 
 
+@pytest.mark.medium
 def test_tiny_llava_answers_from_sentences_too():
     model = vt.load_model("tiny-llava").hf
     right = score_text(llava, model, 400, SEED)

@@ -89,6 +89,7 @@ def test_only_a_finished_run_of_another_model_is_compared(runs):
     assert other_run(llava, "default") is None
 
 
+@pytest.mark.medium
 def test_the_report_has_a_section_with_the_numbers(runs):
     blip, llava = runs
     page = write_report(llava, beside="default").read_text()

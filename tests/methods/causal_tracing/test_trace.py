@@ -45,6 +45,7 @@ def traced(model, questions):
         return causal_trace(model, questions, level=2, draws=3, window=2)
 
 
+@pytest.mark.slow
 def test_the_sweep_equals_hooks_at_every_site(model, questions, traced):
     slow = copy.copy(model)
     slow.uses_fast_sweep = False
@@ -136,6 +137,7 @@ def test_restoring_every_position_of_a_layer_gives_the_clean_answer(model, quest
         assert (model.answer_logits(inputs, disturbed) - clean.logits).abs().max() > 1e-2
 
 
+@pytest.mark.medium
 def test_questions_together_equal_each_alone(model, questions, traced):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -123,6 +123,7 @@ def test_outlier_rule_of_notice_by_hand():
     assert heads["is_important"].to_list() == [False, False, True, False, False, False, True, True]
 
 
+@pytest.mark.medium
 def test_no_discoveries_without_an_effect():
     """Under the null the chance of naming any head at all must not exceed the false discovery rate."""
     named = 0
@@ -133,6 +134,7 @@ def test_no_discoveries_without_an_effect():
     assert named <= 11, f"in {named} of 100 tables of pure noise some head was called important (5 expected)"
 
 
+@pytest.mark.medium
 def test_false_discovery_rate_beside_true_effects():
     planted = {("cross_attention", layer, head): 0.04 for layer in (0, 1) for head in range(6)}
     shares = []

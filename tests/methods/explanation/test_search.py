@@ -188,6 +188,7 @@ def test_random_draws_are_of_the_same_kinds_and_never_the_chosen():
     assert random_sets(kinds, (6, 7, 8), 50, seed=3) == [] == random_sets(kinds, (), 50, seed=3)
 
 
+@pytest.mark.medium
 def test_graphs_and_explanations_hold_together(model, picture):
     found = explain(model, picture, PROMPT, options=LOOSE)
     assert set(found.graphs) | set(found.refused) == set(range(model.head_block.n_heads))
@@ -207,6 +208,7 @@ def test_graphs_and_explanations_hold_together(model, picture):
     assert again.tried.equals(found.tried) and again.random.equals(found.random)
 
 
+@pytest.mark.medium
 def test_tiny_blip_hangs_on_the_word_that_it_answers():
     """A word of the question that the model repeats: masked, it cannot; other words do not matter."""
     model, pairs = vt.load_model("tiny-blip"), vt.load_pairs("rendered_states", n=6, seed=0)

@@ -135,6 +135,7 @@ def test_patches_are_explored_head_by_head(llava, questions):
     assert any("nats from the image" in text for text in texts(figure))
 
 
+@pytest.mark.medium
 def test_words_are_explored_by_patch_and_by_layer(llava, questions):
     explorer = word_explorer(llava, questions)
     position = explorer.controls["patch"].options[10][1]

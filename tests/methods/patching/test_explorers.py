@@ -104,6 +104,7 @@ def test_picture_stands_below_the_controls_and_is_replaced(random_blip, pairs, h
     assert len(screen.shown) == 3 and screen.shown[2].data != picture.data, "the picture must follow its controls"
 
 
+@pytest.mark.medium
 def test_positions_follow_the_pair(random_blip, pairs, head_patching, screen):
     explorer = head_explorer(random_blip, pairs, head_patching)
     explorer._ipython_display_()

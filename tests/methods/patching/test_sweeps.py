@@ -35,6 +35,7 @@ def assert_same(fast: pd.DataFrame, slow: pd.DataFrame) -> None:
     assert slow["logit_diff"].abs().max() > 0.1, "the patches of this test change nothing: it proves nothing"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("corruption", ["image", "text"])
 def test_module_sweep_equals_reference_at_every_site(random_blip, reference_model, random_pairs, corruption):
     pairs = random_pairs.iloc[[0, 1, 4]]
@@ -44,12 +45,14 @@ def test_module_sweep_equals_reference_at_every_site(random_blip, reference_mode
     assert set(fast["block"]) == {"vision_encoder", "text_encoder", "text_decoder"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("corruption", ["image", "text"])
 def test_head_sweep_equals_reference_at_every_site(random_blip, reference_model, random_pairs, corruption):
     pairs = random_pairs.iloc[[0, 2]]
     assert_same(vt.patch_heads(random_blip, pairs, corruption), vt.patch_heads(reference_model, pairs, corruption))
 
 
+@pytest.mark.medium
 def test_grouping_and_memory_change_no_number(random_blip, random_pairs):
     together = vt.patch_heads(random_blip, random_pairs)
     alone = pd.concat([vt.patch_heads(random_blip, random_pairs.iloc[[i]]) for i in range(8)], ignore_index=True)
@@ -190,6 +193,7 @@ def test_bfloat16_differs_by_rounding_only(random_blip, random_pairs):
         assert fast.corr(other) > 0.98
 
 
+@pytest.mark.medium
 def test_peak_memory_stays_within_the_setting_whatever_the_number_of_sites(random_pairs):
     model = vt.load_model("tiny-blip")
     pair = random_pairs.iloc[[0]]

@@ -103,6 +103,7 @@ def test_sweeps_equal_the_reference_at_every_site(model, random_pairs, corruptio
             assert_same(model, clean, corrupt, inputs, ids, patches(block.name, chosen), record_property)
 
 
+@pytest.mark.medium
 def test_pairs_of_unlike_length_together_equal_each_alone(model, random_pairs):
     pairs = random_pairs.iloc[[0, 1, 4]]
     together = vt.patch_heads(model, pairs, positions=["correct", "or"])

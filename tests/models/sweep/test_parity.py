@@ -27,6 +27,7 @@ def pairs(tmp_path_factory):
         return {task: vt.load_pairs(task, n=3, seed=77) for task in TASKS}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("sweep", [vt.patch_modules, vt.patch_heads])
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 @pytest.mark.parametrize("task", TASKS)
@@ -71,6 +72,7 @@ def patched_in_a_batch(model, clean, inputs, patches, ids):
         return Readout.of(model.answer_logits(batch)[None], ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 @pytest.mark.parametrize("task", ["rendered_states", "rendered_svo"])
 def test_every_site_equals_hooked_passes(model, pairs, task, corruption):

@@ -27,6 +27,7 @@ def fetch(server, *paths, folder, limits=QUICK):
     return download_images(urls, folder, limits=limits, allow_loopback=True).set_index("name")
 
 
+@pytest.mark.medium
 def test_a_thousand_urls_of_which_a_fifth_fail(server, tmp_path):
     bad = ["truncated", "page", "missing", "endless", "dropped", "circle", "speck", "moved/page"]
     paths = [f"{bad[i // 5 % len(bad)]}/{i}" if i % 5 == 0 else f"good/{i}" for i in range(1000)]
