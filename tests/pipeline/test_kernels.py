@@ -16,6 +16,8 @@ from vlmtrace.core import paths
 from vlmtrace.pipeline.kernels import RUNNING, can_be_warm, end_kernels, warm_kernels
 from vlmtrace.pipeline.notebooks import execute, kernel_environment, run_notebook
 
+pytestmark = pytest.mark.medium
+
 needs_forks = pytest.mark.skipif(not can_be_warm(), reason="kernels are forked on Linux only")
 
 

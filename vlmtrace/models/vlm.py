@@ -21,6 +21,12 @@ class VLM(ModelInterface):
     """One loaded vision-language model, as `load_model` gives it. It holds no state between calls.
 
     The attributes of `ModelInterface` describe it, above all `blocks`.
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> isinstance(model, vt.VLM), list(model.blocks)
+        (True, ['vision_encoder', 'text_encoder', 'text_decoder'])
     """
 
     @property
