@@ -107,6 +107,9 @@ def page_of(notebook: Any) -> Any:
     page.metadata.pop("papermill", None)
     for cell in page.cells:
         cell.metadata = {}
+        if cell.cell_type == "markdown":
+            # The page lies in notebooks/ beside methods/, the notebook in notebooks/ beside docs/.
+            cell.source = cell.source.replace("](../docs/", "](../")
         if cell.cell_type == "code":
             cell.source = clean_text(cell.source)
             shown = [_shown(output, states) for output in cell.outputs]

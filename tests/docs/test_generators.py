@@ -41,11 +41,11 @@ def test_notebooks_as_pages():
             new_output("stream", text="  \n"),
         ],
     )
-    notebook = new_notebook(
-        cells=[new_markdown_cell("# 1 · Title"), cell], metadata={"widgets": {STATE: {"state": states}}}
-    )
+    text = new_markdown_cell("# 1 · Title\n\n[method](../docs/methods/patching.md), [next](02_evaluate.ipynb)")
+    notebook = new_notebook(cells=[text, cell], metadata={"widgets": {STATE: {"state": states}}})
     page = page_of(notebook)
     assert nbformat.validate(page) is None and "widgets" not in page.metadata
+    assert page.cells[0].source.endswith("[method](../methods/patching.md), [next](02_evaluate.ipynb)")
     box, view, shown, warning, report = page.cells[1].outputs
     assert "controls (pair, layer)" in box["data"]["text/markdown"]
     assert "explorer-patch.png" in view["data"]["text/markdown"]

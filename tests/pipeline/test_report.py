@@ -194,7 +194,8 @@ def test_a_run_that_is_not_there_is_a_sentence():
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(0, "0 %"), (1, "100 %"), (0.004, "0.4 %"), (1.755, "176 %"), (-0.2, "−20 %")]
+    ("value", "said"),
+    [(0, "0 %"), (1, "100 %"), (0.004, "0.4 %"), (1.755, "176 %"), (-0.2, "−20 %"), (0.0001, "0 %"), (0.996, "99.6 %")],
 )
 def test_shares_are_said_in_percent(value, said):
     assert percent(value) == said
@@ -202,3 +203,4 @@ def test_shares_are_said_in_percent(value, said):
 
 def test_numbers_have_a_true_minus_sign():
     assert (number(-0.256), number(1.0), number(float("nan"))) == ("−0.26", "1.00", "–")
+    assert number(-0.001) == "0.00", "0 has no sign"

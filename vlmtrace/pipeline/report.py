@@ -141,18 +141,18 @@ def stage_rows(record: dict[str, Any]) -> Rows:
 
 
 def percent(value: float) -> str:
-    """Write a share in percent, with a decimal only below 1 % and from 99 % to 100 %.
+    """Write a share in percent, with a decimal only where it says more: near 0 % and 100 %.
 
     Args:
         value: the share, 0 to 1, or beyond
 
     Example:
-        >>> percent(0.5), percent(0.996), percent(1.0), percent(1.755), percent(float("nan"))
-        ('50 %', '99.6 %', '100 %', '176 %', '–')
+        >>> percent(0.5), percent(0.996), percent(1.0), percent(1.755), percent(0.0001), percent(float("nan"))
+        ('50 %', '99.6 %', '100 %', '176 %', '0 %', '–')
     """
     if pd.isna(value):
         return "–"
-    digits = int(0 < value < 0.01 or 0.99 < value < 1)
+    digits = int(0.0005 <= value < 0.01 or 0.99 < value < 1)
     # Adding 0 turns the −0 that rounding may leave into 0.
     return f"{round(100 * value, digits) + 0:.{digits}f} %".replace("-", "−")
 
@@ -165,7 +165,8 @@ def number(value: float, digits: int = 2) -> str:
         digits: after the point
 
     Example:
-        >>> number(-0.256), number(float("nan"))
-        ('−0.26', '–')
+        >>> number(-0.256), number(-0.001), number(float("nan"))
+        ('−0.26', '0.00', '–')
     """
-    return "–" if pd.isna(value) else f"{value:.{digits}f}".replace("-", "−")
+    # Adding 0 turns the −0 that rounding may leave into 0.
+    return "–" if pd.isna(value) else f"{round(value, digits) + 0:.{digits}f}".replace("-", "−")
