@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from vlmtrace.core import paths
 from vlmtrace.pipeline.parameters import declared_parameters
 
-FOLDER = paths.ROOT / "notebooks"
+ROOT = paths.ROOT
+FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 #: Notebooks that look at the pairs of several tasks, and those that look at questions in place of tasks.
@@ -82,3 +84,69 @@ def test_no_parameter_is_left_unused_or_overwritten(name):
     # A loop over tasks in 06 may use the name task, which is no parameter there.
     overwritten = {node.id for node in names if isinstance(node.ctx, ast.Store)} & parameters
     assert not overwritten, f"running cells of {name} twice would break: {overwritten}"
+
+
+def is_module(name):
+    """Whether a dotted name is a module or a folder of modules of the package."""
+    path = ROOT / Path(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def modules_imported(source):
+    """The modules of the package that a cell imports, or imports names from."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if is_module(name) else node.module for name in full]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == "vlmtrace")
+
+
+def is_front_door(module):
+    """Whether notebooks may import a module: the package, a room with public names, figures, the table contract."""
+    return (
+        module in ("vlmtrace.plots", "vlmtrace.core.schema")
+        or (ROOT / Path(*module.split(".")) / "__init__.pyi").is_file()
+    )
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_imports_from_front_doors_only(name):
+    deep = [module for cell in code(name) for module in modules_imported(cell.source) if not is_front_door(module)]
+    assert not deep, f"import from the room's front door, and add the name to its __init__.pyi: {deep}"
+
+
+@pytest.mark.parametrize(
+    ("source", "allowed"),
+    [
+        ("import vlmtrace as vt", True),
+        ("from vlmtrace import app, plots", True),
+        ("from vlmtrace.methods.circuits import head_table", True),
+        ("from vlmtrace.methods import circuits", True),
+        ("from vlmtrace.methods.circuits.heads import head_table", False),
+        ("from vlmtrace.methods.circuits import heads", False),
+        ("import vlmtrace.inputs.batching", False),
+    ],
+)
+def test_a_module_below_a_front_door_is_found(source, allowed):
+    assert all(is_front_door(module) for module in modules_imported(source)) == allowed
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_links_to_its_papers_its_method_and_its_neighbors(name):
+    cells = [cell.source for cell in read(name).cells if cell.cell_type == "markdown"]
+    links = LINK.findall(cells[0])
+    assert [link for link in links if re.match(r"https://(arxiv\.org/abs|doi\.org)/", link)], "no link to a paper"
+    assert [link for link in links if link.startswith("../docs/methods/")], "no link to the method's page"
+    number = NOTEBOOKS.index(name)
+    neighbors = NOTEBOOKS[max(0, number - 1) : number] + NOTEBOOKS[number + 1 : number + 2]
+    assert {f"{neighbor}.ipynb" for neighbor in neighbors} <= set(links)
+    for link in [link for cell in cells for link in LINK.findall(cell)]:
+        if "://" not in link:
+            assert (FOLDER / link).is_file(), f"{link} is not there"

@@ -165,5 +165,5 @@ def test_another_seed_in_the_same_run_is_refused(tiny_blip_run):
 @pytest.mark.slow
 def test_the_report_compares_two_models(tiny_llava_run):
     page = (tiny_llava_run.folder / "report" / "index.html").read_text()
-    assert 'id="beside"' in page and "Beside tiny-blip" in page
+    assert 'id="beside"' in page and "Comparison with tiny-blip" in page
     assert (tiny_llava_run.folder / "figures" / "comparison.png").is_file()
