@@ -72,7 +72,9 @@ html_theme_options = {"navigation_with_keys": True}
 
 def mathml(tex: str, as_block: bool) -> str:
     """LaTeX as MathML, which browsers draw by themselves: no script, no fonts from elsewhere."""
-    return tex2mathml(re.sub(r"\\big(?![a-zA-Z])", "", tex), as_block=as_block)
+    tex = re.sub(r"\\big(?![a-zA-Z])", "", tex)  # unknown to the converter, and only a size
+    tex = re.sub(r"\\log (?=[a-z])", r"\\log\\, ", tex)
+    return tex2mathml(tex, as_block=as_block)
 
 
 def visit_inline_math(writer: object, node: nodes.math) -> None:
@@ -91,13 +93,14 @@ def as_meant(app: Sphinx, what: str, name: str, value: object, options: object, 
     """Keep docstrings from being read as what they do not mean.
 
     A property's first line, such as "rows that were tried: head, size", is no type with a description. And the names of
-    columns that end in an underscore, as in "clean_, image_ and text_", are no links.
+    columns that end in an underscore, as in "clean_, image_ and text_", are no links; nor is "id@revision" an address.
     """
     if what in ("attribute", "data", "property"):
         lines.insert(0, "")
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
-            lines[i] = re.sub(r"(?<![`\w])([A-Za-z]\w*)_(?![\w`])", r"\1\\_", line)
+            line = re.sub(r"(?<![`\w])([A-Za-z]\w*)_(?![\w`])", r"\1\\_", line)
+            lines[i] = re.sub(r"(?<=[a-z])@(?=[a-z])", r"\\@", line)
 
 
 def setup(app: Sphinx) -> None:

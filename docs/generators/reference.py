@@ -43,7 +43,7 @@ def families() -> str:
     table = families_table()
     checks = table.groupby("self_check", sort=False)["family"].agg(list)
     refused = pd.DataFrame(
-        [(entry.name, entry.reason) for entry in unsupported_families().values()], columns=["refused", "a model"]
+        [(entry.name, entry.reason) for entry in unsupported_families().values()], columns=["refused", "because it is a model"]
     )
     shown = table[["family", "image_tokens", "handled"]]
     shown = shown.rename(
@@ -64,8 +64,17 @@ def sources() -> str:
     """Where the data sets come from, under which licence, and how to cite them."""
     from vlmtrace.tasks import task_table
 
-    table = task_table().query("kind == 'published'")
-    return as_markdown(table[["name", "source", "url", "licence", "citation", "needs"]])
+    lines = []
+    for task in task_table().query("kind == 'published'").itertuples():
+        url = f"<{task.url}>" if "://" in task.url else task.url
+        lines.append(
+            f"- **{task.source}** (`{task.name}`: {task.gives})\n"
+            f"  - Source: {url}\n"
+            f"  - Licence: {task.licence}\n"
+            f"  - To cite: {task.citation}\n"
+            f"  - What has to be in ROOT: {task.needs}"
+        )
+    return "\n".join(lines)
 
 
 def sentence(node: ast.expr) -> str:

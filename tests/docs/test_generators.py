@@ -165,7 +165,7 @@ def test_parts_that_pages_ask_for(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# Title\n\n<!-- generated: sources -->\n\nEnd\n")
     reference.write(tmp_path)
-    assert "| MIT-States |" in page.read_text() and page.read_text().endswith("\n\nEnd\n")
+    assert "- **MIT-States**" in page.read_text() and page.read_text().endswith("\n\nEnd\n")
     page.write_text("<!-- generated: nonsense -->\n")
     with pytest.raises(KeyError, match="nonsense"):
         reference.write(tmp_path)
