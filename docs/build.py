@@ -49,7 +49,8 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=ROOT / "data" / "runs", help="the folder of the runs")
     options = parser.parse_args()
     assemble(options.run, options.llava_run, options.runs)
-    sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", str(SOURCE), str(HTML)]
+    sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-d", str(BUILD / "doctrees")]
+    sphinx += [str(SOURCE), str(HTML)]
     status = subprocess.run(sphinx, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
     if status:
         return status

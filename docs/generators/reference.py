@@ -42,9 +42,8 @@ def families() -> str:
 
     table = families_table()
     checks = table.groupby("self_check", sort=False)["family"].agg(list)
-    refused = pd.DataFrame(
-        [(entry.name, entry.reason) for entry in unsupported_families().values()], columns=["refused", "because it is a model"]
-    )
+    reasons = [(entry.name, entry.reason) for entry in unsupported_families().values()]
+    refused = pd.DataFrame(reasons, columns=["refused", "because it is a model"])
     shown = table[["family", "image_tokens", "handled"]]
     shown = shown.rename(
         columns={"image_tokens": "image tokens in the language model", "handled": "particular, and handled"}
