@@ -71,7 +71,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise VlmtraceError(f"There is no table {path}: run the notebook that writes it first (see the README).")
+        raise VlmtraceError(
+            f"There is no table {path}: run the notebook that writes it first (docs/notebooks/index.md says which)."
+        )
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
