@@ -78,6 +78,7 @@ def test_executed_copies_are_found(tmp_path):
     assert {"model", "task", "samples", "seed"} <= parameters_of(sources()[0])
 
 
+@pytest.mark.medium
 def test_the_house_is_drawn_from_the_imports():
     from generators import house
 

@@ -27,6 +27,7 @@ def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("path", [ROOT / "README.md", DOCS / "start.md"], ids=name_of)
 def test_examples_run(path):
     names: dict = {}

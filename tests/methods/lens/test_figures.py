@@ -111,6 +111,7 @@ def questions(tmp_path_factory):
     return open_questions(2, 0).rename(columns={"question": "prompt", "kind": "category"})
 
 
+@pytest.mark.medium
 def test_every_patch_has_its_words(llava, questions):
     question = questions.iloc[0]
     lens = lens_of(llava, question)

@@ -180,6 +180,7 @@ def test_prompts_of_unlike_length_are_refused_before_the_sweep(random_blip, rand
         vt.patch_heads(random_blip, pair, "text")
 
 
+@pytest.mark.medium
 def test_bfloat16_differs_by_rounding_only(random_blip, random_pairs):
     """With eight bits of mantissa sweep and hooks round differently: by up to a tenth of the largest effect."""
     half = Blip(random_blip.name, copy.deepcopy(random_blip.hf).to(torch.bfloat16), random_blip.processor)
