@@ -1,7 +1,6 @@
 """Every notebook, executed once on a handful of pairs: its tables, its pictures, and the report.
 
-The runs are those of fixtures/notebook_runs.py. Notebooks 01 to 06 run on a decoder-only model, too, where every test
-runs.
+The runs are those of fixtures/notebook_runs.py: all notebooks on one bundled model, and 01 to 06 on the other one, too.
 """
 
 import re
@@ -27,7 +26,7 @@ EXECUTED_IN = {
 pytestmark = pytest.mark.medium
 
 
-@pytest.fixture(params=["tiny_blip_run", pytest.param("tiny_llava_run", marks=pytest.mark.slow)])
+@pytest.fixture(params=["tiny_blip_run", "tiny_llava_run"])
 def run(request):
     """A run of notebooks 01 to 06."""
     return request.getfixturevalue(request.param)
@@ -162,7 +161,6 @@ def test_another_seed_in_the_same_run_is_refused(tiny_blip_run):
     assert "Traceback" not in done.stderr and record.read_bytes() == before
 
 
-@pytest.mark.slow
 def test_the_report_compares_two_models(tiny_llava_run):
     page = (tiny_llava_run.folder / "report" / "index.html").read_text()
     assert 'id="beside"' in page and "Comparison with tiny-blip" in page
