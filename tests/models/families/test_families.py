@@ -116,6 +116,7 @@ def test_pairs_of_unlike_length_together_equal_each_alone(model, random_pairs):
     assert together["logit_diff"].abs().max() > VACUOUS
 
 
+@pytest.mark.medium
 def test_two_pairs_in_one_batch_equal_each_alone(model, random_pairs):
     """Two images in one forward pass, one in each prompt."""
     pairs = random_pairs.iloc[[0, 4]]
