@@ -1,7 +1,7 @@
 """Corruptions: the minimal changes of an input that give the other answer.
 
 `image`: the corrupt image of a semantic image pair, with the clean prompt. `text`: the clean image, with both options
-of the prompt replaced (symmetric token replacement). Both are those of NOTICE (Golovanevsky et al. 2024,
+of the prompt replaced (symmetric token replacement). Both are those of NOTICE (Golovanevsky et al. 2025,
 https://arxiv.org/abs/2406.16320). Clean and corrupt runs are aligned position by position.
 """
 

@@ -25,6 +25,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.pipeline.notebooks import run_notebook
 from vlmtrace.pipeline.parameters import check_data, check_model, check_number, check_tasks
 from vlmtrace.pipeline.runs import open_run
+from vlmtrace.pipeline.stages import stages
 
 if TYPE_CHECKING:
     from vlmtrace.pipeline.schedule import Settings
@@ -153,7 +154,11 @@ def make(target: str, made: Sequence[Settings], beside: str, jobs: str) -> None:
     from vlmtrace.pipeline.schedule import jobs_of, make_report, run_jobs
 
     at_once = check_number("JOBS", jobs, 1) if jobs else 2 if made[0].device == "cpu" else 1
-    ran = run_jobs([job for given in made for job in jobs_of(target, given, is_decoder_only(given.model))], at_once)
+    matters = any(spec.models == "decoder-only" for spec in stages().values() if spec.target == target)
+    kinds = [not matters or is_decoder_only(given.model) for given in made]
+    ran = run_jobs(
+        [job for given, kind in zip(made, kinds, strict=True) for job in jobs_of(target, given, kind)], at_once
+    )
     for given in made:
         run = open_run(given.run)
         drawn = make_report(run, beside if given.run == made[-1].run else "")
@@ -164,11 +169,17 @@ def make(target: str, made: Sequence[Settings], beside: str, jobs: str) -> None:
 
 
 def is_decoder_only(model: str) -> bool:
-    """Whether a model reads image tokens in one sequence with the prompt, told by its configuration or its name."""
+    """Whether a model reads image tokens in one sequence with the prompt, as its family's interface says.
+
+    Of a model on the hub the configuration is not here yet: only BLIP's name is known then.
+    """
     for folder in (paths.MODELS / model, Path(model).expanduser()):
         if (folder / "config.json").is_file():
+            from vlmtrace.models.families.registry import families  # it imports torch, which takes seconds
+
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            return config.get("model_type") != "blip"
+            family = families().get(config.get("model_type"))
+            return family is None or family.interface_class().has_visual_tokens
     return "blip-vqa" not in model
 
 

@@ -1,6 +1,6 @@
 """MIT-States: photographs in folders named "adjective noun". The corrupt image shows the same noun in another state.
 
-Adjectives are grouped into color, shape and texture, as NOTICE does (Golovanevsky et al. 2024,
+Adjectives are grouped into color, shape and texture, as NOTICE does (Golovanevsky et al. 2025,
 https://arxiv.org/abs/2406.16320), so that a question offers two values of one kind: Is this apple ripe or burnt? Which
 adjective belongs to which group is this project's reading of the data set's list. Plain words such as red or striped,
 which that list lacks, are there for your own folders in this layout.

@@ -1,6 +1,6 @@
 """Symmetric token replacement: both options of a prompt replaced by words of as many tokens.
 
-The method is that of NOTICE (Golovanevsky et al. 2024, https://arxiv.org/abs/2406.16320). The guarantee is that clean
+The method is that of NOTICE (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320). The guarantee is that clean
 and corrupt prompt have equally many tokens under the tokenizer of the model in use, counted on the whole prompts: a
 word may be split otherwise after a blank than alone.
 """
