@@ -39,7 +39,7 @@ TEST      := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 # Values reach vlmtrace through the environment, so that no character in them can be misread by the shell.
 VARIABLES := MODEL REVISION TASKS ROOT QUESTION SAMPLES SEED RUN BESIDE DEVICE JOBS HOST PORT THEME
 define hand_on
-export VLMTRACE_$(1) = $$($(1))
+export VLMTRACE_$(1) = $$(value $(1))
 
 endef
 $(eval $(foreach name,$(VARIABLES),$(call hand_on,$(name))))
@@ -50,16 +50,16 @@ all: $(INSTALLED)  ## the whole pipeline for every task: tables, figures, execut
 explore: $(INSTALLED)  ## single images and open questions: causal tracing, the visual lens, the explorer
 	@$(VLMTRACE) explore
 
-test-fast: $(INSTALLED)  ## the tests to run while you work (90 seconds)
+test-fast: $(INSTALLED)  ## the tests to run while you work (a minute)
 	$(TEST) -n 2 -m "not slow and not medium" tests --ignore=tests/end_to_end
 
-test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every family (6 minutes)
+test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every family (4 minutes)
 	$(TEST) -n 2 -m "not slow" tests --ignore=tests/end_to_end/browser
 
-test-slow: $(INSTALLED)  ## what make test leaves out: every site of every family, raw folders (14 minutes)
+test-slow: $(INSTALLED)  ## what make test leaves out: every site of every family, raw folders (2 minutes)
 	$(TEST) -n 2 -m slow tests --ignore=tests/end_to_end/browser
 
-test-all: test test-slow  ## all tests but those in a browser (20 minutes)
+test-all: test test-slow  ## all tests but those in a browser (6 minutes)
 
 test-browser: $(INSTALLED)  ## use the explorer in a browser as a person would (needs chromium; root gets it by apt)
 	@command -v chromium chromium-browser > /dev/null || [[ $$(id -u) == 0 ]] || \

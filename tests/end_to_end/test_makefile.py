@@ -61,11 +61,16 @@ def test_the_pipeline_is_one_command(folder):
 
 def test_variables_arrive_as_they_were_typed(folder):
     odd = {
-        "MODEL": "/my models/a 'quoted' one; $HOME/", "QUESTION": 'Is this {a} or {b}? "yes"', "ROOT": "~/my data",
-        "TASKS": "csv folder", "RUN": "x", "SEED": "3", "SAMPLES": "9", "DEVICE": "cuda:0", "REVISION": "v1",
-        "BESIDE": "y", "JOBS": "3",
-    }  # fmt: skip
-    given = [f"{name}={value.replace('$', '$$')}" for name, value in odd.items()]
+        "MODEL": "/my models/a 'quoted' one; $HOME/ $(x) 1$2",
+        "QUESTION": 'Is this {a} or {b}? "yes"',
+        "ROOT": "~/my data",
+        "TASKS": "csv folder",
+        "REVISION": "v1",
+        "DEVICE": "cuda:0",
+        "BESIDE": "y",
+    }
+    odd |= {"RUN": "x", "SEED": "3", "SAMPLES": "9", "JOBS": "3"}
+    given = [f"{name}={value}" for name, value in odd.items()]
     _, environment, _ = make(folder, "all", *given)
     assert {name: environment[f"VLMTRACE_{name}"] for name in odd} == odd
 

@@ -92,6 +92,13 @@ def test_a_value_of_another_kind_is_refused(text, default):
         read_value("samples", text, default)
 
 
+@pytest.mark.parametrize("text", ["", "# a readme", "{}", '{"cells": 3}', "[]"])
+def test_what_is_no_notebook_is_refused_in_a_sentence(tmp_path, text):
+    (tmp_path / "n.ipynb").write_text(text)
+    with pytest.raises(VlmtraceError, match=r"n\.ipynb (is not a Jupyter notebook|has no cell tagged)"):
+        declared_parameters(tmp_path / "n.ipynb")
+
+
 def test_an_undeclared_parameter_is_refused_and_says_which_exist(tmp_path):
     with pytest.raises(VlmtraceError, match=r"Unknown parameter of 04.* 'sample': choose one of model, task, samples"):
         read_parameters(write_notebook(tmp_path), {"sample": "3"})

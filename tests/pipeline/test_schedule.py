@@ -298,6 +298,12 @@ def test_a_wrong_name_stops_before_anything_is_touched(ran, wrong):
     assert make(ran)[0] == [], "a mistyped name made the run out of date"
 
 
+@pytest.mark.parametrize("beside", ["nope", "default", "a b"])
+def test_what_cannot_be_compared_with_is_said_before_anything_runs(ran, beside):
+    log, said = make(ran, "--beside", beside, fails=True)
+    assert log == [] and said.startswith("Error: ") and len(said.splitlines()) == 1
+
+
 def test_tasks_run_beside_each_other(ran):
     log, _ = make(ran, "--jobs", "4", tasks=f"{A} {B} rendered_faces")
     assert len(log) == 17 and log[-2:] == ["06", "report"]

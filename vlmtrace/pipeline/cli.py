@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def option(name: str, default: str, text: str) -> Callable:
-    """An option that the environment can give, too; an empty text there is an empty text."""
+    """An option that the environment can give, too; an empty text there gives the default."""
     variable = f"VLMTRACE_{name.upper()}"
     argument = "run_name" if name == "run" else name
     return click.option(f"--{name}", argument, default=default, show_default=bool(default), envvar=variable, help=text)
@@ -106,7 +106,9 @@ def all_command(jobs: str, beside: str, **given: str) -> None:
     if mine.model == "tiny-llava":
         beside = beside or "default"
         if beside != mine.run:
-            made.insert(0, replace(mine, model="tiny-blip", run=beside, revision=""))
+            made.insert(0, replace(mine, model="tiny-blip", run=open_run(beside).name, revision=""))
+    else:
+        check_beside(beside, mine.run)
     make("all", made, beside, jobs)
 
 
@@ -118,12 +120,20 @@ def explore_command(jobs: str, beside: str, **given: str) -> None:
     Without a model of your own, both bundled models are explored, each in its run.
     """
     mine = settings(**given)
+    check_beside(beside, mine.run)
     made = [mine]
     if mine.model == "tiny-blip":
         made.append(
             replace(mine, model="tiny-llava", run="tiny-llava" if mine.run == "default" else f"{mine.run}-llava")
         )
     make("explore", made, beside, jobs)
+
+
+def check_beside(beside: str, run_name: str) -> None:
+    """Raise a sentence if there is no such run to compare with."""
+    if beside and (beside == run_name or not (open_run(beside).folder / "run.json").is_file()):
+        why = "it is this very run" if beside == run_name else "it has no finished stage"
+        raise VlmtraceError(f"BESIDE={beside} cannot be compared with: {why}. Name a run of another model.")
 
 
 def settings(run_name: str, tasks: str, **given: str) -> Settings:
@@ -208,8 +218,8 @@ def check_command(**given: str) -> None:
 
 def check(run_name: str, model: str, revision: str, tasks: str, root: str, question: str, **numbers: str) -> None:
     """Raise a sentence if a run cannot be made of this."""
-    open_run(run_name)
     check_model(model, revision)
+    open_run(run_name)
     check_tasks(tasks.split())
     check_data(tasks.split(), root, question)
     check_number("SEED", numbers["seed"], 0)

@@ -8,6 +8,7 @@ and the rest once. Elsewhere, and for single notebooks, a kernel is an ordinary 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pkgutil
 import signal
@@ -156,6 +157,9 @@ def warm_kernels() -> Iterator[type[OwnKernelManager]]:
 
 def end_kernels() -> None:
     """End all kernels that run, at once."""
+    if RUNNING:
+        # What waits for these kernels would report their death as errors.
+        logging.getLogger("papermill").setLevel(logging.CRITICAL)
     for provisioner in list(RUNNING):
         with contextlib.suppress(OSError):
             os.killpg(provisioner.pgid or provisioner.pid, signal.SIGKILL)  # type: ignore[arg-type]

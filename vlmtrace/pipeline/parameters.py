@@ -22,7 +22,11 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
 
     if not notebook.is_file():
         raise VlmtraceError(f"There is no notebook {notebook}: look into {paths.relative(paths.ROOT / 'notebooks')}.")
-    for cell in nbformat.read(notebook, as_version=4).cells:
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except (ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError) as error:
+        raise VlmtraceError(f"{notebook} is not a Jupyter notebook: give a file that Jupyter has written.") from error
+    for cell in cells:
         if "parameters" in cell.metadata.get("tags", []):
             break
     else:

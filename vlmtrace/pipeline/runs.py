@@ -14,6 +14,7 @@ works in parts that are kept until `finish`, so that what an interruption leaves
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -61,7 +62,7 @@ def open_run(name: str) -> Run:
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
         raise VlmtraceError(
-            f"A run cannot be called {name!r}: use letters, digits, '.', '_' and '-', and start with a letter or digit."
+            f"A run cannot be called {name!r}: use letters, digits, '.', '_' and '-', beginning with neither '.' nor '-'."
         )
     return Run(str(name))
 
@@ -271,6 +272,8 @@ class Stage:
             seconds = round(time.monotonic() - self.started, 2)
             self.run.update(self.key, self._entry(writes, seconds))
         shutil.rmtree(self.parts_folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other stages still keep parts there, or there never were any
+            self.parts_folder.parent.rmdir()
         for name, table in tables.items():
             print(f"Wrote {paths.relative(self.run.path(name, self.task))}: {len(table):,} rows.")
         pipeline = [name for name, spec in stages().items() if spec.target == "all"]

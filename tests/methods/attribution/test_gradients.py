@@ -47,6 +47,34 @@ def test_gradient_equals_finite_difference(random_blip, runs, site):
     assert expected.abs().max() > 1e-3, "a gradient of nothing proves nothing"
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "gemma3"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_gradient_reaches_the_vision_encoder_through_the_image_tokens(model_store, random_pairs, family, steps):
+    """Setting the language model's input would cut it off: all estimates of the vision encoder would be 0."""
+    model = model_store.shared(family)
+    pairs = random_pairs.iloc[[0]]
+    runs = run_pairs(model, pairs, [encode_pair(model, pairs, 0, "image")])
+    site = Site("vision_encoder", "residual", 0)
+    gradient = site_gradients(model, runs, [site, Site("language_model", "residual", 0)], steps)[site]
+    assert gradient.abs().max() > 1e-4, "no gradient reaches the vision encoder"
+    if steps == 1:
+        direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0))
+        direction /= direction.norm()
+
+        def logit_diff(epsilon: float) -> torch.Tensor:
+            hook = (model.hook_point(site), lambda value: value + epsilon * direction)
+            with torch.no_grad(), attach_hooks([hook], n_pairs=1):
+                return Readout.of(model.answer_logits(runs.inputs), runs.answer_ids).logit_diff.double()
+
+        measured = (logit_diff(5e-2) - logit_diff(-5e-2)) / 1e-1
+        torch.testing.assert_close(measured, (gradient * direction).sum((1, 2)).double(), atol=5e-3, rtol=5e-2)
+
+
+def test_estimates_of_the_vision_encoder_alone(model_store, random_pairs):
+    table = vt.attribute_modules(model_store.shared("llava"), random_pairs.head(1), blocks=["vision_encoder"])
+    assert set(table["block"]) == {"vision_encoder"} and table["logit_diff"].abs().max() > 1e-4
+
+
 def test_estimate_is_gradient_times_difference_by_hand(random_blip, random_pairs, runs):
     table = vt.attribute_heads(random_blip, random_pairs.iloc[[0, 4]], modules=["cross_attention"])
     site = Site("text_encoder", "cross_attention", 1)
@@ -86,7 +114,7 @@ def test_small_steps_are_predicted_exactly(random_blip, random_pairs, tmp_path):
 def test_more_steps_average_gradients(random_blip, runs):
     site = Site("text_encoder", "mlp", 0)
     two = site_gradients(random_blip, runs, [site], steps=2)[site]
-    halves = [_gradients_at(random_blip, runs, [site], alpha)[site] for alpha in (0.25, 0.75)]
+    halves = [_gradients_at(random_blip, runs, [site], alpha, random_blip.entry_blocks)[site] for alpha in (0.25, 0.75)]
     torch.testing.assert_close(two, (halves[0] + halves[1]) / 2)
     assert not torch.allclose(halves[0], halves[1], rtol=1e-2)
 

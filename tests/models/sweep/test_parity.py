@@ -53,6 +53,22 @@ def test_drawn_sites_equal_the_reference(model, pairs, task, corruption, sweep):
     assert worst <= 1e-4, f"logit_diff is off by {worst:.2g}"
 
 
+@pytest.mark.parametrize("name", ["random_blip", "llava"])
+def test_whole_modules_and_single_heads_can_share_a_sweep(model_store, random_pairs, name):
+    """A sweep that looked at its first patch alone took every patch for what that one is."""
+    model, pair = model_store.shared(name), random_pairs.iloc[[0]]
+    clean, inputs = (run_inputs(model, pair, run) for run in ("clean", "image"))
+    ids = model.answer_ids(pair["correct_answer"], pair["incorrect_answer"])
+    block, module = model.head_block.name, model.head_block.head_modules[-1]
+    last = model.trace(clean)[block, module, 1].shape[1] - 1
+    for heads in ([None, 1, 0, None], [2, None, 1, None]):
+        patches = Patches(block, [module] * 4, [1] * 4, heads, torch.tensor([[last, last, last - 1, last - 1]]))
+        fast = model.sweep(model.trace(clean), model.trace(inputs), inputs, patches, ids, memory=2**28)
+        slow = reference.sweep(model, model.trace(clean), inputs, patches, ids)
+        torch.testing.assert_close(fast.correct, slow.correct, atol=1e-4, rtol=0)
+        assert (slow.correct - slow.correct[0, 0]).abs().max() > 1e-3, "all patches do the same"
+
+
 def patched_in_a_batch(model, clean, inputs, patches, ids):
     """All patches of one site by one hooked forward pass of the whole model: each row of the batch has its own."""
     site = Site(patches.block, patches.modules[0], patches.layers[0])

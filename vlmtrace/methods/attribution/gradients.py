@@ -214,12 +214,31 @@ def site_gradients(model: VLM, runs: PairRuns, sites: Sequence[Site], steps: int
     alphas = [0.0] if steps == 1 else [(i + 0.5) / steps for i in range(steps)]
     total: dict[Site, Tensor] = {}
     for alpha in alphas:
-        for site, gradient in _gradients_at(model, runs, sites, alpha).items():
-            total[site] = total.get(site, torch.zeros_like(gradient)) + gradient / len(alphas)
+        for entries, together in _sites_by_entries(model, sites):
+            for site, gradient in _gradients_at(model, runs, together, alpha, entries).items():
+                total[site] = total.get(site, torch.zeros_like(gradient)) + gradient / len(alphas)
     return total
 
 
-def _gradients_at(model: VLM, runs: PairRuns, sites: Sequence[Site], alpha: float) -> dict[Site, Tensor]:
+def _sites_by_entries(model: VLM, sites: Sequence[Site]) -> list[tuple[tuple[str, ...], list[Site]]]:
+    """Sites that one backward pass can serve, each with the blocks whose input is set on the way to the clean run.
+
+    Where image tokens stand in the text sequence, setting the language model's input would cut it off from the vision
+    encoder: for sites of the vision encoder only the encoder's own input is set, and the rest follows from it.
+    """
+    if not model.has_visual_tokens:
+        return [(model.entry_blocks, list(sites))]
+    found = []
+    for i, block in enumerate(model.entry_blocks):
+        own = [site for site in sites if site.block == block]
+        if own:
+            found.append((model.entry_blocks[: i + 1], own))
+    return found
+
+
+def _gradients_at(
+    model: VLM, runs: PairRuns, sites: Sequence[Site], alpha: float, entries: Sequence[str]
+) -> dict[Site, Tensor]:
     probes: dict[Site, Tensor] = {}
 
     def probe(site: Site) -> Callable[[Tensor], Tensor]:
@@ -233,9 +252,9 @@ def _gradients_at(model: VLM, runs: PairRuns, sites: Sequence[Site], alpha: floa
     def start(block: str) -> Callable[[Tensor], Tensor]:
         return lambda _value: torch.lerp(runs.corrupt.layer_inputs[block], runs.clean.layer_inputs[block], alpha)
 
-    points = [(HookPoint(model.layer_module(block, 0), is_input=True), start(block)) for block in model.entry_blocks]
+    points = [(HookPoint(model.layer_module(block, 0), is_input=True), start(block)) for block in entries]
     points += [(model.hook_point(site), probe(site)) for site in sites]
-    with torch.enable_grad(), attach_hooks(points):
+    with torch.enable_grad(), attach_hooks(points, len(runs.inputs["input_ids"])):
         logits = model.answer_logits(runs.inputs)
         total = Readout.of(logits, runs.answer_ids).logit_diff.sum()
         # Pairs of a batch do not touch each other, so the gradient of the sum is each pair's own.

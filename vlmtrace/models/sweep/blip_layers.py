@@ -69,7 +69,7 @@ class TextLayers:
         new = gather_rows(clean[self.block, module, layer], patches.positions)  # (P, S, D)
         if module == "residual":
             return new
-        if patches.heads[0] is not None:
+        if any(head is not None for head in patches.heads):
             new = with_heads(patches.heads, self.heads, new, corrupt_row(module))
         stream = gather_rows(corrupt.layer_input(self.block, layer), patches.positions)  # (P, S, D)
         context = new if module == "self_attention" else corrupt_row("self_attention")

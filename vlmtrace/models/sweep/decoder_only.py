@@ -245,7 +245,7 @@ class SuffixSweep:
         rows = slice(self.first, None)
         assert patches.position_masks is not None
         chosen = patches.position_masks[:, :, rows, None]  # (P, S, L, 1)
-        if patches.heads[0] is not None:
+        if any(head is not None for head in patches.heads):
             n_heads = self.model.blocks[BLOCK].n_heads
             width = self.clean[BLOCK, module, layer].shape[-1]
             chosen = chosen & head_columns(patches.heads, n_heads, width, chosen.device)[:, None]

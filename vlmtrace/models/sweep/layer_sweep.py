@@ -115,15 +115,16 @@ def gather_rows(stream: Tensor, positions: Tensor) -> Tensor:
 
 def with_heads(heads: list[int | None], n_heads: int, new: Tensor, old: Tensor) -> Tensor:
     """Rows (P, S, D): `new` in the slice of each patch's head (None: everywhere), `old` elsewhere."""
-    if heads[0] is None:
+    if all(head is None for head in heads):
         return new
     return torch.where(head_columns(heads, n_heads, new.shape[-1], new.device), new, old)
 
 
 def head_columns(heads: list[int | None], n_heads: int, width: int, device: torch.device) -> Tensor:
-    """(S, width) bool: which columns of the heads' concatenated outputs belong to each patch's head."""
+    """(S, width) bool: which columns of the heads' concatenated outputs each patch sets: its head's; None: all."""
     owner = torch.arange(width, device=device) // (width // n_heads)
-    return owner == torch.tensor(heads, device=device)[:, None]
+    own = owner == torch.tensor([-1 if head is None else head for head in heads], device=device)[:, None]
+    return own | torch.tensor([head is None for head in heads], device=device)[:, None]
 
 
 def split_heads(stream: Tensor, heads: int) -> Tensor:

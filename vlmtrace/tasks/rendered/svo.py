@@ -22,8 +22,6 @@ _CLOTHES: tuple[Color, ...] = (
 )  # fmt: skip
 _WHITE: Color = (252, 252, 250)
 
-GROUND = 89.0
-
 
 @dataclass(frozen=True)
 class SvoScene:
