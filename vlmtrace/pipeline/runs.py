@@ -62,7 +62,8 @@ def open_run(name: str) -> Run:
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
         raise VlmtraceError(
-            f"A run cannot be called {name!r}: use letters, digits, '.', '_' and '-', beginning with neither '.' nor '-'."
+            f"A run cannot be called {name!r}: use letters, digits, '.', '_' and '-', "
+            "beginning with neither '.' nor '-'."
         )
     return Run(str(name))
 
