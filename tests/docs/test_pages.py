@@ -78,6 +78,30 @@ def test_every_method_has_a_page(method):
     assert f"methods/{method}`" in (DOCS / "choosing.md").read_text(), f"choosing.md does not name {method}"
 
 
+FIVE_ANSWERS = ".*".join(rf"^\*\*{part}\*\* " for part in ("Measures", "Use it", "Returns", "Notebooks?", "Papers?"))
+
+
+@pytest.mark.parametrize("method", [*METHODS, "the page's own example"])
+def test_a_front_door_gives_five_answers(method):
+    if method in METHODS:
+        text = importlib.import_module(f"vlmtrace.methods.{method}").__doc__
+        assert (ROOT / "vlmtrace" / "methods" / method / "__init__.pyi").is_file()
+    else:
+        text = ast.get_docstring(ast.parse(blocks(DOCS / "extending" / "method.md")[0]))
+    assert re.search(FIVE_ANSWERS, text, flags=re.MULTILINE | re.DOTALL), f"{method}: see docs/extending/method.md"
+
+
+def test_every_figure_of_a_method_is_in_plots():
+    figures = {
+        name
+        for path in (ROOT / "vlmtrace" / "methods").glob("*/*figures.py")
+        for name in re.findall(r"^@paper_style\ndef (\w+)", path.read_text(), flags=re.MULTILINE)
+    }
+    assert len(figures) > 15
+    missing = figures - set(vt.plots.__all__)
+    assert not missing, f"vlmtrace/plots.py lacks {sorted(missing)}"
+
+
 def test_notebooks_read_and_write_what_their_page_says():
     from vlmtrace.pipeline.stages import stages
 
@@ -175,25 +199,24 @@ def install(tmp_path, monkeypatch):
     forget()
 
 
-def test_adding_a_family(install, tmp_path):
+def test_adding_a_family(install, tmp_path, monkeypatch):
     import torch
-    import transformers as hf
-    from fixtures.families import LLAVA_CHAT, _size, _text, _vision
+    from fixtures import families
     from fixtures.models import scramble
-    from fixtures.tiny_tokenizers import sentence_pieces
 
-    (declaration,) = (block for block in blocks(DOCS / "extending" / "family.md") if "FamilySpec(" in block)
+    from vlmtrace.models.families import registry
+
+    page = blocks(DOCS / "extending" / "family.md")
+    (declaration,) = (block for block in page if "FamilySpec(" in block)
+    (builder,) = (block for block in page if "def vipllava" in block)
+    # Whoever follows the page has the file in the package: here it must come from the page.
+    others = tuple(module for module in registry.own_modules() if not module.__name__.endswith(".vipllava"))
+    monkeypatch.setattr(registry, "own_modules", lambda: others)
+    registry._found.cache_clear()
     torch.manual_seed(0)
-    words = sentence_pieces(image_token="<image>")
-    config = hf.VipLlavaConfig(
-        vision_config=hf.CLIPVisionConfig(**_vision(42, layers=3), projection_dim=16),
-        text_config=hf.LlamaConfig(**_text(words)),
-        image_token_index=words.image_token_id,
-        vision_feature_layers=[-1, -2, -3],
-    )
-    images = hf.CLIPImageProcessorPil(size={"shortest_edge": 42}, crop_size=_size(42))
-    prepare = hf.LlavaProcessor(images, words, 14, "default", LLAVA_CHAT, num_additional_image_tokens=1)
-    model = hf.VipLlavaForConditionalGeneration(config)
+    names = dict(vars(families))
+    exec(compile(builder, "family.md", "exec"), names)
+    model, prepare = names["vipllava"]()
     scramble(model, seed=1)
     model.save_pretrained(tmp_path / "vip")
     prepare.save_pretrained(tmp_path / "vip")
@@ -204,7 +227,12 @@ def test_adding_a_family(install, tmp_path):
     assert loaded.uses_fast_sweep and list(loaded.blocks) == ["vision_encoder", "language_model"]
 
 
-def test_adding_a_data_set(install, tmp_path):
+def test_adding_a_data_set(install, tmp_path, monkeypatch):
+    from vlmtrace.tasks import registry
+
+    # As for a family: it must come from the page.
+    others = [task for task in registry._of_this_package() if task.name != "weather"]
+    monkeypatch.setattr(registry, "_of_this_package", lambda: iter(others))
     source, pairs, declared, *_ = blocks(DOCS / "extending" / "dataset.md")
     install("weather_task", "\n\n".join([source, pairs, declared]), "vlmtrace.tasks", "DECLARED")
     for turn, label in enumerate(("sunny", "rainy", "foggy", "sandy")):
@@ -222,7 +250,9 @@ def test_adding_a_data_set(install, tmp_path):
 @pytest.mark.slow
 def test_adding_a_method(tmp_path):
     interface, stub, computation, *_ = blocks(DOCS / "extending" / "method.md")
-    shutil.copytree(ROOT / "vlmtrace", tmp_path / "vlmtrace", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "vlmtrace", tmp_path / "vlmtrace", ignore=shutil.ignore_patterns("__pycache__", "uncertainty")
+    )
     shutil.copytree(ROOT / "tests" / "fixtures", tmp_path / "tests" / "fixtures")
     for name in ("test_layers.py", "conftest.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests" / name)

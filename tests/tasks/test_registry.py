@@ -1,5 +1,6 @@
 """Data sets declare themselves: what is listed follows from that, also for packages beside this one."""
 
+import importlib
 import re
 import sys
 import warnings
@@ -12,6 +13,7 @@ import vlmtrace as vt
 from vlmtrace import tasks
 from vlmtrace.core import paths
 from vlmtrace.tasks import registry
+from vlmtrace.tasks.declaration import KINDS
 from vlmtrace.tasks.rendered import words
 
 #: A package of one data set: colored squares in a folder.
@@ -75,20 +77,31 @@ def squares(tmp_path):
 
 
 def test_the_lists_follow_from_the_declarations():
-    assert registry.TASKS[:3] == words.TASKS and set(registry.TASKS) > set(registry.ROOTED)
-    assert set(registry.ROOTED) == {"coco_qa", "csv", "facial_expressions", "folder", "mit_states", "svo_probes"}
-    assert set(registry.QUESTIONS) == {"rendered_open", "coco_qa", "clevr"}
+    declared = tasks.declared()
+    kinds = [task.kind for task in declared.values()]
+    assert kinds == sorted(kinds, key=KINDS.index), "rendered ones first, the user's own last"
+    assert set(kinds) == set(KINDS)
+    assert set(registry.TASKS) | set(registry.QUESTIONS) == set(declared), "each gives pairs or questions"
+    assert set(words.TASKS) <= {name for name in registry.TASKS if declared[name].kind == "rendered"}
+    # Some of each that must be there, whatever is added.
+    assert {"coco_qa", "csv", "folder", "svo_probes"} <= set(registry.ROOTED) < set(registry.TASKS)
+    assert {"rendered_open", "coco_qa", "clevr"} <= set(registry.QUESTIONS)
+    assert set(words.TASKS).isdisjoint(registry.ROOTED) and not {"rendered_open", "clevr"} & set(registry.TASKS)
     with pytest.raises(AttributeError):
         registry.SOURCES  # noqa: B018
 
 
 def test_one_module_declares_each_data_set():
     folder = paths.ROOT / "vlmtrace" / "tasks"
-    declaring = {path.relative_to(folder).parts[0] for path in folder.rglob("*.py") if "\nDECLARED" in path.read_text()}
-    assert declaring == {
-        "clevr.py", "coco_qa.py", "facial_expressions.py", "mit_states.py", "own_data.py", "rendered", "svo_probes",
-    }  # fmt: skip
-    named = re.compile("|".join(set(registry.ROOTED) - {"csv", "folder"}))
+    texts = [path for path in folder.rglob("*.py") if re.search("^DECLARED\\b", path.read_text(), flags=re.MULTILINE)]
+    modules = {path.relative_to(folder).parts[0].removesuffix(".py") for path in texts}
+    assert len(modules) == len(texts), "two files of one folder declare data sets: only the folder's own is read"
+    found = [task for name in modules for task in importlib.import_module(f"vlmtrace.tasks.{name}").DECLARED]
+    names = [task.name for task in found]
+    assert len(set(names)) == len(names), "a data set is declared twice"
+    assert set(names) == set(tasks.declared()), "a declaration that nobody reads"
+    published = [re.escape(task.name) for task in found if task.kind == "published"]
+    named = re.compile(rf"\b({'|'.join(published)})\b")
     for module in ("loading", "registry", "declaration"):
         code = re.sub(r'""".*?"""', "", (folder / f"{module}.py").read_text(), flags=re.DOTALL)
         assert not named.search(code), f"{module} knows a data set by name"

@@ -76,7 +76,7 @@ def attention_explorer(model: VLM, pairs: pd.DataFrame) -> FigureExplorer:
         pairs: a pairs table; the masks' outlines are drawn where it has them
 
     Returns:
-        the explorer, to stand in the last line of a notebook's cell
+        the explorer; as the last line of a notebook's cell it is displayed
 
     Raises:
         VlmtraceError: the table of pairs lacks a column or has no row

@@ -2,6 +2,9 @@
 
 Patching single heads says what each of them can restore. That k of them together carry the answer is another claim,
 and it is tested here: on pairs that did not find the heads, and against as many heads drawn at random.
+
+The faithfulness of a set of heads is the mean over pairs of each pair's patching effect, with the output of every head
+fixed: only the set's clean (sufficiency), or only the set's corrupt (necessity).
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ def faithfulness_table(
     Every head's output is fixed at what it was in the clean or the corrupt run, at all positions; only what lies
     between the heads is computed anew. So a late clean head brings along what earlier heads gave it in the clean run:
     the claim tested is that these heads pass the answer on, not that they could build it without the others. All heads
-    clean give exactly 1 under image corruption; under text corruption the options' embeddings, which reach the answer
-    through the residual stream, stay corrupt.
+    clean give 1 under image corruption. Under text corruption they need not: the options' embeddings, which reach the
+    answer through the residual stream, stay corrupt.
 
     Args:
         model: the model to patch

@@ -14,7 +14,7 @@ applies several patches at once.
 `head_patching` (`patch_heads`): one row per pair, layer, position (or region) and module (or head).
 `patch_head_sets` returns one row per pair and set of heads.
 
-**Notebooks** 04_module_patching and 05_head_patching; for single examples 09_explorer, view Patching.
+**Notebooks** 04_module_patching and 05_head_patching; for single examples 09_explorer, view Patch.
 
 **Papers** Vig et al. 2020, "Investigating gender bias in language models using causal mediation analysis",
 https://arxiv.org/abs/2004.12265, and Meng et al. 2022, "Locating and editing factual associations in GPT",

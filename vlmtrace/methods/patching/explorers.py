@@ -44,7 +44,7 @@ def module_explorer(model: VLM, pairs: pd.DataFrame, module_patching: pd.DataFra
         module_patching: from `patch_modules`, of some of these pairs
 
     Returns:
-        the explorer, to stand in the last line of a notebook's cell
+        the explorer; as the last line of a notebook's cell it is displayed
 
     Raises:
         VlmtraceError: a table lacks a column, or they have no pair in common
@@ -134,7 +134,7 @@ def head_explorer(model: VLM, pairs: pd.DataFrame, head_patching: pd.DataFrame) 
         head_patching: from `patch_heads`, of some of these pairs
 
     Returns:
-        the explorer, to stand in the last line of a notebook's cell
+        the explorer; as the last line of a notebook's cell it is displayed
 
     Raises:
         VlmtraceError: a table lacks a column, or they have no pair in common
