@@ -13,7 +13,7 @@ from PIL import Image
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.panels import image_panel
 from vlmtrace.display.style import new_figure, paper_style
-from vlmtrace.display.view import Canvas, View, png, script
+from vlmtrace.display.view import BrowserCanvas, View, png, script
 
 #: What may be opened: no larger file (a connection to the kernel takes 10 MB), no more pixels than a photograph has.
 LARGEST_FILE = 6 * 2**20
@@ -23,7 +23,7 @@ MOST_PIXELS = 24_000_000
 RUNS = {"clean": "clean", "image": "corrupt image", "text": "corrupt question"}
 
 
-class AskCanvas(Canvas):
+class AskCanvas(BrowserCanvas):
     """The pair, the question, the file, the image as the model sees it, the answer."""
 
     _esm = script(Path(__file__).with_suffix(".js"))

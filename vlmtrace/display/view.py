@@ -40,7 +40,7 @@ def script(path: Path) -> str:
     return (STATIC / "kit.js").read_text() + path.read_text()
 
 
-class Canvas(anywidget.AnyWidget):
+class BrowserCanvas(anywidget.AnyWidget):
     """What the browser draws of a view.
 
     Attributes:

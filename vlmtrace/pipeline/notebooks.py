@@ -77,7 +77,7 @@ def execute(notebook: Path, given: Mapping[str, str], kernels: type) -> Path:
     except PapermillExecutionError as error:
         failed.parent.mkdir(exist_ok=True)
         os.replace(running, failed)
-        raise explain(error, label, failed) from error
+        raise failure_of(error, label, failed) from error
     finally:
         if running.exists() and sys.exc_info()[0] is not None:
             running.unlink()
@@ -121,7 +121,7 @@ def is_progress_bar(output: Mapping[str, Any]) -> bool:
     return WIDGET in data and re.search(r"\d+%\||\d+it \[", data.get("text/plain", "")) is not None
 
 
-def explain(error: Any, label: str, failed: Path) -> Exception:
+def failure_of(error: Any, label: str, failed: Path) -> Exception:
     """A mistake of the user's: its sentence. Anything else: the end of the traceback, and where to read on."""
     if error.ename == VlmtraceError.__name__:
         return VlmtraceError(f"{label} {error.evalue}")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.example import AttentionRecord, Example
-from vlmtrace.display.view import Canvas, View, png, script
+from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.inputs.image_regions import on_image
 from vlmtrace.methods.attention.figures import attention_gallery
 
@@ -23,7 +23,7 @@ LEVELS = 2**16 - 1
 LARGEST_BYTES = 64 * 2**20
 
 
-class AttentionCanvas(Canvas):
+class AttentionCanvas(BrowserCanvas):
     """Tokens, image, map of heads and gallery. What is chosen is known to Python too."""
 
     _esm = script(Path(__file__).with_suffix(".js"))

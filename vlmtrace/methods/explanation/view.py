@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from vlmtrace.display.panels import image_panel
 from vlmtrace.display.style import new_figure, paper_style
-from vlmtrace.display.view import Canvas, View, png, script
+from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.methods.explanation.search import Explanation, GraphOptions, explain
 
 #: What the sliders offer.
@@ -22,7 +22,7 @@ THRESHOLDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 RADII = (1, 2, 3, 4, 5)
 
 
-class CausalCanvas(Canvas):
+class CausalCanvas(BrowserCanvas):
     """The image with the tokens of a head's graph, the graph, and what masking does."""
 
     _esm = script(Path(__file__).with_suffix(".js"))

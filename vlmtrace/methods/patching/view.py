@@ -14,7 +14,7 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.display.panels import effect_panel, head_panel
 from vlmtrace.display.style import effect_limit, new_figure, paper_style, signed_colorbar
-from vlmtrace.display.view import Canvas, View, png, script
+from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.display.wording import readable
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in, patched_logits
@@ -27,7 +27,7 @@ from vlmtrace.models import Readout
 CORRUPTION = {"image": "the other image", "text": "the other question"}
 
 
-class PatchCanvas(Canvas):
+class PatchCanvas(BrowserCanvas):
     """Effect maps to click on, and the three distributions."""
 
     _esm = script(Path(__file__).with_suffix(".js"))
@@ -49,7 +49,8 @@ class Patching(View):
     title, name, order = "Patch", "patch", 40
     note = (
         "The corrupt run gets the chosen activations of the clean run, all at once. Effect 0: nothing happens; "
-        "1: the clean answer is back."
+        "1: the clean answer is back. A head is patched at all positions at once; the notebooks' tables patch one "
+        "position at a time, and their maps sum over positions."
     )
 
     def build(self) -> list[Any]:

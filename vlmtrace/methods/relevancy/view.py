@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.panels import Picture, image_panel, masks_of, outline_masks
 from vlmtrace.display.style import ATTENTION, new_figure, paper_style
-from vlmtrace.display.view import Canvas, View, png, script
+from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.inputs.image_regions import on_image
 from vlmtrace.methods.relevancy.propagation import Relevancy, relevancy
 
@@ -21,7 +21,7 @@ from vlmtrace.methods.relevancy.propagation import Relevancy, relevancy
 WAYS = {"image": "the language side", "vision": "the vision encoder", "joined": "both"}
 
 
-class RelevancyCanvas(Canvas):
+class RelevancyCanvas(BrowserCanvas):
     """Answer tokens, the image, the prompt, image against text."""
 
     _esm = script(Path(__file__).with_suffix(".js"))
