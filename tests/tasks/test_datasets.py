@@ -69,6 +69,8 @@ def test_states_are_compared_within_noun_and_category(states):
         for image, word in ((pair.clean_image, pair.correct_answer), (pair.corrupt_image, pair.incorrect_answer)):
             assert f"/{word} {pair.noun}/" in image
         assert pair.clean_prompt.startswith(f"Is this {pair.noun} ")
+    sizes = prepared.pairs.groupby("unit").size()
+    assert sizes.max() <= 2, f"{sizes.max()} pairs hang together by shared images: only couples may"
 
 
 def test_folders_that_are_no_state_are_counted(states):

@@ -1,6 +1,7 @@
 from .corruption import CORRUPTIONS, run_inputs
 from .image_regions import coverage, image_regions, on_image
 from .token_roles import token_table
+from .units import with_units
 
 __all__ = [
     "CORRUPTIONS",
@@ -9,4 +10,5 @@ __all__ = [
     "on_image",
     "run_inputs",
     "token_table",
+    "with_units",
 ]

@@ -10,6 +10,7 @@ import pandas as pd
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import validate_pairs, validate_questions
+from vlmtrace.inputs.units import with_units
 from vlmtrace.tasks import registry
 from vlmtrace.tasks.building.row_audit import Prepared
 from vlmtrace.tasks.building.token_replacement import CountTokens
@@ -107,7 +108,7 @@ def prepare_pairs(
         raise VlmtraceError(f"The task {task} has no split {split!r}: {remedy}.")
     request = Request(task, n, seed, _root(declared, root), split, model, question)
     assert declared.pairs is not None, "registry.TASKS are those that give pairs"
-    pairs = validate_pairs(declared.pairs(request))
+    pairs = with_units(validate_pairs(declared.pairs(request)))
     filters = request.filters
     if not filters.steps:
         filters.add("made", len(pairs), {}, "pairs")

@@ -49,6 +49,26 @@ def test_pairs_without_contrast_are_not_eligible():
     assert "color-True-5" not in set(vt.select_samples(data, per_category=20)["sample_id"])
 
 
+def test_a_unit_is_on_one_side_of_the_split_only():
+    """Every pair has a mirror image of the other option order: no couple may be split over discover and verify."""
+    data = table(40)
+    data["unit"] = data["category"] + (data.groupby(["category", "correct_first"]).cumcount()).astype(str)
+    for seed in range(5):
+        selected = vt.select_samples(data, per_category=30, seed=seed)
+        sides = selected.groupby("unit")["split_use"].nunique()
+        assert sides.max() == 1, f"{(sides > 1).sum()} of {len(sides)} units are on both sides"
+        shares = selected.groupby(["category", "correct_first"])["split_use"].apply(
+            lambda use: (use == "verify").mean()
+        )
+        assert shares.between(0.4, 0.6).all(), f"the halves are not halves: {shares.to_dict()}"
+
+
+def test_pairs_that_all_hang_together_are_not_split_and_that_is_told():
+    with pytest.warns(UserWarning, match="1 units"):
+        selected = vt.select_samples(table().assign(unit="all"))
+    assert selected["split_use"].nunique() == 1
+
+
 def test_seed_decides():
     ids = [list(vt.select_samples(table(), 4, seed=seed)["sample_id"]) for seed in (0, 0, 1)]
     assert ids[0] == ids[1] != ids[2]

@@ -238,6 +238,7 @@ def test_directions_are_opposite(rows, tmp_path):
     both = pairs.merge(pairs, left_on=["clean_image", "corrupt_image"], right_on=["corrupt_image", "clean_image"])
     assert len(both) == len(pairs) == 60
     assert (both["correct_answer_x"] == both["incorrect_answer_y"]).all()
+    assert (both["unit_x"] == both["unit_y"]).all(), "a pair and its mirror image are one unit"
 
 
 def test_only_what_is_needed_is_downloaded(rows, tmp_path):

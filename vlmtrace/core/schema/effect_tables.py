@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vlmtrace.core.schema.columns import Column, Table
+from vlmtrace.core.schema.pair_tables import UNIT
 
 SAMPLE = Column("sample_id", "text", "name of the pair, unique in the task")
 TASK = Column("task", "text", "the data set")
@@ -13,6 +14,7 @@ LAYER = Column("layer", "integer", "index of the layer in its block, from 0")
 HEAD_INDEX = Column("head", "integer", "index of the head in its layer, from 0")
 TOKEN = Column("token", "text", "the token at this position")
 TOKEN_ROLE = Column("token_role", "text", "what the token is in the prompt: correct, incorrect, noun, ?, image, …")
+UNIT_OF_PAIR = Column(UNIT, "text", "the unit that the pair belongs to, as in `pairs`", optional=True)
 POSITION = Column("position", "integer", "index in the sequence that the block sees, special tokens included, from 0")
 
 _NO_CONTRAST = "clean and corrupt run do not differ"
@@ -42,7 +44,7 @@ MODULE_PATCHING = Table(
     "module_patching",
     "One row per pair, corruption, module, layer and position: a module's activation copied from the clean run into "
     "the corrupt run.",
-    (SAMPLE, CORRUPTION, BLOCK, MODULE, LAYER, POSITION, TOKEN, TOKEN_ROLE, *_PATCHED),
+    (SAMPLE, UNIT_OF_PAIR, CORRUPTION, BLOCK, MODULE, LAYER, POSITION, TOKEN, TOKEN_ROLE, *_PATCHED),
     "04_module_patching",
     per_task=True,
 )
@@ -52,7 +54,7 @@ REGIONS = Table(
     "One row per pair, corruption, module, layer and region of the image: as module_patching, at all positions of the "
     "region at once.",
     (
-        SAMPLE, CORRUPTION, BLOCK, MODULE, LAYER,
+        SAMPLE, UNIT_OF_PAIR, CORRUPTION, BLOCK, MODULE, LAYER,
         _no_position("no single position"),
         Column("token", "text", "how many positions were patched at once"),
         Column("token_role", "text", "the region: object, distractor, background or image (all of it)"),
@@ -67,7 +69,7 @@ KNOCKOUTS = Table(
     "One row per pair and intervention in the clean run: attention knocked out between two sets of positions, or image "
     "tokens replaced by the mean image token.",
     (
-        SAMPLE, CORRUPTION, BLOCK,
+        SAMPLE, UNIT_OF_PAIR, CORRUPTION, BLOCK,
         Column("module", "text", "the attention that is knocked out, or image_embeddings where tokens are replaced"),
         Column("layer", "integer", "the middle layer of the window; 0 where tokens are replaced"),
         _no_position("no single position"),
@@ -82,7 +84,7 @@ KNOCKOUTS = Table(
 HEAD_PATCHING = Table(
     "head_patching",
     "One row per pair, corruption, head and position: a head's output copied from the clean run into the corrupt run.",
-    (SAMPLE, CORRUPTION, BLOCK, MODULE, LAYER, HEAD_INDEX, POSITION, TOKEN, TOKEN_ROLE, *_PATCHED),
+    (SAMPLE, UNIT_OF_PAIR, CORRUPTION, BLOCK, MODULE, LAYER, HEAD_INDEX, POSITION, TOKEN, TOKEN_ROLE, *_PATCHED),
     "05_head_patching",
     per_task=True,
 )

@@ -16,6 +16,16 @@ def _p(run: str, words: str, optional: bool) -> tuple[Column, ...]:
     )  # fmt: skip
 
 
+#: Column of what is independent of all else in a table: splits, tests and intervals go by it.
+UNIT = "unit"
+
+_UNIT = Column(
+    UNIT,
+    "text",
+    "the unit that the pair belongs to: pairs that share an image or mirror each other have the same, and count as one",
+    optional=True,
+)
+
 _ROLES = (
     Column("noun", "text", "the prompt's word for the thing asked about", optional=True, missing="not known"),
     Column("subject", "text", "the prompt's word for who does it", optional=True, missing="it is an option"),
@@ -34,6 +44,7 @@ _PAIR = (
     Column("correct_answer", "text", "the option that the clean image shows"),
     Column("incorrect_answer", "text", "the other option"),
     Column("correct_first", "boolean", "whether the correct option stands first in the prompt"),
+    _UNIT,
     Column("clean_object_mask", "text", "path of a PNG, white where the clean image shows the object asked about",
            optional=True, missing="the pair has no mask"),
     Column("clean_distractor_mask", "text", "path of a PNG, white where the clean image shows the distractor",

@@ -15,6 +15,7 @@ from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs, token_mismatch
+from vlmtrace.inputs.units import with_units
 from vlmtrace.models import VLM, Readout
 
 
@@ -44,7 +45,7 @@ def check_pairs(model: VLM, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
         >>> len(usable), set_aside["sample_id"].tolist()
         (3, ['rendered_states-test-0-00000'])
     """
-    pairs = validate_pairs(pairs)
+    pairs = with_units(validate_pairs(pairs))
     reasons = {row.sample_id: reason for row in pairs.itertuples() if (reason := _problem(model, row._asdict()))}
     usable = pairs[~pairs["sample_id"].isin(reasons)].reset_index(drop=True)
     set_aside = pd.DataFrame({"sample_id": list(reasons), "reason": list(reasons.values())}, dtype=str)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.schema import check_columns
+from vlmtrace.core.schema import UNIT, check_columns
+from vlmtrace.inputs.units import with_units
 
 #: Column of the selected table: heads are found on "discover" pairs and tested on "verify" pairs.
 USE = "split_use"
@@ -49,10 +52,11 @@ def select_samples(
     """Draw the pairs worth patching, without replacement, equally many from every category × option order.
 
     A pair is eligible if the clean answer is correct, each evaluated corruption changes it as a minimal pair promises,
-    and clean and corrupt logit difference differ by at least one logit.
+    and clean and corrupt logit difference differ by at least one logit. Pairs of one unit (which share an image, or
+    mirror each other) are all on the same side of the split: what was found on a pair is no test of its mirror image.
 
     Args:
-        evaluated: from `evaluate`
+        evaluated: from `evaluate`; without a column unit, units are computed by `vlmtrace.inputs.with_units`
         per_category: pairs wanted from each category, half of them with the correct option first; None: as many as
             the smallest category × order with any eligible pair offers, so that the selection is balanced
         seed: of the draw; the same seed gives the same pairs
@@ -75,6 +79,7 @@ def select_samples(
     """
     if per_category is not None and per_category < 2:
         raise VlmtraceError(f"per_category={per_category} leaves no pair for each option order: ask for at least 2.")
+    evaluated = with_units(evaluated)
     pool = evaluated[eligible(evaluated)]
     if pool.empty:
         shares = ", ".join(f"{name} {evaluated[name].mean():.0%}" for name in CRITERIA if name in evaluated)
@@ -86,6 +91,7 @@ def select_samples(
     wanted = int(strata.size().min()) if per_category is None else per_category // 2
     generator = np.random.default_rng(seed)
     chosen: dict[int, str] = {}
+    sides: dict[str, str] = {}  # unit -> the side of the split that all its pairs are on
     carried = 0.0
     for _, stratum in strata:
         drawn = generator.permutation(stratum.index)[:wanted]
@@ -95,9 +101,39 @@ def select_samples(
             carried += verify_share
             n_verify = int(carried)
             carried -= n_verify
-        chosen |= {row: "verify" if i < n_verify else "discover" for i, row in enumerate(drawn)}
+        chosen |= _split(pool.loc[drawn, UNIT], n_verify, sides)
     selected = evaluated.loc[sorted(chosen)]
-    return selected.assign(**{USE: [chosen[row] for row in selected.index]}).reset_index(drop=True)
+    selected = selected.assign(**{USE: [chosen[row] for row in selected.index]}).reset_index(drop=True)
+    _warn_of_empty_side(selected, verify_share)
+    return selected
+
+
+def _split(units: pd.Series, n_verify: int, sides: dict[str, str]) -> dict[int, str]:
+    """The side of each pair of a stratum: all pairs of a unit are on one; about `n_verify` pairs are kept to verify on.
+
+    Args:
+        units: of the stratum's pairs, in the order in which they were drawn
+        n_verify: pairs to keep
+        sides: by unit, what other strata have decided; those of new units are added
+    """
+    n_verify -= int((units.map(sides.get) == "verify").sum())
+    for unit in units.drop_duplicates():
+        if unit not in sides:
+            size = int((units == unit).sum())
+            # A unit that overshoots by more than it falls short would make the sides less equal than without it.
+            sides[unit] = "verify" if n_verify > 0 and size <= 2 * n_verify else "discover"
+            n_verify -= size if sides[unit] == "verify" else 0
+    return units.map(sides).to_dict()
+
+
+def _warn_of_empty_side(selected: pd.DataFrame, verify_share: float) -> None:
+    """Say it if pairs hang together so much that all of them are on one side of the split."""
+    if selected[USE].nunique() < 2 and 0 < verify_share < 1 and len(selected) > 1:
+        warnings.warn(
+            f"All {len(selected)} selected pairs are to {selected[USE].iloc[0]}: they form {selected[UNIT].nunique()} "
+            "units (pairs that share an image belong together), too few to split. Use pairs with images of their own.",
+            stacklevel=3,
+        )
 
 
 def selection_table(evaluated: pd.DataFrame, selected: pd.DataFrame, per_category: int | None = None) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
-from vlmtrace.core.schema import validate_pairs
+from vlmtrace.core.schema import UNIT, validate_pairs
 from vlmtrace.inputs.batching import batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import IMAGE_REGIONS, image_regions, named_positions
@@ -224,6 +224,7 @@ def _rows(
     return pd.DataFrame(
         {
             "sample_id": batch["sample_id"].to_numpy(),
+            **({UNIT: batch[UNIT].to_numpy()} if UNIT in batch else {}),
             "corruption": corruption,
             "block": model.head_block.name,
             **{name: columns[name] for name in ("module", "layer")},

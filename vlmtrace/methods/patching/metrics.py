@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.schema import UNIT
 from vlmtrace.inputs.batching import Positions
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.models import Patches
@@ -78,9 +79,11 @@ def effect_table(
         by_pair = roles[column].to_numpy().reshape(n_pairs, -1)  # (B, patched positions)
         return np.tile(by_pair, (1, n_patches // by_pair.shape[1])).ravel()
 
+    units = {UNIT: np.repeat(pairs[UNIT].to_numpy(), n_patches)} if UNIT in pairs else {}
     return pd.DataFrame(
         {
             "sample_id": np.repeat(pairs["sample_id"].to_numpy(), n_patches),
+            **units,
             "corruption": corruption,
             "block": patches.block,
             "module": patches.modules * n_pairs,

@@ -7,7 +7,7 @@ only with labels of the same noun.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,9 @@ def labelled_pairs(
 ) -> pd.DataFrame:
     """Pairs of images that differ in their label.
 
-    Every image is the clean one of at most one pair, and the corrupt one of at most one.
+    Every image is the clean one of at most one pair, and the corrupt one of at most one. Where it is both, the two
+    pairs mirror each other: otherwise pairs would hang together in long chains of shared images, and could not be split
+    into independent halves.
 
     Args:
         request: how many pairs, from which seed
@@ -100,6 +102,7 @@ def labelled_pairs(
     if candidates.empty:
         raise VlmtraceError(f"{task} has no two labels to compare: a pair needs two images that differ in theirs.")
     order = candidates.assign(key=candidates["row"].map(lambda row: digest(seed, "corrupt", row))).sort_values("key")
+    mirrored: dict[Path, Path] = {}  # clean -> corrupt image, and the other way round
     stock = {cell: deque(part["path"]) for cell, part in order.groupby(["kind", "group", "label"], sort=False)}
 
     def build(candidate: dict[str, Any], correct_first: bool, generator: np.random.Generator) -> dict[str, Any]:
@@ -118,10 +121,11 @@ def labelled_pairs(
             except VlmtraceError as error:
                 reasons.append(Rejected(PROMPT, str(error)))
                 continue
-            image = _take(stock[*cell, rival], candidate["path"])
+            image = _take(stock[*cell, rival], candidate["path"], mirrored)
             if image is None:
                 reasons.append(Rejected(IMAGE, f"no usable image is left that shows the other option, {rival!r}"))
                 continue
+            mirrored.update({candidate["path"]: image, image: candidate["path"]})
             return pair_row(
                 task,
                 candidate,
@@ -137,11 +141,16 @@ def labelled_pairs(
     return draw(candidates, request.n, seed, build, filters, unit=unit)
 
 
-def _take(stock: deque[Path], clean: Path) -> Path | None:
-    """The next image in stock that can be read and is no copy of the clean one."""
+def _take(stock: deque[Path], clean: Path, mirrored: Mapping[Path, Path]) -> Path | None:
+    """The next image in stock that can be read and is no copy of the clean one.
+
+    An image that stands in a pair goes only with its partner in that pair.
+    """
     for _ in range(len(stock)):
         path = stock.popleft()
-        if image_problem(path) is None:
+        if mirrored.get(path, clean) != clean or mirrored.get(clean, path) != path:
+            stock.append(path)
+        elif image_problem(path) is None:
             if content_of(path) != content_of(clean):
                 return path
             stock.append(path)  # may serve another pair

@@ -1,0 +1,37 @@
+"""Units: pairs that share an image or mirror each other are one observation."""
+
+import pandas as pd
+from PIL import Image
+
+from vlmtrace.inputs import with_units
+
+
+def pairs_of(*images, **further):
+    clean, corrupt = zip(*images, strict=True)
+    ids = [f"p{i}" for i in range(len(images))]
+    return pd.DataFrame({"sample_id": ids, "clean_image": clean, "corrupt_image": corrupt, **further})
+
+
+def test_pairs_that_share_an_image_are_one_unit():
+    """p0 and p1 mirror each other, p2 shares an image with p1, p3 and p4 share one, p5 stands alone."""
+    table = pairs_of(("a", "b"), ("b", "a"), ("b", "c"), ("d", "e"), ("f", "e"), ("g", "h"))
+    assert with_units(table)["unit"].tolist() == ["p0", "p0", "p0", "p3", "p3", "p5"]
+
+
+def test_a_copy_under_another_name_is_the_same_image(tmp_path):
+    for name, color in (("one.png", "red"), ("copy.png", "red"), ("two.png", "blue"), ("three.png", "green")):
+        Image.new("RGB", (4, 4), color).save(tmp_path / name)
+    paths = {name: str(tmp_path / f"{name}.png") for name in ("one", "copy", "two", "three")}
+    table = pairs_of((paths["one"], paths["two"]), (paths["copy"], paths["three"]))
+    assert with_units(table)["unit"].nunique() == 1, "one.png and copy.png hold the same image"
+
+
+def test_a_unit_column_is_respected_and_gaps_in_it_are_filled():
+    table = pairs_of(("a", "b"), ("b", "a"), ("c", "d"), unit=["mine", "", None])
+    assert with_units(table)["unit"].tolist() == ["mine", "p0", "p2"]
+    whole = pairs_of(("a", "b"), ("b", "a"), unit=["x", "y"])
+    assert with_units(whole)["unit"].tolist() == ["x", "y"], "who gives units means them"
+
+
+def test_without_images_every_pair_is_a_unit():
+    assert with_units(pd.DataFrame({"sample_id": ["a", "b"]}))["unit"].tolist() == ["a", "b"]

@@ -1,0 +1,79 @@
+"""Which pairs of a table are independent of each other.
+
+Two pairs that share an image, or are the two directions of one comparison, are no two observations: what a head does to
+one of them it tends to do to the other. A *unit* is a set of pairs that hang together in this way; splits, tests and
+intervals go by units.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from vlmtrace.core.paths import resolve
+from vlmtrace.core.schema import UNIT, check_columns
+
+
+def with_units(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The table with the column unit; where it says a pair's unit already, that stays.
+
+    The unit of a pair is the connected component to which it belongs where pairs that share an image, clean or corrupt,
+    are joined. Images are compared by the contents of their files, so a copy under another name is the same image.
+
+    Args:
+        pairs: a pairs table, or one that came of it
+
+    Returns:
+        a table of the same rows; a unit that is computed has the name of its first sample_id in the table. Where the
+        table has no columns of images, nothing can be shared, and each pair is a unit
+
+    Raises:
+        VlmtraceError: the column sample_id is missing
+    """
+    check_columns(pairs, ["sample_id"], "pairs")
+    if UNIT in pairs and _given(pairs[UNIT]).all():
+        return pairs
+    if not {"clean_image", "corrupt_image"} <= set(pairs):
+        return pairs.assign(**{UNIT: pairs["sample_id"]})
+    images = pd.concat([pairs["clean_image"].map(_image), pairs["corrupt_image"].map(_image)], ignore_index=True)
+    nodes = pd.factorize(images)[0].reshape(2, -1)  # (side, pair)
+    n = int(nodes.max(initial=-1)) + 1
+    edges = coo_array((np.ones(nodes.shape[1]), tuple(nodes)), shape=(n, n))
+    component = connected_components(edges, directed=False)[1][nodes[0]] if n else nodes[0]
+    names = pairs["sample_id"].groupby(component).transform("first")
+    if UNIT in pairs:
+        names = pairs[UNIT].where(_given(pairs[UNIT]), names)
+        return pairs.assign(**{UNIT: names})
+    place = pairs.columns.get_loc("correct_first") + 1 if "correct_first" in pairs else len(pairs.columns)
+    table = pairs.copy()
+    table.insert(place, UNIT, names)
+    return table
+
+
+def _given(units: pd.Series) -> pd.Series:
+    return units.notna() & (units.astype(str).str.strip() != "")
+
+
+def _image(image: Any) -> str:
+    """What an image is, as a text that is equal for equal images."""
+    if not isinstance(image, str | Path):
+        return f"image {id(image)}"
+    path = resolve(image)
+    try:
+        state = path.stat()
+        return _digest(str(path), state.st_size, state.st_mtime_ns)
+    except OSError:
+        return str(path)  # whoever needs the image will say that it cannot be read
+
+
+@lru_cache(maxsize=2**16)
+def _digest(path: str, _size: int, _changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
