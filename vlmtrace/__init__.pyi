@@ -9,7 +9,8 @@ from .methods.evaluation.selection import select_samples, selection_table
 from .methods.knockout.attention_knockout import knock_out_attention, replace_image_tokens
 from .methods.lens.contributions import lens_contributions
 from .methods.lens.decomposition import open_lens
-from .methods.lens.map_scores import map_table, score_maps
+from .methods.lens.map_comparison import map_table
+from .methods.lens.map_scores import score_maps
 from .methods.patching.sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
 from .models import VLM
 from .models.loading import bundled_models, load_model

@@ -6,6 +6,7 @@ import scipy.stats
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.stats import (
+    SPREAD_FLOOR,
     area_under_curve,
     bootstrap_mean,
     mean_interval,
@@ -51,13 +52,14 @@ def test_units_restore_the_size_that_mirrored_pairs_break():
 
 def naive_t(values: np.ndarray, n_boot: int, seed: int) -> tuple[float, np.ndarray]:
     """|t| of one column, and of its resamples, which are drawn as in `core.stats`, one by one."""
+    whole = values.std(ddof=0) / np.sqrt(len(values) - 1)
     n = len(values)
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
     found = []
     for count in counts:
         drawn = np.repeat(values, count)
-        error = drawn.std(ddof=1) / np.sqrt(n)
-        found.append(abs(drawn.mean() - values.mean()) / error if error > 1e-12 else np.inf)
+        error = max(drawn.std(ddof=1) / np.sqrt(n), SPREAD_FLOOR * whole)
+        found.append(abs(drawn.mean() - values.mean()) / error)
     return abs(values.mean()) / (values.std(ddof=1) / np.sqrt(n)), np.array(found)
 
 
@@ -110,6 +112,20 @@ def test_the_test_finds_an_effect_among_many():
     assert scipy.stats.false_discovery_control(p_value)[7] < 0.05
     alone = mean_test(values[:, 7], n_resamples=10 * 1024 * 20)
     assert alone[0] == p_value[7], "a column's p-value depends on its neighbors"
+
+
+def test_interval_and_test_say_the_same():
+    values = np.random.default_rng(4).exponential(size=(9, 400)) - 0.45
+    low, high = mean_interval(values, n_boot=4000)
+    p_value = mean_test(values, n_resamples=4000)
+    clear = np.abs(p_value - 0.05) > 0.01  # resamples of the test stop early
+    assert ((low > 0) | (high < 0))[clear].tolist() == (p_value < 0.05)[clear].tolist()
+    assert 0.1 < (p_value < 0.05).mean() < 0.9
+
+
+def test_an_outlier_in_the_same_direction_does_not_hide_an_effect():
+    # A resample without the larger value has no spread; without a floor it would count as reaching any t.
+    assert mean_test([0.4, 0.4, 0.4, 0.5, 0.4])[0] < 0.05
 
 
 def test_few_units_never_give_a_small_p_value():

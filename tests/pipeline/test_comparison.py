@@ -1,5 +1,6 @@
 """Comparison of two runs: profiles, peaks and the report's section agree with the tables."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from fixtures import synthetic_tables as tables
@@ -7,11 +8,20 @@ from fixtures import synthetic_tables as tables
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_json, write_table
+from vlmtrace.core.schema import TABLES
 from vlmtrace.pipeline.comparison import grounding, layer_profile, other_run, peaks
 from vlmtrace.pipeline.report import write_report
 from vlmtrace.pipeline.runs import open_run
 
 LLAVA = "language_model"
+
+
+def selected_from(pairs: pd.DataFrame) -> pd.DataFrame:
+    """A selected table with what the contract asks for; only `split_use` and units are read."""
+    kinds = {"text": "", "integer": 0, "number": 0.0, "boolean": True, "any": ""}
+    missing = [column for column in TABLES["selected"].columns if not column.optional and column.name not in pairs]
+    filled = pairs.assign(**{column.name: kinds[column.kind] for column in missing})
+    return filled.assign(split_use=["discover", "verify"] * (len(pairs) // 2))
 
 
 @pytest.fixture
@@ -34,6 +44,7 @@ def runs(tmp_path, monkeypatch):
             table["patching_effect"] = 0.1 * table["layer"]
             table.loc[table["token_role"] == "?", "token_role"] = "image"
         write_table(table, run.path("module_patching", "rendered_states"))
+        write_table(selected_from(pairs), run.path("selected", "rendered_states"))
         write_table(heads, run.path("heads"))
         write_table(functions, run.path("head_functions"))
         stage = {"figures": [], "seconds": 1.0, "finished": "2026-01-01T00:00", "parameters": {}}
@@ -61,13 +72,54 @@ def test_profiles_sum_over_positions_and_tell_image_tokens_apart(runs):
 
 
 def test_peaks_name_the_layer_of_the_largest_mean():
-    layers = pd.DataFrame({"layer": [0, 1, 2], "patching_effect": [0.1, 0.5, 0.2]})
-    profile = layers.merge(pd.DataFrame({"sample_id": ["a", "b"]}), how="cross").assign(
-        model="m", corruption="image", module="mlp", where="text"
-    )
+    profile = profile_of({"a": ("discover", [0.1, 0.5, 0.2]), "b": ("verify", [0.1, 0.4, 0.6])})
+    profile = pd.concat([profile, profile.assign(sample_id=profile["sample_id"] + "2", unit=profile["unit"] + "2")])
     found = peaks(profile).iloc[0]
-    assert (found["layer"], found["mean"], found["n"]) == (1, 0.5, 2)
-    assert found["ci_low"] == pytest.approx(0.5) and found["ci_high"] == pytest.approx(0.5)
+    # Layer 1 is picked on a; b measures what it does, though layer 2 is larger there.
+    assert (found["layer"], found["mean"], found["n"]) == (1, 0.4, 2)
+    assert found["ci_low"] == pytest.approx(0.4) and found["ci_high"] == pytest.approx(0.4)
+
+
+def profile_of(pairs: dict[str, tuple[str, list[float]]]) -> pd.DataFrame:
+    rows = [
+        {"sample_id": pair, "unit": pair, "split_use": use, "layer": layer, "patching_effect": effect}
+        for pair, (use, effects) in pairs.items()
+        for layer, effect in enumerate(effects)
+    ]
+    return pd.DataFrame(rows).assign(model="m", corruption="image", module="mlp", where="text")
+
+
+def test_the_largest_of_many_layers_is_not_measured_on_the_pairs_that_picked_it():
+    # No layer has an effect: the largest of 24 means is above 0 all the same, on the pairs that picked it.
+    generator = np.random.default_rng(0)
+    found = [
+        peaks(
+            profile_of(
+                {f"p{i}": (("discover", "verify")[i % 2], generator.normal(size=24).tolist()) for i in range(20)}
+            )
+        ).iloc[0]
+        for _ in range(60)
+    ]
+    assert np.mean([row["mean"] for row in found]) == pytest.approx(0, abs=0.12), "the winner's effect is too large"
+    assert np.mean([row["ci_low"] > 0 for row in found]) <= 0.07, "the winner's interval does not hold"
+
+
+def test_peaks_count_a_unit_once():
+    pairs = {
+        "a": ("discover", [0.0, 1.0]),
+        "b": ("verify", [0, 0.2]),
+        "c": ("verify", [0, 0.6]),
+        "d": ("verify", [0, 0.8]),
+    }
+    profile = profile_of(pairs)
+    profile.loc[profile["sample_id"] == "d", "unit"] = "c"
+    found = peaks(profile).iloc[0]
+    assert found["mean"] == pytest.approx((0.2 + 0.7) / 2) and found["n"] == 3
+
+
+def test_peaks_without_pairs_to_verify_on_are_refused():
+    with pytest.raises(VlmtraceError, match="patch both"):
+        peaks(profile_of({"a": ("discover", [0.0, 1.0])}))
 
 
 def test_grounding_counts_important_heads_that_look_at_the_object(runs):

@@ -23,8 +23,8 @@ from vlmtrace.core.types import Array
 #: Resamples, or sign patterns, in memory at a time.
 CHUNK = 4096
 
-#: The standard error of a resample counts as at least this share of the sample's in an interval. A resample that
-#: misses the one outlier has hardly any spread; without a floor it would make the interval absurdly wide.
+#: The standard error of a resample counts as at least this share of the sample's. A resample that misses the one
+#: outlier has hardly any spread; without a floor it would make the interval absurdly wide.
 SPREAD_FLOOR = 0.2
 
 #: A p-value that so many resamples have reached is known well enough (to 5 %): no more are drawn for it.
@@ -97,9 +97,10 @@ def mean_test(values: ArrayLike, n_resamples: int = 10_000, seed: int = 0) -> Ar
     """Two-sided p-value of each column's mean against 0, by the symmetric bootstrap-t.
 
     The share of resamples of the centered rows whose |t| reaches the observed one, the sample counted among them,
-    p = (count + 1) / (resamples + 1) (Davison & Hinkley 1997, ch. 4), but never below that of Student's t. A resample
-    that draws one row n times has no spread and counts as reaching any t, so n rows never give a p-value below
-    n^(1 − n). No more resamples are drawn for a column that `REACHED_ENOUGH` of them have reached.
+    p = (count + 1) / (resamples + 1) (Davison & Hinkley 1997, ch. 4), but never below that of Student's t. Standard
+    errors of resamples have the floor that those of `mean_interval` have, so that both agree: p < 0.05 where the 95 %
+    interval leaves out 0. Since a share n^(1 − n) of resamples draws one row n times, which has no spread at all, no
+    p-value is below that. No more resamples are drawn for a column that `REACHED_ENOUGH` of them have reached.
 
     Args:
         values: (n, k), finite, one row per unit; one column may be given as (n,)
@@ -132,7 +133,7 @@ def mean_test(values: ArrayLike, n_resamples: int = 10_000, seed: int = 0) -> Ar
         size = min(CHUNK, n_resamples - drawn)
         counts = generator.multinomial(n, np.full(n, 1 / n), size=size).astype(float)  # (resample, n)
         means, variances = _moments(counts, centered[:, open_columns])
-        # |t| ≥ observed |t|, without a division: without any spread both sides are 0 or the left one is larger.
+        variances = np.maximum(variances, SPREAD_FLOOR**2 * (n - 1))
         count[open_columns] += (means**2 * (n - 1) >= squared[open_columns] * variances).sum(0)
         total[open_columns] += size
         drawn += size

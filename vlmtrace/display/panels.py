@@ -20,6 +20,8 @@ from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import open_image
+from vlmtrace.core.schema import UNIT
+from vlmtrace.core.stats import mean_interval
 from vlmtrace.display.style import ATTENTION, MISSING, SIGNED, signed_norm, thin_ticks
 from vlmtrace.display.wording import readable
 
@@ -321,18 +323,42 @@ def _frame(axes: Axes) -> None:
         spine.set(visible=True, linewidth=0.4, color="0.4")
 
 
+def by_unit(effects: pd.DataFrame, keys: Sequence[str], value: str = "patching_effect") -> pd.DataFrame:
+    """Average the pairs of each unit, so that intervals over what is left do not count mirrored pairs twice.
+
+    Args:
+        effects: a table with the columns `keys` and `value`; without a column unit it is returned as it is
+        keys: within which rows of a unit are averaged
+        value: what is averaged
+    """
+    if UNIT not in effects:
+        return effects
+    return effects.groupby([*keys, UNIT], sort=False, observed=True)[value].mean().reset_index()
+
+
+def mean_error_bar(values: pd.Series) -> tuple[float, float]:
+    """95 % interval of a mean, for the parameter `errorbar` of seaborn, whose own percentile intervals are too narrow.
+
+    Args:
+        values: one per unit, none missing
+    """
+    low, high = mean_interval(values, n_boot=2000)
+    return float(low[0]), float(high[0])
+
+
 def layer_lines(axes: Axes, effects: pd.DataFrame, hue: str, title: str) -> None:
-    """Draw the mean effect by layer with its 95 % bootstrap interval over pairs, one line per value of `hue`.
+    """Draw the mean effect by layer with its 95 % interval over units of pairs, one line per value of `hue`.
 
     Args:
         axes: where to draw
-        effects: a table with the columns layer, patching_effect and `hue`, one row per pair, layer and value of `hue`
+        effects: a table with the columns layer, patching_effect and `hue`, one row per pair, layer and value of `hue`;
+            rows of a unit are averaged first
         hue: the column that parts the lines
         title: of the legend
     """
     sns.lineplot(
-        effects.rename(columns={hue: title}), x="layer", y="patching_effect", hue=title, palette="colorblind",
-        style=title, markers=True, dashes=False, errorbar=("ci", 95), n_boot=500, seed=0, ax=axes,
+        by_unit(effects, ["layer", hue]).rename(columns={hue: title}), x="layer", y="patching_effect", hue=title,
+        palette="colorblind", style=title, markers=True, dashes=False, errorbar=mean_error_bar, ax=axes,
     )  # fmt: skip
     axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -12,7 +12,9 @@ from typing import Any
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.stats import bootstrap_mean
+from vlmtrace.core.schema import UNIT
+from vlmtrace.core.stats import mean_interval
+from vlmtrace.methods.evaluation import USE
 from vlmtrace.pipeline.runs import Run, open_run
 
 FIGURE = "comparison"
@@ -49,13 +51,14 @@ def layer_profile(run: Run, tasks: Sequence[str]) -> pd.DataFrame:
     """Sum the effects of each module and layer over positions, in the block that reads the prompt.
 
     Args:
-        run: with a module_patching table of each task
+        run: with the tables selected and module_patching of each task
         tasks: names of tasks
 
     Returns:
         one row per task, corruption, pair, module, kind of position and layer: model, task, corruption, sample_id
-        ("task/sample_id"), module, where (kind of position: "text" for those of the prompt, "image" for image tokens in
-        the block's sequence), layer, patching_effect (the sum)
+        ("task/sample_id"), unit (likewise; of the pair, or the pair itself where there are no units), split_use
+        (what the pair is for: "discover" or "verify"), module, where (kind of position: "text" for those of the prompt,
+        "image" for image tokens in the block's sequence), layer, patching_effect (the sum)
 
     Raises:
         VlmtraceError: a table does not have one block that reads the prompt
@@ -66,13 +69,25 @@ def layer_profile(run: Run, tasks: Sequence[str]) -> pd.DataFrame:
         table = table[(table["block"] == head_block_of(table)) & table["module"].isin(ADDED)]
         where = (table["token_role"] == "image").map({True: "image", False: "text"})
         site = ["corruption", "sample_id", "module", "where", "layer"]
-        summed = table.assign(where=where).groupby(site)["patching_effect"].sum(min_count=1).reset_index()
-        tables.append(summed.assign(task=task, sample_id=f"{task}/" + summed["sample_id"]))
-    return pd.concat(tables, ignore_index=True).dropna().assign(model=model_of(run))
+        summed = table.assign(where=where).groupby(site)["patching_effect"].sum(min_count=1).dropna().reset_index()
+        pairs = run.table("selected", task).set_index("sample_id")
+        unit = pairs[UNIT] if UNIT in pairs else pairs.index.to_series()
+        tables.append(
+            summed.assign(
+                task=task,
+                sample_id=f"{task}/" + summed["sample_id"],
+                unit=f"{task}/" + summed["sample_id"].map(unit).astype(str),
+                **{USE: summed["sample_id"].map(pairs[USE])},
+            )
+        )
+    return pd.concat(tables, ignore_index=True).assign(model=model_of(run))
 
 
 def peaks(profiles: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Find the layer in which each model's modules have the largest mean effect.
+    """Find the layer in which each model's modules have the largest mean effect, and how large it is there.
+
+    The layer is picked on the discover pairs and the effect is measured on the verify pairs: the largest of several
+    means is too large on the pairs that picked it, and no interval around it holds.
 
     Args:
         profiles: from `layer_profile`, of any number of runs
@@ -80,19 +95,34 @@ def peaks(profiles: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Returns:
         one row per model, corruption, module and kind of position: model, corruption, module, where, layer (with the
-        largest mean), mean (over pairs), ci_low, ci_high (95 % interval over pairs), n (pairs)
+        largest mean over discover pairs), mean (there, over units of verify pairs), ci_low, ci_high (its 95 %
+        interval), n (verify pairs)
+
+    Raises:
+        VlmtraceError: there are no discover pairs, or none to verify on
     """
     rows = []
     for (model, corruption, module, where), part in profiles.groupby(
         ["model", "corruption", "module", "where"], sort=False
     ):
-        wide = part.pivot(index="sample_id", columns="layer", values="patching_effect").dropna()
-        layer = int(wide.mean().idxmax())
-        low, high = bootstrap_mean(wide[[layer]].to_numpy(), seed=seed)
-        rows.append((model, corruption, module, where, layer, wide[layer].mean(), low[0], high[0], len(wide)))
+        picked, measured = (_unit_effects(part[part[USE] == use]) for use in ("discover", "verify"))
+        if picked.empty or measured.empty:
+            raise VlmtraceError(
+                f"The {module} of {model} was patched on {len(picked)} discover and {len(measured)} verify units under "
+                f"{corruption} corruption, but a layer is picked on the former and measured on the latter: patch both."
+            )
+        layer = int(picked.mean().idxmax())
+        low, high = mean_interval(measured[layer], seed=seed)
+        n = part.loc[part[USE] == "verify", "sample_id"].nunique()
+        rows.append((model, corruption, module, where, layer, measured[layer].mean(), low[0], high[0], n))
     columns = ["model", "corruption", "module", "where", "layer", "mean", "ci_low", "ci_high", "n"]
     found = pd.DataFrame(rows, columns=columns)
     return found.sort_values(["corruption", "model", "mean"], ascending=[True, True, False])
+
+
+def _unit_effects(profile: pd.DataFrame) -> pd.DataFrame:
+    """Effects of one module, units × layers, pairs averaged; units that miss a layer are left out."""
+    return profile.pivot_table(index=UNIT, columns="layer", values="patching_effect").dropna()
 
 
 def grounding(run: Run) -> dict[str, Any]:
@@ -153,7 +183,7 @@ def compare(run: Run, other: Run) -> dict[str, Any]:
         "figure": {
             "name": FIGURE,
             "caption": "Effect of patching what the modules of each layer add, summed over positions, with 95 % "
-            "intervals over pairs. Dashed lines: sum over the image tokens, if the block has any.",
+            "intervals over units of pairs. Dashed lines: sum over the image tokens, if the block has any.",
         },
     }
 

@@ -230,6 +230,36 @@ def test_an_uncertain_head_has_no_function():
     assert row["ratio_low"] < 1.5 and row["function"] == "none"
 
 
+def test_names_are_corrected_for_all_heads_looked_at():
+    # Half of 200 heads lie exactly at the factor that names a function: none may pass. Of percentile intervals, each
+    # head on its own, several do.
+    looks = [EVEN] * 100 + [{**EVEN, "object": 0.27}] * 100
+    functions = head_functions(made_up_attention(looks, n_pairs=8, noise=0.04), n_boot=2000).query("region == 'object'")
+    named = functions[functions["function"] != "none"]
+    assert named.empty, f"{len(named)} of 100 heads that do not exceed the factor got a function"
+    assert (functions["q_value"] >= functions["p_value"]).all() and (functions["q_value"] >= 0.05).all()
+
+
+def test_an_alpha_sets_how_sure_a_name_must_be():
+    looks = [EVEN] * 7 + [{**EVEN, "object": 0.60}]
+    table = made_up_attention(looks, noise=0.08, n_pairs=8)
+    row = head_functions(table).query("head == 7 and region == 'object'").iloc[0]
+    assert row["function"] == "object detection"
+    strict = head_functions(table, alpha=row["q_value"] / 2).query("head == 7 and region == 'object'").iloc[0]
+    assert strict["function"] == "none", "a head got a function at a q-value above alpha"
+
+
+def test_pairs_of_a_unit_are_averaged_first():
+    table = made_up_attention([EVEN, {**EVEN, "object": 0.45}], n_pairs=10, noise=0.05)
+    copies = table.assign(sample_id=table["sample_id"] + " mirrored")
+    doubled = pd.concat([table.assign(unit=table["sample_id"]), copies.assign(unit=table["sample_id"])])
+    once, twice = head_functions(table), head_functions(doubled)
+    assert set(once["n"]) == {10} and set(twice["n"]) == {20} and set(twice["n_units"]) == {10}
+    numbers = ["share", "ci_low", "ci_high", "ratio_low", "ratio_high", "contrast_low", "p_value", "q_value"]
+    differ = (twice[numbers] - once[numbers]).abs().max().max()
+    assert differ < 1e-9, "a copied pair counts as a new one"
+
+
 def test_intervals_hold_the_means_and_cover_the_truth():
     looks = [{**EVEN, "object": 0.4 + 0.001 * head} for head in range(100)]
     table = head_functions(made_up_attention(looks, noise=0.05)).query("region == 'object'")

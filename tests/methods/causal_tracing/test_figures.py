@@ -64,16 +64,16 @@ def test_a_step_that_was_not_traced_is_named():
 def test_differences_stand_at_their_role():
     table = pd.DataFrame(
         [
-            (0, "text_encoder", "residual", "noun", 0.3, 0.1, 0.5, 9),
-            (0, "text_encoder", "residual", "?", 0.0, -0.1, 0.1, 8),
+            (0, "text_encoder", "residual", "noun", 0.3, 0.1, 0.5, 9, "later"),
+            (0, "text_encoder", "residual", "?", 0.1, 0.05, 0.15, 8, "no difference seen"),
         ],
-        columns=["step", "block", "module", "token_role", "difference", "ci_low", "ci_high", "n"],
+        columns=["step", "block", "module", "token_role", "difference", "ci_low", "ci_high", "n", "verdict"],
     )
     (axes,) = plots.upper_against_lower(table).axes
     points = {
         float(line.get_xdata()[0]): line.get_markerfacecolor() for line in axes.lines if len(line.get_xdata()) == 1
     }
-    assert set(points) == {0.3, 0.0} and points[0.0] == "white" != points[0.3]
+    assert set(points) == {0.3, 0.1} and points[0.1] == "white" != points[0.3], "only corrected differences are filled"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["noun (n = 9)", "? (n = 8)"]
 
 

@@ -1,7 +1,6 @@
 """Maps and their tests, each against something naive or worked by hand."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from fixtures.families import FAMILIES
@@ -9,11 +8,11 @@ from PIL import Image
 
 import vlmtrace as vt
 from vlmtrace.methods.lens.decomposition import lens_of
+from vlmtrace.methods.lens.map_comparison import map_table
 from vlmtrace.methods.lens.map_scores import (
     MAPS,
     gradient_times_input,
     image_maps,
-    map_table,
     object_tokens,
     replacement_curves,
     roc_auc,
@@ -115,17 +114,3 @@ def test_without_masks_nothing_points(tiny, questions):
     scores, _ = score_maps(tiny, questions, ["attention", "random"], steps=2)
     assert scores["auc"].isna().all() and scores["deletion"].notna().all()
     assert set(map_table(scores, "attention")["measure"]) == {"deletion", "insertion"}
-
-
-def test_the_table_of_maps_compares_question_by_question():
-    auc = {"lens": [0.9, 0.8, 0.7, 0.9], "attention": [0.95, 0.85, 0.75, 0.95], "random": [0.5, 0.4, 0.6, 0.5]}
-    scores = pd.concat(
-        pd.DataFrame({"sample_id": list("abcd"), "method": method, "auc": values, "deletion": values, "insertion": 0.5})
-        for method, values in auc.items()
-    )
-    table = map_table(scores).set_index(["measure", "method"])
-    assert table.loc[("auc", "attention"), "difference"] == pytest.approx(0.05)
-    assert table.loc[("auc", "attention"), "verdict"] == "better"
-    assert table.loc[("deletion", "attention"), "verdict"] == "worse"
-    assert table.loc[("insertion", "random"), "verdict"] == "no difference seen"
-    assert table.loc[("auc", "lens"), "verdict"] == ""

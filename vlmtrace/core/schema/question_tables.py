@@ -107,6 +107,9 @@ MAP_CURVES = Table(
     "08_visual_lens",
 )  # fmt: skip
 
+_ITSELF = "the row is that of the lens itself"
+_NO_CEILING = "halves are compared, or do not agree at all, or there is one question only"
+
 MAPS = Table(
     "maps",
     "One row per measure and method: map_scores averaged, and compared with the visual lens question by question.",
@@ -115,10 +118,14 @@ MAPS = Table(
         Column("method", "text", "the map: lens, attention, rollout, gradient or random"),
         Column("n", "integer", "questions averaged", "questions"),
         Column("mean", "number", "mean over questions", "as the measure"),
-        *_interval("questions (bootstrap)", "as the measure", _ONE_QUESTION, "low", "high"),
+        *_interval("questions (bootstrap-t)", "as the measure", _ONE_QUESTION, "low", "high"),
         Column("difference", "number", "mean difference to the visual lens on the same questions", "as the measure"),
-        *_interval("questions (bootstrap)", "as the measure", _ONE_QUESTION, "difference_low", "difference_high"),
-        Column("verdict", "text", "better, worse, or no difference seen; empty for the lens itself"),
+        *_interval("questions (bootstrap-t)", "as the measure", _ONE_QUESTION, "difference_low", "difference_high"),
+        Column("p_value", "number", "of the test that this difference is 0", "probability", missing=_ITSELF),
+        Column("q_value", "number", "that p-value, corrected for all rows of the table (Benjamini–Hochberg)",
+               "probability", missing=_ITSELF),
+        Column("verdict", "text", "better or worse where q_value is below 0.05, else no difference seen; empty for the "
+               "lens itself"),
     ),
     "08_visual_lens",
     unless="no measure can be taken: there are no masks, and image tokens cannot be replaced in this model",
@@ -143,11 +150,16 @@ HEAD_AGREEMENT = Table(
     "One row per comparison: whether the same heads carry the answer from the image and from sentences.",
     (
         Column("compared", "text", "`visual, textual`, or one of them in two halves of the questions"),
-        Column("spearman", "number", "rank correlation of the heads' mean contributions", "correlation"),
-        *_interval("questions (bootstrap)", "correlation", "halves are compared, or there is one question only",
+        Column("spearman", "number", "rank correlation of the heads' mean contributions; of halves by Spearman–Brown, "
+               "for means over all questions, from random splits", "correlation"),
+        *_interval("questions (jackknife)", "correlation", "halves are compared, or there is one question only",
                    "low", "high"),
+        Column("ceiling", "number", "correlation to expect of the same heads: geometric mean of the halves' two values",
+               "correlation", missing=_NO_CEILING),
+        Column("corrected", "number", "spearman / ceiling", "correlation", missing=_NO_CEILING),
         Column("k", "integer", "how many of the strongest heads are compared", "heads"),
-        Column("shared", "integer", "how many of them are among the strongest of both", "heads"),
+        Column("shared", "number", "how many of them are among the strongest of both; of halves the mean over splits",
+               "heads"),
         Column("shared_by_chance", "number", "how many random sets of k heads would share", "heads"),
         Column("n_questions", "integer", "questions that are answered rightly both ways", "questions"),
         Column("n_heads", "integer", "heads of the model", "heads"),
@@ -164,11 +176,15 @@ LENS_KNOCKOUTS = Table(
         Column("heads", "text", "chosen: strong in both kinds of run; random: as many others; or chosen − random"),
         Column("n", "integer", "questions averaged", "questions"),
         Column("log_odds_change", "number", "mean change of the log-odds of the model's answer", "nats"),
-        *_interval("questions (bootstrap)", "nats", _ONE_QUESTION, "low", "high"),
+        *_interval("questions (bootstrap-t)", "nats", _ONE_QUESTION, "low", "high"),
         Column("p_before", "number", "mean probability of the answer before", "probability",
                missing="the row is a difference"),
         Column("p", "number", "mean probability of the answer after", "probability",
                missing="the row is a difference"),
+        Column("p_value", "number", "of the test that the difference is 0", "probability",
+               missing="the row is no difference"),
+        Column("q_value", "number", "that p-value, corrected for both kinds of run (Benjamini–Hochberg)", "probability",
+               missing="the row is no difference"),
     ),
     "08_visual_lens",
 )  # fmt: skip

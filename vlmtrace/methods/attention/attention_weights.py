@@ -14,11 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import false_discovery_control
 
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import progress
-from vlmtrace.core.schema import HEAD, check_columns
+from vlmtrace.core.schema import HEAD, UNIT, check_columns
 from vlmtrace.core.types import Array
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import run_inputs
@@ -54,7 +55,7 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.
         shares of the attention (0 to 1) on object, distractor, background (the rest of the image) and off_image (the
         vision encoder's [CLS], or the text), which sum to 1, and on outlier, the part of background that falls on
         outlier patches (see `outlier_patches`); object_area, distractor_area, background_area, outlier_area: shares of
-        the image's tokens (0 to 1)
+        the image's tokens (0 to 1); unit, if pairs have it
 
     Raises:
         VlmtraceError: the masks' column is missing, a mask is unreadable or not of its image's size, or no image token
@@ -82,6 +83,8 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.
             areas = dict(zip([f"{region}_area" for region in ATTENDED_REGIONS], regions.mean(axis=0), strict=True))
             table = _tidy(tokens, shares, 1 - on_image.sum(-1)).assign(**areas)
             table.insert(0, "sample_id", pairs["sample_id"].iloc[row])
+            if UNIT in pairs:
+                table[UNIT] = pairs[UNIT].iloc[row]
             table.insert(1, "block", block.name)
             table.insert(2, "module", module)
             tables[row] = table
@@ -132,34 +135,39 @@ def head_functions(
     level: float = 0.95,
     n_boot: int = 10_000,
     seed: int = 0,
+    alpha: float = 0.05,
 ) -> pd.DataFrame:
     """Name what each head looks for, over pairs.
 
     For each head and region, share is the mean attention on it. Ratio is that share over what would fall on the region
     if the head's attention on the image were spread evenly: share / ((1 − off_image) · area), a ratio of means over
-    pairs. Contrast is the share less the mean share over all heads on the same pair. A head's function is the first
-    that fits of
+    pairs. Contrast is the share less the mean share over all heads on the same pair. Pairs of one unit (that share an
+    image or mirror each other) are averaged first. A head's function is the first that fits of
 
-    - object detection: the whole interval of the ratio of the object lies above `DENSITY_FACTOR`, its contrast above 0
+    - object detection: the ratio of the object is above `DENSITY_FACTOR`, its contrast above 0
     - outlier suppression: the same holds for outliers, so that attention goes to patches without content
-    - object suppression: the object's ratio lies below 1 / `DENSITY_FACTOR`, its contrast below 0
+    - object suppression: the object's ratio is below 1 / `DENSITY_FACTOR`, its contrast below 0
 
-    and "none" otherwise. The names follow the NOTICE paper (Golovanevsky et al. 2025,
-    https://arxiv.org/abs/2406.16320), the rule is this package's own. To ask for a factor and not just for a difference
-    keeps heads from being named for effects that are certain and small.
+    and "none" otherwise. Both conditions are tested (`core.stats.mean_test`, two-sided), and the larger p-value counts,
+    since both must hold. The p-values of three functions of each head are corrected together, at a false discovery rate
+    of `alpha` (Benjamini and Hochberg 1995, https://doi.org/10.1111/j.2517-6161.1995.tb02031.x). The names follow the
+    NOTICE paper (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320), the rule is this package's own. To ask
+    for a factor and not just for a difference keeps heads from being named for effects that are certain and small.
 
     Args:
-        attention: from `head_attention`; a column task may have been added
+        attention: from `head_attention`; columns task and unit may have been added
         token_roles: query tokens to average over, within a pair first; None: all
         level: of the intervals, 0 to 1
-        n_boot: bootstrap resamples of pairs
+        n_boot: bootstrap resamples of units
         seed: of the bootstrap
+        alpha: the false discovery rate, 0 to 1
 
     Returns:
         one row per head and region ("object", "distractor", "background", "outlier", "off_image"): block, module,
-        layer, head, region, n (pairs), area, share, ci_low, ci_high, ratio, ratio_low, ratio_high, contrast,
-        contrast_low, contrast_high, function (the same for all regions of a head). Ratio is missing for off_image, and
-        for outliers where no image has any (its interval also where hardly any image has)
+        layer, head, region, n (pairs), n_units, area, share, ci_low, ci_high, ratio, ratio_low, ratio_high, contrast,
+        contrast_low, contrast_high, p_value, q_value (corrected; both of the function, for "none" those of the function
+        that came closest), function (these three the same for all regions of a head). Ratio is missing for off_image,
+        and for outliers where no image has any (its interval also where hardly any image has)
 
     Raises:
         VlmtraceError: a column is missing, or no token has one of the roles
@@ -173,54 +181,76 @@ def head_functions(
                 f"No token of the attention table is {' or '.join(map(repr, token_roles))}: "
                 f"choose token_roles among {', '.join(known)}."
             )
-    keys = [key for key in ("task", "sample_id") if key in attention]
-    areas = [f"{region}_area" for region in ATTENDED_REGIONS]
-    means = attention.groupby([*keys, *HEAD], observed=True)[[*ATTENDED_REGIONS, "off_image", *areas]].mean()
+    means, n_pairs = _unit_attention(attention)
+    off_image = means["off_image"].unstack(HEAD)
+    heads = off_image.columns.to_frame(index=False)
+    shares, even = {}, {}
     tables = []
     for region in (*ATTENDED_REGIONS, "off_image"):
         share = means[region].unstack(HEAD)
         area = means[f"{region}_area"].unstack(HEAD) if region in ATTENDED_REGIONS else share * np.nan
-        even = (1 - means["off_image"].unstack(HEAD)) * area
-        scores = _scores(share.to_numpy(), even.to_numpy(), level, n_boot, seed)
-        table = share.columns.to_frame(index=False).assign(region=region, n=len(share), area=area.mean().to_numpy())
-        tables.append(table.assign(**scores))
+        shares[region], even[region] = share.to_numpy(), np.nan_to_num(((1 - off_image) * area).to_numpy())
+        table = heads.assign(region=region, n=n_pairs, n_units=len(share), area=area.mean().to_numpy())
+        tables.append(table.assign(**_scores(shares[region], even[region], level, n_boot, seed)))
     functions = pd.concat(tables, ignore_index=True)
-    return _name_functions(functions)
+    return functions.merge(heads.assign(**_named(shares, even, alpha, seed)), on=HEAD)
+
+
+def _unit_attention(attention: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Mean attention and areas by unit and head, pairs averaged first, and the number of pairs."""
+    unit = [key for key in ("task", UNIT if UNIT in attention else "sample_id") if key in attention]
+    pair = list(dict.fromkeys([*unit, "sample_id"]))
+    values = [*ATTENDED_REGIONS, "off_image", *(f"{region}_area" for region in ATTENDED_REGIONS)]
+    by_pair = attention.groupby([*pair, *HEAD], observed=True)[values].mean()
+    return by_pair.groupby(level=[*unit, *HEAD], observed=True).mean(), len(attention[pair].drop_duplicates())
 
 
 def _scores(share: Array, even: Array, level: float, n_boot: int, seed: int) -> dict[str, Array]:
-    """Share, ratio and contrast of each head, with intervals, from (pair, head) shares and evenly spread shares."""
-    n_heads = share.shape[1]
-
-    def statistics(both: Array) -> dict[str, Array]:
-        share, even = both[:, :n_heads], both[:, n_heads:]
-        ratio = np.divide(share, even, out=np.full_like(share, np.nan), where=even > 0)
-        return {"share": share, "ratio": ratio, "contrast": share - share.mean(axis=1, keepdims=True)}
-
-    both = np.hstack([share, np.nan_to_num(even)])
-    means = statistics(both.mean(axis=0, keepdims=True))
-    resamples = statistics(stats.resampled_means(both, n_boot, seed))
+    """Share, ratio and contrast of each head, with intervals, from (unit, head) shares and evenly spread shares."""
+    contrast = _contrast(share)
+    expected = even.mean(0)
+    ratio = np.divide(share.mean(0), expected, out=np.full_like(expected, np.nan), where=expected > 0)
     scores: dict[str, Array] = {}
-    for name, prefix in (("share", "ci"), ("ratio", "ratio"), ("contrast", "contrast")):
-        low, high = stats.percentile_interval(resamples[name], level)
-        scores |= {name: means[name][0], f"{prefix}_low": low, f"{prefix}_high": high}
+    for name, prefix, value, (low, high) in (
+        ("share", "ci", share.mean(0), stats.mean_interval(share, level, n_boot, seed)),
+        ("ratio", "ratio", ratio, stats.ratio_interval(share, even, level, n_boot, seed)),
+        ("contrast", "contrast", contrast.mean(0), stats.mean_interval(contrast, level, n_boot, seed)),
+    ):
+        scores |= {name: value, f"{prefix}_low": low, f"{prefix}_high": high}
     return scores
 
 
-def _name_functions(functions: pd.DataFrame) -> pd.DataFrame:
-    by_region = {region: part.set_index(HEAD) for region, part in functions.groupby("region")}
+def _contrast(share: Array) -> Array:
+    """Shares less their mean over heads, (unit, head); what rounding leaves where all heads are alike is 0."""
+    contrast = share - share.mean(axis=1, keepdims=True)
+    return np.where(np.abs(contrast) < 1e-12, 0.0, contrast)
 
-    def attracts(region: pd.DataFrame) -> pd.Series:
-        return (region["ratio_low"] > DENSITY_FACTOR) & (region["contrast_low"] > 0)
 
-    found = by_region["object"]
-    repels = (found["ratio_high"] < 1 / DENSITY_FACTOR) & (found["contrast_high"] < 0)
-    names = np.select(
-        [attracts(found), attracts(by_region["outlier"].loc[found.index]), repels],
-        ["object detection", "outlier suppression", "object suppression"],
-        "none",
-    )
-    return functions.join(pd.Series(names, found.index, name="function"), on=HEAD)
+def _named(shares: dict[str, Array], even: dict[str, Array], alpha: float, seed: int) -> dict[str, Array]:
+    """p_value, q_value and function of each head, from (unit, head) shares by region."""
+    rules = {
+        "object detection": ("object", DENSITY_FACTOR, 1),
+        "outlier suppression": ("outlier", DENSITY_FACTOR, 1),
+        "object suppression": ("object", 1 / DENSITY_FACTOR, -1),
+    }
+    n_heads = shares["object"].shape[1]
+    # So many resamples that a single head can pass the correction.
+    n_resamples = max(10_000, int(np.ceil(2 * len(rules) * n_heads / alpha)))
+    found = np.zeros((len(rules), n_heads))
+    for row, (region, factor, sign) in enumerate(rules.values()):
+        for values in (shares[region] - factor * even[region], _contrast(shares[region])):
+            fits = sign * values.mean(0) > 0
+            p_value = np.where(fits, stats.mean_test(values, n_resamples, seed), 1.0)
+            found[row] = np.maximum(found[row], p_value)  # both must hold
+    corrected = false_discovery_control(found.ravel()).reshape(found.shape)
+    holds = corrected < alpha
+    first = np.where(holds.any(0), holds.argmax(0), found.argmin(0))
+    heads = np.arange(n_heads)
+    return {
+        "p_value": found[first, heads],
+        "q_value": corrected[first, heads],
+        "function": np.where(holds.any(0), np.array(list(rules))[first], "none"),
+    }
 
 
 def _with_masks(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -169,7 +169,7 @@ def function_scores(functions: pd.DataFrame, heads: pd.DataFrame | None = None, 
 
     Left: attention on the region over what evenly spread attention would put there (1 = evenly; dotted: the factor that
     names a function). Right: the share of attention on the region less the mean share over all heads. Bars are 95 %
-    bootstrap intervals over pairs.
+    intervals over units of pairs (`core.stats`).
 
     Args:
         functions: from `head_functions`

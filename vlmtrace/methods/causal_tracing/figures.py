@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.aggregation import role_means, token_matrix
-from vlmtrace.display.panels import Picture, effect_panel, grouped_rows, image_panel, label_groups
+from vlmtrace.display.panels import Picture, effect_panel, grouped_rows, image_panel, label_groups, mean_error_bar
 from vlmtrace.display.style import PALETTE, effect_limit, new_figure, paper_style, signed_colorbar
 from vlmtrace.display.wording import readable
 
@@ -43,7 +43,7 @@ def noise_curves(curve: pd.DataFrame, level: float | None = None) -> Figure:
     for axes, (column, title) in zip(panels, titles.items(), strict=True):
         sns.lineplot(
             curve, x="level", y=column, hue="category", style="category", palette="colorblind", markers=True,
-            dashes=False, errorbar=("ci", 95), n_boot=500, seed=0, ax=axes,
+            dashes=False, errorbar=mean_error_bar, ax=axes,
         )  # fmt: skip
         axes.axvline(PUBLISHED_LEVEL, color="0.6", linewidth=0.8, linestyle=":", label="as published (3)")
         if level is not None:
@@ -189,7 +189,7 @@ def upper_against_lower(differences: pd.DataFrame, module: str = "residual", ste
     Raises:
         VlmtraceError: a column is missing or there is no row.
     """
-    columns = ["step", "block", "module", "token_role", "difference", "ci_low", "ci_high", "n"]
+    columns = ["step", "block", "module", "token_role", "difference", "ci_low", "ci_high", "n", "verdict"]
     chosen = pick(check_table(differences, columns, "later_layers"), "later_layers", module=module, step=step)
     chosen = chosen.sort_values("difference", ascending=False)
     places = grouped_rows(list(zip(chosen["block"], chosen["token_role"], strict=True)))
@@ -197,7 +197,7 @@ def upper_against_lower(differences: pd.DataFrame, module: str = "residual", ste
     axes = figure.subplots()
     for row in chosen.itertuples():
         height = places[row.block, row.token_role]
-        sure = row.ci_low > 0 or row.ci_high < 0
+        sure = row.verdict in ("later", "earlier")
         axes.plot([row.ci_low, row.ci_high], [height, height], color=PALETTE[0], linewidth=1)
         fill = PALETTE[0] if sure else "white"
         axes.plot(row.difference, height, "o", color=PALETTE[0], markersize=4, markerfacecolor=fill)
@@ -205,7 +205,7 @@ def upper_against_lower(differences: pd.DataFrame, module: str = "residual", ste
     counts = chosen.set_index(["block", "token_role"])["n"]
     label_groups(axes, places, [f"{role} (n = {counts[block, role]})" for block, role in places])
     axes.set_xlabel("mean indirect effect, upper half of the layers − lower half (95 % intervals over questions)")
-    axes.set_title(f"{readable(module)}; filled where the interval leaves out 0", loc="left")
+    axes.set_title(f"{readable(module)}; filled where halves differ, corrected for all rows", loc="left")
     sns.despine(ax=axes)
     return figure
 

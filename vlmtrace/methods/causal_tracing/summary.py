@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+from scipy.stats import false_discovery_control
 
 from vlmtrace.core.schema import check_columns
-from vlmtrace.core.stats import bootstrap_mean
+from vlmtrace.core.stats import mean_interval, mean_test
 
 
 def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed: int = 0) -> pd.DataFrame:
@@ -18,7 +20,7 @@ def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed:
         value: "indirect_effect" or "normalized_effect"; questions where it is missing are left out
         seed: of the bootstrap
     Returns:
-        one row per step, site and role: step, block, module, layer, token_role, mean, ci_low, ci_high (95 % bootstrap
+        one row per step, site and role: step, block, module, layer, token_role, mean, ci_low, ci_high (95 %,
         over questions), n (questions)
 
     Raises:
@@ -38,7 +40,7 @@ def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed:
     by_question = effects.dropna(subset=value).groupby([*cell, "sample_id"], sort=False)[value].mean()
     rows = []
     for key, values in by_question.groupby(level=cell, sort=False):
-        (low,), (high,) = bootstrap_mean(values.to_numpy(), n_boot=2000, seed=seed)
+        (low,), (high,) = mean_interval(values.to_numpy(), n_boot=2000, seed=seed)
         rows.append(
             {
                 **dict(zip(cell, key, strict=True)),
@@ -51,19 +53,25 @@ def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed:
     return pd.DataFrame(rows, columns=[*cell, "mean", "ci_low", "ci_high", "n"])
 
 
-def later_layers(effects: pd.DataFrame, value: str = "indirect_effect", seed: int = 0) -> pd.DataFrame:
+def later_layers(
+    effects: pd.DataFrame, value: str = "indirect_effect", seed: int = 0, alpha: float = 0.05
+) -> pd.DataFrame:
     """Mean effect of the upper half of the layers minus that of the lower half, for each token role.
 
     It tests the finding of Palit et al. 2023 (https://arxiv.org/abs/2308.14179) that the later layers matter most.
+    Each difference is tested over questions (`core.stats.mean_test`), and corrected for all rows of the table
+    (Benjamini and Hochberg 1995, https://doi.org/10.1111/j.2517-6161.1995.tb02031.x).
 
     Args:
         effects: from `causal_trace`
         value: "indirect_effect" or "normalized_effect"; questions where it is missing are left out
         seed: of the bootstrap
+        alpha: the false discovery rate of the verdicts, 0 to 1
     Returns:
         one row per step, block, module and role: step, block, module, token_role, lower, upper (mean effects),
-        difference, ci_low, ci_high (95 % bootstrap over questions), n (questions); the middle layer of an odd number
-        belongs to neither half
+        difference, ci_low, ci_high (95 %, over questions), n (questions), p_value, q_value (corrected), verdict
+        ("later" or "earlier" layers matter more where the q-value is below `alpha`, else "no difference seen"); the
+        middle layer of an odd number belongs to neither half
     Raises:
         VlmtraceError: a column is missing
 
@@ -87,7 +95,7 @@ def later_layers(effects: pd.DataFrame, value: str = "indirect_effect", seed: in
             for chosen in (part["layer"] < n_layers // 2, part["layer"] >= n_layers - n_layers // 2)
         )
         difference = (upper - lower).to_numpy()
-        (low,), (high,) = bootstrap_mean(difference, n_boot=2000, seed=seed)
+        (low,), (high,) = mean_interval(difference, n_boot=2000, seed=seed)
         rows.append(
             {
                 **dict(zip(cell, key, strict=True)),
@@ -97,6 +105,13 @@ def later_layers(effects: pd.DataFrame, value: str = "indirect_effect", seed: in
                 "ci_low": low,
                 "ci_high": high,
                 "n": len(difference),
+                "p_value": float(mean_test(difference, seed=seed)[0]),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return table
+    table["q_value"] = false_discovery_control(table["p_value"])
+    sure = table["q_value"] < alpha
+    found = [sure & (table["difference"] > 0), sure & (table["difference"] < 0)]
+    return table.assign(verdict=np.select(found, ["later", "earlier"], "no difference seen"))

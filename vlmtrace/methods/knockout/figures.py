@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from vlmtrace.core.schema import check_table
-from vlmtrace.display.panels import layer_lines
+from vlmtrace.display.panels import by_unit, layer_lines, mean_error_bar
 from vlmtrace.display.style import PALETTE, new_figure, paper_style
 from vlmtrace.methods.patching.figures import REGION_COLUMNS
 
@@ -24,7 +24,7 @@ def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) ->
         replaced: from `replace_image_tokens`, of the same corruption; None: the left panel alone
 
     Returns:
-        the figure: means over pairs, with 95 % bootstrap intervals
+        the figure: means over pairs, with 95 % intervals over units
 
     Raises:
         VlmtraceError: a column is missing or there is no row
@@ -40,7 +40,13 @@ def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) ->
     if replaced is not None:
         replaced = check_table(replaced, REGION_COLUMNS, "module_patching")
         sns.pointplot(
-            replaced, x="token_role", y="patching_effect", color=PALETTE[7], linestyle="none", ax=panels[1], seed=0
+            by_unit(replaced, ["token_role"]),
+            x="token_role",
+            y="patching_effect",
+            color=PALETTE[7],
+            linestyle="none",
+            errorbar=mean_error_bar,
+            ax=panels[1],
         )
         panels[1].axhline(0, color="0.6", linewidth=0.6, zorder=0)
         panels[1].set(xlabel="region", title="image tokens replaced by their mean")

@@ -16,7 +16,15 @@ from matplotlib.figure import Figure, FigureBase
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import TABLES, check_table
-from vlmtrace.display.panels import Picture, attention_panel, head_panel, image_panel, outline_legend, outline_masks
+from vlmtrace.display.panels import (
+    Picture,
+    attention_panel,
+    head_panel,
+    image_panel,
+    mean_error_bar,
+    outline_legend,
+    outline_masks,
+)
 from vlmtrace.display.style import (
     PAGE_WIDTH,
     PALETTE,
@@ -75,7 +83,7 @@ def lens_heads(contributions: pd.DataFrame, title: str = "") -> Figure:
     modules = wide.assign(module=wide["module"].map(readable))
     sns.barplot(
         modules, x="log_p_increase", y="layer", hue="module", orient="h", palette=[PALETTE[0], PALETTE[1]],
-        errorbar=("ci", 95), seed=0, err_kws={"linewidth": 0.8}, ax=right,
+        errorbar=mean_error_bar, err_kws={"linewidth": 0.8}, ax=right,
     )  # fmt: skip
     right.invert_yaxis()
     right.axvline(0, color="0.6", linewidth=0.6)
@@ -216,7 +224,7 @@ def map_curves(curves: pd.DataFrame) -> Figure:
             mean, whole = wide.mean(), wide.dropna()
             axes.plot(shares, mean, marker=marker, markersize=3.5, linewidth=1.2, color=color, label=str(method))
             if len(whole) > 1:
-                low, high = stats.bootstrap_mean(whole, n_boot=2000)
+                low, high = stats.mean_interval(whole, n_boot=2000)
                 axes.fill_between(shares, low, high, color=color, alpha=0.15, linewidth=0)
         axes.set_title(title, loc="left")
         axes.set_xlabel(f"share of image tokens {'replaced' if kind == 'deletion' else 'kept'}")

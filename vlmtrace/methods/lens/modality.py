@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import expit
-from scipy.stats import spearmanr
+from scipy.stats import false_discovery_control, spearmanr
+from scipy.stats import t as t_distribution
 from torch import Tensor
 
 from vlmtrace.core import stats
@@ -30,23 +31,31 @@ RUNS = ("visual", "textual")
 
 
 def agreement(
-    visual: pd.DataFrame, textual: pd.DataFrame, k: int = 5, n_boot: int = 2000, seed: int = 0
+    visual: pd.DataFrame, textual: pd.DataFrame, k: int = 5, n_splits: int = 100, seed: int = 0
 ) -> pd.DataFrame:
     """How alike heads contribute when the same questions are answered from images and from sentences.
 
-    Beside it stands how alike they contribute in two halves of the questions, of one kind of run: no other correlation
-    can be expected to be higher.
+    Means over few questions are noisy, and noise lowers a rank correlation. How much shows in the correlation r between
+    two halves of the questions, of one kind of run: by the formula of Spearman and Brown, means over all questions
+    correlate with those over as many others by 2r / (1 + r), with r averaged over `n_splits` random splits. The
+    geometric mean of both kinds' reliabilities is the ceiling that the correlation between the kinds can be expected to
+    reach if the same heads do the same in both (Spearman 1904, https://doi.org/10.2307/1412159). It is
+    exact for normal values and noise that both kinds do not share, and near it for ranks of others; from the same
+    questions a correlation can lie above it.
 
     Args:
         visual: from `lens_contributions`, the questions asked about images
         textual: from `lens_contributions`, the same questions asked about sentences
         k: how many of the strongest heads are compared
-        n_boot: resamples of the questions for the interval
-        seed: of the resamples and of the halves
+        n_splits: how many random splits into halves
+        seed: of the splits
     Returns:
-        one row per comparison ("visual, textual", "visual, halves", "textual, halves"): spearman of the heads' mean
-        contributions, low, high (95 %, missing for halves), shared (how many of the k strongest heads are among the k
-        strongest of the other), shared_by_chance, k, n_questions and n_heads
+        one row per comparison ("visual, textual", "visual, halves", "textual, halves"; with one question the first
+        only): spearman of the heads' mean contributions (of halves by Spearman-Brown for all questions); low, high
+        (95 %, by the jackknife over questions on Fisher's scale; missing for halves); ceiling and corrected (spearman /
+        ceiling; both missing for halves, and where the halves do not agree at all); shared (how many of the k strongest
+        heads are among the k strongest of the other; of halves the mean over splits), shared_by_chance, k, n_questions
+        and n_heads
     Raises:
         VlmtraceError: the two tables are not of the same questions
     """
@@ -55,21 +64,46 @@ def agreement(
         raise VlmtraceError("The two tables are not of the same questions: pass contributions of the same ones.")
     values = {name: wide.to_numpy() for name, wide in found.items()}
     n, n_heads = values["visual"].shape
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(n, size=(n_boot, n))
-    resampled = [_spearman(values["visual"][rows].mean(0), values["textual"][rows].mean(0)) for rows in draws]
-    low, high = np.quantile(resampled, [0.025, 0.975]) if n > 1 else (np.nan, np.nan)
     means = [values[name].mean(0) for name in RUNS]
-    rows = [{"compared": "visual, textual", **_compare(means[0], means[1], k), "low": low, "high": high}]
+    across = _compare(means[0], means[1], k)
+    rows: list[dict[str, str | float]] = []
     if n > 1:
-        half = rng.permutation(n) < n // 2
-        rows += [
-            {"compared": f"{name}, halves", **_compare(values[name][half].mean(0), values[name][~half].mean(0), k)}
-            for name in RUNS
-        ]
+        across["low"], across["high"] = _jackknife_interval(values["visual"], values["textual"])
+        halves = [_halves(values[name], k, n_splits, seed) for name in RUNS]
+        rows += [{"compared": f"{name}, halves", **half} for name, half in zip(RUNS, halves, strict=True)]
+        reliable = [half["spearman"] for half in halves]
+        if min(reliable) > 0:
+            across["ceiling"] = float(np.sqrt(np.prod(reliable)))
+            across["corrected"] = across["spearman"] / across["ceiling"]
+    rows.insert(0, {"compared": "visual, textual", **across})
     table = pd.DataFrame(rows).assign(n_questions=n, n_heads=n_heads, k=k, shared_by_chance=k * k / n_heads)
-    columns = ["compared", "spearman", "low", "high", "k", "shared", "shared_by_chance", "n_questions", "n_heads"]
-    return table.reindex(columns=columns)
+    columns = ["compared", "spearman", "low", "high", "ceiling", "corrected", "k", "shared", "shared_by_chance"]
+    return table.reindex(columns=[*columns, "n_questions", "n_heads"])
+
+
+def _halves(values: Array, k: int, n_splits: int, seed: int) -> dict[str, float]:
+    """Reliability of the mean over rows by Spearman-Brown, and heads that halves share, means over random splits."""
+    rng = np.random.default_rng(seed)
+    splits = [rng.permutation(len(values)) < len(values) // 2 for _ in range(n_splits)]
+    compared = [_compare(values[half].mean(0), values[~half].mean(0), k) for half in splits]
+    r = np.array([found["spearman"] for found in compared])
+    # Of the mean r, since the formula has a pole at −1, which single splits of few heads may come close to.
+    return {
+        "spearman": float(2 * r.mean() / (1 + max(r.mean(), 1e-9 - 1))),
+        "shared": float(np.mean([found["shared"] for found in compared])),
+    }
+
+
+def _jackknife_interval(a: Array, b: Array) -> tuple[float, float]:
+    """95 % interval of the rank correlation of two means over the same rows, by leaving out one row at a time.
+
+    The percentile interval of a bootstrap lies too low: resampled means are noisier than the means themselves.
+    """
+    n = len(a)
+    left_out = [_spearman(np.delete(a, row, 0).mean(0), np.delete(b, row, 0).mean(0)) for row in range(n)]
+    z, others = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (_spearman(a.mean(0), b.mean(0)), left_out))
+    half = t_distribution.ppf(0.975, n - 1) * np.std(others) * np.sqrt(n - 1)
+    return float(np.tanh(z - half)), float(np.tanh(z + half))
 
 
 def _by_question(table: pd.DataFrame) -> pd.DataFrame:
@@ -223,14 +257,15 @@ def random_heads(
 
 
 def ablation_table(ablated: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Mean change of the answer's log-odds under ablation, with 95 % bootstrap intervals over questions, by run.
+    """Mean change of the answer's log-odds under ablation, with 95 % intervals over questions, by run.
 
     Args:
         ablated: from `ablate_heads`
         seed: of the bootstrap
     Returns:
         one row per run and set of heads, and one for their difference, question by question: run, heads ("chosen",
-        "random", "chosen − random"), n, log_odds_change, low, high, p_before, p
+        "random", "chosen − random"), n, log_odds_change, low, high, p_before, p; of the difference, whether it is 0:
+        p_value, q_value (corrected for all runs)
     """
     rows = []
     for run, part in ablated.groupby("run", sort=False):
@@ -238,8 +273,12 @@ def ablation_table(ablated: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         wide["chosen − random"] = wide["chosen"] - wide["random"]
         p = part.groupby("heads")[["p_before", "p"]].mean()
         for name, values in wide.items():
-            low, high = (float(end[0]) for end in stats.bootstrap_mean(values, seed=seed))
+            low, high = (float(end[0]) for end in stats.mean_interval(values, seed=seed))
             row = {"run": run, "heads": name, "n": len(values), "log_odds_change": values.mean()}
             row |= {"low": low, "high": high}
-            rows.append(row | (p.loc[name].to_dict() if name in p.index else {}))
-    return pd.DataFrame(rows)
+            tested = {"p_value": float(stats.mean_test(values, seed=seed)[0])}
+            rows.append(row | (p.loc[name].to_dict() if name in p.index else tested))
+    table = pd.DataFrame(rows)
+    differences = table["p_value"].notna()
+    table.loc[differences, "q_value"] = false_discovery_control(table.loc[differences, "p_value"])
+    return table

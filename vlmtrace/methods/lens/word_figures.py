@@ -145,7 +145,7 @@ def words_by_layer(table: pd.DataFrame, at_most: int = 5) -> Figure:
             wide = wide.pivot(index="sample_id", columns="layer", values="share").dropna()
             axes.plot(layers, wide.mean(), marker=marker, markersize=4, color=PALETTE[color], label=names[place])
             if len(wide) > 1:
-                axes.fill_between(layers, *stats.bootstrap_mean(wide), color=PALETTE[color], alpha=0.15, linewidth=0)
+                axes.fill_between(layers, *stats.mean_interval(wide), color=PALETTE[color], alpha=0.15, linewidth=0)
         axes.set_title(f"through the {way}", loc="left")
         axes.set_xticks(layers, [*map(str, layers[:-1]), "out"])
         axes.set(xlabel="what enters the layer (out: what leaves the last)", ylim=(-0.03, 1.03))

@@ -16,12 +16,14 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.aggregation import patch_grids, role_means, spread_over_kinds, with_pair_columns
 from vlmtrace.display.panels import (
+    by_unit,
     effect_panel,
     emphasize_options,
     image_panel,
     layer_lines,
     masks_of,
     masks_of_any,
+    mean_error_bar,
     outline_legend,
     outline_masks,
     patch_effect_panel,
@@ -235,7 +237,7 @@ def region_effects(effects: pd.DataFrame) -> Figure:
         effects: from `patch_regions`, of one corruption
 
     Returns:
-        the figure: means over pairs, with 95 % bootstrap intervals
+        the figure: means over pairs, with 95 % intervals over units
 
     Raises:
         VlmtraceError: a column is missing or there is no row
@@ -264,7 +266,7 @@ def layer_profiles(profiles: pd.DataFrame) -> Figure:
             sample_id, module, where ("text" or "image": the positions summed over), layer, patching_effect
 
     Returns:
-        the figure: means over pairs, with 95 % bootstrap intervals
+        the figure: means over pairs, with 95 % intervals over units
 
     Raises:
         VlmtraceError: a column is missing or there is no row
@@ -280,10 +282,10 @@ def layer_profiles(profiles: pd.DataFrame) -> Figure:
         for axes, model in zip(row, models, strict=True):
             mine = profiles[(profiles["model"] == model) & (profiles["corruption"] == corruption)]
             sns.lineplot(
-                mine.rename(columns={"where": "positions"}),
+                by_unit(mine, ["module", "where", "layer"]).rename(columns={"where": "positions"}),
                 x="layer", y="patching_effect", hue="module", style="positions", palette=colors,
                 style_order=["text", "image"], markers=True, dashes={"text": "", "image": (2, 1.5)},
-                errorbar=("ci", 95), n_boot=500, seed=0, ax=axes,
+                errorbar=mean_error_bar, ax=axes,
             )  # fmt: skip
             n = mine.groupby("model")["sample_id"].nunique().max()
             axes.set_title(f"{model}, {corruption} corruption (n = {n} pairs)")
