@@ -22,7 +22,16 @@ BUILD = DOCS / "_build"
 SOURCE, HTML = BUILD / "source", BUILD / "html"
 
 #: Of this folder, what is no page.
-NOT_PAGES = ("_build", "generators", "__pycache__", "build.py", "measure_costs.py", "draw_finding.py", "link_check.py")
+NOT_PAGES = (
+    "_build",
+    "generators",
+    "__pycache__",
+    "build.py",
+    "measure_costs.py",
+    "draw_finding.py",
+    "link_check.py",
+    "simulate_statistics.py",
+)
 
 # The package of this checkout is described, whether or not another one is installed.
 sys.path[:0] = [str(ROOT), str(DOCS)]

@@ -28,6 +28,15 @@ def test_the_table_of_maps_compares_question_by_question():
     assert table.loc[("auc", "lens"), "verdict"] == "" and np.isnan(table.loc[("auc", "lens"), "q_value"])
 
 
+def test_means_of_shares_have_intervals_of_shares():
+    auc = [1.0, 1.0, 0.99, 1.0, 0.98, 0.1]
+    scores = pd.DataFrame(
+        {"sample_id": list("abcdef"), "method": "lens", "auc": auc, "deletion": 0.5, "insertion": 0.5}
+    )
+    row = map_table(scores).iloc[0]
+    assert 0 <= row["low"] < row["mean"] < row["high"] <= 1 and row["verdict"] == ""
+
+
 def chance_scores(n_methods: int, n: int = 10) -> pd.DataFrame:
     generator = np.random.default_rng(0)
     names = ["lens", *(f"map {i}" for i in range(n_methods))]

@@ -217,7 +217,12 @@ def _scores(share: Array, even: Array, level: float, n_boot: int, seed: int) -> 
         ("contrast", "contrast", contrast.mean(0), stats.mean_interval(contrast, level, n_boot, seed)),
     ):
         scores |= {name: value, f"{prefix}_low": low, f"{prefix}_high": high}
-    return scores
+    # Shares lie between 0 and 1, which a symmetric interval does not know.
+    return scores | {
+        "ci_low": np.maximum(scores["ci_low"], 0),
+        "ci_high": np.minimum(scores["ci_high"], 1),
+        "ratio_low": np.maximum(scores["ratio_low"], 0),
+    }
 
 
 def _contrast(share: Array) -> Array:

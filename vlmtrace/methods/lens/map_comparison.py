@@ -77,6 +77,7 @@ def _compared(scores: pd.DataFrame, against: str, seed: int, cell: dict[str, obj
             low, high = stats.mean_interval(np.c_[wide[method], difference], seed=seed)
             p_value = float(stats.mean_test(difference, seed=seed)[0]) if method != against else np.nan
             row = {**cell, "measure": measure, "method": method, "n": len(wide), "mean": wide[method].mean()}
-            row |= {"low": low[0], "high": high[0], "difference": difference.mean()}
+            # All measures lie between 0 and 1, which a symmetric interval does not know.
+            row |= {"low": max(low[0], 0.0), "high": min(high[0], 1.0), "difference": difference.mean()}
             rows.append({**row, "difference_low": low[1], "difference_high": high[1], "p_value": p_value})
     return rows
