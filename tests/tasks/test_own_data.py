@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from fixtures.pair_checks import check, count
@@ -10,6 +11,7 @@ from fixtures.raw_data import photograph, save
 import vlmtrace as vt
 from vlmtrace.core import paths
 from vlmtrace.core.images import open_image
+from vlmtrace.tasks.building.token_replacement import Replacer
 from vlmtrace.tasks.rendered import load
 
 PAGE = (paths.ROOT / "docs" / "own-data.md").read_text()
@@ -136,3 +138,26 @@ def test_two_labels_need_further_words(tmp_path):
         vt.load_pairs("folder", root=tmp_path, model=count)
     (tmp_path / "words.txt").write_text("cow\npig\n")
     assert len(vt.load_pairs("folder", root=tmp_path, model=count)) == 2
+
+
+def test_a_replacement_takes_the_case_of_the_word_that_it_replaces():
+    """Capitals of a table's answers must not make "Yellow or Red" of "blue or green"."""
+    replacer = Replacer(None)
+    generator = np.random.default_rng(0)
+    for options, pool, shown in (
+        (["blue", "green"], ["Yellow", "Red", "red"], str.islower),
+        (["Blue", "Green"], ["yellow", "red"], str.istitle),
+        (["BLUE", "GREEN"], ["yellow", "Red"], str.isupper),
+    ):
+        prompt = f"is it {options[0]} or {options[1]}?"
+        words = replacer(prompt, options, [(pool, pool)], generator).removeprefix("is it ").rstrip("?").split(" or ")
+        assert all(map(shown, words)), f"{options} became {words}"
+        assert {word.lower() for word in words} == {"yellow", "red"}, (
+            f"one word in two cases counted twice: {words}"
+        )
+
+
+def test_an_option_in_another_case_replaces_nothing():
+    words = ["Red", "Blue", "yellow", "green"]
+    corrupt = Replacer(None)("is it red or blue?", ["red", "blue"], [(words, words)], np.random.default_rng(0))
+    assert {"yellow", "green"} <= set(corrupt.rstrip("?").split())

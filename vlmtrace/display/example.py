@@ -252,7 +252,7 @@ class Example:
         def compute() -> PairRuns:
             correct, incorrect = self.options
             frame = self.frame().assign(correct_answer=correct, incorrect_answer=incorrect)
-            return run_pairs(self.model, frame, [encode_pair(self.model, frame, 0, corruption)])
+            return run_pairs(self.model, frame, [encode_pair(self.model, frame, 0, corruption)], corruption)
 
         return self.keep(("runs", corruption), compute)
 

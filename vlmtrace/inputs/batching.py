@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from vlmtrace.core.images import open_image
-from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_alike
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM
 
@@ -49,7 +49,12 @@ def equal_length_batches(
 
 
 def batches_of_pairs(
-    model: VLM, pairs: pd.DataFrame, corruption: str, plan: Plan, positions: Positions
+    model: VLM,
+    pairs: pd.DataFrame,
+    corruption: str,
+    plan: Plan,
+    positions: Positions,
+    contrast: str = "answer",
 ) -> Iterator[tuple[pd.DataFrame, PairRuns, dict[str, pd.DataFrame]]]:
     """Batches of pairs whose inputs have equal shapes and whose patched positions agree, with their runs.
 
@@ -59,6 +64,7 @@ def batches_of_pairs(
         corruption: "image" or "text"
         plan: its blocks are those whose positions are chosen
         positions: which positions are patched
+        contrast: "answer" or "options": what the correct answer is compared with, see `vlmtrace.inputs.answers`
 
     Yields:
         the batch's pairs; their clean and corrupt runs; and by block the chosen rows of their token tables (position,
@@ -83,9 +89,11 @@ def batches_of_pairs(
         for alike in same_shape.values():
             for start in range(0, len(alike), PAIRS_PER_SWEEP):
                 rows = alike[start : start + PAIRS_PER_SWEEP]
-                batch = pairs.iloc[rows]
-                roles = {block: pd.concat([tables[row][block] for row in rows]) for block in plan}
-                yield batch, run_pairs(model, batch, [encoded[row] for row in rows]), roles
+                together = [encoded[row] for row in rows]
+                for part, runs in run_alike(model, pairs.iloc[rows], together, corruption, contrast):
+                    mine = [rows[i] for i in part]
+                    roles = {block: pd.concat([tables[row][block] for row in mine]) for block in plan}
+                    yield pairs.iloc[mine], runs, roles
 
 
 def _choose_positions(table: pd.DataFrame, positions: Positions) -> pd.DataFrame:

@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+import torch
 
-from vlmtrace.core.errors import one_of
+from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.models import VLM, Inputs
+
+#: Optional column of a pairs table: the given beginning of the answer, behind which the model goes on.
+PREFIX = "answer_prefix"
 
 #: Corruption -> columns of image and prompt of its run.
 CORRUPTIONS: dict[str, tuple[str, str]] = {
@@ -38,7 +42,48 @@ def run_inputs(model: VLM, pairs: pd.DataFrame, run: str) -> Inputs:
     """
     one_of(run, ("clean", *CORRUPTIONS), "run")
     image, prompt = CORRUPTIONS.get(run, ("clean_image", "clean_prompt"))
-    return model.encode(list(pairs[image]), [model.prompt_text(text) for text in pairs[prompt]])
+    inputs = model.encode(list(pairs[image]), [model.prompt_text(text) for text in pairs[prompt]])
+    prefixes = [prefix_of(pair) for pair in pairs.to_dict("records")] if PREFIX in pairs else []
+    if not any(prefixes):
+        return inputs
+    ids = [model.spell_answer(prefix) if prefix else [] for prefix in prefixes]
+    if len({len(one) for one in ids}) > 1:
+        raise VlmtraceError("Answer prefixes of unlike numbers of tokens cannot share a batch: run them apart.")
+    return model.extend(inputs, torch.tensor(ids))
+
+
+def prefix_of(pair: Mapping[str, Any]) -> str:
+    """The given beginning of a pair's answer.
+
+    Args:
+        pair: a row of a pairs table
+
+    Returns:
+        its answer_prefix; empty where it has none
+    """
+    prefix = pair.get(PREFIX)
+    return prefix.strip() if isinstance(prefix, str) else ""
+
+
+def with_instruction(pairs: pd.DataFrame, instruction: str = "", answer_prefix: str = "") -> pd.DataFrame:
+    """Pairs whose prompts end with an instruction, and whose answers begin with given words.
+
+    Models that were trained to chat answer in sentences, of which the first token says nothing about the options. An
+    instruction ("Answer with one word.") or the beginning of the answer ("The answer is") brings the option to the
+    first token that is measured.
+
+    Args:
+        pairs: a pairs table
+        instruction: put behind both prompts of each pair, after a blank
+        answer_prefix: the beginning of each answer
+
+    Returns:
+        the table with the longer prompts, and with the column answer_prefix if there is one; without either, the same
+    """
+    if instruction.strip():
+        prompts = {name: pairs[name] + f" {instruction.strip()}" for name in ("clean_prompt", "corrupt_prompt")}
+        pairs = pairs.assign(**prompts)
+    return pairs.assign(**{PREFIX: answer_prefix.strip()}) if answer_prefix.strip() else pairs
 
 
 def token_mismatch(model: VLM, pair: Mapping[str, Any]) -> str | None:

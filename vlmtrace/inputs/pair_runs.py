@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.inputs.corruption import run_inputs, token_mismatch
+from vlmtrace.inputs.answers import Answers, contrast_names, find_answers, first_ids
+from vlmtrace.inputs.corruption import prefix_of, run_inputs, token_mismatch
 from vlmtrace.models import VLM, Inputs, Readout, Trace
+from vlmtrace.models.diagnosis import named_rows
+from vlmtrace.models.finite import check_finite
+from vlmtrace.models.types import WholeAnswer
+from vlmtrace.models.vlm import inputs_of_pair
+
+
+@dataclass(frozen=True)
+class WholeRuns:
+    """Clean and corrupt run of a batch of pairs with one answer given, all of its tokens but the last.
+
+    Attributes:
+        ids: of the answer
+        clean_inputs: of the clean run
+        inputs: of the corrupt run
+        clean: what the clean run left behind
+        corrupt: what the corrupt run left behind
+    """
+
+    ids: WholeAnswer
+    clean_inputs: Inputs
+    inputs: Inputs
+    clean: Trace
+    corrupt: Trace
 
 
 @dataclass(frozen=True)
@@ -22,18 +46,28 @@ class PairRuns:
         inputs: of the corrupt run, into which is patched
         clean: what the clean run left behind
         corrupt: what the corrupt run left behind
-        answer_ids: (pair, 2), first tokens of the correct and of the incorrect answer
-        clean_readout: probabilities and logit difference of the clean run
+        answers: the tokens that are measured, by pair; their numbers are equal in all pairs
+        contrasts: the answers that correct ones are compared with, as text, by pair
+        clean_readout: log-odds and probability of the clean run
         corrupt_readout: those of the corrupt run
+        whole: where an answer has several tokens, the runs with the correct answer given, and with its contrast given;
+            None: both have one
     """
 
     clean_inputs: Inputs
     inputs: Inputs
     clean: Trace
     corrupt: Trace
-    answer_ids: torch.Tensor
+    answers: list[Answers]
+    contrasts: list[str]
     clean_readout: Readout
     corrupt_readout: Readout
+    whole: tuple[WholeRuns, WholeRuns] | None = None
+
+    @property
+    def answer_ids(self) -> torch.Tensor:
+        """First tokens (pair, 2) of the correct answer and of its contrast."""
+        return first_ids(self.answers, self.clean.logits.device)
 
 
 def encode_pair(model: VLM, pairs: pd.DataFrame, row: int, corruption: str) -> tuple[Inputs, Inputs]:
@@ -66,31 +100,129 @@ def encode_pair(model: VLM, pairs: pd.DataFrame, row: int, corruption: str) -> t
     return clean, corrupt
 
 
-def run_pairs(model: VLM, pairs: pd.DataFrame, encoded: Sequence[tuple[Inputs, Inputs]]) -> PairRuns:
+def run_pairs(
+    model: VLM,
+    pairs: pd.DataFrame,
+    encoded: Sequence[tuple[Inputs, Inputs]],
+    corruption: str = "image",
+    contrast: str = "answer",
+) -> PairRuns:
     """Run a batch of pairs clean and corrupt, and keep what every layer gives.
 
     Args:
         model: the model
         pairs: the batch's rows of a pairs table
         encoded: from `encode_pair`, one per row, all of equal shapes
+        corruption: of the corrupt runs
+        contrast: "answer" or "options", see `vlmtrace.inputs.answers`
 
     Returns:
         both runs
 
     Raises:
-        VlmtraceError: an answer does not start with a known token, or both answers of a pair start with the same one
+        VlmtraceError: an answer cannot be written in the model's tokens, both answers of a pair are the same, answers
+            differ in length within the batch, or a run gives numbers that are not finite
+    """
+    (alike,) = run_alike(model, pairs, encoded, corruption, contrast, split=False)
+    return alike[1]
+
+
+def run_alike(
+    model: VLM,
+    pairs: pd.DataFrame,
+    encoded: Sequence[tuple[Inputs, Inputs]],
+    corruption: str,
+    contrast: str,
+    split: bool = True,
+) -> Iterator[tuple[list[int], PairRuns]]:
+    """As `run_pairs`, in parts in which answers have equally many tokens: which answers are measured, the runs tell.
+
+    Args:
+        model: the model
+        pairs: the batch's rows of a pairs table
+        encoded: from `encode_pair`, one per row, all of equal shapes
+        corruption: of the corrupt runs
+        contrast: "answer" or "options"
+        split: whether the batch may fall into parts
+
+    Yields:
+        the numbers of the rows of a part, and its runs
+
+    Raises:
+        VlmtraceError: as `run_pairs`
     """
     clean_inputs, inputs = (
         {key: torch.cat([side[key] for side in sides]) for key in sides[0]} for sides in zip(*encoded, strict=True)
     )
-    ids = model.answer_ids(list(pairs["correct_answer"]), list(pairs["incorrect_answer"]))
-    clean, corrupt = model.trace(clean_inputs), model.trace(inputs)
-    return PairRuns(
-        clean_inputs,
-        inputs,
-        clean,
-        corrupt,
-        ids,
-        Readout.of(clean.logits, ids),
-        Readout.of(corrupt.logits, ids),
-    )
+    traces = []
+    for run, its_inputs in (("clean", clean_inputs), (corruption, inputs)):
+        with named_rows(model, its_inputs, [f"pair {name!r} ({run} run)" for name in pairs["sample_id"]]):
+            traces.append(model.trace(its_inputs))
+    clean, corrupt = traces
+    answers = []
+    for row, pair in enumerate(pairs.to_dict("records")):
+        options = (pair["correct_answer"], pair["incorrect_answer"])
+        runs = clean.logits[row], corrupt.logits[row]
+        own = inputs_of_pair(clean_inputs, row, len(pairs)), inputs_of_pair(inputs, row, len(pairs))
+        answers.append(find_answers(model, options, *runs, corruption, own, contrast, prefix_of(pair)))
+    by_length: dict[tuple[int, int], list[int]] = {}
+    for row, one in enumerate(answers):
+        by_length.setdefault(one.lengths, []).append(row)
+    if len(by_length) == 1:
+        yield list(range(len(pairs))), _measured(model, clean_inputs, inputs, clean, corrupt, answers)
+    elif not split:
+        raise VlmtraceError("Answers of unlike numbers of tokens cannot share a batch: run their pairs one by one.")
+    else:
+        for rows in by_length.values():
+            for _, runs_of in run_alike(model, pairs.iloc[rows], [encoded[row] for row in rows], corruption, contrast):
+                yield rows, runs_of
+
+
+def _measured(
+    model: VLM, clean_inputs: Inputs, inputs: Inputs, clean: Trace, corrupt: Trace, answers: list[Answers]
+) -> PairRuns:
+    contrasts = contrast_names(model, answers)
+    if answers[0].is_single:
+        ids = first_ids(answers, clean.logits.device)
+        readouts = Readout.of(clean.logits, ids), Readout.of(corrupt.logits, ids)
+        return PairRuns(clean_inputs, inputs, clean, corrupt, answers, contrasts, *readouts)
+    sides = []
+    for which in ("correct", "contrast"):
+        ids = torch.tensor([getattr(one, which) for one in answers], device=clean.logits.device)  # (pair, token)
+        longer, longer_corrupt = (model.extend(run, ids[:, :-1]) for run in (clean_inputs, inputs))
+        sides.append(
+            WholeRuns(WholeAnswer(ids), longer, longer_corrupt, model.trace(longer), model.trace(longer_corrupt))
+        )
+    whole = (sides[0], sides[1])
+    clean_readout, corrupt_readout = (_read_whole(model, run, whole) for run in ("clean", "corrupt"))
+    return PairRuns(clean_inputs, inputs, clean, corrupt, answers, contrasts, clean_readout, corrupt_readout, whole)
+
+
+@torch.no_grad()
+def _read_whole(model: VLM, run: str, whole: tuple[WholeRuns, WholeRuns], image: torch.Tensor | None = None) -> Readout:
+    both = []
+    for side in whole:
+        logits = model.last_logits(_inputs_of(side, run), side.ids.n_positions, image)
+        both.append(Readout.of_last(check_finite(model.name, logits), side.ids))
+    return Readout.of_two(*both)
+
+
+def read_again(model: VLM, runs: PairRuns, run: str = "clean", image: torch.Tensor | None = None) -> Readout:
+    """Run the inputs again, under whatever hooks are attached, and read both answers out.
+
+    Args:
+        model: the model
+        runs: of a batch of pairs
+        run: "clean" or "corrupt"
+        image: (pair, image position, width), which replaces the image embeddings
+
+    Returns:
+        readout of shape (pair,)
+    """
+    if runs.whole is None:
+        return Readout.of(model.answer_logits(_inputs_of(runs, run), image), runs.answer_ids)
+    return _read_whole(model, run, runs.whole, image)
+
+
+def _inputs_of(runs: PairRuns | WholeRuns, run: str) -> Inputs:
+    return runs.clean_inputs if run == "clean" else runs.inputs

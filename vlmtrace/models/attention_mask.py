@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlmtrace.models.hooks import MODEL_LOCK, attach_hooks
@@ -33,9 +34,17 @@ def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor, block: 
     """
     name = model.mask_argument(module)
     blind = blocked.all(-1)[..., None]
+    alone = module == "self_attention"
 
     def hook(attention: Any, args: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        return args, {**options, name: with_blocked(options.get(name), blocked, attention, model.dtype)}
+        hidden = args[0] if args else options["hidden_states"]
+        longer = hidden.shape[1] - blocked.shape[1]
+        # A run whose sequence goes on with an answer: its tokens see and are seen as ever.
+        here = F.pad(blocked, (0, longer * alone, 0, longer)) if longer > 0 else blocked
+        return args, {**options, name: with_blocked(options.get(name), here, attention, model.dtype)}
+
+    def give_nothing(value: Tensor) -> Tensor:
+        return value.masked_fill(F.pad(blind, (0, 0, 0, max(0, value.shape[1] - blind.shape[1]))), 0)
 
     sites = [Site(block or model.head_block.name, module, layer) for layer in layers]
     with MODEL_LOCK, contextlib.ExitStack() as stack:
@@ -43,7 +52,7 @@ def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor, block: 
             handle = model.attention_module(site).register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
         points = [model.hook_point(site) for site in sites]
-        stack.enter_context(attach_hooks([(point, lambda value: value.masked_fill(blind, 0)) for point in points]))
+        stack.enter_context(attach_hooks([(point, give_nothing) for point in points]))
         yield
 
 

@@ -25,9 +25,9 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.models import image_geometry
 from vlmtrace.models.families import FamilySpec
-from vlmtrace.models.hooks import MODEL_LOCK, HookPoint
+from vlmtrace.models.hooks import HookPoint
 from vlmtrace.models.sweep import blip as blip_sweep
-from vlmtrace.models.types import Block, Inputs, Patches, Readout, Site, Token, Trace
+from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Site, Token, Trace
 from vlmtrace.models.vlm import VLM
 
 
@@ -157,23 +157,17 @@ class Blip(VLM):
         out = self.hf.text_decoder(input_ids=start, encoder_hidden_states=question, use_cache=False)
         return out.logits[:, -n:].float()
 
-    def extend(self, inputs: Inputs, ids: Sequence[int]) -> Inputs:
+    def extend(self, inputs: Inputs, ids: Sequence[int] | Tensor) -> Inputs:
         """See `ModelInterface.extend`; the answer so far is kept under `decoder_input_ids`."""
         batch = len(inputs["input_ids"])
         start = inputs.get("decoder_input_ids", self._start_ids(batch))
-        new = torch.tensor([list(ids)], dtype=start.dtype, device=start.device).expand(batch, -1)
+        new = torch.as_tensor(ids, dtype=start.dtype, device=start.device).expand(batch, -1)
         return {**inputs, "decoder_input_ids": torch.cat([start, new], dim=1)}
 
     @property
     def stop_ids(self) -> set[int]:
         """The separator, with which the answer decoder was trained to end."""
         return {self.hf.config.text_config.sep_token_id}
-
-    def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
-        """See `ModelInterface.generate`."""
-        with MODEL_LOCK:
-            ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     # Where activations are --------------------------------------------------------
 
@@ -218,13 +212,13 @@ class Blip(VLM):
         return f"the input {extra[0]}" if extra else blip_sweep.unknown_submodule(self.hf)
 
     def sweep(
-        self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
+        self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int
     ) -> Readout:
         """See `vlmtrace.models.sweep.blip`."""
         return blip_sweep.sweep(self, clean, corrupt, patches, answer_ids, memory)
 
     def run_with_fixed_heads(
-        self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
+        self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: AnswerIds
     ) -> Readout:
         """See `vlmtrace.models.sweep.blip`."""
         return blip_sweep.run_with_fixed_heads(self, clean, corrupt, keep_clean, start, answer_ids)

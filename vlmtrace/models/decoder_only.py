@@ -29,7 +29,7 @@ from vlmtrace.models.image_prompts import ImagePrompts
 from vlmtrace.models.sequence_tokens import language_tokens, vision_tokens
 from vlmtrace.models.sweep import decoder_only as decoder_only_sweep
 from vlmtrace.models.sweep.replay_check import check_replay, leave_out_unknown_vision_encoder
-from vlmtrace.models.types import Block, Call, Inputs, Patches, Readout, Site, Token, Trace
+from vlmtrace.models.types import AnswerIds, Block, Call, Inputs, Patches, Readout, Site, Token, Trace
 
 #: Rows of the unembedding that are turned into float32 at a time.
 VOCABULARY_AT_ONCE = 2**13
@@ -153,16 +153,6 @@ class DecoderOnly(ImagePrompts):
             self.hf(**inputs, use_cache=False)
         return kept[0]
 
-    def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
-        """See `ModelInterface.generate`."""
-        prompts = inputs["input_ids"]
-        with MODEL_LOCK:
-            ids = self.hf.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        # Some families give the prompt back before the answer.
-        if torch.equal(ids[:, : prompts.shape[1]], prompts):
-            ids = ids[:, prompts.shape[1] :]
-        return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
     def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None, image: Tensor | None = None) -> Trace:
         """See `VLM.trace`; also keeps what each layer of the language model was called with, for the sweep."""
         calls: list[Call] = []
@@ -263,13 +253,13 @@ class DecoderOnly(ImagePrompts):
         return None
 
     def sweep(
-        self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
+        self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int
     ) -> Readout:
         """See `vlmtrace.models.sweep.decoder_only`."""
         return decoder_only_sweep.sweep(self, clean, corrupt, inputs, patches, answer_ids, memory)
 
     def run_with_fixed_heads(
-        self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
+        self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: AnswerIds
     ) -> Readout:
         """See `vlmtrace.models.sweep.decoder_only`."""
         return decoder_only_sweep.run_with_fixed_heads(self, clean, corrupt, keep_clean, start, answer_ids)

@@ -87,30 +87,19 @@ class ImagePrompts(VLM):
         text = self.prompt_text(prompt)
         return len(self.tokenizer(text, **self.tokenizer_options(text)).input_ids)
 
-    def answer_token(self, answer: str) -> int:
-        """The id of the token with which the model goes on where it answers so.
-
-        Args:
-            answer: a word
-
-        Returns:
-            the id of its first token, with the space before it where the model puts one
-
-        Raises:
-            VlmtraceError: the answer is empty or its first token is unknown to the tokenizer
-        """
+    def spell_answer(self, answer: str, prefix: str = "", blank: bool | None = None) -> list[int]:
+        """See `VLM.spell_answer`; the answer goes on from the prompt, or from the prefix behind it."""
         before = self.prompt_text("is this a or b?") + self.family.prompt_end
-        # A model goes on with a space unless a line or a special token (of a chat template) has just ended.
-        closed = before[-1:].isspace() or before.endswith(tuple(self.tokenizer.all_special_tokens))
-        joined = before + ("" if closed else " ") + answer
-        ids, longer = (self.tokenizer(text, add_special_tokens=False).input_ids for text in (before, joined))
+        joined = before, before
+        for part in filter(None, (prefix, answer)):
+            # A model goes on with a space unless a line or a special token (of a chat template) has just ended.
+            closed = before[-1:].isspace() or before.endswith(tuple(self.tokenizer.all_special_tokens))
+            spaced = not closed if blank is None or part is prefix else blank
+            before, joined = before + " " * spaced + part, (before, before + " " * spaced + part)
+        ids, longer = (self.tokenizer(text, add_special_tokens=False).input_ids for text in joined)
         # Where the tokenizer joins the prompt's end with the answer, the first token that differs carries it.
         same = next((i for i, (a, b) in enumerate(zip(ids, longer, strict=False)) if a != b), len(ids))
-        if not answer.strip() or same >= len(longer) or longer[same] == self.tokenizer.unk_token_id:
-            raise VlmtraceError(
-                f"The answer {answer!r} does not start with a token of {self.name}'s vocabulary: use another word."
-            )
-        return longer[same]
+        return self._known(answer, longer[same:])
 
     # Inputs --------------------------------------------------------
 
@@ -142,13 +131,14 @@ class ImagePrompts(VLM):
         """(pair, position) bool: where image tokens stand in the language model."""
         return inputs["input_ids"] == self.hf.config.image_token_id
 
-    def extend(self, inputs: Inputs, ids: Sequence[int]) -> Inputs:
+    def extend(self, inputs: Inputs, ids: Sequence[int] | Tensor) -> Inputs:
         """See `ModelInterface.extend`: every input with one entry per position grows by the new tokens."""
-        new_ids = torch.tensor(list(ids), device=self.device)
+        new_ids = torch.as_tensor(ids, dtype=torch.long, device=self.device)
+        n_new = new_ids.shape[-1]
         fills: dict[str, Tensor | int] = {"input_ids": new_ids, **self.family.token_fills}
 
         def longer(value: Tensor, fill: Tensor | int) -> Tensor:
-            new = torch.as_tensor(fill, dtype=value.dtype, device=value.device).expand(len(value), len(ids))
+            new = torch.as_tensor(fill, dtype=value.dtype, device=value.device).expand(len(value), n_new)
             return torch.cat([value, new], dim=1)
 
         return {name: longer(value, fills[name]) if name in fills else value for name, value in inputs.items()}

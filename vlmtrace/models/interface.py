@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.families import FamilySpec, family_of
 from vlmtrace.models.hooks import HookPoint
-from vlmtrace.models.types import Block, Inputs, Patches, Readout, Site, Token, Trace
+from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Site, Token, Trace
 
 
 class ModelInterface(ABC):
@@ -98,8 +98,13 @@ class ModelInterface(ABC):
         """
 
     @abstractmethod
-    def extend(self, inputs: Inputs, ids: Sequence[int]) -> Inputs:
-        """The inputs as they are once these answer tokens have been generated: `answer_logits` is of the next one."""
+    def extend(self, inputs: Inputs, ids: Sequence[int] | Tensor) -> Inputs:
+        """The inputs as they are once these answer tokens have been generated: `answer_logits` is of the next one.
+
+        Args:
+            inputs: a batch
+            ids: the same for all of the batch, or (batch, token)
+        """
 
     @abstractmethod
     def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
@@ -161,10 +166,6 @@ class ModelInterface(ABC):
             (batch, n, vocabulary), float32
         """
 
-    @abstractmethod
-    def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
-        """Greedy answers of a batch, special tokens removed."""
-
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
         """While this is entered, attention gives its weights, which faster implementations do not."""
@@ -216,7 +217,7 @@ class ModelInterface(ABC):
         corrupt: Trace,
         inputs: Inputs,
         patches: Patches,
-        answer_ids: Tensor,
+        answer_ids: AnswerIds,
         memory: int,
     ) -> Readout:
         """Answer every patch of a batch of pairs exactly, sharing what the patches share.
@@ -226,7 +227,7 @@ class ModelInterface(ABC):
             corrupt: trace of the corrupt runs, at the same sites
             inputs: of the corrupt runs
             patches: what to patch
-            answer_ids: (pair, 2): first tokens of the correct and the incorrect answer
+            answer_ids: first tokens (pair, 2) of the correct and the incorrect answer, or a whole answer
             memory: bytes that intermediate states may take
 
         Returns:
@@ -235,7 +236,7 @@ class ModelInterface(ABC):
 
     @abstractmethod
     def run_with_fixed_heads(
-        self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
+        self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: AnswerIds
     ) -> Readout:
         """Run with all heads fixed: as in the clean run where `keep_clean` says so, elsewhere as in the corrupt run.
 
@@ -244,7 +245,7 @@ class ModelInterface(ABC):
             corrupt: trace of its corrupt run
             keep_clean: by head module of the `head_block`, bool (set, layer, head)
             start: "clean" or "corrupt": which run's embeddings enter layer 0
-            answer_ids: (1, 2): first tokens of the correct and the incorrect answer
+            answer_ids: as in `sweep`, of one pair
 
         Returns:
             Readout of shape (1, set)

@@ -93,6 +93,15 @@ class Trace:
         """The activation (batch, position, width) of a site, given as (block, module, layer)."""
         return self.activations[Site(*site)]
 
+    def rows(self, chosen: slice) -> Trace:
+        """What the runs of some pairs left behind; without `calls`, which are those of the whole batch."""
+        return Trace(
+            self.logits[chosen],
+            {site: value[chosen] for site, value in self.activations.items()},
+            {block: value[chosen] for block, value in self.layer_inputs.items()},
+            image=None if self.image is None else self.image[chosen],
+        )
+
     @property
     def nbytes(self) -> int:
         """Bytes of all that is kept."""
@@ -157,13 +166,50 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class Readout:
-    """All that the metrics need from the first answer position; every tensor is float32 of the same shape.
+class WholeAnswer:
+    """An answer of several tokens, to be read out whole: the inputs end with all of its tokens but the last.
 
     Attributes:
-        correct: the logit of the correct answer's first token
-        incorrect: the logit of the incorrect answer's first token
-        log_normalizer: log of the sum of exponentials of all logits
+        ids: (pair, token)
+    """
+
+    ids: Tensor
+
+    def __len__(self) -> int:
+        """The number of pairs."""
+        return len(self.ids)
+
+    def __getitem__(self, pairs: slice) -> WholeAnswer:
+        """The answers of some pairs."""
+        return WholeAnswer(self.ids[pairs])
+
+    @property
+    def n_positions(self) -> int:
+        """How many last positions are read out: one for each token."""
+        return self.ids.shape[1]
+
+
+#: What is read out of logits: the first tokens (pair, 2) of the correct answer and of its contrast, or a whole answer.
+AnswerIds = Tensor | WholeAnswer
+
+
+def positions_read(answer_ids: AnswerIds) -> int:
+    """How many of the last positions a readout needs.
+
+    Args:
+        answer_ids: first tokens of two answers, or a whole answer
+    """
+    return answer_ids.n_positions if isinstance(answer_ids, WholeAnswer) else 1
+
+
+@dataclass(frozen=True)
+class Readout:
+    """All that the metrics need from the answer's positions; every tensor is float32 of the same shape.
+
+    Attributes:
+        correct: the logit of the correct answer's token; of an answer of several tokens, its log-probability
+        incorrect: the same of the answer that it is compared with
+        log_normalizer: log of the sum of exponentials of all logits; 0 where the others are log-probabilities
     """
 
     correct: Tensor
@@ -187,6 +233,35 @@ class Readout:
         return cls(chosen[..., 0], chosen[..., 1], logits.logsumexp(-1))
 
     @classmethod
+    def of_last(cls, logits: Tensor, answer_ids: AnswerIds) -> Readout:
+        """What metrics need of the logits of the last positions.
+
+        Args:
+            logits: (pair, …, position, vocabulary), of as many positions as `positions_read` says
+            answer_ids: first tokens of two answers, or a whole answer
+
+        Returns:
+            Readout of shape (pair, …). Of a whole answer, `correct` is its log-probability, given the tokens before
+            each, and `incorrect` is missing
+        """
+        if not isinstance(answer_ids, WholeAnswer):
+            return cls.of(logits[..., -1, :], answer_ids)
+        ids = answer_ids.ids.view(len(answer_ids), *[1] * (logits.ndim - 3), -1, 1).expand(*logits.shape[:-1], 1)
+        of_token = logits.float().log_softmax(-1).gather(-1, ids)[..., 0]  # (pair, …, position)
+        total = of_token.sum(-1)
+        return cls(total, torch.full_like(total, torch.nan), torch.zeros_like(total))
+
+    @classmethod
+    def of_two(cls, correct: Readout, incorrect: Readout) -> Readout:
+        """The readouts of two whole answers as one.
+
+        Args:
+            correct: from `of_last`, of the correct answer
+            incorrect: of the answer that it is compared with
+        """
+        return cls(correct.correct, incorrect.correct, torch.zeros_like(correct.correct))
+
+    @classmethod
     def cat(cls, readouts: Sequence[Readout], dim: int) -> Readout:
         """Several as one, joined along a dimension."""
         columns = [[one.correct, one.incorrect, one.log_normalizer] for one in readouts]
@@ -194,17 +269,17 @@ class Readout:
 
     @property
     def logit_diff(self) -> Tensor:
-        """Logit of the correct answer less that of the incorrect one."""
+        """Logit of the correct answer less that of the other, or the difference of their log-probabilities."""
         return self.correct - self.incorrect
 
     @property
     def p_correct(self) -> Tensor:
-        """Probability of the correct answer's first token."""
+        """Probability of the correct answer: of its token, or of all of its tokens."""
         return (self.correct - self.log_normalizer).exp()
 
     @property
     def p_incorrect(self) -> Tensor:
-        """Probability of the incorrect answer's first token."""
+        """Probability of the answer that it is compared with."""
         return (self.incorrect - self.log_normalizer).exp()
 
 

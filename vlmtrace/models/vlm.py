@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.models.finite import check_finite
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.interface import ModelInterface
 from vlmtrace.models.types import Block, Inputs, Site, Trace
@@ -109,27 +111,36 @@ class VLM(ModelInterface):
         """Inputs of an image with a prompt that does not matter."""
         return self.encode([image], [self.prompt_text("?")])
 
-    def answer_token(self, answer: str) -> int:
-        """The id of the first token of an answer, as the model emits it.
+    def spell_answer(self, answer: str, prefix: str = "", blank: bool | None = None) -> list[int]:
+        """The ids of the tokens of an answer, as the model gives it.
 
         Args:
-            answer: a word
+            answer: a word, or several
+            prefix: the beginning of the answer, which is given and behind which the model goes on
+            blank: whether a blank stands before the answer, where that makes another token; None: as the model's
+                tokenizer writes text that goes on
 
         Returns:
-            the token's id
+            the ids, one at least
 
         Raises:
-            VlmtraceError: the answer is empty or its first token is unknown to the tokenizer
+            VlmtraceError: the answer is empty or a token of it is unknown to the tokenizer
         """
-        ids = self.tokenizer(answer, add_special_tokens=False).input_ids
-        if not ids or ids[0] == self.tokenizer.unk_token_id:
+        return self._known(answer, self.tokenizer(answer, add_special_tokens=False).input_ids)
+
+    def _known(self, answer: str, ids: list[int]) -> list[int]:
+        if not answer.strip() or not ids or self.tokenizer.unk_token_id in ids:
             raise VlmtraceError(
-                f"The answer {answer!r} does not start with a token of {self.name}'s vocabulary: use another word."
+                f"The answer {answer!r} cannot be written in tokens of {self.name}'s vocabulary: use another word."
             )
-        return ids[0]
+        return ids
+
+    def answer_token(self, answer: str) -> int:
+        """The id of the first token of an answer; see `spell_answer`."""
+        return self.spell_answer(answer)[0]
 
     def answer_ids(self, correct: Sequence[str], incorrect: Sequence[str]) -> Tensor:
-        """Ids of the options' first tokens.
+        """Ids of the options' first tokens, as they are written; see `vlmtrace.inputs.answers` for what is measured.
 
         Args:
             correct: the correct answer of each pair
@@ -143,11 +154,11 @@ class VLM(ModelInterface):
         """
         rows = []
         for right, wrong in zip(correct, incorrect, strict=True):
-            row = [self.answer_token(right), self.answer_token(wrong)]
+            row = [self.spell_answer(right)[0], self.spell_answer(wrong)[0]]
             if row[0] == row[1]:
                 raise VlmtraceError(
                     f"The options {right!r} and {wrong!r} share their first token under {self.name}'s tokenizer, "
-                    "so their logits cannot be told apart: replace one of them."
+                    "so their first logits cannot be told apart: replace one of them."
                 )
             rows.append(row)
         return torch.tensor(rows, device=self.device)
@@ -162,30 +173,48 @@ class VLM(ModelInterface):
     # Runs --------------------------------------------------------
 
     def answer_logits(self, inputs: Inputs, image: Tensor | None = None) -> Tensor:
-        """Logits (batch, vocabulary), float32, of the first answer token, by one forward pass; see `last_logits`."""
+        """Logits (batch, vocabulary), float32, of the first answer token, by one forward pass; see `last_logits`.
+
+        Raises:
+            NotFinite: a row holds NaN or infinity
+        """
         with MODEL_LOCK:
-            return self.last_logits(inputs, 1, image)[:, 0]
+            return check_finite(self.name, self.last_logits(inputs, 1, image)[:, 0])
 
     @torch.no_grad()
-    def answer_tokens(self, inputs: Inputs, max_new_tokens: int = 8, image: Tensor | None = None) -> list[int]:
-        """Ids of the answer that the model itself gives to one question, greedily.
+    def greedy_ids(self, inputs: Inputs, max_new_tokens: int = 8, image: Tensor | None = None) -> list[list[int]]:
+        """Ids of the answers that the model itself gives: at each step the token of the largest logit.
+
+        These are the very logits that are measured. A checkpoint's generation settings (beams, penalties, suppressed
+        tokens) have no part in it: they would let another answer be judged than the one whose logits are read.
 
         Args:
-            inputs: of one question
+            inputs: a batch
             max_new_tokens: at most so many
-            image: (1, image position, width), which replaces the `image_embeddings`
+            image: (batch, image position, width), which replaces the `image_embeddings`
 
         Returns:
-            the ids, without the token that ends the answer
+            the ids of each answer, without the token that ends it
         """
-        found: list[int] = []
         image = self.image_embeddings(inputs) if image is None else image
-        while len(found) < max_new_tokens:
-            token = int(self.answer_logits(self.extend(inputs, found), image=image)[0].argmax())
-            if token in self.stop_ids:
-                break
-            found.append(token)
-        return found
+        found = inputs["input_ids"].new_empty(len(inputs["input_ids"]), 0)  # (batch, token)
+        stop = torch.tensor(sorted(self.stop_ids), device=found.device)
+        while found.shape[1] < max_new_tokens and not torch.isin(found, stop).any(1).all():
+            token = self.answer_logits(self.extend(inputs, found), image=image).argmax(-1, keepdim=True)
+            found = torch.cat([found, token], dim=1)
+        return [list(itertools.takewhile(lambda token: token not in self.stop_ids, row)) for row in found.tolist()]
+
+    def answer_tokens(self, inputs: Inputs, max_new_tokens: int = 8, image: Tensor | None = None) -> list[int]:
+        """Ids of the answer that the model itself gives to one question: `greedy_ids` of a batch of 1."""
+        return self.greedy_ids(inputs, max_new_tokens, image)[0]
+
+    def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
+        """The answers of a batch by `greedy_ids`, as text without special tokens."""
+        return self.spell_out(self.greedy_ids(inputs, max_new_tokens))
+
+    def spell_out(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """The text of several answers' tokens, without special tokens and blanks around it."""
+        return [text.strip() for text in self.tokenizer.batch_decode(list(map(list, ids)), skip_special_tokens=True)]
 
     def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None, image: Tensor | None = None) -> Trace:
         """Run one forward pass and keep activations.

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import vlmtrace as vt
-from vlmtrace.inputs.pair_runs import encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import encode_pair, read_again, run_pairs
 from vlmtrace.methods.attribution.gradients import _gradients_at, site_gradients
 from vlmtrace.models import Readout, Site
 from vlmtrace.models.hooks import attach_hooks
@@ -64,7 +64,7 @@ def test_gradient_reaches_the_vision_encoder_through_the_image_tokens(model_stor
         def logit_diff(epsilon: float) -> torch.Tensor:
             hook = (model.hook_point(site), lambda value: value + epsilon * direction)
             with torch.no_grad(), attach_hooks([hook], n_pairs=1):
-                return Readout.of(model.answer_logits(runs.inputs), runs.answer_ids).logit_diff.double()
+                return read_again(model, runs, "corrupt").logit_diff.double()
 
         measured = (logit_diff(5e-2) - logit_diff(-5e-2)) / 1e-1
         torch.testing.assert_close(measured, (gradient * direction).sum((1, 2)).double(), atol=5e-3, rtol=5e-2)

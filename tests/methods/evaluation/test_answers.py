@@ -18,7 +18,7 @@ def evaluated(random_blip, random_pairs):
 
 def test_logit_diff_is_the_models_own(random_blip, random_pairs, evaluated):
     """An independent forward: transformers' own BlipForQuestionAnswering.forward, its logits caught at the LM head."""
-    hf, row = random_blip.hf, evaluated.iloc[1]
+    hf, row = random_blip.hf, evaluated.iloc[2]
     inputs = random_blip.processor(
         images=Image.open(row["corrupt_image"]), text=row["clean_input"], return_tensors="pt"
     )
@@ -38,7 +38,8 @@ def test_generated_answer_is_the_models_own(random_blip, evaluated):
     row = evaluated.iloc[0]
     inputs = random_blip.processor(images=Image.open(row["clean_image"]), text=row["clean_input"], return_tensors="pt")
     ids = random_blip.hf.generate(**inputs, max_new_tokens=8, do_sample=False)
-    assert row["generated_answer"] == random_blip.processor.decode(ids[0], skip_special_tokens=True).strip()
+    own = ids[0, 1:]  # behind the start token
+    assert row["generated_answer"] == random_blip.processor.decode(own, skip_special_tokens=True).strip()
 
 
 def test_batches_of_unlike_lengths_change_no_number(random_blip, random_pairs, evaluated):
@@ -60,7 +61,7 @@ def test_rows_that_cannot_be_used_are_set_aside_with_the_reason(random_blip, ran
     pairs.loc[2, "corrupt_image"] = str(tmp_path / "page.png")
     pairs.loc[3, "corrupt_prompt"] = "is this person feeling striped or calm?"
     pairs.loc[4, "correct_answer"] = "xylophone"
-    pairs.loc[5, ["correct_answer", "incorrect_answer"]] = ["striped", "strip"]
+    pairs.loc[5, ["correct_answer", "incorrect_answer"]] = ["Red", "red"]
     usable, set_aside = vt.check_pairs(random_blip, pairs)
     assert list(usable["sample_id"]) == ["pair-6", "pair-7"]
     reasons = dict(zip(set_aside["sample_id"], set_aside["reason"], strict=True))
@@ -71,7 +72,7 @@ def test_rows_that_cannot_be_used_are_set_aside_with_the_reason(random_blip, ran
             "page.png cannot be read",
             "tokens",
             "xylophone",
-            "share",
+            "the same tokens",
         ]
     ):
         assert words in reasons[f"pair-{i}"], reasons[f"pair-{i}"]

@@ -68,7 +68,7 @@ def test_windows_are_centred_and_cut_short_at_the_ends(model, random_pairs):
     assert sizes == [min(n, layer + 2) - max(0, layer - 1) for layer in range(n)]
     assert list(table.columns) == [
         "sample_id", "corruption", "block", "module", "layer", "position", "token", "token_role", "p_correct", "p_diff",
-        "logit_diff", "patching_effect",
+        "logit_diff", "patching_effect", "contrast_token",
     ]  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_replacing_the_image_by_the_mean_token(model, random_pairs):
     pairs = random_pairs.iloc[:3]
     table = vt.replace_image_tokens(model, pairs)
     mean = mean_image_token(model, pairs)
-    pair = pairs.iloc[[1]]
+    pair = pairs.iloc[[2]]
     image = torch.zeros_like(model.image_embeddings(run_inputs(model, pair, "clean"))) + mean
     expected = logit_diff(model, pair, image=image) - logit_diff(model, pair)
     row = table[(table["sample_id"] == pair["sample_id"].iloc[0]) & (table["token_role"] == "image")].iloc[0]

@@ -27,12 +27,14 @@ def _no_position(meaning: str) -> Column:
 def _readout(run: str, base: str, effect: str) -> tuple[Column, ...]:
     """What an intervention did at the first answer position."""
     return (
-        Column("p_correct", "number", f"probability of the correct answer's first token in the {run} run",
-               "probability"),
+        Column("p_correct", "number", f"probability of the correct answer in the {run} run", "probability"),
         Column("p_diff", "number", f"p_correct less that of the {base} run", "probability"),
         Column("logit_diff", "number", f"LD of the {run} run less LD of the {base} run; LD is logit(correct) − "
-               "logit(incorrect)", "logits"),
+               "logit(contrast), or the difference of their log-probabilities where an answer has several tokens",
+               "logits"),
         Column("patching_effect", "number", effect, "share of LD_clean − LD_corrupt", missing=_NO_CONTRAST),
+        Column("contrast_token", "text", "the answer that the correct one is compared with: under image corruption the "
+               "incorrect option, under text corruption the corrupt run's own answer", optional=True),
     )  # fmt: skip
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from vlmtrace.core.schema.columns import Column, Table
 
 
-def _p(run: str, words: str, optional: bool) -> tuple[Column, ...]:
-    """The readout of one run at the first answer position."""
+def _p(run: str, words: str, optional: bool, against: str = "the incorrect one") -> tuple[Column, ...]:
+    """What one run says of the two options."""
     return (
-        Column(f"{run}_p_correct", "number", f"probability of the correct answer's first token, {words}",
+        Column(f"{run}_p_correct", "number", f"probability of the correct answer, {words}",
                "probability", optional),
-        Column(f"{run}_p_incorrect", "number", f"probability of the incorrect answer's first token, {words}",
+        Column(f"{run}_p_incorrect", "number", f"probability of the incorrect answer, {words}",
                "probability", optional),
-        Column(f"{run}_logit_diff", "number", f"logit(correct) − logit(incorrect), {words}", "logits", optional),
+        Column(f"{run}_logit_diff", "number", f"LD of the correct answer and {against}, {words}: difference of their "
+               "logits, or of their log-probabilities where one has several tokens", "logits", optional),
     )  # fmt: skip
 
 
@@ -55,6 +56,7 @@ _PAIR = (
     Column("split", "any", "of the rendered world: train, validation or test", optional=True),
     Column("seen_combination", "any", "of the rendered world: true if both scenes show only combinations that occur in "
            "training", optional=True),
+    Column("answer_prefix", "text", "the given beginning of the answer, behind which the model goes on", optional=True),
 )  # fmt: skip
 
 _EVALUATED = (
@@ -62,6 +64,8 @@ _EVALUATED = (
     Column("corrupt_input", "text", "the exact text handed to the processor with the corrupt prompt"),
     Column("correct_token_id", "integer", "id of the correct answer's first token"),
     Column("incorrect_token_id", "integer", "id of the incorrect answer's first token"),
+    Column("correct_tokens", "text", "all tokens of the correct answer, as they are measured", optional=True),
+    Column("incorrect_tokens", "text", "all tokens of the incorrect answer, as they are measured", optional=True),
     Column("generated_answer", "text", "what the model answers in the clean run"),
     *_p("clean", "clean run", optional=False),
     Column("is_correct", "boolean", "whether the clean answer is the correct one"),
@@ -70,7 +74,14 @@ _EVALUATED = (
     Column("image_is_flipped", "boolean", "whether the corrupt image makes the model give the incorrect answer",
            optional=True),
     Column("text_generated_answer", "text", "what the model answers to the corrupt prompt", optional=True),
-    *_p("text", "corrupt prompt", optional=True),
+    *_p("text", "corrupt prompt", optional=True, against="the corrupt run's own answer"),
+    Column("clean_text_logit_diff", "number", "LD of the clean run, against the same answer as text_logit_diff",
+           "logits", optional=True),
+    Column("text_options_logit_diff", "number", "LD of the correct answer and the incorrect one, corrupt prompt (the "
+           "published contrast)", "logits", optional=True),
+    Column("text_contrast_token", "text", "the answer that the model gives to the corrupt prompt, as far as it is "
+           "measured", optional=True),
+    Column("text_contrast_token_id", "integer", "id of its first token", optional=True),
     Column("text_is_changed", "boolean", "whether the corrupt prompt makes the model give up the correct answer",
            optional=True),
 )  # fmt: skip

@@ -23,11 +23,12 @@ from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import HEAD, validate_pairs
 from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.pair_runs import PairRuns
+from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns
 from vlmtrace.methods.patching.metrics import concat_in_order, effect_table
 from vlmtrace.methods.patching.plans import head_plan, module_plan, patches_of_batch
 from vlmtrace.models import VLM, HookPoint, Patches, Readout, Site
 from vlmtrace.models.hooks import attach_hooks
+from vlmtrace.models.types import AnswerIds, WholeAnswer, positions_read
 
 
 def attribute_modules(
@@ -38,6 +39,7 @@ def attribute_modules(
     positions: Positions = "all",
     blocks: Sequence[str] | None = None,
     steps: int = 1,
+    contrast: str = "answer",
 ) -> pd.DataFrame:
     """Estimate what `patch_modules` would find, from gradients.
 
@@ -54,6 +56,7 @@ def attribute_modules(
         steps: how many gradients are averaged between corrupt and clean embeddings, at one backward pass each
             (integrated gradients, Sundararajan, Taly and Yan 2017, https://arxiv.org/abs/1703.01365); 1: the corrupt
             run's gradient alone
+        contrast: as in `patch_modules`
 
     Returns:
         the module_patching table (see `patch_modules`), one row per pair, layer, position and module: logit_diff and
@@ -74,7 +77,7 @@ def attribute_modules(
         [0.0, 0.0, 0.1, 0.1]
     """
     plan = module_plan(model, modules, blocks)
-    return _attribute(model, pairs, corruption, plan, positions, steps).drop(columns="head")
+    return _attribute(model, pairs, corruption, plan, positions, steps, contrast).drop(columns="head")
 
 
 def attribute_heads(
@@ -84,6 +87,7 @@ def attribute_heads(
     modules: Sequence[str] | None = None,
     positions: Positions = "all",
     steps: int = 1,
+    contrast: str = "answer",
 ) -> pd.DataFrame:
     """Estimate what `patch_heads` would find, from gradients. The method is that of `attribute_modules`.
 
@@ -94,6 +98,7 @@ def attribute_heads(
         modules: attention modules, e.g. ("cross_attention",); None: all of the head block
         positions: "all", token roles ("correct", "image", "last", …) or indices
         steps: as in `attribute_modules`
+        contrast: as in `patch_modules`
 
     Returns:
         the head_patching table (see `patch_heads`), one row per pair, layer, position and head: logit_diff and
@@ -112,7 +117,7 @@ def attribute_heads(
         >>> len(over_positions), over_positions.nlargest(1).index.tolist()
         (32, [(3, 1)])
     """
-    return _attribute(model, pairs, corruption, head_plan(model, modules), positions, steps)
+    return _attribute(model, pairs, corruption, head_plan(model, modules), positions, steps, contrast)
 
 
 def ranking_agreement(
@@ -178,7 +183,7 @@ def mean_head_effects(table: pd.DataFrame, by: Sequence[str] = HEAD) -> pd.Serie
 
 
 def _attribute(
-    model: VLM, pairs: pd.DataFrame, corruption: str, plan: Plan, positions: Positions, steps: int
+    model: VLM, pairs: pd.DataFrame, corruption: str, plan: Plan, positions: Positions, steps: int, contrast: str
 ) -> pd.DataFrame:
     one_of(corruption, CORRUPTIONS, "corruption")
     if steps < 1:
@@ -186,7 +191,7 @@ def _attribute(
     pairs = validate_pairs(pairs).reset_index(drop=True)
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"gradients of {len(pairs)} pairs, {corruption} corruption") as advance:
-        for batch, runs, roles in batches_of_pairs(model, pairs, corruption, plan, positions):
+        for batch, runs, roles in batches_of_pairs(model, pairs, corruption, plan, positions, contrast):
             sites = [Site(block, module, layer) for block in plan for module, layer, _ in plan[block]]
             gradients = site_gradients(model, runs, list(dict.fromkeys(sites)), steps)
             for patches in patches_of_batch(plan, roles, len(batch), model.device):
@@ -239,6 +244,23 @@ def _sites_by_entries(model: VLM, sites: Sequence[Site]) -> list[tuple[tuple[str
 def _gradients_at(
     model: VLM, runs: PairRuns, sites: Sequence[Site], alpha: float, entries: Sequence[str]
 ) -> dict[Site, Tensor]:
+    """Gradients of the logit difference part of the way from the corrupt to the clean run."""
+    if runs.whole is None:
+        return _gradients_of_run(model, runs, runs.answer_ids, sites, alpha, entries)
+    correct, contrast = (_gradients_of_run(model, one, one.ids, sites, alpha, entries) for one in runs.whole)
+    # Either run goes on with an answer: what both have in common are the positions of the prompt.
+    lengths = {site: runs.clean[site].shape[1] for site in sites}
+    return {site: correct[site][:, :n] - contrast[site][:, :n] for site, n in lengths.items()}
+
+
+def _gradients_of_run(
+    model: VLM,
+    runs: PairRuns | WholeRuns,
+    answer_ids: AnswerIds,
+    sites: Sequence[Site],
+    alpha: float,
+    entries: Sequence[str],
+) -> dict[Site, Tensor]:
     probes: dict[Site, Tensor] = {}
 
     def probe(site: Site) -> Callable[[Tensor], Tensor]:
@@ -255,8 +277,9 @@ def _gradients_at(
     points = [(HookPoint(model.layer_module(block, 0), is_input=True), start(block)) for block in entries]
     points += [(model.hook_point(site), probe(site)) for site in sites]
     with torch.enable_grad(), attach_hooks(points, len(runs.inputs["input_ids"])):
-        logits = model.answer_logits(runs.inputs)
-        total = Readout.of(logits, runs.answer_ids).logit_diff.sum()
+        logits = model.last_logits(runs.inputs, positions_read(answer_ids))
+        readout = Readout.of_last(logits, answer_ids)
+        total = (readout.correct if isinstance(answer_ids, WholeAnswer) else readout.logit_diff).sum()
         # Pairs of a batch do not touch each other, so the gradient of the sum is each pair's own.
         found = torch.autograd.grad(total, list(probes.values()), allow_unused=True)
     gradients = zip(probes.items(), found, strict=True)

@@ -31,6 +31,7 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import validate_questions
 from vlmtrace.core.stats import t_interval
+from vlmtrace.inputs.answers import Answers, contrast_names, first_ids
 from vlmtrace.inputs.batching import Positions
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.inputs.token_roles import token_table
@@ -294,9 +295,10 @@ def _runs(step: _Step, clean: Trace, corrupt_image: Tensor, sites: Sequence[Site
         {block: value.expand(n, -1, -1) for block, value in clean.layer_inputs.items()},
     )
     # There is no incorrect answer: the answer's own token takes its place.
-    ids = torch.full((n, 2), step.token, device=step.model.device)
-    clean_readout, corrupt_readout = (Readout.of(run.logits, ids) for run in (expanded, corrupt))
-    return PairRuns(inputs, inputs, expanded, corrupt, ids, clean_readout, corrupt_readout)
+    answers = [Answers((step.token,), (step.token,))] * n
+    ids = first_ids(answers, step.model.device)
+    readouts = Readout.of(expanded.logits, ids), Readout.of(corrupt.logits, ids)
+    return PairRuns(inputs, inputs, expanded, corrupt, answers, contrast_names(step.model, answers), *readouts)
 
 
 def _patches(

@@ -13,17 +13,20 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import validate_pairs
+from vlmtrace.inputs.answers import Answers, check_options, contrast_names, find_answers, read_answers
 from vlmtrace.inputs.batching import equal_length_batches
-from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs, token_mismatch
+from vlmtrace.inputs.corruption import CORRUPTIONS, PREFIX, prefix_of, run_inputs, token_mismatch, with_instruction
 from vlmtrace.inputs.units import with_units
-from vlmtrace.models import VLM, Readout
+from vlmtrace.models import VLM, Inputs
+from vlmtrace.models.diagnosis import named_rows
+from vlmtrace.models.vlm import inputs_of_pair
 
 
 def check_pairs(model: VLM, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Set aside the pairs that cannot be used with this model, each with the reason.
 
     A pair is set aside if an image is missing, truncated or no image; if its clean and corrupt prompts do not have
-    the same number of tokens; if an answer does not start with a known token, or both start with the same one.
+    the same number of tokens; if an answer cannot be written in the model's tokens, or both are the same tokens.
 
     Args:
         model: its tokenizer decides how many tokens a prompt has
@@ -56,18 +59,25 @@ def _problem(model: VLM, pair: dict) -> str | None:
     try:
         for column in ("clean_image", "corrupt_image"):
             open_image(pair[column])
-        model.answer_ids([pair["correct_answer"]], [pair["incorrect_answer"]])
+        check_options(model, (pair["correct_answer"], pair["incorrect_answer"]), prefix_of(pair))
     except VlmtraceError as error:
         return str(error)
     return token_mismatch(model, pair)
 
 
 def evaluate(
-    model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str] = ("image", "text"), batch_size: int = 32
+    model: VLM,
+    pairs: pd.DataFrame,
+    corruptions: Sequence[str] = ("image", "text"),
+    batch_size: int = 32,
+    instruction: str = "",
+    answer_prefix: str = "",
 ) -> pd.DataFrame:
     """Answer every pair clean and under each corruption.
 
-    Pairs that cannot be used are left out and named in a warning (see `check_pairs`).
+    The answer of a run is what its most probable tokens spell, one after the other: the logits that are read are those
+    that are judged. Where the model writes an option in another way than the table ("Red" for "red"), the tokens that
+    it writes are measured. Pairs that cannot be used are left out and named in a warning (see `check_pairs`).
 
     Args:
         model: the model that answers
@@ -75,20 +85,29 @@ def evaluate(
         corruptions: "image" (the corrupt image with the clean prompt) and "text" (the clean image with the corrupt
             prompt), or one of them
         batch_size: at most so many pairs in one forward pass; results do not depend on it
+        instruction: put behind every prompt, such as "Answer with one word."
+        answer_prefix: the beginning of every answer, behind which the model goes on, such as "The answer is"
 
     Returns:
-        The evaluated table, one row per usable pair: the columns of the pairs, and
+        The evaluated table, one row per usable pair: the columns of the pairs, with the prompts as they were asked, and
 
+        - answer_prefix: if one was given
         - clean_input, corrupt_input: the exact texts handed to the processor
-        - correct_token_id, incorrect_token_id: the first tokens of both options
+        - correct_token_id, incorrect_token_id: the first tokens of both options, as they are measured
+        - correct_tokens, incorrect_tokens: all tokens of both, by their names in the vocabulary
         - generated_answer, image_generated_answer, text_generated_answer: the answers of the runs
         - clean_p_correct, clean_p_incorrect (probabilities, 0 to 1) and clean_logit_diff (LD = logit(correct) −
-          logit(incorrect)) at the first answer token; the same with image_ and text_
+          logit(incorrect), or the difference of the log-probabilities of all tokens where an option has several); the
+          same with image_
+        - text_p_correct, text_p_incorrect, and text_logit_diff: LD against the answer that the corrupt run gives
+          itself, text_contrast_token (first token: text_contrast_token_id); clean_text_logit_diff: the clean run's LD
+          against the same answer; text_options_logit_diff: the corrupt run's LD against the incorrect option
         - is_correct: the clean answer is the correct option; image_is_flipped: under the corrupt image the answer is
           the other option; text_is_changed: under the corrupt prompt it is no longer the correct one
 
     Raises:
-        VlmtraceError: the table breaks the contract, a corruption is unknown, or no pair is usable
+        VlmtraceError: the table breaks the contract, a corruption is unknown, no pair is usable, or a run gives numbers
+            that are not finite
 
     Example:
         >>> import vlmtrace as vt
@@ -96,21 +115,25 @@ def evaluate(
         >>> evaluated = vt.evaluate(model, vt.load_pairs("rendered_states", n=4))
         >>> evaluated[["correct_answer", "generated_answer", "image_generated_answer"]].iloc[0].tolist()
         ['yellow', 'yellow', 'red']
+        >>> evaluated["text_contrast_token"].iloc[0]
+        'neither'
     """
     for corruption in corruptions:
         one_of(corruption, CORRUPTIONS, "corruption")
-    usable, set_aside = check_pairs(model, pairs)
+    usable, set_aside = check_pairs(model, with_instruction(validate_pairs(pairs), instruction, answer_prefix))
     if len(set_aside):
         warnings.warn(_set_aside_warning(set_aside, len(pairs)), stacklevel=2)
     if usable.empty:
         raise VlmtraceError(
             f"None of the {len(pairs)} pairs can be used with {model.name}: {set_aside['reason'].iloc[0]}"
         )
-    images = (usable["clean_image"], usable["corrupt_image"])
-    batches = equal_length_batches(model, usable["clean_prompt"], batch_size, *images)
+    prefixes = usable[PREFIX].fillna("") if PREFIX in usable else pd.Series("", index=usable.index)
+    batches = []
+    for _, part in usable.groupby(prefixes, sort=False):
+        images = (part["clean_image"], part["corrupt_image"])
+        batches += [part.iloc[rows] for rows in equal_length_batches(model, part["clean_prompt"], batch_size, *images)]
     tables = [
-        _evaluate_batch(model, usable.iloc[rows], corruptions)
-        for rows in progress(batches, f"answering {len(usable)} pairs")
+        _evaluate_batch(model, batch, corruptions) for batch in progress(batches, f"answering {len(usable)} pairs")
     ]
     return pd.concat(tables).sort_index()
 
@@ -122,35 +145,79 @@ def _set_aside_warning(set_aside: pd.DataFrame, total: int) -> str:
 
 
 def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str]) -> pd.DataFrame:
-    ids = model.answer_ids(list(pairs["correct_answer"]), list(pairs["incorrect_answer"]))
+    inputs = {run: run_inputs(model, pairs, run) for run in ("clean", *corruptions)}
+    logits = {}
+    for run, its_inputs in inputs.items():
+        names = [f"pair {name!r} ({run} run)" for name in pairs["sample_id"]]
+        with torch.no_grad(), named_rows(model, its_inputs, names):
+            logits[run] = model.answer_logits(its_inputs)
+    shown = "image" if "image" in corruptions else "text"  # the runs that may give the incorrect option
+    options = _answers(model, pairs, inputs, logits, shown, "options")
     out = pairs.assign(
         clean_input=[model.prompt_text(prompt) for prompt in pairs["clean_prompt"]],
         corrupt_input=[model.prompt_text(prompt) for prompt in pairs["corrupt_prompt"]],
-        correct_token_id=ids[:, 0].tolist(),
-        incorrect_token_id=ids[:, 1].tolist(),
+        correct_token_id=[one.correct[0] for one in options],
+        incorrect_token_id=[one.contrast[0] for one in options],
+        correct_tokens=[_names(model, one.correct) for one in options],
+        incorrect_tokens=[_names(model, one.contrast) for one in options],
     )
-    for run in ("clean", *corruptions):
-        inputs = run_inputs(model, pairs, run)
-        with torch.no_grad():
-            readout = Readout.of(model.answer_logits(inputs), ids)
-        answers = model.generate(inputs)
+    longest = max(8, *(2 + max(one.lengths) for one in options))
+    for run, its_inputs in inputs.items():
+        readout = read_answers(model, its_inputs, logits[run], options)
+        ids = model.greedy_ids(its_inputs, longest)
+        answers = model.spell_out(ids)
         out["generated_answer" if run == "clean" else f"{run}_generated_answer"] = answers
         out[f"{run}_p_correct"] = readout.p_correct.cpu().numpy()
         out[f"{run}_p_incorrect"] = readout.p_incorrect.cpu().numpy()
-        out[f"{run}_logit_diff"] = readout.logit_diff.cpu().numpy()
-        if run == "clean":
-            out["is_correct"] = _matches(answers, pairs["correct_answer"])
-        elif run == "image":
-            out["image_is_flipped"] = _matches(answers, pairs["incorrect_answer"])
+        against_option = readout.logit_diff.cpu().numpy()
+        is_correct = _gives(answers, ids, pairs["correct_answer"], [one.correct for one in options])
+        if run == "text":
+            own = _answers(model, pairs, inputs, logits, run, "answer")
+            out["text_logit_diff"] = read_answers(model, its_inputs, logits[run], own).logit_diff.cpu().numpy()
+            clean = read_answers(model, inputs["clean"], logits["clean"], own)
+            out["clean_text_logit_diff"] = clean.logit_diff.cpu().numpy()
+            out["text_options_logit_diff"] = against_option
+            out["text_contrast_token"] = contrast_names(model, own)
+            out["text_contrast_token_id"] = [one.contrast[0] for one in own]
+            out["text_is_changed"] = [not same for same in is_correct]
         else:
-            out["text_is_changed"] = [not same for same in _matches(answers, pairs["correct_answer"])]
+            out[f"{run}_logit_diff"] = against_option
+        if run == "clean":
+            out["is_correct"] = is_correct
+        elif run == "image":
+            out["image_is_flipped"] = _gives(answers, ids, pairs["incorrect_answer"], [one.contrast for one in options])
     return out
 
 
-def _matches(answers: Sequence[str], expected: Sequence[str]) -> list[bool]:
+def _answers(
+    model: VLM,
+    pairs: pd.DataFrame,
+    inputs: dict[str, Inputs],
+    logits: dict[str, torch.Tensor],
+    corruption: str,
+    contrast: str,
+) -> list[Answers]:
+    """The tokens that are measured in each pair of a batch, given inputs and logits by run."""
+    found = []
+    for row, pair in enumerate(pairs.to_dict("records")):
+        options = pair["correct_answer"], pair["incorrect_answer"]
+        of_runs = logits["clean"][row], logits[corruption][row]
+        own = tuple(inputs_of_pair(inputs[run], row, len(pairs)) for run in ("clean", corruption))
+        found.append(find_answers(model, options, *of_runs, corruption, (own[0], own[1]), contrast, prefix_of(pair)))
+    return found
+
+
+def _names(model: VLM, ids: Sequence[int]) -> str:
+    return " ".join(map(str, model.tokenizer.convert_ids_to_tokens(list(ids))))
+
+
+def _gives(
+    answers: Sequence[str], ids: Sequence[Sequence[int]], expected: Sequence[str], measured: Sequence[Sequence[int]]
+) -> list[bool]:
+    """Whether each answer is the expected one, in the very tokens that are measured."""
     return [
-        answer.strip(" .").casefold() == other.strip().casefold()
-        for answer, other in zip(answers, expected, strict=True)
+        answer.strip(" .").casefold() == other.strip().casefold() and tuple(own[: len(tokens)]) == tuple(tokens)
+        for answer, own, other, tokens in zip(answers, ids, expected, measured, strict=True)
     ]
 
 

@@ -41,8 +41,13 @@ def eligible(evaluated: pd.DataFrame) -> pd.Series:
     """
     check_columns(evaluated, (*STRATUM, "sample_id", "is_correct"), "evaluated")
     present = [column for column in CRITERIA if column in evaluated.columns]
-    corrupt = [name for name in evaluated.columns if name.endswith("_logit_diff") and name != "clean_logit_diff"]
-    gaps = [evaluated["clean_logit_diff"] - evaluated[name] >= MIN_GAP for name in corrupt]
+    # By corruption, the clean logit difference against the same answer as the corrupt one.
+    clean = {"image": "clean_logit_diff", "text": "clean_text_logit_diff"}
+    gaps = [
+        evaluated[column if column in evaluated else "clean_logit_diff"] - evaluated[f"{name}_logit_diff"] >= MIN_GAP
+        for name, column in clean.items()
+        if f"{name}_logit_diff" in evaluated
+    ]
     return pd.concat([evaluated[present], *gaps], axis=1).all(axis=1)
 
 

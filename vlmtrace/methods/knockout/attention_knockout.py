@@ -22,7 +22,7 @@ from vlmtrace.inputs.batching import batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import IMAGE_REGIONS, image_regions, named_positions
 from vlmtrace.inputs.image_tokens import mean_image_token
-from vlmtrace.inputs.pair_runs import PairRuns
+from vlmtrace.inputs.pair_runs import PairRuns, read_again
 from vlmtrace.methods.patching.metrics import concat_in_order, patching_effect
 from vlmtrace.models import VLM, Inputs, Readout
 from vlmtrace.models.attention_mask import cut
@@ -41,6 +41,7 @@ def knock_out_attention(
     corruption: str = "image",
     edges: Sequence[AttentionEdge] | None = None,
     window: int | None = None,
+    contrast: str = "answer",
 ) -> pd.DataFrame:
     """Forbid some positions to attend to others in the clean run, in a window of layers around each layer.
 
@@ -53,6 +54,7 @@ def knock_out_attention(
         edges: (source, target) names: what is attended to, and what attends. Regions of the image ("image", "object",
             "distractor", "background"), "options", "all", or token roles; None: the model's own `edges`
         window: how many layers are knocked out at once; None: a fifth of them
+        contrast: as in `patch_modules`
 
     Returns:
         The module_patching table, one row per pair, edge and layer (the middle of the window): position is missing,
@@ -84,7 +86,7 @@ def knock_out_attention(
         raise VlmtraceError(f"window={size} is not a number of layers of {block.name}: choose 1 to {block.n_layers}.")
     tables = []
     with counter(len(pairs), f"knockouts in {len(pairs)} pairs") as advance:
-        for batch, runs, _ in batches_of_pairs(model, pairs, corruption, {block.name: []}, "all"):
+        for batch, runs, _ in batches_of_pairs(model, pairs, corruption, {block.name: []}, "all", contrast):
             for edge in chosen:
                 module, blocked = _blocked(model, batch, runs.clean_inputs, edge)
                 usable = blocked.flatten(1).any(1).cpu().numpy()  # (B,)
@@ -93,7 +95,7 @@ def knock_out_attention(
                     first = layer - (size - 1) // 2
                     layers = range(max(0, first), min(block.n_layers, first + size))
                     with torch.no_grad(), cut(model, module, layers, blocked):
-                        readout = Readout.of(model.answer_logits(runs.clean_inputs), runs.answer_ids)
+                        readout = read_again(model, runs)
                     columns = {"module": module, "layer": layer, "token": f"{len(layers)} layers"}
                     rows = _rows(batch, runs, corruption, readout, model, columns | {"token_role": " → ".join(edge)})
                     tables.append(rows[usable])
@@ -127,6 +129,7 @@ def replace_image_tokens(
     corruption: str = "image",
     regions: Sequence[str] = IMAGE_REGIONS,
     reference: pd.DataFrame | None = None,
+    contrast: str = "answer",
 ) -> pd.DataFrame:
     """Put the mean image token in the place of image tokens, as the language side receives them in the clean run.
 
@@ -138,6 +141,7 @@ def replace_image_tokens(
         corruption: "image" or "text": effects are shares of the gap that it makes
         regions: which tokens are replaced; each region is one ablation
         reference: pairs whose clean images give the mean; None: `pairs`
+        contrast: as in `patch_modules`
 
     Returns:
         the module_patching table, one row per pair and region: module is "image_embeddings", layer 0, position missing,
@@ -168,7 +172,7 @@ def replace_image_tokens(
     mean = mean_image_token(model, pairs if reference is None else reference)
     tables = []
     with counter(len(pairs), f"replacing image tokens of {len(pairs)} pairs") as advance:
-        for batch, runs, _ in batches_of_pairs(model, pairs, corruption, {model.head_block.name: []}, "all"):
+        for batch, runs, _ in batches_of_pairs(model, pairs, corruption, {model.head_block.name: []}, "all", contrast):
             chosen = [
                 image_regions(model, pair, inputs_of_pair(runs.clean_inputs, i, len(batch)))
                 for i, pair in enumerate(batch.to_dict("records"))
@@ -196,7 +200,7 @@ def _replaced(
         if region in found:
             position_masks[row] = torch.as_tensor(found[region], device=image.device)
     ablated = torch.where(position_masks[..., None], mean.to(image.dtype), image)  # (B, I, D)
-    readout = Readout.of(model.answer_logits(runs.clean_inputs, image=ablated), runs.answer_ids)
+    readout = read_again(model, runs, image=ablated)
     counts = [f"{n} tokens" for n in position_masks.sum(1).tolist()]
     columns = {"module": "image_embeddings", "layer": 0, "token": counts, "token_role": region}
     rows = _rows(batch, runs, corruption, readout, model, columns)
@@ -235,5 +239,6 @@ def _rows(
             "logit_diff": ld - clean_ld,
             # patching_effect measures from the corrupt run; here what is lost counts from the clean one.
             "patching_effect": patching_effect(ld, clean_ld, corrupt_ld) - 1,
+            "contrast_token": runs.contrasts,
         }
     )

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns, encode_pair, run_pairs
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.models import VLM, Readout, Site
 from vlmtrace.models.hooks import attach_hooks
+from vlmtrace.models.types import WholeAnswer
 from vlmtrace.models.vlm import repeat_inputs
 
 
@@ -154,7 +155,7 @@ def intervene(
     """
     one_of(corruption, CORRUPTIONS, "corruption")
     frame = pd.DataFrame([dict(pair)])
-    return intervene_in(model, run_pairs(model, frame, [encode_pair(model, frame, 0, corruption)]), patches)
+    return intervene_in(model, run_pairs(model, frame, [encode_pair(model, frame, 0, corruption)], corruption), patches)
 
 
 def intervene_in(model: VLM, runs: PairRuns, patches: Iterable[Patch]) -> Outcome:
@@ -171,12 +172,47 @@ def intervene_in(model: VLM, runs: PairRuns, patches: Iterable[Patch]) -> Outcom
     Raises:
         VlmtraceError: a patch names what the model does not have
     """
-    patched = patched_logits(model, runs, [list(patches)])
-    logits = {"clean": runs.clean.logits, "corrupt": runs.corrupt.logits, "patched": patched}
-    readouts = {run: Readout.of(value, runs.answer_ids) for run, value in logits.items()}
+    chosen = list(patches)
+    logits = {
+        "clean": runs.clean.logits,
+        "corrupt": runs.corrupt.logits,
+        "patched": patched_logits(model, runs, [chosen]),
+    }
+    if runs.whole is None:
+        patched = Readout.of(logits["patched"], runs.answer_ids)
+    else:
+        patched = patched_readout(model, runs, [chosen])
+    readouts = {"clean": runs.clean_readout, "corrupt": runs.corrupt_readout, "patched": patched}
     return Outcome(
         {run: value[0].cpu() for run, value in logits.items()}, readouts, model.tokenizer.convert_ids_to_tokens
     )
+
+
+def patched_readout(
+    model: VLM, runs: PairRuns, interventions: Sequence[Sequence[Patch]], batch_size: int = 32
+) -> Readout:
+    """Both answers' readout under each of several interventions.
+
+    Args:
+        model: the model to patch
+        runs: of one pair (batch 1)
+        interventions: each a list of patches that act together
+        batch_size: at most so many interventions in one forward pass
+
+    Returns:
+        readout of shape (intervention,)
+
+    Raises:
+        VlmtraceError: a patch names what the model does not have
+    """
+    if runs.whole is None:
+        logits = patched_logits(model, runs, interventions, batch_size)
+        return Readout.of(logits, runs.answer_ids.expand(len(logits), -1))
+    both = []
+    for side in runs.whole:
+        last = _patched(model, runs, side, interventions, batch_size, side.ids.n_positions)
+        both.append(Readout.of_last(last, WholeAnswer(side.ids.ids.expand(len(last), -1))))
+    return Readout.of_two(*both)
 
 
 @torch.no_grad()
@@ -197,22 +233,38 @@ def patched_logits(
     Raises:
         VlmtraceError: a patch names what the model does not have
     """
+    return _patched(model, runs, runs, interventions, batch_size, 1)[:, 0]
+
+
+@torch.no_grad()
+def _patched(
+    model: VLM,
+    runs: PairRuns,
+    side: PairRuns | WholeRuns,
+    interventions: Sequence[Sequence[Patch]],
+    batch_size: int,
+    n: int,
+) -> Tensor:
+    """Logits (intervention, n, vocabulary) of the last n positions of a pair's corrupt run, patched."""
     every = [patch for patches in interventions for patch in patches]
     for patch in every:
         check_patch(model, runs, patch)
     # What no patch reaches is computed once.
     fixed = "vision_encoder" in model.blocks and not any(patch.block == "vision_encoder" for patch in every)
-    embeddings = model.image_embeddings(runs.inputs) if fixed else None
+    embeddings = model.image_embeddings(side.inputs) if fixed else None
     logits = []
     for start in range(0, len(interventions), batch_size):
         batch = interventions[start : start + batch_size]
-        n = len(batch)
-        inputs = repeat_inputs(runs.inputs, n)
-        image = None if embeddings is None else embeddings.expand(n, *embeddings.shape[1:])
+        size = len(batch)
+        inputs = repeat_inputs(side.inputs, size)
+        image = None if embeddings is None else embeddings.expand(size, *embeddings.shape[1:])
         sites = dict.fromkeys(patch.site for patches in batch for patch in patches)
-        points = [(model.hook_point(site), _copy_clean(model, runs, site, batch)) for site in sites]
-        with attach_hooks(points, n_pairs=n):
-            logits.append(model.answer_logits(inputs, image))  # (batch of interventions, vocabulary)
+        points = [
+            (model.hook_point(site), _copy_clean(model, side.clean[site], runs.clean[site].shape[1], site, batch))
+            for site in sites
+        ]
+        with attach_hooks(points, n_pairs=size):
+            logits.append(model.last_logits(inputs, n, image))  # (batch of interventions, n, vocabulary)
     return torch.cat(logits)
 
 
@@ -244,9 +296,18 @@ def check_patch(model: VLM, runs: PairRuns, patch: Patch) -> Patch:
     return patch
 
 
-def _copy_clean(model: VLM, runs: PairRuns, site: Site, batch: Sequence[Sequence[Patch]]) -> Callable[[Tensor], Tensor]:
-    """A hook of a site: what it computes, with what is patched in each row of a batch as in the clean run."""
-    clean = runs.clean[site]  # (1, S, D)
+def _copy_clean(
+    model: VLM, clean: Tensor, of_prompt: int, site: Site, batch: Sequence[Sequence[Patch]]
+) -> Callable[[Tensor], Tensor]:
+    """A hook of a site: what it computes, with what is patched in each row of a batch as in the clean run.
+
+    Args:
+        model: that is patched
+        clean: (1, S, D), the activation of the clean run
+        of_prompt: positions of the prompt, the first of S: behind them an answer may be given, which is never patched
+        site: where
+        batch: interventions
+    """
     length, width = clean.shape[1:]
     columns = width // model.blocks[site.block].n_heads
     keep = torch.zeros(len(batch), length, width, dtype=torch.bool, device=clean.device)  # (I, S, D)
@@ -254,7 +315,7 @@ def _copy_clean(model: VLM, runs: PairRuns, site: Site, batch: Sequence[Sequence
         for patch in patches:
             if patch.site != site:
                 continue
-            for position in range(length) if patch.positions is None else patch.positions:
+            for position in range(of_prompt) if patch.positions is None else patch.positions:
                 if patch.heads is None:
                     keep[row, position] = True
                 for head in patch.heads or ():

@@ -96,6 +96,7 @@ def effect_table(
             "p_diff": (p_correct - corrupt_p).ravel(),
             "logit_diff": (logit_diff - corrupt_ld).ravel(),
             "patching_effect": patching_effect(logit_diff, clean_ld, corrupt_ld).ravel(),
+            "contrast_token": np.repeat(np.array(runs.contrasts, dtype=object), n_patches),
         }
     )
 

@@ -5,13 +5,17 @@ Shapes: B pairs of a batch, N patches, S positions of a block.
 
 from __future__ import annotations
 
+import dataclasses
+
 import psutil
 import torch
+import torch.nn.functional as F
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.pair_runs import PairRuns
-from vlmtrace.models import VLM, Patches, Readout, Trace
+from vlmtrace.models import VLM, Inputs, Patches, Readout, Trace
 from vlmtrace.models.sweep import reference
+from vlmtrace.models.types import AnswerIds
 from vlmtrace.models.vlm import inputs_of_pair
 
 #: Share of the free memory that a sweep may take when `memory_gb` is not given.
@@ -96,14 +100,55 @@ def sweep_patches(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> 
     values = [column[:, None].repeat(1, len(patches)) for column in (base.correct, base.incorrect, base.log_normalizer)]
     if active:
         chosen = patches.subset(active)
-        known = patches.position_masks is None or model.sweeps_regions
-        if known and model.uses_fast_sweep and not model.sweep_unsupported_reason(runs.inputs):
-            swept = model.sweep(runs.clean, runs.corrupt, runs.inputs, chosen, runs.answer_ids, memory)
+        if runs.whole is None:
+            run = (runs.clean, runs.corrupt, runs.inputs)
+            swept = _sweep(model, *run, chosen, runs.answer_ids, memory)
         else:
-            swept = _reference_sweep(model, runs, chosen)
+            # Each answer is given in a run of its own: what a patch does to both is what it does in both runs.
+            both = [
+                _sweep(model, one.clean, one.corrupt, one.inputs, _lengthened(chosen, one.clean), one.ids, memory)
+                for one in runs.whole
+            ]
+            swept = Readout.of_two(*both)
+        _refuse_not_finite(model, chosen, swept)
         for value, new in zip(values, (swept.correct, swept.incorrect, swept.log_normalizer), strict=True):
             value[:, active] = new
     return Readout(*values)
+
+
+def _sweep(
+    model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int
+) -> Readout:
+    known = patches.position_masks is None or model.sweeps_regions
+    if known and model.uses_fast_sweep and not model.sweep_unsupported_reason(inputs):
+        return model.sweep(clean, corrupt, inputs, patches, answer_ids, memory)
+    readouts = []
+    n = len(answer_ids)
+    for row in range(n):
+        one = slice(row, row + 1)
+        image = None if corrupt.image is None else corrupt.image[one]
+        mine = inputs_of_pair(inputs, row, n)
+        readouts.append(reference.sweep(model, clean.rows(one), mine, patches.of_pair(row), answer_ids[one], image))
+    return Readout.cat(readouts, dim=0)
+
+
+def _refuse_not_finite(model: VLM, patches: Patches, swept: Readout) -> None:
+    bad = ~(swept.correct - swept.incorrect + swept.log_normalizer).isfinite()  # (pair, patch)
+    if bad.any():
+        i = int(bad.any(0).nonzero()[0])
+        raise VlmtraceError(
+            f"A patch of {patches.modules[i]} of layer {patches.layers[i]} of {patches.block} makes {model.name} give "
+            "numbers that are not finite, though both of its runs are: load it with dtype float32."
+        )
+
+
+def _lengthened(patches: Patches, trace: Trace) -> Patches:
+    """The same patches of a run whose sequence goes on with an answer; none of them sets a position of the answer."""
+    masks = patches.position_masks
+    if masks is None:
+        return patches
+    length = trace[patches.block, patches.modules[0], patches.layers[0]].shape[1]
+    return dataclasses.replace(patches, position_masks=F.pad(masks, (0, length - masks.shape[-1])))
 
 
 def _changes(patches: Patches, patch: int, differs: torch.Tensor) -> bool:
@@ -111,14 +156,3 @@ def _changes(patches: Patches, patch: int, differs: torch.Tensor) -> bool:
     if patches.position_masks is not None:
         return bool((differs & patches.position_masks[:, patch].cpu()).any())
     return bool(differs.gather(1, patches.positions[:, patch : patch + 1].cpu()).any())
-
-
-def _reference_sweep(model: VLM, runs: PairRuns, patches: Patches) -> Readout:
-    readouts = []
-    for row in range(len(runs.answer_ids)):
-        one = slice(row, row + 1)
-        clean = Trace(runs.clean.logits[one], {site: value[one] for site, value in runs.clean.activations.items()})
-        inputs = inputs_of_pair(runs.inputs, row, len(runs.answer_ids))
-        image = None if runs.corrupt.image is None else runs.corrupt.image[one]
-        readouts.append(reference.sweep(model, clean, inputs, patches.of_pair(row), runs.answer_ids[one], image))
-    return Readout.cat(readouts, dim=0)

@@ -19,12 +19,13 @@ from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import IMAGE_REGIONS, named_positions
-from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns, encode_pair, run_pairs
 from vlmtrace.methods.patching.metrics import concat_in_order, effect_table, patching_effect
 from vlmtrace.methods.patching.plans import head_plan, module_plan, patches_of_batch, region_patches
 from vlmtrace.methods.patching.run_sweep import memory_bytes, memory_for_states, sweep_patches
-from vlmtrace.models import VLM, Patches, Site
+from vlmtrace.models import VLM, Patches, Readout, Site
 from vlmtrace.models.sweep import reference
+from vlmtrace.models.types import AnswerIds
 from vlmtrace.models.vlm import inputs_of_pair
 
 
@@ -36,6 +37,7 @@ def patch_modules(
     positions: Positions = "all",
     blocks: Sequence[str] | None = None,
     memory_gb: float | None = None,
+    contrast: str = "answer",
 ) -> pd.DataFrame:
     """Patch whole activations from the clean into the corrupt run, one layer × position × module at a time.
 
@@ -52,15 +54,20 @@ def patch_modules(
         blocks: e.g. ("vision_encoder", "text_encoder"); None: all
         memory_gb: gigabytes for the runs' activations and the patched states, whatever the number of sites; None: a
             quarter of what is free, on a CPU at most 1/4. Never less than the two runs and one patched state need.
+        contrast: what the correct answer is compared with under text corruption: "answer", the corrupt run's own
+            answer, so that effects of 0 and 1 mean the two answers that the runs give; "options", the incorrect option,
+            as published. Under image corruption both are the incorrect option
 
     Returns:
         The module_patching table, one row per pair, layer, position and module: sample_id, corruption, block, module,
         layer, position, token, token_role, and
 
-        - p_correct: probability of the correct answer's first token in the patched run (0 to 1)
+        - p_correct: probability of the correct answer (of all of its tokens) in the patched run (0 to 1)
         - p_diff: p_correct less that of the corrupt run
-        - logit_diff: LD_patched − LD_corrupt, in logits
+        - logit_diff: LD_patched − LD_corrupt, in logits; of answers of several tokens LD is the difference of their
+          log-probabilities
         - patching_effect: that over LD_clean − LD_corrupt; missing where clean and corrupt do not differ
+        - contrast_token: the answer that the correct one is compared with
 
     Raises:
         VlmtraceError: a name is unknown, the table breaks the contract, or the runs of a pair cannot be aligned
@@ -75,7 +82,7 @@ def patch_modules(
         [0.0, 0.0, 0.2, 0.1]
     """
     plan = module_plan(model, modules, blocks)
-    return _patch(model, pairs, corruption, plan, positions, memory_gb).drop(columns="head")
+    return _patch(model, pairs, corruption, plan, positions, memory_gb, contrast).drop(columns="head")
 
 
 def patch_heads(
@@ -85,6 +92,7 @@ def patch_heads(
     modules: Sequence[str] | None = None,
     positions: Positions = "all",
     memory_gb: float | None = None,
+    contrast: str = "answer",
 ) -> pd.DataFrame:
     """Patch single heads' outputs (before the output projection), one layer × position × head at a time.
 
@@ -97,6 +105,7 @@ def patch_heads(
         modules: attention modules, e.g. ("cross_attention",); None: all of the head block
         positions: "all", token roles ("correct", "image", "last", …) or indices
         memory_gb: as in `patch_modules`
+        contrast: as in `patch_modules`
 
     Returns:
         the head_patching table, one row per pair, layer, position and head: the columns of `patch_modules`, with head
@@ -114,7 +123,7 @@ def patch_heads(
         >>> len(over_positions), over_positions.nlargest(1).index.tolist()
         (32, [(3, 1)])
     """
-    return _patch(model, pairs, corruption, head_plan(model, modules), positions, memory_gb)
+    return _patch(model, pairs, corruption, head_plan(model, modules), positions, memory_gb, contrast)
 
 
 def patch_regions(
@@ -125,6 +134,7 @@ def patch_regions(
     regions: Sequence[str] = IMAGE_REGIONS,
     block: str | None = None,
     memory_gb: float | None = None,
+    contrast: str = "answer",
 ) -> pd.DataFrame:
     """Patch all positions of a region at once: every image token of the object, of the background, of the image.
 
@@ -139,6 +149,7 @@ def patch_regions(
             "all", or token roles
         block: whose positions; None: the block whose sequence holds the image tokens
         memory_gb: as in `patch_modules`
+        contrast: as in `patch_modules`
 
     Returns:
         the module_patching table (see `patch_modules`), one row per pair, layer, module and region: position is
@@ -163,7 +174,7 @@ def patch_regions(
     memory = memory_bytes(model, memory_gb)
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"patching regions of {len(pairs)} pairs, {corruption} corruption") as advance:
-        for batch, runs, roles in batches_of_pairs(model, pairs, corruption, plan, "all"):
+        for batch, runs, roles in batches_of_pairs(model, pairs, corruption, plan, "all", contrast):
             length = len(roles[block]) // len(batch)
             position_masks = np.zeros((len(batch), len(regions), length), dtype=bool)  # (B, R, S)
             for row, pair in enumerate(batch.to_dict("records")):
@@ -208,6 +219,7 @@ def patch_head_sets(
     sets: Sequence[Sequence[tuple[str, int, int]]],
     corruption: str = "image",
     reverse: bool = False,
+    contrast: str = "answer",
 ) -> pd.DataFrame:
     """Fix the output of every head at all positions: clean for the heads of a set, corrupt for all others.
 
@@ -221,6 +233,7 @@ def patch_head_sets(
         sets: each a list of (module, layer, head) of the model's head block; it may be empty
         corruption: "image" or "text"
         reverse: corrupt the heads of the set instead of restoring them
+        contrast: as in `patch_modules`
 
     Returns:
         one row per pair and set: sample_id, set (its index in `sets`), logit_diff (the LD of this run, in logits, not
@@ -244,13 +257,8 @@ def patch_head_sets(
         keep = {module: ~mask for module, mask in keep.items()}
     tables = []
     for row in progress(range(len(pairs)), f"{len(sets)} sets of heads, {corruption}"):
-        run = run_pairs(model, pairs.iloc[[row]], [encode_pair(model, pairs, row, corruption)])
-        if model.uses_fast_sweep:
-            start = "clean" if reverse else "corrupt"
-            readout = model.run_with_fixed_heads(run.clean, run.corrupt, keep, start, run.answer_ids)
-        else:
-            inputs = run.clean_inputs if reverse else run.inputs
-            readout = reference.run_with_fixed_heads(model, run.clean, run.corrupt, inputs, keep, run.answer_ids)
+        run = run_pairs(model, pairs.iloc[[row]], [encode_pair(model, pairs, row, corruption)], corruption, contrast)
+        readout = _fixed_heads(model, run, keep, reverse)
         logit_diff = readout.logit_diff[0].cpu().numpy()
         effect = patching_effect(logit_diff, run.clean_readout.logit_diff.item(), run.corrupt_readout.logit_diff.item())
         tables.append(
@@ -267,14 +275,20 @@ def patch_head_sets(
 
 
 def _patch(
-    model: VLM, pairs: pd.DataFrame, corruption: str, plan: Plan, positions: Positions, memory_gb: float | None
+    model: VLM,
+    pairs: pd.DataFrame,
+    corruption: str,
+    plan: Plan,
+    positions: Positions,
+    memory_gb: float | None,
+    contrast: str,
 ) -> pd.DataFrame:
     one_of(corruption, CORRUPTIONS, "corruption")
     pairs = validate_pairs(pairs).reset_index(drop=True)
     memory = memory_bytes(model, memory_gb)
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"patching {len(pairs)} pairs, {corruption} corruption") as advance:
-        for batch, runs, roles in batches_of_pairs(model, pairs, corruption, plan, positions):
+        for batch, runs, roles in batches_of_pairs(model, pairs, corruption, plan, positions, contrast):
             for patches in patches_of_batch(plan, roles, len(batch), model.device):
                 readout = sweep_patches(model, runs, patches, memory_for_states(memory, runs))
                 logit_diff, p_correct = (value.cpu().numpy() for value in (readout.logit_diff, readout.p_correct))
@@ -282,6 +296,21 @@ def _patch(
                 tables.append(effect_table(batch, runs, corruption, patches, roles_of_block, logit_diff, p_correct))
             advance(len(batch))
     return concat_in_order(pairs, tables, positions)
+
+
+def _fixed_heads(model: VLM, runs: PairRuns, keep: dict[str, torch.Tensor], reverse: bool) -> Readout:
+    """Readout (1, set) of one pair."""
+
+    def run(side: PairRuns | WholeRuns, answer_ids: AnswerIds) -> Readout:
+        if model.uses_fast_sweep:
+            start = "clean" if reverse else "corrupt"
+            return model.run_with_fixed_heads(side.clean, side.corrupt, keep, start, answer_ids)
+        inputs = side.clean_inputs if reverse else side.inputs
+        return reference.run_with_fixed_heads(model, side.clean, side.corrupt, inputs, keep, answer_ids)
+
+    if runs.whole is None:
+        return run(runs, runs.answer_ids)
+    return Readout.of_two(*(run(side, side.ids) for side in runs.whole))
 
 
 def _head_masks(model: VLM, sets: Sequence[Sequence[tuple[str, int, int]]]) -> dict[str, torch.Tensor]:

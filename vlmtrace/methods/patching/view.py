@@ -17,7 +17,7 @@ from vlmtrace.display.style import effect_limit, new_figure, paper_style, signed
 from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.display.wording import readable
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in, patched_logits
+from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in, patched_readout
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.methods.patching.plans import module_plan, site_patches
 from vlmtrace.methods.patching.run_sweep import default_memory, sweep_patches
@@ -197,7 +197,7 @@ class Patching(View):
             places = [(layer, head) for layer in range(known.n_layers) for head in range(known.n_heads)]
             where = tuple(self.positions) or None
             single = [[Patch(block, module, layer, where, (head,))] for layer, head in places]
-            readout = Readout.of(patched_logits(model, runs, single), runs.answer_ids.expand(len(single), -1))
+            readout = patched_readout(model, runs, single)
             table = pd.DataFrame(places, columns=["layer", "head"])
             return table.assign(patching_effect=self._effect(readout))
 

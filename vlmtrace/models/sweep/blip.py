@@ -25,12 +25,12 @@ from vlmtrace.models.sweep.layer_sweep import (
     restore_window_hooks,
     sweep_layers,
 )
-from vlmtrace.models.types import Patches, Readout, Trace
+from vlmtrace.models.types import AnswerIds, Patches, Readout, Trace
 from vlmtrace.models.vlm import VLM
 
 
 @torch.no_grad()
-def sweep(model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: Tensor, memory: int) -> Readout:
+def sweep(model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: AnswerIds, memory: int) -> Readout:
     """Answer every patch of a batch of pairs; see `ModelInterface.sweep`."""
     build = {"text_encoder": _TextEncoder, "text_decoder": _TextDecoder, "vision_encoder": _VisionEncoder}
     run = build[patches.block](model, clean, corrupt, memory)
@@ -97,7 +97,7 @@ class _Sweep:
         readout = length * text.hidden_size + 2 * text.vocab_size
         self.state_bytes = max(layer, readout) * corrupt.layer_inputs["text_encoder"].element_size()
 
-    def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
+    def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
         """Readout (P, S) of patches sorted by layer."""
         raise NotImplementedError
 
@@ -113,7 +113,7 @@ class _TextEncoder(_Sweep):
         self.shared_bytes = image.nbytes + one_layer * (n_layers if keep else 1)
         self.layers = QuestionLayers(model, image, keep)
 
-    def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
+    def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
         def enter(layer: int, chosen: Patches) -> Tensor:
             return self.layers.enter(self.clean, self.corrupt, layer, chosen)
 
@@ -137,7 +137,7 @@ class _VisionEncoder(_Sweep):
         width = 8 * vision.hidden_size + 2 * vision.intermediate_size + 2 * text.hidden_size
         self.state_bytes += stream.shape[1] * width * stream.element_size()
 
-    def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
+    def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
         vision: Any = self.model.hf.vision_model
 
         def enter(layer: int, chosen: Patches) -> Tensor:
@@ -169,7 +169,7 @@ class _VisionEncoder(_Sweep):
 
 
 class _TextDecoder(_Sweep):
-    def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
+    def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
         last = self.model.blocks["text_encoder"].n_layers - 1
         layers = AnswerLayers(self.model, self.corrupt["text_encoder", "residual", last])
 
@@ -198,7 +198,7 @@ def _image_embeddings(model: VLM, trace: Trace) -> Tensor:
 
 @torch.no_grad()
 def run_with_fixed_heads(
-    model: VLM, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
+    model: VLM, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: AnswerIds
 ) -> Readout:
     """Fix the output of every head of the question encoder; see `ModelInterface.run_with_fixed_heads`.
 

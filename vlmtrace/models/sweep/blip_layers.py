@@ -22,7 +22,7 @@ from vlmtrace.models.sweep.layer_sweep import (
     take_row,
     with_heads,
 )
-from vlmtrace.models.types import Patches, Readout, Trace
+from vlmtrace.models.types import AnswerIds, Patches, Readout, Trace, positions_read
 from vlmtrace.models.vlm import VLM
 
 
@@ -231,25 +231,28 @@ class AnswerLayers(TextLayers):
         stream = self.after_cross_attention(layer, self.cross(layer, stream), stream)
         return module.feed_forward_chunk(stream).unflatten(1, states.shape[1:3])
 
-    def read(self, states: Tensor, answer_ids: Tensor) -> Readout:
-        """Readout (P, S) of final states (P, S, U, D): of the token that follows the last one."""
-        return Readout.of(self.decoder.cls(states[:, :, -1]), answer_ids)
+    def read(self, states: Tensor, answer_ids: AnswerIds) -> Readout:
+        """Readout (P, S) of final states (P, S, U, D): of the token that follows the last one, or of a whole answer."""
+        return Readout.of_last(self.decoder.cls(states[:, :, -positions_read(answer_ids) :]), answer_ids)
 
 
-def read_answer(model: VLM, states: Tensor, embedding: Tensor, answer_ids: Tensor) -> Readout:
+def read_answer(model: VLM, states: Tensor, embedding: Tensor, answer_ids: AnswerIds) -> Readout:
     """Run the answer decoder over final question states.
 
     Args:
         model: BLIP
         states: (P, S, T, D)
-        embedding: (P, U, D), what enters the decoder's layer 0; the same for all pairs
-        answer_ids: (P, 2), first tokens of the correct and the incorrect answer
+        embedding: (P, U, D), what enters the decoder's layer 0
+        answer_ids: first tokens of two answers, or a whole answer
 
     Returns:
         Readout (P, S)
     """
     layers = AnswerLayers(model, states.flatten(0, 1))
-    stream = embedding[None, :1]  # (1, 1, U, D): all states still agree
+    if embedding.shape[1] == 1:
+        stream = embedding[None, :1]  # (1, 1, U, D): before the first answer token, all states still agree
+    else:
+        stream = embedding.repeat_interleave(states.shape[1], dim=0).unsqueeze(1)  # (P·S, 1, U, D)
     for layer in range(model.blocks["text_decoder"].n_layers):
         stream = layers.advance(layer, stream)
     return layers.read(stream.view(*states.shape[:2], *stream.shape[2:]), answer_ids)

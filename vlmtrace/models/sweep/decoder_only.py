@@ -31,7 +31,7 @@ from vlmtrace.models.sweep.layer_sweep import (
     with_heads,
 )
 from vlmtrace.models.sweep.shared_prefix import Prefix, Recorder, shared_prefixes
-from vlmtrace.models.types import Call, Inputs, Patches, Readout, Site, Trace
+from vlmtrace.models.types import AnswerIds, Call, Inputs, Patches, Readout, Site, Trace, positions_read
 from vlmtrace.models.vlm import VLM, inputs_of_pair, repeat_inputs
 
 BLOCK = "language_model"
@@ -39,7 +39,7 @@ BLOCK = "language_model"
 
 @torch.no_grad()
 def sweep(
-    model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
+    model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int
 ) -> Readout:
     """Answer every patch of a batch of pairs; see `ModelInterface.sweep`."""
     if patches.block == "vision_encoder":
@@ -198,7 +198,7 @@ class SuffixSweep:
         """
         self.model, self.replay, self.clean, self.corrupt, self.first = model, replay, clean, corrupt, first
 
-    def answer(self, patches: Patches, answer_ids: Tensor) -> Readout:
+    def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
         """Readout (P, S) of patches sorted by layer."""
 
         def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, _rows: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ class SuffixSweep:
                 return self.replay.advance(layer, states, self.first)
 
         states = sweep_layers(len(self.replay.layers), patches, self.enter, advance)
-        return Readout.of(self.model.read(states[:, :, -1]), answer_ids)
+        return Readout.of_last(self.model.read(states[:, :, -positions_read(answer_ids) :]), answer_ids)
 
     def enter(self, layer: int, patches: Patches) -> Tensor:
         """The corrupt layer output from `first` on, recomputed where each patch changes it: (P, S, L, D)."""
@@ -264,7 +264,7 @@ class SuffixSweep:
 
 
 def _vision_encoder(
-    model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, memory: int
+    model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int
 ) -> Readout:
     """Patched states of the vision encoder, batch by batch; vision layers up to the patched one do not run."""
     readouts = []
@@ -280,8 +280,8 @@ def _vision_encoder(
                 states = _patched_stream(clean[site][one], corrupt[site][one], same)  # (1, S, M, D)
                 below = [corrupt["vision_encoder", "residual", i][one] for i in range(layer)]
                 with _resumed(model, below, states):
-                    logits = model.answer_logits(repeat_inputs(mine, len(same)))
-                found.append(Readout.of(logits[None], answer_ids[one]))
+                    logits = model.last_logits(repeat_inputs(mine, len(same)), positions_read(answer_ids))
+                found.append(Readout.of_last(logits[None], answer_ids[one]))
             return Readout.cat(found, dim=1)
 
         size = max(1, memory // _whole_bytes(model, corrupt))
@@ -340,7 +340,7 @@ def _given(fixed: Tensor, _value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def run_with_fixed_heads(
-    model: VLM, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: Tensor
+    model: VLM, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: AnswerIds
 ) -> Readout:
     """Fix the output of every head of the language model; see `ModelInterface.run_with_fixed_heads`."""
     run = clean if start == "clean" else corrupt
@@ -357,4 +357,4 @@ def run_with_fixed_heads(
         if model.adds_image_features_after(layer) and layer + 1 < len(run.calls):
             out = out + run.calls[layer + 1].hidden - model.layer_module(BLOCK, layer)(call.hidden, **call.options)
         stream = out
-    return Readout.of(model.read(stream[None, :, -1]), answer_ids)
+    return Readout.of_last(model.read(stream[None, :, -positions_read(answer_ids) :]), answer_ids)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.hooks import HookPoint, attach_hooks
-from vlmtrace.models.types import Inputs, Patches, Readout, Site, Trace
+from vlmtrace.models.types import AnswerIds, Inputs, Patches, Readout, Site, Trace, positions_read
 from vlmtrace.models.vlm import VLM
 
 
@@ -27,7 +27,7 @@ def with_patch(corrupt: Tensor, clean: Tensor, positions: list[int], head: int |
 
 @torch.no_grad()
 def sweep(
-    model: VLM, clean: Trace, inputs: Inputs, patches: Patches, answer_ids: Tensor, image: Tensor | None = None
+    model: VLM, clean: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, image: Tensor | None = None
 ) -> Readout:
     """Answer every patch of one pair by one hooked forward pass each.
 
@@ -60,8 +60,14 @@ def sweep(
             for site in sites
         ]
         with attach_hooks(points, n_pairs=1):
-            readouts.append(Readout.of(model.answer_logits(inputs, image)[:, None], answer_ids))
+            readouts.append(read(model, inputs, answer_ids, image))
     return Readout.cat(readouts, dim=1)
+
+
+def read(model: VLM, inputs: Inputs, answer_ids: AnswerIds, image: Tensor | None = None) -> Readout:
+    """Run one forward pass of one pair and read the answer out: Readout of shape (1, 1)."""
+    logits = model.last_logits(inputs, positions_read(answer_ids), image)
+    return Readout.of_last(logits[:, None], answer_ids)
 
 
 @torch.no_grad()
@@ -71,7 +77,7 @@ def run_with_fixed_heads(
     corrupt: Trace,
     inputs: Inputs,
     keep_clean: dict[str, Tensor],
-    answer_ids: Tensor,
+    answer_ids: AnswerIds,
 ) -> Readout:
     """Fix every head's output by hooks, one forward pass for each set; `inputs` give the embeddings (batch 1)."""
     readouts = []
@@ -86,7 +92,7 @@ def run_with_fixed_heads(
                 fixed = torch.where(mask, clean[site], corrupt[site])
                 points.append((model.hook_point(site), lambda _value, fixed=fixed: fixed))
         with attach_hooks(points):
-            readouts.append(Readout.of(model.answer_logits(inputs)[:, None], answer_ids))
+            readouts.append(read(model, inputs, answer_ids))
     return Readout.cat(readouts, dim=1)
 
 

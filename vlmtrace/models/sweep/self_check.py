@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.sweep import reference
 from vlmtrace.models.sweep.replay_check import tolerance
 from vlmtrace.models.types import Block, Patches, Trace
@@ -41,6 +42,10 @@ def self_check(model: VLM) -> None:
             "slow but right.",
             stacklevel=2,
         )
+    names = ["an image of noise"]
+    for inputs in (clean, corrupt):
+        with torch.no_grad(), named_rows(model, inputs, names):
+            model.answer_logits(inputs)
     dead = reference.hook_points_act(model, corrupt)
     if dead:
         raise VlmtraceError(

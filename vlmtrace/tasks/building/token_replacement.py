@@ -109,10 +109,12 @@ class Replacer:
             VlmtraceError: the model cannot tell the options apart, or no words fit
         """
         if self.model is not None:
-            self.model.answer_ids([options[0]], [options[1]])
-        banned = set(options).union(*(self.synonyms.get(option, ()) for option in options))
+            from vlmtrace.inputs.answers import check_options  # needs torch, as a model does
+
+            check_options(self.model, options)
+        banned = {word.casefold() for word in _with_synonyms(options, self.synonyms)}
         for pool in pools:
-            allowed = [[word for word in words if word not in banned] for words in pool]
+            allowed = [[word for word in words if word.casefold() not in banned] for words in pool]
             for _ in range(TRIES):
                 replaced = prompt
                 try:
@@ -154,18 +156,44 @@ def symmetric_token_replacement(
         VlmtraceError: an option does not stand in the prompt, or the pool has no word for it
     """
     synonyms = synonyms or {}
-    banned = set(options).union(*(synonyms.get(option, ()) for option in options))
-    banned |= {word for word in pool if find_word(prompt, word)}
-    candidates = sorted(word for word in pool if word not in banned and banned.isdisjoint(synonyms.get(word, ())))
+    banned = {word.casefold() for word in _with_synonyms(options, synonyms)}
+    banned |= {word.casefold() for word in pool if find_word(prompt, word)}
+    # One word in two cases is one word.
+    distinct = {word.casefold(): word for word in sorted(pool, reverse=True)}
+    candidates = sorted(
+        word for key, word in distinct.items() if key not in banned and banned.isdisjoint(synonyms.get(word, ()))
+    )
     replaced = prompt
     for option in options:
-        fitting = [word for word in candidates if count_tokens(word) == count_tokens(option)]
         spans = find_word(replaced, option)
+        written = replaced[slice(*spans[0])] if spans else option
+        fitting = [word for word in candidates if count_tokens(cased_as(word, written)) == count_tokens(written)]
         if not spans or not fitting:
             problem = "does not stand in it" if not spans else "has no replacement of the same number of tokens"
             raise VlmtraceError(f"The prompt {prompt!r} cannot be corrupted: the option {option!r} {problem}.")
         choice = str(generator.choice(fitting))
         candidates.remove(choice)
         for start, end in reversed(spans):
-            replaced = replaced[:start] + choice + replaced[end:]
+            replaced = replaced[:start] + cased_as(choice, replaced[start:end]) + replaced[end:]
     return replaced
+
+
+def _with_synonyms(options: Sequence[str], synonyms: Mapping[str, Collection[str]]) -> set[str]:
+    return set(options).union(*(synonyms.get(option, ()) for option in options))
+
+
+def cased_as(word: str, other: str) -> str:
+    """A word in the case of another, so that a corrupt prompt differs from the clean one in its words alone.
+
+    Args:
+        word: the one that is written anew
+        other: the one whose case it takes: all small, all capitals, or the first letter a capital
+
+    >>> cased_as("Yellow", "blue"), cased_as("yellow", "Blue"), cased_as("Yellow", "BLUE")
+    ('yellow', 'Yellow', 'YELLOW')
+    """
+    if other.islower():
+        return word.lower()
+    if other.isupper() and len(other) > 1:
+        return word.upper()
+    return word[:1].upper() + word[1:] if other[:1].isupper() else word
