@@ -33,5 +33,10 @@ def test_a_unit_column_is_respected_and_gaps_in_it_are_filled():
     assert with_units(whole)["unit"].tolist() == ["x", "y"], "who gives units means them"
 
 
+def test_questions_about_one_image_are_one_unit():
+    questions = pd.DataFrame({"sample_id": ["q0", "q1", "q2"], "image": ["a", "b", "a"]})
+    assert with_units(questions)["unit"].tolist() == ["q0", "q1", "q0"]
+
+
 def test_without_images_every_pair_is_a_unit():
     assert with_units(pd.DataFrame({"sample_id": ["a", "b"]}))["unit"].tolist() == ["a", "b"]

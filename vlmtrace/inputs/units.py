@@ -28,7 +28,7 @@ def with_units(pairs: pd.DataFrame) -> pd.DataFrame:
     are joined. Images are compared by the contents of their files, so a copy under another name is the same image.
 
     Args:
-        pairs: a pairs table, or one that came of it
+        pairs: a pairs table, or one that came of it, or a table of questions, whose units are those of one image
 
     Returns:
         a table of the same rows; a unit that is computed has the name of its first sample_id in the table. Where the
@@ -41,7 +41,10 @@ def with_units(pairs: pd.DataFrame) -> pd.DataFrame:
     if UNIT in pairs and _given(pairs[UNIT]).all():
         return pairs
     if not {"clean_image", "corrupt_image"} <= set(pairs):
-        return pairs.assign(**{UNIT: pairs["sample_id"]})
+        if "image" not in pairs:
+            return pairs.assign(**{UNIT: pairs["sample_id"]})
+        names = pairs["sample_id"].groupby(pairs["image"].map(_image)).transform("first")
+        return pairs.assign(**{UNIT: pairs[UNIT].where(_given(pairs[UNIT]), names) if UNIT in pairs else names})
     images = pd.concat([pairs["clean_image"].map(_image), pairs["corrupt_image"].map(_image)], ignore_index=True)
     nodes = pd.factorize(images)[0].reshape(2, -1)  # (side, pair)
     n = int(nodes.max(initial=-1)) + 1

@@ -130,7 +130,8 @@ def load_questions(
 
     Returns:
         one row per question: sample_id, task, category, image, prompt, answer; of the rendered world also noun,
-        object_mask and sentences (what the image shows, told in words; missing where words cannot tell it)
+        object_mask and sentences (what the image shows, told in words; missing where words cannot tell it); unit (that
+        of questions about one image)
 
     Raises:
         VlmtraceError: the task or kind is unknown, the data are not there, or no question of them can be used
@@ -146,7 +147,8 @@ def load_questions(
     if kind is not None:
         one_of(kind, declared.question_kinds, f"kind of question in {task}")
     assert declared.questions is not None, "registry.QUESTIONS are those that give questions"
-    return validate_questions(declared.questions(Request(task, n, seed, _root(declared, root), kind=kind)))
+    found = validate_questions(declared.questions(Request(task, n, seed, _root(declared, root), kind=kind)))
+    return with_units(found)
 
 
 def _root(task: Task, root: str | Path | None) -> Path:

@@ -240,6 +240,13 @@ def test_positions_are_averaged_within_a_question_first():
     assert (row["ci_low"], row["ci_high"]) == (low[0], high[0])
 
 
+def test_questions_about_one_image_count_once():
+    table = table_of({("a", 0): [0.0], ("b", 0): [0.4], ("c", 0): [1.0]})
+    table["unit"] = table["sample_id"].map({"a": "one", "b": "one", "c": "two"})
+    (row,) = average_effects(table).to_dict("records")
+    assert row["mean"] == pytest.approx((0.2 + 1) / 2) and row["n"] == 2
+
+
 def test_later_layers_by_hand():
     table = table_of(
         {("a", 0): [0.0], ("a", 1): [9.0], ("a", 2): [0.4], ("b", 0): [0.1], ("b", 1): [9.0], ("b", 2): [0.2]}

@@ -28,6 +28,13 @@ def test_the_table_of_maps_compares_question_by_question():
     assert table.loc[("auc", "lens"), "verdict"] == "" and np.isnan(table.loc[("auc", "lens"), "q_value"])
 
 
+def test_questions_about_one_image_count_once():
+    scores = chance_scores(1)
+    copied = scores.assign(sample_id=scores["sample_id"] + " again")
+    both = pd.concat([scores, copied]).assign(unit=lambda table: table["sample_id"].str.removesuffix(" again"))
+    pd.testing.assert_frame_equal(map_table(both), map_table(scores))
+
+
 def test_means_of_shares_have_intervals_of_shares():
     auc = [1.0, 1.0, 0.99, 1.0, 0.98, 0.1]
     scores = pd.DataFrame(

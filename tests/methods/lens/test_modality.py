@@ -42,6 +42,18 @@ def noisy_questions(n: int, noise: float, seed: int, alike: bool = True) -> list
     return [mean + noise * generator.normal(size=(n, 64)) for mean in means]
 
 
+def test_questions_about_one_image_count_once():
+    tables = [table_of(v.reshape(-1, 8, 8)) for v in noisy_questions(6, 1.0, 0)]
+    doubled = [
+        pd.concat([t.assign(unit=t["sample_id"]), t.assign(unit=t["sample_id"], sample_id=t["sample_id"] + 100)])
+        for t in tables
+    ]
+    once, twice = agreement(*tables), agreement(*doubled)
+    assert set(twice["n_questions"]) == {12}
+    columns = ["spearman", "low", "high", "ceiling", "shared"]
+    pd.testing.assert_frame_equal(once[columns], twice[columns])
+
+
 def test_halves_are_stepped_up_to_all_questions_over_several_splits():
     # Heads whose noise is known: the means of 12 questions correlate with those of 12 others as far as
     # their variance is not noise. Half of the questions alone correlate less.

@@ -154,6 +154,8 @@ QUESTIONS = Table(
         _ROLES[0],
         Column("object_mask", "text", "path of a PNG, white where the image shows what is asked about",
                optional=True, missing="the question has no mask"),
+        Column(UNIT, "text", "the unit that the question belongs to: questions about one image count as one",
+               optional=True),
         Column("sentences", "text", "what the image shows, told in words", optional=True,
                missing="words cannot tell it"),
     ),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from vlmtrace.core.schema.columns import Column, Table
 from vlmtrace.core.schema.effect_tables import BLOCK, LAYER, MODULE, POSITION, TOKEN, TOKEN_ROLE
+from vlmtrace.core.schema.pair_tables import UNIT
 
 SAMPLE = Column("sample_id", "text", "name of the question, unique in the table of questions")
 CATEGORY = Column("category", "text", "what kind of thing is asked: color, count, location, yes/no, …")
+UNIT_OF_QUESTION = Column(UNIT, "text", "the unit that the question belongs to", optional=True)
 STEP = Column("step", "integer", "index of the answer's token, from 0")
 ANSWER_TOKEN = Column("answer_token", "text", "the token of the model's own clean answer at this step")
 
@@ -39,7 +41,7 @@ CAUSAL_TRACING = Table(
     "One row per question, step of the answer, module, layer and position: a clean state restored in runs whose image "
     "is hidden by noise.",
     (
-        SAMPLE, CATEGORY,
+        SAMPLE, CATEGORY, UNIT_OF_QUESTION,
         Column("corruption", "text", "noise"),
         BLOCK, MODULE,
         Column("layer", "integer", "the middle layer of the window, from 0"),
@@ -62,7 +64,7 @@ LENS_CONTRIBUTIONS = Table(
     "lens_contributions",
     "One row per question and head, and one per question, layer and module: what each adds to the model's own answer.",
     (
-        SAMPLE,
+        SAMPLE, UNIT_OF_QUESTION,
         Column("module", "text", "self_attention or mlp"),
         LAYER,
         Column("head", "integer", "index of the head in its layer, from 0", missing="the row is of a whole module"),
@@ -79,7 +81,7 @@ MAP_SCORES = Table(
     "map_scores",
     "One row per question and method: how well a map of the image explains the model's answer.",
     (
-        SAMPLE, CATEGORY,
+        SAMPLE, CATEGORY, UNIT_OF_QUESTION,
         Column("token", "text", "the token that the model predicts"),
         Column("p_token", "number", "its probability", "probability"),
         Column("is_correct", "boolean", "whether it is the right answer; false where that is not known"),

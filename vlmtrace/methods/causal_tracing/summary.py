@@ -6,14 +6,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
-from vlmtrace.core.schema import check_columns
+from vlmtrace.core.schema import UNIT, check_columns
 from vlmtrace.core.stats import mean_interval, mean_test
 
 
 def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed: int = 0) -> pd.DataFrame:
     """Average indirect effect by step, site and token role (AIE of Meng et al. 2022, https://arxiv.org/abs/2202.05262).
 
-    Positions that share a role are averaged within a question first, then over questions.
+    Positions that share a role are averaged within a question first, then over questions; questions of one unit (about
+    one image) count once.
 
     Args:
         effects: from `causal_trace`
@@ -37,9 +38,9 @@ def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed:
     """
     cell = ["step", "block", "module", "layer", "token_role"]
     check_columns(effects, [*cell, "sample_id", value], "causal_tracing")
-    by_question = effects.dropna(subset=value).groupby([*cell, "sample_id"], sort=False)[value].mean()
+    by_unit = _unit_effects(effects.dropna(subset=value), cell, value)
     rows = []
-    for key, values in by_question.groupby(level=cell, sort=False):
+    for key, values in by_unit.groupby(level=cell, sort=False):
         (low,), (high,) = mean_interval(values.to_numpy(), n_boot=2000, seed=seed)
         rows.append(
             {
@@ -91,7 +92,7 @@ def later_layers(
     for key, part in effects.dropna(subset=value).groupby(cell, sort=False):
         n_layers = part["layer"].max() + 1
         lower, upper = (
-            part[chosen].groupby("sample_id")[value].mean()
+            _unit_effects(part[chosen], [], value)
             for chosen in (part["layer"] < n_layers // 2, part["layer"] >= n_layers - n_layers // 2)
         )
         difference = (upper - lower).to_numpy()
@@ -115,3 +116,11 @@ def later_layers(
     sure = table["q_value"] < alpha
     found = [sure & (table["difference"] > 0), sure & (table["difference"] < 0)]
     return table.assign(verdict=np.select(found, ["later", "earlier"], "no difference seen"))
+
+
+def _unit_effects(effects: pd.DataFrame, keys: list[str], value: str) -> pd.Series:
+    """Mean effect by `keys` and unit, positions averaged within a question first, then questions within a unit."""
+    unit = UNIT if UNIT in effects else "sample_id"
+    question = list(dict.fromkeys([unit, "sample_id"]))
+    by_question = effects.groupby([*keys, *question], sort=False)[value].mean()
+    return by_question.groupby(level=[*keys, unit], sort=False).mean()

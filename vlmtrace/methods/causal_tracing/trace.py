@@ -29,7 +29,7 @@ from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
-from vlmtrace.core.schema import validate_questions
+from vlmtrace.core.schema import UNIT, validate_questions
 from vlmtrace.core.stats import t_interval
 from vlmtrace.inputs.answers import Answers, contrast_names, first_ids
 from vlmtrace.inputs.batching import Positions
@@ -263,6 +263,7 @@ def _trace(
         {
             "sample_id": question["sample_id"],
             "category": question["category"],
+            **({UNIT: question[UNIT]} if UNIT in question else {}),
             "corruption": "noise",
             "block": block,
             "module": [module for module, _, _ in sites for _ in range(repeats)],

@@ -22,6 +22,7 @@ import torch
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import counter
+from vlmtrace.core.schema import UNIT
 from vlmtrace.core.types import Array
 from vlmtrace.methods.lens.decomposition import Lens, check_questions, lens_of, token_text
 from vlmtrace.models import VLM
@@ -131,8 +132,8 @@ def lens_contributions(
         text_only: the column of sentences that are read instead of the image; None: the image is shown
         told: the former name of `text_only`, still understood
     Returns:
-        one row per question, layer and head or module: sample_id, module ("self_attention", "mlp"), layer, head
-        (missing for a whole module), token (the predicted word), p_token (its probability), log_p_increase (nats)
+        one row per question, layer and head or module: sample_id, unit (if questions have it), module
+        ("self_attention", "mlp"), layer, head (missing for a whole module), token (the predicted word), p_token (its probability), log_p_increase (nats)
 
     Raises:
         VlmtraceError: a column is missing, or the model is not decoder-only
@@ -143,7 +144,7 @@ def lens_contributions(
         >>> questions = vt.load_questions("rendered_open", n=1)
         >>> table = vt.lens_contributions(model, questions)
         >>> table.shape  # 4 layers × (8 heads + 2 modules)
-        (40, 7)
+        (40, 8)
         >>> strongest = table.dropna(subset=["head"]).nlargest(1, "log_p_increase").iloc[0]
         >>> print(f"head {strongest['layer']}.{strongest['head']}: {strongest['log_p_increase']:+.1f} nats")
         head 0.5: +1.8 nats
@@ -160,6 +161,7 @@ def lens_contributions(
             table = pd.DataFrame(
                 {
                     "sample_id": row["sample_id"],
+                    **({UNIT: row[UNIT]} if UNIT in row else {}),
                     "module": [*["self_attention"] * heads.size, *["self_attention", "mlp"] * len(modules)],
                     "layer": np.concatenate([layer, wide]),
                     "head": pd.array([*head, *[pd.NA] * len(wide)], dtype="Int64"),

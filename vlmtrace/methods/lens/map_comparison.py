@@ -8,6 +8,7 @@ from scipy.stats import false_discovery_control
 
 from vlmtrace.core import stats
 from vlmtrace.core.errors import one_of
+from vlmtrace.core.schema import UNIT
 from vlmtrace.methods.lens.map_scores import MEASURES
 
 
@@ -26,10 +27,10 @@ def map_table(
         by: a column such as category: compare within each of its values, corrected for all of them
         alpha: the false discovery rate of the verdicts, 0 to 1
     Returns:
-        one row per value of `by`, measure and method: the column `by`, measure, method, n (questions), mean, low, high
-        (95 %), difference (method − `against`), difference_low, difference_high, p_value, q_value (corrected), verdict
-        ("better" or "worse" than `against` where the q-value is below `alpha`, else "no difference seen"; for `against`
-        itself "", and both p-values are missing)
+        one row per value of `by`, measure and method: the column `by`, measure, method, n (questions; those of one unit
+        count once), mean, low, high (95 %), difference (method − `against`), difference_low, difference_high, p_value,
+        q_value (corrected), verdict ("better" or "worse" than `against` where the q-value is below `alpha`, else "no
+        difference seen"; for `against` itself "", and both p-values are missing)
 
     Raises:
         VlmtraceError: `against` is not among the methods
@@ -69,6 +70,9 @@ def _compared(scores: pd.DataFrame, against: str, seed: int, cell: dict[str, obj
     rows = []
     for measure in MEASURES:
         wide = scores.pivot(index="sample_id", columns="method", values=measure).dropna()
+        if UNIT in scores:  # questions about one image are averaged first
+            unit = scores.drop_duplicates("sample_id").set_index("sample_id")[UNIT]
+            wide = wide.groupby(wide.index.map(unit)).mean()
         if wide.empty:
             continue
         one_of(against, wide.columns, "method")

@@ -34,6 +34,7 @@ from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import resolve
 from vlmtrace.core.progress import counter
+from vlmtrace.core.schema import UNIT
 from vlmtrace.core.types import Array
 from vlmtrace.inputs.image_regions import coverage
 from vlmtrace.inputs.image_tokens import mean_image_token
@@ -261,6 +262,7 @@ def score_maps(
             said = {"token": token_text(model, lens.token), "p_token": float(lens.logits.softmax(-1)[lens.token])}
             right = isinstance(row.get("answer"), str) and model.answer_token(row["answer"]) == lens.token
             base = {"sample_id": row["sample_id"], "category": row.get("category", ""), **said, "is_correct": right}
+            base |= {UNIT: row[UNIT]} if UNIT in row else {}
             run = replacement_curves(lens, maps, mean, steps) if mean is not None and replaces else {}
             share = step_sizes(int(lens.image_positions.sum()), steps) / lens.image_positions.sum()
             for method in methods:

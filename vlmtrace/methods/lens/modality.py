@@ -20,6 +20,7 @@ from torch import Tensor
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import counter
+from vlmtrace.core.schema import UNIT
 from vlmtrace.core.types import Array
 from vlmtrace.methods.lens.contributions import Head, head_means, top_heads
 from vlmtrace.methods.lens.decomposition import BLOCK, Lens, check_questions, lens_of
@@ -62,7 +63,8 @@ def agreement(
     found = {name: _by_question(table) for name, table in zip(RUNS, (visual, textual), strict=True)}
     if not found["visual"].index.equals(found["textual"].index):
         raise VlmtraceError("The two tables are not of the same questions: pass contributions of the same ones.")
-    values = {name: wide.to_numpy() for name, wide in found.items()}
+    n_questions, unit = len(found["visual"]), _unit_of(visual)
+    values = {name: wide.groupby(wide.index.map(unit)).mean().to_numpy() for name, wide in found.items()}
     n, n_heads = values["visual"].shape
     means = [values[name].mean(0) for name in RUNS]
     across = _compare(means[0], means[1], k)
@@ -76,7 +78,7 @@ def agreement(
             across["ceiling"] = float(np.sqrt(np.prod(reliable)))
             across["corrected"] = across["spearman"] / across["ceiling"]
     rows.insert(0, {"compared": "visual, textual", **across})
-    table = pd.DataFrame(rows).assign(n_questions=n, n_heads=n_heads, k=k, shared_by_chance=k * k / n_heads)
+    table = pd.DataFrame(rows).assign(n_questions=n_questions, n_heads=n_heads, k=k, shared_by_chance=k * k / n_heads)
     columns = ["compared", "spearman", "low", "high", "ceiling", "corrected", "k", "shared", "shared_by_chance"]
     return table.reindex(columns=[*columns, "n_questions", "n_heads"])
 
@@ -110,6 +112,12 @@ def _by_question(table: pd.DataFrame) -> pd.DataFrame:
     """(question, head) contributions."""
     heads = table[table["head"].notna()]
     return heads.pivot(index="sample_id", columns=["layer", "head"], values="log_p_increase").sort_index(axis=1)
+
+
+def _unit_of(table: pd.DataFrame) -> pd.Series:
+    """By sample_id, the unit: questions about one image are averaged first."""
+    questions = table.drop_duplicates("sample_id").set_index("sample_id")
+    return questions[UNIT] if UNIT in questions else questions.index.to_series()
 
 
 def _spearman(a: Array, b: Array) -> float:
@@ -172,6 +180,7 @@ def ablate_heads(
         raise VlmtraceError("No head to ablate: choose more of the strongest heads, so that some are shared.")
     block = model.blocks[BLOCK]
     sets = [list(heads), *random_heads(heads, block.n_layers, block.n_heads, n_random, seed)]
+    unit = {row["sample_id"]: {UNIT: row[UNIT]} for row in questions.to_dict("records") if UNIT in row}
     rows = []
     with counter(2 * len(questions), f"ablating {len(heads)} heads in {len(questions)} questions") as advance:
         for run, column in zip(RUNS, (None, text_only), strict=True):
@@ -182,7 +191,8 @@ def ablate_heads(
                 after = np.array([ablated_log_odds(lens, chosen, mean) for chosen in sets])
                 for name, found in (("chosen", after[:1]), ("random", after[1:])):
                     left = {"p": expit(found).mean(), "log_odds_change": found.mean() - before}
-                    rows.append({"sample_id": sample_id, "run": run, "heads": name, "p_before": expit(before), **left})
+                    row = {"sample_id": sample_id, **unit.get(sample_id, {}), "run": run, "heads": name}
+                    rows.append({**row, "p_before": expit(before), **left})
                 advance(1)
     return pd.DataFrame(rows)
 
@@ -269,7 +279,8 @@ def ablation_table(ablated: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     rows = []
     for run, part in ablated.groupby("run", sort=False):
-        wide = part.pivot(index="sample_id", columns="heads", values="log_odds_change")
+        unit = UNIT if UNIT in part else "sample_id"
+        wide = part.pivot_table(index=unit, columns="heads", values="log_odds_change")
         wide["chosen − random"] = wide["chosen"] - wide["random"]
         p = part.groupby("heads")[["p_before", "p"]].mean()
         for name, values in wide.items():
