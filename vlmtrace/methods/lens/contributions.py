@@ -133,7 +133,8 @@ def lens_contributions(
         told: the former name of `text_only`, still understood
     Returns:
         one row per question, layer and head or module: sample_id, unit (if questions have it), module
-        ("self_attention", "mlp"), layer, head (missing for a whole module), token (the predicted word), p_token (its probability), log_p_increase (nats)
+        ("self_attention", "mlp"), layer, head (missing for a whole module), token (the predicted word), p_token (its
+        probability), log_p_increase (nats)
 
     Raises:
         VlmtraceError: a column is missing, or the model is not decoder-only
