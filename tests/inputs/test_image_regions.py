@@ -8,7 +8,14 @@ from PIL import Image
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.inputs.image_regions import RASTER, coverage, image_regions, named_positions, on_image
+from vlmtrace.inputs.image_regions import (
+    RASTER,
+    changed_share,
+    coverage,
+    image_regions,
+    named_positions,
+    on_image,
+)
 
 
 @pytest.fixture
@@ -119,6 +126,67 @@ def test_names_of_positions(llava, random_pairs):
     assert (found["object"] <= found["image"]).all()
     with pytest.raises(VlmtraceError, match="Unknown position of language_model 'objct'"):
         named_positions(llava, pair, "language_model", inputs, ["objct"])
+
+
+# What differs within a pair ------------------------------------------------------------------------
+
+
+def with_changed_corner(pair: pd.Series, folder, size: int = 12) -> pd.Series:
+    """The pair, without masks, whose corrupt image is the clean one with a red square in its lower right corner."""
+    with Image.open(pair["clean_image"]) as clean:
+        corrupt = clean.convert("RGB")
+    corrupt.paste((255, 0, 0), (corrupt.width - size, corrupt.height - size, corrupt.width, corrupt.height))
+    path = folder / f"{pair['sample_id']}-changed.png"
+    corrupt.save(path)
+    masks = [column for column in pair.index if column.endswith("_mask")]
+    return pd.Series({**pair.drop(masks), "corrupt_image": str(path)})
+
+
+def test_changed_positions_are_those_whose_pixels_differ_and_need_no_mask(model, random_pairs, tmp_path):
+    pair = with_changed_corner(random_pairs.iloc[0], tmp_path)
+    inputs = run_inputs(model, pd.DataFrame([pair]), "clean")
+    regions = image_regions(model, pair, inputs)
+    boxes = model.image_cells(pair["clean_image"], inputs, model.image_block)
+    clean, corrupt = (np.asarray(Image.open(pair[f"{side}_image"]).convert("RGB")) for side in ("clean", "corrupt"))
+    expected = []
+    for box in boxes:  # naively, pixel by pixel
+        if np.isnan(box).any():
+            expected.append(False)
+            continue
+        (top, bottom), (left, right) = box[[0, 2]] * clean.shape[0], box[[1, 3]] * clean.shape[1]
+        rows = slice(int(np.floor(top + 0.01)), int(np.ceil(bottom - 0.01)))
+        columns = slice(int(np.floor(left + 0.01)), int(np.ceil(right - 0.01)))
+        expected.append(bool((clean[rows, columns] != corrupt[rows, columns]).any()))
+    assert regions["changed"].tolist() == expected, "a position is changed where, and only where, a pixel differs"
+    placed = ~np.isnan(boxes).any(axis=1)
+    assert np.array_equal(regions["unchanged"], placed & ~regions["changed"])
+    assert regions["unchanged"].any() and "object" not in regions and regions["image"].all()
+
+
+def test_a_pair_of_equal_images_has_no_changed_position(llava, random_pairs):
+    pair = random_pairs.iloc[0]
+    inputs = run_inputs(llava, random_pairs.iloc[[0]], "clean")
+    same = image_regions(llava, {**pair, "corrupt_image": pair["clean_image"]}, inputs)
+    assert "changed" not in same and same["unchanged"].all()
+    alone = image_regions(llava, pair.drop("corrupt_image"), inputs)
+    assert "changed" not in alone and "unchanged" not in alone
+
+
+def test_an_image_of_another_size_is_scaled_before_it_is_compared():
+    clean = Image.new("RGB", (8, 8), "white")
+    assert changed_share(clean, Image.new("RGB", (16, 4), "white"), grid(2, 2)).tolist() == [0, 0, 0, 0]
+    assert changed_share(clean, Image.new("RGB", (16, 4), "black"), grid(2, 2)).tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.medium
+def test_what_the_background_restores_in_layer_0_are_changed_patches():
+    """Verbs move the object out of its clean mask: the background restores most, where nothing has been moved yet."""
+    model = vt.load_model("tiny-blip")
+    pairs = vt.load_pairs("rendered_svo", n=60).query("category == 'verb'").head(4).reset_index(drop=True)
+    table = vt.patch_regions(model, pairs, modules=["residual"])
+    first = table[table["layer"] == 0].groupby("token_role")["patching_effect"].median()
+    assert first["background"] > 0.8 > 0.3 > first["object"], "the clean mask misses what changed"
+    assert first["changed"] > 0.95 and abs(first["unchanged"]) < 0.05, "what differs carries all, what does not nothing"
 
 
 # Patches ------------------------------------------------------------------------

@@ -167,7 +167,7 @@ class Example:
 
     @property
     def regions(self) -> dict[str, np.ndarray]:
-        """Which image positions show object, distractor and background, where masks tell (see `image_regions`)."""
+        """Which image positions belong to each region, as masks and the corrupt image tell (see `image_regions`)."""
         return self.keep("regions", lambda: image_regions(self.model, self.pair, self.inputs()))
 
     # Runs --------------------------------------------------------

@@ -2,7 +2,7 @@
 
 corruption      which image and prompt each run of a pair has
 token_roles     what each token is in its prompt: the correct option, the noun, punctuation, …
-image_regions   which image tokens show the object, the distractor or neither
+image_regions   which image tokens show the object, the distractor or neither, and which differ within a pair
 image_tokens    the mean image token
 units           which pairs are independent of each other
 pair_runs       clean and corrupt run of pairs, side by side

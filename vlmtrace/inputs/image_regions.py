@@ -1,7 +1,8 @@
-"""Which image tokens show the object that a question asks about, which the distractor, and which neither.
+"""Which image tokens show the object that a question asks about, which the distractor, and which differ in the pair.
 
 Where scenes come with masks, positions can be patched, ablated and scored by what they show: all tokens of the object
-at once, or all of the background.
+at once, or all of the background. Masks are of the clean image: they do not say where the corrupt image differs (an
+object that moves leaves the clean mask). `changed` says that, from the pixels of both images and without masks.
 
 Shapes: n image positions; a box is (top, left, bottom, right) in fractions of the image, NaN where a position shows no
 place in it.
@@ -10,12 +11,14 @@ place in it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.images import open_image
 from vlmtrace.core.paths import resolve
 from vlmtrace.core.types import Array
 from vlmtrace.inputs.token_roles import token_table
@@ -24,8 +27,13 @@ from vlmtrace.models import VLM, Inputs
 #: Region → the column of a pairs table that holds the path of its mask.
 MASKS = {"object": "clean_object_mask", "distractor": "clean_distractor_mask"}
 
-#: Named groups of image tokens; `image` is all of them, `background` those that show neither object nor distractor.
-IMAGE_REGIONS = ("object", "distractor", "background", "image")
+#: Named groups of image tokens. By the clean image's masks: `object`, `distractor`, and `background`, which shows
+#: neither. By the pixels of both images: `changed` and `unchanged`. `image` is all of them.
+IMAGE_REGIONS = ("object", "distractor", "background", "changed", "unchanged", "image")
+
+#: Share of a position's pixels that have to differ between clean and corrupt image for it to be `changed`. One pixel
+#: of a patch of 16 × 16 is .004; what is below .001 comes of boxes that end within a pixel.
+CHANGED_SHARE = 0.001
 
 #: Cells along each side of the picture that is drawn of positions that form no grid.
 RASTER = 48
@@ -132,11 +140,37 @@ def mask_coverage(pair: Mapping[str, Any], column: str, boxes: Array) -> Array:
         ) from error
 
 
+def changed_share(clean: Image.Image, corrupt: Image.Image, boxes: Array) -> Array:
+    """Share of each box whose pixels differ between two images, in any channel and by however little.
+
+    Args:
+        clean: the image that the boxes are of
+        corrupt: the other; one of another size is scaled to the first, as a model's processor scales both
+        boxes: (n, 4)
+
+    Returns:
+        (n,), 0 to 1; 0 where the place is unknown
+
+    >>> clean = Image.new("RGB", (4, 4))
+    >>> corrupt = clean.copy()
+    >>> corrupt.paste((0, 0, 1), (0, 0, 1, 4))
+    >>> changed_share(clean, corrupt, np.array([[0, 0, 1, 0.5], [0, 0.5, 1, 1]])).tolist()
+    [0.5, 0.0]
+    """
+    first, second = clean.convert("RGB"), corrupt.convert("RGB")
+    if second.size != first.size:
+        second = second.resize(first.size, Image.Resampling.BICUBIC)
+    differs = (np.asarray(first) != np.asarray(second)).any(axis=-1)  # (height, width)
+    return coverage(Image.fromarray((255 * differs).astype(np.uint8)), boxes)
+
+
 def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: str | None = None) -> dict[str, Array]:
     """Which image positions belong to each of `IMAGE_REGIONS`, for one pair's clean image.
 
     A position belongs to the object or the distractor that covers at least half of it. Where one of them covers half of
-    no position, the position that it covers most belongs to it.
+    no position, the position that it covers most belongs to it. A position is changed where at least `CHANGED_SHARE` of
+    its pixels differ between the pair's clean and corrupt image, and unchanged otherwise. Positions that show no place
+    in the image (a class token) are part of `image` alone.
 
     Args:
         model: tells where image positions lie
@@ -145,13 +179,21 @@ def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: st
         block: whose image positions; None: those of the image embeddings, as the language side receives them
 
     Returns:
-        by region, bool (n,); where a pair has no mask, only the whole image
+        by region, bool (n,), those that have a position: without masks no object, distractor and background, without a
+        corrupt image neither changed nor unchanged
 
     Raises:
-        VlmtraceError: a mask cannot be read, or is not of its image's size
+        VlmtraceError: an image or a mask cannot be read, or a mask is not of its image's size
     """
     boxes = model.image_cells(pair["clean_image"], inputs, block or model.image_block)
     regions = {"image": np.ones(len(boxes), dtype=bool)}
+    corrupt = pair.get("corrupt_image")
+    shown = ~np.isnan(boxes).any(axis=1)
+    if isinstance(corrupt, (str, Path, Image.Image)):
+        share = changed_share(open_image(pair["clean_image"]), open_image(corrupt), boxes)
+        regions["changed"] = share >= CHANGED_SHARE
+        regions["unchanged"] = shown & ~regions["changed"]
+        regions = {name: chosen for name, chosen in regions.items() if chosen.any()}
     if not isinstance(pair.get(MASKS["object"]), str):
         return regions
     covered = {name: mask_coverage(pair, column, boxes) for name, column in MASKS.items()}
@@ -160,7 +202,6 @@ def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: st
         if share.any():
             regions[name] = (share >= min(0.5, share.max())) & ~taken
             taken |= regions[name]
-    shown = ~np.isnan(boxes).any(axis=1)
     regions["background"] = shown & ~taken & (np.sum(list(covered.values()), axis=0) < 0.5)
     return {name: chosen for name, chosen in regions.items() if chosen.any()}
 

@@ -111,7 +111,7 @@ def test_replacing_the_image_by_the_mean_token(model, random_pairs):
     expected = logit_diff(model, pair, image=image) - logit_diff(model, pair)
     row = table[(table["sample_id"] == pair["sample_id"].iloc[0]) & (table["token_role"] == "image")].iloc[0]
     assert row["logit_diff"] == pytest.approx(expected, abs=1e-4) and abs(expected) > 1e-3
-    assert set(table["token_role"]) == {"object", "distractor", "background", "image"}
+    assert set(table["token_role"]) == {"object", "distractor", "background", "changed", "image"}
     assert (table["module"] == "image_embeddings").all()
 
 

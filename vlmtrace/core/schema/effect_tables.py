@@ -59,7 +59,8 @@ REGIONS = Table(
         SAMPLE, UNIT_OF_PAIR, CORRUPTION, BLOCK, MODULE, LAYER,
         _no_position("no single position"),
         Column("token", "text", "how many positions were patched at once"),
-        Column("token_role", "text", "the region: object, distractor, background or image (all of it)"),
+        Column("token_role", "text", "the region: object, distractor, background (by the clean image's masks), "
+               "changed, unchanged (by the pixels of both images) or image (all of it)"),
         *_PATCHED,
     ),
     "04_module_patching",

@@ -49,7 +49,7 @@ def knock_out_attention(
 
     Args:
         model: the model to run
-        pairs: a pairs table, with mask columns for regions other than "image"
+        pairs: a pairs table, with mask columns for "object", "distractor" and "background"
         corruption: "image" or "text": effects are shares of the gap that it makes
         edges: (source, target) names: what is attended to, and what attends. Regions of the image ("image", "object",
             "distractor", "background"), "options", "all", or token roles; None: the model's own `edges`
@@ -137,7 +137,7 @@ def replace_image_tokens(
 
     Args:
         model: the model to run
-        pairs: a pairs table, with mask columns for regions other than "image"
+        pairs: a pairs table, with mask columns for "object", "distractor" and "background"
         corruption: "image" or "text": effects are shares of the gap that it makes
         regions: which tokens are replaced; each region is one ablation
         reference: pairs whose clean images give the mean; None: `pairs`

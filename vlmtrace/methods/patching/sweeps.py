@@ -142,11 +142,12 @@ def patch_regions(
 
     Args:
         model: the model to patch
-        pairs: a pairs table, with mask columns for regions other than "image"
+        pairs: a pairs table, with mask columns for "object", "distractor" and "background"
         corruption: "image" or "text"
         modules: as in `patch_modules`
-        regions: names of positions: "object", "distractor", "background", "image" (masks say which), "options",
-            "all", or token roles
+        regions: names of positions: "object", "distractor", "background" (masks of the clean image say which),
+            "changed", "unchanged" (pixels that differ between the pair's images say which), "image", "options", "all",
+            or token roles
         block: whose positions; None: the block whose sequence holds the image tokens
         memory_gb: as in `patch_modules`
         contrast: as in `patch_modules`
