@@ -1,10 +1,13 @@
 """Symmetric token replacement keeps the length and never gives the answer away."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.inputs.corruption import run_inputs, token_mismatch
+from vlmtrace.inputs.corruption import run_inputs, shifted_token, token_mismatch
+from vlmtrace.inputs.pair_runs import encode_pair
 from vlmtrace.tasks.building.token_replacement import symmetric_token_replacement
 
 PROMPT = "Is this red square red or blue?"
@@ -56,3 +59,73 @@ def test_runs_differ_in_image_or_prompt_only(random_blip, random_pairs):
 def test_token_mismatch_names_both_lengths(random_blip):
     pair = {"clean_prompt": "is this red or blue?", "corrupt_prompt": "is this striped or green?"}
     assert "has 8 tokens" in token_mismatch(random_blip, pair) and "has 9" in token_mismatch(random_blip, pair)
+
+
+# Word by word ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clean", "corrupt", "expected"),
+    [
+        ("a b c d", "a b c d", None),
+        ("is r or b ?", "is g or y ?", None),
+        ("is r or b ?", "is b or r ?", None),  # options swapped: both are replaced, nothing is shifted
+        ("is dog or the man ?", "is man or the cat ?", None),
+        ("is s.t or u.v ?", "is w.x or t.u ?", None),  # pieces of replaced words are no words
+        ("is s.t.u or r ?", "is u.s.t or b ?", None),
+        ("is s.t now ?", "is r b now ?", None),  # two words in the place of one, the rest stays
+        ("is r or s.t ?", "is s.t or b ?", (3, 1)),  # equally long, and everything between is shifted
+        ("is r or s.t ?", "is w.x or b ?", (2, 3)),
+        ("what is it ?", "is what it ?", (1, 0)),
+        ("is s.t r ?", "is b w.x ?", (3, 2)),  # nothing in common between, but unlike words stand side by side
+    ],
+)
+def test_words_that_are_not_replaced_stand_where_they_stood(clean, corrupt, expected):
+    """By hand: blanks part words, points part the tokens of a word."""
+    ids: dict[str, int] = {}
+
+    def tokens(prompt):
+        pieces = [(piece, i) for i, word in enumerate(prompt.split()) for piece in word.split(".")]
+        return [ids.setdefault(piece, len(ids)) for piece, _ in pieces], [i for _, i in pieces]
+
+    (first, first_words), (second, second_words) = tokens(clean), tokens(corrupt)
+    assert len(first) == len(second), "the case proves nothing: the prompts are of unlike length"
+    assert shifted_token(first, second, first_words, second_words) == expected
+
+
+@pytest.mark.parametrize("name", ["tiny-blip", "tiny-llava"])
+def test_prompts_of_equal_length_whose_words_are_shifted_are_refused(name):
+    model = vt.load_model(name)
+    pair = vt.load_pairs("rendered_states", n=1).iloc[0].to_dict()
+    prompts = {
+        "is this red or blue?": {
+            "is this green or yellow?": True,
+            "is this blue or red?": True,
+            "is red this or blue?": False,
+        },
+        "is this red or striped?": {"is this green or dotted?": True, "is this dotted or green?": False},
+    }
+    for clean, corrupts in prompts.items():
+        for corrupt, fits in corrupts.items():
+            problem = token_mismatch(model, {"clean_prompt": clean, "corrupt_prompt": corrupt})
+            assert model.count_tokens(clean) == model.count_tokens(corrupt), "these are of unlike length"
+            assert (problem is None) == fits, f"{clean} | {corrupt}: {problem}"
+            assert fits or "do not match word by word" in problem
+    shifted = {**pair, "clean_prompt": clean, "corrupt_prompt": corrupt}
+    shifted |= {"correct_answer": "red", "incorrect_answer": "striped"}
+    table = pd.DataFrame([shifted, {**pair, "sample_id": "fits"}])
+    usable, set_aside = vt.check_pairs(model, table)
+    assert usable["sample_id"].tolist() == ["fits"] and "word by word" in set_aside["reason"].iloc[0]
+    with pytest.raises(VlmtraceError, match="do not match word by word"):
+        encode_pair(model, table, 0, "text")
+    # Under image corruption both runs read the clean prompt, so that there is nothing to align.
+    clean_run, corrupt_run = encode_pair(model, table, 0, "image")
+    assert (clean_run["input_ids"] == corrupt_run["input_ids"]).all()
+
+
+@pytest.mark.parametrize("name", ["tiny-blip", "tiny-llava"])
+def test_prompts_that_are_made_here_match_word_by_word(name):
+    model = vt.load_model(name)
+    for task in ("rendered_states", "rendered_svo"):
+        pairs = vt.load_pairs(task, n=60)
+        assert not [problem for pair in pairs.to_dict("records") if (problem := token_mismatch(model, pair))]

@@ -2,12 +2,17 @@
 
 `image`: the corrupt image of a semantic image pair, with the clean prompt. `text`: the clean image, with both options
 of the prompt replaced (symmetric token replacement). Both are those of NOTICE (Golovanevsky et al. 2025,
-https://arxiv.org/abs/2406.16320). Clean and corrupt runs are aligned position by position.
+https://arxiv.org/abs/2406.16320). Clean and corrupt runs are aligned position by position, so a corrupt prompt has to
+have its words where the clean one has them: equal length alone does not say so, where one word has a token more and
+another one less. Such pairs are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -87,20 +92,105 @@ def with_instruction(pairs: pd.DataFrame, instruction: str = "", answer_prefix: 
 
 
 def token_mismatch(model: VLM, pair: Mapping[str, Any]) -> str | None:
-    """Whether the positions of a pair's clean and corrupt prompts correspond.
+    """Whether the positions of a pair's clean and corrupt prompts correspond, word by word.
 
     Args:
-        model: counts the tokens
+        model: splits the prompts into tokens
         pair: a row of a pairs table
 
     Returns:
-        None if both prompts have equally many tokens; otherwise a sentence that says so
+        None if both prompts have equally many tokens and all words that are not replaced stand at the same positions
+        (see `shifted_token`); otherwise a sentence that says what does not
     """
-    clean, corrupt = (model.count_tokens(pair[column]) for column in ("clean_prompt", "corrupt_prompt"))
-    if clean == corrupt:
+    prompts = [pair[column] for column in ("clean_prompt", "corrupt_prompt")]
+    if prompts[0] == prompts[1]:
         return None
+    counts = [model.count_tokens(prompt) for prompt in prompts]
+    if counts[0] != counts[1]:
+        return (
+            f"The clean prompt {prompts[0]!r} has {counts[0]} tokens and the corrupt prompt {prompts[1]!r} has "
+            f"{counts[1]} under {model.name}'s tokenizer: choose replacements of the same number of tokens."
+        )
+    (clean, clean_words), (corrupt, corrupt_words) = (_tokens_and_words(model, prompt) for prompt in prompts)
+    shifted = shifted_token(clean, corrupt, clean_words, corrupt_words)
+    if shifted is None:
+        return None
+    token = model.tokenizer.convert_ids_to_tokens([clean[shifted[0]]])[0]
     return (
-        f"The clean prompt {pair['clean_prompt']!r} has {clean} tokens and the corrupt prompt "
-        f"{pair['corrupt_prompt']!r} has {corrupt} under {model.name}'s tokenizer: "
-        "choose replacements of the same number of tokens."
+        f"The clean prompt {prompts[0]!r} and the corrupt prompt {prompts[1]!r} do not match word by word under "
+        f"{model.name}'s tokenizer ({token!r} is token {shifted[0]} of the one, and token {shifted[1]} of the other "
+        "belongs to it): replace each word by one of the same number of tokens."
     )
+
+
+def _tokens_and_words(model: VLM, prompt: str) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt as the model is given it, and the number of the word that each token begins in."""
+    text = model.prompt_text(prompt)
+    encoded = model.tokenizer(text, return_offsets_mapping=True, **model.tokenizer_options(text))
+    # Many tokenizers give a word the space before it, so a token belongs to the word that its last character is in.
+    words = [match.span() for match in re.finditer(r"\w+|[^\w\s]", text)]
+    ends = [end for _, end in words]
+    return list(encoded.input_ids), [
+        bisect_left(ends, end) if end > start else -1 for start, end in encoded.offset_mapping
+    ]
+
+
+def shifted_token(
+    clean: Sequence[int], corrupt: Sequence[int], clean_words: Sequence[int], corrupt_words: Sequence[int]
+) -> tuple[int, int] | None:
+    """A word that stands at unlike positions of two equally long prompts, one of which is the other with replacements.
+
+    The prompts correspond position by position where no other alignment finds more words in common: then their longest
+    common subsequence is as long as the number of words that stand at the same position in both. Between those words,
+    where as many words of the one are replaced as stand in the other, each has to have as many tokens.
+
+    Args:
+        clean: token ids
+        corrupt: as many
+        clean_words: the number of the word that each token belongs to; -1: to none, the token stands alone
+        corrupt_words: those of the corrupt prompt
+
+    Returns:
+        position in the clean and in the corrupt prompt of the first word that is shifted; None: all correspond
+
+    >>> shifted_token([1, 2, 7, 3], [1, 9, 7, 3], [0, 1, 2, 3], [0, 1, 2, 3])  # 9 instead of 2
+    >>> shifted_token([1, 2, 7, 4, 5], [1, 8, 9, 7, 6], [0, 1, 2, 3, 3], [0, 1, 1, 2, 3])  # one token more, one less
+    (2, 3)
+    """
+    sides = [_by_word(clean, clean_words), _by_word(corrupt, corrupt_words)]
+    starts, spelled = zip(*((list(side), list(side.values())) for side in sides), strict=True)
+    common = [(starts[0][i], starts[1][j]) for i, j in _common_subsequence(*spelled)]
+    kept = {start for start, ids in sides[0].items() if sides[1].get(start) == ids}
+    if len(common) > len(kept):
+        return next((i, j) for i, j in common if i != j)
+    between = [[list(run) for is_kept, run in groupby(side, key=kept.__contains__) if not is_kept] for side in starts]
+    for first, second in zip(*between, strict=True):
+        if len(first) == len(second) and first != second:
+            return next((i, j) for i, j in zip(first, second, strict=True) if i != j)
+    return None
+
+
+def _by_word(ids: Sequence[int], words: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """Where each word starts, and its token ids."""
+    starts = [i for i in range(len(ids)) if i == 0 or words[i] != words[i - 1] or words[i] < 0]
+    return {start: tuple(ids[start:end]) for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)}
+
+
+def _common_subsequence(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[int, int]]:
+    """Positions of one longest common subsequence of two sequences, by dynamic programming."""
+    n, m = len(first), len(second)
+    lengths = [[0] * (m + 1) for _ in range(n + 1)]  # of the rests from i and from j on
+    for i in reversed(range(n)):
+        for j in reversed(range(m)):
+            both = first[i] == second[j]
+            lengths[i][j] = lengths[i + 1][j + 1] + 1 if both else max(lengths[i + 1][j], lengths[i][j + 1])
+    found, i, j = [], 0, 0
+    while i < n and j < m:
+        if first[i] == second[j]:
+            found.append((i, j))
+            i, j = i + 1, j + 1
+        elif lengths[i + 1][j] >= lengths[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return found

@@ -83,11 +83,12 @@ def encode_pair(model: VLM, pairs: pd.DataFrame, row: int, corruption: str) -> t
         clean and corrupt inputs, of batch 1 and of equal shapes
 
     Raises:
-        VlmtraceError: the two differ in shape
+        VlmtraceError: the two differ in shape, or the words of their prompts do not stand at the same positions
     """
     one = pairs.iloc[[row]]
     name = one["sample_id"].iloc[0]
-    problem = token_mismatch(model, one.iloc[0])
+    # Under image corruption both runs read the clean prompt.
+    problem = token_mismatch(model, one.iloc[0]) if corruption == "text" else None
     if problem:
         raise VlmtraceError(f"Pair {name!r}: {problem}")
     clean, corrupt = (run_inputs(model, one, run) for run in ("clean", corruption))

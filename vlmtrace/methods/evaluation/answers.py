@@ -25,8 +25,9 @@ from vlmtrace.models.vlm import inputs_of_pair
 def check_pairs(model: VLM, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Set aside the pairs that cannot be used with this model, each with the reason.
 
-    A pair is set aside if an image is missing, truncated or no image; if its clean and corrupt prompts do not have
-    the same number of tokens; if an answer cannot be written in the model's tokens, or both are the same tokens.
+    A pair is set aside if an image is missing, truncated or no image; if its clean and corrupt prompts do not have the
+    same number of tokens or their words not at the same positions; if an answer cannot be written in the model's
+    tokens, or both are the same tokens.
 
     Args:
         model: its tokenizer decides how many tokens a prompt has
