@@ -15,6 +15,7 @@ from vlmtrace.methods.explanation.causal_graph import (
     learn_graph,
     partial_correlation,
     token_correlations,
+    token_tiers,
 )
 
 N_SAMPLES = 2000
@@ -91,6 +92,57 @@ def test_a_lower_level_leaves_fewer_edges():
     correlations = correlations_of(3, {(0, 1): 0.8, (1, 2): 0.12})
     sizes = [len(learn_graph(correlations, 300, alpha)[0]) for alpha in (0.2, 1e-3)]
     assert sizes == [2, 1]
+
+
+# What is known beforehand ------------------------------------------------------------
+
+
+def test_without_tiers_the_graph_is_that_of_causal_learn():
+    """The parts of causal-learn that are called one by one do what its own function does."""
+    from causallearn.search.ConstraintBased.FCI import fci as whole
+
+    names = {"TAIL": "tail", "ARROW": "arrow", "CIRCLE": "circle"}
+    generator = np.random.default_rng(1)
+    for _ in range(8):
+        n = 7
+        mixing = np.eye(n) + np.tril(generator.normal(size=(n, n)) * (generator.random((n, n)) < 0.4), -1)
+        data = (generator.normal(size=(400, n)) @ mixing.T)[:, :6]
+        graph, _ = whole(data, "fisherz", 0.01, show_progress=False, node_names=[str(i) for i in range(6)])
+        expected = {}
+        for edge in graph.get_graph_edges():
+            first, second = (int(node.get_name()) for node in (edge.get_node1(), edge.get_node2()))
+            expected[second, first] = names[edge.get_endpoint1().name]
+            expected[first, second] = names[edge.get_endpoint2().name]
+        edges, _ = learn_graph(np.corrcoef(data.T), 400)
+        assert marks(edges) == expected
+
+
+def test_a_later_token_is_no_cause_of_an_earlier_one():
+    """A chain, whose direction nothing tells, runs forwards; a common cause outside stays possible: the tail does not.
+
+    Without tiers, 2 of 0 → 2 ← 1, 2 → 3 is a cause of 3. Told that 3 comes first, it cannot be.
+    """
+    edges, _ = learn_graph(correlations_of(*GRAPHS["chain"]), N_SAMPLES, tiers=range(5))
+    found = marks(edges)
+    assert all(found[i, i + 1] == "arrow" for i in range(4))
+    assert found[1, 0] == "circle", "0 may be a cause of 1, or both may have one: nothing tells"
+    assert [found[i + 1, i] for i in range(1, 4)] == ["tail"] * 3, "1 is no collider, so it is a cause of 2"
+    correlations = correlations_of(*GRAPHS["collider with a child"])
+    free, _ = learn_graph(correlations, N_SAMPLES)
+    assert (marks(free)[3, 2], marks(free)[2, 3]) == ("tail", "arrow")
+    told, _ = learn_graph(correlations, N_SAMPLES, tiers=[1, 1, 1, 0])
+    assert marks(told)[3, 2] == "arrow", "2 comes later than 3 and is said to cause it"
+
+
+def test_tiers_follow_from_what_attention_can_see():
+    causal = np.tril(np.ones((1, 5, 5)))
+    assert token_tiers(causal).tolist() == [0, 1, 2, 3, 4]
+    assert token_tiers(np.ones((2, 4, 4))).tolist() == [0] * 4, "an encoder's tokens have no order"
+    prefix = causal.copy()
+    prefix[0, :3, :3] = 1  # the image sees itself
+    assert token_tiers(prefix).tolist() == [0, 0, 0, 3, 4]
+    one_head = np.concatenate([causal, prefix])
+    assert token_tiers(one_head).tolist() == [0, 0, 0, 3, 4], "what one head sees is possible"
 
 
 # Correlations ------------------------------------------------------------

@@ -1,13 +1,16 @@
 """Hidden tokens do not matter any more; planted tokens are found; the control draws what it says."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 import vlmtrace as vt
 from vlmtrace.methods.explanation import search as explanation
-from vlmtrace.methods.explanation.search import GraphOptions, causal_graph, explain, random_sets, smallest_change
+from vlmtrace.methods.explanation.causal_graph import token_tiers
+from vlmtrace.methods.explanation.masked_sets import blind_sets, random_sets, smallest_change
+from vlmtrace.methods.explanation.search import Explanation, GraphOptions, causal_graph, explain
 from vlmtrace.methods.explanation.token_masking import (
     BATCH,
     MaskableQuestion,
@@ -40,7 +43,10 @@ def picture():
 
 @pytest.fixture(scope="module")
 def example(model, picture):
-    return MaskableQuestion(model, picture, PROMPT, [model.answer_token("red"), model.answer_token("blue")], 1)
+    ids = [model.answer_token("red"), model.answer_token("blue")]
+    found = MaskableQuestion(model, picture, PROMPT, ids, 1)
+    found.picture, found.ids = picture, ids
+    return found
 
 
 def mask(example, chosen):
@@ -134,6 +140,29 @@ def test_joint_attention_is_the_models_own(model, example):
     np.testing.assert_allclose(paid[n_image : n_image + n_text], read[-1], rtol=1e-6)
 
 
+def test_no_edge_points_only_backwards(model, example):
+    """What cannot be seen cannot be a cause: an edge has an arrow at the end that comes later."""
+    joint = joint_attention(model, example.inputs, model.head_block.n_layers - 1)
+    tiers = token_tiers(joint)
+    rows, columns = np.nonzero((joint > 0).any(0))
+    later = tiers[columns] > tiers[rows]
+    assert not later.any(), "a token attends to one of a higher tier"
+    n_edges = 0
+    for head in range(model.head_block.n_heads):
+        try:
+            graph = causal_graph(model, example.picture, PROMPT, head, answer=example.ids, step=1, options=LOOSE)
+        except vt.VlmtraceError:
+            continue
+        index = [*example.tokens["index"].to_numpy()[graph.tokens["member"].iloc[:-1]], len(joint[0]) - 1]
+        for edge in graph.edges.itertuples():
+            ends = {edge.source: edge.source_mark, edge.target: edge.target_mark}
+            lower, higher = sorted(ends, key=lambda node: tiers[index[node]])
+            if tiers[index[lower]] < tiers[index[higher]]:
+                n_edges += 1
+                assert ends[higher] == "arrow", f"head {head}: {edge} makes a later token a cause of an earlier one"
+    assert n_edges or model.name == "gemma3", "no edge joins tokens of unlike tiers: this proves nothing"
+
+
 # The search ------------------------------------------------------------
 
 
@@ -151,12 +180,66 @@ def test_the_planted_set_is_found_and_the_smallest_first():
     singles = [((i,), 0, 1.0) for i in range(BATCH + 5)]
     pairs = [((i, i + 1), 1, 2.0) for i in range(5)]
     found, tried, untried = smallest_change(planted(BATCH + 2), "yes", singles + pairs, 256)
-    assert found == (BATCH + 2,) and len(tried) == BATCH + 3 and untried == 0
-    assert tried["changed"].tolist() == [False] * (BATCH + 2) + [True]
+    assert found == (BATCH + 2,) and len(tried) == BATCH + 5 and untried == 0, "all sets of the size are tried"
+    assert tried["changed"].tolist() == [i == BATCH + 2 for i in range(BATCH + 5)]
     found, tried, _ = smallest_change(planted(3, 4), "yes", singles + pairs, 256)
-    assert found == (3, 4) and tried.iloc[-1][["head", "size", "answer"]].tolist() == [1, 2, "no"]
+    assert found == (3, 4) and len(tried) == BATCH + 10
+    assert tried[tried["changed"]].iloc[0][["head", "size", "answer"]].tolist() == [1, 2, "no"]
     found, tried, untried = smallest_change(planted(3, 4), "yes", singles + pairs, 10)
     assert found is None and len(tried) == 10 and untried == BATCH
+    found, tried, untried = smallest_change(planted(3), "yes", singles + pairs, 10)
+    assert found == (3,) and len(tried) == 10 and untried == BATCH + 5 - 10, "larger sets are not left untried"
+
+
+def test_all_sets_of_the_size_found_are_named_not_the_first_alone():
+    """Each of 2 and of 5 changes the answer when masked: both are minimal."""
+
+    def answers(sets):
+        gone = [bool({2, 5} & set(chosen)) for chosen in sets]
+        return ["no" if one else "yes" for one in gone], [0.1 if one else 0.9 for one in gone]
+
+    singles = [((i,), 0, 1.0) for i in range(7)]
+    found, tried, _ = smallest_change(answers, "yes", [*singles, ((0, 2), 0, 2.0)], 256)
+    assert found == (2,) and tried.loc[tried["changed"], "tokens"].tolist() == [(2,), (5,)]
+
+
+def test_a_search_without_graphs_draws_from_all_tokens():
+    kinds = np.array(["image"] * 6 + ["text"] * 4)
+    every, possible = blind_sets(kinds, (7,), 128, seed=0)
+    assert every == [(6,), (7,), (8,), (9,)] and possible == 4, "few sets are tried all, the one found among them"
+    every, possible = blind_sets(kinds, (0, 7), 24, seed=0)
+    assert possible == 24 and set(every) == {(i, j) for i in range(6) for j in range(6, 10)}
+    drawn, possible = blind_sets(kinds, (0, 1, 7), 50, seed=0)
+    assert possible == 60 and len(drawn) == 50
+    assert all(sorted(kinds[list(draw)]) == ["image", "image", "text"] for draw in drawn)
+    assert blind_sets(kinds, (), 50, seed=0) == ([], 0)
+
+
+@pytest.mark.parametrize(("tries", "complete"), [(1, True), (2, True), (2, False), (5, True)])
+def test_the_chance_of_a_random_search_is_that_of_drawing_sets(tries, complete):
+    """Three of eight sets change the answer: drawn at random again and again, so many searches find one."""
+    changed = np.array([True] * 3 + [False] * 5)
+    rows = pd.DataFrame({"changed": [False] * (tries - 1) + [True], "size": 1})
+    blind = pd.DataFrame({"changed": changed})
+    found = Explanation(
+        "yes",
+        0.9,
+        {},
+        {},
+        0,
+        pd.DataFrame(),
+        "no",
+        rows[rows["changed"]],
+        rows,
+        0,
+        blind,
+        blind,
+        8 if complete else 99,
+        0.0,
+    )
+    generator = np.random.default_rng(0)
+    draws = [generator.choice(changed, tries, replace=not complete).any() for _ in range(20_000)]
+    assert found.tries == tries and found.blind_chance == pytest.approx(np.mean(draws), abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["random_blip", "llava"])
@@ -176,6 +259,12 @@ def test_a_token_planted_in_a_model_is_its_explanation(name, request, picture, m
     assert found.masked.index.tolist() == [reached[-1]] and found.becomes == "no"
     assert len(found.random) == 20 and found.random_share == 0.0
     assert str(found).startswith("Masking ") and "0 of 20 draws" in str(found)
+    # One token of its kind changes the answer: a random search of t tries finds it with probability t / n.
+    kinds = MaskableQuestion(model, picture, PROMPT, None, 0).tokens["kind"]
+    n = int((kinds == found.masked["kind"].iloc[0]).sum())
+    assert found.blind_chance == pytest.approx(min(1, found.tries / n)) and len(found.blind) == found.n_blind == n
+    assert f"finds such a set with probability {found.blind_chance:.2f}" in str(found)
+    assert f"try {found.tries}, alone among" in str(found) and len(found.minimal) == 1
 
 
 def test_random_draws_are_of_the_same_kinds_and_never_the_chosen():
@@ -200,12 +289,13 @@ def test_graphs_and_explanations_hold_together(model, picture):
     assert graph.n_samples == model.hf.config.get_text_config().hidden_size
     alone = causal_graph(model, picture, PROMPT, head, options=LOOSE)
     assert alone.edges.equals(graph.edges) and alone.tokens.equals(graph.tokens)
-    assert not found.tried["changed"].iloc[:-1].any()
+    assert found.minimal["changed"].all() and len(found.minimal) == found.tried["changed"].sum()
     if found.head is not None:
-        assert found.becomes != found.answer and found.tried["changed"].iloc[-1]
-        assert len(found.masked) == found.tried["size"].iloc[-1]
+        assert found.becomes != found.answer and 0 <= found.blind_chance <= 1
+        assert not found.tried["changed"].iloc[: found.tries - 1].any()
+        assert set(found.minimal["size"]) == {len(found.masked)} and found.tried["size"].max() == len(found.masked)
     again = explain(model, picture, PROMPT, options=LOOSE)
-    assert again.tried.equals(found.tried) and again.random.equals(found.random)
+    assert again.tried.equals(found.tried) and again.random.equals(found.random) and again.blind.equals(found.blind)
 
 
 @pytest.mark.medium
@@ -258,3 +348,23 @@ def test_a_head_without_a_graph_is_named_and_the_others_go_on(llava, picture, mo
     found = explain(llava, picture, PROMPT, options=GraphOptions(alpha=0.2, threshold=1e-3, max_tokens=8))
     assert set(found.graphs) == {0, 3} and set(found.refused) == {1, 2}
     assert "lower the threshold" in found.refused[1] and "are singular" in found.refused[2]
+
+
+@pytest.mark.medium
+def test_the_graphs_of_a_causal_decoder_point_forwards_only():
+    """The case that was wrong: of all edges of tiny-llava's heads, every sixth to twentieth pointed only backwards."""
+    model, pair = vt.load_model("tiny-llava"), vt.load_pairs("rendered_states", n=1).iloc[0]
+    question = MaskableQuestion(model, pair["clean_image"], pair["clean_prompt"], None, 0)
+    n_edges = backwards = 0
+    for layer in range(model.head_block.n_layers):
+        for head in range(model.head_block.n_heads):
+            try:
+                graph = causal_graph(model, pair["clean_image"], pair["clean_prompt"], head, layer)
+            except vt.VlmtraceError:
+                continue
+            index = [*question.tokens["index"].to_numpy()[graph.tokens["member"].iloc[:-1]], 10**6]
+            for edge in graph.edges.itertuples():
+                is_forward = index[edge.source] < index[edge.target]
+                backwards += (edge.target_mark if is_forward else edge.source_mark) != "arrow"
+                n_edges += 1
+    assert n_edges > 100 and not backwards, f"{backwards} of {n_edges} edges let a later token cause an earlier one"

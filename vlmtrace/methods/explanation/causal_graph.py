@@ -3,8 +3,11 @@
 After CLEANN (Rohekar, Gurwicz and Nisimov 2023, "Causal interpretation of self-attention in pre-trained transformers",
 https://arxiv.org/abs/2310.20307).
 A head's output Z = A V is read as a linear structural model of the tokens, whose covariance is A Aᵀ where the values V
-are uncorrelated. Constraint-based discovery (FCI, by causal-learn) makes of its partial correlations a partial
-ancestral graph: edges whose ends are a tail, an arrow, or a circle (either), <-> for a common cause outside the graph.
+are uncorrelated. Constraint-based discovery makes of its partial correlations a partial ancestral graph: edges
+whose ends are a tail, an arrow, or a circle (either), <-> for a common cause outside the graph. The paper's algorithm
+is ICD (Rohekar et al. 2021, https://arxiv.org/abs/2111.04095), and so is that of LVLM-Interpret; here it is FCI, which
+has the same answer where all tests are right and may have another one where they are not. FCI is told that what a model
+may not attend to is no cause: in a causal decoder a later token does not cause an earlier one (`token_tiers`).
 From the answer's node outwards, sets of tokens are masked from the model until one changes the answer.
 
 What masking does is measured (`search`), and so is what masking as many other tokens does; the graph only
@@ -13,19 +16,17 @@ says in which order to try. Read it as a description of one attention matrix, no
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
-from functools import cache
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import norm
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.types import Array
+from vlmtrace.methods.explanation.fci import fci
 
 #: Attention weights have seven digits, and so have correlations made of them: what is smaller is rounding.
 ROUNDING = 1e-6
@@ -104,36 +105,25 @@ def independence_p_value(correlation: float, n_samples: int, n_given: int) -> fl
 # The graph ------------------------------------------------------------
 
 
+def token_tiers(attention: Array) -> Array:
+    """What attention leaves possible: a token of a higher tier cannot be a cause of one of a lower tier.
+
+    Under a causal mask each token is a tier of its own. Tokens that can attend to each other, directly or by way of
+    others (all of an encoder's, the image's where a decoder lets them), share one.
+
+    Args:
+        attention: (head, token, token), rows are queries
+    Returns:
+        (token,): the first token of the tier
+    """
+    seen = (np.asarray(attention) > 0).any(axis=0)
+    _, group = connected_components(seen, directed=True, connection="strong")
+    _, first = np.unique(group, return_index=True)
+    return first[group]
+
+
 class _TooManyTests(Exception):
     """The learner has used up its tests."""
-
-
-@cache
-def _learner() -> Any:
-    """causal-learn's FCI, given correlations; imported when first needed, since that takes seconds."""
-    from causallearn.search.ConstraintBased.FCI import fci
-    from causallearn.utils.cit import CIT_Base, register_ci_test
-
-    class PartialCorrelation(CIT_Base):
-        """Fisher's z from correlations that are given, not counted from data."""
-
-        def __init__(self, data: Array, correlations: Array, max_tests: int, done: dict, **options: Any):
-            super().__init__(data, **options)
-            self.method = "vlmtrace_partial_correlation"
-            self.correlations, self.max_tests, self.done = correlations, max_tests, done
-
-        def __call__(self, X: int, Y: int, condition_set: Sequence[int] | None = None) -> float:
-            given = sorted({int(i) for i in condition_set or ()})
-            key = (*sorted((int(X), int(Y))), *given)
-            if key not in self.done:
-                if len(self.done) >= self.max_tests:
-                    raise _TooManyTests
-                found = partial_correlation(self.correlations, key[0], key[1], given)
-                self.done[key] = independence_p_value(found, self.sample_size, len(given))
-            return self.done[key]
-
-    register_ci_test("vlmtrace_partial_correlation", PartialCorrelation)
-    return fci
 
 
 def learn_graph(
@@ -142,8 +132,9 @@ def learn_graph(
     alpha: float = 0.01,
     max_tests: int = MAX_TESTS,
     names: Sequence[str] | None = None,
+    tiers: Sequence[int] | None = None,
 ) -> tuple[pd.DataFrame, int]:
-    """Learn a partial ancestral graph from correlations, by FCI (Spirtes et al. 2000; causal-learn's).
+    """Learn a partial ancestral graph from correlations, by FCI (Spirtes et al. 2000; see `fci`).
 
     Args:
         correlations: (token, token)
@@ -151,6 +142,8 @@ def learn_graph(
         alpha: level of the tests; a higher one keeps more edges. They are not corrected for their number
         max_tests: the bound on time
         names: of the tokens, for what is said when there is no graph; None: their indices
+        tiers: of the tokens (see `token_tiers`): the edge of two unlike tiers has an arrow at the higher one. None:
+            nothing is known beforehand
     Returns:
         edges: source, target (indices), source_mark, target_mark ("tail", "arrow", "circle"); and the tests done
     Raises:
@@ -172,35 +165,23 @@ def learn_graph(
             f"{names[y]}, r = {correlations[x, y]:.4f}): choose another head or layer, or a higher attention threshold."
         )
     done: dict[tuple, float] = {}
-    learner = _learner()
+
+    def test(x: int, y: int, given: Sequence[int]) -> float:
+        key = (*sorted((x, y)), *given)
+        if key not in done:
+            if len(done) >= max_tests:
+                raise _TooManyTests
+            found = partial_correlation(correlations, key[0], key[1], given)
+            done[key] = independence_p_value(found, n_samples, len(given))
+        return done[key]
+
     try:
-        # Some of its rules print what they do, asked or not.
-        with contextlib.redirect_stdout(io.StringIO()):
-            graph, _ = learner(
-                np.zeros((n_samples, n)),  # only its shape is read
-                "vlmtrace_partial_correlation",
-                float(alpha),
-                show_progress=False,
-                node_names=[str(i) for i in range(n)],
-                correlations=correlations,
-                max_tests=max_tests,
-                done=done,
-            )
+        rows = fci(test, n, alpha, tiers)
     except _TooManyTests:
         raise VlmtraceError(
             f"The graph of {n} tokens takes more than {max_tests} tests, since too many of them depend on each other: "
             "allow fewer tokens, raise the attention threshold, or lower alpha."
         ) from None
-    marks = {"TAIL": "tail", "ARROW": "arrow", "CIRCLE": "circle"}
-    rows = [
-        (
-            int(edge.get_node1().get_name()),
-            int(edge.get_node2().get_name()),
-            marks[edge.get_endpoint1().name],
-            marks[edge.get_endpoint2().name],
-        )
-        for edge in graph.get_graph_edges()
-    ]
     return pd.DataFrame(rows, columns=["source", "target", "source_mark", "target_mark"]), len(done)
 
 

@@ -9,13 +9,14 @@ matrix is taken for BLIP.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.stats import hypergeom
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
@@ -25,18 +26,16 @@ from vlmtrace.methods.explanation.causal_graph import (
     graph_distances,
     learn_graph,
     token_correlations,
+    token_tiers,
 )
+from vlmtrace.methods.explanation.masked_sets import blind_sets, random_sets, smallest_change
 from vlmtrace.methods.explanation.token_masking import (
-    BATCH,
     TOKEN_COLUMNS,
     MaskableQuestion,
     attention_paid,
     joint_attention,
 )
 from vlmtrace.models import VLM
-
-#: From sets of tokens to mask: for each set, the answer's token and the probability of the token to be explained.
-Answers = Callable[[Sequence[tuple[int, ...]]], tuple[list[str], list[float]]]
 
 
 @dataclass(frozen=True)
@@ -103,12 +102,16 @@ class Explanation:
         graphs: by head
         refused: by head, why it has no graph, as a sentence
         head: whose graph led to the set; None: no set was found
-        masked: the set, one row per token: kind, position, cell, token, word
+        masked: the first set found, one row per token: kind, position, cell, token, word
         becomes: the token that the model then gives
-        tried: one row per set in the order tried: head, size, distance (summed over the set), tokens, answer,
-            probability (of the token explained), changed
-        untried: sets within reach that `max_sets` left out
+        minimal: all sets of its size within reach that change the answer, rows of `tried`; `masked` is the first
+        tried: one row per set in the order tried, up to the last of the size found: head, size, distance (summed over
+            the set), tokens, answer, probability (of the token explained), changed
+        untried: sets within reach, no larger than those found, that `max_sets` left out
         random: one row per draw of as many other tokens of the same kinds: tokens, answer, probability, changed
+        blind: one row per set of a search without graphs, as many tokens of the same kinds as `masked` has, drawn from
+            all tokens: tokens, answer, probability, changed. All such sets, where there are no more than were asked for
+        n_blind: how many such sets there are
         seconds: in all
     """
 
@@ -119,9 +122,12 @@ class Explanation:
     head: int | None
     masked: pd.DataFrame
     becomes: str | None
+    minimal: pd.DataFrame
     tried: pd.DataFrame
     untried: int
     random: pd.DataFrame
+    blind: pd.DataFrame
+    n_blind: int
     seconds: float
 
     @property
@@ -129,18 +135,43 @@ class Explanation:
         """Share of the random draws that change the answer; NaN where there was none."""
         return float(self.random["changed"].mean()) if len(self.random) else float("nan")
 
+    @property
+    def tries(self) -> int | None:
+        """How many sets were tried until one changed the answer, that one included; None: none did."""
+        return None if self.head is None else int(self.tried["changed"].to_numpy().argmax()) + 1
+
+    @property
+    def blind_chance(self) -> float:
+        """Probability that a search without graphs finds such a set in as many tries.
+
+        It masks sets of the size and kinds of the set found, in random order, and is thereby given what the search
+        along graphs had to find out. Hypergeometric where all such sets were masked; otherwise 1 − (1 − share)^tries,
+        an estimate from those in `blind`. NaN where no set was found.
+        """
+        if self.tries is None or not len(self.blind):
+            return float("nan")
+        hits = int(self.blind["changed"].sum())
+        if len(self.blind) == self.n_blind:
+            return float(1 - hypergeom.pmf(0, self.n_blind, hits, min(self.tries, self.n_blind)))
+        return float(1 - (1 - hits / len(self.blind)) ** self.tries)
+
     def __str__(self) -> str:
-        """The finding in a sentence."""
+        """The finding in sentences, beside what random sets and a search without graphs do."""
         if self.head is None:
             more = f" ({self.untried} sets were left untried)" if self.untried else ""
             return f"None of {len(self.tried)} sets within reach changes {self.answer!r} when masked{more}."
         names = ", ".join(self.masked["kind"] + " " + self.masked["token"])
+        n, of_size = len(self.minimal), int((self.tried["size"] == len(self.masked)).sum())
+        others = f", the first of {n} such sets among {of_size}" if n > 1 else f", alone among {of_size} sets"
         control = (
             f"{self.random['changed'].sum()} of {len(self.random)} draws of as many other tokens change it too"
             if len(self.random)
             else "there are too few other tokens to compare with"
         )
-        return f"Masking {names} changes {self.answer!r} to {self.becomes!r}; {control}."
+        return (
+            f"Masking {names} changes {self.answer!r} to {self.becomes!r} (try {self.tries}{others} of its size); "
+            f"{control}. A random search of as many tries finds such a set with probability {self.blind_chance:.2f}."
+        )
 
 
 def causal_graph(
@@ -169,7 +200,7 @@ def causal_graph(
     """
     question = MaskableQuestion(model, image, prompt, answer, step)
     layer = _existing(model, layer, [head])
-    return _head_graph(question, layer, head, joint_attention(model, question.inputs, layer)[head], options)
+    return _head_graph(question, layer, head, joint_attention(model, question.inputs, layer), options)
 
 
 def explain(
@@ -184,14 +215,17 @@ def explain(
     max_size: int = 3,
     max_sets: int = 256,
     n_random: int = 20,
+    n_blind: int = 128,
     seed: int = 0,
 ) -> Explanation:
     """Search for the fewest tokens whose masking changes a token of the answer.
 
     After CLEANN (Rohekar et al. 2023, https://arxiv.org/abs/2310.20307): sets of tokens are tried from the answer's
-    node outwards, the smaller and nearer first. As many other tokens, drawn at random, are masked for comparison.
+    node outwards, the smaller and nearer first, until all sets of the size of the first that changes the answer have
+    been tried. Two comparisons stand beside them: as many other tokens, drawn at random, and a search without graphs.
 
-    Time: at most max_tests independence tests a head, and max_sets + n_random runs of the model in batches of `BATCH`.
+    Time: at most max_tests independence tests a head, and max_sets + n_random + n_blind runs of the model in batches of
+    `BATCH`.
 
     Args:
         model: the model that is asked
@@ -205,9 +239,11 @@ def explain(
         max_size: of a set
         max_sets: how many are tried, smaller before larger, nearer before farther
         n_random: draws of as many other tokens of the same kinds
+        n_blind: sets that a search without graphs is judged by (see `Explanation.blind_chance`)
         seed: of the draws
     Returns:
-        the set, what the model answers without it, the sets that were tried, the random draws and the graphs
+        the set, what the model answers without it, the sets that were tried, the random draws, how likely a search
+        without graphs does as well, and the graphs
     Raises:
         VlmtraceError: there is no such layer, head or step, the model gives another token, or no head has a graph
 
@@ -228,7 +264,7 @@ def explain(
     graphs, refused = {}, {}
     for head in heads:
         try:
-            graphs[head] = _head_graph(question, layer, head, attention[head], options)
+            graphs[head] = _head_graph(question, layer, head, attention, options)
         except VlmtraceError as error:
             refused[head] = str(error)
     if not graphs:
@@ -242,76 +278,35 @@ def explain(
         question.answers, unmasked_answer, _candidates(question, graphs, max_size), max_sets
     )
     chosen = found if found is not None else ()
-    others = random_sets(question.tokens["kind"].to_numpy(), chosen, n_random, seed)
-    names, chances = question.answers(others)
-    random = pd.DataFrame({"tokens": others, "answer": names, "probability": chances})
-    last = tried.iloc[-1] if found is not None else None
+    kinds = question.tokens["kind"].to_numpy()
+    blind, possible = blind_sets(kinds, chosen, n_blind, seed)
+    tried = tried.assign(tokens=[question.names(masked) for masked in tried["tokens"]])
+    minimal = tried[tried["changed"]].reset_index(drop=True)
+    first = minimal.iloc[0] if len(minimal) else None
     return Explanation(
         unmasked_answer,
         probability,
         graphs,
         refused,
-        None if last is None else int(last["head"]),
+        None if first is None else int(first["head"]),
         question.tokens.loc[list(chosen), TOKEN_COLUMNS],
-        None if last is None else last["answer"],
-        tried.assign(tokens=[question.names(chosen) for chosen in tried["tokens"]]),
+        None if first is None else first["answer"],
+        minimal,
+        tried,
         untried,
-        random.assign(
-            tokens=[question.names(chosen) for chosen in others], changed=random["answer"] != unmasked_answer
-        ),
+        _masked(question, random_sets(kinds, chosen, n_random, seed), unmasked_answer),
+        _masked(question, blind, unmasked_answer),
+        possible,
         time.perf_counter() - start,
     )
 
 
-# The search ------------------------------------------------------------
-
-
-def smallest_change(
-    answers: Answers, unmasked_answer: str, candidates: Sequence[tuple[tuple[int, ...], int, float]], max_sets: int
-) -> tuple[tuple[int, ...] | None, pd.DataFrame, int]:
-    """The first set whose masking changes the answer.
-
-    Args:
-        answers: answers with sets of tokens masked
-        unmasked_answer: what is answered with none masked
-        candidates: sets in the order to try, each with a head and a distance
-        max_sets: how many are tried
-    Returns:
-        the set, or None; the sets tried, the last of which is that set; how many more there were
-    """
-    rows: list[tuple] = []
-    allowed = candidates[:max_sets]
-    for first in range(0, len(allowed), BATCH):
-        batch = allowed[first : first + BATCH]
-        for (chosen, head, distance), name, chance in zip(batch, *answers([row[0] for row in batch]), strict=True):
-            rows.append((head, len(chosen), distance, chosen, name, chance, name != unmasked_answer))
-            if name != unmasked_answer:
-                return chosen, _tried(rows), 0
-    return None, _tried(rows), len(candidates) - len(allowed)
-
-
-def _tried(rows: list[tuple]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["head", "size", "distance", "tokens", "answer", "probability", "changed"])
-
-
-def random_sets(kinds: Array, chosen: Sequence[int], n: int, seed: int) -> list[tuple[int, ...]]:
-    """Draw sets with as many tokens of each kind as were chosen, none of them chosen.
-
-    Args:
-        kinds: (token,), "image" or "text"
-        chosen: the tokens that are left out
-        n: how many sets
-        seed: of the draws
-    Returns:
-        sets of tokens; none where there are not enough others
-    """
-    generator = np.random.default_rng(seed)
-    wanted = {kind: sum(kinds[i] == kind for i in chosen) for kind in dict.fromkeys(kinds)}
-    others = {kind: np.setdiff1d(np.flatnonzero(kinds == kind), list(chosen)) for kind in wanted}
-    if not len(chosen) or any(len(others[kind]) < count for kind, count in wanted.items()):
-        return []
-    draws = [[generator.choice(others[kind], count, replace=False) for kind, count in wanted.items()] for _ in range(n)]
-    return [tuple(sorted(int(i) for part in draw for i in part)) for draw in draws]
+def _masked(question: MaskableQuestion, sets: Sequence[tuple[int, ...]], unmasked_answer: str) -> pd.DataFrame:
+    """What masking each set does: tokens, answer, probability, changed."""
+    names, chances = question.answers(sets)
+    tokens = [question.names(chosen) for chosen in sets]
+    table = pd.DataFrame({"tokens": tokens, "answer": names, "probability": chances})
+    return table.assign(changed=table["answer"] != unmasked_answer)
 
 
 def _candidates(
@@ -332,9 +327,8 @@ def _candidates(
 # From attention to graphs ------------------------------------------------------------
 
 
-def _head_graph(
-    question: MaskableQuestion, layer: int, head: int, attention: Array, options: GraphOptions
-) -> HeadGraph:
+def _head_graph(question: MaskableQuestion, layer: int, head: int, joint: Array, options: GraphOptions) -> HeadGraph:
+    attention = joint[head]
     if options.max_tokens < 1:
         raise VlmtraceError(f"max_tokens={options.max_tokens} leaves nothing to draw a graph of: allow at least 1.")
     index = question.tokens["index"].to_numpy()
@@ -355,7 +349,8 @@ def _head_graph(
     tokens = pd.concat([tokens, pd.DataFrame([answer])], ignore_index=True)
     tokens.insert(0, "node", range(len(tokens)))
     names = list(tokens["kind"] + " " + tokens["token"])
-    edges, n_tests = learn_graph(correlations, n_samples, options.alpha, options.max_tests, names)
+    tiers = token_tiers(joint)[nodes].tolist()
+    edges, n_tests = learn_graph(correlations, n_samples, options.alpha, options.max_tests, names, tiers)
     tokens["distance"] = graph_distances(edges, len(nodes), len(nodes) - 1, options.radius, options.paths)
     return HeadGraph(layer, head, tokens, correlations, edges, n_tests, n_samples)
 

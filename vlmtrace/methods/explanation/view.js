@@ -64,6 +64,7 @@ function build(model, root) {
     line("nothing masked", s.probability, "");
     if (s.after !== null) line(s.masked.join(", "), s.after, `masked: ${s.becomes}`);
     if (s.randomMean !== null) line(`as many others, mean of ${s.random} draws`, s.randomMean, `${s.randomChanged} of ${s.random} change the answer`);
+    if (s.minimal.length > 1) make("div", "vt-label", result, `All sets of this size within reach that change the answer: ${s.minimal.join("; ")}.`);
     for (const [head, why] of Object.entries(s.refused)) make("div", "vt-note", result, `Head ${s.layer}.${head} has no graph: ${why}`);
   }
 

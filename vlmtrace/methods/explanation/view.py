@@ -40,9 +40,10 @@ class CausalView(View):
 
     title, name, order = "Causal graph", "causal", 30
     note = (
-        "Tokens that are linked in one head's attention (CLEANN, Rohekar et al. 2023). From the answer outwards, "
-        "sets of them are masked until the model's answer changes; then as many others are, at random. "
-        "The graph describes an attention matrix; only the masking is a finding about the model."
+        "Tokens that are linked in one head's attention (after CLEANN, Rohekar et al. 2023; by FCI, where the paper "
+        "uses ICD). From the answer outwards, sets of them are masked until the model's answer changes; then as many "
+        "others are, at random. A random search says whether the graph was needed to find the set. The graph describes "
+        "an attention matrix; only the masking is a finding about the model."
     )
 
     def build(self) -> list[Any]:
@@ -119,7 +120,9 @@ class CausalView(View):
                 "probability": found.probability, "tried": len(found.tried), "untried": found.untried,
                 "randomChanged": int(found.random["changed"].sum()) if len(found.random) else 0,
                 "random": len(found.random), "tokens": found.masked["kind"].tolist(),
-                "after": None if found.head is None else float(found.tried["probability"].iloc[-1]),
+                "after": None if found.head is None else float(found.minimal["probability"].iloc[0]),
+                "minimal": found.minimal["tokens"].tolist(), "tries": found.tries,
+                "blindChance": None if np.isnan(found.blind_chance) else found.blind_chance,
                 "randomMean": float(found.random["probability"].mean()) if len(found.random) else None,
             }  # fmt: skip
         with self.canvas.hold_sync():
