@@ -18,6 +18,7 @@ from vlmtrace.methods.lens.contributions import (
 )
 from vlmtrace.methods.lens.decomposition import lens_of, open_lens, question_inputs, text_only_inputs, token_text
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
+from vlmtrace.methods.lens.renormed import renormed_contributions, renormed_modules
 from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.types import Site
 
@@ -146,6 +147,39 @@ def test_a_frozen_norm_of_zeros_is_finite():
 
 
 # Tables -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_norm_computed_anew_is_the_models_own(tiny, lens):
+    """Naively: the model's own norm on the stream with each head's output, and on the final stream without it."""
+
+    def log_p(vector):
+        with torch.no_grad():
+            return float(tiny.unembed(tiny.final_norm(vector[None])).log_softmax(-1)[0, lens.token])
+
+    increase, loss = renormed_contributions(lens)
+    modules, lost = renormed_modules(lens)
+    final = lens.hidden[-1, lens.at]
+    for layer in range(len(lens.heads)):
+        entering = lens.hidden[layer, lens.at]
+        for head, output in enumerate(lens.head_outputs(layer)):
+            assert increase[layer, head] == pytest.approx(log_p(entering + output) - log_p(entering), abs=1e-4)
+            assert loss[layer, head] == pytest.approx(log_p(final) - log_p(final - output), abs=1e-4)
+        for i, output in enumerate((lens.attention[layer, lens.at], lens.mlp[layer, lens.at])):
+            assert lost[layer, i] == pytest.approx(log_p(final) - log_p(final - output), abs=1e-4)
+    whole = log_p(final) - log_p(lens.hidden[0, lens.at])
+    assert modules.sum() == pytest.approx(whole, abs=1e-3), "the steps of modules add up under any norm"
+    frozen = head_contributions(lens)
+    assert np.abs(frozen - increase).max() > 1e-3, "the frozen norm says the same: this proves nothing"
+
+
+def test_the_table_with_a_norm_computed_anew(tiny, questions):
+    plain, both = (lens_contributions(tiny, questions, PREFIX, renormed=renormed) for renormed in (False, True))
+    added = ["log_p_increase_renormed", "log_p_loss_renormed"]
+    assert [*plain.columns, *added] == list(both.columns) and plain.equals(both[plain.columns])
+    one = lens_of(tiny, questions.iloc[1], PREFIX)
+    mine = both[(both["sample_id"] == questions["sample_id"][1]) & both["head"].notna()]
+    for name, expected in zip(added, renormed_contributions(one), strict=True):
+        np.testing.assert_allclose(mine[name], expected.ravel(), atol=1e-6)
 
 
 def test_the_table_says_what_the_lens_says(tiny, questions):

@@ -9,6 +9,7 @@ from fixtures.families import FAMILIES
 from PIL import Image
 
 import vlmtrace as vt
+from vlmtrace.methods.relevancy import propagation
 from vlmtrace.methods.relevancy.propagation import _gradients, attention_graph, relevancy
 from vlmtrace.methods.relevancy.rules import bimodal_relevancy, normalised, self_attention_relevancy
 from vlmtrace.models import Site
@@ -70,7 +71,7 @@ def test_two_layers_with_cross_attention_by_hand():
     R^qq = [[1, 0], [3, 1]], so R̄^qq = [[1, 0], [1, 1]]; q has 1 and 2 from a third sequence of one position.
     Layer 1: R^ss = R̄^ss = [[1, 0], [1, 1]]; R^sq = [[1, 1], [0, 1]]·[[1, 0], [2, 2]] = [[3, 2], [2, 2]]; R^sx = 1, 4.
     Layer 2: R^ss = [[2, 1], [1, 1]], R̄^ss = [[1.5, 0.5], [1, 1]]; R^sq = [[5, 4], [2, 2]] by eq. 7, and eq. 10 adds
-    [[1.5, 1], [0.5, 1]]·[[1, 1], [0, 0]]; R^sx = 5, 4 by eq. 7, and eq. 11 adds 2, 0.
+    [[1.5, 1], [0.5, 1]]·[[1, 1], [0, 0]]; R^sx = 5, 4 as by eq. 7, and our extension of eq. 11 adds 2, 0.
     """
     inside = [as_layer(tensor([0, 0], [1, 0])), as_layer(tensor([0, 1], [0, 0]))]
     across = [as_layer(tensor([1, 0], [0, 2])), as_layer(tensor([0, 1], [0, 0]))]
@@ -79,6 +80,17 @@ def test_two_layers_with_cross_attention_by_hand():
     torch.testing.assert_close(own, tensor([2, 1], [1, 1]))
     torch.testing.assert_close(other, tensor([6.5, 5.5], [2.5, 2.5]))
     torch.testing.assert_close(third, tensor([7], [4]))
+
+
+def test_the_rule_for_a_third_sequence_is_ours_and_for_x_equal_to_s_it_is_the_papers_eq_11():
+    """R^ss + Ā R^qs after one layer without self-attention, from R^ss = 1 (the authors' `apply_mm_attention_rules`)."""
+    generator = torch.Generator().manual_seed(0)
+    across, q_from_s = torch.rand(1, 3, 2, generator=generator), torch.rand(2, 3, generator=generator)
+    none = torch.zeros(1, 3, 3)
+    own, _, third = bimodal_relevancy([none], [none], [across], [torch.ones(1, 3, 2)], torch.eye(2), q_from_s)
+    torch.testing.assert_close(own + third, torch.eye(3) + across[0] @ q_from_s)
+    text = propagation.__doc__
+    assert "R^sx ← R^sx + Ā R^qx                               (ours)" in text and "R^ss ← R^ss + Ā R^qs" in text
 
 
 def test_without_gradients_relevancy_is_the_identity():

@@ -70,7 +70,12 @@ LENS_CONTRIBUTIONS = Table(
         Column("head", "integer", "index of the head in its layer, from 0", missing="the row is of a whole module"),
         Column("token", "text", "the token that the model predicts"),
         Column("p_token", "number", "its probability", "probability"),
-        Column("log_p_increase", "number", "increase of its log-probability, read through the unembedding", "nats"),
+        Column("log_p_increase", "number", "increase of its log-probability, read through the unembedding, the final "
+               "norm's scale frozen", "nats"),
+        Column("log_p_increase_renormed", "number", "the same with the final norm computed anew with and without the "
+               "output", "nats", optional=True),
+        Column("log_p_loss_renormed", "number", "its log-probability less that without the output in the final stream, "
+               "the norm computed anew", "nats", optional=True),
     ),
     "08_visual_lens",
 )  # fmt: skip

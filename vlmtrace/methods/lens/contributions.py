@@ -25,6 +25,7 @@ from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT
 from vlmtrace.core.types import Array
 from vlmtrace.methods.lens.decomposition import Lens, check_questions, lens_of, token_text
+from vlmtrace.methods.lens.renormed import renormed_contributions, renormed_modules
 from vlmtrace.models import VLM
 
 
@@ -117,7 +118,13 @@ def top_heads(contributions: Array, k: int) -> list[Head]:
 
 
 def lens_contributions(
-    model: VLM, questions: pd.DataFrame, prefix: str = "", text_only: str | None = None, *, told: str | None = None
+    model: VLM,
+    questions: pd.DataFrame,
+    prefix: str = "",
+    text_only: str | None = None,
+    renormed: bool = False,
+    *,
+    told: str | None = None,
 ) -> pd.DataFrame:
     """How much every head and module raises the log-probability of the model's own answer, question by question.
 
@@ -130,11 +137,13 @@ def lens_contributions(
         questions: a questions table (see `load_questions`): sample_id, image, prompt
         prefix: the beginning of an answer, put behind every prompt
         text_only: the column of sentences that are read instead of the image; None: the image is shown
+        renormed: also with the final norm computed anew for every vector, in two more columns (see `renormed`)
         told: the former name of `text_only`, still understood
     Returns:
         one row per question, layer and head or module: sample_id, unit (if questions have it), module
         ("self_attention", "mlp"), layer, head (missing for a whole module), token (the predicted word), p_token (its
-        probability), log_p_increase (nats)
+        probability), log_p_increase (nats); with `renormed`: log_p_increase_renormed, and log_p_loss_renormed: what is
+        lost if the output is taken out of the final stream (nats)
 
     Raises:
         VlmtraceError: a column is missing, or the model is not decoder-only
@@ -171,6 +180,10 @@ def lens_contributions(
                     "log_p_increase": np.concatenate([heads.ravel(), modules.ravel()]),
                 }
             )
+            if renormed:
+                of_heads, of_modules = renormed_contributions(lens), renormed_modules(lens)
+                for i, name in enumerate(("log_p_increase_renormed", "log_p_loss_renormed")):
+                    table[name] = np.concatenate([of_heads[i].ravel(), of_modules[i].ravel()])
             tables.append(table)
             advance(1)
     return pd.concat(tables, ignore_index=True)

@@ -10,10 +10,15 @@ and relevancy R, at first the identity, follows the layers from the input to the
 
     self-attention             R^ss ← R^ss + Ā R^ss,  R^sq ← R^sq + Ā R^sq        (eq. 6, 7)
     attention from s to q      R^sq ← R^sq + (R̄^ss)ᵀ Ā R̄^qq                      (eq. 10)
-    what q has from elsewhere  R^sx ← R^sx + Ā R^qx                               (eq. 11)
+    what q has from x          R^sx ← R^sx + Ā R^qx                               (ours)
 
 where R̄ is R with all but its identity scaled to rows of sum 1 (eq. 8, 9). Decoder-only models follow the first rule,
 BLIP all three: the question attends to the image, the answer to the question.
+
+The last rule is an extension of the paper's. Its eq. 11, R^ss ← R^ss + Ā R^qs, is the case x = s: what q has taken up
+from s comes back to s, where both sequences attend to each other. That never happens in BLIP, whose image attends to no
+word. The paper has no sequence that reads a second one that has read a third, as BLIP's answer reads the question that
+has read the image; there the same product hands on R^qx instead of R^qs. As in eq. 11, R^qx is not normalized.
 
 The gradient is that of each token's own raw logit, never added to another token's; nothing is kept on the model.
 Relevance says where the answer came from by way of attention. It is no effect: for that, patch or mask what it shows.

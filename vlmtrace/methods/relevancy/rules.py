@@ -1,6 +1,7 @@
 """The rules by which relevancy passes through attention layers (Chefer et al. 2021, https://arxiv.org/abs/2103.15679).
 
-Equation numbers are the paper's. Sequences: s attends to itself and to q; x is what q has attended to.
+Equation numbers are the paper's. Sequences: s attends to itself and to q; x is what q has attended to. For x the paper
+has no rule: that of `bimodal_relevancy` extends eq. 11 (R^ss ← R^ss + Ā R^qs) from x = s to a third sequence.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ def bimodal_relevancy(
     attended: Tensor,
     mediated: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Relevancy of a sequence s whose layers attend to itself and then to a finished sequence q (eq. 6, 7, 10, 11).
+    """Relevancy of a sequence s whose layers attend to itself and then to a finished sequence q (eq. 6, 7, 10).
+
+    What s has from a third sequence x, by way of q, follows a rule of ours: R^sx ← R^sx + Ā R^qx. Eq. 11 of the paper
+    is that rule for x = s; it is not needed here, since q is finished before s and has nothing from it.
 
     Args:
         attentions: of each layer, (…, head, s, s)
