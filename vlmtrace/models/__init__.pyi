@@ -1,6 +1,7 @@
 from .families import FamilySpec, families_table
 from .hooks import HookPoint, attach_hooks
 from .loading import bundled_models, load_model
+from .randomized import randomized
 from .sweep.self_check import self_check
 from .types import Block, Inputs, Patches, Readout, Site, Token, Trace
 from .vlm import VLM
@@ -20,5 +21,6 @@ __all__ = [
     "bundled_models",
     "families_table",
     "load_model",
+    "randomized",
     "self_check",
 ]

@@ -11,6 +11,7 @@ from PIL import Image
 import vlmtrace as vt
 from vlmtrace.methods.relevancy import propagation
 from vlmtrace.methods.relevancy.propagation import _gradients, attention_graph, relevancy
+from vlmtrace.methods.relevancy.randomization import relevancy_control
 from vlmtrace.methods.relevancy.rules import bimodal_relevancy, normalised, self_attention_relevancy
 from vlmtrace.models import Site
 from vlmtrace.models.hooks import attach_hooks
@@ -350,3 +351,12 @@ def test_bad_options_get_a_sentence(random_blip, picture):
     with pytest.raises(vt.VlmtraceError, match="with nothing: give the tokens of an answer"):
         relevancy(random_blip, picture, PROMPT, [])
     assert "was not asked for" in relevancy(random_blip, picture, PROMPT, vision=False).refused
+
+
+@pytest.mark.parametrize("name", ["random_blip", "llava"])
+def test_the_control_with_nothing_randomized_agrees_wholly(name, model_store, random_pairs):
+    model, pair = model_store.shared(name), random_pairs.iloc[0]
+    same = relevancy_control(model, pair["clean_image"], pair["clean_prompt"], top_layers=0).dropna()
+    other = relevancy_control(model, pair["clean_image"], pair["clean_prompt"]).dropna()
+    assert len(same) and np.allclose(same["spearman"], 1), "maps of equal models differ"
+    assert other["spearman"].min() < 0.9, "maps of unlike models are the same"

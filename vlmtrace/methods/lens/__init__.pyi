@@ -5,6 +5,7 @@ from .figures import lens_heads, map_curves, map_measures, patch_maps, visual_ag
 from .map_comparison import map_table
 from .map_scores import image_maps, score_maps
 from .modality import ablate_heads, ablation_table, agreement, shared_heads
+from .randomization import randomization_control, randomization_table
 from .word_figures import word_grid, words_by_layer
 from .words import decode_to_words, image_boxes, stream_vectors, word_layers
 
@@ -24,6 +25,8 @@ __all__ = [
     "open_lens",
     "patch_explorer",
     "patch_maps",
+    "randomization_control",
+    "randomization_table",
     "score_maps",
     "shared_heads",
     "stream_vectors",

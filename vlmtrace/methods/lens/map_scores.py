@@ -54,14 +54,17 @@ TOP = 10
 # Maps -------------------------------------------------------------------------------------------------------------
 
 
-def image_maps(lens: Lens, methods: Sequence[str] = MAPS, top: int = TOP, seed: int = 0) -> dict[str, Array]:
-    """Maps of the image tokens for the token that the model predicts.
+def image_maps(
+    lens: Lens, methods: Sequence[str] = MAPS, top: int = TOP, seed: int = 0, token: int | None = None
+) -> dict[str, Array]:
+    """Maps of the image tokens for the token that the model predicts, or for another one.
 
     Args:
         lens: one run
         methods: of `MAPS`
         top: how many heads the map of the lens is summed over
         seed: of the random map
+        token: id of the token; None: the one that the model predicts
     Returns:
         by method, (image token,)
     """
@@ -70,14 +73,14 @@ def image_maps(lens: Lens, methods: Sequence[str] = MAPS, top: int = TOP, seed: 
     for method in methods:
         match one_of(method, MAPS, "map"):
             case "lens":
-                strongest = top_heads(head_contributions(lens), top)
-                found[method] = position_contributions(lens, strongest).sum(0)[at_image]
+                strongest = top_heads(head_contributions(lens, token), top)
+                found[method] = position_contributions(lens, strongest, token).sum(0)[at_image]
             case "attention":
                 found[method] = lens.weights.mean((0, 1))[lens.at].cpu().numpy()[at_image]
             case "rollout":
                 found[method] = rollout(lens.weights.mean(1))[lens.at].cpu().numpy()[at_image]
             case "gradient":
-                found[method] = gradient_times_input(lens)
+                found[method] = gradient_times_input(lens, token)
             case _:
                 found[method] = np.random.default_rng(seed).permutation(int(at_image.sum())).astype(float)
     return found
@@ -98,14 +101,15 @@ def rollout(weights: Tensor) -> Tensor:
     return flow
 
 
-def gradient_times_input(lens: Lens) -> Array:
-    """Gradient of the predicted token's log-probability at each image token, times the token.
+def gradient_times_input(lens: Lens, token: int | None = None) -> Array:
+    """Gradient of a token's log-probability at each image token, times the image token.
 
     Where later layers receive image features too (Qwen3-VL), the gradient is that at the tokens that enter the first
     layer.
 
     Args:
         lens: one run
+        token: id of the token; None: the one that the model predicts
     Returns:
         (image token,), summed over the token's width
     """
@@ -114,7 +118,7 @@ def gradient_times_input(lens: Lens) -> Array:
     with torch.enable_grad():
         image = image.detach().requires_grad_()
         logits = lens.model.answer_logits(lens.inputs, image=image)[0]
-        (gradient,) = torch.autograd.grad(logits.log_softmax(-1)[lens.token], image)
+        (gradient,) = torch.autograd.grad(logits.log_softmax(-1)[lens.token if token is None else token], image)
     return (gradient * image).detach().sum(-1)[0].float().cpu().numpy()
 
 

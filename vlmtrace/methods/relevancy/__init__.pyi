@@ -1,4 +1,5 @@
 from .propagation import Relevancy, attention_graph, relevancy
+from .randomization import relevancy_control
 from .view import RelevancyView
 
 __all__ = [
@@ -6,4 +7,5 @@ __all__ = [
     "RelevancyView",
     "attention_graph",
     "relevancy",
+    "relevancy_control",
 ]
