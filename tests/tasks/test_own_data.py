@@ -152,9 +152,7 @@ def test_a_replacement_takes_the_case_of_the_word_that_it_replaces():
         prompt = f"is it {options[0]} or {options[1]}?"
         words = replacer(prompt, options, [(pool, pool)], generator).removeprefix("is it ").rstrip("?").split(" or ")
         assert all(map(shown, words)), f"{options} became {words}"
-        assert {word.lower() for word in words} == {"yellow", "red"}, (
-            f"one word in two cases counted twice: {words}"
-        )
+        assert {word.lower() for word in words} == {"yellow", "red"}, f"one word in two cases counted twice: {words}"
 
 
 def test_an_option_in_another_case_replaces_nothing():

@@ -131,3 +131,22 @@ def test_agreement_of_known_rankings():
     assert found["spearman"] == pytest.approx(1 - 6 * 54 / 210)
     with pytest.raises(vt.VlmtraceError, match="top=6 of 6 heads"):
         vt.ranking_agreement(exact, other, top=6)
+
+
+@pytest.mark.medium
+def test_one_gradient_in_the_corrupt_run_ranks_as_patching_does_and_one_in_the_clean_run_does_not():
+    """Why integrated gradients rank worse under text corruption: a patch is made where all else is corrupt."""
+    model = vt.load_model("tiny-blip")
+    evaluated = vt.evaluate(model, vt.load_pairs("rendered_states", n=40))
+    pairs = evaluated[
+        evaluated["is_correct"] & (evaluated["clean_logit_diff"] - evaluated["text_logit_diff"] > 1)
+    ].head(4)
+    options = {"modules": ["self_attention"], "corruption": "text"}
+    exact = vt.patch_heads(model, pairs, **options)
+    rank = {
+        steps: vt.ranking_agreement(exact, vt.attribute_heads(model, pairs, steps=steps, **options))["spearman"].item()
+        for steps in (1, 8, 16)
+    }
+    assert rank[1] > 0.9, f"one gradient ranks with {rank[1]:.2f}"
+    assert rank[8] < rank[1] - 0.1, "integrated gradients rank as well: the page on attribution says they do not"
+    assert abs(rank[8] - rank[16]) < 0.05, "the sum over the line is not done: more steps change it"
