@@ -104,7 +104,7 @@ def test_a_long_answer_can_be_right(model_store, random_pairs, monkeypatch):
     answer = " ".join(["red ball"] * 6)
     pair = random_pairs.iloc[[0]].assign(
         clean_prompt=f"is this circle {answer} or blue?",
-        corrupt_prompt=f"is this circle blue or {answer}?",
+        corrupt_prompt=f"is this circle {answer.replace('ball', 'dog')} or blue?",
         correct_answer=answer,
     )
     tokens = model.spell_answer(answer)
