@@ -50,6 +50,7 @@ def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) ->
         )
         panels[1].axhline(0, color="0.6", linewidth=0.6, zorder=0)
         panels[1].set(xlabel="region", title="image tokens replaced by their mean")
+        panels[1].tick_params(axis="x", labelrotation=30)
         sns.despine(ax=panels[1])
     figure.suptitle(f"Clean run, knocked out (n = {cut['sample_id'].nunique()} pairs; bars are 95 % intervals)")
     return figure
