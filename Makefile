@@ -10,6 +10,9 @@ TASKS    = rendered_states rendered_faces rendered_svo
 ROOT     =
 # For the task folder: the question, with {a} and {b} in place of the options.
 QUESTION =
+# Put behind every prompt, such as "Answer with one word."; and the beginning of every answer, such as "The answer is".
+INSTRUCTION   =
+ANSWER_PREFIX =
 SAMPLES  =
 SEED     = 0
 # Empty: default for tiny-blip, otherwise the model's name.
@@ -37,7 +40,7 @@ VLMTRACE  := $(PYTHON) -m vlmtrace
 TEST      := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 
 # Values reach vlmtrace through the environment, so that no character in them can be misread by the shell.
-VARIABLES := MODEL REVISION TASKS ROOT QUESTION SAMPLES SEED RUN BESIDE DEVICE JOBS HOST PORT THEME
+VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAMPLES SEED RUN BESIDE DEVICE JOBS HOST PORT THEME
 define hand_on
 export VLMTRACE_$(1) = $$(value $(1))
 

@@ -62,7 +62,9 @@ def option(name: str, default: str, text: str) -> Callable:
     """An option that the environment can give, too; an empty text there gives the default."""
     variable = f"VLMTRACE_{name.upper()}"
     argument = "run_name" if name == "run" else name
-    return click.option(f"--{name}", argument, default=default, show_default=bool(default), envvar=variable, help=text)
+    return click.option(
+        f"--{name.replace('_', '-')}", argument, default=default, show_default=bool(default), envvar=variable, help=text
+    )
 
 
 def run_options(command: Callable) -> Callable:
@@ -74,6 +76,8 @@ def run_options(command: Callable) -> Callable:
             ("tasks", TASKS, "Separated by blanks."),
             ("root", "", "Where a data set lies; empty: data/raw/<task>."),
             ("question", "", "For the task folder: the question, with {a} and {b} for the options."),
+            ("instruction", "", 'Put behind every prompt, such as "Answer with one word."'),
+            ("answer_prefix", "", 'The beginning of every answer, such as "The answer is".'),
             ("samples", "", "Pairs of each task; empty: as in notebook 01."),
             ("seed", "0", "Of everything that is drawn."),
             ("run", "", "The run: a folder under data/runs; empty: default, or the model's name."),

@@ -45,6 +45,8 @@ class Settings:
         tasks: names of tasks
         root: where a data set lies; "": data/raw/<task>
         question: for the task `folder`; "": as in notebook 01
+        instruction: put behind every prompt; "": nothing
+        answer_prefix: the beginning of every answer; "": none
         samples: pairs of each task, as text; "": as in notebook 01
         seed: as text
         device: a torch device
@@ -56,6 +58,8 @@ class Settings:
     tasks: tuple[str, ...] = ("rendered_states", "rendered_faces", "rendered_svo")
     root: str = ""
     question: str = ""
+    instruction: str = ""
+    answer_prefix: str = ""
     samples: str = ""
     seed: str = "0"
     device: str = "cpu"
@@ -100,6 +104,8 @@ class Job:
             "samples": given.samples if self.task and not self.spec.reads else "",
             "root": given.root if task and task.needs_root else "",
             "question": given.question if task and task.takes_question else "",
+            "instruction": given.instruction,
+            "answer_prefix": given.answer_prefix,
         }
         known = declared_parameters(self.spec.notebook)
         return {name: value for name, value in wanted.items() if name in known}
