@@ -59,7 +59,7 @@ def test_grouping_and_memory_change_no_number(random_blip, random_pairs):
     little = vt.patch_heads(random_blip, random_pairs, memory_gb=1e-4)
     for other in (alone, little):
         assert together[KEYS].equals(other[KEYS])
-        np.testing.assert_allclose(together["logit_diff"], other["logit_diff"], atol=1e-5)
+        np.testing.assert_allclose(together["logit_diff"], other["logit_diff"], atol=5e-5)
 
 
 def test_clean_into_clean_changes_nothing(random_blip, random_pairs):
