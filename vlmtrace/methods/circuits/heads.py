@@ -1,8 +1,9 @@
-"""Which heads carry the answer, how sure that is, and which of them do so everywhere.
+"""Which heads carry the answer, and how sure that is.
 
 A *cell* is one task under one corruption. Within a cell every head gets a mean effect with an interval and a test
-(`head_table`); heads that matter in all cells are universal (`universal_heads`). What is claimed on the pairs that
-found the heads is then tested on others, by running the model with the best k heads alone (`faithfulness_table`).
+(`head_table`); heads that matter in all cells are universal (`vlmtrace.methods.circuits.universal`). What is claimed on
+the pairs that found the heads is then tested on others, by running the model with the best k heads alone
+(`faithfulness_table`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from scipy.stats import false_discovery_control
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import CELL, HEAD, check_columns
+from vlmtrace.core.types import Array
+from vlmtrace.methods.circuits.power import detectable_effect
 
 #: What can be averaged: shares of the clean-corrupt gap, logits, probabilities.
 EFFECTS = ("patching_effect", "logit_diff", "p_diff")
+#: Column that names what is independent of all else: pairs of one unit share an image or mirror each other.
+UNIT = "unit"
 
 
 def pair_effects(head_patching: pd.DataFrame, effect: str = "patching_effect") -> pd.DataFrame:
@@ -33,8 +38,8 @@ def pair_effects(head_patching: pd.DataFrame, effect: str = "patching_effect") -
         effect: the column to sum: "patching_effect", "logit_diff" or "p_diff"
 
     Returns:
-        columns task, corruption, sample_id, block, module, layer, head, effect; one row per pair and head, missing
-        where the effect at any position is
+        columns task, corruption, sample_id, unit (if the table has it), block, module, layer, head, effect; one row per
+        pair and head, missing where the effect at any position is
 
     Raises:
         VlmtraceError: a column is missing, or a pair's head was patched twice at the same position
@@ -42,6 +47,7 @@ def pair_effects(head_patching: pd.DataFrame, effect: str = "patching_effect") -
     one_of(effect, EFFECTS, "effect")
     keys = [*CELL, "sample_id", *HEAD]
     check_columns(head_patching, [*keys, "position", effect], "head_patching")
+    with_unit = [*CELL, "sample_id", *([UNIT] if UNIT in head_patching else []), *HEAD]
     twice = head_patching.duplicated([*keys, "position"])
     if twice.any():
         row = head_patching[twice].iloc[0]
@@ -49,7 +55,7 @@ def pair_effects(head_patching: pd.DataFrame, effect: str = "patching_effect") -
             f"The head_patching table holds pair {row['sample_id']!r} of {row['task']} more than once at the "
             "same head and position, so its sum over positions would be wrong: drop the repeated rows."
         )
-    sums = head_patching.groupby(keys, sort=False, observed=True)[effect].sum(skipna=False)
+    sums = head_patching.groupby(with_unit, sort=False, observed=True)[effect].sum(skipna=False)
     return sums.rename("effect").reset_index()
 
 
@@ -66,14 +72,16 @@ def head_table(
 ) -> pd.DataFrame:
     """Say which heads matter, for each task × corruption.
 
-    A head is important if its mean effect over pairs differs from 0 by a sign-flip test at a false discovery rate of
-    `alpha` over all heads of the cell (Benjamini and Hochberg 1995,
-    https://doi.org/10.1111/j.2517-6161.1995.tb02031.x), and is at least `min_effect` in size: with many pairs an effect
-    can be certain and still too small to care about. The test and the sign are those of the signed effect. The mean
-    absolute effect, which also counts effects that cancel between pairs, is always above 0, so no test against 0 can
-    use it; it serves the rule of the NOTICE paper (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320), an
-    absolute mean more than two standard deviations above the mean over heads. That is an outlier rule, which names a
-    few percent of the heads whether or not any matters; it is kept for comparison.
+    A head is important if its mean effect differs from 0 at a false discovery rate of `alpha` over all heads of the
+    cell (Benjamini and Hochberg 1995, https://doi.org/10.1111/j.2517-6161.1995.tb02031.x), and is at least `min_effect`
+    in size: with many pairs an effect can be certain and still too small to care about. Pairs of one unit (that share
+    an image or mirror each other) are averaged first, and mean, interval and test are those of units, which are
+    independent; without a column `unit` every pair is its own. The test and the sign are those of the signed effect.
+    The mean absolute effect, which also counts effects that cancel between pairs, is always above 0, so no test against
+    0 can use it.
+
+    `is_important_notice` is the rule of NOTICE (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320) as it was
+    published: see `notice_rule`.
 
     Args:
         head_patching: from `patch_heads`, with a column task; any number of tasks and corruptions
@@ -81,16 +89,18 @@ def head_table(
             gap should not weigh more
         alpha: the false discovery rate, 0 to 1
         min_effect: the smallest mean effect that counts, in the unit of `effect`
-        level: of the bootstrap intervals over pairs, 0 to 1
-        n_boot: bootstrap resamples of pairs
-        n_permutations: sign flips of the test; None: enough for a single head to pass the correction with room to spare
+        level: of the intervals over units, 0 to 1
+        n_boot: bootstrap resamples of units
+        n_permutations: resamples of the test; None: enough for a single head to pass the correction with room to spare
         seed: of bootstrap and test
 
     Returns:
         the heads table, one row per head and cell: task, corruption, block, module, layer, head; n (pairs averaged),
-        n_missing (pairs set aside because clean and corrupt do not differ); mean_effect, ci_low, ci_high;
-        mean_abs_effect, abs_ci_low, abs_ci_high; p_value, q_value (corrected); is_important; is_important_2sd (by the
-        rule of the NOTICE paper)
+        n_units (units they belong to), n_missing (pairs set aside because clean and corrupt do not differ);
+        mean_effect, ci_low, ci_high; mean_abs_effect, abs_ci_low, abs_ci_high; sd_effect (over units) and
+        detectable_effect (the smallest mean that so many units find in 80 of 100 cases, `power.detectable_effect`);
+        p_value, q_value (corrected); is_important; and, where the positions of the correct option were patched,
+        notice_score and is_important_notice (`notice_rule`)
 
     Raises:
         VlmtraceError: a column is missing, a pair lacks heads, or a cell has no usable pair
@@ -99,26 +109,30 @@ def head_table(
     tables = []
     for cell, rows in effects.groupby(CELL, sort=False, observed=True):
         name = "/".join(map(str, cell))
-        matrix, n_missing = _pairs_by_heads(rows, name)
-        values = matrix.to_numpy()
-        n_draws = n_permutations or _enough_permutations(matrix.shape[1], alpha)
-        _warn_if_hopeless(name, len(values), values.shape[1], n_draws, alpha)
-        low, high = stats.bootstrap_mean(values, level, n_boot, seed)
-        abs_low, abs_high = stats.bootstrap_mean(np.abs(values), level, n_boot, seed)
-        mean_abs = np.abs(values).mean(0)
-        p_value = stats.sign_flip_test(values, n_draws, seed)
+        matrix, units, n_missing = _pairs_by_heads(rows, name)
+        values = stats.unit_means(matrix.to_numpy(), units)  # (unit, head)
+        sizes = stats.unit_means(matrix.abs().to_numpy(), units)
+        n_heads = values.shape[1]
+        n_draws = n_permutations or _enough_permutations(n_heads, alpha)
+        _warn_if_hopeless(name, len(values), n_heads, n_draws, alpha)
+        low, high = stats.mean_interval(values, level, n_boot, seed)
+        abs_low, abs_high = stats.mean_interval(sizes, level, n_boot, seed)
+        p_value = stats.mean_test(values, n_draws, seed)
+        spread = values.std(0, ddof=1) if len(values) > 1 else np.full(n_heads, np.nan)
         table = matrix.columns.to_frame(index=False).assign(
-            n=len(values),
+            n=len(matrix),
+            n_units=len(values),
             n_missing=n_missing,
             mean_effect=values.mean(0),
             ci_low=low,
             ci_high=high,
-            mean_abs_effect=mean_abs,
+            mean_abs_effect=sizes.mean(0),
             abs_ci_low=abs_low,
             abs_ci_high=abs_high,
+            sd_effect=spread,
+            detectable_effect=detectable_effect(spread, len(values), alpha / n_heads),
             p_value=p_value,
             q_value=false_discovery_control(p_value),
-            is_important_2sd=mean_abs > mean_abs.mean() + 2 * mean_abs.std(),
         )
         table.insert(0, "task", cell[0])
         table.insert(1, "corruption", cell[1])
@@ -126,53 +140,38 @@ def head_table(
     if not tables:
         raise VlmtraceError("The head_patching table has no rows: run patch_heads on at least one pair.")
     heads = pd.concat(tables, ignore_index=True)
-    important = (heads["q_value"] < alpha) & (heads["mean_effect"].abs() >= min_effect)
-    heads.insert(heads.columns.get_loc("is_important_2sd"), "is_important", important)
-    return heads
+    heads["is_important"] = (heads["q_value"] < alpha) & (heads["mean_effect"].abs() >= min_effect)
+    notice = notice_rule(head_patching)
+    return heads.merge(notice, how="left", on=[*CELL, *HEAD]) if len(notice) else heads
 
 
-def universal_heads(heads: pd.DataFrame) -> pd.DataFrame:
-    """List the heads that are important somewhere, with the cells in which they are.
+def notice_rule(head_patching: pd.DataFrame) -> pd.DataFrame:
+    """Say which heads the rule of NOTICE names, as published (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320).
 
-    A head is universal (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320) if it is important in every cell of
-    the table. With a single cell every important head is, which says nothing. `sign` tells whether it pushes the same
-    way everywhere: a head that helps one task and hinders another does not do the same thing twice. That a head matters
-    in *all* cells is a claim of its own; its p-value is the largest over cells (the intersection-union test of Berger
-    1982, https://doi.org/10.2307/1267823), its q-value is corrected over all heads, and is stricter than being
-    important in each cell.
+    The score of a head is the mean over pairs of the size of the probability that patching it restores,
+    |p_patched(correct) − p_corrupt(correct)|, at the position of the correct option's (first) token. A head is named if
+    its score is more than two standard deviations above the mean over the heads of its module, in one task under one
+    corruption. This is an outlier rule: of heads that differ little it names a few whether or not any matters, and
+    never more than a fifth of them. It knows no sign and no sampling error, and it takes pairs for independent.
 
     Args:
-        heads: from `head_table`
+        head_patching: from `patch_heads`, with a column task
 
     Returns:
-        one row per head: block, module, layer, head; cells ("task/corruption", joined by ", "); n_cells; is_universal;
-        mean_effect (over all cells of the table); sign in the cells where it is important ("+", "-" or "+/-"); p_value,
-        q_value (that it matters in all cells). Most cells first, then the largest mean effect
-
-    Raises:
-        VlmtraceError: a column is missing
+        one row per head and cell: task, corruption, block, module, layer, head, notice_score (mean size of the restored
+        probability, 0 to 1), is_important_notice; no rows where no position of the correct option was patched
     """
-    check_columns(heads, [*CELL, *HEAD, "mean_effect", "p_value", "is_important"], "heads")
-    named = heads.assign(cell=heads["task"].astype(str) + "/" + heads["corruption"].astype(str))
-    overall = named.groupby(HEAD, observed=True).agg(mean_effect=("mean_effect", "mean"), p_value=("p_value", "max"))
-    overall["q_value"] = false_discovery_control(overall["p_value"])
-    table = (
-        named[named["is_important"]]
-        .groupby(HEAD, observed=True)
-        .agg(
-            cells=("cell", ", ".join),
-            n_cells=("cell", "size"),
-            lowest=("mean_effect", "min"),
-            highest=("mean_effect", "max"),
-        )
-        .join(overall)
-        .assign(is_universal=lambda found: found["n_cells"] == named["cell"].nunique())
-        .assign(sign=lambda found: np.select([found["lowest"] > 0, found["highest"] < 0], ["+", "-"], "+/-"))
-        .assign(size=lambda found: found["mean_effect"].abs())
-        .sort_values(["n_cells", "size"], ascending=False, kind="stable")
-    )
-    columns = ["cells", "n_cells", "is_universal", "mean_effect", "sign", "p_value", "q_value"]
-    return table[columns].reset_index()
+    columns = [*CELL, *HEAD, "notice_score", "is_important_notice"]
+    if "p_diff" not in head_patching or "token_role" not in head_patching:
+        return pd.DataFrame(columns=columns)
+    at_option = head_patching[head_patching["token_role"] == "correct"]
+    keys = [*CELL, *HEAD]
+    first = at_option.sort_values("position", kind="stable").drop_duplicates([*keys, "sample_id"])
+    score = first["p_diff"].abs().groupby([first[key] for key in keys], observed=True).mean()
+    table = score.rename("notice_score").reset_index()
+    of_module = table.groupby([*CELL, "block", "module"], observed=True)["notice_score"]
+    threshold = of_module.transform("mean") + 2 * of_module.transform(lambda scores: scores.std(ddof=0))
+    return table.assign(is_important_notice=table["notice_score"] > threshold)[columns]
 
 
 def rank_heads(heads: pd.DataFrame, corruption: str = "image", by: str = "mean_effect") -> pd.DataFrame:
@@ -202,8 +201,8 @@ def rank_heads(heads: pd.DataFrame, corruption: str = "image", by: str = "mean_e
     return ranked
 
 
-def _pairs_by_heads(effects: pd.DataFrame, cell: str) -> tuple[pd.DataFrame, int]:
-    """Effects of one cell, pairs × heads, without the pairs that miss an effect, and how many those are."""
+def _pairs_by_heads(effects: pd.DataFrame, cell: str) -> tuple[pd.DataFrame, Array | None, int]:
+    """Effects of one cell, pairs × heads, without pairs that miss an effect; their units; how many those were."""
     counts = effects.groupby("sample_id", observed=True).size()
     n_heads = len(effects[HEAD].drop_duplicates())
     if (counts < n_heads).any():
@@ -218,7 +217,10 @@ def _pairs_by_heads(effects: pd.DataFrame, cell: str) -> tuple[pd.DataFrame, int
             f"None of the {len(matrix)} pairs of {cell} has a clean-corrupt contrast: "
             "select pairs whose answer changes."
         )
-    return usable, len(matrix) - len(usable)
+    units = None
+    if UNIT in effects:
+        units = effects.drop_duplicates("sample_id").set_index("sample_id")[UNIT].loc[usable.index].to_numpy()
+    return usable, units, len(matrix) - len(usable)
 
 
 def _enough_permutations(n_heads: int, alpha: float) -> int:
@@ -226,12 +228,12 @@ def _enough_permutations(n_heads: int, alpha: float) -> int:
     return max(10_000, int(np.ceil(10 * n_heads / alpha)))
 
 
-def _warn_if_hopeless(cell: str, n_pairs: int, n_heads: int, n_permutations: int, alpha: float) -> None:
-    """Say it if so few pairs, or permutations, cannot show a head even if its effect is the same on each."""
-    smallest = stats.smallest_p(n_pairs, n_permutations)
+def _warn_if_hopeless(cell: str, n_units: int, n_heads: int, n_permutations: int, alpha: float) -> None:
+    """Say it if so few units, or permutations, cannot show a head even if its effect is the same on each."""
+    smallest = stats.smallest_p(n_units, n_permutations)
     if smallest * n_heads >= alpha:
         warnings.warn(
-            f"{cell}: with {n_pairs} pairs no p-value falls below {smallest:.2g}, too much for one head "
+            f"{cell}: with {n_units} independent pairs no p-value falls below {smallest:.2g}, too much for one head "
             f"among {n_heads} to pass a false discovery rate of {alpha}: use more samples.",
             stacklevel=3,
         )
