@@ -1,0 +1,106 @@
+"""Run the model with a circuit of heads: what is inside is computed, what is outside is ablated.
+
+This is the circuit of the literature (Wang et al. 2022, https://arxiv.org/abs/2211.00593): the model runs on the clean
+input, all heads outside the circuit get the output that they have on the corrupt input (resample ablation, at all
+positions), and the circuit's heads compute theirs from what reaches them then. Contrast `patch_head_sets`, which fixes
+the output of *every* head: there a late head brings along what earlier heads gave it in the clean run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from vlmtrace.core.errors import one_of
+from vlmtrace.core.progress import progress
+from vlmtrace.inputs.corruption import CORRUPTIONS
+from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
+from vlmtrace.methods.circuits.sites import HeadSite, check_heads
+from vlmtrace.methods.patching.metrics import patching_effect
+from vlmtrace.models import VLM, Readout, Site
+from vlmtrace.models.hooks import attach_hooks
+from vlmtrace.models.vlm import repeat_inputs
+
+
+@torch.no_grad()
+def run_circuits(
+    model: VLM,
+    pairs: pd.DataFrame,
+    sets: Sequence[Sequence[HeadSite]],
+    corruption: str = "image",
+    batch_size: int = 64,
+) -> pd.DataFrame:
+    """Run clean inputs with all heads outside a set ablated: they get their output of the corrupt run.
+
+    With all heads in the set this is the clean run. With none, every head of the head block is corrupt, and embeddings
+    and feed-forwards work on clean input. Several sets of a pair share a forward pass.
+
+    Args:
+        model: the model to run
+        pairs: a pairs table
+        sets: each a list of (module, layer, head) of the model's head block; it may be empty
+        corruption: "image" or "text": of the run that gives the ablated heads their output
+        batch_size: at most so many sets in one forward pass
+
+    Returns:
+        one row per pair and set: sample_id, set (its index in `sets`), logit_diff (LD of this run, in logits) and
+        patching_effect, (LD − LD_corrupt) / (LD_clean − LD_corrupt), missing where clean and corrupt do not differ
+
+    Raises:
+        VlmtraceError: a name is unknown, or a head does not exist
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> from vlmtrace.methods.circuits import run_circuits
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> block = model.head_block
+        >>> every = [(module, layer, head) for module in block.head_modules
+        ...          for layer in range(block.n_layers) for head in range(block.n_heads)]
+        >>> run_circuits(model, pairs, [[], every]).groupby("set")["patching_effect"].mean().round(3).abs().tolist()
+        [0.0, 1.0]
+    """
+    one_of(corruption, CORRUPTIONS, "corruption")
+    for heads in sets:
+        check_heads(model, heads)
+    tables = []
+    for row in progress(range(len(pairs)), f"{len(sets)} circuits, {corruption}"):
+        runs = run_pairs(model, pairs.iloc[[row]], [encode_pair(model, pairs, row, corruption)])
+        # The vision encoder lies before every head of the block, and its input is clean.
+        image = model.image_embeddings(runs.clean_inputs) if "vision_encoder" in model.blocks else None
+        starts = range(0, len(sets), batch_size)
+        logits = torch.cat([_logits(model, runs, sets[start : start + batch_size], image) for start in starts])
+        logit_diff = Readout.of(logits[None], runs.answer_ids).logit_diff[0].cpu().numpy()
+        ends = (runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item())
+        columns = {"set": range(len(sets)), "logit_diff": logit_diff}
+        columns["patching_effect"] = patching_effect(logit_diff, *ends)
+        tables.append(pd.DataFrame({"sample_id": pairs["sample_id"].iloc[row], **columns}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _logits(model: VLM, runs: PairRuns, sets: Sequence[Sequence[HeadSite]], image: Tensor | None) -> Tensor:
+    """Logits (set, vocabulary) of one pair: one forward pass, each row with its own set of heads computed."""
+    block = model.head_block
+    n = len(sets)
+    points = []
+    for module in block.head_modules:
+        for layer in range(block.n_layers):
+            site = Site(block.name, module, layer)
+            inside = torch.zeros(n, 1, block.n_heads, dtype=torch.bool)
+            for row, heads in enumerate(sets):
+                inside[row, 0, [head for m, index, head in heads if (m, index) == (module, layer)]] = True
+            if not inside.all():
+                points.append((model.hook_point(site), _ablate_outside(inside.to(model.device), runs.corrupt[site])))
+    inputs = repeat_inputs(runs.clean_inputs, n)
+    embeddings = None if image is None else image.expand(n, *image.shape[1:])
+    with attach_hooks(points, n_pairs=n):
+        return model.answer_logits(inputs, embeddings)
+
+
+def _ablate_outside(inside: Tensor, corrupt: Tensor) -> Callable[[Tensor], Tensor]:
+    """A hook that keeps what heads inside (set, 1, head) compute, and gives all others the output in corrupt (1, S, D)."""
+    keep = inside.repeat_interleave(corrupt.shape[-1] // inside.shape[-1], dim=-1)  # (set, 1, D)
+    return lambda value: torch.where(keep, value, corrupt)
