@@ -95,41 +95,74 @@ HEAD_PATCHING = Table(
 _ONE_PAIR = "there is one pair only"
 _EFFECT = "share of LD_clean − LD_corrupt"
 
+_ONE_UNIT = "there is one unit only"
+_UNIT = Column("unit", "text", "pairs that share an image or mirror each other have the same", optional=True)
+_N_UNITS = Column("n_units", "integer", "independent units that these pairs belong to", "units")
+
 HEADS = Table(
     "heads",
     "One row per task, corruption and head: its mean effect over the pairs to discover on, and whether it matters.",
     (
         TASK, CORRUPTION, BLOCK, MODULE, LAYER, HEAD_INDEX,
         Column("n", "integer", "pairs averaged", "pairs"),
+        _N_UNITS,
         Column("n_missing", "integer", "pairs left out, whose clean and corrupt run do not differ", "pairs"),
-        Column("mean_effect", "number", "mean over pairs of the head's effect, summed over positions", _EFFECT),
-        Column("ci_low", "number", "lower end of its 95 % bootstrap interval over pairs", _EFFECT, missing=_ONE_PAIR),
-        Column("ci_high", "number", "upper end of that interval", _EFFECT, missing=_ONE_PAIR),
-        Column("mean_abs_effect", "number", "mean over pairs of the effect's size, without its sign", _EFFECT),
-        Column("abs_ci_low", "number", "lower end of its 95 % bootstrap interval", _EFFECT, missing=_ONE_PAIR),
-        Column("abs_ci_high", "number", "upper end of that interval", _EFFECT, missing=_ONE_PAIR),
-        Column("p_value", "number", "of a two-sided sign-flip test that the mean effect is 0", "probability"),
+        Column("mean_effect", "number", "mean over units of the head's effect, summed over positions", _EFFECT),
+        Column("ci_low", "number", "lower end of its 95 % interval over units", _EFFECT, missing=_ONE_UNIT),
+        Column("ci_high", "number", "upper end of that interval", _EFFECT, missing=_ONE_UNIT),
+        Column("mean_abs_effect", "number", "mean over units of the effect's size, without its sign", _EFFECT),
+        Column("abs_ci_low", "number", "lower end of its 95 % interval", _EFFECT, missing=_ONE_UNIT),
+        Column("abs_ci_high", "number", "upper end of that interval", _EFFECT, missing=_ONE_UNIT),
+        Column("sd_effect", "number", "standard deviation of the effect over units", _EFFECT, missing=_ONE_UNIT),
+        Column("detectable_effect", "number", "the smallest mean effect that so many units find in 80 of 100 cases, "
+               "if no other head matters", _EFFECT, missing=_ONE_UNIT),
+        Column("p_value", "number", "of a two-sided test that the mean effect is 0", "probability"),
         Column("q_value", "number", "p_value corrected for the false discovery rate over the heads of this task and "
                "corruption", "probability"),
         Column("is_important", "boolean", "whether q_value is below 0.05 and the mean effect at least 0.02 in size"),
-        Column("is_important_2sd", "boolean", "the NOTICE paper's rule: mean_abs_effect more than two standard "
-               "deviations above the mean over heads"),
+        Column("notice_score", "number", "mean over pairs of the size of the probability that patching the head at the "
+               "correct option's token restores", "probability", optional=True),
+        Column("is_important_notice", "boolean", "the rule of NOTICE as published: notice_score more than two standard "
+               "deviations above the mean over the heads of the module", optional=True),
     ),
     "06_circuit_analysis",
 )  # fmt: skip
 
 UNIVERSAL_HEADS = Table(
     "universal_heads",
-    "One row per head that is important for at least one task and corruption.",
+    "One row per head that is important for at least one task and corruption, or matters for all of them by the test.",
     (
         BLOCK, MODULE, LAYER, HEAD_INDEX,
-        Column("cells", "text", "where it is important: `task/corruption`, joined by commas"),
+        Column("cells", "text", "where it is important: `task/corruption`, joined by commas; empty: nowhere"),
         Column("n_cells", "integer", "how many those are"),
         Column("is_universal", "boolean", "whether it is important for every task and corruption of the run"),
         Column("mean_effect", "number", "mean over all tasks and corruptions", _EFFECT),
-        Column("sign", "text", "sign of its effect where it is important: `+`, `-`, or `+/-` where it differs"),
-        Column("p_value", "number", "largest over tasks and corruptions (intersection-union test)", "probability"),
+        Column("sign", "text", "sign of its mean effect in all tasks and corruptions: `+`, `-`, or `+/-`"),
+        Column("p_value", "number", "that it has an effect of one sign for all tasks and corruptions "
+               "(intersection-union test)", "probability"),
         Column("q_value", "number", "p_value corrected for the false discovery rate over all heads", "probability"),
+        Column("is_universal_iut", "boolean", "whether q_value is below 0.05"),
+    ),
+    "06_circuit_analysis",
+)  # fmt: skip
+
+_TEST = "criterion is the test"
+
+UNIVERSALITY = Table(
+    "universality",
+    "One row per scope, criterion and k: how many heads matter in several tasks and under several corruptions, and how "
+    "many would by chance.",
+    (
+        Column("scope", "text", "all: every task and corruption; image, text: every task under this corruption"),
+        Column("criterion", "text", "important: in at least k of m cells; one-sign test: an effect of one sign in all"),
+        Column("k", "integer", "cells (a task under a corruption) in which a head must be important"),
+        Column("m", "integer", "cells of the scope"),
+        Column("n_heads", "integer", "heads that are", "heads"),
+        Column("n_tested", "integer", "heads in the table", "heads"),
+        Column("expected", "number", "how many would be if in each cell as many heads of each module were important, "
+               "but at random; of the test: how many of those named may be false on average", "heads"),
+        Column("high", "number", "chance exceeds this number in at most 5 % of cases", "heads", missing=_TEST),
+        Column("p_value", "number", "how often chance gives as many or more", "probability", missing=_TEST),
     ),
     "06_circuit_analysis",
 )  # fmt: skip
@@ -169,17 +202,83 @@ HEAD_FUNCTIONS = Table(
     unless="no task has masks",
 )  # fmt: skip
 
+_RUN = Column("run", "text", "frozen: every head's output is fixed; computed: the circuit's heads are computed from "
+              "clean input")  # fmt: skip
+_NONE = Column("logit_diff_none", "number", "LD of this pair and run with no head in the circuit", "logits")
+_ALL = Column("logit_diff_all", "number", "LD of this pair and run with all heads in the circuit", "logits")
+
 FAITHFULNESS = Table(
     "faithfulness",
-    "One row per pair to verify on, corruption, direction, order, draw and k: the model run with a circuit of k heads.",
+    "One row per pair to verify on, corruption, run, direction, order, draw and k: the model run with a circuit of k "
+    "heads, or without.",
     (
-        SAMPLE, CORRUPTION,
-        Column("direction", "text", "sufficiency: only the k heads are clean; necessity: only they are corrupt"),
-        Column("order", "text", "ranked: the k heads with the largest effects; random: as many of the same modules"),
+        SAMPLE, _UNIT, CORRUPTION, _RUN,
+        Column("direction", "text", "sufficiency: the k heads are the circuit; necessity: all others are"),
+        Column("order", "text", "ranked: the k heads with the largest effects; random: as many of the same modules and "
+               "layers"),
         Column("draw", "integer", "which random order, from 0; 0 for ranked"),
-        Column("k", "integer", "size of the circuit", "heads"),
+        Column("k", "integer", "number of heads ranked first", "heads"),
+        Column("logit_diff", "number", "LD of this run", "logits"),
+        _NONE, _ALL,
         Column("patching_effect", "number", "0: the corrupt answer, 1: the clean one", _EFFECT, missing=_NO_CONTRAST),
         TASK,
+    ),
+    "06_circuit_analysis",
+)  # fmt: skip
+
+CIRCUIT_SUBSETS = Table(
+    "circuit_subsets",
+    "One row per pair to verify on, corruption and subset K of the important heads: the circuit and the model run "
+    "without K.",
+    (
+        SAMPLE, _UNIT, CORRUPTION,
+        Column("removed", "text", "the heads of K, as `module layer.head`, joined by commas; empty: none"),
+        Column("k", "integer", "heads of the circuit", "heads"),
+        Column("logit_diff_circuit", "number", "LD of the circuit without K", "logits"),
+        Column("logit_diff_model", "number", "LD of the model without K", "logits"),
+        _NONE, _ALL, TASK,
+    ),
+    "06_circuit_analysis",
+    unless="no head is important",
+)  # fmt: skip
+
+_NO_GAP = "the mean LD with all heads may be that with none"
+_NO_SUBSETS = "run is frozen, or no head is important"
+_SHARE_OF_ALL = "share of m(all heads) − m(no head)"
+
+CIRCUITS = Table(
+    "circuits",
+    "One row per task, corruption and run: what the important heads with a positive effect do together, on the pairs to "
+    "verify on.",
+    (
+        TASK, CORRUPTION, _RUN,
+        Column("k", "integer", "heads of the circuit", "heads"),
+        Column("n_heads", "integer", "heads of the block", "heads"),
+        Column("n", "integer", "pairs", "pairs"),
+        _N_UNITS,
+        Column("sufficiency", "number", "faithfulness of the circuit: (m(C) − m(no head)) / (m(all heads) − m(no head)), "
+               "m the mean LD", _SHARE_OF_ALL, missing=_NO_GAP),
+        Column("sufficiency_low", "number", "lower end of its 95 % interval over units", _SHARE_OF_ALL, missing=_NO_GAP),
+        Column("sufficiency_high", "number", "upper end of that interval", _SHARE_OF_ALL, missing=_NO_GAP),
+        Column("sufficient", "text", "yes: the lower end is .8 or more; partly: above .2; no"),
+        Column("left", "number", "faithfulness of all other heads: what is left without the circuit", _SHARE_OF_ALL,
+               missing=_NO_GAP),
+        Column("left_low", "number", "lower end of its 95 % interval over units", _SHARE_OF_ALL, missing=_NO_GAP),
+        Column("left_high", "number", "upper end of that interval", _SHARE_OF_ALL, missing=_NO_GAP),
+        Column("necessary", "text", "yes: that upper end is .2 or less; partly: below .8; no"),
+        Column("incompleteness", "number", "largest difference that taking a subset from the circuit or from the model "
+               "makes", _SHARE_OF_ALL, missing=_NO_SUBSETS),
+        Column("complete", "text", "yes: incompleteness is .2 or less; no", missing=_NO_SUBSETS),
+        Column("n_redundant", "integer", "heads of the circuit that change it by less than .02, whatever subset is "
+               "taken out with them", "heads", missing=_NO_SUBSETS),
+        Column("minimal", "text", "yes: there are none; no", missing=_NO_SUBSETS),
+        Column("sufficiency_random", "number", "sufficiency of as many random heads of the same modules and layers",
+               _SHARE_OF_ALL, missing="no random heads were run"),
+        Column("left_random", "number", "what is left without these", _SHARE_OF_ALL,
+               missing="no random heads were run"),
+        Column("better_than_random", "boolean", "the control: whether the circuit restores more than random heads, and "
+               "less is left without it (95 % intervals of both differences exclude 0)",
+               missing="no random heads were run"),
     ),
     "06_circuit_analysis",
 )  # fmt: skip
@@ -189,5 +288,6 @@ CELL = ["task", "corruption"]
 HEAD = ["block", "module", "layer", "head"]
 
 EFFECT_TABLES = (
-    MODULE_PATCHING, REGIONS, KNOCKOUTS, HEAD_PATCHING, HEADS, UNIVERSAL_HEADS, HEAD_FUNCTIONS, FAITHFULNESS,
+    MODULE_PATCHING, REGIONS, KNOCKOUTS, HEAD_PATCHING, HEADS, UNIVERSAL_HEADS, UNIVERSALITY, HEAD_FUNCTIONS,
+    FAITHFULNESS, CIRCUIT_SUBSETS, CIRCUITS,
 )  # fmt: skip

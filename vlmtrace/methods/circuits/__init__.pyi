@@ -1,17 +1,28 @@
-from .faithfulness import circuit_claims, circuit_sizes, faithfulness_means, faithfulness_summary, faithfulness_table
+from .circuit_run import run_circuits
+from .curves import faithfulness_means, faithfulness_summary
+from .faithfulness import circuit_sizes, faithfulness_table, subset_table
 from .figures import faithfulness_curves, head_map, universal_head_table
-from .heads import head_table, rank_heads, universal_heads
+from .heads import head_table, notice_rule, rank_heads
+from .power import detectable_effect
+from .universal import effect_size_sensitivity, universal_heads, universality
+from .verdicts import circuit_verdicts
 
 __all__ = [
-    "circuit_claims",
     "circuit_sizes",
+    "circuit_verdicts",
+    "detectable_effect",
+    "effect_size_sensitivity",
     "faithfulness_curves",
     "faithfulness_means",
     "faithfulness_summary",
     "faithfulness_table",
     "head_map",
     "head_table",
+    "notice_rule",
     "rank_heads",
+    "run_circuits",
+    "subset_table",
     "universal_head_table",
     "universal_heads",
+    "universality",
 ]

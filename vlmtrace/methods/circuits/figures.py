@@ -16,11 +16,11 @@ from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.panels import MARKS, effect_panel, head_panel, label_ticks, mark_cells, write_cells
 from vlmtrace.display.style import PALETTE, effect_limit, legend_below, new_figure, paper_style, signed_colorbar
 from vlmtrace.display.wording import head_name, readable
-from vlmtrace.methods.circuits.faithfulness import faithfulness_means
+from vlmtrace.methods.circuits.curves import LITTLE, SUFFICIENT, faithfulness_means
 
 _HEADS = ["task", "corruption", "module", "layer", "head", "n", "mean_effect", "is_important"]
 _IMPORTANT = "important (tested, false discovery rate controlled)"
-_NOTICE = "rule of NOTICE (absolute effect above mean + 2 sd)"
+_NOTICE = "rule of NOTICE (restored probability at the correct option, mean + 2 sd over the module's heads)"
 
 
 @paper_style
@@ -34,7 +34,8 @@ def head_map(
 ) -> Figure:
     """Draw the mean effect of patching one head, layer × head: one row per task and corruption, one column per module.
 
-    A disk marks the heads found important by the test, a ring those that the rule of the NOTICE paper names.
+    A disk marks the heads found important by the test, a ring those that the published rule of the NOTICE
+    paper names (see `notice_rule`), where the table has it.
 
     Args:
         heads: from `head_table`
@@ -74,15 +75,15 @@ def head_map(
     for axes in grid[:-1].flat:
         axes.set_xlabel("")
     signed_colorbar(figure, grid.flat, limit, heads["mean_effect"], _over(heads))
-    figure.legend(handles=_legend("is_important_2sd" in heads), loc="outside lower center", ncols=2)
+    figure.legend(handles=_legend("is_important_notice" in heads), loc="outside lower center")
     return figure
 
 
 def _draw_heads(axes: Axes, rows: pd.DataFrame, limit: float, annotate: bool) -> None:
     head_panel(axes, _matrix(rows, "mean_effect"), limit, annotate)
     middle = (0.5, 0.83) if annotate else (0.5, 0.5)  # above the number, if there is one
-    if "is_important_2sd" in rows:
-        mark_cells(axes, _matrix(rows, "is_important_2sd"), "ring", middle)
+    if "is_important_notice" in rows:
+        mark_cells(axes, _matrix(rows, "is_important_notice"), "ring", middle)
     mark_cells(axes, _matrix(rows, "is_important"), "disk", middle)
 
 
@@ -97,8 +98,13 @@ def _legend(with_notice: bool) -> list[Line2D]:
 
 def _over(heads: pd.DataFrame) -> str:
     """What a head's effect is: summed over positions within the pair, then averaged."""
-    low, high = heads["n"].min(), heads["n"].max()
-    return f"sum over positions, mean over n = {low if low == high else f'{low} to {high}'} pairs"
+    counts = [_range(heads[column]) + f" {what}" for column, what in (("n", "pairs"), ("n_units", "units")) if column in heads]
+    return f"sum over positions, mean over n = {' in '.join(counts)}"
+
+
+def _range(counts: pd.Series) -> str:
+    low, high = counts.min(), counts.max()
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 @paper_style
@@ -167,31 +173,35 @@ def _name_rows(axes: Axes, n_cells: pd.Series, total: int) -> None:
 
 #: Direction -> what the horizontal axis counts.
 _DIRECTIONS = {
-    "sufficiency": "k heads clean, all others corrupt",
-    "necessity": "k heads corrupt, all others clean",
+    "sufficiency": "k heads in the circuit, all others corrupt",
+    "necessity": "k heads corrupt, all others in the circuit",
 }
 
 
 @paper_style
-def faithfulness_curves(faithfulness: pd.DataFrame, seed: int = 0) -> Figure:
-    """Draw how much of the answer the top k heads carry, against random heads: one row per corruption (and task).
+def faithfulness_curves(faithfulness: pd.DataFrame, run: str | None = None, seed: int = 0) -> Figure:
+    """Draw how much of the answer the top k heads carry, beside random heads: one row per corruption (and task).
 
-    Bold lines are means over pairs with 95 % bootstrap intervals over pairs (random heads: averaged over draws within
-    the pair first); thin gray lines are the single random draws. The axis of k is linear, so that the area that one
-    sees is the area under the curve that the summary reports.
+    Bold lines are faithfulness (a ratio of means) with 95 % intervals over units; random heads, of the same modules and
+    layers, are averaged over draws within the pair first; thin gray lines are the single random draws. Dashed lines
+    stand at .8, from which a circuit is called sufficient, and at .2, below which what is left makes it necessary. The
+    axis of k is linear, so that the area that one sees is the area under the curve that the summary reports.
 
     Args:
         faithfulness: from `faithfulness_table`; a column task may have been added
+        run: "frozen" or "computed"; None: the table's only one
         seed: of the bootstrap
 
     Returns:
         the figure, sufficiency on the left and necessity on the right
 
     Raises:
-        VlmtraceError: a column is missing or there is no row
+        VlmtraceError: a column is missing, there is no row, or several runs and none is chosen
     """
-    columns = ["sample_id", "corruption", "direction", "order", "draw", "k", "patching_effect"]
+    columns = ["sample_id", "corruption", "run", "direction", "order", "draw", "k", "logit_diff"]
     table = check_table(faithfulness, columns, "faithfulness")
+    if run is not None or table["run"].nunique() > 1:
+        table = pick(table, "faithfulness", run=run)
     curves = faithfulness_means(table, seed=seed)
     cell = [column for column in ("task", "corruption") if column in table]
     cells = table[cell].drop_duplicates()
@@ -203,7 +213,7 @@ def faithfulness_curves(faithfulness: pd.DataFrame, seed: int = 0) -> Figure:
             panel = kind.to_frame().T.assign(direction=direction)
             _draw_curves(axes, table.merge(panel), curves.merge(panel))
         # Twice the label size would not fit a short panel: the unit stands in a second line.
-        panels[0].set_ylabel("patching effect\n(0 = corrupt, 1 = clean)")
+        panels[0].set_ylabel("faithfulness\n(0 = no head, 1 = all)")
     for axes, direction in zip(grid[-1], directions, strict=True):
         axes.set_xlabel(_DIRECTIONS[direction])
     legend_below(figure, grid[0, 0])
@@ -214,22 +224,34 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, curves: pd.DataFrame) -> None:
     """Ranked and random curves of one direction: `rows` of single pairs, `curves` of means."""
     for level in (0, 1):
         axes.axhline(level, color="0.6", linestyle=":", linewidth=0.8)
+    first = curves.iloc[0]
+    level, name = (LITTLE, "necessary below .2") if first["direction"] == "necessity" else (SUFFICIENT, "sufficient from .8")
+    axes.axhline(level, color=PALETTE[1], linestyle="--", linewidth=0.9)
+    axes.annotate(
+        name, (0.99, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize="x-small",
+        color=PALETTE[1],
+    )  # fmt: skip
+    draws = rows[rows["order"] == "random"]
+    for index, (_, draw) in enumerate(draws.groupby("draw")):
+        line = faithfulness_means(draw, n_boot=1)
+        label = "single random draws" if index == 0 else ""
+        axes.plot(
+            line["k"], line["faithfulness"], color="0.75", linewidth=0.5, label=label, zorder=1,
+            marker="_" if len(line) == 1 else "",
+        )  # fmt: skip
     styles = {"ranked": ("heads by rank", PALETTE[0], "-"), "random": ("random heads, mean", "0.35", "--")}
     for order, (label, color, line) in styles.items():
         curve = curves[curves["order"] == order]
+        if curve.empty:
+            continue
         above = 3 if order == "ranked" else 2
         axes.fill_between(
             curve["k"], curve["ci_low"], curve["ci_high"], color=color, alpha=0.25, linewidth=0, zorder=above
         )
         axes.plot(
-            curve["k"], curve["mean_effect"], color=color, linestyle=line, marker=".", markersize=4, label=label,
+            curve["k"], curve["faithfulness"], color=color, linestyle=line, marker=".", markersize=4, label=label,
             zorder=above,
         )  # fmt: skip
-    draws = rows[rows["order"] == "random"].groupby(["draw", "k"])["patching_effect"].mean().unstack("k")
-    for index, (_, draw) in enumerate(draws.iterrows()):
-        label = "single random draws" if index == 0 else ""
-        axes.plot(draw.index, draw, color="0.75", linewidth=0.5, label=label, zorder=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    first = curves.iloc[0]
     cell = ", ".join([*([readable(first["task"])] if "task" in curves else []), f"{first['corruption']} corruption"])
-    axes.set_title(f"{cell} (n = {first['n']} pairs)", loc="left")
+    axes.set_title(f"{cell} (n = {first['n']} pairs, {first['n_units']} units)", loc="left")

@@ -174,7 +174,9 @@ def notice_rule(head_patching: pd.DataFrame) -> pd.DataFrame:
     return table.assign(is_important_notice=table["notice_score"] > threshold)[columns]
 
 
-def rank_heads(heads: pd.DataFrame, corruption: str = "image", by: str = "mean_effect") -> pd.DataFrame:
+def rank_heads(
+    heads: pd.DataFrame, corruption: str = "image", by: str = "mean_effect", important_first: bool = False
+) -> pd.DataFrame:
     """Rank all heads in the order in which a circuit takes them in: the largest effect first.
 
     Tasks in the table count equally. The default order is signed, so that heads that work against the answer come last;
@@ -184,6 +186,8 @@ def rank_heads(heads: pd.DataFrame, corruption: str = "image", by: str = "mean_e
         heads: from `head_table`; pass the rows of one task to rank for that task
         corruption: "image" or "text"
         by: "mean_effect" or "mean_abs_effect"
+        important_first: heads that are important (in any of the tasks) with a positive mean effect come before all
+            others, so that they are a circuit of their own size; a larger mean that is not certain comes after
 
     Returns:
         one row per head: rank (from 1), block, module, layer, head, and the mean over tasks of the column ranked by
@@ -195,8 +199,14 @@ def rank_heads(heads: pd.DataFrame, corruption: str = "image", by: str = "mean_e
     check_columns(heads, [*CELL, *HEAD, by], "heads")
     one_of(corruption, heads["corruption"].unique(), "corruption of the heads table")
     chosen = heads[heads["corruption"] == corruption]
-    means = chosen.groupby(HEAD, observed=True)[by].mean().reset_index()
-    ranked = means.sort_values(by, ascending=False, kind="stable", ignore_index=True)
+    means = chosen.groupby(HEAD, observed=True)[by].mean()
+    first = pd.Series(False, index=means.index)
+    if important_first:
+        check_columns(heads, ["is_important", "mean_effect"], "heads")
+        helps = chosen["is_important"] & (chosen["mean_effect"] > 0)
+        first = helps.groupby([chosen[key] for key in HEAD], observed=True).any()
+    ranked = means.reset_index().assign(first=first.reindex(means.index).to_numpy())
+    ranked = ranked.sort_values(["first", by], ascending=False, kind="stable", ignore_index=True).drop(columns="first")
     ranked.insert(0, "rank", range(1, len(ranked) + 1))
     return ranked
 
@@ -230,7 +240,7 @@ def _enough_permutations(n_heads: int, alpha: float) -> int:
 
 def _warn_if_hopeless(cell: str, n_units: int, n_heads: int, n_permutations: int, alpha: float) -> None:
     """Say it if so few units, or permutations, cannot show a head even if its effect is the same on each."""
-    smallest = stats.smallest_p(n_units, n_permutations)
+    smallest = stats.smallest_mean_p(n_units, n_permutations)
     if smallest * n_heads >= alpha:
         warnings.warn(
             f"{cell}: with {n_units} independent pairs no p-value falls below {smallest:.2g}, too much for one head "
