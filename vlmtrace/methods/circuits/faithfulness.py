@@ -7,7 +7,7 @@ at random. `vlmtrace.methods.circuits.curves` makes faithfulness of these runs, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -88,12 +88,14 @@ def faithfulness_table(
     orders = [("ranked", 0, ranked, sizes)]
     orders += [("random", draw, random_order(model, ranked, generator), random_sizes) for draw in range(n_random)]
     plan = [(order, draw, k, heads[:k]) for order, draw, heads, ks in orders for k in ks]
-    tables = []
-    for direction in ("sufficiency", "necessity"):
-        wanted = pd.DataFrame([row[:3] for row in plan], columns=["order", "draw", "k"]).assign(direction=direction)
-        ran = run_sets(model, pairs, [heads for *_, heads in plan], corruption, run, direction)
-        tables.append(ran.merge(wanted, left_on="set", right_index=True))
-    table = pd.concat(tables, ignore_index=True).assign(corruption=corruption, run=run)
+    both = pd.DataFrame([row[:3] for row in plan], columns=["order", "draw", "k"])
+    both = pd.concat([both.assign(direction=way) for way in ("sufficiency", "necessity")], ignore_index=True)
+    ran = run_sets(model, pairs, [heads for *_, heads in plan] * 2, corruption, run, list(both["direction"]))
+    table = ran.merge(both, left_on="set", right_index=True)
+    table["direction"] = pd.Categorical(table["direction"], ["sufficiency", "necessity"])
+    table = table.sort_values(["direction"], kind="stable", ignore_index=True)
+    table["direction"] = table["direction"].astype(str)
+    table = table.assign(corruption=corruption, run=run)
     return table[[column for column in _COLUMNS if column in table]]
 
 
@@ -107,17 +109,17 @@ def run_sets(
     sets: Sequence[Sequence[HeadSite]],
     corruption: str,
     run: str,
-    direction: str = "sufficiency",
+    directions: Sequence[str],
 ) -> pd.DataFrame:
     """LD with only the heads of each set in the circuit, or with all others.
 
     Args:
         model: the model to patch
         pairs: a pairs table
-        sets: of (module, layer, head); each distinct set is run once
+        sets: of (module, layer, head); each distinct circuit is run once
         corruption: "image" or "text"
         run: "frozen" or "computed"
-        direction: "sufficiency": the set is the circuit; "necessity": all heads but the set are
+        directions: of each set; "sufficiency": the set is the circuit; "necessity": all heads but the set are
 
     Returns:
         one row per pair and set: sample_id, unit (if the pairs have it), set (its index), logit_diff, logit_diff_none,
@@ -127,23 +129,45 @@ def run_sets(
         VlmtraceError: a head does not exist
     """
     everything = frozenset(every_head(model))
-    necessity = direction == "necessity"
-    circuits = [everything - frozenset(heads) if necessity else frozenset(heads) for heads in sets]
-    distinct = list(dict.fromkeys([frozenset(), everything, *circuits]))
+    circuits = [
+        frozenset(heads) if direction == "sufficiency" else everything - frozenset(heads)
+        for heads, direction in zip(sets, directions, strict=True)
+    ]
     if run == "computed":
-        ran = run_circuits(model, pairs, [sorted(heads) for heads in distinct], corruption)
+        table = _run_distinct(everything, circuits, lambda wanted: run_circuits(model, pairs, wanted, corruption))
     else:
         # Necessity starts from clean embeddings, so it is no sufficiency of the complement.
-        given = [sorted(everything - heads if necessity else heads) for heads in distinct]
-        ran = patch_head_sets(model, pairs, given, corruption, reverse=necessity)
-    ends = ran.pivot(index="sample_id", columns="set", values="logit_diff")
-    place = {heads: index for index, heads in enumerate(distinct)}
-    plan = pd.DataFrame({"ran": [place[heads] for heads in circuits], "set": range(len(sets))})
-    table = ran.rename(columns={"set": "ran"}).merge(plan, on="ran").drop(columns="ran")
-    table["logit_diff_none"] = table["sample_id"].map(ends[0])
-    table["logit_diff_all"] = table["sample_id"].map(ends[1])
+        tables = []
+        for way in dict.fromkeys(directions):
+            chosen = [index for index, direction in enumerate(directions) if direction == way]
+            reverse = way == "necessity"
+
+            def run_frozen(wanted: list[list[HeadSite]], reverse: bool = reverse) -> pd.DataFrame:
+                given = [sorted(everything.difference(heads)) for heads in wanted] if reverse else wanted
+                return patch_head_sets(model, pairs, given, corruption, reverse=reverse)
+
+            ran = _run_distinct(everything, [circuits[index] for index in chosen], run_frozen)
+            tables.append(ran.assign(set=np.array(chosen)[ran["set"]]))
+        table = pd.concat(tables, ignore_index=True)
     if UNIT in pairs:
         table[UNIT] = table["sample_id"].map(pairs.set_index("sample_id")[UNIT])
+    return table
+
+
+def _run_distinct(
+    everything: frozenset[HeadSite],
+    circuits: list[frozenset[HeadSite]],
+    execute: Callable[[list[list[HeadSite]]], pd.DataFrame],
+) -> pd.DataFrame:
+    """Run each distinct circuit once, and no head and all heads; one row per pair and circuit, with these two LDs."""
+    distinct = list(dict.fromkeys([frozenset(), everything, *circuits]))
+    ran = execute([sorted(heads) for heads in distinct]).rename(columns={"set": "ran"})
+    place = {heads: index for index, heads in enumerate(distinct)}
+    plan = pd.DataFrame({"ran": [place[heads] for heads in circuits], "set": range(len(circuits))})
+    ends = ran.pivot(index="sample_id", columns="ran", values="logit_diff")
+    table = ran.merge(plan, on="ran").drop(columns="ran")
+    table["logit_diff_none"] = table["sample_id"].map(ends[0])
+    table["logit_diff_all"] = table["sample_id"].map(ends[1])
     return table
 
 
@@ -208,7 +232,7 @@ def subset_table(
     subsets = list(dict.fromkeys(subsets))
     everything = set(every_head(model))
     sets = [set(heads) - removed for removed in subsets] + [everything - removed for removed in subsets]
-    ran = run_sets(model, pairs, [sorted(one) for one in sets], corruption, "computed")
+    ran = run_sets(model, pairs, [sorted(one) for one in sets], corruption, "computed", ["sufficiency"] * len(sets))
     inside = ran[ran["set"] < len(subsets)].rename(columns={"logit_diff": "logit_diff_circuit"})
     without = ran[ran["set"] >= len(subsets)].rename(columns={"logit_diff": "logit_diff_model"})
     without = without.assign(set=without["set"] - len(subsets))[["sample_id", "set", "logit_diff_model"]]
