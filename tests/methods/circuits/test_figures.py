@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from fixtures import synthetic_tables as tables
 from fixtures.figures import heat_maps, marks, ticks
@@ -29,7 +30,7 @@ def test_head_map_shows_means_and_marks(data):
     assert marks(drawn[0][0]) == [set(), set()], "no self-attention head is important"
     ring, disk = marks(drawn[1][0])
     assert disk == {(2, 5), (3, 1)}, "disks must mark the heads with is_important"
-    assert ring == {(2, 5)}, "rings must mark the heads with is_important_2sd"
+    assert ring == {(2, 5)}, "rings must mark the heads with is_important_notice"
 
 
 def test_head_map_has_a_panel_for_each_task_corruption_and_module(data):
@@ -69,19 +70,30 @@ def test_universal_head_table_says_what_it_leaves_out(data):
         plots.universal_head_table(data.heads.assign(is_important=False))
 
 
-def test_curves_are_means_over_pairs(data):
+def test_curves_are_ratios_of_means(data):
     figure = plots.faithfulness_curves(data.faithfulness)
     for axes, direction in zip(figure.axes, ("sufficiency", "necessity"), strict=True):
         lines = {line.get_label(): line for line in axes.lines}
         rows = data.faithfulness[data.faithfulness["direction"] == direction]
         for order, label in (("ranked", "heads by rank"), ("random", "random heads, mean")):
+            # Every pair has the same gap here, so that the ratio of means is the mean of ratios.
             means = rows[rows["order"] == order].groupby("k")["patching_effect"].mean()
             assert np.allclose(lines[label].get_xydata(), np.c_[means.index, means]), f"{direction} of {order} heads"
         draws = [line for line in axes.lines if line.get_linewidth() == 0.5]
         assert len(draws) == 5, "every random draw must be seen"
-        assert axes.get_title(loc="left") == "image corruption (n = 12 pairs)"
+        assert axes.get_title(loc="left") == "image corruption (n = 12 pairs, 12 units)"
         band = axes.collections[0].get_paths()[0]
         assert band.contains_point((8, lines["heads by rank"].get_ydata()[4])), "the interval misses its own mean"
+        level, words = (0.8, "sufficient from .8") if direction == "sufficiency" else (0.2, "necessary below .2")
+        assert [text.get_text() for text in axes.texts] == [words]
+        assert any(set(line.get_ydata()) == {level} for line in axes.lines), f"no line at {level}"
+
+
+def test_runs_are_drawn_one_at_a_time(data):
+    both = pd.concat([data.faithfulness, data.faithfulness.assign(run="computed")])
+    with pytest.raises(VlmtraceError, match="run"):
+        plots.faithfulness_curves(both)
+    assert len(plots.faithfulness_curves(both, run="computed").axes) == 2
 
 
 def test_empty_tables_are_refused(data):

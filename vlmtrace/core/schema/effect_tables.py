@@ -96,7 +96,6 @@ _ONE_PAIR = "there is one pair only"
 _EFFECT = "share of LD_clean − LD_corrupt"
 
 _ONE_UNIT = "there is one unit only"
-_UNIT = Column("unit", "text", "pairs that share an image or mirror each other have the same", optional=True)
 _N_UNITS = Column("n_units", "integer", "independent units that these pairs belong to", "units")
 
 HEADS = Table(
@@ -212,7 +211,7 @@ FAITHFULNESS = Table(
     "One row per pair to verify on, corruption, run, direction, order, draw and k: the model run with a circuit of k "
     "heads, or without.",
     (
-        SAMPLE, _UNIT, CORRUPTION, _RUN,
+        SAMPLE, UNIT_OF_PAIR, CORRUPTION, _RUN,
         Column("direction", "text", "sufficiency: the k heads are the circuit; necessity: all others are"),
         Column("order", "text", "ranked: the k heads with the largest effects; random: as many of the same modules and "
                "layers"),
@@ -231,7 +230,7 @@ CIRCUIT_SUBSETS = Table(
     "One row per pair to verify on, corruption and subset K of the important heads: the circuit and the model run "
     "without K.",
     (
-        SAMPLE, _UNIT, CORRUPTION,
+        SAMPLE, UNIT_OF_PAIR, CORRUPTION,
         Column("removed", "text", "the heads of K, as `module layer.head`, joined by commas; empty: none"),
         Column("k", "integer", "heads of the circuit", "heads"),
         Column("logit_diff_circuit", "number", "LD of the circuit without K", "logits"),

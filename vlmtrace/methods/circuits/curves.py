@@ -20,9 +20,8 @@ import pandas as pd
 
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.schema import check_columns
+from vlmtrace.core.schema import UNIT, check_columns
 from vlmtrace.core.types import Array
-from vlmtrace.methods.circuits.heads import UNIT
 
 #: A circuit with this share of the difference between no head and all heads is called sufficient.
 SUFFICIENT = 0.8

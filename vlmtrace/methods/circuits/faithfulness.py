@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.schema import UNIT
 from vlmtrace.methods.circuits.circuit_run import run_circuits
-from vlmtrace.methods.circuits.heads import UNIT
 from vlmtrace.methods.circuits.sites import HeadSite, every_head, random_order, ranked_heads
 from vlmtrace.methods.evaluation.selection import USE
 from vlmtrace.methods.patching.sweeps import patch_head_sets

@@ -16,14 +16,12 @@ from scipy.stats import false_discovery_control
 
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.schema import CELL, HEAD, check_columns
+from vlmtrace.core.schema import CELL, HEAD, UNIT, check_columns
 from vlmtrace.core.types import Array
 from vlmtrace.methods.circuits.power import detectable_effect
 
 #: What can be averaged: shares of the clean-corrupt gap, logits, probabilities.
 EFFECTS = ("patching_effect", "logit_diff", "p_diff")
-#: Column that names what is independent of all else: pairs of one unit share an image or mirror each other.
-UNIT = "unit"
 
 
 def pair_effects(head_patching: pd.DataFrame, effect: str = "patching_effect") -> pd.DataFrame:

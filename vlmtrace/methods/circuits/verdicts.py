@@ -13,10 +13,9 @@ import pandas as pd
 
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.schema import CELL, check_columns
+from vlmtrace.core.schema import CELL, UNIT, check_columns
 from vlmtrace.core.types import Array
 from vlmtrace.methods.circuits.curves import LITTLE, SUFFICIENT, share_of_gap
-from vlmtrace.methods.circuits.heads import UNIT
 
 
 def circuit_verdicts(
