@@ -7,9 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from vlmtrace.core.schema import HEAD
-from vlmtrace.methods.circuits.faithfulness import circuit_claims
-from vlmtrace.methods.circuits.heads import universal_heads
+from vlmtrace.core import stats
+from vlmtrace.core.schema import CELL, HEAD, UNIT
+from vlmtrace.display.wording import readable
+from vlmtrace.methods.circuits.curves import faithfulness_summary
+from vlmtrace.methods.circuits.heads import pair_effects
+from vlmtrace.methods.circuits.universal import effect_size_sensitivity, one_sign_heads, universality
 from vlmtrace.methods.evaluation.answers import accuracy_table
 from vlmtrace.methods.evaluation.selection import USE
 from vlmtrace.pipeline.runs import Run
@@ -31,8 +34,8 @@ def findings(run: Run, record: dict[str, Any]) -> dict[str, Any]:
     tasks = analyzed_tasks(run, record)
     evaluated = _read_tasks(run, "evaluated", tasks)
     selected = _read_tasks(run, "selected", tasks)
-    heads, universal, functions, curves = (
-        _read(run, table) for table in ("heads", "universal_heads", "head_functions", "faithfulness")
+    heads, universal, functions, curves, circuits = (
+        _read(run, table) for table in ("heads", "universal_heads", "head_functions", "faithfulness", "circuits")
     )
     return {
         "tasks": tasks,
@@ -40,15 +43,18 @@ def findings(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "accuracy": accuracy_rows(evaluated),
         "selection": selection_rows(evaluated, selected),
         "strongest_sites": [
-            row for task in tasks for row in strongest_sites(_read(run, "module_patching", task), task)
+            row for task in tasks for row in strongest_sites(_read(run, "module_patching", task), selected, task)
         ],
-        "importance": importance_rows(heads),
+        "importance": importance_rows(heads, verified_effects(run, heads, selected)),
         "n_heads": 0 if heads.empty else len(heads[HEAD].drop_duplicates()),
-        "universal": _records(universal[universal["is_universal"]]) if len(universal) else [],
-        "in_every_task": {} if heads.empty else heads_of_every_task(heads),
-        "n_important": len(universal),
+        "head_block": "" if heads.empty else " and ".join(readable(block) for block in heads["block"].unique()),
+        "universality": [] if heads.empty else _records(universality(heads)),
+        "one_sign": {} if heads.empty else one_sign_heads(heads),
+        "sensitivity": [] if heads.empty else _records(effect_size_sensitivity(heads)),
+        "n_important": 0 if universal.empty else int((universal["n_cells"] > 0).sum()),
         "functions": function_rows(functions, universal),
-        "claims": _records(circuit_claims(heads, curves)) if len(heads) and len(curves) else [],
+        "circuits": _records(circuits),
+        "areas": area_rows(curves),
     }
 
 
@@ -115,70 +121,129 @@ def selection_rows(evaluated: pd.DataFrame, selected: pd.DataFrame) -> Rows:
     return _records(table.join(evaluated.groupby("task").size().rename("evaluated")).reset_index())
 
 
-def strongest_sites(effects: pd.DataFrame, task: str) -> Rows:
-    """Find the layer and token role with the largest positive mean effect of each module.
+def strongest_sites(effects: pd.DataFrame, selected: pd.DataFrame, task: str) -> Rows:
+    """Find the layer and token role with the largest positive mean effect of each module, and measure it on new pairs.
+
+    The site is picked on the pairs to discover on, and its mean and interval are those of the pairs to verify on: the
+    mean of a maximum, on the pairs on which it is the maximum, is too large.
 
     Args:
         effects: the module_patching table of a task
+        selected: rows of all tasks; without a column split_use nothing can be measured on other pairs
         task: its name
 
     Returns:
-        one row per corruption, block and module: these, layer, token_role, mean (effect over pairs), count (pairs),
-        task
+        one row per corruption, block and module: these, layer, token_role; on the pairs to verify on: mean (over units),
+        ci_low, ci_high, n (pairs that have the role), n_units; task
     """
-    if effects.empty:
+    if effects.empty or USE not in selected:
         return []
+    use = selected[selected["task"] == task].set_index("sample_id")[USE]
     site = ["corruption", "block", "module", "layer", "token_role"]
-    by_pair = effects.groupby([*site, "sample_id"], sort=False, observed=True)["patching_effect"].mean()
-    means = by_pair.groupby(level=site, sort=False).agg(["mean", "count"]).reset_index()
-    best = means.loc[means.groupby(["corruption", "block", "module"], sort=False)["mean"].idxmax().dropna()]
-    return _records(best[best["mean"] > 0].assign(task=task))
+    keys = [*site, "sample_id", *([UNIT] if UNIT in effects else [])]
+    by_pair = effects.groupby(keys, sort=False, observed=True)["patching_effect"].mean().dropna().reset_index()
+    by_pair[USE] = by_pair["sample_id"].map(use)
+    found = by_pair[by_pair[USE] == "discover"].groupby(site, sort=False)["patching_effect"].mean().reset_index()
+    best = found.loc[found.groupby(["corruption", "block", "module"], sort=False)["patching_effect"].idxmax()]
+    verify = by_pair[by_pair[USE] == "verify"]
+    rows = []
+    for row in _records(best.loc[best["patching_effect"] > 0, site]):
+        same = (verify[list(row)] == pd.Series(row)).all(axis=1)
+        rows.append({**row, **_measured(verify[same], "patching_effect"), "task": task})
+    return rows
 
 
-def importance_rows(heads: pd.DataFrame) -> Rows:
+def verified_effects(run: Run, heads: pd.DataFrame, selected: pd.DataFrame) -> pd.DataFrame:
+    """Effects of each cell's strongest head on the pairs that did not pick it.
+
+    Args:
+        run: whose head_patching tables are read
+        heads: the heads table
+        selected: rows of all tasks
+
+    Returns:
+        columns of `pair_effects`, of the head with the largest mean effect in each task and under each corruption, on
+        pairs to verify on; empty without the tables
+    """
+    if heads.empty or USE not in selected:
+        return pd.DataFrame()
+    strongest = heads.loc[heads.groupby(CELL, sort=False)["mean_effect"].idxmax(), [*CELL, *HEAD]]
+    parts = []
+    for task in strongest["task"].unique():
+        effects = _read(run, "head_patching", task)
+        if len(effects):
+            verify = selected.loc[(selected["task"] == task) & (selected[USE] == "verify"), "sample_id"]
+            rows = effects[effects["sample_id"].isin(verify)].assign(task=task)
+            parts.append(pair_effects(rows.merge(strongest, on=[*CELL, *HEAD])))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def importance_rows(heads: pd.DataFrame, verified: pd.DataFrame) -> Rows:
     """Count the important heads of each task and corruption, and find the strongest.
 
     Args:
         heads: the heads table
+        verified: from `verified_effects`
 
     Returns:
-        one row per task and corruption: task, corruption, pairs, important, negative (important heads with a negative
-        mean effect), notice (heads by the rule of the NOTICE paper), and of the head with the largest mean effect
-        module, layer, head, mean_effect, ci_low, ci_high
+        one row per task and corruption: task, corruption, pairs, units, important, negative (important heads with a
+        negative mean effect), notice (heads by the published rule of the NOTICE paper; missing where it was not
+        computed), detectable (median over heads of the effect that would be found in 80 of 100 cases), and of the head
+        with the largest mean effect module, layer, head, and on the pairs to verify on mean, ci_low, ci_high, n,
+        n_units
     """
     if heads.empty:
         return []
     rows = []
-    for (task, corruption), cell in heads.groupby(["task", "corruption"], sort=False):
+    for (task, corruption), cell in heads.groupby(CELL, sort=False):
         strongest = cell.loc[cell["mean_effect"].idxmax()]
+        of = verified
+        if len(verified):
+            of = verified[(verified["task"] == task) & (verified["corruption"] == corruption)].dropna(subset="effect")
         rows.append(
             {
                 "task": task,
                 "corruption": corruption,
                 "pairs": int(cell["n"].max()),
+                "units": int(cell["n_units"].max()),
                 "important": int(cell["is_important"].sum()),
                 "negative": int((cell["is_important"] & (cell["mean_effect"] < 0)).sum()),
-                "notice": int(cell["is_important_2sd"].sum()),
-                **strongest[["module", "layer", "head", "mean_effect", "ci_low", "ci_high"]].to_dict(),
+                "notice": int(cell["is_important_notice"].sum()) if "is_important_notice" in cell else None,
+                "detectable": float(cell["detectable_effect"].median()),
+                **strongest[["module", "layer", "head"]].to_dict(),
+                **_measured(of, "effect"),
             }
         )
     return rows
 
 
-def heads_of_every_task(heads: pd.DataFrame) -> dict[str, Rows]:
-    """Find the heads that are important in every task under one corruption.
+def area_rows(curves: pd.DataFrame) -> Rows:
+    """Summarise the curves of ranked heads.
 
     Args:
-        heads: the heads table
+        curves: the faithfulness table
 
     Returns:
-        for each corruption, rows of `universal_heads`
+        one row per task, corruption and run: these; of sufficiency area (MIB's CPR), area_low, area_high, cmd, k_80,
+        k_80_sure; and k_20 (smallest number of heads without which .2 or less is left). k's are None where no size
+        suffices
     """
-    found = {}
-    for corruption, part in heads.groupby("corruption", sort=False):
-        table = universal_heads(part)
-        found[str(corruption)] = _records(table[table["is_universal"]])
-    return found
+    if curves.empty:
+        return []
+    table = faithfulness_summary(curves[curves["order"] == "ranked"]).set_index("direction")
+    keys = ["task", "corruption", "run"]
+    falls = table.loc[["necessity"], [*keys, "k_80"]].rename(columns={"k_80": "k_20"})
+    merged = table.loc[["sufficiency"]].merge(falls, on=keys).astype(object)
+    return _records(merged.where(merged.notna(), None))
+
+
+def _measured(rows: pd.DataFrame, column: str) -> dict[str, Any]:
+    """Mean over units, its interval, and how many pairs and units that are; missing without rows."""
+    if rows.empty:
+        return {"mean": float("nan"), "ci_low": float("nan"), "ci_high": float("nan"), "n": 0, "n_units": 0}
+    values = stats.unit_means(rows[column].to_numpy(), rows[UNIT].to_numpy() if UNIT in rows else None)
+    (low,), (high,) = stats.mean_interval(values)
+    return {"mean": values.mean(), "ci_low": low, "ci_high": high, "n": rows["sample_id"].nunique(), "n_units": len(values)}
 
 
 def function_rows(functions: pd.DataFrame, universal: pd.DataFrame) -> Rows:

@@ -161,7 +161,7 @@ def number(value: float, digits: int = 2) -> str:
     """Write a number with a minus sign instead of a hyphen.
 
     Args:
-        value: the number; a missing one becomes a dash
+        value: the number; a missing one (NaN or None) becomes a dash
         digits: after the point
 
     Example:

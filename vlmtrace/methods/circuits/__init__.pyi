@@ -4,7 +4,7 @@ from .faithfulness import circuit_sizes, faithfulness_table, subset_table
 from .figures import faithfulness_curves, head_map, universal_head_table
 from .heads import head_table, notice_rule, rank_heads
 from .power import detectable_effect
-from .universal import effect_size_sensitivity, universal_heads, universality
+from .universal import effect_size_sensitivity, one_sign_heads, universal_heads, universality
 from .verdicts import circuit_verdicts
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "head_map",
     "head_table",
     "notice_rule",
+    "one_sign_heads",
     "rank_heads",
     "run_circuits",
     "subset_table",

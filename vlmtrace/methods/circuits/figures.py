@@ -200,8 +200,7 @@ def faithfulness_curves(faithfulness: pd.DataFrame, run: str | None = None, seed
     """
     columns = ["sample_id", "corruption", "run", "direction", "order", "draw", "k", "logit_diff"]
     table = check_table(faithfulness, columns, "faithfulness")
-    if run is not None or table["run"].nunique() > 1:
-        table = pick(table, "faithfulness", run=run)
+    table = pick(table, "faithfulness", run=run)
     curves = faithfulness_means(table, seed=seed)
     cell = [column for column in ("task", "corruption") if column in table]
     cells = table[cell].drop_duplicates()

@@ -9,6 +9,7 @@ under each corruption.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -129,6 +130,25 @@ def universality(
         rows.append((scope, "one-sign test", m, m, tested, len(counts), alpha * tested, np.nan, np.nan))
     columns = ["scope", "criterion", "k", "m", "n_heads", "n_tested", "expected", "high", "p_value"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def one_sign_heads(heads: pd.DataFrame, alpha: float = 0.05) -> dict[str, list[dict[str, Any]]]:
+    """List the heads that pass the test of one sign in all cells of a scope.
+
+    Args:
+        heads: from `head_table`
+        alpha: the false discovery rate
+
+    Returns:
+        for each scope ("all" cells, and each corruption where there are several), rows of `universal_heads`, the largest
+        effect first
+    """
+    found = {}
+    for scope, part in _scopes(heads):
+        table = universal_heads(part, alpha)
+        named = table[table["is_universal_iut"]].sort_values("mean_effect", key=abs, ascending=False, kind="stable")
+        found[scope] = named.to_dict("records")
+    return found
 
 
 def effect_size_sensitivity(
