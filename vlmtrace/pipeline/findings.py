@@ -111,13 +111,15 @@ def selection_rows(evaluated: pd.DataFrame, selected: pd.DataFrame) -> Rows:
         selected: rows of all tasks
 
     Returns:
-        one row per task: task, evaluated, selected, discover, verify (numbers of pairs)
+        one row per task: task, evaluated, selected, discover, verify (numbers of pairs), units (of the selected ones;
+        None where the table does not tell)
     """
     if evaluated.empty or selected.empty:
         return []
     table = selected.groupby(["task", USE]).size().unstack(USE, fill_value=0)
     table = table.reindex(columns=["discover", "verify"], fill_value=0)
     table["selected"] = table.sum(axis=1)
+    table["units"] = selected.groupby("task")[UNIT].nunique() if UNIT in selected else None
     return _records(table.join(evaluated.groupby("task").size().rename("evaluated")).reset_index())
 
 
