@@ -31,7 +31,12 @@ def make_heads(important=(True, True, False)):
     head = {"block": "text_encoder", "module": "cross_attention", "layer": 1, "head": range(3), "n": 8, "n_units": 6}
     effect = np.array([0.5, -0.2, 0.0])
     numbers = {"mean_effect": effect, "ci_low": effect - 0.1, "ci_high": effect + 0.1, "is_important": important}
-    numbers |= {"p_value": 0.01, "q_value": 0.01, "detectable_effect": 0.123, "is_important_notice": [True, False, False]}
+    numbers |= {
+        "p_value": 0.01,
+        "q_value": 0.01,
+        "detectable_effect": 0.123,
+        "is_important_notice": [True, False, False],
+    }
     cells = [pd.DataFrame({"task": t, "corruption": c, **head, **numbers}) for t, c in CELLS]
     return pd.concat(cells, ignore_index=True)
 
@@ -51,7 +56,9 @@ def make_curves(sufficiency=0.9, left=0.1, n=8, k=1):
                 for draw, shift in enumerate((-0.1, 0.1)):
                     share = random + shift + jitter
                     rows.append({**common, "order": "random", "draw": draw, "k": k, "logit_diff": 4 * share - 1})
-    return pd.DataFrame(rows).drop_duplicates(["task", "corruption", "run", "direction", "sample_id", "order", "draw", "k"])
+    return pd.DataFrame(rows).drop_duplicates(
+        ["task", "corruption", "run", "direction", "sample_id", "order", "draw", "k"]
+    )
 
 
 def make_subsets(without=0.1):
@@ -65,9 +72,7 @@ def make_subsets(without=0.1):
 # The page
 
 
-def finished_run(
-    heads=None, curves=None, subsets=None, figures=True, prompt="Is this <b>circle</b> red or blue?"
-):
+def finished_run(heads=None, curves=None, subsets=None, figures=True, prompt="Is this <b>circle</b> red or blue?"):
     """A run with the tables that the report reads, few rows each."""
     run = open_run("r")
     evaluated = pd.DataFrame(
@@ -115,7 +120,7 @@ def test_numbers_of_the_tables_stand_on_the_page():
     # In both cells the same two of three heads: chance puts 3 · 2/3 · 2/3 = 1.33 heads into both.
     assert "2 are important in all 2 cases, where chance would put 1.33." in text
     assert "all tasks, both corruptions important in all 2 2 1.33" in text
-    assert "t image 8 6 2 1 0.123 1 cross-attention 1.0" in text, "pairs, units, important, negative, detectable, NOTICE"
+    assert "t image 8 6 2 1 0.123 1 cross-attention 1.0" in text, "pairs, units, important, negative, detectable"
     assert "t image computed 1 8 8 0.90" in text and "yes" in text
 
 
@@ -126,8 +131,8 @@ def test_numbers_of_the_tables_stand_on_the_page():
             make_curves(),
             make_subsets(),
             [
-                "the important heads are sufficient in 2 of 2 combinations of task and corruption, necessary in 2 of 2, "
-                "complete in 2 of 2 and minimal in 2 of 2 . All four hold for t, image; t, text.",
+                "the important heads are sufficient in 2 of 2 combinations of task and corruption, necessary in 2 of 2,"
+                " complete in 2 of 2 and minimal in 2 of 2 . All four hold for t, image; t, text.",
                 "necessary (at most 20 % is left) in 2 of 2 , and partly in 0",
             ],
         ),
@@ -135,8 +140,8 @@ def test_numbers_of_the_tables_stand_on_the_page():
             make_curves(sufficiency=0.32, left=0.6),
             make_subsets(without=0.6),
             [
-                "the important heads are sufficient in 0 of 2 combinations of task and corruption, necessary in 0 of 2, "
-                "complete in 0 of 2 and minimal in 2 of 2 . All four hold nowhere.",
+                "the important heads are sufficient in 0 of 2 combinations of task and corruption, necessary in 0 of 2,"
+                " complete in 0 of 2 and minimal in 2 of 2 . All four hold nowhere.",
                 "restore 32 % (lowest) to 32 % (highest) of what all heads restore.",
                 "Without them 60 % to 60 % is left",
             ],

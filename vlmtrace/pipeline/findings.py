@@ -135,8 +135,8 @@ def strongest_sites(effects: pd.DataFrame, selected: pd.DataFrame, task: str) ->
         task: its name
 
     Returns:
-        one row per corruption, block and module: these, layer, token_role; on the pairs to verify on: mean (over units),
-        ci_low, ci_high, n (pairs that have the role), n_units; task
+        one row per corruption, block and module: these, layer, token_role; on the pairs to verify on: mean (over
+        units), ci_low, ci_high, n (pairs that have the role), n_units; task
     """
     if effects.empty or USE not in selected:
         return []
@@ -245,7 +245,13 @@ def _measured(rows: pd.DataFrame, column: str) -> dict[str, Any]:
         return {"mean": float("nan"), "ci_low": float("nan"), "ci_high": float("nan"), "n": 0, "n_units": 0}
     values = stats.unit_means(rows[column].to_numpy(), rows[UNIT].to_numpy() if UNIT in rows else None)
     (low,), (high,) = stats.mean_interval(values)
-    return {"mean": values.mean(), "ci_low": low, "ci_high": high, "n": rows["sample_id"].nunique(), "n_units": len(values)}
+    return {
+        "mean": values.mean(),
+        "ci_low": low,
+        "ci_high": high,
+        "n": rows["sample_id"].nunique(),
+        "n_units": len(values),
+    }
 
 
 def function_rows(functions: pd.DataFrame, universal: pd.DataFrame) -> Rows:

@@ -32,7 +32,9 @@ def naive(model, pair, circuit, corruption) -> float:
                     width = value.shape[-1] // block.n_heads
                     for head in range(block.n_heads):
                         if (module, layer, head) not in circuit:
-                            value[..., head * width : (head + 1) * width] = corrupt[..., head * width : (head + 1) * width]
+                            value[..., head * width : (head + 1) * width] = corrupt[
+                                ..., head * width : (head + 1) * width
+                            ]
                     return value
 
                 if point.is_input:
@@ -66,7 +68,9 @@ def test_all_heads_are_the_clean_run_and_no_heads_ignore_what_they_compute(rando
     runs = run_pairs(random_blip, pair, [encode_pair(random_blip, pair, 0, "text")])
     table = run_circuits(random_blip, pair, [[], every_head(random_blip)], "text")
     none, everything = table["logit_diff"]
-    assert everything == pytest.approx(runs.clean_readout.logit_diff.item(), abs=1e-4), "all heads must be the clean run"
+    assert everything == pytest.approx(runs.clean_readout.logit_diff.item(), abs=1e-4), (
+        "all heads must be the clean run"
+    )
     # With every head fixed at its corrupt output and clean embeddings, frozen and computed are the same run.
     frozen = patch_head_sets(random_blip, pair, [every_head(random_blip)], "text", reverse=True)["logit_diff"].item()
     assert none == pytest.approx(frozen, abs=1e-4), "no heads: clean embeddings, all heads corrupt"
@@ -81,7 +85,9 @@ def test_computed_heads_see_the_ablation_and_frozen_ones_do_not(random_blip, ran
         )["logit_diff"]
         for run in ("frozen", "computed")
     }
-    assert not np.allclose(ran["frozen"], ran["computed"], atol=1e-4), "a late head must feel that early ones are ablated"
+    assert not np.allclose(ran["frozen"], ran["computed"], atol=1e-4), (
+        "a late head must feel that early ones are ablated"
+    )
 
 
 def test_heads_that_do_not_exist_are_a_sentence(random_blip, random_pairs):

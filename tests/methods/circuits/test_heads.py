@@ -122,8 +122,8 @@ def at_the_option(scores: dict[tuple[str, int], list[float]], role: str = "corre
 
 def test_rule_of_notice_is_the_published_one():
     """Mean |restored probability| at the correct option's first token, heads of one module, mean + 2 sd."""
-    # Self-attention: seven heads of 0 and one of .1, mean 1/80, sd .033, threshold .0787. Its .1 is an outlier there, and
-    # would be none among the larger scores of cross-attention: mean .325, sd .218, threshold .761.
+    # Self-attention: seven heads of 0 and one of .1, mean 1/80, sd .033, threshold .0787. Its .1 is an outlier
+    # there, and would be none among the larger scores of cross-attention: mean .325, sd .218, threshold .761.
     scores = {("self_attention", head): [0.0, 0.0] for head in range(7)} | {("self_attention", 7): [0.1, -0.1]}
     scores |= {("cross_attention", head): [0.25, -0.25] for head in range(7)} | {("cross_attention", 7): [0.9, 0.8]}
     table = notice_rule(at_the_option(scores)).set_index(["module", "head"])

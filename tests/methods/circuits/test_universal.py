@@ -13,8 +13,9 @@ CELLS = [("a", "image"), ("a", "text"), ("b", "image")]
 def make_heads(effects, p_values, important, cells=CELLS, module="cross_attention") -> pd.DataFrame:
     """Heads of layer 0 from (cell, head) lists."""
     tables = [
-        pd.DataFrame({"head": range(len(effects[0])), "mean_effect": e, "p_value": p, "q_value": p, "is_important": i})
-        .assign(task=task, corruption=corruption)
+        pd.DataFrame(
+            {"head": range(len(effects[0])), "mean_effect": e, "p_value": p, "q_value": p, "is_important": i}
+        ).assign(task=task, corruption=corruption)
         for (task, corruption), e, p, i in zip(cells, effects, p_values, important, strict=True)
     ]
     return pd.concat(tables, ignore_index=True).assign(block="text_encoder", module=module, layer=0)
@@ -36,7 +37,7 @@ def test_universal_heads_by_hand():
     assert list(table["is_universal"]) == [True, False, False]
     assert list(table["sign"]) == ["+", "+", "+/-"]
     assert list(table["mean_effect"]) == pytest.approx([0.3, 0.7 / 3, -0.2 / 3])
-    # Where signs agree p is the largest two-sided one. Head 2 is negative, positive, negative: the one-sided p-values are
+    # Where signs agree p is the largest two-sided one. Head 2 is negative, positive, negative: one-sided p-values are
     # .995, .005, .9 for + and .005, .995, .1 for −: the larger is .995 for both. Head 3: .5, .25, .2 for +, so 1.
     # Corrected: .02 · 4/1, .03 · 4/2, then 1.
     assert list(table["p_value"]) == pytest.approx([0.02, 0.03, 1.0])
@@ -90,7 +91,8 @@ def test_scopes_and_the_test_have_their_rows():
     table = universality(by_hand(), n_permutations=100)
     assert table.groupby("scope", sort=False)["m"].first().to_dict() == {"all": 3, "image": 2, "text": 1}
     tested = table[table["criterion"] == "one-sign test"].set_index("scope")
-    # Under image corruption .02, .02, .2, 1 corrected are .04, .04, .27, 1; under text corruption .01, .03, .01, .5 corrected are .02, .04, .02, .5.
+    # Under image corruption .02, .02, .2, 1 corrected are .04, .04, .27, 1;
+    # under text corruption .01, .03, .01, .5 corrected are .02, .04, .02, .5.
     assert tested["n_heads"].to_dict() == {"all": 0, "image": 2, "text": 3}
     assert tested["expected"].to_dict() == pytest.approx({"all": 0, "image": 0.1, "text": 0.15})
 

@@ -149,8 +149,8 @@ _TEST = "criterion is the test"
 
 UNIVERSALITY = Table(
     "universality",
-    "One row per scope, criterion and k: how many heads matter in several tasks and under several corruptions, and how "
-    "many would by chance.",
+    "One row per scope, criterion and k: how many heads matter in several tasks and under several corruptions, and "
+    "how many would by chance.",
     (
         Column("scope", "text", "all: every task and corruption; image, text: every task under this corruption"),
         Column("criterion", "text", "important: in at least k of m cells; one-sign test: an effect of one sign in all"),
@@ -247,22 +247,22 @@ _SHARE_OF_ALL = "share of m(all heads) − m(no head)"
 
 CIRCUITS = Table(
     "circuits",
-    "One row per task, corruption and run: what the important heads with a positive effect do together, on the pairs to "
-    "verify on.",
+    "One row per task, corruption and run: what the important heads with a positive effect do together, on the pairs "
+    "to verify on.",
     (
         TASK, CORRUPTION, _RUN,
         Column("k", "integer", "heads of the circuit", "heads"),
         Column("n_heads", "integer", "heads of the block", "heads"),
         Column("n", "integer", "pairs", "pairs"),
         _N_UNITS,
-        Column("sufficiency", "number", "faithfulness of the circuit: (m(C) − m(no head)) / (m(all heads) − m(no head)), "
-               "m the mean LD", _SHARE_OF_ALL, missing=_NO_GAP),
-        Column("sufficiency_low", "number", "lower end of its 95 % interval over units", _SHARE_OF_ALL, missing=_NO_GAP),
+        Column("sufficiency", "number", "faithfulness of the circuit, (m(C) − m(no head)) / (m(all heads) − m(no head)); "
+               "m is the mean LD", _SHARE_OF_ALL, missing=_NO_GAP),
+        Column("sufficiency_low", "number", "lower end of its 95 % interval", _SHARE_OF_ALL, missing=_NO_GAP),
         Column("sufficiency_high", "number", "upper end of that interval", _SHARE_OF_ALL, missing=_NO_GAP),
         Column("sufficient", "text", "yes: the lower end is .8 or more; partly: above .2; no"),
         Column("left", "number", "faithfulness of all other heads: what is left without the circuit", _SHARE_OF_ALL,
                missing=_NO_GAP),
-        Column("left_low", "number", "lower end of its 95 % interval over units", _SHARE_OF_ALL, missing=_NO_GAP),
+        Column("left_low", "number", "lower end of its 95 % interval", _SHARE_OF_ALL, missing=_NO_GAP),
         Column("left_high", "number", "upper end of that interval", _SHARE_OF_ALL, missing=_NO_GAP),
         Column("necessary", "text", "yes: that upper end is .2 or less; partly: below .8; no"),
         Column("incompleteness", "number", "largest difference that taking a subset from the circuit or from the model "

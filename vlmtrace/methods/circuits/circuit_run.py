@@ -101,6 +101,6 @@ def _logits(model: VLM, runs: PairRuns, sets: Sequence[Sequence[HeadSite]], imag
 
 
 def _ablate_outside(inside: Tensor, corrupt: Tensor) -> Callable[[Tensor], Tensor]:
-    """A hook that keeps what heads inside (set, 1, head) compute, and gives all others the output in corrupt (1, S, D)."""
+    """A hook: heads inside (set, 1, head) keep what they compute, all others get the output in corrupt (1, S, D)."""
     keep = inside.repeat_interleave(corrupt.shape[-1] // inside.shape[-1], dim=-1)  # (set, 1, D)
     return lambda value: torch.where(keep, value, corrupt)

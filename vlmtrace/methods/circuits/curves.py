@@ -70,8 +70,8 @@ def faithfulness_summary(
       sizes are those of `circuit_sizes`, so areas compare between rankings here, not with MIB's leaderboard.
     - `cmd` is MIB's circuit-model distance, ∫ |1 − f(k)| dk, in the same way: 0 is best. It tells a curve that
       overshoots 1 from one that stays there. Missing in rows of necessity.
-    - `k_80` is the smallest k, among the sizes run, whose estimated faithfulness reaches .8 (in rows of necessity: falls
-      to .2). `k_80_sure` is the smallest k whose whole interval does. Both are missing where none does.
+    - `k_80` is the smallest k, among the sizes run, whose estimated faithfulness reaches .8 (necessity: falls to
+      .2). `k_80_sure` is the smallest k whose whole interval does. Both are missing where none does.
     - `advantage` is how much larger the area of ranked heads is than the mean area of random orders (necessity: how
       much smaller), p_value of a two-sided test of the mean over units (`vlmtrace.core.stats.mean_test`). The random
       orders are a sample themselves: `n_beaten` of `n_random` have a worse area than the ranking.
@@ -119,7 +119,7 @@ _SUMMARY |= {"n_beaten": "Int64", "n_random": "Int64"}
 
 
 class _Curve(NamedTuple):
-    """One curve. In logits: `gain` (draw, unit, size) is LD less that without any head, `gap` (unit,) that of all heads.
+    """One curve. In logits: `gain` (draw, unit, size) is LD less that of no head, `gap` (unit,) that of all heads.
 
     `group` names it: task, corruption, run, direction and order.
     """
@@ -158,7 +158,9 @@ def _curves(table: pd.DataFrame) -> Iterator[_Curve]:
         yield _Curve(dict(zip(keys, map(str, group), strict=True)), sizes, gain, gap, len(pairs))
 
 
-def share_of_gap(gain: Array, gap: Array, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> tuple[Array, ...]:
+def share_of_gap(
+    gain: Array, gap: Array, level: float = 0.95, n_boot: int = 10_000, seed: int = 0
+) -> tuple[Array, ...]:
     """Ratio of means with its interval: how large gains are as shares of the gap between no head and all heads.
 
     Args:
@@ -175,8 +177,6 @@ def share_of_gap(gain: Array, gap: Array, level: float = 0.95, n_boot: int = 10_
     share = gain.mean(0) / gap.mean() if gap.mean() else np.full(gain.shape[1], np.nan)
     unusable = gap.mean() <= 0 or (len(gap) > 1 and np.isnan(low))
     return tuple(np.where(unusable, np.nan, value) for value in (share, low, high))
-
-
 
 
 def _scalars(gain: Array, gap: Array, level: float, n_boot: int, seed: int) -> list[float]:

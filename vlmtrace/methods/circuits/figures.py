@@ -98,7 +98,9 @@ def _legend(with_notice: bool) -> list[Line2D]:
 
 def _over(heads: pd.DataFrame) -> str:
     """What a head's effect is: summed over positions within the pair, then averaged."""
-    counts = [_range(heads[column]) + f" {what}" for column, what in (("n", "pairs"), ("n_units", "units")) if column in heads]
+    counts = [
+        _range(heads[column]) + f" {what}" for column, what in (("n", "pairs"), ("n_units", "units")) if column in heads
+    ]
     return f"sum over positions, mean over n = {' in '.join(counts)}"
 
 
@@ -224,10 +226,11 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, curves: pd.DataFrame) -> None:
     for level in (0, 1):
         axes.axhline(level, color="0.6", linestyle=":", linewidth=0.8)
     first = curves.iloc[0]
-    level, name = (LITTLE, "necessary below .2") if first["direction"] == "necessity" else (SUFFICIENT, "sufficient from .8")
-    axes.axhline(level, color=PALETTE[1], linestyle="--", linewidth=0.9)
+    is_necessity = first["direction"] == "necessity"
+    limit, name = (LITTLE, "necessary up to .2") if is_necessity else (SUFFICIENT, "sufficient from .8")
+    axes.axhline(limit, color=PALETTE[1], linestyle="--", linewidth=0.9)
     axes.annotate(
-        name, (0.99, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize="x-small",
+        name, (0.99, limit), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize="x-small",
         color=PALETTE[1],
     )  # fmt: skip
     draws = rows[rows["order"] == "random"]

@@ -86,9 +86,7 @@ def one_sign_p(heads: pd.DataFrame) -> pd.Series:
     return (2 * worst.min(axis=1)).clip(upper=1.0)
 
 
-def universality(
-    heads: pd.DataFrame, alpha: float = 0.05, n_permutations: int = 10_000, seed: int = 0
-) -> pd.DataFrame:
+def universality(heads: pd.DataFrame, alpha: float = 0.05, n_permutations: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """Count heads that are important in at least k of m cells, and that matter in all by the test, beside chance.
 
     Chance: in each cell as many heads of each module are important as were found there, but which ones is drawn at
@@ -122,10 +120,10 @@ def universality(
         expected, drawn = _by_chance(important, list(strata.values()), n_permutations, seed)
         for k in range(m, 0, -1):
             reached = int((drawn[:, k - 1] >= found[k - 1]).sum())
-            rows.append(
-                (scope, "important", k, m, int(found[k - 1]), len(counts), expected[k - 1])
-                + (float(np.quantile(drawn[:, k - 1], 0.95, method="higher")), (reached + 1) / (n_permutations + 1))
-            )
+            high = float(np.quantile(drawn[:, k - 1], 0.95, method="higher"))
+            p_value = (reached + 1) / (n_permutations + 1)
+            count = int(found[k - 1])
+            rows.append((scope, "important", k, m, count, len(counts), expected[k - 1], high, p_value))
         tested = int((false_discovery_control(one_sign_p(part)) < alpha).sum())
         rows.append((scope, "one-sign test", m, m, tested, len(counts), alpha * tested, np.nan, np.nan))
     columns = ["scope", "criterion", "k", "m", "n_heads", "n_tested", "expected", "high", "p_value"]
@@ -140,8 +138,8 @@ def one_sign_heads(heads: pd.DataFrame, alpha: float = 0.05) -> dict[str, list[d
         alpha: the false discovery rate
 
     Returns:
-        for each scope ("all" cells, and each corruption where there are several), rows of `universal_heads`, the largest
-        effect first
+        for each scope ("all" cells, and each corruption where there are several), rows of `universal_heads`, the
+        largest effect first
     """
     found = {}
     for scope, part in _scopes(heads):

@@ -28,8 +28,8 @@ def circuit_verdicts(
     """Say for each task, corruption and run what the heads found important and helpful do together.
 
     The circuit C is the heads with is_important and a positive mean effect; M is all heads of the head block, and f is
-    faithfulness as a ratio of means (`vlmtrace.methods.circuits.curves`). All numbers are of pairs that did not find the
-    heads. Wang et al. 2022 (https://arxiv.org/abs/2211.00593) ask of a circuit that it be faithful, complete and
+    faithfulness as a ratio of means (`vlmtrace.methods.circuits.curves`). All numbers are of pairs that did not find
+    the heads. Wang et al. 2022 (https://arxiv.org/abs/2211.00593) ask of a circuit that it be faithful, complete and
     minimal:
 
     - *sufficient*: f(C). "yes" if the lower end of its 95 % interval is .8 or more, "partly" if that is above .2 (more
@@ -37,8 +37,8 @@ def circuit_verdicts(
     - *necessary*: f(M∖C), what is left without the circuit. "yes" if the upper end of the interval is .2 or less,
       "partly" if that is below .8 (more than a fifth is lost for sure), else "no".
     - *complete*: for subsets K of C, taking K from the circuit and from the model should do the same. `incompleteness`
-      is the largest |f(C∖K) − f(M∖K)| over the subsets that `subset_table` ran (none, each head, all but each head, all,
-      random halves; Wang et al. search for the worst K). "yes" if it is .2 or less. A largest value over noisy ones
+      is the largest |f(C∖K) − f(M∖K)| over the subsets that `subset_table` ran (none, each head, all but each head,
+      all, random halves; Wang et al. search for the worst K). "yes" if it is .2 or less. A largest value over noisy ones
       is too large rather than too small, and no interval is given for it.
     - *minimal*: each head v should matter to the circuit for some K: the largest |f(C∖K) − f(C∖(K ∪ {v}))| over the
       subsets that were run with and without v. `n_redundant` counts heads for which it stays below `min_effect`.
@@ -83,8 +83,10 @@ def circuit_verdicts(
                 if len(of):
                     row |= _subset_verdicts(of, min_effect)
             rows.append(row)
-    return pd.DataFrame(rows).reindex(columns=list(_CIRCUITS)).astype(
-        {column: kind for column, kind in _CIRCUITS.items() if kind}
+    return (
+        pd.DataFrame(rows)
+        .reindex(columns=list(_CIRCUITS))
+        .astype({column: kind for column, kind in _CIRCUITS.items() if kind})
     )
 
 
@@ -149,6 +151,8 @@ def _subset_verdicts(subsets: pd.DataFrame, min_effect: float) -> dict[str, Any]
 
 
 def _removals(shares: dict[frozenset[str], Array], head: str) -> float:
-    """The largest change of f that removing a head makes to the circuit, over subsets that were run with and without."""
-    changes = [abs(shares[one][0] - shares[one | {head}][0]) for one in shares if head not in one and one | {head} in shares]
+    """The largest change of f that a head makes to the circuit, over subsets that were run with and without it."""
+    changes = [
+        abs(shares[one][0] - shares[one | {head}][0]) for one in shares if head not in one and one | {head} in shares
+    ]
     return max(changes, default=0.0)
