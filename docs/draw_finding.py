@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT))
 import pandas as pd  # noqa: E402
 
 from vlmtrace import plots  # noqa: E402
-from vlmtrace.methods.circuits import circuit_claims  # noqa: E402
+from vlmtrace.methods.circuits import circuit_verdicts, faithfulness_summary  # noqa: E402
 from vlmtrace.pipeline import open_run  # noqa: E402
 
 TASK, CORRUPTION = "rendered_states", "image"
@@ -26,9 +26,10 @@ def main() -> None:
     """Draw the curves, and print the numbers that the README quotes."""
     run = open_run(sys.argv[1] if len(sys.argv) > 1 else "default")
     heads, curves = chosen(run.table("heads")), chosen(run.table("faithfulness"))
-    plots.faithfulness_curves(curves).savefig(ROOT / "docs" / "images" / "finding.png", dpi=200)
+    plots.faithfulness_curves(curves, run="frozen").savefig(ROOT / "docs" / "images" / "finding.png", dpi=200)
     print(heads[heads["is_important"]].groupby("module").size().to_string())
-    print(circuit_claims(heads, curves).round(2).T.to_string())
+    print(circuit_verdicts(heads, curves, chosen(run.table("circuit_subsets"))).round(2).T.to_string())
+    print(faithfulness_summary(curves).round(2).T.to_string())
 
 
 if __name__ == "__main__":

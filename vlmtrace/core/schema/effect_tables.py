@@ -255,8 +255,8 @@ CIRCUITS = Table(
         Column("n_heads", "integer", "heads of the block", "heads"),
         Column("n", "integer", "pairs", "pairs"),
         _N_UNITS,
-        Column("sufficiency", "number", "faithfulness of the circuit, (m(C) − m(no head)) / (m(all heads) − m(no head)); "
-               "m is the mean LD", _SHARE_OF_ALL, missing=_NO_GAP),
+        Column("sufficiency", "number", "faithfulness of the circuit: (m(C) − m(no head)) / (m(all heads) − m(no "
+               "head)), m is the mean LD", _SHARE_OF_ALL, missing=_NO_GAP),
         Column("sufficiency_low", "number", "lower end of its 95 % interval", _SHARE_OF_ALL, missing=_NO_GAP),
         Column("sufficiency_high", "number", "upper end of that interval", _SHARE_OF_ALL, missing=_NO_GAP),
         Column("sufficient", "text", "yes: the lower end is .8 or more; partly: above .2; no"),
