@@ -90,6 +90,7 @@ def test_random_heads_that_do_as_well_fail_the_control():
 def test_no_important_head_is_no_circuit():
     (row,) = circuit_verdicts(make_heads(important=False), make_curves(0.9, 0.1, k=0)).to_dict("records")
     assert (row["k"], row["sufficient"], row["necessary"]) == (0, "no", "no")
+    assert pd.isna(row["better_than_random"]), "no heads are not compared"
 
 
 def test_a_size_that_was_not_run_is_a_sentence():

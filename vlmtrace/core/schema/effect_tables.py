@@ -277,7 +277,7 @@ CIRCUITS = Table(
                missing="no random heads were run"),
         Column("better_than_random", "boolean", "the control: whether the circuit restores more than random heads, and "
                "less is left without it (95 % intervals of both differences exclude 0)",
-               missing="no random heads were run"),
+               missing="no random heads were run, or the circuit has no heads"),
     ),
     "06_circuit_analysis",
 )  # fmt: skip

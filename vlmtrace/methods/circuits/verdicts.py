@@ -60,7 +60,7 @@ def circuit_verdicts(
         n_heads (of the head block), n (pairs), n_units; sufficiency, sufficiency_low, sufficiency_high, sufficient;
         left, left_low, left_high (what is left without the circuit), necessary; incompleteness, complete; n_redundant,
         minimal (these four missing in rows "frozen", and where no subsets were run); sufficiency_random, left_random
-        (missing without random heads), better_than_random
+        (missing without random heads), better_than_random (missing also where k = 0)
 
     Raises:
         VlmtraceError: a column is missing, or the curves were not run at k
@@ -124,7 +124,8 @@ def _ends(ran: pd.DataFrame, seed: int) -> dict[str, Any]:
             row[f"{name}_random"] = float(share_of_gap(gains["random"][:, None], gap, seed=seed)[0][0])
             (least,), _ = stats.mean_interval(sign * (gains["ranked"] - gains["random"]), seed=seed)
             beats.append(least > 0)
-    return row | ({"better_than_random": bool(all(beats))} if beats else {})
+    # A circuit without heads has nothing to compare.
+    return row | ({"better_than_random": bool(all(beats))} if beats and ran["k"].iloc[0] else {})
 
 
 def _subset_verdicts(subsets: pd.DataFrame, min_effect: float) -> dict[str, Any]:
