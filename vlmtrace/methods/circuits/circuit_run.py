@@ -8,7 +8,7 @@ the output of *every* head: there a late head brings along what earlier heads ga
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -17,11 +17,12 @@ from torch import Tensor
 from vlmtrace.core.errors import one_of
 from vlmtrace.core.progress import progress
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns, encode_pair, run_pairs
 from vlmtrace.methods.circuits.sites import HeadSite, check_heads
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.models import VLM, Readout, Site
-from vlmtrace.models.hooks import attach_hooks
+from vlmtrace.models.hooks import HookPoint, attach_hooks
+from vlmtrace.models.types import WholeAnswer
 from vlmtrace.models.vlm import repeat_inputs
 
 
@@ -32,6 +33,7 @@ def run_circuits(
     sets: Sequence[Sequence[HeadSite]],
     corruption: str = "image",
     batch_size: int = 64,
+    contrast: str = "answer",
 ) -> pd.DataFrame:
     """Run clean inputs with all heads outside a set ablated: they get their output of the corrupt run.
 
@@ -44,6 +46,7 @@ def run_circuits(
         sets: each a list of (module, layer, head) of the model's head block; it may be empty
         corruption: "image" or "text": of the run that gives the ablated heads their output
         batch_size: at most so many sets in one forward pass
+        contrast: what LD compares the correct answer with, as in `patch_modules`
 
     Returns:
         one row per pair and set: sample_id, set (its index in `sets`), logit_diff (LD of this run, in logits) and
@@ -68,12 +71,8 @@ def run_circuits(
         check_heads(model, heads)
     tables = []
     for row in progress(range(len(pairs)), f"{len(sets)} circuits, {corruption}"):
-        runs = run_pairs(model, pairs.iloc[[row]], [encode_pair(model, pairs, row, corruption)])
-        # The vision encoder lies before every head of the block, and its input is clean.
-        image = model.image_embeddings(runs.clean_inputs) if "vision_encoder" in model.blocks else None
-        starts = range(0, len(sets), batch_size)
-        logits = torch.cat([_logits(model, runs, sets[start : start + batch_size], image) for start in starts])
-        logit_diff = Readout.of(logits[None], runs.answer_ids).logit_diff[0].cpu().numpy()
+        runs = run_pairs(model, pairs.iloc[[row]], [encode_pair(model, pairs, row, corruption)], corruption, contrast)
+        logit_diff = _readout(model, runs, sets, batch_size).logit_diff.cpu().numpy()
         ends = (runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item())
         columns = {"set": range(len(sets)), "logit_diff": logit_diff}
         columns["patching_effect"] = patching_effect(logit_diff, *ends)
@@ -81,23 +80,47 @@ def run_circuits(
     return pd.concat(tables, ignore_index=True)
 
 
-def _logits(model: VLM, runs: PairRuns, sets: Sequence[Sequence[HeadSite]], image: Tensor | None) -> Tensor:
-    """Logits (set, vocabulary) of one pair: one forward pass, each row with its own set of heads computed."""
+def _readout(model: VLM, runs: PairRuns, sets: Sequence[Sequence[HeadSite]], batch_size: int) -> Readout:
+    """Readout (set,) of one pair; where answers have several tokens, of the runs with either answer given."""
+    if runs.whole is None:
+        logits = _logits(model, runs, sets, batch_size, 1)[:, 0]
+        return Readout.of(logits, runs.answer_ids.expand(len(logits), -1))
+    both = []
+    for side in runs.whole:
+        last = _logits(model, side, sets, batch_size, side.ids.n_positions)
+        both.append(Readout.of_last(last, WholeAnswer(side.ids.ids.expand(len(last), -1))))
+    return Readout.of_two(*both)
+
+
+def _logits(
+    model: VLM, side: PairRuns | WholeRuns, sets: Sequence[Sequence[HeadSite]], batch_size: int, n: int
+) -> Tensor:
+    """Logits (set, n, vocabulary) of a pair's last n positions: each row of a pass has its own set of heads."""
+    # The vision encoder lies before every head of the block, and its input is clean.
+    image = model.image_embeddings(side.clean_inputs) if "vision_encoder" in model.blocks else None
+    logits = []
+    for start in range(0, len(sets), batch_size):
+        batch = sets[start : start + batch_size]
+        inputs = repeat_inputs(side.clean_inputs, len(batch))
+        embeddings = None if image is None else image.expand(len(batch), *image.shape[1:])
+        with attach_hooks(list(_ablations(model, side, batch)), n_pairs=len(batch)):
+            logits.append(model.last_logits(inputs, n, embeddings))
+    return torch.cat(logits)
+
+
+def _ablations(
+    model: VLM, side: PairRuns | WholeRuns, sets: Sequence[Sequence[HeadSite]]
+) -> Iterator[tuple[HookPoint, Callable[[Tensor], Tensor]]]:
+    """Hooks of all sites of heads where some set leaves some head out."""
     block = model.head_block
-    n = len(sets)
-    points = []
     for module in block.head_modules:
         for layer in range(block.n_layers):
             site = Site(block.name, module, layer)
-            inside = torch.zeros(n, 1, block.n_heads, dtype=torch.bool)
+            inside = torch.zeros(len(sets), 1, block.n_heads, dtype=torch.bool)
             for row, heads in enumerate(sets):
                 inside[row, 0, [head for m, index, head in heads if (m, index) == (module, layer)]] = True
             if not inside.all():
-                points.append((model.hook_point(site), _ablate_outside(inside.to(model.device), runs.corrupt[site])))
-    inputs = repeat_inputs(runs.clean_inputs, n)
-    embeddings = None if image is None else image.expand(n, *image.shape[1:])
-    with attach_hooks(points, n_pairs=n):
-        return model.answer_logits(inputs, embeddings)
+                yield model.hook_point(site), _ablate_outside(inside.to(model.device), side.corrupt[site])
 
 
 def _ablate_outside(inside: Tensor, corrupt: Tensor) -> Callable[[Tensor], Tensor]:
