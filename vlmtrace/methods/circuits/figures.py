@@ -230,7 +230,7 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, curves: pd.DataFrame) -> None:
     limit, name = (LITTLE, "necessary up to .2") if is_necessity else (SUFFICIENT, "sufficient from .8")
     axes.axhline(limit, color=PALETTE[1], linestyle="--", linewidth=0.9)
     axes.annotate(
-        name, (0.99, limit), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize="x-small",
+        name, (0.99, limit), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7,
         color=PALETTE[1],
     )  # fmt: skip
     draws = rows[rows["order"] == "random"]
