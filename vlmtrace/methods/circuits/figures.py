@@ -255,5 +255,7 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, curves: pd.DataFrame) -> None:
             zorder=above,
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    cell = ", ".join([*([readable(first["task"])] if "task" in curves else []), f"{first['corruption']} corruption"])
+    # Two panels share the page's width: with the task's name there is no room for the word "corruption".
+    corruption = first["corruption"]
+    cell = f"{readable(first['task'])}, {corruption}" if "task" in curves else f"{corruption} corruption"
     axes.set_title(f"{cell} (n = {first['n']} pairs, {first['n_units']} units)", loc="left")
