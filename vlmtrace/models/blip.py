@@ -53,6 +53,7 @@ class Blip(VLM):
                     vision.num_attention_heads,
                     ("residual",),
                     attention_modules=("self_attention",),
+                    hooked_modules=("self_attention",),
                 ),
                 Block(
                     "text_encoder",
@@ -67,6 +68,7 @@ class Blip(VLM):
                     text.num_hidden_layers,
                     text.num_attention_heads,
                     ("residual", "mlp", *attentions),
+                    head_modules=attentions,
                     attention_modules=attentions,
                 ),
             )
@@ -188,6 +190,8 @@ class Blip(VLM):
                 return HookPoint(layer, is_input=False)
             case "mlp":
                 return HookPoint(layer.output.dense, is_input=False)
+            case "self_attention" if site.block == "vision_encoder":
+                return HookPoint(layer.self_attn.projection, is_input=True)
             case "self_attention":
                 return HookPoint(layer.attention.output.dense, is_input=True)
             case _:

@@ -34,6 +34,9 @@ from vlmtrace.models.types import AnswerIds, Block, Call, Inputs, Patches, Reado
 #: Rows of the unembedding that are turned into float32 at a time.
 VOCABULARY_AT_ONCE = 2**13
 
+#: What vision encoders call the output projection of their attention.
+VISION_PROJECTIONS = ("out_proj", "proj", "projection", "projection_layer")
+
 
 class _Reached(Exception):
     """The forward pass got to where it was wanted."""
@@ -82,7 +85,17 @@ class DecoderOnly(ImagePrompts):
             n = max(index if index >= 0 else n + 1 + index for index in indices)
         heads = getattr(vision, "num_attention_heads", None) or vision.num_heads
         attention = ("self_attention",) if self.family.vision_attention_weights else ()
-        return [Block("vision_encoder", n, heads, ("residual",), attention_modules=attention)] if n > 0 else []
+        hooked = ("self_attention",) if n > 0 and self._vision_projection(0) is not None else ()
+        block = Block(
+            "vision_encoder", n, heads, ("residual",), attention_modules=attention, hooked_modules=hooked
+        )
+        return [block] if n > 0 else []
+
+    def _vision_projection(self, layer: int) -> nn.Module | None:
+        """The output projection of a vision layer's attention; None where it has another name than those known."""
+        attention = dict(self.vision_layers[layer].named_modules()).get(self.family.vision_attention)
+        children = {} if attention is None else dict(attention.named_children())
+        return next((children[name] for name in VISION_PROJECTIONS if name in children), None)
 
     # The image --------------------------------------------------------
 
@@ -231,6 +244,10 @@ class DecoderOnly(ImagePrompts):
                 return HookPoint(layer, is_input=False)
             case "mlp":
                 return HookPoint(layer.get_submodule(self.family.mlp), is_input=False)
+            case _ if site.block == "vision_encoder":
+                projection = self._vision_projection(site.layer)
+                assert projection is not None, "hooked_modules says that there is one"
+                return HookPoint(projection, is_input=True)
             case _:
                 return HookPoint(layer.get_submodule(self.family.attention_output), is_input=True)
 

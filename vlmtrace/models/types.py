@@ -21,6 +21,7 @@ class Block:
         modules: what can be patched here, for whole activations
         head_modules: the modules whose activation is a concatenation of heads, and can be patched by head
         attention_modules: the modules whose attention weights can be read
+        hooked_modules: attention modules that are in no sweep; their heads can be patched by hooks
     """
 
     name: str
@@ -29,6 +30,12 @@ class Block:
     modules: tuple[str, ...]
     head_modules: tuple[str, ...] = ()
     attention_modules: tuple[str, ...] = ()
+    hooked_modules: tuple[str, ...] = ()
+
+    @property
+    def modules_with_heads(self) -> tuple[str, ...]:
+        """All modules whose heads can be patched, in a sweep or by hooks."""
+        return (*self.head_modules, *self.hooked_modules)
 
 
 class Site(NamedTuple):

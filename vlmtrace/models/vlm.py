@@ -50,7 +50,7 @@ class VLM(ModelInterface):
 
     @property
     def head_block(self) -> Block:
-        """The block whose heads `patch_heads` goes through."""
+        """The block that reads the question: the first whose heads a sweep knows. `patch_heads` goes through them."""
         return next(block for block in self.blocks.values() if block.head_modules)
 
     @property
@@ -86,7 +86,7 @@ class VLM(ModelInterface):
             VlmtraceError: there is no such site; the sentence says which exist
         """
         block = self.blocks[one_of(site.block, self.blocks, f"block of {self.name}")]
-        one_of(site.module, block.modules, f"module of {block.name}")
+        one_of(site.module, dict.fromkeys((*block.modules, *block.hooked_modules)), f"module of {block.name}")
         if not 0 <= site.layer < block.n_layers:
             raise VlmtraceError(
                 f"Layer {site.layer} does not exist: {block.name} of {self.name} has layers 0 to {block.n_layers - 1}."

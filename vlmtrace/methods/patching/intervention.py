@@ -34,14 +34,15 @@ class Patch(NamedTuple):
         block: e.g. "text_encoder"
         module: e.g. "cross_attention"
         layer: counted from 0
-        positions: indices in the block's sequence, counted from 0; None: all
+        positions: indices in the block's sequence, counted from 0; `patch_together` and `ablate` also take names (token
+            roles, "options", regions of the image); None: all
         heads: of the module, counted from 0; None: the whole activation
     """
 
     block: str
     module: str
     layer: int
-    positions: tuple[int, ...] | None = None
+    positions: tuple[int | str, ...] | None = None
     heads: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
@@ -285,9 +286,9 @@ def check_patch(model: VLM, runs: PairRuns, patch: Patch) -> Patch:
     site = model.check_site(patch.site)
     block = model.blocks[site.block]
     length = runs.corrupt[site].shape[1]
-    if patch.heads is not None and site.module not in block.head_modules:
+    if patch.heads is not None and site.module not in block.modules_with_heads:
         raise VlmtraceError(
-            f"{site.module} of {block.name} has no heads: choose {' or '.join(block.head_modules) or 'all of it'}."
+            f"{site.module} of {block.name} has no heads: choose {' or '.join(block.modules_with_heads) or 'all of it'}."
         )
     for kind, chosen, count in (("position", patch.positions, length), ("head", patch.heads, block.n_heads)):
         wrong = [index for index in chosen or () if not 0 <= index < count]

@@ -104,7 +104,7 @@ def hook_points_act(model: VLM, inputs: Inputs) -> list[Site]:
     before = model.answer_logits(inputs)
     dead = []
     for block in model.blocks.values():
-        for module in block.modules:
+        for module in dict.fromkeys((*block.modules, *block.hooked_modules)):
             site = Site(block.name, module, block.n_layers - 1)
             point: HookPoint = model.hook_point(site)
             with torch.no_grad(), attach_hooks([(point, torch.zeros_like)]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -12,7 +13,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.sweep import reference
 from vlmtrace.models.sweep.replay_check import tolerance
-from vlmtrace.models.types import Block, Patches, Trace
+from vlmtrace.models.types import Block, Patches, Site, Trace
 from vlmtrace.models.vlm import VLM
 
 
@@ -47,6 +48,9 @@ def self_check(model: VLM) -> None:
         with torch.no_grad(), named_rows(model, inputs, names):
             model.answer_logits(inputs)
     dead = reference.hook_points_act(model, corrupt)
+    for site in dead:
+        _leave_out_hooked(model, site)
+    dead = [site for site in dead if site.module in model.blocks[site.block].modules]
     if dead:
         raise VlmtraceError(
             f"Overwriting {dead[0]} leaves the answer of {model.name} as it was: the model is not supported."
@@ -75,6 +79,13 @@ def self_check(model: VLM) -> None:
         "sweeps will use the reference, which is slow but right.",
         stacklevel=2,
     )
+
+
+def _leave_out_hooked(model: VLM, site: Site) -> None:
+    """Offer no heads of a module that no sweep goes through, where its hook does not act; sweeps do not need it."""
+    block = model.blocks[site.block]
+    kept = tuple(module for module in block.hooked_modules if module != site.module)
+    model.blocks[site.block] = dataclasses.replace(block, hooked_modules=kept)
 
 
 def _one_patch_per_module(block: Block, trace: Trace, generator: np.random.Generator) -> Patches:

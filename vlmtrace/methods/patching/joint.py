@@ -1,0 +1,331 @@
+"""Patches that act together: sets of heads or modules, and whole heads (all positions at once) of every block.
+
+A sweep patches one head at one position. The sum of such effects is that of the whole head to first order only, and
+of a set of heads only where none of them does what another would have done. Here everything that is patched in one
+intervention acts in one forward pass, and all else is computed anew; interventions of a pair share batches.
+`patch_head_sets` asks another question: it fixes **all** heads, those outside the set at what they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.progress import progress
+from vlmtrace.core.schema import validate_pairs
+from vlmtrace.inputs.corruption import CORRUPTIONS
+from vlmtrace.inputs.image_regions import named_positions
+from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
+from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
+from vlmtrace.methods.patching.intervention import Patch, check_patch, patched_logits
+from vlmtrace.methods.patching.metrics import patching_effect
+from vlmtrace.methods.patching.plans import site_patches
+from vlmtrace.methods.patching.run_sweep import default_memory, sweep_patches
+from vlmtrace.models import VLM, Inputs, Readout, Site
+
+#: A patch, or a whole head of the model's head block: (module, layer, head).
+Part = Patch | tuple[str, int, int]
+
+#: Interventions that share a forward pass.
+BATCH_SIZE = 32
+
+
+def patch_together(
+    model: VLM,
+    pairs: pd.DataFrame,
+    sets: Sequence[Sequence[Part]],
+    corruption: str = "image",
+    direction: str = "denoising",
+    batch_size: int = BATCH_SIZE,
+) -> pd.DataFrame:
+    """Patch all members of a set in one run, one set after the other; everything else is computed anew.
+
+    Args:
+        model: the model to patch
+        pairs: a pairs table
+        sets: each a list of `Patch`es, whose positions may be indices or names (token roles, "options", "object",
+            "image", …), or of whole heads (module, layer, head) of the block that reads the question; it may be empty
+        corruption: "image" or "text"
+        direction: "denoising": from the clean into the corrupt run; "noising": from the corrupt into the clean one
+        batch_size: at most so many sets in one forward pass
+
+    Returns:
+        one row per pair and set: sample_id, unit (where the pairs have it), corruption, direction, set (its index in
+        `sets`), and
+
+        - p_correct: probability of the correct answer in the patched run (0 to 1); p_diff: that less the probability
+          in the run that was patched
+        - logit_diff: LD_patched less LD of the run that was patched, in logits
+        - patching_effect: 1 where the patched run is as the run from which was copied. Denoising: the clean answer is
+          back. Noising: as much is lost as the corruption takes. Missing where clean and corrupt do not differ
+
+        A name of which a pair's prompt or image has nothing patches nothing in that pair
+
+    Raises:
+        VlmtraceError: a patch names what the model does not have, or the pair's runs cannot be aligned
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> sets = [[("cross_attention", 3, head) for head in heads] for heads in ([0], [1], [0, 1])]
+        >>> effects = vt.patch_together(model, pairs, sets)
+        >>> effects.groupby("set")["patching_effect"].mean().round(1).abs().tolist()
+        [0.0, 0.1, 0.1]
+    """
+    one_of(direction, DIRECTIONS, "direction")
+    patches = [as_patches(model, members) for members in sets]
+    tables = []
+    for pair, runs in runs_by_pair(model, pairs, corruption, f"{len(sets)} sets, {direction}, {corruption} corruption"):
+        runs = in_direction(runs, direction)
+        placed = [[placed_patch(model, pair, runs.clean_inputs, patch) for patch in members] for members in patches]
+        readout = together_readout(model, runs, placed, batch_size)
+        what = {"corruption": corruption, "direction": direction, "set": range(len(sets))}
+        tables.append(effect_rows(pair, runs, readout, what))
+    return pd.concat(tables, ignore_index=True)
+
+
+def patch_whole_heads(
+    model: VLM,
+    pairs: pd.DataFrame,
+    corruption: str = "image",
+    direction: str = "denoising",
+    blocks: Sequence[str] | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> pd.DataFrame:
+    """Patch every head of every attention block, at all of its positions at once.
+
+    `patch_heads` goes through the positions of the block that reads the question. Here come also the heads of the
+    vision encoder and of an answer decoder, and a head's effect is that of the whole head, not a sum over positions.
+
+    Args:
+        model: the model to patch
+        pairs: a pairs table
+        corruption: "image" or "text"
+        direction: "denoising" or "noising", see `patch_together`
+        blocks: e.g. ("text_decoder",); None: all that have heads
+        batch_size: at most so many heads in one forward pass
+
+    Returns:
+        the whole_heads table, one row per pair and head: sample_id, unit (where the pairs have it), corruption,
+        direction, block, module, layer, head, and the numbers of `patch_together`
+
+    Raises:
+        VlmtraceError: a name is unknown, a block has no heads, or the pair's runs cannot be aligned
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=1)
+        >>> vt.patch_whole_heads(model, pairs).groupby("block", sort=False).size().to_dict()
+        {'vision_encoder': 32, 'text_encoder': 64, 'text_decoder': 64}
+    """
+    one_of(direction, DIRECTIONS, "direction")
+    heads = every_head(model, blocks)
+    tables = []
+    for pair, runs in runs_by_pair(model, pairs, corruption, f"whole heads, {direction}, {corruption} corruption"):
+        runs = in_direction(runs, direction)
+        for block in dict.fromkeys(patch.block for patch in heads):
+            mine = [patch for patch in heads if patch.block == block]
+            readout = _single_position(model, runs, block, mine)
+            if readout is None:
+                readout = together_readout(model, runs, [[patch] for patch in mine], batch_size)
+            what = {"corruption": corruption, "direction": direction, **head_columns(mine)}
+            tables.append(effect_rows(pair, runs, readout, what))
+    return pd.concat(tables, ignore_index=True)
+
+
+def every_head(model: VLM, blocks: Sequence[str] | None = None) -> list[Patch]:
+    """Every head that can be patched, at all positions: block by block, layer by layer.
+
+    Args:
+        model: the model whose heads are meant
+        blocks: None: all that have heads
+
+    Returns:
+        one patch per head
+
+    Raises:
+        VlmtraceError: a block is unknown or has no heads
+    """
+    known = [block.name for block in model.blocks.values() if block.modules_with_heads]
+    chosen = known if blocks is None else [one_of(name, known, "block with heads") for name in blocks]
+    return [
+        Patch(name, module, layer, None, (head,))
+        for name in chosen
+        for layer in range(model.blocks[name].n_layers)
+        for module in model.blocks[name].modules_with_heads
+        for head in range(model.blocks[name].n_heads)
+    ]
+
+
+def as_patches(model: VLM, members: Sequence[Part]) -> list[Patch]:
+    """The members of a set as patches; (module, layer, head) is a whole head of the block that reads the question.
+
+    Args:
+        model: tells which block that is
+        members: of the set
+
+    Returns:
+        the patches
+    """
+    block = model.head_block.name
+    return [
+        member if isinstance(member, Patch) else Patch(block, member[0], member[1], None, (member[2],))
+        for member in members
+    ]
+
+
+def placed_patch(model: VLM, pair: Mapping[str, Any], inputs: Inputs, patch: Patch) -> Patch:
+    """The patch with indices where its positions are names.
+
+    Args:
+        model: tells tokens and image positions
+        pair: a row of a pairs table
+        inputs: the pair's inputs (batch 1)
+        patch: whose positions are indices, names, or None
+
+    Returns:
+        the patch with indices; none where the pair has nothing of a name
+
+    Raises:
+        VlmtraceError: no position of the block could have that name
+    """
+    names = [name for name in patch.positions or () if isinstance(name, str)]
+    if not names:
+        return patch
+    model.check_site(patch.site)
+    found = named_positions(model, pair, patch.block, inputs, names)
+    indices = {int(i) for chosen in found.values() for i in chosen.nonzero()[0]}
+    indices |= {index for index in patch.positions or () if not isinstance(index, str)}
+    return patch._replace(positions=tuple(sorted(indices)))
+
+
+def runs_by_pair(
+    model: VLM, pairs: pd.DataFrame, corruption: str, title: str
+) -> Iterator[tuple[dict[str, Any], PairRuns]]:
+    """Clean and corrupt runs, pair by pair.
+
+    Args:
+        model: runs them
+        pairs: a pairs table
+        corruption: "image" or "text"
+        title: what the progress bar says
+
+    Yields:
+        the pair's row and its runs (batch 1)
+
+    Raises:
+        VlmtraceError: the table breaks the contract or has no row, or the runs of a pair cannot be aligned
+    """
+    one_of(corruption, CORRUPTIONS, "corruption")
+    pairs = validate_pairs(pairs).reset_index(drop=True)
+    for row in progress(range(len(pairs)), f"{title}, {len(pairs)} pairs"):
+        one = pairs.iloc[[row]]
+        yield one.to_dict("records")[0], run_pairs(model, one, [encode_pair(model, pairs, row, corruption)])
+
+
+def together_readout(
+    model: VLM, runs: PairRuns, interventions: Sequence[Sequence[Patch]], batch_size: int = BATCH_SIZE
+) -> Readout:
+    """Readout under each of several interventions, also at sites that no sweep goes through.
+
+    Args:
+        model: the model to patch
+        runs: of one pair (batch 1); what their traces lack is added to them
+        interventions: each a list of patches that act together
+        batch_size: at most so many in one forward pass
+
+    Returns:
+        readout of shape (intervention,)
+
+    Raises:
+        VlmtraceError: a patch names what the model does not have
+    """
+    add_missing_sites(model, runs, [patch.site for patches in interventions for patch in patches])
+    for patches in interventions:
+        for patch in patches:
+            check_patch(model, runs, patch)
+    logits = patched_logits(model, runs, interventions, batch_size)
+    return Readout.of(logits, runs.answer_ids.expand(len(logits), -1))
+
+
+def add_missing_sites(model: VLM, runs: PairRuns, sites: Sequence[Site]) -> None:
+    """Run again for sites that a trace leaves out since no sweep goes through them, such as heads of a vision encoder.
+
+    Args:
+        model: that was run
+        runs: whose traces get these sites
+        sites: any
+    """
+    wanted = [model.check_site(site) for site in dict.fromkeys(sites)]
+    for trace, inputs in ((runs.clean, runs.clean_inputs), (runs.corrupt, runs.inputs)):
+        missing = [site for site in wanted if site not in trace.activations]
+        if missing:
+            trace.activations.update(model.trace(inputs, missing).activations)
+
+
+def head_columns(patches: Sequence[Patch]) -> dict[str, list]:
+    """Columns that name the head of each patch; head is missing where a patch is of the whole activation.
+
+    Args:
+        patches: each of one head at most
+
+    Returns:
+        block, module, layer, head
+
+    Raises:
+        VlmtraceError: a patch is of several heads, which no row could name
+    """
+    several = [patch for patch in patches if patch.heads is not None and len(patch.heads) != 1]
+    if several:
+        raise VlmtraceError(f"{several[0]} is not one head: pass each head by itself, or use patch_together.")
+    heads = [pd.NA if patch.heads is None else patch.heads[0] for patch in patches]
+    columns = {name: [getattr(patch, name) for patch in patches] for name in ("block", "module", "layer")}
+    return {**columns, "head": pd.array(heads, dtype="Int64") if pd.NA in heads else heads}
+
+
+def effect_rows(pair: Mapping[str, Any], runs: PairRuns, readout: Readout, what: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows for one pair: what each intervention did, measured from the run that was patched.
+
+    Args:
+        pair: its row of the pairs table
+        runs: of that pair, in the direction of patching
+        readout: (intervention,), of the patched runs
+        what: further columns, which say what was done
+
+    Returns:
+        sample_id, unit (if the pair has it), the further columns, p_correct, p_diff, logit_diff, patching_effect
+    """
+    (ld, p), (from_ld, _), (base_ld, base_p) = (
+        (found.logit_diff.double().cpu().numpy(), found.p_correct.double().cpu().numpy())
+        for found in (readout, runs.clean_readout, runs.corrupt_readout)
+    )
+    names = {name: pair[name] for name in ("sample_id", "unit") if name in pair}
+    numbers = {
+        "p_correct": p,
+        "p_diff": p - base_p,
+        "logit_diff": ld - base_ld,
+        "patching_effect": patching_effect(ld, from_ld, base_ld),
+    }
+    return pd.DataFrame({**names, **what, **numbers}, index=range(len(ld)))
+
+
+@torch.no_grad()
+def _single_position(model: VLM, runs: PairRuns, block: str, patches: Sequence[Patch]) -> Readout | None:
+    """The fast sweep, where a block has one position (BLIP's answer decoder): all positions of a head are that one."""
+    known = model.blocks[block].head_modules
+    if not known or any(patch.module not in known for patch in patches):
+        return None
+    if runs.corrupt[block, known[0], 0].shape[1] != 1:
+        return None
+    sites = [(patch.module, patch.layer, patch.heads[0]) for patch in patches if patch.heads]
+    swept = sweep_patches(
+        model, runs, site_patches(block, sites, torch.zeros(1, dtype=torch.long).numpy(), 1, model.device),
+        default_memory(model),
+    )  # fmt: skip
+    return Readout(*(value[0] for value in (swept.correct, swept.incorrect, swept.log_normalizer)))
