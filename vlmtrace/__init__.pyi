@@ -11,6 +11,8 @@ from .methods.lens.contributions import lens_contributions
 from .methods.lens.decomposition import open_lens
 from .methods.lens.map_comparison import map_table
 from .methods.lens.map_scores import score_maps
+from .methods.patching.ablation import ablate
+from .methods.patching.joint import patch_together, patch_whole_heads
 from .methods.patching.sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
 from .models import VLM
 from .models.loading import bundled_models, load_model
@@ -21,6 +23,7 @@ __version__: str
 __all__ = [
     "VLM",
     "VlmtraceError",
+    "ablate",
     "accuracy_table",
     "attribute_heads",
     "attribute_modules",
@@ -45,6 +48,8 @@ __all__ = [
     "patch_heads",
     "patch_modules",
     "patch_regions",
+    "patch_together",
+    "patch_whole_heads",
     "plots",
     "prepare_pairs",
     "ranking_agreement",

@@ -86,9 +86,7 @@ class DecoderOnly(ImagePrompts):
         heads = getattr(vision, "num_attention_heads", None) or vision.num_heads
         attention = ("self_attention",) if self.family.vision_attention_weights else ()
         hooked = ("self_attention",) if n > 0 and self._vision_projection(0) is not None else ()
-        block = Block(
-            "vision_encoder", n, heads, ("residual",), attention_modules=attention, hooked_modules=hooked
-        )
+        block = Block("vision_encoder", n, heads, ("residual",), attention_modules=attention, hooked_modules=hooked)
         return [block] if n > 0 else []
 
     def _vision_projection(self, layer: int) -> nn.Module | None:

@@ -40,13 +40,21 @@ def _readout(run: str, base: str, effect: str) -> tuple[Column, ...]:
 
 _SHARE_OF_GAP = "logit_diff / (LD_clean − LD_corrupt): "
 _PATCHED = _readout("patched", "corrupt", f"{_SHARE_OF_GAP}0 nothing, 1 the clean answer is back")
+_DIRECTION = Column(
+    "direction",
+    "text",
+    "denoising: from the clean into the corrupt run; noising: from the corrupt into "
+    "the clean run, where p_diff and logit_diff are less the clean run's and patching_effect is 1 where "
+    "as much is lost as the corruption takes; denoising where the column is missing",
+    optional=True,
+)
 _KNOCKED = _readout("changed", "clean", f"{_SHARE_OF_GAP}−1 as much is lost as the corruption takes")
 
 MODULE_PATCHING = Table(
     "module_patching",
     "One row per pair, corruption, module, layer and position: a module's activation copied from the clean run into "
     "the corrupt run.",
-    (SAMPLE, UNIT_OF_PAIR, CORRUPTION, BLOCK, MODULE, LAYER, POSITION, TOKEN, TOKEN_ROLE, *_PATCHED),
+    (SAMPLE, UNIT_OF_PAIR, CORRUPTION, BLOCK, MODULE, LAYER, POSITION, TOKEN, TOKEN_ROLE, *_PATCHED, _DIRECTION),
     "04_module_patching",
     per_task=True,
 )
@@ -61,7 +69,7 @@ REGIONS = Table(
         Column("token", "text", "how many positions were patched at once"),
         Column("token_role", "text", "the region: object, distractor, background (by the clean image's masks), "
                "changed, unchanged (by the pixels of both images) or image (all of it)"),
-        *_PATCHED,
+        *_PATCHED, _DIRECTION,
     ),
     "04_module_patching",
     per_task=True,
@@ -87,10 +95,41 @@ KNOCKOUTS = Table(
 HEAD_PATCHING = Table(
     "head_patching",
     "One row per pair, corruption, head and position: a head's output copied from the clean run into the corrupt run.",
-    (SAMPLE, UNIT_OF_PAIR, CORRUPTION, BLOCK, MODULE, LAYER, HEAD_INDEX, POSITION, TOKEN, TOKEN_ROLE, *_PATCHED),
+    (
+        SAMPLE,
+        UNIT_OF_PAIR,
+        CORRUPTION,
+        BLOCK,
+        MODULE,
+        LAYER,
+        HEAD_INDEX,
+        POSITION,
+        TOKEN,
+        TOKEN_ROLE,
+        *_PATCHED,
+        _DIRECTION,
+    ),
     "05_head_patching",
     per_task=True,
 )
+
+WHOLE_HEADS = Table(
+    "whole_heads",
+    "One row per pair, corruption, direction and head of every attention block: all positions of the head copied at once "
+    "from the clean into the corrupt run (denoising), or from the corrupt into the clean run (noising).",
+    (
+        SAMPLE, UNIT_OF_PAIR, CORRUPTION,
+        Column("direction", "text", "denoising or noising"),
+        BLOCK, MODULE, LAYER, HEAD_INDEX,
+        Column("p_correct", "number", "probability of the correct answer in the patched run", "probability"),
+        Column("p_diff", "number", "p_correct less that of the run that was patched", "probability"),
+        Column("logit_diff", "number", "LD of the patched run less LD of the run that was patched", "logits"),
+        Column("patching_effect", "number", "1: denoising brings the clean answer back, noising loses as much as the "
+               "corruption takes", "share of LD_clean − LD_corrupt", missing=_NO_CONTRAST),
+    ),
+    "05_head_patching",
+    per_task=True,
+)  # fmt: skip
 
 _ONE_PAIR = "there is one pair only"
 _EFFECT = "share of LD_clean − LD_corrupt"
@@ -287,6 +326,6 @@ CELL = ["task", "corruption"]
 HEAD = ["block", "module", "layer", "head"]
 
 EFFECT_TABLES = (
-    MODULE_PATCHING, REGIONS, KNOCKOUTS, HEAD_PATCHING, HEADS, UNIVERSAL_HEADS, UNIVERSALITY, HEAD_FUNCTIONS,
-    FAITHFULNESS, CIRCUIT_SUBSETS, CIRCUITS,
+    MODULE_PATCHING, REGIONS, KNOCKOUTS, HEAD_PATCHING, WHOLE_HEADS, HEADS, UNIVERSAL_HEADS, UNIVERSALITY,
+    HEAD_FUNCTIONS, FAITHFULNESS, CIRCUIT_SUBSETS, CIRCUITS,
 )  # fmt: skip

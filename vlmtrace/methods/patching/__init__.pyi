@@ -1,17 +1,24 @@
+from .ablation import ablate
+from .direction import DIRECTIONS, in_direction
 from .explorers import head_explorer, module_explorer
 from .figures import effect_heatmap, image_effect_map, layer_profiles, region_effects
 from .intervention import Outcome, Patch, intervene
+from .joint import every_head, patch_together, patch_whole_heads
 from .metrics import patching_effect
 from .sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
 from .view import Patching
 
 __all__ = [
+    "DIRECTIONS",
     "Outcome",
     "Patch",
     "Patching",
+    "ablate",
     "effect_heatmap",
+    "every_head",
     "head_explorer",
     "image_effect_map",
+    "in_direction",
     "intervene",
     "layer_profiles",
     "module_explorer",
@@ -19,6 +26,8 @@ __all__ = [
     "patch_heads",
     "patch_modules",
     "patch_regions",
+    "patch_together",
+    "patch_whole_heads",
     "patching_effect",
     "region_effects",
 ]

@@ -284,9 +284,9 @@ def head_columns(patches: Sequence[Patch]) -> dict[str, list]:
     several = [patch for patch in patches if patch.heads is not None and len(patch.heads) != 1]
     if several:
         raise VlmtraceError(f"{several[0]} is not one head: pass each head by itself, or use patch_together.")
-    heads = [pd.NA if patch.heads is None else patch.heads[0] for patch in patches]
+    heads = [None if patch.heads is None else patch.heads[0] for patch in patches]
     columns = {name: [getattr(patch, name) for patch in patches] for name in ("block", "module", "layer")}
-    return {**columns, "head": pd.array(heads, dtype="Int64") if pd.NA in heads else heads}
+    return {**columns, "head": pd.array(heads, dtype="Int64") if None in heads else heads}
 
 
 def effect_rows(pair: Mapping[str, Any], runs: PairRuns, readout: Readout, what: Mapping[str, Any]) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import IMAGE_REGIONS, named_positions
 from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns, encode_pair, run_pairs
+from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
 from vlmtrace.methods.patching.metrics import concat_in_order, effect_table, patching_effect
 from vlmtrace.methods.patching.plans import head_plan, module_plan, patches_of_batch, region_patches
 from vlmtrace.methods.patching.run_sweep import memory_bytes, memory_for_states, sweep_patches
@@ -38,6 +39,7 @@ def patch_modules(
     blocks: Sequence[str] | None = None,
     memory_gb: float | None = None,
     contrast: str = "answer",
+    direction: str = "denoising",
 ) -> pd.DataFrame:
     """Patch whole activations from the clean into the corrupt run, one layer × position × module at a time.
 
@@ -57,16 +59,21 @@ def patch_modules(
         contrast: what the correct answer is compared with under text corruption: "answer", the corrupt run's own
             answer, so that effects of 0 and 1 mean the two answers that the runs give; "options", the incorrect option,
             as published. Under image corruption both are the incorrect option
+        direction: "denoising": from the clean into the corrupt run, what is enough; "noising": from the corrupt into
+            the clean run, what is needed. Effects are shares of the same gap, and 1 is then that as much is lost as the
+            corruption takes
 
     Returns:
         The module_patching table, one row per pair, layer, position and module: sample_id, corruption, block, module,
         layer, position, token, token_role, and
 
         - p_correct: probability of the correct answer (of all of its tokens) in the patched run (0 to 1)
-        - p_diff: p_correct less that of the corrupt run
-        - logit_diff: LD_patched − LD_corrupt, in logits; of answers of several tokens LD is the difference of their
-          log-probabilities
-        - patching_effect: that over LD_clean − LD_corrupt; missing where clean and corrupt do not differ
+        - p_diff: p_correct less that of the run that is patched
+        - logit_diff: LD_patched less LD of the run that is patched, in logits; of answers of several tokens LD is the
+          difference of their log-probabilities
+        - patching_effect: (LD_patched − LD_corrupt) / (LD_clean − LD_corrupt); of noising
+          (LD_clean − LD_patched) / (LD_clean − LD_corrupt). Missing where clean and corrupt do not differ
+        - direction
         - contrast_token: the answer that the correct one is compared with
 
     Raises:
@@ -82,7 +89,7 @@ def patch_modules(
         [0.0, 0.0, 0.2, 0.1]
     """
     plan = module_plan(model, modules, blocks)
-    return _patch(model, pairs, corruption, plan, positions, memory_gb, contrast).drop(columns="head")
+    return _patch(model, pairs, corruption, plan, positions, memory_gb, contrast, direction).drop(columns="head")
 
 
 def patch_heads(
@@ -93,6 +100,7 @@ def patch_heads(
     positions: Positions = "all",
     memory_gb: float | None = None,
     contrast: str = "answer",
+    direction: str = "denoising",
 ) -> pd.DataFrame:
     """Patch single heads' outputs (before the output projection), one layer × position × head at a time.
 
@@ -106,6 +114,7 @@ def patch_heads(
         positions: "all", token roles ("correct", "image", "last", …) or indices
         memory_gb: as in `patch_modules`
         contrast: as in `patch_modules`
+        direction: as in `patch_modules`
 
     Returns:
         the head_patching table, one row per pair, layer, position and head: the columns of `patch_modules`, with head
@@ -123,7 +132,7 @@ def patch_heads(
         >>> len(over_positions), over_positions.nlargest(1).index.tolist()
         (32, [(3, 1)])
     """
-    return _patch(model, pairs, corruption, head_plan(model, modules), positions, memory_gb, contrast)
+    return _patch(model, pairs, corruption, head_plan(model, modules), positions, memory_gb, contrast, direction)
 
 
 def patch_regions(
@@ -135,6 +144,7 @@ def patch_regions(
     block: str | None = None,
     memory_gb: float | None = None,
     contrast: str = "answer",
+    direction: str = "denoising",
 ) -> pd.DataFrame:
     """Patch all positions of a region at once: every image token of the object, of the background, of the image.
 
@@ -151,6 +161,7 @@ def patch_regions(
         block: whose positions; None: the block whose sequence holds the image tokens
         memory_gb: as in `patch_modules`
         contrast: as in `patch_modules`
+        direction: as in `patch_modules`
 
     Returns:
         the module_patching table (see `patch_modules`), one row per pair, layer, module and region: position is
@@ -169,6 +180,7 @@ def patch_regions(
         {'image': 1.0, 'object': 0.6}
     """
     one_of(corruption, CORRUPTIONS, "corruption")
+    one_of(direction, DIRECTIONS, "direction")
     block = block or model.image_block
     plan = module_plan(model, modules, [block])
     pairs = validate_pairs(pairs).reset_index(drop=True)
@@ -184,9 +196,10 @@ def patch_regions(
                 for column, name in enumerate(regions):
                     position_masks[row, column] = found.get(name, False)
             patches = region_patches(block, plan[block], position_masks, model.device)
+            runs = in_direction(runs, direction)
             tables.append(_region_table(model, batch, runs, corruption, patches, position_masks, regions, memory))
             advance(len(batch))
-    return concat_in_order(pairs, tables, "all").drop(columns="head")
+    return concat_in_order(pairs, tables, "all").drop(columns="head").assign(direction=direction)
 
 
 def _region_table(
@@ -283,20 +296,23 @@ def _patch(
     positions: Positions,
     memory_gb: float | None,
     contrast: str,
+    direction: str,
 ) -> pd.DataFrame:
     one_of(corruption, CORRUPTIONS, "corruption")
+    one_of(direction, DIRECTIONS, "direction")
     pairs = validate_pairs(pairs).reset_index(drop=True)
     memory = memory_bytes(model, memory_gb)
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"patching {len(pairs)} pairs, {corruption} corruption") as advance:
         for batch, runs, roles in batches_of_pairs(model, pairs, corruption, plan, positions, contrast):
+            runs = in_direction(runs, direction)
             for patches in patches_of_batch(plan, roles, len(batch), model.device):
                 readout = sweep_patches(model, runs, patches, memory_for_states(memory, runs))
                 logit_diff, p_correct = (value.cpu().numpy() for value in (readout.logit_diff, readout.p_correct))
                 roles_of_block = roles[patches.block]
                 tables.append(effect_table(batch, runs, corruption, patches, roles_of_block, logit_diff, p_correct))
             advance(len(batch))
-    return concat_in_order(pairs, tables, positions)
+    return concat_in_order(pairs, tables, positions).assign(direction=direction)
 
 
 def _fixed_heads(model: VLM, runs: PairRuns, keep: dict[str, torch.Tensor], reverse: bool) -> Readout:
