@@ -8,11 +8,11 @@ import torch
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.inputs.pair_runs import encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import encode_pair, read_again, run_pairs
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.methods.patching import Patch
 from vlmtrace.methods.patching.ablation import draw_donors
-from vlmtrace.models import Readout, Site
+from vlmtrace.models import Site
 from vlmtrace.models.hooks import attach_hooks
 
 
@@ -35,12 +35,12 @@ def expected_effect(model, pairs, row, patch, source):
         value = value.clone()
         width = value.shape[-1] // model.blocks[patch.block].n_heads
         columns = slice(None) if patch.heads is None else slice(patch.heads[0] * width, (patch.heads[0] + 1) * width)
-        for position in range(value.shape[1]) if patch.positions is None else patch.positions:
+        for position in range(source.shape[1]) if patch.positions is None else patch.positions:
             value[:, position, columns] = source[:, position, columns]
         return value
 
     with torch.no_grad(), attach_hooks([(model.hook_point(patch.site), replace)], n_pairs=1):
-        ld = float(Readout.of(model.answer_logits(runs.clean_inputs), runs.answer_ids).logit_diff)
+        ld = float(read_again(model, runs, "clean").logit_diff)
     clean, corrupt = float(runs.clean_readout.logit_diff), float(runs.corrupt_readout.logit_diff)
     return ld - clean, (ld - clean) / (clean - corrupt)
 

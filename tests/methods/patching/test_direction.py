@@ -6,9 +6,9 @@ import torch
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.inputs.pair_runs import encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import encode_pair, read_again, run_pairs
 from vlmtrace.methods.patching import in_direction
-from vlmtrace.models import Readout, Site
+from vlmtrace.models import Site
 from vlmtrace.models.hooks import attach_hooks
 
 
@@ -31,7 +31,7 @@ def _noised(model, runs, row, width):
         return value
 
     with torch.no_grad(), attach_hooks([(model.hook_point(site), patch)], n_pairs=1):
-        found = Readout.of(model.answer_logits(runs.clean_inputs), runs.answer_ids)
+        found = read_again(model, runs, "clean")
     clean, corrupt = float(runs.clean_readout.logit_diff), float(runs.corrupt_readout.logit_diff)
     return float(found.logit_diff), (clean - float(found.logit_diff)) / (clean - corrupt), clean
 
@@ -39,7 +39,7 @@ def _noised(model, runs, row, width):
 @pytest.mark.parametrize("corruption", ["image", "text"])
 def test_noising_is_a_hooked_clean_run(model, random_pairs, corruption):
     one = random_pairs.iloc[[0]].reset_index(drop=True)
-    runs = run_pairs(model, one, [encode_pair(model, one, 0, corruption)])
+    runs = run_pairs(model, one, [encode_pair(model, one, 0, corruption)], corruption)
     block = model.head_block
     width = runs.clean[block.name, block.head_modules[0], 0].shape[-1] // block.n_heads
     heads = vt.patch_heads(model, one, corruption, positions=[3], direction="noising")

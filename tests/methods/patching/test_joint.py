@@ -5,10 +5,10 @@ import torch
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.inputs.pair_runs import encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import encode_pair, read_again, run_pairs
 from vlmtrace.inputs.token_roles import token_table
-from vlmtrace.methods.patching import Patch, every_head
-from vlmtrace.models import Readout, Site
+from vlmtrace.methods.patching import Patch, attention_heads
+from vlmtrace.models import Site
 from vlmtrace.models.hooks import attach_hooks
 
 FAMILIES = ["random_blip", "llava", "llava_next", "qwen2_5_vl", "internvl"]
@@ -22,8 +22,8 @@ def model(request, model_store):
 def hooked_effect(model, pair, corruption, parts, direction="denoising"):
     """Effect of (site, positions or None, head or None) patched together: one forward pass, hooks set by hand."""
     one = pair.to_frame().T.convert_dtypes().astype({"correct_first": bool})
-    runs = run_pairs(model, one, [encode_pair(model, one, 0, corruption)])
-    into, origin = (runs.inputs, runs.clean_inputs) if direction == "denoising" else (runs.clean_inputs, runs.inputs)
+    runs = run_pairs(model, one, [encode_pair(model, one, 0, corruption)], corruption)
+    origin = runs.clean_inputs if direction == "denoising" else runs.inputs
     points = []
     for site, positions, head in parts:
         kept = []
@@ -33,18 +33,17 @@ def hooked_effect(model, pair, corruption, parts, direction="denoising"):
 
         def patch(value, source=source, positions=positions, head=head, block=model.blocks[site.block]):
             value = value.clone()
-            rows = slice(None) if positions is None else positions
+            # Behind the prompt an answer may be given, which is never patched.
+            rows = slice(source.shape[-2]) if positions is None else positions
             width = value.shape[-1] // block.n_heads
             columns = slice(None) if head is None else slice(head * width, (head + 1) * width)
-            if positions is None:
-                value[..., columns] = source[..., columns]
-            else:
-                value[:, rows, columns] = source[:, rows, columns]
+            value[..., rows, columns] = source[..., rows, columns]
             return value
 
         points.append((model.hook_point(site), patch))
     with torch.no_grad(), attach_hooks(points):
-        ld = float(Readout.of(model.answer_logits(into), runs.answer_ids).logit_diff)
+        run = "corrupt" if direction == "denoising" else "clean"
+        ld = float(read_again(model, runs, run).logit_diff)
     clean, corrupt = float(runs.clean_readout.logit_diff), float(runs.corrupt_readout.logit_diff)
     return (ld - corrupt) / (clean - corrupt) if direction == "denoising" else (clean - ld) / (clean - corrupt)
 
@@ -56,7 +55,7 @@ def test_whole_heads_of_every_block_are_hooked_passes(model_store, random_pairs,
     model = model_store.shared(family)
     pair = random_pairs.iloc[0]
     effects = vt.patch_whole_heads(model, random_pairs.iloc[[0]], direction=direction)
-    assert len(effects) == len(every_head(model)) and set(effects["direction"]) == {direction}
+    assert len(effects) == len(attention_heads(model)) and set(effects["direction"]) == {direction}
     assert "vision_encoder" in set(effects["block"]), f"{family}: the heads of the vision encoder are missing"
     for _, rows in effects.groupby("block"):
         assert rows["patching_effect"].abs().max() > 1e-3, "no head of this block does anything"
@@ -68,7 +67,7 @@ def test_whole_heads_of_every_block_are_hooked_passes(model_store, random_pairs,
 
 
 def test_blip_has_its_decoder_and_its_vision_encoder(random_blip):
-    blocks = {patch.block for patch in every_head(random_blip)}
+    blocks = {patch.block for patch in attention_heads(random_blip)}
     assert blocks == {"vision_encoder", "text_encoder", "text_decoder"}
     assert random_blip.head_block.name == "text_encoder", "patch_heads must stay with the block that reads the question"
     assert not [site for site in random_blip.sites() if site == Site("vision_encoder", "self_attention", 0)], (

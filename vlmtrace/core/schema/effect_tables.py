@@ -115,8 +115,8 @@ HEAD_PATCHING = Table(
 
 WHOLE_HEADS = Table(
     "whole_heads",
-    "One row per pair, corruption, direction and head of every attention block: all positions of the head copied at once "
-    "from the clean into the corrupt run (denoising), or from the corrupt into the clean run (noising).",
+    "One row per pair, corruption, direction and head of every attention block: all positions of the head copied at "
+    "once from the clean into the corrupt run (denoising), or from the corrupt into the clean run (noising).",
     (
         SAMPLE, UNIT_OF_PAIR, CORRUPTION,
         Column("direction", "text", "denoising or noising"),

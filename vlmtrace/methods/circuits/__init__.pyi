@@ -4,6 +4,7 @@ from .faithfulness import circuit_sizes, faithfulness_table, subset_table
 from .figures import faithfulness_curves, head_map, universal_head_table
 from .heads import head_table, notice_rule, rank_heads
 from .power import detectable_effect
+from .search import smallest_set
 from .universal import effect_size_sensitivity, one_sign_heads, universal_heads, universality
 from .verdicts import circuit_verdicts
 
@@ -22,6 +23,7 @@ __all__ = [
     "one_sign_heads",
     "rank_heads",
     "run_circuits",
+    "smallest_set",
     "subset_table",
     "universal_head_table",
     "universal_heads",

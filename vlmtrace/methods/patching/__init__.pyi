@@ -3,7 +3,7 @@ from .direction import DIRECTIONS, in_direction
 from .explorers import head_explorer, module_explorer
 from .figures import effect_heatmap, image_effect_map, layer_profiles, region_effects
 from .intervention import Outcome, Patch, intervene
-from .joint import every_head, patch_together, patch_whole_heads
+from .joint import attention_heads, patch_together, patch_whole_heads
 from .metrics import patching_effect
 from .sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
 from .view import Patching
@@ -14,8 +14,8 @@ __all__ = [
     "Patch",
     "Patching",
     "ablate",
+    "attention_heads",
     "effect_heatmap",
-    "every_head",
     "head_explorer",
     "image_effect_map",
     "in_direction",

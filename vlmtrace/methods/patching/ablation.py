@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
@@ -29,8 +30,8 @@ from vlmtrace.methods.patching.joint import (
     Part,
     add_missing_sites,
     as_patches,
+    attention_heads,
     effect_rows,
-    every_head,
     head_columns,
     placed_patch,
     runs_by_pair,
@@ -50,6 +51,7 @@ def ablate(
     corruption: str = "image",
     reference: pd.DataFrame | None = None,
     seed: int = 0,
+    contrast: str = "answer",
     batch_size: int = BATCH_SIZE,
 ) -> pd.DataFrame:
     """Take one activation after the other away from the clean run.
@@ -72,6 +74,7 @@ def ablate(
         corruption: "image" or "text": effects are shares of the gap that it makes
         reference: a pairs table of the same task, for "mean" and "resample"; None: `pairs`
         seed: of the drawing
+        contrast: what the correct answer is compared with, see `patch_modules`
         batch_size: at most so many sites in one forward pass
 
     Returns:
@@ -99,14 +102,14 @@ def ablate(
     one_of(method, METHODS, "method")
     pairs = validate_pairs(pairs).reset_index(drop=True)
     reference = pairs if reference is None else validate_pairs(reference).reset_index(drop=True)
-    patches = every_head(model, [model.head_block.name]) if sites is None else as_patches(model, sites)
+    patches = attention_heads(model, [model.head_block.name]) if sites is None else as_patches(model, sites)
     columns = head_columns(patches)
     chosen = list(dict.fromkeys(model.check_site(patch.site) for patch in patches))
     means = _RoleMeans(model, reference, chosen) if method == "mean" else None
     donors = draw_donors(model, pairs, reference, seed) if method == "resample" else []
     tables = []
     title = f"{method} ablation of {len(patches)} sites"
-    for row, (pair, runs) in enumerate(runs_by_pair(model, pairs, corruption, title)):
+    for row, (pair, runs) in enumerate(runs_by_pair(model, pairs, corruption, title, contrast)):
         add_missing_sites(model, runs, chosen)
         if means is not None:
             source = means.of_pair(pair, runs)
@@ -166,8 +169,23 @@ def _shapes(model: VLM, pairs: pd.DataFrame, row: int) -> tuple:
 
 def _from_source(runs: PairRuns, source: dict[Site, Tensor]) -> PairRuns:
     """Runs in which patching copies from a source into the clean run."""
+    whole = None
+    if runs.whole is not None:
+        first, second = (
+            replace(side, clean=_lengthened(source, side.clean), inputs=side.clean_inputs, corrupt=side.clean)
+            for side in runs.whole
+        )
+        whole = (first, second)
     clean = Trace(runs.clean.logits, source)
-    return replace(runs, clean=clean, inputs=runs.clean_inputs, corrupt=runs.clean)
+    return replace(runs, clean=clean, inputs=runs.clean_inputs, corrupt=runs.clean, whole=whole)
+
+
+def _lengthened(source: dict[Site, Tensor], longer: Trace) -> Trace:
+    """The source for a run whose sequence goes on with an answer, at whose positions nothing is ever patched."""
+    found = {}
+    for site, value in source.items():
+        found[site] = F.pad(value, (0, 0, 0, longer[site].shape[1] - value.shape[1]))
+    return Trace(longer.logits, found)
 
 
 class _RoleMeans:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vlmtrace.core.errors import one_of
-from vlmtrace.inputs.pair_runs import PairRuns
+from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns
 
 #: What may be asked for as `direction`.
 DIRECTIONS = ("denoising", "noising")
@@ -46,4 +46,9 @@ def in_direction(runs: PairRuns, direction: str) -> PairRuns:
         corrupt=runs.clean,
         clean_readout=runs.corrupt_readout,
         corrupt_readout=runs.clean_readout,
+        whole=None if runs.whole is None else (_swapped(runs.whole[0]), _swapped(runs.whole[1])),
     )
+
+
+def _swapped(side: WholeRuns) -> WholeRuns:
+    return replace(side, clean_inputs=side.inputs, inputs=side.clean_inputs, clean=side.corrupt, corrupt=side.clean)

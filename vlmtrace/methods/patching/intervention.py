@@ -287,9 +287,8 @@ def check_patch(model: VLM, runs: PairRuns, patch: Patch) -> Patch:
     block = model.blocks[site.block]
     length = runs.corrupt[site].shape[1]
     if patch.heads is not None and site.module not in block.modules_with_heads:
-        raise VlmtraceError(
-            f"{site.module} of {block.name} has no heads: choose {' or '.join(block.modules_with_heads) or 'all of it'}."
-        )
+        offered = " or ".join(block.modules_with_heads) or "all of it"
+        raise VlmtraceError(f"{site.module} of {block.name} has no heads: choose {offered}.")
     for kind, chosen, count in (("position", patch.positions, length), ("head", patch.heads, block.n_heads)):
         wrong = [index for index in chosen or () if not 0 <= index < count]
         if wrong:

@@ -21,7 +21,7 @@ from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import named_positions
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
 from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
-from vlmtrace.methods.patching.intervention import Patch, check_patch, patched_logits
+from vlmtrace.methods.patching.intervention import Patch, check_patch, patched_readout
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.methods.patching.plans import site_patches
 from vlmtrace.methods.patching.run_sweep import default_memory, sweep_patches
@@ -40,6 +40,7 @@ def patch_together(
     sets: Sequence[Sequence[Part]],
     corruption: str = "image",
     direction: str = "denoising",
+    contrast: str = "answer",
     batch_size: int = BATCH_SIZE,
 ) -> pd.DataFrame:
     """Patch all members of a set in one run, one set after the other; everything else is computed anew.
@@ -51,6 +52,7 @@ def patch_together(
             "image", …), or of whole heads (module, layer, head) of the block that reads the question; it may be empty
         corruption: "image" or "text"
         direction: "denoising": from the clean into the corrupt run; "noising": from the corrupt into the clean one
+        contrast: what the correct answer is compared with, see `patch_modules`
         batch_size: at most so many sets in one forward pass
 
     Returns:
@@ -62,6 +64,7 @@ def patch_together(
         - logit_diff: LD_patched less LD of the run that was patched, in logits
         - patching_effect: 1 where the patched run is as the run from which was copied. Denoising: the clean answer is
           back. Noising: as much is lost as the corruption takes. Missing where clean and corrupt do not differ
+        - contrast_token: the answer that the correct one is compared with
 
         A name of which a pair's prompt or image has nothing patches nothing in that pair
 
@@ -80,7 +83,8 @@ def patch_together(
     one_of(direction, DIRECTIONS, "direction")
     patches = [as_patches(model, members) for members in sets]
     tables = []
-    for pair, runs in runs_by_pair(model, pairs, corruption, f"{len(sets)} sets, {direction}, {corruption} corruption"):
+    title = f"{len(sets)} sets, {direction}, {corruption} corruption"
+    for pair, runs in runs_by_pair(model, pairs, corruption, title, contrast):
         runs = in_direction(runs, direction)
         placed = [[placed_patch(model, pair, runs.clean_inputs, patch) for patch in members] for members in patches]
         readout = together_readout(model, runs, placed, batch_size)
@@ -95,6 +99,7 @@ def patch_whole_heads(
     corruption: str = "image",
     direction: str = "denoising",
     blocks: Sequence[str] | None = None,
+    contrast: str = "answer",
     batch_size: int = BATCH_SIZE,
 ) -> pd.DataFrame:
     """Patch every head of every attention block, at all of its positions at once.
@@ -108,6 +113,7 @@ def patch_whole_heads(
         corruption: "image" or "text"
         direction: "denoising" or "noising", see `patch_together`
         blocks: e.g. ("text_decoder",); None: all that have heads
+        contrast: what the correct answer is compared with, see `patch_modules`
         batch_size: at most so many heads in one forward pass
 
     Returns:
@@ -125,9 +131,10 @@ def patch_whole_heads(
         {'vision_encoder': 32, 'text_encoder': 64, 'text_decoder': 64}
     """
     one_of(direction, DIRECTIONS, "direction")
-    heads = every_head(model, blocks)
+    heads = attention_heads(model, blocks)
     tables = []
-    for pair, runs in runs_by_pair(model, pairs, corruption, f"whole heads, {direction}, {corruption} corruption"):
+    title = f"whole heads, {direction}, {corruption} corruption"
+    for pair, runs in runs_by_pair(model, pairs, corruption, title, contrast):
         runs = in_direction(runs, direction)
         for block in dict.fromkeys(patch.block for patch in heads):
             mine = [patch for patch in heads if patch.block == block]
@@ -139,7 +146,7 @@ def patch_whole_heads(
     return pd.concat(tables, ignore_index=True)
 
 
-def every_head(model: VLM, blocks: Sequence[str] | None = None) -> list[Patch]:
+def attention_heads(model: VLM, blocks: Sequence[str] | None = None) -> list[Patch]:
     """Every head that can be patched, at all positions: block by block, layer by layer.
 
     Args:
@@ -206,7 +213,7 @@ def placed_patch(model: VLM, pair: Mapping[str, Any], inputs: Inputs, patch: Pat
 
 
 def runs_by_pair(
-    model: VLM, pairs: pd.DataFrame, corruption: str, title: str
+    model: VLM, pairs: pd.DataFrame, corruption: str, title: str, contrast: str = "answer"
 ) -> Iterator[tuple[dict[str, Any], PairRuns]]:
     """Clean and corrupt runs, pair by pair.
 
@@ -215,6 +222,7 @@ def runs_by_pair(
         pairs: a pairs table
         corruption: "image" or "text"
         title: what the progress bar says
+        contrast: "answer" or "options", see `patch_modules`
 
     Yields:
         the pair's row and its runs (batch 1)
@@ -226,7 +234,8 @@ def runs_by_pair(
     pairs = validate_pairs(pairs).reset_index(drop=True)
     for row in progress(range(len(pairs)), f"{title}, {len(pairs)} pairs"):
         one = pairs.iloc[[row]]
-        yield one.to_dict("records")[0], run_pairs(model, one, [encode_pair(model, pairs, row, corruption)])
+        runs = run_pairs(model, one, [encode_pair(model, pairs, row, corruption)], corruption, contrast)
+        yield one.to_dict("records")[0], runs
 
 
 def together_readout(
@@ -250,8 +259,7 @@ def together_readout(
     for patches in interventions:
         for patch in patches:
             check_patch(model, runs, patch)
-    logits = patched_logits(model, runs, interventions, batch_size)
-    return Readout.of(logits, runs.answer_ids.expand(len(logits), -1))
+    return patched_readout(model, runs, interventions, batch_size)
 
 
 def add_missing_sites(model: VLM, runs: PairRuns, sites: Sequence[Site]) -> None:
@@ -263,10 +271,11 @@ def add_missing_sites(model: VLM, runs: PairRuns, sites: Sequence[Site]) -> None
         sites: any
     """
     wanted = [model.check_site(site) for site in dict.fromkeys(sites)]
-    for trace, inputs in ((runs.clean, runs.clean_inputs), (runs.corrupt, runs.inputs)):
-        missing = [site for site in wanted if site not in trace.activations]
-        if missing:
-            trace.activations.update(model.trace(inputs, missing).activations)
+    for side in (runs, *(runs.whole or ())):
+        for trace, inputs in ((side.clean, side.clean_inputs), (side.corrupt, side.inputs)):
+            missing = [site for site in wanted if site not in trace.activations]
+            if missing:
+                trace.activations.update(model.trace(inputs, missing).activations)
 
 
 def head_columns(patches: Sequence[Patch]) -> dict[str, list]:
@@ -299,7 +308,8 @@ def effect_rows(pair: Mapping[str, Any], runs: PairRuns, readout: Readout, what:
         what: further columns, which say what was done
 
     Returns:
-        sample_id, unit (if the pair has it), the further columns, p_correct, p_diff, logit_diff, patching_effect
+        sample_id, unit (if the pair has it), the further columns, p_correct, p_diff, logit_diff, patching_effect,
+        contrast_token
     """
     (ld, p), (from_ld, _), (base_ld, base_p) = (
         (found.logit_diff.double().cpu().numpy(), found.p_correct.double().cpu().numpy())
@@ -311,6 +321,7 @@ def effect_rows(pair: Mapping[str, Any], runs: PairRuns, readout: Readout, what:
         "p_diff": p - base_p,
         "logit_diff": ld - base_ld,
         "patching_effect": patching_effect(ld, from_ld, base_ld),
+        "contrast_token": runs.contrasts[0],
     }
     return pd.DataFrame({**names, **what, **numbers}, index=range(len(ld)))
 
