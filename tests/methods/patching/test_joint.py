@@ -7,7 +7,7 @@ import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.pair_runs import encode_pair, read_again, run_pairs
 from vlmtrace.inputs.token_roles import token_table
-from vlmtrace.methods.patching import Patch, attention_heads
+from vlmtrace.methods.patching import Patch, attention_heads, intervene
 from vlmtrace.models import Site
 from vlmtrace.models.hooks import attach_hooks
 
@@ -124,6 +124,9 @@ def test_wrong_names_are_said(model, random_pairs):
     one = random_pairs.iloc[[0]]
     with pytest.raises(VlmtraceError, match="direction"):
         vt.patch_together(model, one, [[]], direction="up")
+    named = Patch(model.head_block.name, "mlp", 0, ("correct",))
+    with pytest.raises(VlmtraceError, match="names its positions"):
+        intervene(model, random_pairs.iloc[0], [named])
     with pytest.raises(VlmtraceError, match="block with heads"):
         vt.patch_whole_heads(model, one, blocks=["nowhere"])
     with pytest.raises(VlmtraceError, match="has no heads"):

@@ -19,7 +19,7 @@ import pandas as pd
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import UNIT
-from vlmtrace.inputs.batching import batches_of_pairs
+from vlmtrace.inputs.batching import Plan, batches_of_pairs
 from vlmtrace.methods.attribution.gradients import site_gradients
 from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
 from vlmtrace.methods.patching.joint import patch_together
@@ -203,7 +203,7 @@ def candidate_heads(model: VLM, pairs: pd.DataFrame, corruption: str = "image") 
     """
     block = model.head_block
     sites = [Site(block.name, module, layer) for layer in range(block.n_layers) for module in block.head_modules]
-    plan = {block.name: [(site.module, site.layer, None) for site in sites]}
+    plan: Plan = {block.name: [(site.module, site.layer, None) for site in sites]}
     total: dict[tuple[str, Site], np.ndarray] = {}
     for _, runs, _ in batches_of_pairs(model, pairs.reset_index(drop=True), corruption, plan, "all"):
         for direction in DIRECTIONS:

@@ -56,6 +56,20 @@ class Patch(NamedTuple):
         """Block, module and layer alone."""
         return Site(self.block, self.module, self.layer)
 
+    @property
+    def indices(self) -> tuple[int, ...] | None:
+        """The positions, which must be indices here.
+
+        Raises:
+            VlmtraceError: one is a name
+        """
+        if self.positions is None:
+            return None
+        found = tuple(position for position in self.positions if not isinstance(position, str))
+        if len(found) < len(self.positions):
+            raise VlmtraceError(f"{self} names its positions: give indices, or use patch_together or ablate.")
+        return found
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -289,7 +303,7 @@ def check_patch(model: VLM, runs: PairRuns, patch: Patch) -> Patch:
     if patch.heads is not None and site.module not in block.modules_with_heads:
         offered = " or ".join(block.modules_with_heads) or "all of it"
         raise VlmtraceError(f"{site.module} of {block.name} has no heads: choose {offered}.")
-    for kind, chosen, count in (("position", patch.positions, length), ("head", patch.heads, block.n_heads)):
+    for kind, chosen, count in (("position", patch.indices, length), ("head", patch.heads, block.n_heads)):
         wrong = [index for index in chosen or () if not 0 <= index < count]
         if wrong:
             raise VlmtraceError(f"There is no {kind} {wrong[0]} in {block.name}: choose among 0 to {count - 1}.")
@@ -315,7 +329,7 @@ def _copy_clean(
         for patch in patches:
             if patch.site != site:
                 continue
-            for position in range(of_prompt) if patch.positions is None else patch.positions:
+            for position in range(of_prompt) if (at := patch.indices) is None else at:
                 if patch.heads is None:
                     keep[row, position] = True
                 for head in patch.heads or ():
