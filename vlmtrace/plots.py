@@ -32,6 +32,7 @@ from vlmtrace.methods.knockout.figures import knockout_effects
 from vlmtrace.methods.lens.figures import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual
 from vlmtrace.methods.lens.word_figures import word_grid, words_by_layer
 from vlmtrace.methods.patching.figures import effect_heatmap, image_effect_map, layer_profiles, region_effects
+from vlmtrace.methods.patching.head_figures import denoising_against_noising, whole_head_map
 
 __all__ = [
     "accuracy_by_category",
@@ -39,6 +40,7 @@ __all__ = [
     "attention_overlay",
     "attribution_scatter",
     "average_trace",
+    "denoising_against_noising",
     "effect_heatmap",
     "faithfulness_curves",
     "function_scores",
@@ -60,6 +62,7 @@ __all__ = [
     "universal_head_table",
     "upper_against_lower",
     "visual_against_textual",
+    "whole_head_map",
     "word_grid",
     "words_by_layer",
 ]

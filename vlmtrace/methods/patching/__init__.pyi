@@ -1,7 +1,9 @@
 from .ablation import ablate
 from .direction import DIRECTIONS, in_direction
+from .directions import compare_directions, direction_sums
 from .explorers import head_explorer, module_explorer
 from .figures import effect_heatmap, image_effect_map, layer_profiles, region_effects
+from .head_figures import denoising_against_noising, whole_head_map
 from .intervention import Outcome, Patch, intervene
 from .joint import attention_heads, patch_together, patch_whole_heads
 from .metrics import patching_effect
@@ -15,6 +17,9 @@ __all__ = [
     "Patching",
     "ablate",
     "attention_heads",
+    "compare_directions",
+    "denoising_against_noising",
+    "direction_sums",
     "effect_heatmap",
     "head_explorer",
     "image_effect_map",
@@ -30,4 +35,5 @@ __all__ = [
     "patch_whole_heads",
     "patching_effect",
     "region_effects",
+    "whole_head_map",
 ]
