@@ -126,6 +126,8 @@ WHOLE_HEADS = Table(
         Column("logit_diff", "number", "LD of the patched run less LD of the run that was patched", "logits"),
         Column("patching_effect", "number", "1: denoising brings the clean answer back, noising loses as much as the "
                "corruption takes", "share of LD_clean − LD_corrupt", missing=_NO_CONTRAST),
+        Column("contrast_token", "text", "the answer that the correct one is compared with, see head_patching",
+               optional=True),
     ),
     "05_head_patching",
     per_task=True,

@@ -5,14 +5,16 @@ that one patch closes: the patching effect. 0: the answer stays that of the corr
 restored. All numbers are exact: each is what a full forward pass with that one patch gives.
 
 **Use it** to find where the information that the two runs differ in is carried. `methods.attribution` estimates the
-same numbers from gradients, for models too large for exact sweeps. `methods.knockout` asks the opposite question,
-what the clean run cannot do without. `methods.circuits` tests whether the heads found here carry the answer
+same numbers from gradients, for models too large for exact sweeps. What the clean run cannot do without is asked by
+`direction="noising"` (from the corrupt into the clean run), by `ablate`, and by `methods.knockout` for attention. `methods.circuits` tests whether the heads found here carry the answer
 together. `methods.causal_tracing` patches where there is no second image, with noise as the corruption. `intervene`
 applies several patches at once.
 
 **Returns** the tables `module_patching` (`patch_modules`, and `patch_regions` for whole regions of the image) and
 `head_patching` (`patch_heads`): one row per pair, layer, position (or region) and module (or head).
-`patch_head_sets` returns one row per pair and set of heads.
+`patch_head_sets` returns one row per pair and set of heads. `patch_whole_heads` returns `whole_heads`, one row per
+pair and head of every attention block, and `patch_together` one row per pair and set; `direction_sums` and
+`compare_directions` say what the two directions make of the same heads.
 
 **Notebooks** 04_module_patching and 05_head_patching; for single examples 09_explorer, view Patch.
 
