@@ -53,17 +53,17 @@ def hooked_effect(model, pair, corruption, parts, direction="denoising"):
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_whole_heads_of_every_block_are_hooked_passes(model_store, random_pairs, family, direction):
     model = model_store.shared(family)
-    pair = random_pairs.iloc[0]
-    effects = vt.patch_whole_heads(model, random_pairs.iloc[[0]], direction=direction)
-    assert len(effects) == len(attention_heads(model)) and set(effects["direction"]) == {direction}
-    assert "vision_encoder" in set(effects["block"]), f"{family}: the heads of the vision encoder are missing"
-    for _, rows in effects.groupby("block"):
-        assert rows["patching_effect"].abs().max() > 1e-3, "no head of this block does anything"
-        for row in rows.iloc[:: max(1, len(rows) // 4)].itertuples():
-            expected = hooked_effect(
-                model, pair, "image", [(Site(row.block, row.module, row.layer), None, row.head)], direction
-            )
-            assert row.patching_effect == pytest.approx(expected, abs=1e-4), f"{family}, {direction}: {row}"
+    # The second pair's answers have several tokens in BLIP's vocabulary.
+    for index in (0, 1) if family == "random_blip" else (0,):
+        effects = vt.patch_whole_heads(model, random_pairs.iloc[[index]], direction=direction)
+        assert len(effects) == len(attention_heads(model)) and set(effects["direction"]) == {direction}
+        assert "vision_encoder" in set(effects["block"]), f"{family}: the heads of the vision encoder are missing"
+        for _, rows in effects.groupby("block"):
+            assert rows["patching_effect"].abs().max() > 1e-3, "no head of this block does anything"
+            for row in rows.iloc[:: max(1, len(rows) // 4)].itertuples():
+                part = (Site(row.block, row.module, row.layer), None, row.head)
+                expected = hooked_effect(model, random_pairs.iloc[index], "image", [part], direction)
+                assert row.patching_effect == pytest.approx(expected, abs=1e-4), f"{family}, {direction}: {row}"
 
 
 def test_blip_has_its_decoder_and_its_vision_encoder(random_blip):

@@ -7,7 +7,8 @@ important heads do together is said for sufficiency, necessity, completeness and
 are a control.
 
 **Use it** after `methods.patching`, which gives one number per pair and head: here these become claims over pairs,
-and heads are tested jointly. `smallest_set` searches sets, since single effects miss heads that back each other up. `methods.attention` says what the heads look at.
+and heads are tested jointly. `smallest_set` searches sets, since single effects miss heads that back
+each other up. `methods.attention` says what the heads look at.
 
 **Returns** the tables `heads` (`head_table`: one row per head, task and corruption), `universal_heads` (one row per
 head that is important anywhere), `universality` (how many, and how many by chance), `faithfulness`

@@ -6,9 +6,9 @@ restored. All numbers are exact: each is what a full forward pass with that one 
 
 **Use it** to find where the information that the two runs differ in is carried. `methods.attribution` estimates the
 same numbers from gradients, for models too large for exact sweeps. What the clean run cannot do without is asked by
-`direction="noising"` (from the corrupt into the clean run), by `ablate`, and by `methods.knockout` for attention. `methods.circuits` tests whether the heads found here carry the answer
-together. `methods.causal_tracing` patches where there is no second image, with noise as the corruption. `intervene`
-applies several patches at once.
+`direction="noising"` (from the corrupt into the clean run), by `ablate`, and by `methods.knockout` for attention.
+`methods.circuits` tests whether the heads found here carry the answer together. `methods.causal_tracing` patches
+where there is no second image, with noise as the corruption. `intervene` applies several patches at once.
 
 **Returns** the tables `module_patching` (`patch_modules`, and `patch_regions` for whole regions of the image) and
 `head_patching` (`patch_heads`): one row per pair, layer, position (or region) and module (or head).

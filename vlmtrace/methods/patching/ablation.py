@@ -94,10 +94,9 @@ def ablate(
         >>> import vlmtrace as vt
         >>> model = vt.load_model("tiny-blip")
         >>> pairs = vt.load_pairs("rendered_states", n=4)
-        >>> effects = vt.ablate(model, pairs, method="mean")
-        >>> weakest = effects.groupby(["module", "layer", "head"])["patching_effect"].mean().idxmin()
-        >>> weakest
-        ('cross_attention', 3, 1)
+        >>> effects = vt.ablate(model, pairs, [("cross_attention", 3, 6), ("self_attention", 0, 1)], method="zero")
+        >>> effects.groupby("module", sort=False)["patching_effect"].mean().round(1).to_dict()
+        {'cross_attention': -0.1, 'self_attention': -0.1}
     """
     one_of(method, METHODS, "method")
     pairs = validate_pairs(pairs).reset_index(drop=True)
