@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from vlmtrace.inputs.corruption import prefix_of, run_inputs, token_mismatch
 from vlmtrace.models import VLM, Inputs, Readout, Trace
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.finite import check_finite
-from vlmtrace.models.types import WholeAnswer
+from vlmtrace.models.types import BothAnswers, WholeAnswer
 from vlmtrace.models.vlm import inputs_of_pair
 
 
@@ -191,12 +192,29 @@ def _measured(
     for which in ("correct", "contrast"):
         ids = torch.tensor([getattr(one, which) for one in answers], device=clean.logits.device)  # (pair, token)
         longer, longer_corrupt = (model.extend(run, ids[:, :-1]) for run in (clean_inputs, inputs))
-        sides.append(
-            WholeRuns(WholeAnswer(ids), longer, longer_corrupt, model.trace(longer), model.trace(longer_corrupt))
-        )
+        traces = _trace_longer(model, longer, clean), _trace_longer(model, longer_corrupt, corrupt)
+        sides.append(WholeRuns(WholeAnswer(ids), longer, longer_corrupt, *traces))
     whole = (sides[0], sides[1])
     clean_readout, corrupt_readout = (_read_whole(model, run, whole) for run in ("clean", "corrupt"))
     return PairRuns(clean_inputs, inputs, clean, corrupt, answers, contrasts, clean_readout, corrupt_readout, whole)
+
+
+@torch.no_grad()
+def _trace_longer(model: VLM, inputs: Inputs, trace: Trace) -> Trace:
+    """The trace of a run with an answer given; `trace` is that of the same run without it."""
+    if not model.answers_apart:
+        return model.trace(inputs)
+    # Nothing in front of the answer's own block has changed.
+    block = model.answer_block
+    longer = model.trace(inputs, model.sites([block]))
+    own = longer.layer_inputs[block]
+    before = {name: value for name, value in trace.layer_inputs.items() if name != block}
+    return dataclasses.replace(
+        trace,
+        logits=longer.logits,
+        activations={**trace.activations, **longer.activations},
+        layer_inputs={**before, block: own},
+    )
 
 
 @torch.no_grad()
@@ -223,6 +241,24 @@ def read_again(model: VLM, runs: PairRuns, run: str = "clean", image: torch.Tens
     if runs.whole is None:
         return Readout.of(model.answer_logits(_inputs_of(runs, run), image), runs.answer_ids)
     return _read_whole(model, run, runs.whole, image)
+
+
+def both_answers(model: VLM, runs: PairRuns) -> BothAnswers | None:
+    """Both answers as a block of their own reads them from one and the same states of the prompt.
+
+    Args:
+        model: that ran
+        runs: of a batch of pairs
+
+    Returns:
+        both answers; None where both have one token, or where the model has no such block
+    """
+    if runs.whole is None or not model.answers_apart:
+        return None
+    correct, contrast = runs.whole
+    # What enters the block are the answer's tokens alone: it is the same in the clean and in the corrupt run.
+    starts = [side.corrupt.layer_inputs[model.answer_block] for side in runs.whole]
+    return BothAnswers(correct.ids, contrast.ids, (starts[0], starts[1]))
 
 
 def _inputs_of(runs: PairRuns | WholeRuns, run: str) -> Inputs:

@@ -37,6 +37,7 @@ class Blip(VLM):
     answer_block = "text_decoder"
     entry_blocks = ("vision_encoder", "text_encoder")
     image_module = "cross_attention"
+    answers_apart = True
     edges = (("image", "options"), ("image", "all"), ("options", "all"))
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):

@@ -44,6 +44,8 @@ class ModelInterface(ABC):
         falls_back_to_reference: whether a model whose fast sweep differs from the hooked reference is used all the
             same, with the reference; if not, it is refused
         image_size_matters: whether images of unlike size can give unlike numbers of tokens, so that they share no batch
+        answers_apart: whether the answer's tokens go through a block of their own, so that the prompt's states are the
+            same whatever the answer
         sweeps_regions: whether the fast sweep knows patches of several positions at once; the reference always does
     """
 
@@ -62,6 +64,7 @@ class ModelInterface(ABC):
     has_visual_tokens: bool = False
     falls_back_to_reference: bool = True
     image_size_matters: bool = False
+    answers_apart: bool = False
     sweeps_regions: bool = False
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):

@@ -196,8 +196,28 @@ class WholeAnswer:
         return self.ids.shape[1]
 
 
-#: What is read out of logits: the first tokens (pair, 2) of the correct answer and of its contrast, or a whole answer.
-AnswerIds = Tensor | WholeAnswer
+@dataclass(frozen=True)
+class BothAnswers:
+    """Two whole answers that a block of its own reads from the same states of the prompt.
+
+    Attributes:
+        correct: the correct answer
+        contrast: the one that it is compared with
+        starts: what enters layer 0 of the answer block with either answer given, (pair, token, width) each
+    """
+
+    correct: WholeAnswer
+    contrast: WholeAnswer
+    starts: tuple[Tensor, Tensor]
+
+    def __len__(self) -> int:
+        """The number of pairs."""
+        return len(self.correct)
+
+
+#: What is read out of logits: the first tokens (pair, 2) of the correct answer and of its contrast, or a whole answer;
+#: and where the answer has a block of its own, two of them at once.
+AnswerIds = Tensor | WholeAnswer | BothAnswers
 
 
 def positions_read(answer_ids: AnswerIds) -> int:
@@ -251,6 +271,7 @@ class Readout:
             Readout of shape (pair, …). Of a whole answer, `correct` is its log-probability, given the tokens before
             each, and `incorrect` is missing
         """
+        assert not isinstance(answer_ids, BothAnswers), "two answers are read one by one"
         if not isinstance(answer_ids, WholeAnswer):
             return cls.of(logits[..., -1, :], answer_ids)
         ids = answer_ids.ids.view(len(answer_ids), *[1] * (logits.ndim - 3), -1, 1).expand(*logits.shape[:-1], 1)

@@ -32,7 +32,7 @@ def pairs(tmp_path_factory):
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 @pytest.mark.parametrize("task", TASKS)
 def test_drawn_sites_equal_the_reference(model, pairs, task, corruption, sweep):
-    table = sweep(model, pairs[task], corruption)
+    table = sweep(model, pairs[task], corruption, contrast="options")
     # Sites that the corruption does not reach are 0 by construction: draw among those that it does.
     reached = table[table["logit_diff"] != 0]
     assert len(reached) > 10 * SITES
@@ -99,7 +99,10 @@ def test_every_site_equals_hooked_passes(model, pairs, task, corruption):
     clean_trace = model.trace(clean)
     with torch.no_grad():
         corrupt = Readout.of(model.answer_logits(inputs), ids)
-    tables = [vt.patch_modules(model, pair, corruption).assign(head=None), vt.patch_heads(model, pair, corruption)]
+    tables = [
+        vt.patch_modules(model, pair, corruption, contrast="options").assign(head=None),
+        vt.patch_heads(model, pair, corruption, contrast="options"),
+    ]
     compared = 0
     for table in tables:
         for (block, module, layer), found in table.groupby(["block", "module", "layer"]):

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.inputs.pair_runs import PairRuns
+from vlmtrace.inputs.pair_runs import PairRuns, both_answers
 from vlmtrace.models import VLM, Inputs, Patches, Readout, Trace
 from vlmtrace.models.sweep import reference
-from vlmtrace.models.types import AnswerIds
+from vlmtrace.models.types import AnswerIds, BothAnswers
 from vlmtrace.models.vlm import inputs_of_pair
 
 #: Share of the free memory that a sweep may take when `memory_gb` is not given.
@@ -100,9 +100,11 @@ def sweep_patches(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> 
     values = [column[:, None].repeat(1, len(patches)) for column in (base.correct, base.incorrect, base.log_normalizer)]
     if active:
         chosen = patches.subset(active)
+        shared = both_answers(model, runs) if patches.block != model.answer_block else None
         if runs.whole is None:
-            run = (runs.clean, runs.corrupt, runs.inputs)
-            swept = _sweep(model, *run, chosen, runs.answer_ids, memory)
+            swept = _sweep(model, runs.clean, runs.corrupt, runs.inputs, chosen, runs.answer_ids, memory)
+        elif shared is not None and _is_fast(model, chosen, runs.inputs):
+            swept = model.sweep(runs.clean, runs.corrupt, runs.inputs, chosen, shared, memory)
         else:
             # Each answer is given in a run of its own: what a patch does to both is what it does in both runs.
             both = [
@@ -116,13 +118,18 @@ def sweep_patches(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> 
     return Readout(*values)
 
 
+def _is_fast(model: VLM, patches: Patches, inputs: Inputs) -> bool:
+    known = patches.position_masks is None or model.sweeps_regions
+    return known and model.uses_fast_sweep and not model.sweep_unsupported_reason(inputs)
+
+
 def _sweep(
     model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int
 ) -> Readout:
-    known = patches.position_masks is None or model.sweeps_regions
-    if known and model.uses_fast_sweep and not model.sweep_unsupported_reason(inputs):
+    if _is_fast(model, patches, inputs):
         return model.sweep(clean, corrupt, inputs, patches, answer_ids, memory)
     readouts = []
+    assert not isinstance(answer_ids, BothAnswers), "only a fast sweep reads two answers at once"
     n = len(answer_ids)
     for row in range(n):
         one = slice(row, row + 1)

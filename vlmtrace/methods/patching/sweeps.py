@@ -19,7 +19,7 @@ from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import IMAGE_REGIONS, named_positions
-from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns, encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns, both_answers, encode_pair, run_pairs
 from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
 from vlmtrace.methods.patching.metrics import concat_in_order, effect_table, patching_effect
 from vlmtrace.methods.patching.plans import head_plan, module_plan, patches_of_batch, region_patches
@@ -327,6 +327,9 @@ def _fixed_heads(model: VLM, runs: PairRuns, keep: dict[str, torch.Tensor], reve
 
     if runs.whole is None:
         return run(runs, runs.answer_ids)
+    shared = both_answers(model, runs)
+    if shared is not None and model.uses_fast_sweep:
+        return run(runs, shared)
     return Readout.of_two(*(run(side, side.ids) for side in runs.whole))
 
 

@@ -25,7 +25,7 @@ from vlmtrace.models.sweep.layer_sweep import (
     restore_window_hooks,
     sweep_layers,
 )
-from vlmtrace.models.types import AnswerIds, Patches, Readout, Trace
+from vlmtrace.models.types import AnswerIds, BothAnswers, Patches, Readout, Trace, positions_read
 from vlmtrace.models.vlm import VLM
 
 
@@ -34,7 +34,12 @@ def sweep(model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids
     """Answer every patch of a batch of pairs; see `ModelInterface.sweep`."""
     build = {"text_encoder": _TextEncoder, "text_decoder": _TextDecoder, "vision_encoder": _VisionEncoder}
     run = build[patches.block](model, clean, corrupt, memory)
-    size = max(1, (memory - run.shared_bytes) // (len(answer_ids) * run.state_bytes))
+    if isinstance(answer_ids, BothAnswers):
+        n_read = max(answer_ids.correct.n_positions, answer_ids.contrast.n_positions)
+    else:
+        n_read = positions_read(answer_ids)
+    state_bytes = max(run.state_bytes, n_read * run.token_bytes)
+    size = max(1, (memory - run.shared_bytes) // (len(answer_ids) * state_bytes))
     return in_chunks(patches, size, lambda chunk: run.answer(chunk, answer_ids))
 
 
@@ -82,10 +87,12 @@ class _Sweep:
 
     Attributes:
         state_bytes: what one state of one pair occupies at the peak of a layer
+        token_bytes: what one token that is read out of a state occupies
         shared_bytes: what is kept for all states
     """
 
     state_bytes: int
+    token_bytes: int
     shared_bytes: int = 0
 
     def __init__(self, model: VLM, clean: Trace, corrupt: Trace, memory: int):
@@ -95,7 +102,10 @@ class _Sweep:
         # The peak is either in the feed-forward, whose inner layer lives before and after its gate, or at the readout.
         layer = length * (8 * text.hidden_size + 2 * text.intermediate_size)
         readout = length * text.hidden_size + 2 * text.vocab_size
-        self.state_bytes = max(layer, readout) * corrupt.layer_inputs["text_encoder"].element_size()
+        element = corrupt.layer_inputs["text_encoder"].element_size()
+        self.state_bytes = max(layer, readout) * element
+        # Logits, and their log-softmax in float32.
+        self.token_bytes = text.vocab_size * (element + 4)
 
     def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
         """Readout (P, S) of patches sorted by layer."""

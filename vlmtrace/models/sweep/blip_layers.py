@@ -22,7 +22,7 @@ from vlmtrace.models.sweep.layer_sweep import (
     take_row,
     with_heads,
 )
-from vlmtrace.models.types import AnswerIds, Patches, Readout, Trace, positions_read
+from vlmtrace.models.types import AnswerIds, BothAnswers, Patches, Readout, Trace, positions_read
 from vlmtrace.models.vlm import VLM
 
 
@@ -243,11 +243,14 @@ def read_answer(model: VLM, states: Tensor, embedding: Tensor, answer_ids: Answe
         model: BLIP
         states: (P, S, T, D)
         embedding: (P, U, D), what enters the decoder's layer 0
-        answer_ids: first tokens of two answers, or a whole answer
+        answer_ids: first tokens of two answers, a whole answer, or two of them (then `embedding` plays no part)
 
     Returns:
         Readout (P, S)
     """
+    if isinstance(answer_ids, BothAnswers):
+        answers = zip(answer_ids.starts, (answer_ids.correct, answer_ids.contrast), strict=True)
+        return Readout.of_two(*(read_answer(model, states, start, answer) for start, answer in answers))
     layers = AnswerLayers(model, states.flatten(0, 1))
     if embedding.shape[1] == 1:
         stream = embedding[None, :1]  # (1, 1, U, D): before the first answer token, all states still agree

@@ -31,7 +31,7 @@ from vlmtrace.models.sweep.layer_sweep import (
     with_heads,
 )
 from vlmtrace.models.sweep.shared_prefix import Prefix, Recorder, shared_prefixes
-from vlmtrace.models.types import AnswerIds, Call, Inputs, Patches, Readout, Site, Trace, positions_read
+from vlmtrace.models.types import AnswerIds, BothAnswers, Call, Inputs, Patches, Readout, Site, Trace, positions_read
 from vlmtrace.models.vlm import VLM, inputs_of_pair, repeat_inputs
 
 BLOCK = "language_model"
@@ -268,6 +268,7 @@ def _vision_encoder(
 ) -> Readout:
     """Patched states of the vision encoder, batch by batch; vision layers up to the patched one do not run."""
     readouts = []
+    assert not isinstance(answer_ids, BothAnswers), "the answer follows the prompt in one block"
     for pair in range(len(answer_ids)):
         mine = inputs_of_pair(inputs, pair, len(answer_ids))
         one = slice(pair, pair + 1)
