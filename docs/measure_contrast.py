@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=60, help="pairs of each task, before selection")
     given = parser.parse_args()
     model = vt.load_model(given.model)
-    print(
-        "| task | against | pairs | correct option | incorrect option | both | effect of the correct one above 1.05 |"
-    )
+    print("| task | against | pairs | correct option | incorrect option | both | effect of correct above 1.05 |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for task in ("rendered_states", "rendered_faces", "rendered_svo"):
         for contrast in ("options", "answer"):
