@@ -204,3 +204,16 @@ def test_peak_memory_stays_within_the_setting_whatever_the_number_of_sites(rando
     many = peak_memory(lambda: vt.patch_heads(model, pair, memory_gb=allowed / 2**30))
     unbounded = peak_memory(lambda: vt.patch_heads(model, pair))
     assert few <= allowed and many <= allowed < unbounded
+
+
+def test_effects_carry_the_unit_of_their_pair(random_blip, random_pairs):
+    """Whoever averages effects needs to know which of them are one observation."""
+    pairs = random_pairs.iloc[[0, 2]].assign(unit=["a", "a"])
+    for table in (
+        vt.patch_modules(random_blip, pairs, modules=["mlp"], positions=["correct"]),
+        vt.patch_heads(random_blip, pairs, positions=["correct"]),
+        vt.patch_regions(random_blip, pairs, regions=["image"]),
+        vt.knock_out_attention(random_blip, pairs, edges=[("image", "options")]),
+    ):
+        assert set(table["unit"]) == {"a"}
+    assert "unit" not in vt.patch_heads(random_blip, random_pairs.iloc[[0]], positions=["correct"])
