@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from vlmtrace.core.images import open_image
-from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_alike
+from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_alike, runs_of_one
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM
 
@@ -94,6 +94,42 @@ def batches_of_pairs(
                     mine = [rows[i] for i in part]
                     roles = {block: pd.concat([tables[row][block] for row in mine]) for block in plan}
                     yield pairs.iloc[mine], runs, roles
+
+
+def one_by_one(
+    model: VLM, pairs: pd.DataFrame, corruption: str, contrast: str = "answer"
+) -> Iterator[tuple[int, PairRuns]]:
+    """The runs of each pair by itself, made in batches of equal shape where the model allows.
+
+    Args:
+        model: runs them
+        pairs: a pairs table
+        corruption: "image" or "text"
+        contrast: "answer" or "options"
+
+    Yields:
+        the pair's row number and its runs, of batch 1; pairs of equal shape one after the other
+
+    Raises:
+        VlmtraceError: clean and corrupt inputs of a pair differ in shape
+    """
+    # How a language model calls its layers (`Trace.calls`) belongs to a whole batch and is not taken apart.
+    size = 1 if model.head_block.name == model.answer_block else PAIRS_PER_SWEEP
+    for first in range(0, len(pairs), PAIRS_PREPARED):
+        encoded = {
+            row: encode_pair(model, pairs, row, corruption)
+            for row in range(first, min(first + PAIRS_PREPARED, len(pairs)))
+        }
+        same_shape: dict[tuple, list[int]] = {}
+        for row, (clean, _) in encoded.items():
+            same_shape.setdefault(tuple(tuple(value.shape) for value in clean.values()), []).append(row)
+        for alike in same_shape.values():
+            for start in range(0, len(alike), size):
+                rows = alike[start : start + size]
+                together = [encoded[row] for row in rows]
+                for part, runs in run_alike(model, pairs.iloc[rows], together, corruption, contrast):
+                    for index, i in enumerate(part):
+                        yield rows[i], runs if len(part) == 1 else runs_of_one(runs, index)
 
 
 def _choose_positions(table: pd.DataFrame, positions: Positions) -> pd.DataFrame:

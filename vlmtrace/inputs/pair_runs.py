@@ -180,6 +180,32 @@ def run_alike(
                 yield rows, runs_of
 
 
+def runs_of_one(runs: PairRuns, row: int) -> PairRuns:
+    """The runs of one pair of a batch, without the `calls` of their traces.
+
+    Args:
+        runs: of a batch of pairs
+        row: number of the pair in it
+    """
+    n, one = len(runs.answers), slice(row, row + 1)
+
+    def part(side: WholeRuns) -> WholeRuns:
+        clean_inputs, inputs = (inputs_of_pair(given, row, n) for given in (side.clean_inputs, side.inputs))
+        return WholeRuns(side.ids[one], clean_inputs, inputs, side.clean.rows(one), side.corrupt.rows(one))
+
+    return PairRuns(
+        inputs_of_pair(runs.clean_inputs, row, n),
+        inputs_of_pair(runs.inputs, row, n),
+        runs.clean.rows(one),
+        runs.corrupt.rows(one),
+        runs.answers[one],
+        runs.contrasts[one],
+        runs.clean_readout.rows(one),
+        runs.corrupt_readout.rows(one),
+        None if runs.whole is None else (part(runs.whole[0]), part(runs.whole[1])),
+    )
+
+
 def _measured(
     model: VLM, clean_inputs: Inputs, inputs: Inputs, clean: Trace, corrupt: Trace, answers: list[Answers]
 ) -> PairRuns:

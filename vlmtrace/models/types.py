@@ -295,6 +295,10 @@ class Readout:
         columns = [[one.correct, one.incorrect, one.log_normalizer] for one in readouts]
         return cls(*(torch.cat(list(column), dim) for column in zip(*columns, strict=True)))
 
+    def rows(self, chosen: slice) -> Readout:
+        """The readout of some pairs."""
+        return Readout(self.correct[chosen], self.incorrect[chosen], self.log_normalizer[chosen])
+
     @property
     def logit_diff(self) -> Tensor:
         """Logit of the correct answer less that of the other, or the difference of their log-probabilities."""

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from vlmtrace.core.errors import one_of
-from vlmtrace.core.progress import progress
+from vlmtrace.core.progress import counter
+from vlmtrace.inputs.batching import one_by_one
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns, encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns
 from vlmtrace.methods.circuits.sites import HeadSite, check_heads
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.models import VLM, Readout, Site
@@ -69,35 +70,52 @@ def run_circuits(
     one_of(corruption, CORRUPTIONS, "corruption")
     for heads in sets:
         check_heads(model, heads)
-    tables = []
-    for row in progress(range(len(pairs)), f"{len(sets)} circuits, {corruption}"):
-        runs = run_pairs(model, pairs.iloc[[row]], [encode_pair(model, pairs, row, corruption)], corruption, contrast)
-        logit_diff = _readout(model, runs, sets, batch_size).logit_diff.cpu().numpy()
-        ends = (runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item())
-        columns = {"set": range(len(sets)), "logit_diff": logit_diff}
-        columns["patching_effect"] = patching_effect(logit_diff, *ends)
-        tables.append(pd.DataFrame({"sample_id": pairs["sample_id"].iloc[row], **columns}))
-    return pd.concat(tables, ignore_index=True)
+    tables: dict[int, pd.DataFrame] = {}
+    with counter(len(pairs), f"{len(sets)} circuits, {corruption}") as advance:
+        for row, runs in one_by_one(model, pairs, corruption, contrast):
+            logit_diff = circuit_readout(model, runs, sets, batch_size).logit_diff.cpu().numpy()
+            ends = (runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item())
+            columns = {"set": range(len(sets)), "logit_diff": logit_diff}
+            columns["patching_effect"] = patching_effect(logit_diff, *ends)
+            tables[row] = pd.DataFrame({"sample_id": pairs["sample_id"].iloc[row], **columns})
+            advance(1)
+    return pd.concat([tables[row] for row in sorted(tables)], ignore_index=True)
 
 
-def _readout(model: VLM, runs: PairRuns, sets: Sequence[Sequence[HeadSite]], batch_size: int) -> Readout:
-    """Readout (set,) of one pair; where answers have several tokens, of the runs with either answer given."""
+@torch.no_grad()
+def circuit_readout(model: VLM, runs: PairRuns, sets: Sequence[Sequence[HeadSite]], batch_size: int = 64) -> Readout:
+    """Run one pair with all heads outside a set ablated, as `run_circuits`.
+
+    Args:
+        model: the model to run
+        runs: of one pair
+        sets: each a list of (module, layer, head)
+        batch_size: at most so many sets in one forward pass
+
+    Returns:
+        readout (set,); where answers have several tokens, of the runs with either answer given
+    """
+    # The vision encoder lies before every head of the block, and its input is clean, whatever the answer given.
+    image = model.image_embeddings(runs.clean_inputs) if "vision_encoder" in model.blocks else None
     if runs.whole is None:
-        logits = _logits(model, runs, sets, batch_size, 1)[:, 0]
+        logits = _logits(model, runs, sets, batch_size, 1, image)[:, 0]
         return Readout.of(logits, runs.answer_ids.expand(len(logits), -1))
     both = []
     for side in runs.whole:
-        last = _logits(model, side, sets, batch_size, side.ids.n_positions)
+        last = _logits(model, side, sets, batch_size, side.ids.n_positions, image)
         both.append(Readout.of_last(last, WholeAnswer(side.ids.ids.expand(len(last), -1))))
     return Readout.of_two(*both)
 
 
 def _logits(
-    model: VLM, side: PairRuns | WholeRuns, sets: Sequence[Sequence[HeadSite]], batch_size: int, n: int
+    model: VLM,
+    side: PairRuns | WholeRuns,
+    sets: Sequence[Sequence[HeadSite]],
+    batch_size: int,
+    n: int,
+    image: Tensor | None,
 ) -> Tensor:
     """Logits (set, n, vocabulary) of a pair's last n positions: each row of a pass has its own set of heads."""
-    # The vision encoder lies before every head of the block, and its input is clean.
-    image = model.image_embeddings(side.clean_inputs) if "vision_encoder" in model.blocks else None
     logits = []
     for start in range(0, len(sets), batch_size):
         batch = sets[start : start + batch_size]

@@ -7,17 +7,21 @@ at random. `vlmtrace.methods.circuits.curves` makes faithfulness of these runs, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT
-from vlmtrace.methods.circuits.circuit_run import run_circuits
-from vlmtrace.methods.circuits.sites import HeadSite, every_head, random_order, ranked_heads
+from vlmtrace.inputs.batching import one_by_one
+from vlmtrace.inputs.corruption import CORRUPTIONS
+from vlmtrace.methods.circuits.circuit_run import circuit_readout
+from vlmtrace.methods.circuits.sites import HeadSite, check_heads, every_head, random_order, ranked_heads
 from vlmtrace.methods.evaluation.selection import USE
-from vlmtrace.methods.patching.sweeps import patch_head_sets
+from vlmtrace.methods.patching.metrics import patching_effect
+from vlmtrace.methods.patching.sweeps import fixed_heads, head_masks
 from vlmtrace.models import VLM
 
 #: How heads of a circuit get their output: "frozen" at what it is in the clean run, or "computed" anew.
@@ -128,47 +132,48 @@ def run_sets(
     Raises:
         VlmtraceError: a head does not exist
     """
+    one_of(corruption, CORRUPTIONS, "corruption")
+    for heads in sets:
+        check_heads(model, heads)
     everything = frozenset(every_head(model))
     circuits = [
         frozenset(heads) if direction == "sufficiency" else everything - frozenset(heads)
         for heads, direction in zip(sets, directions, strict=True)
     ]
-    if run == "computed":
-        table = _run_distinct(everything, circuits, lambda wanted: run_circuits(model, pairs, wanted, corruption))
-    else:
-        # Necessity starts from clean embeddings, so it is no sufficiency of the complement.
-        tables = []
-        for way in dict.fromkeys(directions):
-            chosen = [index for index, direction in enumerate(directions) if direction == way]
-            reverse = way == "necessity"
+    # Frozen necessity starts from clean embeddings, so it is no sufficiency of the complement.
+    ways = [direction if run == "frozen" else "sufficiency" for direction in directions]
+    batches = []
+    for way in dict.fromkeys(ways):
+        chosen = [index for index, its in enumerate(ways) if its == way]
+        distinct = list(dict.fromkeys([frozenset(), everything, *(circuits[index] for index in chosen)]))
+        place = {heads: index for index, heads in enumerate(distinct)}
+        given = [sorted(heads) for heads in distinct]
+        masks = head_masks(model, given)
+        batches.append((way == "necessity", chosen, [place[circuits[index]] for index in chosen], given, masks))
 
-            def run_frozen(wanted: list[list[HeadSite]], reverse: bool = reverse) -> pd.DataFrame:
-                given = [sorted(everything.difference(heads)) for heads in wanted] if reverse else wanted
-                return patch_head_sets(model, pairs, given, corruption, reverse=reverse)
-
-            ran = _run_distinct(everything, [circuits[index] for index in chosen], run_frozen)
-            tables.append(ran.assign(set=np.array(chosen)[ran["set"]]))
-        table = pd.concat(tables, ignore_index=True)
-    if UNIT in pairs:
-        table[UNIT] = table["sample_id"].map(pairs.set_index("sample_id")[UNIT])
-    return table
-
-
-def _run_distinct(
-    everything: frozenset[HeadSite],
-    circuits: list[frozenset[HeadSite]],
-    execute: Callable[[list[list[HeadSite]]], pd.DataFrame],
-) -> pd.DataFrame:
-    """Run each distinct circuit once, and no head and all heads; one row per pair and circuit, with these two LDs."""
-    distinct = list(dict.fromkeys([frozenset(), everything, *circuits]))
-    ran = execute([sorted(heads) for heads in distinct]).rename(columns={"set": "ran"})
-    place = {heads: index for index, heads in enumerate(distinct)}
-    plan = pd.DataFrame({"ran": [place[heads] for heads in circuits], "set": range(len(circuits))})
-    ends = ran.pivot(index="sample_id", columns="ran", values="logit_diff")
-    table = ran.merge(plan, on="ran").drop(columns="ran")
-    table["logit_diff_none"] = table["sample_id"].map(ends[0])
-    table["logit_diff_all"] = table["sample_id"].map(ends[1])
-    return table
+    tables: dict[int, pd.DataFrame] = {}
+    with counter(len(pairs), f"circuits ({run}), {corruption}") as advance:
+        for row, runs in one_by_one(model, pairs, corruption):
+            columns = np.empty((3, len(sets)))  # LD of the circuit, of none, of all
+            for reverse, chosen, places, given, masks in batches:
+                if run == "computed":
+                    readout = circuit_readout(model, runs, given)
+                else:
+                    readout = fixed_heads(model, runs, masks, reverse)
+                logit_diff = readout.logit_diff.flatten().cpu().numpy()  # (distinct circuit,)
+                columns[0, chosen], columns[1, chosen], columns[2, chosen] = logit_diff[places], *logit_diff[:2]
+            ends = (runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item())
+            tables[row] = pd.DataFrame(
+                {
+                    "sample_id": pairs["sample_id"].iloc[row],
+                    **({UNIT: pairs[UNIT].iloc[row]} if UNIT in pairs else {}),
+                    "set": range(len(sets)),
+                    **dict(zip(("logit_diff", "logit_diff_none", "logit_diff_all"), columns, strict=True)),
+                    "patching_effect": patching_effect(columns[0], *ends),
+                }
+            )
+            advance(1)
+    return pd.concat([tables[row] for row in sorted(tables)], ignore_index=True)
 
 
 def circuit_sizes(n_heads: int) -> list[int]:

@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.progress import counter, progress
+from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import validate_pairs
-from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
+from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs, one_by_one
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import IMAGE_REGIONS, named_positions
-from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns, both_answers, encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns, both_answers
 from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
 from vlmtrace.methods.patching.metrics import concat_in_order, effect_table, patching_effect
 from vlmtrace.methods.patching.plans import head_plan, module_plan, patches_of_batch, region_patches
@@ -266,26 +266,19 @@ def patch_head_sets(
         [0.0, 0.6]
     """
     one_of(corruption, CORRUPTIONS, "corruption")
-    keep = _head_masks(model, sets)
+    keep = head_masks(model, sets)
     if reverse:
         keep = {module: ~mask for module, mask in keep.items()}
-    tables = []
-    for row in progress(range(len(pairs)), f"{len(sets)} sets of heads, {corruption}"):
-        run = run_pairs(model, pairs.iloc[[row]], [encode_pair(model, pairs, row, corruption)], corruption, contrast)
-        readout = _fixed_heads(model, run, keep, reverse)
-        logit_diff = readout.logit_diff[0].cpu().numpy()
-        effect = patching_effect(logit_diff, run.clean_readout.logit_diff.item(), run.corrupt_readout.logit_diff.item())
-        tables.append(
-            pd.DataFrame(
-                {
-                    "sample_id": pairs["sample_id"].iloc[row],
-                    "set": range(len(sets)),
-                    "logit_diff": logit_diff,
-                    "patching_effect": effect,
-                }
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
+    tables: dict[int, pd.DataFrame] = {}
+    with counter(len(pairs), f"{len(sets)} sets of heads, {corruption}") as advance:
+        for row, runs in one_by_one(model, pairs, corruption, contrast):
+            logit_diff = fixed_heads(model, runs, keep, reverse).logit_diff[0].cpu().numpy()
+            ends = (runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item())
+            columns = {"set": range(len(sets)), "logit_diff": logit_diff}
+            columns["patching_effect"] = patching_effect(logit_diff, *ends)
+            tables[row] = pd.DataFrame({"sample_id": pairs["sample_id"].iloc[row], **columns})
+            advance(1)
+    return pd.concat([tables[row] for row in sorted(tables)], ignore_index=True)
 
 
 def _patch(
@@ -315,8 +308,18 @@ def _patch(
     return concat_in_order(pairs, tables, positions).assign(direction=direction)
 
 
-def _fixed_heads(model: VLM, runs: PairRuns, keep: dict[str, torch.Tensor], reverse: bool) -> Readout:
-    """Readout (1, set) of one pair."""
+def fixed_heads(model: VLM, runs: PairRuns, keep: dict[str, torch.Tensor], reverse: bool) -> Readout:
+    """Run one pair with the output of every head fixed.
+
+    Args:
+        model: the model to patch
+        runs: of one pair
+        keep: from `head_masks`: where the output is that of the clean run
+        reverse: whether embeddings are clean, not corrupt
+
+    Returns:
+        readout (1, set)
+    """
 
     def run(side: PairRuns | WholeRuns, answer_ids: AnswerIds) -> Readout:
         if model.uses_fast_sweep:
@@ -333,7 +336,16 @@ def _fixed_heads(model: VLM, runs: PairRuns, keep: dict[str, torch.Tensor], reve
     return Readout.of_two(*(run(side, side.ids) for side in runs.whole))
 
 
-def _head_masks(model: VLM, sets: Sequence[Sequence[tuple[str, int, int]]]) -> dict[str, torch.Tensor]:
+def head_masks(model: VLM, sets: Sequence[Sequence[tuple[str, int, int]]]) -> dict[str, torch.Tensor]:
+    """Masks (set, layer, head) by module, true for the heads of each set.
+
+    Args:
+        model: which heads there are
+        sets: each a list of (module, layer, head)
+
+    Raises:
+        VlmtraceError: a head does not exist
+    """
     block = model.head_block
     masks = {
         module: torch.zeros(len(sets), block.n_layers, block.n_heads, dtype=torch.bool) for module in block.head_modules
