@@ -124,6 +124,26 @@ def test_numbers_of_the_tables_stand_on_the_page():
     assert "t image computed 1 8 8 0.90" in text and "yes" in text
 
 
+def test_heads_of_other_blocks_are_told_where_they_were_patched():
+    run = finished_run()
+    head = {"module": "self_attention", "layer": 0, "corruption": "image"}
+    rows = [("text_decoder", "denoising", 0.1), ("text_decoder", "noising", 0.3), ("text_encoder", "denoising", 9.0)]
+    table = pd.DataFrame(
+        [
+            {**head, "block": block, "direction": way, "head": h, "sample_id": pair, "patching_effect": effect + shift}
+            for block, way, effect in [*rows, ("text_encoder", "noising", 9.0)]
+            for h in range(4)
+            for pair, shift in (("a", 0.0), ("b", 0.1))
+        ]
+    )
+    run.stage("05_head_patching", "t", seed=4).finish(whole_heads=complete("whole_heads", table))
+    text = text_of(write_report(run).read_text())
+    # Four heads of .1 and .2 (pair b) sum to .4 and .8, of .3 and .4 to 1.2 and 1.6; the text encoder is not "other".
+    assert "each was patched at all positions of 2 discover pairs, in both directions." in text
+    assert "add up to 0.60 by denoising and 1.40 by noising for the 4 heads of the text decoder under image" in text
+    assert "not tested" not in text and "of the text encoder under" not in text
+
+
 @pytest.mark.parametrize(
     ("curves", "subsets", "sentences"),
     [

@@ -153,9 +153,7 @@ def run_alike(
     Raises:
         VlmtraceError: as `run_pairs`
     """
-    clean_inputs, inputs = (
-        {key: torch.cat([side[key] for side in sides]) for key in sides[0]} for sides in zip(*encoded, strict=True)
-    )
+    clean_inputs, inputs = _joined(encoded)
     traces = []
     for run, its_inputs in (("clean", clean_inputs), (corruption, inputs)):
         with named_rows(model, its_inputs, [f"pair {name!r} ({run} run)" for name in pairs["sample_id"]]):
@@ -174,10 +172,23 @@ def run_alike(
         yield list(range(len(pairs))), _measured(model, clean_inputs, inputs, clean, corrupt, answers)
     elif not split:
         raise VlmtraceError("Answers of unlike numbers of tokens cannot share a batch: run their pairs one by one.")
+    elif not clean.calls:
+        for rows in by_length.values():
+            together = _joined([encoded[row] for row in rows])
+            mine = [answers[row] for row in rows]
+            yield rows, _measured(model, *together, clean.rows(rows), corrupt.rows(rows), mine)
     else:
+        # How a language model calls its layers belongs to a whole batch.
         for rows in by_length.values():
             for _, runs_of in run_alike(model, pairs.iloc[rows], [encoded[row] for row in rows], corruption, contrast):
                 yield rows, runs_of
+
+
+def _joined(encoded: Sequence[tuple[Inputs, Inputs]]) -> tuple[Inputs, Inputs]:
+    clean_inputs, inputs = (
+        {key: torch.cat([side[key] for side in sides]) for key in sides[0]} for sides in zip(*encoded, strict=True)
+    )
+    return clean_inputs, inputs
 
 
 def runs_of_one(runs: PairRuns, row: int) -> PairRuns:

@@ -100,7 +100,7 @@ class Trace:
         """The activation (batch, position, width) of a site, given as (block, module, layer)."""
         return self.activations[Site(*site)]
 
-    def rows(self, chosen: slice) -> Trace:
+    def rows(self, chosen: slice | list[int]) -> Trace:
         """What the runs of some pairs left behind; without `calls`, which are those of the whole batch."""
         return Trace(
             self.logits[chosen],

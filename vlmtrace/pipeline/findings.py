@@ -15,6 +15,8 @@ from vlmtrace.methods.circuits.heads import pair_effects
 from vlmtrace.methods.circuits.universal import effect_size_sensitivity, one_sign_heads, universality
 from vlmtrace.methods.evaluation.answers import accuracy_table
 from vlmtrace.methods.evaluation.selection import USE
+from vlmtrace.methods.patching.direction import DIRECTIONS
+from vlmtrace.methods.patching.directions import direction_sums
 from vlmtrace.pipeline.runs import Run
 
 #: Rows of a table, as the report's template reads them.
@@ -47,6 +49,7 @@ def findings(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         ],
         "importance": importance_rows(heads, verified_effects(run, heads, selected)),
         "n_heads": 0 if heads.empty else len(heads[HEAD].drop_duplicates()),
+        "other_blocks": other_blocks(run, tasks, heads),
         "head_block": "" if heads.empty else " and ".join(readable(block) for block in heads["block"].unique()),
         "universality": [] if heads.empty else _records(universality(heads)),
         "one_sign": {} if heads.empty else one_sign_heads(heads),
@@ -152,6 +155,35 @@ def strongest_sites(effects: pd.DataFrame, selected: pd.DataFrame, task: str) ->
     for row in _records(best.loc[best["patching_effect"] > 0, site]):
         same = (verify[list(row)] == pd.Series(row)).all(axis=1)
         rows.append({**row, **_measured(verify[same], "patching_effect"), "task": task})
+    return rows
+
+
+def other_blocks(run: Run, tasks: Iterable[str], heads: pd.DataFrame) -> Rows:
+    """Add up the effects of single heads of the blocks that the heads table does not know.
+
+    Args:
+        run: whose whole_heads tables are read
+        tasks: whose tables they are
+        heads: the heads table
+
+    Returns:
+        one row per block and corruption: these, n_heads, n (pairs of all tasks), denoising and noising (lists: of each
+        task the mean over units of the sum over heads). Without a row where no table has both directions
+    """
+    sums = []
+    for task in tasks:
+        table = _read(run, "whole_heads", task)
+        if len(table) and len(heads):
+            table = table[~table["block"].isin(heads["block"].unique()) & table["patching_effect"].notna()]
+        if len(table) and set(DIRECTIONS) <= set(table["direction"]):
+            sums.append(direction_sums(table))
+    if not sums:
+        return []
+    rows = []
+    for (block, corruption), mine in pd.concat(sums).groupby(["block", "corruption"], sort=False):
+        row = {"block": block, "corruption": corruption, "n_heads": int(mine["n_heads"].max())}
+        row |= {"n": int(mine["n"].sum()), **{direction: mine[direction].tolist() for direction in DIRECTIONS}}
+        rows.append(row)
     return rows
 
 

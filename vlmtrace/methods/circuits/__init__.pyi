@@ -1,6 +1,6 @@
 from .circuit_run import run_circuits
 from .curves import faithfulness_means, faithfulness_summary
-from .faithfulness import circuit_sizes, faithfulness_table, subset_table
+from .faithfulness import circuit_sizes, faithfulness_table, faithfulness_tables, subset_table
 from .figures import faithfulness_curves, head_map, universal_head_table
 from .heads import head_table, notice_rule, rank_heads
 from .power import detectable_effect
@@ -17,6 +17,7 @@ __all__ = [
     "faithfulness_means",
     "faithfulness_summary",
     "faithfulness_table",
+    "faithfulness_tables",
     "head_map",
     "head_table",
     "notice_rule",

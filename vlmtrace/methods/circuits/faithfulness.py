@@ -7,7 +7,8 @@ at random. `vlmtrace.methods.circuits.curves` makes faithfulness of these runs, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,9 +79,61 @@ def faithfulness_table(
     Raises:
         VlmtraceError: a pair helped to find the heads, a head is unknown or ranked twice, or a size is out of range
     """
-    one_of(run, RUNS, "run")
+    plan = {"sizes": sizes, "n_random": n_random, "random_sizes": random_sizes}
+    return faithfulness_tables(model, pairs, ranking, corruption, {run: plan}, seed)
+
+
+def faithfulness_tables(
+    model: VLM,
+    pairs: pd.DataFrame,
+    ranking: pd.DataFrame | Sequence[HeadSite],
+    corruption: str,
+    runs: Mapping[str, Mapping[str, Any]],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Several tables of `faithfulness_table` in one: the clean and the corrupt run of each pair are made only once.
+
+    Args:
+        model: the model to patch
+        pairs: as in `faithfulness_table`
+        ranking: the same for all runs
+        corruption: "image" or "text"
+        runs: by run, "frozen" or "computed", its sizes, n_random and random_sizes, as in `faithfulness_table`
+        seed: of the random orders, drawn anew for each run
+
+    Returns:
+        the faithfulness table, run by run
+
+    Raises:
+        VlmtraceError: as `faithfulness_table`
+    """
     _refuse_discover(pairs)
     ranked = ranked_heads(model, ranking)
+    plans, sets = [], []
+    for run, options in runs.items():
+        plan = _plan(model, ranked, one_of(run, RUNS, "run"), seed=seed, **options)
+        for direction in ("sufficiency", "necessity"):
+            plans.append(plan.drop(columns="heads").assign(direction=direction))
+            sets += list(plan["heads"])
+    both = pd.concat(plans, ignore_index=True)
+    ran = run_sets(model, pairs, sets, corruption, list(both["run"]), list(both["direction"]))
+    table = ran.merge(both, left_on="set", right_index=True).assign(corruption=corruption)
+    place = {key: index for index, key in enumerate(both[["run", "direction"]].itertuples(index=False, name=None))}
+    keys = list(zip(table["run"], table["direction"], strict=True))
+    table = table.iloc[np.argsort([place[key] for key in keys], kind="stable")].reset_index(drop=True)
+    return table[[column for column in _COLUMNS if column in table]]
+
+
+def _plan(
+    model: VLM,
+    ranked: list[HeadSite],
+    run: str,
+    seed: int,
+    sizes: Sequence[int] | None = None,
+    n_random: int = 10,
+    random_sizes: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """The sets of one run: order, draw, k and heads of each."""
     sizes = circuit_sizes(len(ranked)) if sizes is None else sorted(set(sizes))
     random_sizes = sizes if random_sizes is None else sorted(set(random_sizes))
     for chosen in (sizes, random_sizes):
@@ -91,16 +144,8 @@ def faithfulness_table(
     generator = np.random.default_rng(seed)
     orders = [("ranked", 0, ranked, sizes)]
     orders += [("random", draw, random_order(model, ranked, generator), random_sizes) for draw in range(n_random)]
-    plan = [(order, draw, k, heads[:k]) for order, draw, heads, ks in orders for k in ks]
-    both = pd.DataFrame([row[:3] for row in plan], columns=["order", "draw", "k"])
-    both = pd.concat([both.assign(direction=way) for way in ("sufficiency", "necessity")], ignore_index=True)
-    ran = run_sets(model, pairs, [heads for *_, heads in plan] * 2, corruption, run, list(both["direction"]))
-    table = ran.merge(both, left_on="set", right_index=True)
-    table["direction"] = pd.Categorical(table["direction"], ["sufficiency", "necessity"])
-    table = table.sort_values(["direction"], kind="stable", ignore_index=True)
-    table["direction"] = table["direction"].astype(str)
-    table = table.assign(corruption=corruption, run=run)
-    return table[[column for column in _COLUMNS if column in table]]
+    rows = [(run, order, draw, k, heads[:k]) for order, draw, heads, ks in orders for k in ks]
+    return pd.DataFrame(rows, columns=["run", "order", "draw", "k", "heads"])
 
 
 _COLUMNS = ["sample_id", UNIT, "corruption", "run", "direction", "order", "draw", "k", "logit_diff", "logit_diff_none"]
@@ -112,7 +157,7 @@ def run_sets(
     pairs: pd.DataFrame,
     sets: Sequence[Sequence[HeadSite]],
     corruption: str,
-    run: str,
+    runs: Sequence[str],
     directions: Sequence[str],
 ) -> pd.DataFrame:
     """LD with only the heads of each set in the circuit, or with all others.
@@ -122,7 +167,7 @@ def run_sets(
         pairs: a pairs table
         sets: of (module, layer, head); each distinct circuit is run once
         corruption: "image" or "text"
-        run: "frozen" or "computed"
+        runs: of each set; "frozen" or "computed"
         directions: of each set; "sufficiency": the set is the circuit; "necessity": all heads but the set are
 
     Returns:
@@ -141,28 +186,21 @@ def run_sets(
         for heads, direction in zip(sets, directions, strict=True)
     ]
     # Frozen necessity starts from clean embeddings, so it is no sufficiency of the complement.
-    ways = [direction if run == "frozen" else "sufficiency" for direction in directions]
-    batches = []
-    for way in dict.fromkeys(ways):
-        chosen = [index for index, its in enumerate(ways) if its == way]
-        distinct = list(dict.fromkeys([frozenset(), everything, *(circuits[index] for index in chosen)]))
-        place = {heads: index for index, heads in enumerate(distinct)}
-        given = [sorted(heads) for heads in distinct]
-        masks = head_masks(model, given)
-        batches.append((way == "necessity", chosen, [place[circuits[index]] for index in chosen], given, masks))
-
+    ways = [run if run == "computed" else f"frozen {way}" for run, way in zip(runs, directions, strict=True)]
+    batches = {way: _distinct(everything, circuits, [its == way for its in ways]) for way in dict.fromkeys(ways)}
+    masks = {way: head_masks(model, given) for way, (given, *_) in batches.items()}
     tables: dict[int, pd.DataFrame] = {}
-    with counter(len(pairs), f"circuits ({run}), {corruption}") as advance:
-        for row, runs in one_by_one(model, pairs, corruption):
+    with counter(len(pairs), f"{sum(len(given) for given, *_ in batches.values())} circuits, {corruption}") as advance:
+        for row, of_pair in one_by_one(model, pairs, corruption):
             columns = np.empty((3, len(sets)))  # LD of the circuit, of none, of all
-            for reverse, chosen, places, given, masks in batches:
-                if run == "computed":
-                    readout = circuit_readout(model, runs, given)
+            for way, (given, chosen, places) in batches.items():
+                if way == "computed":
+                    readout = circuit_readout(model, of_pair, given)
                 else:
-                    readout = fixed_heads(model, runs, masks, reverse)
+                    readout = fixed_heads(model, of_pair, masks[way], reverse=way == "frozen necessity")
                 logit_diff = readout.logit_diff.flatten().cpu().numpy()  # (distinct circuit,)
                 columns[0, chosen], columns[1, chosen], columns[2, chosen] = logit_diff[places], *logit_diff[:2]
-            ends = (runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item())
+            ends = (of_pair.clean_readout.logit_diff.item(), of_pair.corrupt_readout.logit_diff.item())
             tables[row] = pd.DataFrame(
                 {
                     "sample_id": pairs["sample_id"].iloc[row],
@@ -174,6 +212,16 @@ def run_sets(
             )
             advance(1)
     return pd.concat([tables[row] for row in sorted(tables)], ignore_index=True)
+
+
+def _distinct(
+    everything: frozenset[HeadSite], circuits: list[frozenset[HeadSite]], mine: list[bool]
+) -> tuple[list[list[HeadSite]], list[int], list[int]]:
+    """No head, all heads and each distinct circuit of mine; the numbers of mine, and the place of each among them."""
+    chosen = [index for index, is_mine in enumerate(mine) if is_mine]
+    distinct = list(dict.fromkeys([frozenset(), everything, *(circuits[index] for index in chosen)]))
+    place = {heads: index for index, heads in enumerate(distinct)}
+    return [sorted(heads) for heads in distinct], chosen, [place[circuits[index]] for index in chosen]
 
 
 def circuit_sizes(n_heads: int) -> list[int]:
@@ -237,7 +285,9 @@ def subset_table(
     subsets = list(dict.fromkeys(subsets))
     everything = set(every_head(model))
     sets = [set(heads) - removed for removed in subsets] + [everything - removed for removed in subsets]
-    ran = run_sets(model, pairs, [sorted(one) for one in sets], corruption, "computed", ["sufficiency"] * len(sets))
+    ran = run_sets(
+        model, pairs, [sorted(one) for one in sets], corruption, ["computed"] * len(sets), ["sufficiency"] * len(sets)
+    )
     inside = ran[ran["set"] < len(subsets)].rename(columns={"logit_diff": "logit_diff_circuit"})
     without = ran[ran["set"] >= len(subsets)].rename(columns={"logit_diff": "logit_diff_model"})
     without = without.assign(set=without["set"] - len(subsets))[["sample_id", "set", "logit_diff_model"]]
