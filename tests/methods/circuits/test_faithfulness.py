@@ -6,7 +6,7 @@ import pytest
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.methods.circuits.curves import faithfulness_summary
-from vlmtrace.methods.circuits.faithfulness import circuit_sizes, faithfulness_table
+from vlmtrace.methods.circuits.faithfulness import circuit_sizes, faithfulness_table, faithfulness_tables
 from vlmtrace.methods.circuits.heads import head_table, rank_heads
 from vlmtrace.methods.circuits.sites import random_order
 from vlmtrace.methods.evaluation.selection import USE
@@ -162,3 +162,39 @@ def test_from_patched_heads_to_a_verdict(random_blip, random_pairs):
     summary = faithfulness_summary(proof.assign(task="random"))
     assert list(summary["direction"]) == ["sufficiency"] * 2 + ["necessity"] * 2
     assert set(summary["n"]) == {2}
+
+
+@pytest.mark.parametrize("corruption", ["image", "text"])
+def test_several_runs_from_shared_passes_agree_with_each_alone(random_blip, random_pairs, corruption):
+    """Pairs of unlike shapes and numbers of answer tokens share batches: against one pair and run at a time."""
+    options = {"frozen": {"sizes": [0, 1, 2], "n_random": 2}, "computed": {"sizes": [1], "n_random": 1}}
+    together = faithfulness_tables(random_blip, random_pairs, FIRST, corruption, options, seed=3)
+    alone = [
+        faithfulness_table(random_blip, random_pairs.iloc[[row]], FIRST, corruption, seed=3, run=run, **its)
+        for run, its in options.items()
+        for row in range(len(random_pairs))
+    ]
+    keys = ["run", "direction", "order", "draw", "k", "sample_id"]
+    first, second = (
+        table.sort_values(keys).reset_index(drop=True) for table in (together, pd.concat(alone, ignore_index=True))
+    )
+    assert len(first) == len(second) and first[keys].equals(second[keys])
+    for column in ("logit_diff", "logit_diff_none", "logit_diff_all"):
+        assert first[column].to_numpy() == pytest.approx(second[column].to_numpy(), abs=1e-4), column
+
+
+def test_both_runs_take_one_clean_and_one_corrupt_run_of_each_pair(random_blip, random_pairs, monkeypatch):
+    traced = []
+    trace = type(random_blip).trace
+    monkeypatch.setattr(
+        type(random_blip),
+        "trace",
+        lambda self, inputs, *args: traced.append(len(inputs["input_ids"])) or trace(self, inputs, *args),
+    )
+    one_token = random_pairs.iloc[:1]
+    run = {"sizes": [1], "n_random": 0}
+    faithfulness_table(random_blip, one_token, FIRST, run="frozen", **run)
+    once = sum(traced)
+    traced.clear()
+    faithfulness_tables(random_blip, one_token, FIRST, "image", {"frozen": run, "computed": run})
+    assert sum(traced) == once, "a second kind of run traces the pair again"
