@@ -28,7 +28,7 @@ def test_a_copy_under_another_name_is_the_same_image(tmp_path):
 
 def test_a_unit_column_is_respected_and_gaps_in_it_are_filled():
     table = pairs_of(("a", "b"), ("b", "a"), ("c", "d"), unit=["mine", "", None])
-    assert with_units(table)["unit"].tolist() == ["mine", "p0", "p2"]
+    assert with_units(table)["unit"].tolist() == ["mine", "mine", "p2"], "p1 mirrors p0"
     whole = pairs_of(("a", "b"), ("b", "a"), unit=["x", "y"])
     assert with_units(whole)["unit"].tolist() == ["x", "y"], "who gives units means them"
 

@@ -22,7 +22,7 @@ from vlmtrace.core.schema import UNIT, check_columns
 
 
 def with_units(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The table with the column unit; where it says a pair's unit already, that stays.
+    """The table with the column unit; a unit that it says stays, and the pairs that are joined to it get it, too.
 
     The unit of a pair is the connected component to which it belongs where pairs that share an image, clean or corrupt,
     are joined. Images are compared by the contents of their files, so a copy under another name is the same image.
@@ -43,21 +43,28 @@ def with_units(pairs: pd.DataFrame) -> pd.DataFrame:
     if not {"clean_image", "corrupt_image"} <= set(pairs):
         if "image" not in pairs:
             return pairs.assign(**{UNIT: pairs["sample_id"]})
-        names = pairs["sample_id"].groupby(pairs["image"].map(_image)).transform("first")
-        return pairs.assign(**{UNIT: pairs[UNIT].where(_given(pairs[UNIT]), names) if UNIT in pairs else names})
+        return pairs.assign(**{UNIT: _names(pairs, pairs["image"].map(_image).to_numpy())})
     images = pd.concat([pairs["clean_image"].map(_image), pairs["corrupt_image"].map(_image)], ignore_index=True)
     nodes = pd.factorize(images)[0].reshape(2, -1)  # (side, pair)
     n = int(nodes.max(initial=-1)) + 1
     edges = coo_array((np.ones(nodes.shape[1]), tuple(nodes)), shape=(n, n))
     component = connected_components(edges, directed=False)[1][nodes[0]] if n else nodes[0]
-    names = pairs["sample_id"].groupby(component).transform("first")
+    names = _names(pairs, component)
     if UNIT in pairs:
-        names = pairs[UNIT].where(_given(pairs[UNIT]), names)
         return pairs.assign(**{UNIT: names})
     place = pairs.columns.get_loc("correct_first") + 1 if "correct_first" in pairs else len(pairs.columns)
     table = pairs.copy()
     table.insert(place, UNIT, names)
     return table
+
+
+def _names(pairs: pd.DataFrame, component: np.ndarray) -> pd.Series:
+    """Units as the table gives them; elsewhere the first given one of the component, or its first sample_id."""
+    first = pairs["sample_id"].groupby(component).transform("first")
+    if UNIT not in pairs:
+        return first
+    given = pairs[UNIT].where(_given(pairs[UNIT]))
+    return given.fillna(given.groupby(component).transform("first")).fillna(first)
 
 
 def _given(units: pd.Series) -> pd.Series:
