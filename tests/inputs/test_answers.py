@@ -65,6 +65,17 @@ def test_where_the_corrupt_run_gives_the_correct_answer_the_other_option_is_the_
     assert found.contrast == tuple(tiny.spell_answer(options[1]))
 
 
+def test_the_correct_answer_in_another_writing_is_no_contrast(model_store, random_pairs):
+    """The clean run says `red` with a blank before it, the corrupt run without: that is the same answer."""
+    model = model_store.shared("llava")
+    inputs = run_inputs(model, random_pairs.iloc[[0]], "clean")
+    first, second = (way for way in variants(model, "red") if len(way) == 1)
+    clean, corrupt = one_hot(model, first[0]), one_hot(model, second[0])
+    found = find_answers(model, ("red", "blue"), clean, corrupt, "text", (inputs, inputs))
+    assert found.correct == first
+    assert found.contrast in variants(model, "blue")
+
+
 def test_options_that_share_a_first_token_are_told_apart(model_store, random_pairs):
     model = model_store.shared("llava")
     pair = random_pairs.iloc[[0]].assign(

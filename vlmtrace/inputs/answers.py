@@ -147,7 +147,8 @@ def find_answers(
         corruption: "image" or "text"
         inputs: of the pair's clean run, and of its corrupt run
         contrast: "answer": under text corruption the corrupt run's own answer, cut to as many tokens as the correct
-            answer has; where that is the correct answer, the incorrect option. "options": always the incorrect option
+            answer has; where that is the correct answer in any writing, the incorrect option. "options": always the
+            incorrect option
         prefix: the given beginning of the answer
 
     Returns:
@@ -161,7 +162,7 @@ def find_answers(
     correct = chosen_variant(model, options[0], *clean, prefix)
     if corruption == "text" and contrast == "answer":
         own = own_answer(model, *corrupt, len(correct))
-        if own != correct:
+        if own != correct and own not in variants(model, options[0], prefix):
             return Answers(correct, own)
     # Under text corruption no run gives the incorrect option: it is written as the clean run would write it.
     incorrect = chosen_variant(model, options[1], *(corrupt if corruption == "image" else clean), prefix)
