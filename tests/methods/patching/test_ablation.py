@@ -119,6 +119,8 @@ def test_every_head_by_default_and_wrong_names_are_said(model, random_pairs):
     assert not effects.duplicated(["module", "layer", "head"]).any() and effects["method"].eq("zero").all()
     with pytest.raises(VlmtraceError, match="method"):
         vt.ablate(model, one, method="median")
+    with pytest.raises(VlmtraceError, match="at least one site"):
+        vt.ablate(model, one, [])
     with pytest.raises(VlmtraceError, match="not one head"):
         vt.ablate(model, one, [Patch(block.name, block.head_modules[0], 0, None, (0, 1))])
     with pytest.raises(VlmtraceError, match="Layer 9"):

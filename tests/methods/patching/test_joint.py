@@ -129,5 +129,9 @@ def test_wrong_names_are_said(model, random_pairs):
         intervene(model, random_pairs.iloc[0], [named])
     with pytest.raises(VlmtraceError, match="block with heads"):
         vt.patch_whole_heads(model, one, blocks=["nowhere"])
+    with pytest.raises(VlmtraceError, match="at least one block"):
+        vt.patch_whole_heads(model, one, blocks=[])
+    with pytest.raises(VlmtraceError, match="at least one set"):
+        vt.patch_together(model, one, [])
     with pytest.raises(VlmtraceError, match="has no heads"):
         vt.patch_together(model, one, [[Patch(model.head_block.name, "mlp", 0, None, (0,))]])

@@ -31,6 +31,7 @@ from vlmtrace.methods.patching.joint import (
     add_missing_sites,
     as_patches,
     attention_heads,
+    check_any,
     effect_rows,
     head_columns,
     placed_patch,
@@ -102,6 +103,7 @@ def ablate(
     pairs = validate_pairs(pairs).reset_index(drop=True)
     reference = pairs if reference is None else validate_pairs(reference).reset_index(drop=True)
     patches = attention_heads(model, [model.head_block.name]) if sites is None else as_patches(model, sites)
+    check_any(patches, "site")
     columns = head_columns(patches)
     chosen = list(dict.fromkeys(model.check_site(patch.site) for patch in patches))
     means = _RoleMeans(model, reference, chosen) if method == "mean" else None

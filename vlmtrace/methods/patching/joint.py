@@ -8,7 +8,7 @@ intervention acts in one forward pass, and all else is computed anew; interventi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -82,6 +82,7 @@ def patch_together(
     """
     one_of(direction, DIRECTIONS, "direction")
     patches = [as_patches(model, members) for members in sets]
+    check_any(patches, "set")
     tables = []
     title = f"{len(sets)} sets, {direction}, {corruption} corruption"
     for pair, runs in runs_by_pair(model, pairs, corruption, title, contrast):
@@ -159,6 +160,7 @@ def attention_heads(model: VLM, blocks: Sequence[str] | None = None) -> list[Pat
     Raises:
         VlmtraceError: a block is unknown or has no heads
     """
+    check_any(model.blocks if blocks is None else blocks, "block")
     known = [block.name for block in model.blocks.values() if block.modules_with_heads]
     chosen = known if blocks is None else [one_of(name, known, "block with heads") for name in blocks]
     return [
@@ -168,6 +170,20 @@ def attention_heads(model: VLM, blocks: Sequence[str] | None = None) -> list[Pat
         for module in model.blocks[name].modules_with_heads
         for head in range(model.blocks[name].n_heads)
     ]
+
+
+def check_any(what: Collection[Any], name: str) -> None:
+    """Check that there is something to patch.
+
+    Args:
+        what: what was passed
+        name: of one of it, for the sentence
+
+    Raises:
+        VlmtraceError: there is nothing
+    """
+    if not len(what):
+        raise VlmtraceError(f"There is nothing to patch: pass at least one {name}.")
 
 
 def as_patches(model: VLM, members: Sequence[Part]) -> list[Patch]:
