@@ -1,7 +1,8 @@
 """What a patch did, as a number, and the rows that say it.
 
-LD = logit(correct) − logit(incorrect) at the first answer position. A logit difference is linear in the logits, so
-that effects of several causes add up; a probability is not. Shapes: B pairs of a batch, N patches.
+LD = logit(correct) − logit(contrast) at the first answer position, or the difference of the log-probabilities of two
+whole answers (see `vlmtrace.inputs.answers`). A logit difference is linear in the logits, so that effects of several
+causes add up; a probability is not. Shapes: B pairs of a batch, N patches.
 """
 
 from __future__ import annotations
