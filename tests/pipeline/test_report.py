@@ -120,8 +120,10 @@ def test_numbers_of_the_tables_stand_on_the_page():
     # In both cells the same two of three heads: chance puts 3 · 2/3 · 2/3 = 1.33 heads into both.
     assert "2 are important in all 2 cases, where chance would put 1.33." in text
     assert "all tasks, both corruptions important in all 2 2 1.33" in text
-    assert "t image 8 6 2 1 0.123 1 cross-attention 1.0" in text, "pairs, units, important, negative, detectable"
-    assert "t image computed 1 8 8 0.90" in text and "yes" in text
+    row = r"t image 8 6 2 1 0.123 [\d.–]+ 1 cross-attention 1.0"
+    assert re.search(row, text), "pairs, units, important, negative, detectable, largest missed, NOTICE rule"
+    ends = r"[−\d.]+ [\d.]+"
+    assert re.search(rf"t image computed 1 8 8 {ends} 0.90", text) and "yes" in text, "LD without and with all heads"
 
 
 def test_heads_of_other_blocks_are_told_where_they_were_patched():
@@ -186,7 +188,9 @@ def test_heads_that_beat_random_ones_and_restore_an_eighth_get_no_yes():
         curves.loc[random, "logit_diff"] += 4 * ((0.02 - 0.2) if direction == "sufficiency" else (0.98 - 0.7))
     page = write_report(finished_run(curves=curves, subsets=make_subsets(without=0.9))).read_text()
     text = text_of(page)
-    assert re.search(r"t image computed 1 8 8 0.12 \[[^]]+\] no 0.90 \[[^]]+\] no 0.02 0.98 better", text), "no and no"
+    assert re.search(
+        r"t image computed 1 8 8 [−\d.]+ [\d.]+ 0.12 \[[^]]+\] no 0.90 \[[^]]+\] no 0.02 0.98 better", text
+    ), "no and no"
     assert "is lost without them" not in page and "hold nowhere" in text
     section = page.split('id="faithful"')[1].split("Complete and minimal?")[0]
     assert 'class="yes"' not in section, "better than random is no yes"

@@ -19,6 +19,9 @@ from vlmtrace.methods.patching.direction import DIRECTIONS
 from vlmtrace.methods.patching.directions import direction_sums
 from vlmtrace.pipeline.runs import Run
 
+#: The smallest mean effect that counts, as in `head_table`.
+MIN_EFFECT = 0.02
+
 #: Rows of a table, as the report's template reads them.
 Rows = list[dict[str, Any]]
 
@@ -56,7 +59,7 @@ def findings(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "sensitivity": [] if heads.empty else _records(effect_size_sensitivity(heads)),
         "n_important": 0 if universal.empty else int((universal["n_cells"] > 0).sum()),
         "functions": function_rows(functions, universal),
-        "circuits": _records(circuits),
+        "circuits": circuit_rows(circuits, curves),
         "areas": area_rows(curves),
     }
 
@@ -222,15 +225,17 @@ def importance_rows(heads: pd.DataFrame, verified: pd.DataFrame) -> Rows:
     Returns:
         one row per task and corruption: task, corruption, pairs, units, important, negative (important heads with a
         negative mean effect), notice (heads by the published rule of the NOTICE paper; missing where it was not
-        computed), detectable (median over heads of the effect that would be found in 80 of 100 cases), and of the head
-        with the largest mean effect module, layer, head, and on the pairs to verify on mean, ci_low, ci_high, n,
-        n_units
+        computed), detectable (the effect that a head as spread as the five strongest must have to be found in 80 of 100
+        cases, never below the smallest that counts), missed (the largest size of a mean effect of a head that is not
+        important; missing if all are), and of the head with the largest mean effect module, layer, head, and on the
+        pairs to verify on mean, ci_low, ci_high, n, n_units
     """
     if heads.empty:
         return []
     rows = []
     for (task, corruption), cell in heads.groupby(CELL, sort=False):
         strongest = cell.loc[cell["mean_effect"].idxmax()]
+        by_size = cell.sort_values("mean_effect", key=abs, ascending=False)
         of = verified
         if len(verified):
             of = verified[(verified["task"] == task) & (verified["corruption"] == corruption)].dropna(subset="effect")
@@ -243,12 +248,34 @@ def importance_rows(heads: pd.DataFrame, verified: pd.DataFrame) -> Rows:
                 "important": int(cell["is_important"].sum()),
                 "negative": int((cell["is_important"] & (cell["mean_effect"] < 0)).sum()),
                 "notice": int(cell["is_important_notice"].sum()) if "is_important_notice" in cell else None,
-                "detectable": float(cell["detectable_effect"].median()),
+                "detectable": max(MIN_EFFECT, float(by_size.head(5)["detectable_effect"].median())),
+                "missed": float(by_size.loc[~by_size["is_important"].astype(bool), "mean_effect"].abs().max()),
                 **strongest[["module", "layer", "head"]].to_dict(),
                 **_measured(of, "effect"),
             }
         )
     return rows
+
+
+def circuit_rows(circuits: pd.DataFrame, curves: pd.DataFrame) -> Rows:
+    """List the verdicts on circuits, with the two runs that faithfulness lies between.
+
+    Args:
+        circuits: the circuits table
+        curves: the faithfulness table
+
+    Returns:
+        one row per row of `circuits`: its columns; ld_none and ld_all (mean LD with no head and with all heads in the
+        circuit) and still_correct (share of pairs that prefer the correct answer without any head)
+    """
+    if circuits.empty or curves.empty:
+        return _records(circuits)
+    key = [*CELL, "run"]
+    ends = curves[curves["direction"] == "sufficiency"].drop_duplicates([*key, "sample_id"])
+    means = ends.assign(still_correct=ends["logit_diff_none"] > 0).groupby(key)
+    found = means[["logit_diff_none", "logit_diff_all", "still_correct"]].mean()
+    found.columns = ["ld_none", "ld_all", "still_correct"]
+    return _records(circuits.merge(found.reset_index(), on=key, how="left"))
 
 
 def area_rows(curves: pd.DataFrame) -> Rows:
