@@ -265,8 +265,9 @@ def score_maps(
             positive = _object(lens, row)
             said = {"token": token_text(model, lens.token), "p_token": float(lens.logits.softmax(-1)[lens.token])}
             right = isinstance(row.get("answer"), str) and model.answer_token(row["answer"]) == lens.token
-            base = {"sample_id": row["sample_id"], "category": row.get("category", ""), **said, "is_correct": right}
-            base |= {UNIT: row[UNIT]} if UNIT in row else {}
+            unit = {UNIT: row[UNIT]} if UNIT in row else {}
+            base = {"sample_id": row["sample_id"], "category": row.get("category", ""), **unit, **said}
+            base |= {"is_correct": right}
             run = replacement_curves(lens, maps, mean, steps) if mean is not None and replaces else {}
             share = step_sizes(int(lens.image_positions.sum()), steps) / lens.image_positions.sum()
             for method in methods:
