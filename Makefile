@@ -56,7 +56,7 @@ explore: $(INSTALLED)  ## single images and open questions: causal tracing, the 
 test-fast: $(INSTALLED)  ## the tests to run while you work (a minute)
 	$(TEST) -n 2 -m "not slow and not medium" tests --ignore=tests/end_to_end
 
-test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every family (4 minutes)
+test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every family (6 minutes)
 	$(TEST) -n 2 -m "not slow" tests --ignore=tests/end_to_end/browser
 
 test-slow: $(INSTALLED)  ## what make test leaves out: every site of every family, raw folders (2 minutes)
