@@ -68,7 +68,7 @@ def faithfulness_summary(
       2025, https://arxiv.org/abs/2504.13151): larger is better. In a row of necessity it is the area under what is
       left: smaller is better. MIB adds edges or nodes of the whole model; here they are heads of one block, and the
       sizes are those of `circuit_sizes`, so areas compare between rankings here, not with MIB's leaderboard.
-    - `cmd` is MIB's circuit-model distance, ∫ |1 − f(k)| dk, in the same way: 0 is best. It tells a curve that
+    - `cmd` is MIB's circuit-model distance, ∫ abs(1 − f(k)) dk, in the same way: 0 is best. It tells a curve that
       overshoots 1 from one that stays there. Missing in rows of necessity.
     - `k_80` is the smallest k, among the sizes run, whose estimated faithfulness reaches .8 (necessity: falls to
       .2). `k_80_sure` is the smallest k whose whole interval does. Both are missing where none does.

@@ -156,7 +156,7 @@ def effect_size_sensitivity(
 
     Args:
         heads: from `head_table`
-        min_effects: smallest |mean effect| in a cell, in the unit of mean_effect
+        min_effects: smallest size of a mean effect in a cell, in the unit of mean_effect
         alpha: the false discovery rate, in each cell and of the test over all cells
 
     Returns:

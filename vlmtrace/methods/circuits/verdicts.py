@@ -37,10 +37,10 @@ def circuit_verdicts(
     - *necessary*: f(M∖C), what is left without the circuit. "yes" if the upper end of the interval is .2 or less,
       "partly" if that is below .8 (more than a fifth is lost for sure), else "no".
     - *complete*: for subsets K of C, taking K from the circuit and from the model should do the same. `incompleteness`
-      is the largest |f(C∖K) − f(M∖K)| over the subsets that `subset_table` ran (none, each head, all but each head,
+      is the largest abs(f(C∖K) − f(M∖K)) over the subsets that `subset_table` ran (none, each head, all but each head,
       all, random halves; Wang et al. search for the worst K). "yes" if it is .2 or less. The largest of noisy
       values is too large rather than too small, and no interval is given for it.
-    - *minimal*: each head v should matter to the circuit for some K: the largest |f(C∖K) − f(C∖(K ∪ {v}))| over the
+    - *minimal*: each head v should matter to the circuit for some K: the largest abs(f(C∖K) − f(C∖(K ∪ {v}))) over the
       subsets that were run with and without v. `n_redundant` counts heads for which it stays below `min_effect`.
       "yes" if there are none.
 
