@@ -147,8 +147,8 @@ def notice_rule(head_patching: pd.DataFrame) -> pd.DataFrame:
     """Say which heads the rule of NOTICE names, as published (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320).
 
     The score of a head is the mean over pairs of the size of the probability that patching it restores,
-    abs(p_patched(correct) − p_corrupt(correct)), at the position of the correct option's (first) token. A head is named if
-    its score is more than two standard deviations above the mean over the heads of its module, in one task under one
+    abs(p_patched(correct) − p_corrupt(correct)), at the position of the correct option's (first) token. A head is named
+    if its score is more than two standard deviations above the mean over the heads of its module, in one task under one
     corruption. This is an outlier rule: of heads that differ little it names a few whether or not any matters, and
     never more than a fifth of them. It knows no sign and no sampling error, and it takes pairs for independent.
 
