@@ -49,8 +49,8 @@ def patch_together(
         model: the model to patch
         pairs: a pairs table
         sets: each a list of patches (`Patch`), whose positions may be indices or names (token roles, "options",
-            "object", "image", …), or of whole heads (module, layer, head) of the block that reads the question; it may be
-            empty
+            "object", "image", …), or of whole heads (module, layer, head) of the block that reads the question; it
+            may be empty
         corruption: "image" or "text"
         direction: "denoising": from the clean into the corrupt run; "noising": from the corrupt into the clean one
         contrast: what the correct answer is compared with, see `patch_modules`
