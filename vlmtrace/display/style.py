@@ -165,7 +165,9 @@ def signed_norm(limit: float) -> Normalize:
     return Normalize(-limit, limit)
 
 
-def signed_colorbar(figure: Figure, axes: Iterable[Axes], limit: float, values: Iterable[float], over: str) -> Colorbar:
+def signed_colorbar(
+    figure: Figure, axes: Iterable[Axes], limit: float, values: Iterable[float], over: str, label: str = EFFECT_LABEL
+) -> Colorbar:
     """Draw the bar below a figure of effects: unit, baseline, what was averaged, and the range of colors.
 
     Args:
@@ -174,6 +176,7 @@ def signed_colorbar(figure: Figure, axes: Iterable[Axes], limit: float, values: 
         limit: the colors' range is −limit … limit
         values: what is drawn; where a value lies beyond the limit, the bar's ends become arrows
         over: what a cell is, e.g. "mean over n = 12 pairs"
+        label: what a color says, with its unit and baseline
 
     Returns:
         the bar
@@ -188,7 +191,7 @@ def signed_colorbar(figure: Figure, axes: Iterable[Axes], limit: float, values: 
         extend="both" if max(map(abs, values), default=0.0) > limit * (1 + 1e-9) else "neither",
         ticks=np.linspace(-limit, limit, 5),
     )
-    bar.set_label(f"{EFFECT_LABEL}\n{over}; colors span ±{limit:g}")
+    bar.set_label(f"{label}\n{over}; colors span ±{limit:g}")
     bar.outline.set_linewidth(0.4)
     return bar
 

@@ -11,16 +11,13 @@ from vlmtrace.core import stats
 from vlmtrace.core.schema import CELL, HEAD, UNIT
 from vlmtrace.display.wording import readable
 from vlmtrace.methods.circuits.curves import faithfulness_summary
-from vlmtrace.methods.circuits.heads import pair_effects
+from vlmtrace.methods.circuits.heads import MIN_EFFECT, pair_effects
 from vlmtrace.methods.circuits.universal import effect_size_sensitivity, one_sign_heads, universality
 from vlmtrace.methods.evaluation.answers import accuracy_table
 from vlmtrace.methods.evaluation.selection import USE
 from vlmtrace.methods.patching.direction import DIRECTIONS
 from vlmtrace.methods.patching.directions import direction_sums
 from vlmtrace.pipeline.runs import Run
-
-#: The smallest mean effect that counts, as in `head_table`.
-MIN_EFFECT = 0.02
 
 #: Rows of a table, as the report's template reads them.
 Rows = list[dict[str, Any]]

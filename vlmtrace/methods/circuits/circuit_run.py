@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from vlmtrace.core.errors import one_of
-from vlmtrace.core.progress import counter
-from vlmtrace.inputs.batching import one_by_one
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns
 from vlmtrace.methods.circuits.sites import HeadSite, check_heads
-from vlmtrace.methods.patching.metrics import patching_effect
+from vlmtrace.methods.patching.sweeps import table_of_sets
 from vlmtrace.models import VLM, Readout, Site
 from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.types import WholeAnswer
@@ -70,16 +68,10 @@ def run_circuits(
     one_of(corruption, CORRUPTIONS, "corruption")
     for heads in sets:
         check_heads(model, heads)
-    tables: dict[int, pd.DataFrame] = {}
-    with counter(len(pairs), f"{len(sets)} circuits, {corruption}") as advance:
-        for row, runs in one_by_one(model, pairs, corruption, contrast):
-            logit_diff = circuit_readout(model, runs, sets, batch_size).logit_diff.cpu().numpy()
-            ends = (runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item())
-            columns = {"set": range(len(sets)), "logit_diff": logit_diff}
-            columns["patching_effect"] = patching_effect(logit_diff, *ends)
-            tables[row] = pd.DataFrame({"sample_id": pairs["sample_id"].iloc[row], **columns})
-            advance(1)
-    return pd.concat([tables[row] for row in sorted(tables)], ignore_index=True)
+    what = f"{len(sets)} circuits, {corruption}"
+    return table_of_sets(
+        model, pairs, what, corruption, contrast, lambda runs: circuit_readout(model, runs, sets, batch_size).logit_diff
+    )
 
 
 @torch.no_grad()

@@ -23,6 +23,9 @@ from vlmtrace.methods.circuits.power import detectable_effect
 #: What can be averaged: shares of the clean-corrupt gap, logits, probabilities.
 EFFECTS = ("patching_effect", "logit_diff", "p_diff")
 
+#: The smallest size of a mean effect that counts, by convention: a fiftieth of the gap.
+MIN_EFFECT = 0.02
+
 
 def pair_effects(head_patching: pd.DataFrame, effect: str = "patching_effect") -> pd.DataFrame:
     """Sum the effect of each head on each pair over positions.
@@ -62,7 +65,7 @@ def head_table(
     *,
     effect: str = "patching_effect",
     alpha: float = 0.05,
-    min_effect: float = 0.02,
+    min_effect: float = MIN_EFFECT,
     level: float = 0.95,
     n_boot: int = 10_000,
     n_permutations: int | None = None,

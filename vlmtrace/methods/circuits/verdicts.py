@@ -16,13 +16,14 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import CELL, UNIT, check_columns
 from vlmtrace.core.types import Array
 from vlmtrace.methods.circuits.curves import LITTLE, SUFFICIENT, share_of_gap
+from vlmtrace.methods.circuits.heads import MIN_EFFECT
 
 
 def circuit_verdicts(
     heads: pd.DataFrame,
     faithfulness: pd.DataFrame,
     subsets: pd.DataFrame | None = None,
-    min_effect: float = 0.02,
+    min_effect: float = MIN_EFFECT,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Say for each task, corruption and run what the heads found important and helpful do together.

@@ -67,7 +67,9 @@ def whole_head_map(whole_heads: pd.DataFrame, limit: float | None = None) -> Fig
     for axes, (corruption, direction) in zip(grid[:, 0], cells, strict=True):
         axes.set_ylabel(f"{corruption}\n{direction}\nlayer")
     n = whole_heads["sample_id"].nunique()
-    signed_colorbar(figure, grid.flat, limit, means["patching_effect"], f"all positions at once, mean over {n} pairs")
+    label = "share of the gap that denoising restores (1 = clean) or noising takes (1 = corrupt)"
+    over = f"all positions at once, mean over {n} pairs"
+    signed_colorbar(figure, grid.flat, limit, means["patching_effect"], over, label)
     return figure
 
 

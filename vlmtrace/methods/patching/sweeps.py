@@ -7,7 +7,7 @@ Shapes: B pairs of a batch, R regions, S positions of a block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -269,12 +269,39 @@ def patch_head_sets(
     keep = head_masks(model, sets)
     if reverse:
         keep = {module: ~mask for module, mask in keep.items()}
+    what = f"{len(sets)} sets of heads, {corruption}"
+    return table_of_sets(
+        model, pairs, what, corruption, contrast, lambda runs: fixed_heads(model, runs, keep, reverse).logit_diff[0]
+    )
+
+
+def table_of_sets(
+    model: VLM,
+    pairs: pd.DataFrame,
+    what: str,
+    corruption: str,
+    contrast: str,
+    read: Callable[[PairRuns], torch.Tensor],
+) -> pd.DataFrame:
+    """Run each pair with every set of heads, and say what its logit difference is then.
+
+    Args:
+        model: the model to run
+        pairs: a pairs table
+        what: of the progress bar
+        corruption: "image" or "text"
+        contrast: as in `patch_modules`
+        read: from the runs of one pair to LD with each set, (set,)
+
+    Returns:
+        one row per pair and set: sample_id, set (its index), logit_diff, patching_effect
+    """
     tables: dict[int, pd.DataFrame] = {}
-    with counter(len(pairs), f"{len(sets)} sets of heads, {corruption}") as advance:
+    with counter(len(pairs), what) as advance:
         for row, runs in one_by_one(model, pairs, corruption, contrast):
-            logit_diff = fixed_heads(model, runs, keep, reverse).logit_diff[0].cpu().numpy()
+            logit_diff = read(runs).cpu().numpy()
             ends = (runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item())
-            columns = {"set": range(len(sets)), "logit_diff": logit_diff}
+            columns = {"set": range(len(logit_diff)), "logit_diff": logit_diff}
             columns["patching_effect"] = patching_effect(logit_diff, *ends)
             tables[row] = pd.DataFrame({"sample_id": pairs["sample_id"].iloc[row], **columns})
             advance(1)
