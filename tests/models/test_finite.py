@@ -2,6 +2,7 @@
 
 import copy
 
+import pandas as pd
 import pytest
 import torch
 
@@ -47,6 +48,22 @@ def test_at_load(broken):
 def test_in_every_stage(broken, random_pairs, stage):
     with pytest.raises(vt.VlmtraceError, match=rf"not finite for pair 'pair-0' \(clean run\): they arise in {WHERE}"):
         stage(broken, random_pairs.iloc[:2])
+
+
+@pytest.mark.parametrize("method", [vt.causal_trace, vt.noise_curve, vt.lens_contributions])
+def test_in_the_methods_that_ask_questions(broken, random_pairs, method):
+    if method is vt.lens_contributions and not broken.has_visual_tokens:
+        pytest.skip("the lens is of decoder-only models")
+    questions = pd.DataFrame(
+        {
+            "sample_id": ["q0"],
+            "category": ["color"],
+            "image": random_pairs["clean_image"].iloc[:1],
+            "prompt": ["what color is this circle?"],
+        }
+    )
+    with pytest.raises(vt.VlmtraceError, match=f"not finite for question 'q0': they arise in {WHERE}"):
+        method(broken, questions)
 
 
 def test_what_can_be_read_passes():

@@ -29,6 +29,7 @@ from vlmtrace.core.schema import check_columns, validate_questions
 from vlmtrace.core.stats import t_interval
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.models import VLM
+from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.vlm import repeat_inputs
 
 NOISES = ("additive", "multiplicative")
@@ -179,7 +180,8 @@ def noise_curve(
     for question in progress(questions.to_dict("records"), f"noise levels for {len(questions)} questions"):
         inputs = model.encode([question["image"]], [model.prompt_text(question["prompt"])])
         image = model.image_embeddings(inputs)
-        answer = model.answer_tokens(inputs, image=image)
+        with named_rows(model, inputs, [f"question {question['sample_id']!r}"]):
+            answer = model.answer_tokens(inputs, image=image)
         unit = Noise(scale, draws=draws, seed=seed).unit(question["sample_id"], image)
         for step, token in enumerate(answer):
             extended = repeat_inputs(model.extend(inputs, answer[:step]), draws)

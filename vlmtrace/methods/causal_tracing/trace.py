@@ -38,6 +38,7 @@ from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.methods.causal_tracing.noise import Noise, noise_scale, refuse_images_twice
 from vlmtrace.methods.patching.run_sweep import memory_bytes, sweep_patches
 from vlmtrace.models import VLM, Inputs, Patches, Readout, Site, Trace
+from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.vlm import repeat_inputs
 
 #: Share of the layers that a window takes: three of twelve, as published for BLIP.
@@ -211,7 +212,8 @@ class _Step:
 def _steps(model: VLM, question: dict[str, Any], noise: Noise) -> Iterator[_Step]:
     inputs = model.encode([question["image"]], [model.prompt_text(question["prompt"])])
     image = model.image_embeddings(inputs)
-    answer = model.answer_tokens(inputs, image=image)
+    with named_rows(model, inputs, [f"question {question['sample_id']!r}"]):
+        answer = model.answer_tokens(inputs, image=image)
     if not answer:
         raise VlmtraceError(f"{model.name} gives no answer to {question['sample_id']!r}: leave the question out.")
     z = noise.unit(question["sample_id"], image)

@@ -24,6 +24,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.models import VLM, HookPoint, Inputs, Site
+from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.hooks import attach_hooks
 
 BLOCK = "language_model"
@@ -281,11 +282,14 @@ def lens_of(model: VLM, question: Any, prefix: str = "", text_only: str | None =
     Raises:
         VlmtraceError: as `open_lens`
     """
-    if text_only is None:
-        return open_lens(model, question_inputs(model, question["image"], question["prompt"], prefix))
     if not model.has_visual_tokens:
         return open_lens(model, {})  # says why not
-    return open_lens(model, text_only_inputs(model, question[text_only], question["prompt"], prefix))
+    if text_only is None:
+        inputs = question_inputs(model, question["image"], question["prompt"], prefix)
+    else:
+        inputs = text_only_inputs(model, question[text_only], question["prompt"], prefix)
+    with named_rows(model, inputs, [f"question {question['sample_id']!r}"]):
+        return open_lens(model, inputs)
 
 
 def question_inputs(model: VLM, image: Any, prompt: str, prefix: str = "") -> Inputs:
