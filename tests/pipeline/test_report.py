@@ -141,9 +141,10 @@ def test_heads_of_other_blocks_are_told_where_they_were_patched():
     run.stage("05_head_patching", "t", seed=4).finish(whole_heads=complete("whole_heads", table))
     text = text_of(write_report(run).read_text())
     # Four heads of .1 and .2 (pair b) sum to .4 and .8, of .3 and .4 to 1.2 and 1.6; the text encoder is not "other".
-    assert "each was patched at all positions of 2 discover pairs, in both directions." in text
-    assert "add up to 0.60 by denoising and 1.40 by noising for the 4 heads of the text decoder under image" in text
-    assert "not tested" not in text and "of the text encoder under" not in text
+    assert "Heads of other blocks were looked at without a test." in text and "not tested" not in text
+    assert "at all of its positions at once, on 2 discover pairs and without a test" in text
+    assert "text decoder image 4 0.60 1.40" in text
+    assert "text encoder image 4" not in text, "the block that reads the question is no other block"
 
 
 @pytest.mark.parametrize(
