@@ -116,6 +116,30 @@ def test_a_small_object_gets_the_position_that_it_covers_most(llava, random_pair
     assert image_regions(llava, pair, inputs)["object"].nonzero()[0].tolist() == [0]
 
 
+def test_a_mask_lies_on_the_upright_photograph(model, random_pairs, tmp_path):
+    """A photograph that a telephone took sideways gives the regions and effects of the same one stored upright."""
+    upright = Image.open(random_pairs["clean_image"].iloc[0]).convert("RGB")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png", exif=turned)
+    width, height = upright.size
+    rectangle(width, height, slice(0, height // 2), slice(0, width // 2)).save(tmp_path / "mask.png")
+    found = []
+    for name in ("upright.png", "lying.png"):
+        masked = {"clean_image": str(tmp_path / name), "clean_object_mask": str(tmp_path / "mask.png")}
+        pair = random_pairs.iloc[0].to_dict() | masked | {"clean_distractor_mask": None}
+        inputs = run_inputs(model, pd.DataFrame([pair]), "clean")
+        found.append(image_regions(model, pair, inputs))
+    assert found[0].keys() == found[1].keys() and "object" in found[0]
+    for name, positions in found[0].items():
+        assert np.array_equal(positions, found[1][name]), f"{name} lies elsewhere on the photograph taken sideways"
+    as_it_lies = rectangle(height, width, slice(0, 9), slice(0, 9))
+    as_it_lies.save(tmp_path / "mask.png")
+    with pytest.raises(VlmtraceError, match="fits the image as it lies in its file: turn it"):
+        image_regions(model, pair, inputs)
+
+
 def test_names_of_positions(llava, random_pairs):
     pair = random_pairs.iloc[0].to_dict()
     inputs = run_inputs(llava, random_pairs.iloc[[0]], "clean")

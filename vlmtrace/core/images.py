@@ -1,36 +1,222 @@
-"""Images from files."""
+"""Images and masks from files: upright, opaque and in 8 bits, as a viewer shows them.
+
+A file holds more than the pixels that people see: a note that it was taken with the camera turned, colors hidden under
+full transparency, 16 bits a channel. Whoever reads an image here gets what a viewer shows and what transformers makes
+of the same file: turned upright by its EXIF orientation, composited on white, scaled by its depth. Of an animation it
+is the first frame. Color profiles are not applied; transformers does not apply them either. Nothing is decoded before
+the file's header has said how many pixels there are.
+"""
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import IO
 
-from PIL import Image
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import resolve
+from vlmtrace.core.pixels import Fault, marked, rgb, upright
+
+#: An image as functions take it: an image, its path, or a binary file that is open for reading.
+ImageSource = Image.Image | str | Path | IO[bytes]
+
+#: Larger images are refused before they are decoded. Telephones take up to 108 million pixels in one piece.
+MOST_PIXELS = 120_000_000
+
+#: Formats that are read, by Pillow's names, the commonest first; pages and drawings (PDF, EPS, WMF) are not among them.
+FORMATS = tuple("JPEG PNG GIF BMP WEBP TIFF PPM AVIF JPEG2000 MPO DIB ICO PCX PSD QOI SGI SUN TGA".split())
+
+#: Endings of HEIC, which the package pillow-heif reads, and the kinds of file that it is.
+HEIC = frozenset(".heic .heics .heif .heifs .hif".split())
+_HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
+UNREADABLE = "cannot be read"
+NEEDS_HEIF = "it is HEIC, which needs the package pillow-heif: pip install pillow-heif"
+
+# Pillow warns where our bound allows more than it does. What is beyond the bound gets a sentence.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def open_image(image: Image.Image | str | Path) -> Image.Image:
-    """Read an image whole, so that a truncated file fails here and not later.
+class ImageError(VlmtraceError):
+    """An image or a mask that cannot be used.
 
     Args:
-        image: an image, or the path of one, relative to the repository or absolute
+        subject: what it is, such as "The image a.png"
+        fault: what is wrong with it
+        remedy: what to do where the fault does not say
+
+    Attributes:
+        reason: what is wrong without the name of the file, so that the same fault reads the same everywhere
+    """
+
+    def __init__(self, subject: str, fault: Fault, remedy: str):
+        why = f" ({fault.why})" if fault.why else ""
+        super().__init__(f"{subject} {fault.what}{why}: {fault.remedy or remedy}.")
+        noun = " ".join(subject.lower().split()[:2])
+        self.reason = f"{noun} {fault.what}{f': {fault.why}' if fault.why else ''}"
+
+
+def open_image(image: ImageSource) -> Image.Image:
+    """Read an image whole, so that a truncated file fails here and not later.
+
+    It is turned upright by its EXIF orientation, what is transparent becomes white, and 16 bits a channel become 8. An
+    image that was read here stays as it is if it is read again.
+
+    Args:
+        image: an image, the path of one (relative to the repository or absolute), or an open binary file
 
     Returns:
-        the image in RGB
+        the image in RGB, without metadata
 
     Raises:
-        VlmtraceError: the file is missing, truncated or not an image
+        VlmtraceError: the file is missing, truncated, not an image or has more than `MOST_PIXELS`; or its numbers do
+            not say what is white (32-bit integers, floating point beyond 0 to 1)
     """
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    path = resolve(image)
-    if not path.is_file():
-        raise VlmtraceError(f"The image {path} does not exist: correct its path in the pairs table.")
-    try:
-        with Image.open(path) as opened:
-            return opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    with _decoded(image, "image", "replace it or remove its row from the pairs table") as decoded:
+        return upright(rgb(decoded), decoded)
+
+
+def open_mask(mask: ImageSource, size: tuple[int, int] | None = None, owner: str = "") -> Image.Image:
+    """Read a mask whole, turned upright as its image is.
+
+    Where its transparency varies, the object is what is opaque. Otherwise the object is, of a mask in gray, what is
+    brighter than middle gray, or what is not black where there is one gray beside black (masks of 0 and 1); of a mask
+    in color, what is not black.
+
+    Args:
+        mask: an image, the path of one (relative to the repository or absolute), or an open binary file
+        size: width and height of the upright image that the mask is of; None: that is not checked
+        owner: what the mask belongs to, for the sentence, such as "pair 'a'"
+
+    Returns:
+        the mask in mode L: 255 where the object is, 0 elsewhere
+
+    Raises:
+        VlmtraceError: the file cannot be read, as for `open_image`; it holds several grays and all are dark; it is
+            wholly transparent; or it is not of the given size
+    """
+    noun = "mask"
+    with _decoded(mask, noun, "correct its path or empty its cell in the table", owner) as decoded:
+        found = upright(Image.fromarray(np.where(marked(decoded), 255, 0).astype(np.uint8)), decoded)
+    if size is not None and found.size != size:
+        lies = " (it fits the image as it lies in its file: turn it as the EXIF orientation turns the image)"
         raise VlmtraceError(
-            f"The image {path} cannot be read ({error}): replace it or remove its row from the pairs table."
-        ) from error
+            f"{_subject(mask, noun, owner)} is {found.width} × {found.height} pixels and its image "
+            f"{size[0]} × {size[1]}: both must be of the same size{lies if found.size == size[::-1] else ''}."
+        )
+    return found
+
+
+@cache
+def heic_is_read() -> bool:
+    """Whether the package pillow-heif is there, without which HEIC cannot be read."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+# From a file to pixels ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _decoded(source: ImageSource, noun: str, remedy: str, owner: str = "") -> Iterator[Image.Image]:
+    """An image with its pixels; whatever goes wrong until they are used becomes one sentence."""
+    try:
+        if isinstance(source, Image.Image):
+            _check_size(source)
+            source.load()
+            yield source
+        else:
+            with _identified(source) as opened:
+                _check_size(opened)
+                opened.load()
+                yield opened
+    except Fault as error:
+        raise ImageError(_subject(source, noun, owner), error, remedy) from error
+    except Image.DecompressionBombError as error:
+        pixels, most = (int(number) for number in re.findall(r"\d+", str(error))[:2])
+        fault = Fault(f"has {pixels:,} pixels, more than {min(most, MOST_PIXELS):,}", remedy="save it smaller")
+        raise ImageError(_subject(source, noun, owner), fault, remedy) from error
+    except Exception as error:  # on broken files decoders raise whatever comes up: struct.error, KeyError, zlib.error
+        fault = Fault(UNREADABLE, _in_a_line(error))
+        raise ImageError(_subject(source, noun, owner), fault, remedy) from error
+
+
+def _subject(source: ImageSource, noun: str, owner: str) -> str:
+    named = f" {resolve(source)}" if isinstance(source, str | Path) else ""
+    return f"The {noun}{named}{f' of {owner}' if owner else ''}"
+
+
+def _identified(source: str | Path | IO[bytes]) -> Image.Image:
+    """The image that a file's content says it is, whatever its name ends in; only its header has been read."""
+    file: Path | IO[bytes]
+    if isinstance(source, str | Path):
+        file = resolve(source)
+        if not file.is_file():
+            raise Fault("does not exist", remedy="correct its path in the pairs table")
+    elif hasattr(source, "read"):
+        file = source
+    else:
+        raise Fault(f"is given as {type(source).__name__}", remedy="give an image or the path of one")
+    try:
+        return Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        beginning = _beginning(file)
+    if beginning[4:8] == b"ftyp" and beginning[8:12] in _HEIC_BRANDS:
+        if not heic_is_read():
+            raise Fault(UNREADABLE, NEEDS_HEIF, "install it or save the image as JPEG")
+        return Image.open(file, formats=["HEIF"])
+    raise Fault(UNREADABLE, _kind(beginning))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _beginning(file: Path | IO[bytes]) -> bytes:
+    if isinstance(file, Path):
+        with open(file, "rb") as opened:
+            return opened.read(64)
+    file.seek(0)
+    beginning = file.read(64)
+    file.seek(0)
+    return beginning
+
+
+def _kind(beginning: bytes) -> str:
+    """What a file is that is no image, by how it begins."""
+    if not beginning:
+        return "the file is empty"
+    if beginning.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS: run git lfs pull"
+    if beginning.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
+        return "it is a page, not an image"
+    if beginning[4:8] == b"ftyp":
+        return "it is a video"
+    return "it is in no format of images that is known"
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if not width * height:
+        raise Fault("has no pixels")
+    if width * height > MOST_PIXELS:
+        raise Fault(f"has {width} × {height} pixels, more than {MOST_PIXELS:,}", remedy="save it smaller")
+
+
+def _in_a_line(error: BaseException) -> str:
+    """An error's first line without the file's path."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
+    return lines[0].split(" '/")[0]

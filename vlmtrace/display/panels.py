@@ -18,8 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.images import open_image
+from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.schema import UNIT
 from vlmtrace.core.stats import mean_interval
 from vlmtrace.display.style import ATTENTION, MISSING, SIGNED, signed_norm, thin_ticks
@@ -214,12 +213,7 @@ def outline_masks(axes: Axes, masks: dict[str, Picture], size: tuple[int, int]) 
         VlmtraceError: a mask cannot be read, or is not of its image's size
     """
     for column, picture in masks.items():
-        mask = open_image(picture).convert("L")
-        if mask.size != size:
-            raise VlmtraceError(
-                f"The mask {picture} has {mask.size[0]} × {mask.size[1]} pixels, its image {size[0]} × {size[1]}: "
-                "render the mask again in the size of the image."
-            )
+        mask = open_mask(picture, size)
         # A rim of empty pixels closes the outline of an object that touches the border.
         inside = np.pad(np.asarray(mask) > 127, 1)
         if inside.any():

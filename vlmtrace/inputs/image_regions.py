@@ -18,8 +18,7 @@ import numpy as np
 from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.images import open_image
-from vlmtrace.core.paths import resolve
+from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.types import Array
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM, Inputs
@@ -121,23 +120,13 @@ def mask_coverage(pair: Mapping[str, Any], column: str, boxes: Array) -> Array:
         (n,), 0 to 1; 0 everywhere where the pair has no such mask
 
     Raises:
-        VlmtraceError: the mask cannot be read, or is not of its image's size
+        VlmtraceError: the mask cannot be read, or is not of its upright image's size
     """
     path = pair.get(column)
     if not isinstance(path, str):
         return np.zeros(len(boxes))
-    try:
-        with Image.open(resolve(path)) as mask, Image.open(resolve(pair["clean_image"])) as image:
-            if mask.size != image.size:
-                raise VlmtraceError(
-                    f"The mask {path} of pair {pair['sample_id']!r} is {mask.width} × {mask.height} pixels and its "
-                    f"image {image.width} × {image.height}: both must be of the same size."
-                )
-            return coverage(mask, boxes)
-    except (OSError, SyntaxError) as error:
-        raise VlmtraceError(
-            f"The mask {path} of pair {pair['sample_id']!r} cannot be read ({error}): correct {column} or empty it."
-        ) from error
+    size = open_image(pair["clean_image"]).size
+    return coverage(open_mask(path, size, f"pair {pair['sample_id']!r}"), boxes)
 
 
 def changed_share(clean: Image.Image, corrupt: Image.Image, boxes: Array) -> Array:

@@ -7,6 +7,7 @@ from fixtures.families import FAMILIES
 from PIL import Image
 
 import vlmtrace as vt
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.methods.lens.decomposition import lens_of
 from vlmtrace.methods.lens.map_comparison import map_table
 from vlmtrace.methods.lens.map_scores import (
@@ -18,6 +19,7 @@ from vlmtrace.methods.lens.map_scores import (
     roc_auc,
     rollout,
     score_maps,
+    tokens_on_object,
 )
 
 
@@ -108,6 +110,21 @@ def test_scores_follow_from_maps_and_curves(tiny, masked):
     points = curves[(curves["sample_id"] == "pair-0") & (curves["method"] == "attention")].query("kind == 'deletion'")
     assert one["deletion"] == pytest.approx(np.trapezoid(points["p"], points["share"]))
     assert one["is_correct"] == (tiny.answer_token("red") == lens.token)
+
+
+def test_the_object_is_where_its_mask_lies_on_the_upright_image(masked, tmp_path):
+    row = masked.iloc[0].to_dict()
+    boxes = np.array([[0, 0, 1, 0.5], [0, 0.5, 1, 1]])  # left and right half
+    width, height = Image.open(row["image"]).size
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    on_the_right = Image.new("L", (width, height))
+    on_the_right.paste(1, (width // 2, 0, width, height))
+    on_the_right.save(tmp_path / "mask.png", exif=turned)
+    assert tokens_on_object(row | {"object_mask": str(tmp_path / "mask.png")}, boxes).tolist() == [True, False]
+    on_the_right.resize((7, 5)).save(tmp_path / "mask.png")
+    with pytest.raises(VlmtraceError, match=rf"question 'pair-0' is 7 × 5 pixels and its image {width} × {height}"):
+        tokens_on_object(row | {"object_mask": str(tmp_path / "mask.png")}, boxes)
 
 
 def test_without_masks_nothing_points(tiny, questions):

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from vlmtrace.core import stats
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.paths import resolve
+from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT
 from vlmtrace.core.types import Array
@@ -301,14 +301,7 @@ def tokens_on_object(row: Mapping[str, Any], boxes: Array) -> Array:
     Returns:
         (image token,), bool
     Raises:
-        VlmtraceError: the mask cannot be read
+        VlmtraceError: the mask cannot be read, or is not of its upright image's size
     """
-    path = row["object_mask"]
-    try:
-        with Image.open(resolve(path)) as mask:
-            return object_tokens(mask, boxes)
-    except (OSError, SyntaxError) as error:
-        raise VlmtraceError(
-            f"The mask {path} of question {row['sample_id']!r} cannot be read ({error}): correct object_mask or empty "
-            "it."
-        ) from error
+    size = open_image(row["image"]).size
+    return object_tokens(open_mask(row["object_mask"], size, f"question {row['sample_id']!r}"), boxes)
