@@ -6,11 +6,14 @@ tokenizer has none of as many tokens, it offers other emotions, and the column `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
 
-from vlmtrace.tasks.building.label_folders import NAMED, images_below, labelled_pairs
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.tasks.building.folder_layouts import images_below
+from vlmtrace.tasks.building.label_folders import NAMED, labelled_pairs
 from vlmtrace.tasks.building.token_replacement import Pool, Replacer, mutual
 from vlmtrace.tasks.declaration import Request, Source, Task
 
@@ -22,7 +25,7 @@ SOURCE = Source(
     needs="folders angry, disgust, fear, happy, neutral, sad, surprise with images of faces",
 )
 
-#: What folders are called → the adjective that the question uses.
+#: What folders are called, but for numbers and fillers around it → the adjective that the question uses.
 EMOTIONS = {
     "angry": "angry",
     "anger": "angry",
@@ -31,6 +34,7 @@ EMOTIONS = {
     "fear": "fearful",
     "fearful": "fearful",
     "afraid": "fearful",
+    "scared": "fearful",
     "happy": "happy",
     "happiness": "happy",
     "neutral": "neutral",
@@ -38,7 +42,17 @@ EMOTIONS = {
     "sadness": "sad",
     "surprise": "surprised",
     "surprised": "surprised",
+    "suprise": "surprised",  # as several collections spell it
+    "suprised": "surprised",
 }
+
+#: Words beside the emotion that say nothing about it: angry_faces, 0_angry_images.
+FILLERS = frozenset("face faces facial expression expressions emotion emotions image images img imgs people".split())
+
+#: RAF-DB numbers its folders, in an order of its own: other collections mean other emotions by the same numbers, so
+#: that they count only where all seven are there and every file is named as in RAF-DB.
+RAF_DB = dict(zip("1234567", ("surprised", "fearful", "disgusted", "happy", "sad", "angry", "neutral"), strict=True))
+_RAF_DB_FILE = re.compile(r"(train|test)_\d+(_aligned)?")
 
 #: Emotion words by valence. Neutral and surprised faces have none: what replaces them comes from either side.
 VALENCE: dict[str, tuple[str, ...]] = {
@@ -76,22 +90,30 @@ def make_pairs(request: Request) -> pd.DataFrame:
     """Pairs of faces with two emotions.
 
     Args:
-        request: its root holds the folders of images, or a folder named as the split that does
+        request: its root holds the folders of images, or folders of splits that do, or one folder that holds either
 
     Returns:
         up to n rows of a pairs table, with the columns noun and replaced_by; the request's filters account for every
         image
 
     Raises:
-        VlmtraceError: root holds no folders of images, or no pair can be made of them
+        VlmtraceError: root holds no folders of images or has not the split, no folder is named by an emotion, or no
+            pair can be made
     """
-    of_split = request.root / request.split
-    images = images_below(of_split if of_split.is_dir() else request.root, request.task)
-    labels = images["folder"].str.lower().str.strip().map(EMOTIONS)
+    images = images_below(request, is_label=lambda name: emotion_of(name) is not None)
+    labels = emotions_of(images)
     named = [
-        None if isinstance(label, str) else f"the folder {folder!r} is named by none of the seven emotions"
+        None if label else f"the folder {folder!r} is named by none of the seven emotions"
         for label, folder in zip(labels, images["folder"], strict=True)
     ]
+    if not any(labels):
+        folders = sorted(images["folder"].unique())
+        found = ", ".join(folders[:8]) + (", …" if len(folders) > 8 else "")
+        raise VlmtraceError(
+            f"{request.root} holds the folders {found}: {request.task} expects folders named angry, disgust, fear, "
+            "happy, neutral, sad, surprise, or RAF-DB's 1 to 7 with the names of its files; rename them by what they "
+            "show."
+        )
     images = request.filters.keep(NAMED, images.assign(label=labels), named, "images")
     return labelled_pairs(
         request,
@@ -104,6 +126,38 @@ def make_pairs(request: Request) -> pd.DataFrame:
             "replaced_by": "opposite valence" if are_opposite(options, corrupt) else "other emotions",
         },
     )
+
+
+def emotion_of(folder: str) -> str | None:
+    """The emotion that a folder's name says.
+
+    Args:
+        folder: its name, in any case; a number before the word, and words such as "faces", do not count
+
+    Returns:
+        the adjective; None: there is no emotion in it, or more than an emotion
+
+    >>> emotion_of("0_Anger"), emotion_of("happy faces"), emotion_of("not happy"), emotion_of("contempt")
+    ('angry', 'happy', None, None)
+    """
+    words = re.split(r"[\W_]+", re.sub(r"^\d+", "", folder.lower()))
+    said = [word for word in words if word and word not in FILLERS]
+    return EMOTIONS.get(said[0]) if len(said) == 1 else None
+
+
+def emotions_of(images: pd.DataFrame) -> list[str | None]:
+    """The emotions of images in folders that are named, or numbered as RAF-DB numbers them.
+
+    Args:
+        images: with the columns folder and path
+
+    Returns:
+        one adjective per image; None: its folder says none
+    """
+    numbered = set(images["folder"]) == set(RAF_DB)
+    if numbered and all(_RAF_DB_FILE.fullmatch(path.stem) for path in images["path"]):
+        return [RAF_DB[folder] for folder in images["folder"]]
+    return [emotion_of(folder) for folder in images["folder"]]
 
 
 def pools(options: Sequence[str]) -> list[Pool]:
@@ -135,4 +189,4 @@ def are_opposite(options: Sequence[str], corrupt: str) -> bool:
     )
 
 
-DECLARED = (Task("facial_expressions", SOURCE, pairs=make_pairs, splits=("test", "train")),)
+DECLARED = (Task("facial_expressions", SOURCE, pairs=make_pairs, splits=("test", "train", "val")),)

@@ -8,11 +8,10 @@ which that list lacks, are there for your own folders in this layout.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
-from vlmtrace.tasks.building.label_folders import NAMED, images_below, labelled_pairs
+from vlmtrace.tasks.building.folder_layouts import images_below
+from vlmtrace.tasks.building.label_folders import NAMED, labelled_pairs
 from vlmtrace.tasks.building.token_replacement import Replacer, mutual
 from vlmtrace.tasks.declaration import Request, Source, Task
 
@@ -84,6 +83,10 @@ SYNONYMS = mutual(
 )
 
 
+#: Where the data set's archive has the folders of images.
+ARCHIVE = ("release_dataset/images", "images")
+
+
 def make_pairs(request: Request) -> pd.DataFrame:
     """Pairs of images that show one noun in two states.
 
@@ -97,7 +100,7 @@ def make_pairs(request: Request) -> pd.DataFrame:
         VlmtraceError: root holds no folders of images, or no pair can be made of them
     """
     filters = request.filters
-    images = images_below(_images_folder(request.root), request.task)
+    images = images_below(request, inside=ARCHIVE)
     words = images["folder"].str.replace("_", " ").str.split(n=1)
     images = images.assign(label=words.str[0].str.lower(), group=words.str[1].fillna("").str.lower())
     named = [
@@ -116,12 +119,6 @@ def make_pairs(request: Request) -> pd.DataFrame:
         pools=lambda candidate, _: [(ADJECTIVES[candidate["category"]],) * 2],
         further=lambda candidate, *_: {"noun": candidate["group"]},
     )
-
-
-def _images_folder(root: Path) -> Path:
-    """The folder of folders: root itself, or where the data set's archive has it."""
-    inside = (root / name for name in ("release_dataset/images", "images"))
-    return next((folder for folder in inside if folder.is_dir()), root)
 
 
 DECLARED = (Task("mit_states", SOURCE, pairs=make_pairs),)

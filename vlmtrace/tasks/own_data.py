@@ -15,8 +15,9 @@ from vlmtrace.core.paths import relative, resolve
 from vlmtrace.core.schema import check_columns, validate_questions
 from vlmtrace.inputs.token_roles import find_word
 from vlmtrace.tasks.building.csv_files import find_csv, read_csv
+from vlmtrace.tasks.building.folder_layouts import images_below, label_place
 from vlmtrace.tasks.building.image_files import image_problem
-from vlmtrace.tasks.building.label_folders import images_below, labelled_pairs
+from vlmtrace.tasks.building.label_folders import NAMED, labelled_pairs
 from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, draw, pair_row
 from vlmtrace.tasks.building.token_replacement import Replacer
 from vlmtrace.tasks.declaration import Request, Source, Task
@@ -170,21 +171,28 @@ def pairs_of_folders(request: Request) -> pd.DataFrame:
     """Pairs from images in folders, each folder named by what its images show.
 
     Args:
-        request: its root holds the folders; in its question {a} and {b} stand for the two options
+        request: its root holds the folders, or folders of splits that do, or one folder that holds either; in its
+            question {a} and {b} stand for the two options
 
     Returns:
-        up to n rows of a pairs table; the request's filters account for every image
+        up to n rows of a pairs table; the request's filters account for every file
 
     Raises:
-        VlmtraceError: the question lacks {a} or {b}, or the folders hold no images
+        VlmtraceError: the question lacks {a} or {b}, the folders hold no images, or there is no such split
     """
     question, root = request.question or QUESTION, request.root
     if sorted(re.findall(r"\{(.*?)\}", question)) != ["a", "b"]:
         raise VlmtraceError(f"The question {question!r} must hold {{a}} and {{b}} once each: e.g. {QUESTION!r}.")
-    images = images_below(root, request.task)
-    labels = images["folder"].str.replace("_", " ").str.strip()
+    images = images_below(request, apart=(WORDS,))
+    labels = _labels_of(images["folder"])
     images = images.assign(label=labels, category=labels, kind="label", group="")
-    words = [*sorted(labels.unique()), *_words_beside(root)]
+    nameless = [
+        None if label else f"the folder {f!r} is named by no word"
+        for label, f in zip(labels, images["folder"], strict=True)
+    ]
+    images = request.filters.keep(NAMED, images, nameless, "images")
+    places = dict.fromkeys((label_place(request), root))
+    words = [*sorted(images["label"].unique()), *(word for place in places for word in _words_beside(place))]
 
     def prompt(_: dict[str, Any], options: Sequence[str]) -> str:
         return question.replace("{a}", options[0]).replace("{b}", options[1])
@@ -198,13 +206,25 @@ def pairs_of_folders(request: Request) -> pd.DataFrame:
     )
 
 
+def _labels_of(folders: pd.Series) -> pd.Series:
+    """Labels by names of folders; names that differ in case, blanks or underscores alone are one label."""
+    labels = folders.str.replace("_", " ").str.split().str.join(" ").astype(str)
+    spelling: dict[str, str] = {}
+    for label in labels.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable").index:
+        spelling.setdefault(label.casefold(), label)
+    return labels.map(lambda label: spelling[label.casefold()])
+
+
 def _words_beside(folder: Path) -> list[str]:
     path = folder / WORDS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+    except ValueError as error:  # of the encoding
+        raise VlmtraceError(f"{path} is not in UTF-8: save it as UTF-8, one word per line.") from error
     return [line.strip() for line in lines if line.strip()]
 
 
 DECLARED = (
     Task("csv", CSV, kind="own", pairs=pairs_of_csv),
-    Task("folder", FOLDER, kind="own", pairs=pairs_of_folders, takes_question=True),
+    Task("folder", FOLDER, kind="own", pairs=pairs_of_folders, splits=("test", "train", "val"), takes_question=True),
 )

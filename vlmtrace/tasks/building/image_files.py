@@ -4,19 +4,134 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageChops
+from PIL import Image, ImageChops
 
-from vlmtrace.core.images import ImageError, open_image
+from vlmtrace.core.images import FORMATS, HEIC, NEEDS_HEIF, ImageError, heic_is_read, open_image
 
-#: Files that are taken for images; everything else in a folder of images is left alone.
-SUFFIXES = frozenset(".jpg .jpeg .png .webp .gif .bmp .tif .tiff".split())
+#: What files are that people keep beside photographs, by the endings of their names.
+_KINDS = {
+    "a video": ".mov .mp4 .m4v .avi .mkv .webm .3gp .mpg .mpeg .mts",
+    "a camera's raw file, to be exported as JPEG": ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .raw",
+    "a page or drawing, to be exported as PNG": ".pdf .svg .eps .ps .ai .wmf .emf",
+    "an archive, to be unpacked": ".zip .tar .gz .tgz .7z .rar",
+}
+_KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings.split()}
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """What lies below a folder.
+
+    Attributes:
+        path: of a file; of a link or a folder where that is as far as one gets
+        problem: why it is no image that can be tried; None: it is one
+    """
+
+    path: Path
+    problem: str | None
+
+
+@cache
+def image_endings() -> frozenset[str]:
+    """Endings of the names of images: those that Pillow has for the formats that are read, and those of HEIC."""
+    known = Image.registered_extensions().items()
+    return frozenset(ending for ending, name in known if name in FORMATS) | HEIC
+
+
+def files_below(folder: Path, first: Path | None = None) -> list[FoundFile]:
+    """Everything below a folder, each with the reason why it is no image.
+
+    Links are followed, wherever they lead; a folder that is reached twice counts where it lies, not where it is linked.
+    What is hidden (its name begins with a dot) is left out: thumbnails, and what systems write for themselves.
+
+    Args:
+        folder: where to look
+        first: a folder below, in which what is reached twice counts
+
+    Returns:
+        one entry for each file, dead link, link back and folder that cannot be read, sorted by path
+    """
+    found: list[FoundFile] = []
+    seen: set[str] = set()
+    for start in dict.fromkeys((first or folder, folder)):
+        places = [start]
+        while places:  # folders that lie here before those that are linked here
+            links: list[Path] = []
+            for place in places:
+                if os.path.realpath(place) in seen and place not in (first, folder):
+                    found.append(FoundFile(place, "it is a link to a folder that is counted where it lies"))
+                else:
+                    _look_into(place, found, links, seen)
+            places = sorted(links)
+    return sorted(found, key=lambda file: file.path)
+
+
+def _look_into(place: Path, found: list[FoundFile], links: list[Path], seen: set[str]) -> None:
+    """Add the files below a folder to those that were found, and the links to folders to the links."""
+    folders = [place]
+    while folders:
+        folder = folders.pop()
+        here = os.path.realpath(folder)
+        if here in seen:
+            continue
+        seen.add(here)
+        try:
+            with os.scandir(folder) as opened:
+                entries = [entry for entry in opened if not entry.name.startswith(".")]
+        except OSError as error:
+            found.append(FoundFile(folder, f"the folder cannot be read: {error.strerror or error}"))
+            continue
+        for entry in entries:
+            path = folder / entry.name
+            if not path.is_dir():
+                found.append(FoundFile(path, _no_image(path)))
+            else:
+                (links if entry.is_symlink() else folders).append(path)
+
+
+def _no_image(path: Path) -> str | None:
+    """Why a file is no image that can be tried."""
+    ending = path.suffix.lower()
+    if not (_is_text(path) and _is_text(path.resolve() if path.is_symlink() else path)):
+        return "its path is not UTF-8: rename it"
+    if not os.path.exists(path):
+        return "it is a link that leads nowhere"
+    if not os.path.isfile(path):
+        return "it is no file"
+    if ending in HEIC and not heic_is_read():
+        return NEEDS_HEIF
+    if ending in image_endings():
+        return None
+    if ending in _KIND_OF:
+        return f"it is {_KIND_OF[ending]}"
+    return f"it is no image: its name ends in {ending}" if ending else "it is no image: its name has no ending"
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path can stand in a table; bytes that are no UTF-8 come as lone surrogates."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def as_text(path: Path) -> str:
+    """A path with slashes that can stand in a table, with escapes for bytes that are no UTF-8.
+
+    Args:
+        path: any path
+    """
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files below a folder; folders that are linked count, hidden ones (thumbnails) do not.
+    """The image files below a folder, see `files_below`.
 
     Args:
         folder: where to look
@@ -24,15 +139,7 @@ def image_files(folder: Path) -> list[Path]:
     Returns:
         their paths, sorted
     """
-    found: list[Path] = []
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        here = os.path.realpath(place)
-        folders[:] = [] if here in seen else [name for name in folders if not name.startswith(".")]
-        if here not in seen:
-            found += [Path(place, name) for name in files if not name.startswith(".")]
-        seen.add(here)
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
+    return [found.path for found in files_below(folder) if found.problem is None]
 
 
 def image_problem(path: Path) -> str | None:

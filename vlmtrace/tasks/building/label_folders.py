@@ -16,7 +16,8 @@ import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import relative
-from vlmtrace.tasks.building.image_files import content_of, image_files, image_problem
+from vlmtrace.tasks.building.image_files import content_of, image_problem
+from vlmtrace.tasks.building.row_audit import refused
 from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, digest, draw, pair_row
 from vlmtrace.tasks.building.token_replacement import Pool, Replacer
 from vlmtrace.tasks.declaration import Request
@@ -27,32 +28,6 @@ Prompt = Callable[[dict[str, Any], Sequence[str]], str]
 Pools = Callable[[dict[str, Any], Sequence[str]], Sequence[Pool]]
 
 NAMED, PARTNER = "folder is named as it should be", "another label to compare with"
-
-
-def images_below(root: Path, task: str) -> pd.DataFrame:
-    """Every image in the folders of a folder.
-
-    Args:
-        root: the folder that holds a folder for each label
-        task: name of the data set, for the sentence
-
-    Returns:
-        one row per image: row (its path from root), folder (name of the label's folder), path
-
-    Raises:
-        VlmtraceError: root is no folder or holds no folders of images
-    """
-    if not root.is_dir():
-        raise VlmtraceError(f"{root} is no folder: give {task} the one that holds a folder of images for each label.")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    rows = [
-        {"row": path.relative_to(root).as_posix(), "folder": folder.name, "path": path}
-        for folder in folders
-        for path in image_files(folder)
-    ]
-    if not rows:
-        raise VlmtraceError(f"{root} holds no folders with images: {task} expects a folder of images for each label.")
-    return pd.DataFrame(rows)
 
 
 def labelled_pairs(
@@ -100,7 +75,10 @@ def labelled_pairs(
     ]
     candidates = filters.keep(PARTNER, images, unpaired, unit)
     if candidates.empty:
-        raise VlmtraceError(f"{task} has no two labels to compare: a pair needs two images that differ in theirs.")
+        said = refused(filters) or "there is no image"
+        raise VlmtraceError(
+            f"{task} has no two labels to compare ({said}): a pair needs two images that differ in theirs."
+        )
     order = candidates.assign(key=candidates["row"].map(lambda row: digest(seed, "corrupt", row))).sort_values("key")
     mirrored: dict[Path, Path] = {}  # clean -> corrupt image, and the other way round
     stock = {cell: deque(part["path"]) for cell, part in order.groupby(["kind", "group", "label"], sort=False)}

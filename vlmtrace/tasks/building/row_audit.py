@@ -59,7 +59,7 @@ class Filters:
         names = table["row"].tolist()
         against = {name: reason for name, reason in zip(names, reasons, strict=True) if reason is not None}
         self.add(step, len(table), against, unit)
-        return table[[reason is None for reason in reasons]].reset_index(drop=True)
+        return table.loc[[reason is None for reason in reasons]].reset_index(drop=True)
 
     def table(self) -> pd.DataFrame:
         """One row per step, in order: step, unit, rows_in, rows_used, rows_set_aside."""
