@@ -97,10 +97,10 @@ def _look_into(place: Path, found: list[FoundFile], links: list[Path], seen: set
 def _no_image(path: Path) -> str | None:
     """Why a file is no image that can be tried."""
     ending = path.suffix.lower()
-    if not (_is_text(path) and _is_text(path.resolve() if path.is_symlink() else path)):
-        return "its path is not UTF-8: rename it"
     if not os.path.exists(path):
         return "it is a link that leads nowhere"
+    if not (_is_text(path) and _is_text(path.resolve() if path.is_symlink() else path)):
+        return "its path is not UTF-8: rename it"
     if not os.path.isfile(path):
         return "it is no file"
     if ending in HEIC and not heic_is_read():
