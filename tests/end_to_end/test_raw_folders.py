@@ -1,9 +1,9 @@
-"""From raw folders in the published layouts: three tasks to the model's answers, one of them to the report."""
+"""From raw folders to the report: three tasks in the published layouts, and what a telephone leaves."""
 
 import pytest
 from fixtures.image_server import image_server
-from fixtures.notebook_runs import NotebookRun, make_home, pipeline_stages
-from fixtures.raw_data import faces_from_rendered, mit_states_from_rendered, svo_from_rendered
+from fixtures.notebook_runs import NotebookRun, make_home, pipeline_stages, python_in
+from fixtures.raw_data import faces_from_rendered, mit_states_from_rendered, phone_folder, svo_from_rendered
 
 from vlmtrace.tasks import declared
 
@@ -71,3 +71,35 @@ def test_the_run_says_where_its_data_come_from(raw_run):
     for task in TASKS:
         assert stages[f"{task}/01_preprocess"]["source"] == declared()[task].source.record()
     assert (raw_run.folder / "report" / "index.html").is_file()
+
+
+@pytest.fixture(scope="session")
+def phone_run(shared_folders):
+    """The command of the README on a telephone's folder, in a home that holds nothing but the bundled models."""
+    home = shared_folders.folder("telephone", make_home)
+
+    def execute():
+        root = home / "meine Fotos für vlmtrace"
+        phone_folder(root, n=300)
+        asked = ("all", "--tasks=folder", f"--root={root}", "--question=Is this circle {a} or {b}?", "--samples=24")
+        done = python_in(home, "-m", "vlmtrace", *asked, "--run=phone")
+        assert done.returncode == 0, f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
+
+    shared_folders.once("the pipeline on a telephone's folder", execute)
+    return NotebookRun(home, "phone", "tiny-blip")
+
+
+def test_a_telephones_folder_goes_to_a_report_with_every_file_accounted_for(phone_run):
+    (root,) = phone_run.home.glob("meine Fotos*")
+    files = [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    filters, aside = phone_run.table("filters", "folder"), phone_run.table("set_aside", "folder")
+    assert filters["rows_in"].iloc[0] == len(files)
+    assert (filters["rows_in"] == filters["rows_used"] + filters["rows_set_aside"]).all()
+    pairs = phone_run.table("pairs", "folder")
+    assert len(files) == len(pairs) + len(aside)
+    assert {"it is a video", "it is no image: its name ends in .aae"} <= set(aside["reason"])
+    evaluated = phone_run.table("evaluated", "folder")
+    colors = evaluated[~evaluated["clean_prompt"].str.contains("Katze")]
+    assert colors["is_correct"].mean() > 0.9, "photographs reach the model on their sides"
+    assert len(phone_run.table("head_patching", "folder"))
+    assert (phone_run.folder / "report" / "index.html").is_file()

@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from fixtures.pair_checks import check, count
-from fixtures.raw_data import photograph, save
+from fixtures.raw_data import phone_folder, photograph, save
+from PIL import Image, ImageOps
 
 import vlmtrace as vt
 from vlmtrace.core import paths
 from vlmtrace.core.images import open_image
+from vlmtrace.tasks.building.image_files import image_problem
 from vlmtrace.tasks.building.token_replacement import Replacer
 from vlmtrace.tasks.rendered import load
 
@@ -159,3 +161,49 @@ def test_an_option_in_another_case_replaces_nothing():
     words = ["Red", "Blue", "yellow", "green"]
     corrupt = Replacer(None)("is it red or blue?", ["red", "blue"], [(words, words)], np.random.default_rng(0))
     assert {"yellow", "green"} <= set(corrupt.rstrip("?").split())
+
+
+# A telephone's folder
+
+
+@pytest.fixture(scope="module")
+def phone(tmp_path_factory):
+    root = tmp_path_factory.mktemp("Fotos Ürlaub")
+    return root, phone_folder(root)
+
+
+def files_in(root):
+    return [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")]
+
+
+@pytest.mark.medium
+def test_a_telephones_folder_is_accounted_for_to_the_last_file(phone):
+    root, no_images = phone
+    prepared = vt.prepare_pairs("folder", 99, root=root, question="Is this circle {a} or {b}?", model=count)
+    check(prepared)
+    assert prepared.filters["rows_in"].iloc[0] == len(files_in(root)), "a file is in no row"
+    aside = prepared.set_aside.set_index("row")["reason"]
+    assert aside[list(no_images)].to_dict() == no_images
+    broken = aside[[row for row in aside.index if "8002" in row]]
+    assert broken.str.startswith("the image cannot be read: image file is truncated").all()
+    for name in ("*.heic", "Screenshot*"):
+        (path,) = root.rglob(name)
+        assert image_problem(path) is None
+    assert "süße Katze" in set(prepared.pairs["correct_answer"]), "the label is not in the letters that people type"
+    assert len(set(prepared.pairs["clean_image"]) | {str(root / row) for row in aside.index}) == len(files_in(root))
+
+
+@pytest.mark.medium
+def test_a_telephones_photographs_are_seen_upright(phone):
+    """The two images of a pair of the same scene differ only in the circle, however the telephone was held."""
+    root, _ = phone
+    prepared = vt.prepare_pairs("folder", 99, root=root, question="Is this circle {a} or {b}?", model=count)
+    taken = [path for path in prepared.pairs["clean_image"] if path.endswith("JPG")]
+    turned = [path for path in taken if Image.open(path).getexif().get(0x0112) in (3, 6)]
+    assert len(turned) > 5
+    for path in turned:
+        with Image.open(path) as lying:
+            assert np.array_equal(open_image(path), ImageOps.exif_transpose(lying)), f"{path} lies on its side"
+    model = vt.load_model("tiny-blip")
+    evaluated = vt.evaluate(model, prepared.pairs[~prepared.pairs["clean_prompt"].str.contains("Katze")])
+    assert evaluated["is_correct"].mean() > 0.9
