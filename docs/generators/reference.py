@@ -89,11 +89,15 @@ def sentence(node: ast.expr) -> str:
             return "…"
 
 
+#: How the names end of what is raised with a message for the user.
+RAISED = ("VlmtraceError", "ImageError", "Fault")
+
+
 def all_messages() -> Iterator[tuple[str, str]]:
-    """The room and the text of every VlmtraceError that the package can raise."""
+    """The room and the text of every VlmtraceError that the package can raise; of a Fault, what follows the file."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith("VlmtraceError"):
+            if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith(RAISED):
                 text = sentence(node.args[0])
                 if text.strip("… ."):
                     yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), text

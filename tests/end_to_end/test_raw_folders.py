@@ -81,7 +81,7 @@ def phone_run(shared_folders):
     def execute():
         root = home / "meine Fotos für vlmtrace"
         phone_folder(root, n=300)
-        asked = ("all", "--tasks=folder", f"--root={root}", "--question=Is this circle {a} or {b}?", "--samples=24")
+        asked = ("all", "--tasks=folder", f"--root={root}", "--question=Is this circle {a} or {b}?", "--samples=12")
         done = python_in(home, "-m", "vlmtrace", *asked, "--run=phone")
         assert done.returncode == 0, f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
 

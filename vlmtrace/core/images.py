@@ -36,7 +36,6 @@ FORMATS = tuple("JPEG PNG GIF BMP WEBP TIFF PPM AVIF JPEG2000 MPO DIB ICO PCX PS
 #: Endings of HEIC, which the package pillow-heif reads, and the kinds of file that it is.
 HEIC = frozenset(".heic .heics .heif .heifs .hif".split())
 _HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
-UNREADABLE = "cannot be read"
 NEEDS_HEIF = "it is HEIC, which needs the package pillow-heif: pip install pillow-heif"
 
 # Pillow warns where our bound allows more than it does. What is beyond the bound gets a sentence.
@@ -47,19 +46,13 @@ class ImageError(VlmtraceError):
     """An image or a mask that cannot be used.
 
     Args:
-        subject: what it is, such as "The image a.png"
-        fault: what is wrong with it
-        remedy: what to do where the fault does not say
-
-    Attributes:
+        message: the sentence
         reason: what is wrong without the name of the file, so that the same fault reads the same everywhere
     """
 
-    def __init__(self, subject: str, fault: Fault, remedy: str):
-        why = f" ({fault.why})" if fault.why else ""
-        super().__init__(f"{subject} {fault.what}{why}: {fault.remedy or remedy}.")
-        noun = " ".join(subject.lower().split()[:2])
-        self.reason = f"{noun} {fault.what}{f': {fault.why}' if fault.why else ''}"
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
 
 
 def open_image(image: ImageSource) -> Image.Image:
@@ -127,6 +120,10 @@ def heic_is_read() -> bool:
 # From a file to pixels ----------------------------------------------------------------------------------------------
 
 
+class _Unreadable(Exception):
+    """Why a file is none that can be decoded."""
+
+
 @contextmanager
 def _decoded(source: ImageSource, noun: str, remedy: str, owner: str = "") -> Iterator[Image.Image]:
     """An image with its pixels; whatever goes wrong until they are used becomes one sentence."""
@@ -141,14 +138,13 @@ def _decoded(source: ImageSource, noun: str, remedy: str, owner: str = "") -> It
                 opened.load()
                 yield opened
     except Fault as error:
-        raise ImageError(_subject(source, noun, owner), error, remedy) from error
-    except Image.DecompressionBombError as error:
-        pixels, most = (int(number) for number in re.findall(r"\d+", str(error))[:2])
-        fault = Fault(f"has {pixels:,} pixels, more than {min(most, MOST_PIXELS):,}", remedy="save it smaller")
-        raise ImageError(_subject(source, noun, owner), fault, remedy) from error
+        raise ImageError(
+            f"{_subject(source, noun, owner)} {error}.", f"the {noun} {str(error).split(':')[0]}"
+        ) from error
     except Exception as error:  # on broken files decoders raise whatever comes up: struct.error, KeyError, zlib.error
-        fault = Fault(UNREADABLE, _in_a_line(error))
-        raise ImageError(_subject(source, noun, owner), fault, remedy) from error
+        why = _in_a_line(error)
+        message = f"{_subject(source, noun, owner)} cannot be read ({why}): {remedy}."
+        raise ImageError(message, f"the {noun} cannot be read: {why}") from error
 
 
 def _subject(source: ImageSource, noun: str, owner: str) -> str:
@@ -162,20 +158,23 @@ def _identified(source: str | Path | IO[bytes]) -> Image.Image:
     if isinstance(source, str | Path):
         file = resolve(source)
         if not file.is_file():
-            raise Fault("does not exist", remedy="correct its path in the pairs table")
+            raise Fault("does not exist: correct its path in the pairs table")
     elif hasattr(source, "read"):
         file = source
     else:
-        raise Fault(f"is given as {type(source).__name__}", remedy="give an image or the path of one")
+        raise Fault(f"is given as {type(source).__name__}: give an image or the path of one")
     try:
         return Image.open(file, formats=_formats())
+    except Image.DecompressionBombError as error:
+        pixels, most = (int(number) for number in re.findall(r"\d+", str(error))[:2])
+        raise Fault(f"has {pixels:,} pixels, more than {min(most, MOST_PIXELS):,}: save it smaller") from error
     except UnidentifiedImageError:
         beginning = _beginning(file)
     if beginning[4:8] == b"ftyp" and beginning[8:12] in _HEIC_BRANDS:
         if not heic_is_read():
-            raise Fault(UNREADABLE, NEEDS_HEIF, "install it or save the image as JPEG")
+            raise _Unreadable(NEEDS_HEIF)
         return Image.open(file, formats=["HEIF"])
-    raise Fault(UNREADABLE, _kind(beginning))
+    raise _Unreadable(_kind(beginning))
 
 
 @cache
@@ -210,9 +209,9 @@ def _kind(beginning: bytes) -> str:
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if not width * height:
-        raise Fault("has no pixels")
+        raise Fault("has no pixels: give another")
     if width * height > MOST_PIXELS:
-        raise Fault(f"has {width} × {height} pixels, more than {MOST_PIXELS:,}", remedy="save it smaller")
+        raise Fault(f"has {width} × {height} pixels, more than {MOST_PIXELS:,}: save it smaller")
 
 
 def _in_a_line(error: BaseException) -> str:

@@ -24,17 +24,7 @@ _NOISE = 31
 
 
 class Fault(Exception):
-    """What is wrong with an image, and what to do about it if that is not the usual.
-
-    Args:
-        what: the fault, as the rest of a sentence that begins with the image
-        why: its cause
-        remedy: what to do; empty: what is done about any image that cannot be read
-    """
-
-    def __init__(self, what: str, why: str = "", remedy: str = ""):
-        super().__init__(what)
-        self.what, self.why, self.remedy = what, why, remedy
+    """What is wrong with an image and what to do, as the rest of a sentence that begins with the image."""
 
 
 def upright(pixels: Image.Image, decoded: Image.Image) -> Image.Image:
@@ -92,12 +82,10 @@ def _deep(image: Image.Image) -> Image.Image | None:
     if image.mode == "F":
         if not (values.min() >= 0 and values.max() <= 1):  # NaN, too, is not in between
             said = f"holds floating-point numbers from {values.min():.4g} to {values.max():.4g} (mode F)"
-            raise Fault(f"{said}, of which only 0 to 1 say what is white", remedy="scale them, or save it with 8 bits")
+            raise Fault(f"{said}, of which only 0 to 1 say what is white: scale them, or save it with 8 bits")
         scaled = np.rint(values * 255)
     elif image.mode == "I" and image.format not in ("PNG", "PPM"):  # of which Pillow makes I of 16 bits
-        raise Fault(
-            "holds 32-bit integers (mode I), which do not say what is white", remedy="save it with 8 or 16 bits"
-        )
+        raise Fault("holds 32-bit integers (mode I), which do not say what is white: save it with 8 or 16 bits")
     else:
         scaled = np.rint(values / np.float32(257))  # 65535 → 255
         if getattr(image, "tag_v2", {}).get(262) == 0:  # TIFF whose 0 is white
@@ -125,7 +113,7 @@ def marked(mask: Image.Image) -> Array:
         if alpha.min() != alpha.max():
             return alpha > 127
         if not alpha.max():
-            raise Fault("is wholly transparent", remedy="save it with the object in white")
+            raise Fault("is wholly transparent: save it with the object in white")
     if mask.mode in ("1", "L", "F", "I") or mask.mode.startswith("I;16"):
         gray = np.asarray(mask)
         middle = 0.5 if gray.max() <= 1 else 32767.5 if mask.mode.startswith("I") else 127.5
@@ -140,8 +128,6 @@ def marked(mask: Image.Image) -> Array:
         levels = np.unique(gray)
         if len(levels) > 2 or levels[0] != 0:
             some = ", ".join(f"{level:g}" for level in levels[:4]) + (", …" if len(levels) > 4 else "")
-            raise Fault(
-                f"holds the grays {some}, none of them bright", remedy="save it with the object in white on black"
-            )
+            raise Fault(f"holds the grays {some}, none of them bright: save it with the object in white on black")
         return gray > 0
     return bright
