@@ -1,15 +1,13 @@
 """What an image becomes on its way to a model: what a viewer shows, and what transformers makes of the same file."""
 
 import io
-import struct
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fixtures.families import FAMILIES
-from fixtures.raw_data import photograph
+from fixtures.raw_data import bomb_png, photograph
 from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 from transformers.image_transforms import convert_to_rgb
 from transformers.image_utils import load_image
@@ -42,17 +40,6 @@ def disc(mode, color, around):
     image = Image.new(mode, (60, 60), around)
     ImageDraw.Draw(image).ellipse([10, 10, 50, 50], fill=color)
     return image
-
-
-def png_bomb(side, path):
-    """A PNG whose header promises side × side pixels, in a few bytes."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
-    return path
 
 
 # Upright
@@ -311,7 +298,7 @@ def test_pixels_are_counted_before_they_are_decoded(tmp_path):
     for side in (16_000, 12_000, 60_000):
         start = time.monotonic()
         with pytest.raises(vt.VlmtraceError, match=r"has .* pixels, more than 120,000,000: save it smaller"):
-            open_image(png_bomb(side, tmp_path / "bomb.png"))
+            open_image(bomb_png(tmp_path / "bomb.png", side))
         with pytest.raises(vt.VlmtraceError, match=r"^The mask .* has .* pixels, more than 120,000,000"):
             open_mask(tmp_path / "bomb.png")
         assert image_problem(tmp_path / "bomb.png").startswith("the image has ")

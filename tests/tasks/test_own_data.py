@@ -1,12 +1,13 @@
 """One's own data: the documentation's worked example, and what a CSV or folders may get wrong."""
 
 import re
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 from fixtures.pair_checks import check, count
-from fixtures.raw_data import phone_folder, photograph, save
+from fixtures.raw_data import bomb_png, phone_folder, photograph, save
 from PIL import Image, ImageOps
 
 import vlmtrace as vt
@@ -161,6 +162,37 @@ def test_an_option_in_another_case_replaces_nothing():
     words = ["Red", "Blue", "yellow", "green"]
     corrupt = Replacer(None)("is it red or blue?", ["red", "blue"], [(words, words)], np.random.default_rng(0))
     assert {"yellow", "green"} <= set(corrupt.rstrip("?").split())
+
+
+# Bombs
+
+
+def test_a_bomb_is_refused_within_a_second_by_every_way_in(tmp_path):
+    """A few kilobytes that would decode to 768 megabytes: by folders, a CSV, a table of pairs and a single image."""
+    model = vt.load_model("tiny-blip")
+    for place, label in enumerate(("cat", "dog", "cow", "pig")):
+        for i in range(2):
+            save(photograph(turn=10 * place + i + 1), tmp_path / label / f"{i}.png")
+    bomb = bomb_png(tmp_path / "cat" / "bomb.png", 16_000)
+    assert bomb.stat().st_size < 10_000
+    pair = vt.load_pairs("folder", 1, root=tmp_path, model=count).iloc[[0]]
+    pairs = pd.concat([pair, pair.assign(sample_id="bomb", clean_image=str(bomb))], ignore_index=True)
+    start = time.monotonic()
+    prepared = vt.prepare_pairs("folder", 99, root=tmp_path, model=count)
+    usable, aside = vt.check_pairs(model, pairs)
+    with pytest.raises(vt.VlmtraceError, match=r"bomb\.png cannot be used: the image has 256,000,000 pixels, more than"):
+        vt.one_question(bomb, "What is it?")
+    assert time.monotonic() - start < 1, "the bomb was decoded"
+    said = "the image has 256,000,000 pixels, more than 120,000,000"
+    assert prepared.set_aside.set_index("row").loc["cat/bomb.png", "reason"] == said
+    assert len(usable) == 1 and aside["sample_id"].tolist() == ["bomb"]
+    assert "has 256,000,000 pixels, more than 120,000,000: save it smaller" in aside["reason"][0]
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\0b.png", "."])
+def test_an_image_that_cannot_exist_is_missing(tmp_path, name):
+    with pytest.raises(vt.VlmtraceError, match="cannot be used: the image file is missing"):
+        vt.one_question(tmp_path / name, "What is it?")
 
 
 # A telephone's folder

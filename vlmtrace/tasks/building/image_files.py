@@ -88,21 +88,23 @@ def _look_into(place: Path, found: list[FoundFile], links: list[Path], seen: set
             continue
         for entry in entries:
             path = folder / entry.name
-            if not path.is_dir():
-                found.append(FoundFile(path, _no_image(path)))
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif entry.is_symlink() and os.path.isdir(path):
+                links.append(path)
             else:
-                (links if entry.is_symlink() else folders).append(path)
+                found.append(FoundFile(path, _no_image(path, entry.is_file(follow_symlinks=False))))
 
 
-def _no_image(path: Path) -> str | None:
-    """Why a file is no image that can be tried."""
-    ending = path.suffix.lower()
-    if not os.path.exists(path):
+def _no_image(path: Path, is_plain: bool) -> str | None:
+    """Why a file is no image that can be tried; a plain one is no link, pipe or device."""
+    if not is_plain and not os.path.exists(path):
         return "it is a link that leads nowhere"
-    if not (_is_text(path) and _is_text(path.resolve() if path.is_symlink() else path)):
-        return "its path is not UTF-8: rename it"
-    if not os.path.isfile(path):
+    if not is_plain and not os.path.isfile(path):
         return "it is no file"
+    if not (_is_text(path) and (is_plain or _is_text(path.resolve()))):
+        return "its path is not UTF-8: rename it"
+    ending = path.suffix.lower()
     if ending in HEIC and not heic_is_read():
         return NEEDS_HEIF
     if ending in image_endings():
@@ -151,7 +153,7 @@ def image_problem(path: Path) -> str | None:
     Returns:
         that it is missing, cannot be decoded or shows nothing; None if it can be used
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         return "the image file is missing"
     try:
         image = open_image(path.resolve())
