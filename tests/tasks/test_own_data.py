@@ -180,7 +180,7 @@ def test_a_bomb_is_refused_within_a_second_by_every_way_in(tmp_path):
     start = time.monotonic()
     prepared = vt.prepare_pairs("folder", 99, root=tmp_path, model=count)
     usable, aside = vt.check_pairs(model, pairs)
-    with pytest.raises(vt.VlmtraceError, match=r"bomb\.png cannot be used: the image has 256,000,000 pixels, more than"):
+    with pytest.raises(vt.VlmtraceError, match=r"bomb\.png cannot be used: the image has 256,000,000"):
         vt.one_question(bomb, "What is it?")
     assert time.monotonic() - start < 1, "the bomb was decoded"
     said = "the image has 256,000,000 pixels, more than 120,000,000"
