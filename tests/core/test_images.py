@@ -1,6 +1,7 @@
 """What an image becomes on its way to a model: what a viewer shows, and what transformers makes of the same file."""
 
 import io
+import struct
 import time
 from pathlib import Path
 
@@ -155,6 +156,11 @@ def test_16_bits_are_scaled(tmp_path, ending):
     assert shown.max() == 255 and shown.min() == 0 and (np.ptp(shown, axis=2) == 0).all()
 
 
+def test_where_0_is_white_16_bits_are_turned_round(tmp_path):
+    Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    assert np.asarray(open_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [255, 127, 0]
+
+
 def test_a_transparent_gray_of_16_bits_is_white(tmp_path):
     Image.fromarray(np.array([[300, 0, 30000]], dtype=np.uint16)).save(tmp_path / "a.png", transparency=300)
     assert np.asarray(open_image(tmp_path / "a.png"))[0, :, 0].tolist() == [255, 0, 117]
@@ -303,6 +309,47 @@ def test_pixels_are_counted_before_they_are_decoded(tmp_path):
             open_mask(tmp_path / "bomb.png")
         assert image_problem(tmp_path / "bomb.png").startswith("the image has ")
         assert time.monotonic() - start < 1, f"a bomb of {side} × {side} pixels took long"
+
+
+def promised(kind, width=16_000, height=16_000):
+    """A small file of a format whose header promises many pixels."""
+    if kind == "HEIF":
+        assert images.heic_is_read()
+    content = bytearray(saved(Image.new("RGB", (64, 64), "red"), kind))
+
+    def put(at, form):
+        content[at : at + struct.calcsize(form)] = struct.pack(form, width, height)
+
+    match kind:
+        case "GIF":
+            put(6, "<HH")
+        case "BMP":
+            put(18, "<ii")
+        case "JPEG":
+            put(content.index(b"\xff\xc0") + 5, ">HH")
+        case "PPM":
+            content = content.replace(b"64 64", f"{width} {height}".encode(), 1)
+        case "TGA":
+            put(12, "<HH")
+        case "QOI":
+            put(4, ">II")
+        case "JPEG2000":
+            put(content.index(b"ihdr") + 4, ">II")
+        case "HEIF" | "AVIF":
+            put(content.index(b"ispe") + 8, ">II")
+        case "TIFF":
+            for tag in (256, 257):  # width and height, each (tag, type LONG, count 1, value)
+                at = content.index(struct.pack("<HHI", tag, 4, 1))
+                content[at + 8 : at + 12] = struct.pack("<I", width)
+    return io.BytesIO(content)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "JPEG", "PPM", "TGA", "QOI", "JPEG2000", "HEIF", "AVIF", "TIFF"])
+def test_no_format_hides_its_size(kind):
+    start = time.monotonic()
+    with pytest.raises(vt.VlmtraceError, match=r"^The image has .* pixels, more than 120,000,000: save it smaller"):
+        open_image(promised(kind))
+    assert time.monotonic() - start < 1, f"{kind} was decoded"
 
 
 def test_an_image_in_memory_is_bounded_too(monkeypatch):

@@ -137,10 +137,10 @@ def _decoded(source: ImageSource, noun: str, remedy: str, owner: str = "") -> It
                 _check_size(opened)
                 opened.load()
                 yield opened
-    except Fault as error:
-        raise ImageError(
-            f"{_subject(source, noun, owner)} {error}.", f"the {noun} {str(error).split(':')[0]}"
-        ) from error
+    except (Fault, Image.DecompressionBombError) as error:
+        fault = str(error) if isinstance(error, Fault) else _too_large(error)
+        message = f"{_subject(source, noun, owner)} {fault}."
+        raise ImageError(message, f"the {noun} {fault.split(': ')[0]}") from error
     except Exception as error:  # on broken files decoders raise whatever comes up: struct.error, KeyError, zlib.error
         why = _in_a_line(error)
         message = f"{_subject(source, noun, owner)} cannot be read ({why}): {remedy}."
@@ -165,9 +165,6 @@ def _identified(source: str | Path | IO[bytes]) -> Image.Image:
         raise Fault(f"is given as {type(source).__name__}: give an image or the path of one")
     try:
         return Image.open(file, formats=_formats())
-    except Image.DecompressionBombError as error:
-        pixels, most = (int(number) for number in re.findall(r"\d+", str(error))[:2])
-        raise Fault(f"has {pixels:,} pixels, more than {min(most, MOST_PIXELS):,}: save it smaller") from error
     except UnidentifiedImageError:
         beginning = _beginning(file)
     if beginning[4:8] == b"ftyp" and beginning[8:12] in _HEIC_BRANDS:
@@ -212,6 +209,12 @@ def _check_size(image: Image.Image) -> None:
         raise Fault("has no pixels: give another")
     if width * height > MOST_PIXELS:
         raise Fault(f"has {width} × {height} pixels, more than {MOST_PIXELS:,}: save it smaller")
+
+
+def _too_large(error: Image.DecompressionBombError) -> str:
+    """What Pillow says of an image that is far too large, in the words of `_check_size`."""
+    pixels, most = (int(number) for number in re.findall(r"\d+", str(error))[:2])
+    return f"has {pixels:,} pixels, more than {min(most, MOST_PIXELS):,}: save it smaller"
 
 
 def _in_a_line(error: BaseException) -> str:
