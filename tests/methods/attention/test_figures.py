@@ -47,7 +47,7 @@ def test_attention_that_is_none_is_refused(data, tmp_path):
     with pytest.raises(VlmtraceError, match=r"not an array of shape \(64,\)"):
         plots.attention_overlay(data.pairs["clean_image"][0], data.attention[0, 0].ravel())
     Image.new("L", (48, 48)).save(tmp_path / "small.png")
-    with pytest.raises(VlmtraceError, match=r"has 48 × 48 pixels, its image 96 × 96"):
+    with pytest.raises(VlmtraceError, match="is 48 × 48 pixels and its image 96 × 96"):
         plots.attention_overlay(data.pairs["clean_image"][0], data.attention[0, 0], tmp_path / "small.png")
     with pytest.raises(VlmtraceError, match="3 pairs and 1 heads"):
         plots.attention_gallery(data.pairs[:3], data.attention, ["2.5"])
