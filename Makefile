@@ -26,13 +26,17 @@ JOBS     =
 HOST     = 127.0.0.1
 PORT     = 8866
 THEME    = light
+# Of torture: how long, and how many kills and inputs at most; empty: 5, 30 and 500.
+MINUTES  =
+KILLS    =
+INPUTS   =
 # The Python that the environment in .venv is made with.
 PYTHON3  = python3
 
 SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: all explore test-fast test test-all test-slow test-browser lint docs lab app model bench clean help
+.PHONY: all explore test-fast test test-all test-slow test-browser torture lint docs lab app model bench clean help
 
 PYTHON    := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -40,7 +44,8 @@ VLMTRACE  := $(PYTHON) -m vlmtrace
 TEST      := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 
 # Values reach vlmtrace through the environment, so that no character in them can be misread by the shell.
-VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAMPLES SEED RUN BESIDE DEVICE JOBS HOST PORT THEME
+VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAMPLES SEED RUN BESIDE DEVICE JOBS HOST PORT THEME \
+    MINUTES KILLS INPUTS
 define hand_on
 export VLMTRACE_$(1) = $$(value $(1))
 
@@ -62,7 +67,10 @@ test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every 
 test-slow: $(INSTALLED)  ## what make test leaves out: every site of every family, raw folders (2 minutes)
 	$(TEST) -n 2 -m slow tests --ignore=tests/end_to_end/browser
 
-test-all: test test-slow  ## all tests but those in a browser (6 minutes)
+test-all: test test-slow torture  ## all tests but those in a browser (15 minutes)
+
+torture: $(INSTALLED)  ## random kills and malformed inputs, for MINUTES; SEED draws them
+	@OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(PYTHON) -m torture
 
 test-browser: $(INSTALLED)  ## use the explorer in a browser as a person would (needs chromium; root gets it by apt)
 	@command -v chromium chromium-browser > /dev/null || [[ $$(id -u) == 0 ]] || \

@@ -18,11 +18,11 @@ from vlmtrace.pipeline.cli import TASKS
 STAND_IN = r"""#!/bin/bash
 echo "$*" >> log
 env | grep ^VLMTRACE_ | sort > environment
-[[ "$*" != *pytest* ]] || echo "OMP_NUM_THREADS=$OMP_NUM_THREADS" >> environment
+[[ "$*" != *pytest* && "$*" != *torture* ]] || echo "OMP_NUM_THREADS=$OMP_NUM_THREADS" >> environment
 [[ ! -e fail ]] || { echo "Error: a sentence." >&2; exit 1; }
 """
 
-TARGETS = "all explore test-fast test test-slow test-all test-browser lint docs lab app model bench clean help".split()
+TARGETS = "all explore test-fast test test-slow test-all test-browser torture lint docs lab app model bench clean help".split()
 
 
 @pytest.fixture
