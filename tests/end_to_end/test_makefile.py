@@ -22,7 +22,9 @@ env | grep ^VLMTRACE_ | sort > environment
 [[ ! -e fail ]] || { echo "Error: a sentence." >&2; exit 1; }
 """
 
-TARGETS = "all explore test-fast test test-slow test-all test-browser torture lint docs lab app model bench clean help".split()
+TARGETS = (
+    "all explore test-fast test test-slow test-all test-browser torture lint docs lab app model bench clean help"
+).split()
 
 
 @pytest.fixture

@@ -121,8 +121,8 @@ class CsvCases:
 #: How a file may be written.
 FORMS = (
     "plain", "plain", "semicolons", "tabs", "utf-8-sig", "utf-16", "cp1252", "CR", "CRLF", "trailing comma",
-    "blank lines", "a comment", "Excel's sep", "an index", "capital header", "header with blanks", "a column twice", "a column less",
-    "ragged", "without quotes", "blanks around",
+    "blank lines", "a comment", "Excel's sep", "an index", "capital header", "header with blanks", "a column twice",
+    "a column less", "ragged", "without quotes", "blanks around",
 )  # fmt: skip
 
 #: Forms that leave no doubt about what is meant.
