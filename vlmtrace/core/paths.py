@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-ROOT = Path(os.environ.get("VLMTRACE_HOME") or Path(__file__).resolve().parents[2])
+# Absolute, as kernels work in another folder than the command that starts them.
+ROOT = Path(os.environ.get("VLMTRACE_HOME") or Path(__file__).resolve().parents[2]).expanduser().resolve()
 DATA = ROOT / "data"
 MODELS = DATA / "models"
 RAW = DATA / "raw"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from tqdm.auto import tqdm as notebook_tqdm
 from tqdm.std import tqdm as terminal_tqdm
@@ -37,8 +37,9 @@ def counter(total: int | None, description: str) -> Iterator[Callable[[int], Non
             stack.enter_context(notebook_tqdm(desc=description, total=total, leave=False, disable=none))
         ]
         device = os.environ.get(TERMINAL)
-        if device:
-            stream = stack.enter_context(open(device, "w"))
+        stream = _terminal(device) if device else None
+        if stream is not None:
+            stack.enter_context(stream)
             bars.append(stack.enter_context(terminal_tqdm(desc=description, total=total, file=stream, leave=False)))
 
         def advance(n: int) -> None:
@@ -46,6 +47,14 @@ def counter(total: int | None, description: str) -> Iterator[Callable[[int], Non
                 bar.update(n)
 
         yield advance
+
+
+def _terminal(device: str) -> TextIO | None:
+    """The terminal to draw in; None where it has been closed since, as work goes on without a bar."""
+    try:
+        return open(device, "w", encoding="utf-8", errors="replace")
+    except (OSError, ValueError):
+        return None
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

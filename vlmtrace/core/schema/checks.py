@@ -47,9 +47,16 @@ def check_read(name: str, table: pd.DataFrame, path: str = "") -> pd.DataFrame:
         the same table
 
     Raises:
-        VlmtraceError: a column is missing or holds values of another kind: the table comes from elsewhere
+        VlmtraceError: it breaks the contract, or has no rows where it needs some: the table comes from elsewhere
     """
-    return TABLES[name].check(table, path) if name in TABLES else table
+    if name not in TABLES:
+        return table
+    contract = TABLES[name]
+    if contract.needs_rows and table.empty and len(table.columns):
+        check_columns(table, contract.required, name, path)
+        where = f" ({path})" if path else ""
+        raise VlmtraceError(f"The {name} table{where} has no rows: run {contract.notebook} again.")
+    return contract.check(table, path)
 
 
 def written_by(notebook: str) -> tuple[str, ...]:

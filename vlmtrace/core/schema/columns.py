@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype
 
@@ -35,6 +36,8 @@ class Column:
         unit: what a number is measured in; empty for names, counts and indices
         optional: whether a table may lack the column
         missing: when a value may be missing; empty: never
+        values: those that there are, where they are fixed; empty: any of the kind
+        least: of numbers: no value is smaller
     """
 
     name: str
@@ -43,6 +46,8 @@ class Column:
     unit: str = ""
     optional: bool = False
     missing: str = ""
+    values: tuple[str, ...] = ()
+    least: float | None = None
 
     def fits(self, values: pd.Series) -> bool:
         """Whether the values are of the column's kind; a column without values is."""
@@ -53,8 +58,25 @@ class Column:
             known = pd.Series(known.cat.categories)
         found = infer_dtype(known, skipna=True)
         if self.kind == "integer" and found == "floating":
-            return bool((known % 1 == 0).all())
+            return bool((known % 1 == 0).all() and np.isfinite(known.to_numpy(dtype=float)).all())
         return found in KINDS[self.kind]
+
+    def fault(self, values: pd.Series) -> str:
+        """What is wrong with the values, in words that follow the column's name; empty: nothing."""
+        known = values.dropna()
+        if known.empty or self.kind == ANY:
+            return ""
+        if not self.fits(values):
+            return f"must hold {_KIND_WORDS[self.kind]}, not {_shown(known.tolist()[0])}"
+        if self.values and len(others := [value for value in known.unique() if value not in self.values]):
+            return f"must hold {' or '.join(self.values)}, not {_shown(others[0])}"
+        if self.kind in ("integer", "number"):
+            numbers = known.to_numpy(dtype=float)
+            if not np.isfinite(numbers).all():
+                return f"must hold finite numbers, not {numbers[~np.isfinite(numbers)][0]}"
+            if self.least is not None and (numbers < self.least).any():
+                return f"must hold numbers of at least {self.least:g}, not {numbers.min():g}"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +90,9 @@ class Table:
         notebook: the one that writes it; empty: it is handed from function to function
         per_task: whether each task has its own, in a folder named as the task
         unless: when the table is written without columns and rows; empty: never
+        key: columns that tell its rows apart, as far as they are there: no two rows agree in all of them. Empty: rows
+            may agree
+        needs_rows: whether a table without rows is of no use to the notebooks that read it
     """
 
     name: str
@@ -76,6 +101,8 @@ class Table:
     notebook: str = ""
     per_task: bool = False
     unless: str = ""
+    key: tuple[str, ...] = ()
+    needs_rows: bool = False
 
     @property
     def path(self) -> str:
@@ -100,29 +127,53 @@ class Table:
         raise VlmtraceError(f"The {self.name} table's contract has no column {name!r}: see vlmtrace.core.schema.")
 
     def check(self, table: pd.DataFrame, origin: str = "") -> pd.DataFrame:
-        """Return the table unchanged if it has the required columns, and values of their kinds; others are ignored.
+        """Return the table unchanged if it keeps the contract; columns that the contract does not know are ignored.
+
+        The required columns must be there, values be of their kinds, within their bounds and missing only where they
+        may, and no row stand twice.
 
         Args:
             table: any table that claims this name
             origin: where it comes from, for the sentence, such as a file's path
 
         Raises:
-            VlmtraceError: a column is missing or holds values of another kind
+            VlmtraceError: it breaks the contract; the sentence names the column
         """
         if self.unless and table.empty and not len(table.columns):
             return table
+        called = _called(self.name, origin)
         check_columns(table, self.required, self.name, origin)
         for column in self.columns:
-            if column.name in table and not column.fits(table[column.name]):
-                example = table[column.name].dropna().tolist()[0]
-                raise VlmtraceError(
-                    f"The column {column.name!r} of the {_called(self.name, origin)} must hold "
-                    f"{_KIND_WORDS[column.kind]}, not {example!r}: correct it."
-                )
+            if column.name not in table:
+                continue
+            values = table[column.name]
+            if isinstance(values, pd.DataFrame):
+                raise VlmtraceError(f"The {called} has {values.shape[1]} columns {column.name!r}: keep one of them.")
+            fault = column.fault(values)
+            if fault:
+                raise VlmtraceError(f"The column {column.name!r} of the {called} {fault}: correct it.")
+            if not column.missing and column.kind != ANY and values.isna().any():
+                row = table.loc[values.isna().to_numpy()].iloc[0]
+                name = row["sample_id"] if "sample_id" in table else row.name
+                raise VlmtraceError(f"The {called}'s column {column.name!r}, row {_shown(name)}, is empty: fill it in.")
+        self._check_key(table, called)
         return table
+
+    def _check_key(self, table: pd.DataFrame, called: str) -> None:
+        key = [name for name in self.key if name in table]
+        if key and (repeated := table.duplicated(key)).any():
+            first = table.loc[repeated.to_numpy(), key].iloc[0]
+            row = ", ".join(f"{name} {_shown(first[name])}" for name in key)
+            raise VlmtraceError(f"The {called} holds a row twice ({row}; {repeated.sum()} rows too many): drop them.")
 
 
 _KIND_WORDS = {"text": "text", "integer": "whole numbers", "number": "numbers", "boolean": "true or false"}
+
+
+def _shown(value: object) -> str:
+    """A value for a sentence: a foreign one may be as long as a book."""
+    text = repr(value.item() if isinstance(value, np.generic) else value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _called(table_name: str, origin: str) -> str:

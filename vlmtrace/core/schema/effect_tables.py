@@ -7,15 +7,27 @@ from vlmtrace.core.schema.pair_tables import UNIT
 
 SAMPLE = Column("sample_id", "text", "name of the pair, unique in the task")
 TASK = Column("task", "text", "the data set")
-CORRUPTION = Column("corruption", "text", "image: the corrupt image; text: the corrupt prompt")
-BLOCK = Column("block", "text", "stack of layers: vision_encoder, text_encoder, text_decoder or language_model")
-MODULE = Column("module", "text", "residual, mlp, self_attention or cross_attention")
-LAYER = Column("layer", "integer", "index of the layer in its block, from 0")
-HEAD_INDEX = Column("head", "integer", "index of the head in its layer, from 0")
+CORRUPTION = Column("corruption", "text", "image: the corrupt image; text: the corrupt prompt",
+                    values=("image", "text"))  # fmt: skip
+BLOCK = Column("block", "text", "stack of layers: vision_encoder, text_encoder, text_decoder or language_model",
+               values=("vision_encoder", "text_encoder", "text_decoder", "language_model"))  # fmt: skip
+MODULE = Column("module", "text", "residual, mlp, self_attention or cross_attention",
+                values=("residual", "mlp", "self_attention", "cross_attention"))  # fmt: skip
+LAYER = Column("layer", "integer", "index of the layer in its block, from 0", least=0)
+HEAD_INDEX = Column("head", "integer", "index of the head in its layer, from 0", least=0)
 TOKEN = Column("token", "text", "the token at this position")
 TOKEN_ROLE = Column("token_role", "text", "what the token is in the prompt: correct, incorrect, noun, ?, image, …")
 UNIT_OF_PAIR = Column(UNIT, "text", "the unit that the pair belongs to, as in `pairs`", optional=True)
-POSITION = Column("position", "integer", "index in the sequence that the block sees, special tokens included, from 0")
+POSITION = Column("position", "integer", "index in the sequence that the block sees, special tokens included, from 0",
+                  least=0)  # fmt: skip
+DIRECTIONS = ("denoising", "noising")
+
+#: Columns that name a task under a corruption, and those that name a head.
+CELL = ["task", "corruption"]
+HEAD = ["block", "module", "layer", "head"]
+
+#: What an intervention was made on, and the layer that it was made in.
+_INTERVENTION = (*CELL, "sample_id", "direction", "block", "module", "layer")
 
 _NO_CONTRAST = "clean and corrupt run do not differ"
 
@@ -47,6 +59,7 @@ _DIRECTION = Column(
     "the clean run, where p_diff and logit_diff are less the clean run's and patching_effect is 1 where "
     "as much is lost as the corruption takes; denoising where the column is missing",
     optional=True,
+    values=DIRECTIONS,
 )
 _KNOCKED = _readout("changed", "clean", f"{_SHARE_OF_GAP}−1 as much is lost as the corruption takes")
 
@@ -57,6 +70,8 @@ MODULE_PATCHING = Table(
     (SAMPLE, UNIT_OF_PAIR, CORRUPTION, BLOCK, MODULE, LAYER, POSITION, TOKEN, TOKEN_ROLE, *_PATCHED, _DIRECTION),
     "04_module_patching",
     per_task=True,
+    key=(*_INTERVENTION, "position"),
+    needs_rows=True,
 )
 
 REGIONS = Table(
@@ -73,6 +88,7 @@ REGIONS = Table(
     ),
     "04_module_patching",
     per_task=True,
+    key=(*_INTERVENTION, "token_role"),
 )  # fmt: skip
 
 KNOCKOUTS = Table(
@@ -90,6 +106,7 @@ KNOCKOUTS = Table(
     ),
     "04_module_patching",
     per_task=True,
+    key=(*_INTERVENTION, "token", "token_role"),
 )  # fmt: skip
 
 HEAD_PATCHING = Table(
@@ -111,6 +128,8 @@ HEAD_PATCHING = Table(
     ),
     "05_head_patching",
     per_task=True,
+    key=(*_INTERVENTION, "head", "position"),
+    needs_rows=True,
 )
 
 WHOLE_HEADS = Table(
@@ -119,7 +138,7 @@ WHOLE_HEADS = Table(
     "once from the clean into the corrupt run (denoising), or from the corrupt into the clean run (noising).",
     (
         SAMPLE, UNIT_OF_PAIR, CORRUPTION,
-        Column("direction", "text", "denoising or noising"),
+        Column("direction", "text", "denoising or noising", values=DIRECTIONS),
         BLOCK, MODULE, LAYER, HEAD_INDEX,
         Column("p_correct", "number", "probability of the correct answer in the patched run", "probability"),
         Column("p_diff", "number", "p_correct less that of the run that was patched", "probability"),
@@ -131,6 +150,7 @@ WHOLE_HEADS = Table(
     ),
     "05_head_patching",
     per_task=True,
+    key=(*_INTERVENTION, "head"),
 )  # fmt: skip
 
 _ONE_PAIR = "there is one pair only"
@@ -144,7 +164,7 @@ HEADS = Table(
     "One row per task, corruption and head: its mean effect over the pairs to discover on, and whether it matters.",
     (
         TASK, CORRUPTION, BLOCK, MODULE, LAYER, HEAD_INDEX,
-        Column("n", "integer", "pairs averaged", "pairs"),
+        Column("n", "integer", "pairs averaged", "pairs", least=0),
         _N_UNITS,
         Column("n_missing", "integer", "pairs left out, whose clean and corrupt run do not differ", "pairs"),
         Column("mean_effect", "number", "mean over units of the head's effect, summed over positions", _EFFECT),
@@ -166,6 +186,8 @@ HEADS = Table(
                "deviations above the mean over the heads of the module", optional=True),
     ),
     "06_circuit_analysis",
+    key=(*CELL, *HEAD),
+    needs_rows=True,
 )  # fmt: skip
 
 UNIVERSAL_HEADS = Table(
@@ -184,6 +206,7 @@ UNIVERSAL_HEADS = Table(
         Column("is_universal_iut", "boolean", "whether q_value is below 0.05"),
     ),
     "06_circuit_analysis",
+    key=tuple(HEAD),
 )  # fmt: skip
 
 _TEST = "criterion is the test"
@@ -216,7 +239,8 @@ HEAD_FUNCTIONS = Table(
     "look at the image, and of pairs with masks.",
     (
         BLOCK, MODULE, LAYER, HEAD_INDEX,
-        Column("region", "text", "object, distractor, background, outlier (a part of background) or off_image"),
+        Column("region", "text", "object, distractor, background, outlier (a part of background) or off_image",
+               values=("object", "distractor", "background", "outlier", "off_image")),
         Column("n", "integer", "pairs averaged", "pairs"),
         Column("n_units", "integer", "units that these pairs form: those that share an image or mirror each other are "
                "averaged first", "units", optional=True),
@@ -236,14 +260,15 @@ HEAD_FUNCTIONS = Table(
         Column("q_value", "number", "that p-value, corrected for three functions of all heads (Benjamini–Hochberg)",
                "probability", optional=True),
         Column("function", "text", "object detection, outlier suppression, object suppression or none; the same in all "
-               "rows of a head"),
+               "rows of a head", values=("object detection", "outlier suppression", "object suppression", "none")),
     ),
     "06_circuit_analysis",
     unless="no task has masks",
+    key=(*HEAD, "region"),
 )  # fmt: skip
 
 _RUN = Column("run", "text", "frozen: every head's output is fixed; computed: the circuit's heads are computed from "
-              "clean input")  # fmt: skip
+              "clean input", values=("frozen", "computed"))  # fmt: skip
 _NONE = Column("logit_diff_none", "number", "LD of this pair and run with no head in the circuit", "logits")
 _ALL = Column("logit_diff_all", "number", "LD of this pair and run with all heads in the circuit", "logits")
 
@@ -253,17 +278,19 @@ FAITHFULNESS = Table(
     "heads, or without.",
     (
         SAMPLE, UNIT_OF_PAIR, CORRUPTION, _RUN,
-        Column("direction", "text", "sufficiency: the k heads are the circuit; necessity: all others are"),
+        Column("direction", "text", "sufficiency: the k heads are the circuit; necessity: all others are",
+               values=("sufficiency", "necessity")),
         Column("order", "text", "ranked: the k heads with the largest effects; random: as many of the same modules and "
-               "layers"),
+               "layers", values=("ranked", "random")),
         Column("draw", "integer", "which random order, from 0; 0 for ranked"),
-        Column("k", "integer", "number of heads ranked first", "heads"),
+        Column("k", "integer", "number of heads ranked first", "heads", least=0),
         Column("logit_diff", "number", "LD of this run", "logits"),
         _NONE, _ALL,
         Column("patching_effect", "number", "0: the corrupt answer, 1: the clean one", _EFFECT, missing=_NO_CONTRAST),
         TASK,
     ),
     "06_circuit_analysis",
+    key=(*CELL, "sample_id", "run", "direction", "order", "draw", "k"),
 )  # fmt: skip
 
 CIRCUIT_SUBSETS = Table(
@@ -280,6 +307,7 @@ CIRCUIT_SUBSETS = Table(
     ),
     "06_circuit_analysis",
     unless="no head is important",
+    key=(*CELL, "sample_id", "removed"),
 )  # fmt: skip
 
 _NO_GAP = "the mean LD with all heads may be that with none"
@@ -321,11 +349,8 @@ CIRCUITS = Table(
                missing="no random heads were run, or the circuit has no heads"),
     ),
     "06_circuit_analysis",
+    key=(*CELL, "run"),
 )  # fmt: skip
-
-#: Columns that name a task under a corruption, and those that name a head.
-CELL = ["task", "corruption"]
-HEAD = ["block", "module", "layer", "head"]
 
 EFFECT_TABLES = (
     MODULE_PATCHING, REGIONS, KNOCKOUTS, HEAD_PATCHING, WHOLE_HEADS, HEADS, UNIVERSAL_HEADS, UNIVERSALITY,

@@ -92,6 +92,8 @@ PAIRS = Table(
     _PAIR,
     "01_preprocess",
     per_task=True,
+    key=("sample_id",),
+    needs_rows=True,
 )
 
 FILTERS = Table(
@@ -100,9 +102,9 @@ FILTERS = Table(
     (
         Column("step", "text", "what the filter asks for"),
         Column("unit", "text", "what a row is at this step: images, rows, questions or pairs"),
-        Column("rows_in", "integer", "rows that came in"),
-        Column("rows_used", "integer", "rows that passed"),
-        Column("rows_set_aside", "integer", "rows that did not pass"),
+        Column("rows_in", "integer", "rows that came in", least=0),
+        Column("rows_used", "integer", "rows that passed", least=0),
+        Column("rows_set_aside", "integer", "rows that did not pass", least=0),
     ),
     "01_preprocess",
     per_task=True,
@@ -127,6 +129,8 @@ EVALUATED = Table(
     (*_PAIR, *_EVALUATED),
     "02_evaluate",
     per_task=True,
+    key=("sample_id",),
+    needs_rows=True,
 )
 
 SELECTED = Table(
@@ -134,10 +138,13 @@ SELECTED = Table(
     "One row per pair worth patching: rows of `evaluated`, balanced over category and option order.",
     (
         *EVALUATED.columns,
-        Column("split_use", "text", "discover: heads are found on it; verify: their faithfulness is measured on it"),
+        Column("split_use", "text", "discover: heads are found on it; verify: their faithfulness is measured on it",
+               values=("discover", "verify")),
     ),
     "03_select_samples",
     per_task=True,
+    key=("sample_id",),
+    needs_rows=True,
 )
 
 QUESTIONS = Table(
