@@ -62,7 +62,9 @@ writable, or set VLMTRACE_HOME to a folder that you can write to.
     try:
         yield
     except OSError as error:
-        named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+        named = [
+            Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))
+        ]
         about_others = named and not any(name in (path, *path.parents) or name.parent == path.parent for name in named)
         if error.errno not in REFUSALS or about_others:
             raise

@@ -36,7 +36,10 @@ def plain_column(column: pa.ChunkedArray) -> pd.Series:
 
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
-        column, kind = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type), kind.storage_type
+        column, kind = (
+            pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type),
+            kind.storage_type,
+        )
     if kinds.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
     if kinds.is_large_string(kind) or kinds.is_string_view(kind):

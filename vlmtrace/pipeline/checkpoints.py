@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_atomically
 from vlmtrace.core.paths import resolve
 
@@ -37,7 +39,7 @@ class Checkpoints:
             # Only what this class wrote carries its own digest, and the checksums catch damaged pages.
             table = pq.read_table(self._path(digest), page_checksum_verification=True)
             return table.to_pandas() if (table.schema.metadata or {}).get(KEY) == digest.encode() else None
-        except (OSError, ValueError, KeyError):  # missing, cut short, damaged or not parquet
+        except Exception:  # missing, cut short, damaged or not parquet: whatever it is, it is computed again
             return None
 
     def put(self, rows: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
@@ -45,12 +47,17 @@ class Checkpoints:
         digest = self._digest(rows)
         table = pa.Table.from_pandas(part, preserve_index=False)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: digest.encode()})
-        with write_atomically(self._path(digest)) as temporary:
-            pq.write_table(table, temporary, write_page_checksum=True)
+        try:
+            with write_atomically(self._path(digest)) as temporary:
+                pq.write_table(table, temporary, write_page_checksum=True)
+        except VlmtraceError:
+            # Another process that finishes the same stage deletes the folder: then nobody needs the part any more.
+            if self.folder.is_dir():
+                raise
         return table.to_pandas()
 
     def _digest(self, rows: pd.DataFrame) -> str:
-        return digest_of(self.key, rows, [image_state(rows[column]) for column in rows if column.endswith("_image")])
+        return digest_of(self.key, rows, [image_state(rows[column]) for column in rows if is_image(column)])
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.parquet"
@@ -62,13 +69,20 @@ def chunks(rows: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
         yield rows.iloc[start : start + size].reset_index(drop=True)
 
 
-def image_state(images: pd.Series) -> list[tuple[str, int, int]]:
-    """Size and time of change of image files, so that an image replaced under its old name is noticed."""
+def is_image(column: object) -> bool:
+    """Whether a column holds paths of images or masks."""
+    return str(column) == "image" or str(column).endswith(("_image", "_mask"))
+
+
+def image_state(images: pd.Series) -> list[tuple[str, int, int, int]]:
+    """Size and times of change of image files, so that an image replaced under its old name is noticed."""
     found = []
     for image in images:
-        path = resolve(image)
-        status = path.stat() if path.is_file() else None
-        found.append((str(image), status.st_size if status else 0, status.st_mtime_ns if status else 0))
+        try:
+            status = os.stat(resolve(image))
+            found.append((str(image), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+        except (OSError, ValueError, TypeError):  # missing, or no path at all
+            found.append((str(image), 0, 0, 0))
     return found
 
 

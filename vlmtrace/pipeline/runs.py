@@ -17,31 +17,58 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import importlib.metadata
-import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
 import pandas as pd
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.files import read_json, read_table, write_atomically, write_json
+from vlmtrace.core.files import locked, make_folder, read_table_and_digest, write_atomically, write_json
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import check_read, check_written
 from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of
+from vlmtrace.pipeline.model_files import model_digest
+from vlmtrace.pipeline.records import PLAIN_NAME, plain, read_record, upstream, versions
 from vlmtrace.pipeline.stages import SHARED, stages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vlmtrace.models.vlm import VLM
+
+
+#: A run's name is part of paths that must not become too long for any system.
+LONGEST_NAME = 100
+
+
+def plain_name(name: str, subject: str) -> str:
+    """Return a name if a file or folder within a run can have it.
+
+    Args:
+        name: of a table, a task, a stage or a figure
+        subject: what it names, for the sentence
+
+    Raises:
+        VlmtraceError: it would lead elsewhere
+
+    >>> plain_name("../pairs", "table")
+    Traceback (most recent call last):
+    ...
+    vlmtrace.core.errors.VlmtraceError: A table cannot be called '../pairs': its name becomes a file of the run, so \
+give a short one without slashes.
+    """
+    if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+        raise VlmtraceError(
+            f"A {subject} cannot be called {str(name)[:80]!r}: its name becomes a file of the run, so give a short one "
+            "without slashes."
+        )
+    return name
 
 
 def open_run(name: str) -> Run:
@@ -60,12 +87,17 @@ def open_run(name: str) -> Run:
         >>> open_run("default").path("selected", "rendered_svo").name
         'selected.parquet'
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
+    name = str(name)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise VlmtraceError(
-            f"A run cannot be called {name!r}: use letters, digits, '.', '_' and '-', "
+            f"A run cannot be called {name[:80]!r}: use letters, digits, '.', '_' and '-', "
             "beginning with neither '.' nor '-'."
         )
-    return Run(str(name))
+    if len(name) > LONGEST_NAME:
+        raise VlmtraceError(f"A run cannot be called {name[:40]}…: use at most {LONGEST_NAME} characters.")
+    if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE) or name.endswith("."):
+        raise VlmtraceError(f"A run cannot be called {name!r}: Windows cannot make a folder of this name.")
+    return Run(name)
 
 
 class Run:
@@ -89,11 +121,16 @@ class Run:
         Args:
             table: its name in the table contract, such as "selected"
             task: the task; None for tables over all tasks
+
+        Raises:
+            VlmtraceError: either cannot be the name of a file
         """
-        return self.folder.joinpath(*[task] if task else [], f"{table}.parquet")
+        folder = self.folder / plain_name(task, "task") if task else self.folder
+        return folder / f"{plain_name(table, 'table')}.parquet"
 
     def executed_notebook(self, stage: str, task: str | None = None) -> Path:
         """Where the executed copy of a stage's notebook lies."""
+        plain_name(f"{task}-{stage}" if task else stage, "notebook")
         return self.folder / "notebooks" / (f"{task}-{stage}.ipynb" if task else f"{stage}.ipynb")
 
     def table(self, table: str, task: str | None = None) -> pd.DataFrame:
@@ -109,13 +146,25 @@ class Run:
         Raises:
             VlmtraceError: it is not there, cannot be read, or breaks the table contract.
         """
+        return self.table_and_digest(table, task)[0]
+
+    def table_and_digest(self, table: str, task: str | None = None) -> tuple[pd.DataFrame, str]:
+        """Read a table as `table` does; the digest is that of the very file that was read."""
         path = self.path(table, task)
-        return check_read(table, read_table(path), paths.relative(path))
+        found, digest = read_table_and_digest(path)
+        return check_read(table, found, paths.relative(path)), digest
 
     def record(self) -> dict[str, Any]:
-        """What run.json says: the parameters of the latest stage, versions, and one entry per stage."""
-        path = self.folder / "run.json"
-        return read_json(path) if path.is_file() else {"run": self.name, "parameters": {}, "stages": {}}
+        """What run.json says: the parameters of the latest stage, versions, and one entry per stage.
+
+        Raises:
+            VlmtraceError: the file is damaged, or vlmtrace did not write it
+        """
+        return read_record(self.folder / "run.json", self.name)
+
+    def changing(self) -> contextlib.AbstractContextManager[None]:
+        """Wait until no other process changes the run's tables and record, and keep others from it meanwhile."""
+        return locked(self.folder / ".run.lock")
 
     def stage(self, name: str, task: str | None = None, model: VLM | None = None, **parameters: Any) -> Stage:
         """Begin a stage.
@@ -131,21 +180,23 @@ class Run:
 
     def update(self, stage: str, entry: Mapping[str, Any]) -> None:
         """Merge one stage's entry into run.json, safely beside other processes that do the same."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.folder / ".run.lock"):
-            record = self.record()
-            record["stages"][stage] = dict(entry)
-            known = {name: value for name, value in entry["parameters"].items() if name in ("model", "seed", "tasks")}
-            record["parameters"].update(known)
-            if "fingerprint" in entry["parameters"]:
-                record["model_fingerprint"] = entry["parameters"]["fingerprint"]
-            record["versions"] = versions()
-            write_json(record, self.folder / "run.json")
+        with self.changing():
+            self.merge(stage, entry)
+
+    def merge(self, stage: str, entry: Mapping[str, Any]) -> None:
+        """Merge one stage's entry into run.json, by who holds the lock of `changing`."""
+        record = self.record()
+        record["stages"][stage] = dict(entry)
+        known = {name: value for name, value in entry["parameters"].items() if name in ("model", "seed", "tasks")}
+        record["parameters"].update(known)
+        if "fingerprint" in entry["parameters"]:
+            record["model_fingerprint"] = entry["parameters"]["fingerprint"]
+        record["versions"] = versions()
+        write_json(record, self.folder / "run.json")
 
     def remember(self, stage: str, made_from: Mapping[str, Any]) -> None:
         """Note in run.json what a stage's result was made from; see `vlmtrace.pipeline.schedule`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.folder / ".run.lock"):
+        with self.changing():
             record = self.record()
             record.setdefault("made_from", {})[stage] = plain(made_from)
             write_json(record, self.folder / "run.json")
@@ -155,8 +206,8 @@ class Stage:
     """One notebook's work in a run: what it reads, computes in parts, draws and writes. Made by `Run.stage`."""
 
     def __init__(self, run: Run, name: str, task: str | None, model: VLM | None, parameters: Mapping[str, Any]):
-        self.run, self.name, self.task = run, name, task
-        self.key = f"{task}/{name}" if task else name
+        self.run, self.name, self.task, self.model = run, plain_name(name, "stage"), task, model
+        self.key = f"{plain_name(task, 'task')}/{name}" if task else name
         self.parameters = dict(parameters)
         if model is not None:
             self.parameters |= {"model": model.name, "fingerprint": model.fingerprint()}
@@ -176,13 +227,15 @@ class Stage:
             task: the task; None for this stage's
 
         Raises:
-            VlmtraceError: it is missing; or it was made with another model or seed than this stage is told to use,
-                or from tables that have changed since, so that the two would not belong together.
+            VlmtraceError: it is missing or breaks the table contract; or it was made with another model or seed than
+                this stage is told to use, or from tables that have changed since, so that the two would not belong
+                together; or it names layers or heads that the model does not have
         """
         path = self.run.path(table, task or self.task)
-        found = self.run.table(table, task or self.task)
-        self._check_upstream(path)
-        self.reads[self._name(path)] = file_digest(path)
+        found, digest = self.run.table_and_digest(table, task or self.task)
+        self._check_upstream(path, digest)
+        check_sites(found, self.model, paths.relative(path))
+        self.reads[self._name(path)] = digest
         return found
 
     def note(self, **facts: Any) -> None:
@@ -205,7 +258,7 @@ class Stage:
 
         from vlmtrace.display.style import save_figure
 
-        stem = f"{self.task}-{name}" if self.task else name
+        stem = plain_name(f"{self.task}-{name}" if self.task else name, "figure")
         save_figure(figure, self.run.folder / "figures" / stem)
         self.figures = [entry for entry in self.figures if entry["name"] != stem]
         self.figures.append({"name": stem, "caption": caption})
@@ -222,9 +275,10 @@ class Stage:
     ) -> pd.DataFrame:
         """Compute `function(model, pairs, **options)` in parts that survive an interruption.
 
-        A part belongs to the function, its options, the model's weights, the rows and images it was made from and
-        this version of the package: where any of these differ, or the file is damaged, it is computed again. Parts
-        are deleted when the stage finishes.
+        A part belongs to the function, its options, the model (its weights and number type, and its files: processor,
+        tokenizer), the rows, images and masks it was made from, and the versions of this package and of what it
+        computes with: where any of these differ, or the file is damaged, it is computed again. Parts are deleted when
+        the stage finishes.
 
         Args:
             function: such as `vt.patch_heads`: from a model and a pairs table to a table
@@ -239,7 +293,8 @@ class Stage:
         Raises:
             VlmtraceError: there are no pairs
         """
-        key = digest_of(function.__module__, function.__name__, options, model.fingerprint(), package_digest())
+        made_by = [model.fingerprint(), model_digest(model.name), str(getattr(model, "dtype", "")), versions()]
+        key = digest_of(function.__module__, function.__name__, options, made_by, package_digest())
         parts = Checkpoints(self.parts_folder / function.__name__, key)
         title = " ".join([function.__name__, *(str(value) for value in options.values() if isinstance(value, str))])
         tables = []
@@ -259,19 +314,21 @@ class Stage:
             tables: by their names in the table contract
 
         Raises:
-            VlmtraceError: a table breaks the contract; then nothing is written.
+            VlmtraceError: a table breaks the contract, or the disk is full or read-only; then nothing is written
         """
         for name, table in tables.items():
             check_written(name, table)
-        with ExitStack() as stack:
+        make_folder(self.run.folder)
+        # Under one lock, so that tables and record are of one process where two finish the same stage at a time.
+        with self.run.changing(), ExitStack() as stack:
             writes = {}
             for name, table in tables.items():
                 path = self.run.path(name, self.task)
-                temporary = stack.enter_context(write_atomically(path))
+                temporary = stack.enter_context(write_atomically(path, durable=True))
                 table.to_parquet(temporary, index=False)
                 writes[self._name(path)] = file_digest(temporary)
             seconds = round(time.monotonic() - self.started, 2)
-            self.run.update(self.key, self._entry(writes, seconds))
+            self.run.merge(self.key, self._entry(writes, seconds))
         shutil.rmtree(self.parts_folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # other stages still keep parts there, or there never were any
             self.parts_folder.parent.rmdir()
@@ -296,11 +353,11 @@ class Stage:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.run.folder).with_suffix("").as_posix()
 
-    def _check_upstream(self, path: Path) -> None:
+    def _check_upstream(self, path: Path, digest: str) -> None:
         """Refuse a table that does not belong with this stage; a table that no stage wrote (one's own) always does."""
         stages = self.run.record()["stages"]
         mine = plain(self.parameters)
-        for writer, entry in self._upstream(self._name(path), stages):
+        for writer, entry in upstream(self._name(path), stages):
             for name, words in SHARED.items():
                 theirs = entry["parameters"].get(name)
                 if name in mine and theirs is not None and theirs != mine[name]:
@@ -308,30 +365,39 @@ class Stage:
                         f"Run {self.run.name!r} was made with {words} {theirs} ({writer}), not {mine[name]}: "
                         f"choose another run, or run {writer} again with {words} {mine[name]} first."
                     )
-            for table, digest in entry["reads"].items():
+            for table, read in entry["reads"].items():
                 source = self.run.folder / f"{table}.parquet"
-                if source.is_file() and file_digest(source) != digest:
+                if source.is_file() and file_digest(source) != read:
                     raise VlmtraceError(
                         f"Run {self.run.name!r}: {table} has changed since {writer} read it, so {self._name(path)} "
                         f"is out of date: run {writer} again first."
                     )
-
-    def _upstream(self, table: str, stages: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """The stages that a table came from, earliest first."""
-        for writer, entry in stages.items():
-            if table in entry["writes"]:
-                for source in entry["reads"]:
-                    yield from self._upstream(source, stages)
-                yield writer, entry
+            if entry["writes"].get(self._name(path), digest) != digest:
+                print(f"{self._name(path)} was changed after {writer} wrote it, by hand or by another program.")
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON knows it, so that what was recorded compares equal to what is asked for."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+def check_sites(table: pd.DataFrame, model: VLM | None, origin: str) -> None:
+    """Raise a sentence if a table names a block, layer or head that a model does not have.
+
+    Args:
+        table: that was read
+        model: that it is used with; None: nothing is checked
+        origin: where the table comes from, for the sentence
+    """
+    blocks = getattr(model, "blocks", None)
+    if blocks is None or not {"block", "layer"} <= set(table.columns):
+        return
+    counted = {"layer": "n_layers", "head": "n_heads"}
+    for name, part in table.groupby("block", sort=False):
+        if name not in blocks:
+            raise VlmtraceError(f"{origin} is of another model: {model} has no block {name!r}.")
+        for column in counted.keys() & set(part.columns):
+            there = getattr(blocks[name], counted[column])
+            if part[column].max() >= there:
+                raise VlmtraceError(
+                    f"{origin} is of another model: {name} of {model} has {there} {column}s, counted from 0, and the "
+                    f"table names {column} {part[column].max():g}."
+                )
 
 
 def file_digest(path: Path) -> str:
@@ -345,14 +411,3 @@ def package_digest() -> str:
     folder = Path(__file__).parents[1]
     sources = sorted(folder.rglob("*.py"))
     return digest_of(*[(source.relative_to(folder).as_posix(), source.read_text()) for source in sources])
-
-
-def versions() -> dict[str, str]:
-    """What computed: Python and the libraries that decide about numbers."""
-    found = {"python": platform.python_version()}
-    for name in ("vlmtrace", "torch", "transformers", "numpy", "pandas", "scipy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout that was not installed
-            found[name] = "not installed"
-    return found

@@ -8,7 +8,6 @@ compared; run.json keeps it under "made_from".
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,21 +16,18 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from vlmtrace.core import paths
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.files import locked
 from vlmtrace.pipeline.checkpoints import digest_of
 from vlmtrace.pipeline.dependencies import PACKAGE, code_digest, modules_behind, modules_used_by
 from vlmtrace.pipeline.kernels import OwnKernelManager, warm_kernels
+from vlmtrace.pipeline.model_files import model_digest
 from vlmtrace.pipeline.notebooks import execute, kernel_environment
 from vlmtrace.pipeline.parameters import declared_parameters
-from vlmtrace.pipeline.runs import Run, file_digest, open_run, plain
+from vlmtrace.pipeline.records import plain
+from vlmtrace.pipeline.runs import Run, file_digest, open_run
 from vlmtrace.pipeline.stages import StageSpec, stages, writer_of
 from vlmtrace.tasks import declared
-
-#: Model files up to this many bytes are compared by content, larger ones by size and time of change.
-READ_WHOLE = 2**26
 
 
 @dataclass(frozen=True)
@@ -150,20 +146,6 @@ class Job:
         self.run.remember(self.stage, made_from)
 
 
-def model_digest(name: str) -> str:
-    """Identifies the files of a model on this machine; a model on the hub is identified by its name."""
-    bundled = paths.MODELS / name
-    folder = bundled if (bundled / "config.json").is_file() else Path(name).expanduser()
-    if not folder.is_dir():
-        return name
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt")):
-        status = path.stat()
-        content = file_digest(path) if status.st_size <= READ_WHOLE else f"{status.st_size} {status.st_mtime_ns}"
-        digest.update(f"{path.relative_to(folder)} {content}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def jobs_of(target: str, settings: Settings, decoder_only: bool) -> list[Job]:
     """The jobs of a target, earlier stages first.
 
@@ -241,22 +223,16 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> list[Job]:
     return ran
 
 
-@contextlib.contextmanager
-def alone_on(run: Run) -> Iterator[None]:
+def alone_on(run: Run) -> contextlib.AbstractContextManager[None]:
     """Keep other processes from making the same run at the same time.
 
     Raises:
         VlmtraceError: one does
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(run.folder / ".make.lock", timeout=0)
-    try:
-        with lock:
-            yield
-    except filelock.Timeout as error:
-        raise VlmtraceError(
-            f"Another process is making run {run.name!r}: wait until it has finished, or choose another RUN."
-        ) from error
+    return locked(
+        run.folder / ".make.lock",
+        busy=f"Another process is making run {run.name!r}: wait until it has finished, or choose another RUN.",
+    )
 
 
 @contextlib.contextmanager

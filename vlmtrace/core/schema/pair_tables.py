@@ -138,8 +138,12 @@ SELECTED = Table(
     "One row per pair worth patching: rows of `evaluated`, balanced over category and option order.",
     (
         *EVALUATED.columns,
-        Column("split_use", "text", "discover: heads are found on it; verify: their faithfulness is measured on it",
-               values=("discover", "verify")),
+        Column(
+            "split_use",
+            "text",
+            "discover: heads are found on it; verify: their faithfulness is measured on it",
+            values=("discover", "verify"),
+        ),
     ),
     "03_select_samples",
     per_task=True,

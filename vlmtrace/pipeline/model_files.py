@@ -1,0 +1,73 @@
+"""Which model it is: a digest over the files of a model on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+from vlmtrace.core import paths
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.files import read_json, write_json
+
+#: Files larger than this are read once; what was found is kept until their status says that they were written again.
+REMEMBERED = 2**26
+
+#: Endings of the files that decide about what a model computes: weights, configuration, tokenizer, chat template.
+DECIDING = (".safetensors", ".json", ".txt", ".jinja", ".model")
+
+
+def model_digest(name: str) -> str:
+    """Identifies the files of a model by their content, whatever their dates; a model on the hub by its name.
+
+    Args:
+        name: a bundled model, a directory, or a hub id
+
+    Returns:
+        the digest, or the name of a model on the hub
+
+    Raises:
+        VlmtraceError: a file cannot be read
+    """
+    bundled = paths.MODELS / name
+    folder = bundled if (bundled / "config.json").is_file() else Path(name).expanduser()
+    if not folder.is_dir():
+        return name
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in DECIDING and path.is_file()):
+        try:
+            content = content_digest(path)
+        except OSError as error:
+            raise VlmtraceError(f"{path} cannot be read ({error.strerror}): correct its permissions.") from error
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def content_digest(path: Path) -> str:
+    """Identifies a file's content; a large file is not read again while its status is the same.
+
+    Part of the status is the time of its last change (ctime), which no program can set: weights that were replaced by
+    others of the same size and date are noticed.
+    """
+    status = path.stat()
+    key = str(path.resolve())
+    state = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    if status.st_size <= REMEMBERED:
+        return _read(path)
+    memory = paths.DATA / "cache" / "model_digests.json"
+    known = {}
+    with contextlib.suppress(VlmtraceError):
+        found = read_json(memory) if memory.is_file() else {}
+        known = found if isinstance(found, dict) else {}
+    entry = known.get(key)
+    if isinstance(entry, list) and len(entry) == 2 and entry[0] == state and isinstance(entry[1], str):
+        return entry[1]
+    content = _read(path)
+    with contextlib.suppress(VlmtraceError):  # where nothing can be kept, it is read again the next time
+        write_json({**known, key: [state, content]}, memory)
+    return content
+
+
+def _read(path: Path) -> str:
+    with open(path, "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
