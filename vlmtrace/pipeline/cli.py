@@ -13,6 +13,8 @@ of their own.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +24,18 @@ import click
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.pipeline.checks import (
+    MOST_SAMPLES,
+    MOST_SEED,
+    check_data,
+    check_device,
+    check_model,
+    check_number,
+    check_tasks,
+    check_text,
+    split_names,
+)
 from vlmtrace.pipeline.notebooks import run_notebook
-from vlmtrace.pipeline.parameters import check_data, check_model, check_number, check_tasks
 from vlmtrace.pipeline.runs import open_run
 from vlmtrace.pipeline.stages import stages
 
@@ -32,6 +44,9 @@ if TYPE_CHECKING:
 
 #: The tasks of a run that names none.
 TASKS = "rendered_states rendered_faces rendered_svo"
+
+#: More notebooks at a time than any machine has cores for.
+MOST_JOBS = 1024
 
 
 class Interrupted(click.ClickException):
@@ -46,6 +61,7 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         """Run a command."""
         try:
+            check_home()
             return super().invoke(context)
         except VlmtraceError as error:
             raise click.ClickException(str(error)) from error
@@ -56,6 +72,12 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Activation patching of vision-language models, notebook by notebook (see README.md)."""
+
+
+def check_home() -> None:
+    """Raise a sentence if VLMTRACE_HOME is set to what is no folder."""
+    if os.environ.get("VLMTRACE_HOME") and not paths.ROOT.is_dir():
+        raise VlmtraceError(f"VLMTRACE_HOME={os.environ['VLMTRACE_HOME']} is not a folder: make it, or name another.")
 
 
 def option(name: str, default: str, text: str) -> Callable:
@@ -147,27 +169,43 @@ def settings(run_name: str, tasks: str, **given: str) -> Settings:
     run_name = run_name or default_run(given["model"])
     check(run_name=run_name, tasks=tasks, **given)
     for name in ("model", "root"):
-        path = Path(given[name]).expanduser()
-        bundled = name == "model" and (paths.MODELS / given[name] / "config.json").is_file()
-        if given[name] and path.exists() and not bundled:
-            given[name] = str(path.resolve())  # kernels work in another folder
-    return Settings(run=run_name, tasks=tuple(tasks.split()), **given)
+        given[name] = absolute(name, given[name])
+    return Settings(run=run_name, tasks=tuple(split_names(tasks)), **given)
+
+
+def absolute(name: str, value: str) -> str:
+    """A path that was typed in this folder, as one that kernels, which work in another, find, too.
+
+    Args:
+        name: of the parameter: model or root
+        value: a path, or what is none
+    """
+    if not value or (name == "model" and (paths.MODELS / value / "config.json").is_file()):
+        return value
+    try:
+        path = Path(value).expanduser()
+        return str(path.resolve()) if path.exists() else value
+    except (OSError, ValueError, RuntimeError):  # what no path can be is said where it is checked
+        return value
 
 
 def default_run(model: str) -> str:
     """The run of a model that names none: `default` for tiny-blip, otherwise the model's name.
 
-    >>> default_run("tiny-blip"), default_run("llava-hf/llava-1.5-7b-hf"), default_run("/my models/blip/")
-    ('default', 'llava-1.5-7b-hf', 'blip')
+    >>> default_run("tiny-blip"), default_run("llava-hf/llava-1.5-7b-hf"), default_run("/my models/my blip/")
+    ('default', 'llava-1.5-7b-hf', 'my-blip')
     """
-    return "default" if model == "tiny-blip" else model.split("@")[0].rstrip("/").rpartition("/")[2]
+    if model == "tiny-blip":
+        return "default"
+    name = absolute("model", model).split("@")[0].rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:80]
 
 
 def make(target: str, made: Sequence[Settings], beside: str, jobs: str) -> None:
     """Run what is out of date, draw the reports, and say where they are."""
     from vlmtrace.pipeline.schedule import jobs_of, make_report, run_jobs
 
-    at_once = check_number("JOBS", jobs, 1) if jobs else 2 if made[0].device == "cpu" else 1
+    at_once = check_number("JOBS", jobs, 1, MOST_JOBS) if jobs else 2 if made[0].device == "cpu" else 1
     matters = any(spec.models == "decoder-only" for spec in stages().values() if spec.target == target)
     kinds = [not matters or is_decoder_only(given.model) for given in made]
     ran = run_jobs(
@@ -198,7 +236,7 @@ def is_decoder_only(model: str) -> bool:
 
 
 @main.command("run")
-@click.argument("notebook", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("notebook", type=click.Path(path_type=Path))
 @click.option("--run", "run_name", default="", help="The run: a folder under data/runs.")
 @click.option("--task", default="", help="The task, for notebooks that work on one.")
 @click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="May be repeated.")
@@ -206,11 +244,25 @@ def run_command(notebook: Path, run_name: str, task: str, parameters: tuple[str,
     """Execute NOTEBOOK into the folder of its run; an empty value keeps the notebook's default."""
     given = {name: value for name, value in (("run", run_name), ("task", task)) if value}
     for parameter in parameters:
-        name, equals, value = parameter.partition("=")
+        name, equals, value = (part.strip() for part in parameter.partition("="))
         if not equals:
-            raise VlmtraceError(f"-p {parameter} is not NAME=VALUE: correct it.")
-        given[name.strip()] = value.strip()
-    run_notebook(notebook.resolve(), given)
+            raise VlmtraceError(f"-p {parameter[:80]} is not NAME=VALUE: correct it.")
+        if name in given:
+            raise VlmtraceError(f"{name[:80]} is given twice: leave one of them out.")
+        given[name] = absolute(name, value) if name in ("model", "root") else value
+    run_notebook(absolute_notebook(notebook), given)
+
+
+def absolute_notebook(notebook: Path) -> Path:
+    """The path of a notebook that was typed in this folder.
+
+    Raises:
+        VlmtraceError: it can be no path
+    """
+    try:
+        return notebook.resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise VlmtraceError(f"There is no notebook {str(notebook)[:200]!r}: correct its path.") from error
 
 
 @main.command("check")
@@ -220,15 +272,19 @@ def check_command(**given: str) -> None:
     check(**{**given, "run_name": given["run_name"] or default_run(given["model"])})
 
 
-def check(run_name: str, model: str, revision: str, tasks: str, root: str, question: str, **numbers: str) -> None:
+def check(run_name: str, model: str, revision: str, tasks: str, root: str, question: str, **others: str) -> None:
     """Raise a sentence if a run cannot be made of this."""
     check_model(model, revision)
     open_run(run_name)
-    check_tasks(tasks.split())
-    check_data(tasks.split(), root, question)
-    check_number("SEED", numbers["seed"], 0)
-    if numbers["samples"]:
-        check_number("SAMPLES", numbers["samples"], 1)
+    names = split_names(tasks)
+    for name, text in {"ROOT": root, **{name.upper(): text for name, text in others.items()}}.items():
+        check_text(name, text)
+    check_tasks(names)
+    check_data(names, root, question)
+    check_number("SEED", others["seed"], 0, MOST_SEED)
+    if others["samples"]:
+        check_number("SAMPLES", others["samples"], 1, MOST_SAMPLES)
+    check_device(others["device"])
 
 
 @main.command("report")

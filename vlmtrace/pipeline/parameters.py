@@ -1,51 +1,61 @@
-"""Parameters of notebooks, and names that a run is given, checked before anything starts."""
+"""Values of notebooks' parameters, read as their defaults are and checked before a kernel starts."""
 
 from __future__ import annotations
 
 import ast
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.pipeline.checks import (
+    MOST_SAMPLES,
+    MOST_SEED,
+    check_data,
+    check_device,
+    check_model,
+    check_number,
+    check_question,
+    check_range,
+    check_tasks,
+    check_text,
+    split_names,
+)
+from vlmtrace.pipeline.notebook_files import declared_parameters
 
+__all__ = [
+    "check_data",
+    "check_model",
+    "check_number",
+    "check_tasks",
+    "declared_parameters",
+    "read_parameters",
+    "read_value",
+]
 
-def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Names and defaults in the notebook's cell tagged `parameters`.
-
-    Raises:
-        VlmtraceError: there is no such cell, or a default is not a literal.
-    """
-    import nbformat
-
-    if not notebook.is_file():
-        raise VlmtraceError(f"There is no notebook {notebook}: look into {paths.relative(paths.ROOT / 'notebooks')}.")
-    try:
-        cells = nbformat.read(notebook, as_version=4).cells
-    except (ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError) as error:
-        raise VlmtraceError(f"{notebook} is not a Jupyter notebook: give a file that Jupyter has written.") from error
-    for cell in cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            break
-    else:
-        raise VlmtraceError(f"{notebook} has no cell tagged 'parameters': tag the one that holds them.")
-    found = {}
-    for statement in ast.parse(cell.source).body:
-        try:
-            (target,) = statement.targets
-            found[target.id] = ast.literal_eval(statement.value)
-        except (AttributeError, ValueError) as error:
-            raise VlmtraceError(
-                f"Line {statement.lineno} of the parameters of {notebook} is not 'name = literal': derived values "
-                "belong into the next cell."
-            ) from error
-    return found
+#: Whole numbers that notebooks take, with the least and the most they may be.
+WHOLE = {
+    "seed": (0, MOST_SEED),
+    "samples": (1, MOST_SAMPLES),
+    "per_category": (1, MOST_SAMPLES),
+    "draws": (1, 10**6),
+    "n_random": (0, 10**6),
+}
 
 
 def read_value(name: str, text: str, default: Any) -> Any:
     """The value that the command line's text means for a parameter with this default.
+
+    Args:
+        name: the parameter's
+        text: what was given
+        default: in the notebook
+
+    Raises:
+        VlmtraceError: the text means a value of another kind than the default
 
     >>> read_value("run", "1", "default"), read_value("seed", "1", 0), read_value("tasks", "a b", ["c"])
     ('1', 1, ['a', 'b'])
@@ -53,79 +63,99 @@ def read_value(name: str, text: str, default: Any) -> Any:
     if isinstance(default, str):
         return text
     if isinstance(default, list):
-        return text.replace(",", " ").split()
+        return split_names(text)
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if default is not None and not isinstance(value, type(default)):
-        raise VlmtraceError(f"{name}={text} is not of the kind of its default, {default!r}: correct it.")
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        value = text  # among others: thousands of digits or brackets
+    shown = f"{name}={text[:40]}{'…' * (len(text) > 40)}"
+    if isinstance(default, float) and type(value) is int and abs(value) < 2**53:
+        value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise VlmtraceError(f"{shown} is not a finite number: correct it.")
+    if default is not None and type(value) is not type(default):
+        raise VlmtraceError(f"{shown} is not of the kind of its default, {default!r}: correct it.")
+    if value is not None and not isinstance(value, (str, int, float, bool, list)):
+        raise VlmtraceError(f"{shown} is neither text nor a number: correct it.")
     return value
 
 
 def read_parameters(notebook: Path, given: Mapping[str, str]) -> dict[str, Any]:
     """What papermill is to inject: the given values, read as their defaults are; empty ones keep the default.
 
+    Args:
+        notebook: its path
+        given: parameters as text
+
     Raises:
         VlmtraceError: a parameter that the notebook does not declare (papermill would only warn), or a bad value.
     """
+    from vlmtrace.pipeline.runs import open_run
+
     declared = declared_parameters(notebook)
     for name in given:
         one_of(name, declared, f"parameter of {notebook.name}")
-    return {name: read_value(name, text, declared[name]) for name, text in given.items() if text != ""}
+    found = {name: read_value(name, text, declared[name]) for name, text in given.items() if text != ""}
+    values = {**declared, **found}
+    if not isinstance(values.get("run"), str):
+        raise VlmtraceError(f'{notebook} declares no parameter run: add run = "default" to its parameters.')
+    run = open_run(values["run"])
+    for name, value in found.items():
+        check_value(name, value, run.folder)
+    return found
 
 
-# Names ---------------------------------------------------------------------------------------------------------
+def check_value(name: str, value: Any, run_folder: Path) -> None:
+    """Raise a sentence if a parameter that notebooks share has a value that none can work with.
 
-
-def check_model(name: str, revision: str = "") -> None:
-    """Raise a sentence if no such model can exist: neither bundled, nor a directory, nor like a hub id."""
-    bundled = sorted(path.parent.name for path in paths.MODELS.glob("*/config.json"))
-    is_local = name in bundled or any((Path(name) / holds).exists() for holds in ("config.json", "snapshots"))
-    if is_local and revision:
-        raise VlmtraceError(f"REVISION={revision} is for models on the hub: {name} is on this machine, as it is.")
-    if is_local or re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name):
-        return
-    raise VlmtraceError(
-        f"Unknown model {name!r}: choose a bundled one ({', '.join(bundled) or 'none is there: run make model'}), "
-        "a directory written by save_pretrained, or a hub id such as Salesforce/blip-vqa-base."
-    )
-
-
-def check_tasks(names: list[str]) -> None:
-    """Raise a sentence if there is no task, one that is unknown, or one named twice."""
-    from vlmtrace.tasks import TASKS
-
-    if not names:
-        raise VlmtraceError(f"TASKS is empty: choose from {', '.join(TASKS)}.")
-    for name in names:
-        one_of(name, TASKS, "task")
-    if len(set(names)) < len(names):
-        raise VlmtraceError(f"TASKS names a task twice: {' '.join(names)}.")
-
-
-def check_data(tasks: list[str], root: str, question: str) -> None:
-    """Raise a sentence if a task's data are not there, or ROOT or QUESTION is given for nothing."""
-    from vlmtrace.tasks import ROOTED, declared, find_root
-
-    rooted = [name for name in tasks if name in ROOTED]
-    if root and not rooted:
-        raise VlmtraceError(f"ROOT={root} is for {', '.join(ROOTED)}: {' '.join(tasks)} needs none.")
-    takers = [task.name for task in declared().values() if task.takes_question]
-    if question and not set(takers) & set(tasks):
-        raise VlmtraceError(
-            f"QUESTION={question} is for the task {' or '.join(takers)}, which TASKS={' '.join(tasks)} lacks."
-        )
-    for name in rooted:
-        find_root(name, root)
-
-
-def check_number(name: str, text: str, least: int) -> int:
-    """The whole number that a text means.
-
-    Raises:
-        VlmtraceError: it means none, or one below `least`
+    Args:
+        name: the parameter's; of names that only one notebook knows, only text is looked at
+        value: read as its default is
+        run_folder: of the run; tasks that have a folder in it are known
     """
-    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < least:
-        raise VlmtraceError(f"{name}={text[:40]} is not a whole number of at least {least}: correct it.")
-    return int(text)
+    if isinstance(value, str):
+        check_text(name, value)
+    if name in WHOLE and value is not None:
+        if type(value) is not int:
+            raise VlmtraceError(f"{name}={str(value)[:40]} is not a whole number: correct it.")
+        check_range(name, value, *WHOLE[name])
+    if name == "level" and value is not None and (type(value) not in (int, float) or value < 0):
+        raise VlmtraceError(f"level={str(value)[:40]} is not a number of at least 0: correct it.")
+    if name in _CHECKS and isinstance(value, (str, list)) and value:
+        _CHECKS[name](value, run_folder)
+
+
+def _check_task(task: str, run_folder: Path) -> None:
+    # Tables of one's own may lie in a folder of any name.
+    if not (re.fullmatch(r"[\w-][\w.-]{0,99}", task) and (run_folder / task).is_dir()):
+        check_tasks([task])
+
+
+def _check_each(tasks: list[str], run_folder: Path) -> None:
+    for task in tasks:
+        _check_task(task, run_folder)
+    if len(set(tasks)) < len(tasks):
+        raise VlmtraceError(f"tasks names a task twice: {' '.join(tasks)[:200]}.")
+
+
+def _check_questions(questions: str, _: Path) -> None:
+    from vlmtrace.tasks import QUESTIONS
+
+    one_of(questions, QUESTIONS, "set of questions")
+
+
+def _check_root(root: str, _: Path) -> None:
+    path = Path(root).expanduser()
+    if not any(one.exists() for one in (path, paths.ROOT / path)):
+        raise VlmtraceError(f"There is nothing at {root[:200]}: correct root.")
+
+
+_CHECKS: dict[str, Callable[[Any, Path], None]] = {
+    "task": _check_task,
+    "tasks": _check_each,
+    "questions": _check_questions,
+    "root": _check_root,
+    "question": lambda question, _: check_question(question),
+    "model": lambda model, _: check_model(model),
+    "device": lambda device, _: check_device(device),
+}

@@ -16,14 +16,13 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from vlmtrace.core import paths
 from vlmtrace.core.files import locked
 from vlmtrace.pipeline.checkpoints import digest_of
 from vlmtrace.pipeline.dependencies import PACKAGE, code_digest, modules_behind, modules_used_by
 from vlmtrace.pipeline.kernels import OwnKernelManager, warm_kernels
 from vlmtrace.pipeline.model_files import model_digest
+from vlmtrace.pipeline.notebook_files import declared_parameters
 from vlmtrace.pipeline.notebooks import execute, kernel_environment
-from vlmtrace.pipeline.parameters import declared_parameters
 from vlmtrace.pipeline.records import plain
 from vlmtrace.pipeline.runs import Run, file_digest, open_run
 from vlmtrace.pipeline.stages import StageSpec, stages, writer_of
