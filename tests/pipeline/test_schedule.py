@@ -5,6 +5,7 @@ Notebooks are declared as the real ones are, but executing one only writes the t
 
 import json
 import re
+import signal
 import threading
 
 import nbformat
@@ -333,6 +334,7 @@ def test_an_interruption_is_one_sentence_and_leaves_no_kernel(ran, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(schedule, "wait", interrupted)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # what the command ignores, pytest must hear
     done = CliRunner().invoke(cli.main, ["all", "--tasks", A])
     assert done.exit_code == 130 and "interrupted; what is finished is kept" in done.output
     assert ended

@@ -17,10 +17,19 @@ import nbformat
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.pipeline.cli import TASKS, default_run, option
-from vlmtrace.pipeline.parameters import check_number
+from vlmtrace.core.files import write_atomically
+from vlmtrace.pipeline.checks import (
+    MOST_SEED,
+    check_device,
+    check_model,
+    check_number,
+    check_tasks,
+    check_text,
+    split_names,
+)
+from vlmtrace.pipeline.cli import TASKS, absolute, default_run, option
+from vlmtrace.pipeline.runs import open_run
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "09_explorer.ipynb"
 
@@ -71,7 +80,7 @@ def free_port(host: str, first: int) -> int:
     Raises:
         VlmtraceError: the host is not of this machine, or no port of twenty is free
     """
-    for port in range(first, first + 20):
+    for port in range(first, min(first + 20, 65536)):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -96,9 +105,9 @@ def prepared(folder: Path, **parameters: object) -> Path:
         the file
     """
     notebook = parameterize_notebook(load_notebook_node(str(NOTEBOOK)), parameters)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / NOTEBOOK.name
-    nbformat.write(notebook, path)
+    with write_atomically(path) as temporary:
+        nbformat.write(notebook, temporary)
     return path
 
 
@@ -114,12 +123,21 @@ def prepared(folder: Path, **parameters: object) -> Path:
 def main(model: str, tasks: str, run_name: str, seed: str, device: str, host: str, port: str, theme: str) -> None:
     """Serve the explorer; the server takes this process's place."""
     try:
-        first_port, number = check_number("PORT", port, 1), check_number("SEED", seed, 0)
+        first_port, number = check_number("PORT", port, 1, 65535), check_number("SEED", seed, 0, MOST_SEED)
         one_of(theme, ("light", "dark"), "theme")
-        run = run_name or default_run(model)
+        check_text("HOST", host)
+        check_model(model)
+        check_tasks(split_names(tasks))
+        check_device(device)
+        run = open_run(run_name or default_run(model))
         port_found = free_port(host, first_port)
         notebook = prepared(
-            paths.DATA / "runs" / run / "app", model=model, tasks=tasks.split(), run=run, seed=number, device=device
+            run.folder / "app",
+            model=absolute("model", model),
+            tasks=split_names(tasks),
+            run=run.name,
+            seed=number,
+            device=device,
         )
     except VlmtraceError as error:
         raise click.ClickException(str(error)) from error

@@ -115,3 +115,16 @@ def _feed(digest: Any, value: Any) -> None:
         digest.update(f"{len(text)}:".encode() + text)
     else:
         raise TypeError(f"A {type(value).__name__} cannot identify a computation: pass plain values or tables.")
+
+
+def file_digest(path: Path) -> str:
+    """Identifies a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def package_digest() -> str:
+    """Identifies this version of the package's code by its source."""
+    folder = Path(__file__).parents[1]
+    sources = sorted(folder.rglob("*.py"))
+    return digest_of(*[(source.relative_to(folder).as_posix(), source.read_text()) for source in sources])

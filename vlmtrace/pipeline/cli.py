@@ -66,6 +66,9 @@ class Commands(click.Group):
         except VlmtraceError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as error:
+            from vlmtrace.pipeline.kernels import ignore_interruptions
+
+            ignore_interruptions()  # the process ends now; a traceback of its threads would hide the sentence
             raise Interrupted("interrupted; what is finished is kept, and the same command continues there.") from error
 
 

@@ -24,8 +24,8 @@ ADDED = ("cross_attention", "self_attention", "mlp")
 
 
 def model_of(run: Run) -> str:
-    """Give the name of a run's model, without its folder."""
-    return str(run.record()["parameters"]["model"]).rstrip("/").split("/")[-1]
+    """Give the name of a run's model, without its folder; empty for a run whose record names none."""
+    return str(run.record()["parameters"].get("model", "")).rstrip("/").split("/")[-1]
 
 
 def head_block_of(table: pd.DataFrame) -> str:

@@ -137,7 +137,8 @@ def can_be_warm() -> bool:
 
     On macOS a process that has loaded the system's frameworks must not fork.
     """
-    return sys.platform == "linux" and os.environ.get("VLMTRACE_WARM_KERNELS", "1") != "0"
+    wanted = os.environ.get("VLMTRACE_WARM_KERNELS", "").strip().lower() not in ("0", "no", "off", "false")
+    return sys.platform == "linux" and wanted
 
 
 @contextlib.contextmanager
@@ -148,11 +149,22 @@ def warm_kernels() -> Iterator[type[OwnKernelManager]]:
         from multiprocessing.forkserver import ensure_running
 
         _forks().set_forkserver_preload([*LIBRARIES, *_package_modules()])
-        ensure_running()
+        # Ctrl-C in the terminal reaches this process too; while it imports, it would answer with a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield WarmKernelManager if can_be_warm() else OwnKernelManager
     finally:
         end_kernels()
+
+
+def ignore_interruptions() -> None:
+    """Let no further Ctrl-C disturb a process that is ending because of the first."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def end_kernels() -> None:
@@ -185,6 +197,7 @@ def _serve(arguments: list[str], cwd: str, environment: dict[str, str]) -> None:
         environment: the kernel's environment variables
     """
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked in the fork server
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

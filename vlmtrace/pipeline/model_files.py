@@ -1,14 +1,20 @@
-"""Which model it is: a digest over the files of a model on this machine."""
+"""Which model it is: a digest over its files, and whether a table can be of it."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from vlmtrace.models.vlm import VLM
 
 #: Files larger than this are read once; what was found is kept until their status says that they were written again.
 REMEMBERED = 2**26
@@ -71,3 +77,27 @@ def content_digest(path: Path) -> str:
 def _read(path: Path) -> str:
     with open(path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def check_sites(table: pd.DataFrame, model: VLM | None, origin: str) -> None:
+    """Raise a sentence if a table names a block, layer or head that a model does not have.
+
+    Args:
+        table: that was read
+        model: that it is used with; None: nothing is checked
+        origin: where the table comes from, for the sentence
+    """
+    blocks = getattr(model, "blocks", None)
+    if blocks is None or not {"block", "layer"} <= set(table.columns):
+        return
+    counted = {"layer": "n_layers", "head": "n_heads"}
+    for name, part in table.groupby("block", sort=False):
+        if name not in blocks:
+            raise VlmtraceError(f"{origin} is of another model: {model} has no block {name!r}.")
+        for column in counted.keys() & set(part.columns):
+            there = getattr(blocks[name], counted[column])
+            if part[column].max() >= there:
+                raise VlmtraceError(
+                    f"{origin} is of another model: {name} of {model} has {there} {column}s, counted from 0, and the "
+                    f"table names {column} {part[column].max():g}."
+                )

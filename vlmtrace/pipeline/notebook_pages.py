@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_atomically
+from vlmtrace.pipeline.checkpoints import digest_of, file_digest
 from vlmtrace.pipeline.notebooks import WIDGET
 from vlmtrace.pipeline.runs import Run
 
@@ -17,7 +19,7 @@ LOCAL_LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#)([^)\s]+)\)")
 def notebook_pages(run: Run, folder: Path) -> Iterable[dict[str, str]]:
     """Render the executed notebooks as pages that need no Jupyter.
 
-    A page is rendered again only if its notebook, or one that it links to, is newer.
+    A page is rendered again only if its notebook has another content, or links lead elsewhere, than the page says.
 
     Args:
         run: whose executed notebooks are rendered
@@ -31,18 +33,25 @@ def notebook_pages(run: Run, folder: Path) -> Iterable[dict[str, str]]:
     for stem, notebook in executed.items():
         task, _, name = stem.rpartition("-")
         page = folder / "notebooks" / f"{stem}.html"
-        linked = linked_notebooks(notebook.read_text(encoding="utf-8"), task, executed)
-        newest = max(path.stat().st_mtime for path in (notebook, *linked.values()))
-        if not page.is_file() or page.stat().st_mtime < newest:
-            links = {link: f"{path.stem}.html" for link, path in linked.items()}
+        linked = linked_notebooks(notebook.read_text(encoding="utf-8", errors="replace"), task, executed)
+        links = {link: f"{path.stem}.html" for link, path in linked.items()}
+        made_from = f"<!-- made from {file_digest(notebook)} {digest_of(links)} -->\n"
+        if not page.is_file() or not _ends_with(page, made_from):
             with write_atomically(page) as temporary:
-                temporary.write_text(notebook_as_html(notebook, links), encoding="utf-8")
+                temporary.write_text(notebook_as_html(notebook, links) + made_from, encoding="utf-8")
         yield {
             "task": task,
             "name": name,
             "page": f"notebooks/{page.name}",
             "notebook": f"../notebooks/{notebook.name}",
         }
+
+
+def _ends_with(page: Path, end: str) -> bool:
+    expected = end.encode()
+    with open(page, "rb") as file:
+        file.seek(max(0, page.stat().st_size - len(expected)))
+        return file.read() == expected
 
 
 def linked_notebooks(text: str, task: str, executed: Mapping[str, Path]) -> dict[str, Path]:
@@ -84,7 +93,11 @@ def notebook_as_html(notebook: Path, links: Mapping[str, str]) -> str:
         text, target = match.groups()
         return f"[{text}]({links[target]})" if target in links else text
 
-    content = nbformat.read(notebook, as_version=4)
+    try:
+        content = nbformat.read(notebook, as_version=4)
+        nbformat.validate(content)
+    except Exception as error:  # nbformat fails in many ways on what is no notebook
+        raise VlmtraceError(f"{notebook} is not an executed notebook: delete it, and run its stage again.") from error
     content.metadata.pop("widgets", None)
     content.metadata["title"] = notebook.stem
     for cell in content.cells:

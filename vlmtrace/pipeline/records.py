@@ -20,6 +20,30 @@ ENTRY = {"parameters": dict, "reads": dict, "writes": dict, "figures": list}
 PLAIN_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,200}")
 
 
+def plain_name(name: str, subject: str) -> str:
+    """Return a name if a file or folder within a run can have it.
+
+    Args:
+        name: of a table, a task, a stage or a figure
+        subject: what it names, for the sentence
+
+    Raises:
+        VlmtraceError: it would lead elsewhere
+
+    >>> plain_name("../pairs", "table")
+    Traceback (most recent call last):
+    ...
+    vlmtrace.core.errors.VlmtraceError: A table cannot be called '../pairs': its name becomes a file of the run, so \
+give a short one without slashes.
+    """
+    if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+        raise VlmtraceError(
+            f"A {subject} cannot be called {str(name)[:80]!r}: its name becomes a file of the run, so give a short one "
+            "without slashes."
+        )
+    return name
+
+
 def read_record(path: Path, run: str) -> dict[str, Any]:
     """The content of a run's run.json; of a run that has none, an empty record.
 
@@ -58,6 +82,8 @@ def check_record(record: Any, origin: str) -> dict[str, Any]:
     for name in ("stages", "parameters", "made_from"):
         if not isinstance(record.get(name, {} if name == "made_from" else None), dict):
             raise refuse(f"{name!r} is {'no object' if name in record else 'missing'}")
+    if not isinstance(record["parameters"].get("model", ""), str) or not isinstance(record.get("versions", {}), dict):
+        raise refuse("the model or the versions are of another type")
     for stage, entry in record["stages"].items():
         if not isinstance(entry, dict):
             raise refuse(f"the stage {stage[:80]!r} is no object")

@@ -15,7 +15,7 @@ import jinja2
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.files import write_atomically
+from vlmtrace.core.files import table_shape, write_atomically
 from vlmtrace.display.wording import readable
 from vlmtrace.pipeline.comparison import compare, other_run
 from vlmtrace.pipeline.findings import Rows, findings
@@ -102,12 +102,9 @@ def table_sizes(run: Run) -> Iterable[dict[str, Any]]:
     Yields:
         for each table: path (relative to the run's folder), rows (their number), columns (their names, as text)
     """
-    import pyarrow.parquet as pq
-
-    for path in sorted(run.folder.glob("*.parquet")) + sorted(run.folder.glob("*/*.parquet")):
-        rows = pq.read_metadata(path).num_rows
-        columns = ", ".join(pq.read_schema(path).names)
-        yield {"path": path.relative_to(run.folder).as_posix(), "rows": rows, "columns": columns}
+    for path in sorted(run.folder.glob("[!.]*.parquet")) + sorted(run.folder.glob("[!.]*/[!.]*.parquet")):
+        rows, columns = table_shape(path)
+        yield {"path": path.relative_to(run.folder).as_posix(), "rows": rows, "columns": ", ".join(columns)}
 
 
 def stage_rows(record: dict[str, Any]) -> Rows:
@@ -125,8 +122,8 @@ def stage_rows(record: dict[str, Any]) -> Rows:
         {
             "task": key.rpartition("/")[0],
             "stage": key.rpartition("/")[2],
-            "seconds": entry["seconds"],
-            "finished": entry["finished"][:16].replace("T", " "),
+            "seconds": entry.get("seconds", float("nan")),
+            "finished": entry.get("finished", "–")[:16].replace("T", " "),
             "parameters": {
                 name: value
                 for name, value in entry["parameters"].items()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import re
 import shutil
 import time
@@ -32,9 +31,9 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import locked, make_folder, read_table_and_digest, write_atomically, write_json
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import check_read, check_written
-from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of
-from vlmtrace.pipeline.model_files import model_digest
-from vlmtrace.pipeline.records import PLAIN_NAME, plain, read_record, upstream, versions
+from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of, file_digest, package_digest
+from vlmtrace.pipeline.model_files import check_sites, model_digest
+from vlmtrace.pipeline.records import plain, plain_name, read_record, upstream, versions
 from vlmtrace.pipeline.stages import SHARED, stages
 
 if TYPE_CHECKING:
@@ -45,30 +44,6 @@ if TYPE_CHECKING:
 
 #: A run's name is part of paths that must not become too long for any system.
 LONGEST_NAME = 100
-
-
-def plain_name(name: str, subject: str) -> str:
-    """Return a name if a file or folder within a run can have it.
-
-    Args:
-        name: of a table, a task, a stage or a figure
-        subject: what it names, for the sentence
-
-    Raises:
-        VlmtraceError: it would lead elsewhere
-
-    >>> plain_name("../pairs", "table")
-    Traceback (most recent call last):
-    ...
-    vlmtrace.core.errors.VlmtraceError: A table cannot be called '../pairs': its name becomes a file of the run, so \
-give a short one without slashes.
-    """
-    if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
-        raise VlmtraceError(
-            f"A {subject} cannot be called {str(name)[:80]!r}: its name becomes a file of the run, so give a short one "
-            "without slashes."
-        )
-    return name
 
 
 def open_run(name: str) -> Run:
@@ -187,6 +162,8 @@ class Run:
         """Merge one stage's entry into run.json, by who holds the lock of `changing`."""
         record = self.record()
         record["stages"][stage] = dict(entry)
+        # Made with whatever parameters: `make` says afterwards what it made the stage from, see `remember`.
+        record.get("made_from", {}).pop(stage, None)
         known = {name: value for name, value in entry["parameters"].items() if name in ("model", "seed", "tasks")}
         record["parameters"].update(known)
         if "fingerprint" in entry["parameters"]:
@@ -374,40 +351,3 @@ class Stage:
                     )
             if entry["writes"].get(self._name(path), digest) != digest:
                 print(f"{self._name(path)} was changed after {writer} wrote it, by hand or by another program.")
-
-
-def check_sites(table: pd.DataFrame, model: VLM | None, origin: str) -> None:
-    """Raise a sentence if a table names a block, layer or head that a model does not have.
-
-    Args:
-        table: that was read
-        model: that it is used with; None: nothing is checked
-        origin: where the table comes from, for the sentence
-    """
-    blocks = getattr(model, "blocks", None)
-    if blocks is None or not {"block", "layer"} <= set(table.columns):
-        return
-    counted = {"layer": "n_layers", "head": "n_heads"}
-    for name, part in table.groupby("block", sort=False):
-        if name not in blocks:
-            raise VlmtraceError(f"{origin} is of another model: {model} has no block {name!r}.")
-        for column in counted.keys() & set(part.columns):
-            there = getattr(blocks[name], counted[column])
-            if part[column].max() >= there:
-                raise VlmtraceError(
-                    f"{origin} is of another model: {name} of {model} has {there} {column}s, counted from 0, and the "
-                    f"table names {column} {part[column].max():g}."
-                )
-
-
-def file_digest(path: Path) -> str:
-    """Identifies a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def package_digest() -> str:
-    """Identifies this version of the package's code by its source."""
-    folder = Path(__file__).parents[1]
-    sources = sorted(folder.rglob("*.py"))
-    return digest_of(*[(source.relative_to(folder).as_posix(), source.read_text()) for source in sources])

@@ -16,15 +16,17 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import click
+
 from vlmtrace.core.files import locked
-from vlmtrace.pipeline.checkpoints import digest_of
+from vlmtrace.pipeline.checkpoints import digest_of, file_digest
 from vlmtrace.pipeline.dependencies import PACKAGE, code_digest, modules_behind, modules_used_by
 from vlmtrace.pipeline.kernels import OwnKernelManager, warm_kernels
 from vlmtrace.pipeline.model_files import model_digest
 from vlmtrace.pipeline.notebook_files import declared_parameters
 from vlmtrace.pipeline.notebooks import execute, kernel_environment
 from vlmtrace.pipeline.records import plain
-from vlmtrace.pipeline.runs import Run, file_digest, open_run
+from vlmtrace.pipeline.runs import Run, open_run
 from vlmtrace.pipeline.stages import StageSpec, stages, writer_of
 from vlmtrace.tasks import declared
 
@@ -138,9 +140,26 @@ class Job:
             return False
         return record.get("made_from", {}).get(self.stage) == plain(self.made_from())
 
+    def replaced(self) -> list[str]:
+        """Sentences about what somebody changed in the run since make worked on it, and what is now made again."""
+        record = self.run.record()
+        if self.stage not in record["stages"]:
+            return []
+        if self.stage not in record.get("made_from", {}):
+            return [f"{self.stage} was run without make, or was interrupted: it is made again with these parameters."]
+        written = record["stages"][self.stage]["writes"]
+        tables = {_below(self.run, path): path for path in self.outputs()}
+        return [
+            f"{name} was changed after {self.stage} wrote it, by hand or by another program: it is made again."
+            for name, path in tables.items()
+            if name in written and path.is_file() and written[name] != file_digest(path)
+        ]
+
     def execute(self, kernels: type[OwnKernelManager]) -> None:
         """Run the notebook, and remember what its result was made from."""
         made_from = self.made_from()
+        for sentence in self.replaced():
+            click.echo(sentence)
         execute(self.spec.notebook, {name: text for name, text in self.parameters().items() if text}, kernels)
         self.run.remember(self.stage, made_from)
 
@@ -237,12 +256,14 @@ def alone_on(run: Run) -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def _pool(size: int) -> Iterator[ThreadPoolExecutor]:
     """Threads that drive kernels; an interruption ends the kernels, so that the threads end, too."""
-    from vlmtrace.pipeline.kernels import end_kernels
+    from vlmtrace.pipeline.kernels import end_kernels, ignore_interruptions
 
     pool = ThreadPoolExecutor(size)
     try:
         yield pool
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            ignore_interruptions()
         pool.shutdown(wait=False, cancel_futures=True)
         end_kernels()
         raise
@@ -259,7 +280,7 @@ def make_report(run: Run, beside: str) -> bool:
     other = open_run(beside) if beside else None
     made_from = {
         "stages": digest_of(plain([one.record()["stages"] for one in (run, other) if one])),
-        "pages": {path.name: path.stat().st_mtime_ns for path in sorted(run.folder.glob("notebooks/*.ipynb"))},
+        "pages": {path.name: file_digest(path) for path in sorted(run.folder.glob("notebooks/[!.]*.ipynb"))},
         "code": code_digest(modules_behind("pipeline.report")),
         "templates": [file_digest(path) for path in sorted((PACKAGE / "pipeline" / "templates").glob("*"))],
     }
