@@ -154,3 +154,82 @@ def test_code_asks_for_columns_that_the_contract_has():
     for path, table, column in found:
         known = [known.name for known in TABLES[table].columns]
         assert column in known, f"{path.relative_to(PACKAGE)} asks the {table} table for {column!r}"
+
+
+# Tables that were tampered with
+
+
+def patched_heads(n=2):
+    """Rows of head_patching that keep the contract."""
+    rows = pd.DataFrame({"sample_id": [f"s{i}" for i in range(n)], "head": 0, "position": 1})
+    return complete("head_patching", rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"corruption": ["image", "sound"]}, "'corruption' .* must hold image or text, not 'sound'"),
+        ({"module": "mpl"}, "'module' .* must hold residual or mlp or self_attention or cross_attention, not 'mpl'"),
+        ({"block": "decoder"}, "'block' .* must hold vision_encoder or .*, not 'decoder'"),
+        ({"direction": "forwards"}, "'direction' .* must hold denoising or noising, not 'forwards'"),
+        ({"layer": [0, -1]}, "'layer' .* must hold numbers of at least 0, not -1"),
+        ({"head": [-3.0, 1.0]}, "'head' .* must hold numbers of at least 0, not -3"),
+        ({"head": [np.inf, 1.0]}, "'head' .* must hold whole numbers, not inf"),
+        ({"logit_diff": [np.inf, 1.0]}, "'logit_diff' .* must hold finite numbers, not inf"),
+        ({"patching_effect": [-np.inf, 1.0]}, "'patching_effect' .* must hold finite numbers, not -inf"),
+        ({"logit_diff": [0.1, np.nan]}, "'logit_diff', row 's1', is empty"),
+        ({"layer": [1.0, np.nan]}, "'layer', row 's1', is empty"),
+        ({"token": [None, "a"]}, "'token', row 's0', is empty"),
+        ({"layer": ["1", "2"]}, "'layer' .* must hold whole numbers, not '1'"),
+        ({"token": [["a"], ["b"]]}, r"'token' .* must hold text, not \['a'\]"),
+        ({"logit_diff": [b"x" * 999, b"y"]}, "'logit_diff' .* must hold numbers, not b'x+…"),
+        ({"sample_id": "s0"}, "holds a row twice .corruption 'image', sample_id 's0', .*head 0, position 1; 1 too many"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_table_that_was_tampered_with_is_a_sentence(change, sentence):
+    assert check_read("head_patching", patched_heads()).shape == patched_heads().shape
+    broken = patched_heads().assign(**change)
+    with pytest.raises(VlmtraceError, match=rf"head_patching table.*{sentence}|{sentence}") as caught:
+        check_read("head_patching", broken, "data/x.parquet")
+    assert "data/x.parquet" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_effect_may_be_missing_where_the_contract_says_so():
+    table = patched_heads().assign(patching_effect=[np.nan, 0.5])
+    assert check_read("head_patching", table) is table
+
+
+def test_both_directions_of_one_head_are_no_row_twice():
+    both = pd.concat([patched_heads().assign(direction=name) for name in ("denoising", "noising")])
+    assert check_read("head_patching", both) is both
+
+
+@pytest.mark.parametrize("name", ["pairs", "evaluated", "selected", "module_patching", "head_patching", "heads"])
+def test_a_table_without_rows_says_what_to_run(name):
+    empty = complete(name, pd.DataFrame({"a": [1]})).iloc[:0]
+    with pytest.raises(VlmtraceError, match=rf"The {name} table \(x\) has no rows: run {TABLES[name].notebook} again"):
+        check_read(name, empty, "x")
+
+
+def test_a_table_that_may_be_empty_is_taken_without_rows():
+    empty = complete("universal_heads", pd.DataFrame({"a": [1]})).iloc[:0]
+    assert check_read("universal_heads", empty) is empty
+
+
+def test_two_columns_of_one_name_are_a_sentence():
+    table = patched_heads()
+    twice = pd.concat([table, table[["layer"]]], axis=1)
+    with pytest.raises(VlmtraceError, match="head_patching table has 2 columns 'layer': keep one of them"):
+        check_read("head_patching", twice)
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_keys_and_values_of_the_contract_fit_together(table):
+    names = {column.name for column in table.columns} | {"task", "direction"}
+    assert set(table.key) <= names, "a key names a column that the contract lacks"
+    for column in table.columns:
+        assert column.kind == "text" or not column.values
+        assert column.kind in ("integer", "number") or column.least is None
+        for value in column.values:
+            assert value in column.meaning or len(column.values) == 2, f"{table.name}.{column.name} does not tell {value}"

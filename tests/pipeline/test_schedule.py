@@ -77,7 +77,8 @@ def ran(monkeypatch):
         run = open_run(given["run"])
         executed = run.executed_notebook(notebook.stem, task)
         executed.parent.mkdir(parents=True, exist_ok=True)
-        executed.write_text("{}")
+        found.executed += 1
+        executed.write_text(json.dumps({"execution": found.executed}))
         spec = declarations.stages()[notebook.stem]
         tasks = [task] if task else given["tasks"].split()
         read = [schedule.file_digest(run.path(table, part)) for table in spec.reads for part in tasks]
@@ -111,7 +112,7 @@ def any_device(monkeypatch):
 
 class Ran:
     def __init__(self):
-        self.log, self.given, self.failing, self.content = [], [], set(), ""
+        self.log, self.given, self.failing, self.content, self.executed = [], [], set(), "", 0
 
 
 def make(ran, *arguments, target="all", tasks=A, fails=False):

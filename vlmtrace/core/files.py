@@ -243,7 +243,7 @@ def read_table_and_digest(path: str | Path) -> tuple[pd.DataFrame, str]:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
             file.seek(0)
-            return plain_table(pq.read_table(file)), digest
+            return plain_table(pq.ParquetFile(file).read()), digest
     except Exception as error:  # what a file of unknown origin makes of its reader is without limit
         raise VlmtraceError(
             f"{path} is not a readable parquet table ({_first_line(error)}): delete it and run its notebook."

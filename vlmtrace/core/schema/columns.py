@@ -164,7 +164,7 @@ class Table:
         if key and (repeated := table.duplicated(key)).any():
             first = table.loc[repeated.to_numpy(), key].iloc[0]
             row = ", ".join(f"{name} {_shown(first[name])}" for name in key)
-            raise VlmtraceError(f"The {called} holds a row twice ({row}; {repeated.sum()} rows too many): drop them.")
+            raise VlmtraceError(f"The {called} holds a row twice ({row}; {repeated.sum()} too many): drop them.")
 
 
 _KIND_WORDS = {"text": "text", "integer": "whole numbers", "number": "numbers", "boolean": "true or false"}
