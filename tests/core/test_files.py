@@ -54,7 +54,7 @@ def test_what_a_disk_refuses_is_a_sentence_and_leaves_the_old_file(tmp_path, mon
 
 def test_an_error_about_another_file_stays_what_it_is(tmp_path):
     with pytest.raises(FileNotFoundError, match="elsewhere"), write_atomically(tmp_path / "a.txt"):
-        open("/elsewhere/is/nothing")
+        Path("/elsewhere/is/nothing").read_bytes()
     with pytest.raises(ZeroDivisionError), write_atomically(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
         _ = 1 / 0

@@ -183,7 +183,10 @@ def patched_heads(n=2):
         ({"layer": ["1", "2"]}, "'layer' .* must hold whole numbers, not '1'"),
         ({"token": [["a"], ["b"]]}, r"'token' .* must hold text, not \['a'\]"),
         ({"logit_diff": [b"x" * 999, b"y"]}, "'logit_diff' .* must hold numbers, not b'x+…"),
-        ({"sample_id": "s0"}, "holds a row twice .corruption 'image', sample_id 's0', .*head 0, position 1; 1 too many"),
+        (
+            {"sample_id": "s0"},
+            "holds a row twice .corruption 'image', sample_id 's0', .* position 1; 1 too many",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -232,4 +235,6 @@ def test_keys_and_values_of_the_contract_fit_together(table):
         assert column.kind == "text" or not column.values
         assert column.kind in ("integer", "number") or column.least is None
         for value in column.values:
-            assert value in column.meaning or len(column.values) == 2, f"{table.name}.{column.name} does not tell {value}"
+            assert value in column.meaning or len(column.values) == 2, (
+                f"{table.name}.{column.name} does not tell {value}"
+            )

@@ -36,9 +36,8 @@ def runs(tmp_path, monkeypatch):
     for name, model in (("default", "tiny-blip"), ("tiny-llava", "tiny-llava")):
         run = open_run(name)
         # BLIP's answer decoder has self-attention, too, at its start token.
-        decoder = effects[(effects["module"] == "self_attention") & (effects["token_role"] == "correct")].drop_duplicates(
-            ["sample_id", "corruption", "layer"]
-        )
+        decoder = effects[(effects["module"] == "self_attention") & (effects["token_role"] == "correct")]
+        decoder = decoder.drop_duplicates(["sample_id", "corruption", "layer"])
         table = pd.concat([effects, decoder.assign(block="text_decoder", token_role="last", position=0)])
         if model == "tiny-llava":
             table = effects[(effects["block"] == "text_encoder") & (effects["module"] != "cross_attention")].copy()
@@ -49,7 +48,14 @@ def runs(tmp_path, monkeypatch):
         write_table(selected_from(pairs), run.path("selected", "rendered_states"))
         write_table(heads, run.path("heads"))
         write_table(functions, run.path("head_functions"))
-        stage = {"reads": {}, "writes": {}, "figures": [], "seconds": 1.0, "finished": "2026-01-01T00:00", "parameters": {}}
+        stage = {
+            "reads": {},
+            "writes": {},
+            "figures": [],
+            "seconds": 1.0,
+            "finished": "2026-01-01T00:00",
+            "parameters": {},
+        }
         write_json(
             {
                 "parameters": {"model": model, "seed": 0},

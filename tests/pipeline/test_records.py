@@ -106,7 +106,8 @@ def test_what_an_editor_puts_before_a_record_does_not_matter(run):
 
 
 def test_a_circle_in_a_record_ends(run):
-    circle = {"a": {**STAGE, "reads": {"y": "1"}, "writes": {"x": "2"}}, "b": {**STAGE, "reads": {"x": "2"}, "writes": {"y": "1"}}}  # fmt: skip
+    one = {**STAGE, "reads": {"y": "1"}, "writes": {"x": "2"}}
+    circle = {"a": one, "b": {**STAGE, "reads": {"x": "2"}, "writes": {"y": "1"}}}
     assert [name for name, _ in upstream("x", circle)] == ["b", "a"]
     own = {"a": {**STAGE, "reads": {"x": "1"}, "writes": {"x": "1"}}}
     assert [name for name, _ in upstream("x", own)] == ["a"]
@@ -128,7 +129,11 @@ def test_a_name_that_leads_out_of_the_run_is_a_sentence(run, use, name):
 
 @pytest.mark.parametrize("task", ["../x", "a/b", ".", "..", "x" * 300, "a\0b"])
 def test_a_task_that_leads_out_of_the_run_is_a_sentence(run, task):
-    for use in (lambda: run.path("pairs", task), lambda: run.stage("01_preprocess", task), lambda: run.table("a", task)):
+    for use in (
+        lambda: run.path("pairs", task),
+        lambda: run.stage("01_preprocess", task),
+        lambda: run.table("a", task),
+    ):
         with pytest.raises(VlmtraceError, match="task cannot be called"):
             use()
 

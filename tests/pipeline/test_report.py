@@ -1,23 +1,18 @@
 """The report agrees with the tables of its run."""
 
 import html
-import itertools
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 from fixtures.contract import complete
+from fixtures.finished_run import finished_run, make_curves, make_subsets
 from matplotlib.figure import Figure
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.methods.circuits.universal import universal_heads
-from vlmtrace.methods.circuits.verdicts import circuit_verdicts
 from vlmtrace.pipeline.report import number, percent, write_report
 from vlmtrace.pipeline.runs import open_run
-
-CELLS = [("t", "image"), ("t", "text")]
 
 
 @pytest.fixture(autouse=True)
@@ -26,82 +21,7 @@ def runs_folder(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def make_heads(important=(True, True, False)):
-    """Three heads in two cells: the first helps, the second works against the answer, the third does nothing."""
-    head = {"block": "text_encoder", "module": "cross_attention", "layer": 1, "head": range(3), "n": 8, "n_units": 6}
-    effect = np.array([0.5, -0.2, 0.0])
-    numbers = {"mean_effect": effect, "ci_low": effect - 0.1, "ci_high": effect + 0.1, "is_important": important}
-    numbers |= {
-        "p_value": 0.01,
-        "q_value": 0.01,
-        "detectable_effect": 0.123,
-        "is_important_notice": [True, False, False],
-    }
-    cells = [pd.DataFrame({"task": t, "corruption": c, **head, **numbers}) for t, c in CELLS]
-    return pd.concat(cells, ignore_index=True)
-
-
-def make_curves(sufficiency=0.9, left=0.1, n=8, k=1):
-    """Eight pairs; k heads restore and leave these shares, as many random heads .2 and .7."""
-    rows = []
-    for (task, corruption), run in itertools.product(CELLS, ("frozen", "computed")):
-        for direction, ranked, random in (("sufficiency", sufficiency, 0.2), ("necessity", left, 0.7)):
-            for pair in range(n):
-                common = {"task": task, "corruption": corruption, "run": run, "direction": direction}
-                common |= {"sample_id": f"p{pair}", "logit_diff_none": -1.0, "logit_diff_all": 3.0}
-                jitter = 0.01 * (pair - (n - 1) / 2)
-                ends = (0, 1) if direction == "sufficiency" else (1, 0)
-                for size, share in ((0, ends[0]), (k, ranked + jitter), (3, ends[1])):
-                    rows.append({**common, "order": "ranked", "draw": 0, "k": size, "logit_diff": 4 * share - 1})
-                for draw, shift in enumerate((-0.1, 0.1)):
-                    share = random + shift + jitter
-                    rows.append({**common, "order": "random", "draw": draw, "k": k, "logit_diff": 4 * share - 1})
-    return pd.DataFrame(rows).drop_duplicates(
-        ["task", "corruption", "run", "direction", "sample_id", "order", "draw", "k"]
-    )
-
-
-def make_subsets(without=0.1):
-    """The circuit of one head, taken away or not: what is left of the model without it."""
-    rows = [(t, c, removed, *lds) for t, c in CELLS
-            for removed, lds in (("", (2.6, 3.0)), ("cross_attention 1.0", (-1.0, 4 * without - 1)))]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["task", "corruption", "removed", "logit_diff_circuit", "logit_diff_model"])
-    return table.assign(sample_id="p0", k=1, logit_diff_none=-1.0, logit_diff_all=3.0)
-
-
 # The page
-
-
-def finished_run(heads=None, curves=None, subsets=None, figures=True, prompt="Is this <b>circle</b> red or blue?"):
-    """A run with the tables that the report reads, few rows each."""
-    run = open_run("r")
-    evaluated = pd.DataFrame(
-        {
-            "sample_id": ["a", "b", "c", "d"],
-            "category": ["color", "color", "shape", "shape"],
-            "correct_first": [True, False, True, False],
-            "clean_prompt": prompt,
-            "corrupt_prompt": "Is this circle green or pink?",
-            "correct_answer": "red",
-            "incorrect_answer": "blue",
-            "is_correct": [True, True, True, False],
-            "image_is_flipped": [True, False, True, True],
-            "text_is_changed": True,
-        }
-    )
-    stage = run.stage("02_evaluate", "t", seed=4)
-    if figures:
-        stage.figure(Figure(figsize=(1, 1)), "accuracy", 'A caption with "quotes" & more.')
-    evaluated = complete("evaluated", evaluated)
-    stage.finish(evaluated=evaluated)
-    selected = evaluated[evaluated["is_correct"]].assign(split_use=["discover", "discover", "verify"])
-    run.stage("03_select_samples", "t", seed=4).finish(selected=selected)
-    heads, curves = make_heads() if heads is None else heads, make_curves() if curves is None else curves
-    subsets = make_subsets() if subsets is None else subsets
-    tables = {"heads": complete("heads", heads), "universal_heads": universal_heads(heads)}
-    tables |= {"faithfulness": curves.assign(patching_effect=0.5), "circuits": circuit_verdicts(heads, curves, subsets)}
-    run.stage("06_circuit_analysis", tasks=["t"], seed=4).finish(**tables)
-    return run
 
 
 def text_of(page):

@@ -288,10 +288,11 @@ def area_rows(curves: pd.DataFrame) -> Rows:
     """
     if curves.empty:
         return []
-    table = faithfulness_summary(curves[curves["order"] == "ranked"]).set_index("direction")
+    table = faithfulness_summary(curves[curves["order"] == "ranked"])
     keys = ["task", "corruption", "run"]
-    falls = table.loc[["necessity"], [*keys, "k_80"]].rename(columns={"k_80": "k_20"})
-    merged = table.loc[["sufficiency"]].merge(falls, on=keys).astype(object)
+    falls = table.loc[table["direction"] == "necessity", [*keys, "k_80"]].rename(columns={"k_80": "k_20"})
+    rises = table[table["direction"] == "sufficiency"].drop(columns="direction")
+    merged = rises.merge(falls, on=keys).astype(object)
     return _records(merged.where(merged.notna(), None))
 
 

@@ -13,7 +13,7 @@ from vlmtrace.pipeline.notebooks import WIDGET
 from vlmtrace.pipeline.runs import Run
 
 #: A link of a notebook to a file beside or above it: its text and its target. Links to the web and to headings stay.
-LOCAL_LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#)([^)\s]+)\)")
+LOCAL_LINK = re.compile(r"(?<!!)\[([^\[\]]*)\]\((?!\w+:|#)([^)\s]+)\)")
 
 
 def notebook_pages(run: Run, folder: Path) -> Iterable[dict[str, str]]:

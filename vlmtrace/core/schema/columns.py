@@ -38,6 +38,7 @@ class Column:
         missing: when a value may be missing; empty: never
         values: those that there are, where they are fixed; empty: any of the kind
         least: of numbers: no value is smaller
+        most: of numbers: no value is larger
     """
 
     name: str
@@ -48,6 +49,7 @@ class Column:
     missing: str = ""
     values: tuple[str, ...] = ()
     least: float | None = None
+    most: float | None = None
 
     def fits(self, values: pd.Series) -> bool:
         """Whether the values are of the column's kind; a column without values is."""
@@ -76,6 +78,8 @@ class Column:
                 return f"must hold finite numbers, not {numbers[~np.isfinite(numbers)][0]}"
             if self.least is not None and (numbers < self.least).any():
                 return f"must hold numbers of at least {self.least:g}, not {numbers.min():g}"
+            if self.most is not None and (numbers > self.most).any():
+                return f"must hold numbers of at most {self.most:g}, not {numbers.max():g}"
         return ""
 
 

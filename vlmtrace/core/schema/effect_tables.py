@@ -176,9 +176,9 @@ HEADS = Table(
         Column("sd_effect", "number", "standard deviation of the effect over units", _EFFECT, missing=_ONE_UNIT),
         Column("detectable_effect", "number", "the smallest mean effect that so many units find in 80 of 100 cases, "
                "if no other head matters", _EFFECT, missing=_ONE_UNIT),
-        Column("p_value", "number", "of a two-sided test that the mean effect is 0", "probability"),
+        Column("p_value", "number", "of a two-sided test that the mean effect is 0", "probability", least=0, most=1),
         Column("q_value", "number", "p_value corrected for the false discovery rate over the heads of this task and "
-               "corruption", "probability"),
+               "corruption", "probability", least=0, most=1),
         Column("is_important", "boolean", "whether q_value is below 0.05 and the mean effect at least 0.02 in size"),
         Column("notice_score", "number", "mean over pairs of the size of the probability that patching the head at the "
                "correct option's token restores", "probability", optional=True),
@@ -201,8 +201,9 @@ UNIVERSAL_HEADS = Table(
         Column("mean_effect", "number", "mean over all tasks and corruptions", _EFFECT),
         Column("sign", "text", "sign of its mean effect in all tasks and corruptions: `+`, `-`, or `+/-`"),
         Column("p_value", "number", "that it has an effect of one sign for all tasks and corruptions "
-               "(intersection-union test)", "probability"),
-        Column("q_value", "number", "p_value corrected for the false discovery rate over all heads", "probability"),
+               "(intersection-union test)", "probability", least=0, most=1),
+        Column("q_value", "number", "p_value corrected for the false discovery rate over all heads", "probability",
+               least=0, most=1),
         Column("is_universal_iut", "boolean", "whether q_value is below 0.05"),
     ),
     "06_circuit_analysis",
