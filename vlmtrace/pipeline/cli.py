@@ -183,9 +183,9 @@ def absolute(name: str, value: str) -> str:
         name: of the parameter: model or root
         value: a path, or what is none
     """
-    if not value or (name == "model" and (paths.MODELS / value / "config.json").is_file()):
-        return value
     try:
+        if not value or (name == "model" and (paths.MODELS / value / "config.json").is_file()):
+            return value
         path = Path(value).expanduser()
         return str(path.resolve()) if path.exists() else value
     except (OSError, ValueError, RuntimeError):  # what no path can be is said where it is checked

@@ -64,7 +64,8 @@ def read_notebook(notebook: Path) -> Any:
         content = nbformat.read(notebook, as_version=4)
         nbformat.validate(content)
     except OSError as error:
-        raise VlmtraceError(f"{notebook} cannot be read ({error.strerror}): correct its path.") from error
+        shown = str(notebook)[:300]
+        raise VlmtraceError(f"The notebook {shown} cannot be read ({error.strerror}): correct its path.") from error
     except VlmtraceError:
         raise
     except Exception as error:  # nbformat fails in many ways on what is none
