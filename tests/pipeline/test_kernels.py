@@ -13,7 +13,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from vlmtrace.core import paths
-from vlmtrace.pipeline.kernels import RUNNING, can_be_warm, end_kernels, warm_kernels
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.pipeline.kernels import RUNNING, OwnKernelManager, can_be_warm, end_kernels, warm_kernels
 from vlmtrace.pipeline.notebooks import execute, kernel_environment, run_notebook
 
 pytestmark = pytest.mark.medium
@@ -40,12 +41,123 @@ def printed(executed):
     return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
 
 
-def test_another_pythons_kernel_of_the_same_name_is_not_used(write, tmp_path, monkeypatch):
-    spec = tmp_path / "jupyter" / "kernels" / "python3"
+WHERE = "import os, sys; print(sys.executable, os.getcwd())"
+
+
+@pytest.mark.parametrize("python", ["/bin/false", "/opt/gone/bin/python", "/usr/bin/python3"])
+@pytest.mark.parametrize("place", ["JUPYTER_PATH", "HOME", "JUPYTER_PREFER_ENV_PATH"])
+def test_another_pythons_kernel_of_the_same_name_is_not_used(write, tmp_path, monkeypatch, place, python):
+    if place != "HOME" and python != "/bin/false":
+        pytest.skip("one of each is enough")
+    folder = tmp_path / ("home/.local/share/jupyter" if place != "JUPYTER_PATH" else "jupyter")
+    spec = folder / "kernels" / "python3"
     spec.mkdir(parents=True)
-    (spec / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"}))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    assert printed(run_notebook(write("import sys; print(sys.executable)"), {})) == f"{sys.executable}\n"
+    (spec / "kernel.json").write_text(json.dumps({"argv": [python], "display_name": "x", "language": "python"}))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    if place == "JUPYTER_PATH":
+        monkeypatch.setenv("JUPYTER_PATH", str(folder))
+    if place == "JUPYTER_PREFER_ENV_PATH":
+        monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    assert printed(run_notebook(write(WHERE), {})) == f"{sys.executable} {tmp_path}\n"
+
+
+@pytest.mark.parametrize("warm", [False, pytest.param(True, marks=needs_forks)], ids=["own", "warm"])
+def test_nothing_of_the_users_ipython_or_home_reaches_a_kernel(write, tmp_path, monkeypatch, warm):
+    startup = tmp_path / "home/.ipython/profile_default/startup"
+    startup.mkdir(parents=True)
+    (startup / "00.py").write_text("import os; os.chdir('/'); sys = 3")
+    (startup / "01.py").write_text("import no_such_module")
+    (tmp_path / "start.py").write_text("raise SystemExit(3)")
+    monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "start.py"))
+    for name in ("HOME", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / ("home" if name == "HOME" else "home/.ipython")))
+    notebook = write(WHERE)
+    before = sorted((tmp_path / "home").rglob("*"))
+    if warm:
+        with kernel_environment(), contextlib.chdir(notebook.parent), warm_kernels() as kernels:
+            executed = execute(notebook, {}, kernels)
+    else:
+        executed = run_notebook(notebook, {})
+    assert printed(executed) == f"{sys.executable} {tmp_path}\n"
+    assert sorted((tmp_path / "home").rglob("*")) == before, "the kernel wrote into the home"
+
+
+def test_a_home_that_cannot_be_written_does_not_matter(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/nothing/can/be/made/here")
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert printed(run_notebook(write(WHERE), {})) == f"{sys.executable} {tmp_path}\n"
+
+
+@pytest.mark.parametrize("warm", [False, pytest.param(True, marks=needs_forks)], ids=["own", "warm"])
+def test_a_kernel_that_is_killed_is_one_sentence_and_the_run_goes_on_later(write, tmp_path, warm):
+    die = "import os, signal\nfrom pathlib import Path\nif not Path('again').exists():\n"
+    notebook = write("print('first')", die + "    os.kill(os.getpid(), signal.SIGKILL)")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(kernel_environment())
+        stack.enter_context(contextlib.chdir(notebook.parent))
+        kernels = stack.enter_context(warm_kernels()) if warm else OwnKernelManager
+        with pytest.raises(
+            VlmtraceError, match=r"^\[10_try\] The kernel ended in the middle: it was killed, or memory"
+        ):
+            execute(notebook, {}, kernels)
+        folder = tmp_path / "runs/r/notebooks"
+        assert printed(folder / "failed/10_try.ipynb") == "first\n", "what had gone through is not shown"
+        assert [path.name for path in folder.iterdir()] == ["failed"]
+        (tmp_path / "again").touch()
+        assert printed(execute(notebook, {}, kernels)) == "first\n"
+    assert not list((folder / "failed").iterdir())
+
+
+def test_a_kernel_that_cannot_start_is_one_sentence(write, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(VlmtraceError, match=r"\[10_try\] The kernel of /bin/false does not start"):
+        run_notebook(write("1"), {})
+
+
+def test_a_disk_that_fills_up_while_a_notebook_runs_is_one_sentence(write, tmp_path, monkeypatch):
+    from papermill import iorw
+
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(iorw.LocalHandler, "write", full)
+    with pytest.raises(VlmtraceError, match=r"10_try\.ipynb cannot be written, because no space is left"):
+        run_notebook(write("1"), {})
+    assert not list((tmp_path / "runs/r/notebooks").iterdir())
+
+
+def test_a_place_with_braces_is_a_place(write, tmp_path):
+    (tmp_path / "{a} {0} %s").mkdir()
+    notebook = (tmp_path / "10_try.ipynb") if write("print(run)") else None
+    moved = notebook.rename(tmp_path / "{a} {0} %s" / "10_{x}.ipynb")
+    assert printed(run_notebook(moved, {})) == "r\n"
+
+
+INTERRUPTED = """
+import sys
+from vlmtrace.pipeline.cli import main
+main(["run", sys.argv[1]])
+"""
+
+
+def test_pressing_ctrl_c_many_times_is_one_sentence(write, tmp_path):
+    notebook = write("import time\nopen('started', 'w')\ntime.sleep(600)")
+    environment = {**os.environ, "PYTHONPATH": str(paths.ROOT), "VLMTRACE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", INTERRUPTED, notebook]
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            soon((tmp_path / "started").exists)
+            for _ in range(5):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.15)
+            said = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert said == "Error: interrupted; what is finished is kept, and the same command continues there.\n"
 
 
 @needs_forks

@@ -88,16 +88,16 @@ def check_sites(table: pd.DataFrame, model: VLM | None, origin: str) -> None:
         origin: where the table comes from, for the sentence
     """
     blocks = getattr(model, "blocks", None)
-    if blocks is None or not {"block", "layer"} <= set(table.columns):
+    if model is None or blocks is None or not {"block", "layer"} <= set(table.columns):
         return
     counted = {"layer": "n_layers", "head": "n_heads"}
     for name, part in table.groupby("block", sort=False):
         if name not in blocks:
-            raise VlmtraceError(f"{origin} is of another model: {model} has no block {name!r}.")
+            raise VlmtraceError(f"{origin} is of another model: {model.name} has no block {name!r}.")
         for column in counted.keys() & set(part.columns):
             there = getattr(blocks[name], counted[column])
             if part[column].max() >= there:
                 raise VlmtraceError(
-                    f"{origin} is of another model: {name} of {model} has {there} {column}s, counted from 0, and the "
+                    f"{origin} is of another model: {name} of {model.name} has {there} {column}s, counted from 0, and the "
                     f"table names {column} {part[column].max():g}."
                 )
