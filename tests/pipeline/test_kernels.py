@@ -72,14 +72,15 @@ def test_nothing_of_the_users_ipython_or_home_reaches_a_kernel(write, tmp_path, 
     for name in ("HOME", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / ("home" if name == "HOME" else "home/.ipython")))
     notebook = write(WHERE)
-    before = sorted((tmp_path / "home").rglob("*"))
+    before = sorted((tmp_path / "home/.ipython").rglob("*"))
     if warm:
         with kernel_environment(), contextlib.chdir(notebook.parent), warm_kernels() as kernels:
             executed = execute(notebook, {}, kernels)
     else:
         executed = run_notebook(notebook, {})
     assert printed(executed) == f"{sys.executable} {tmp_path}\n"
-    assert sorted((tmp_path / "home").rglob("*")) == before, "the kernel wrote into the home"
+    assert sorted((tmp_path / "home/.ipython").rglob("*")) == before, "the kernel wrote into the user's folder"
+    assert not (tmp_path / "home/.local").exists(), "a connection file lies in the home"
 
 
 def test_a_home_that_cannot_be_written_does_not_matter(write, tmp_path, monkeypatch):
@@ -141,7 +142,8 @@ main(["run", sys.argv[1]])
 """
 
 
-def test_pressing_ctrl_c_many_times_is_one_sentence(write, tmp_path):
+@pytest.mark.parametrize("times", [1, 5])
+def test_pressing_ctrl_c_is_one_sentence_however_often(write, tmp_path, times):
     notebook = write("import time\nopen('started', 'w')\ntime.sleep(600)")
     environment = {**os.environ, "PYTHONPATH": str(paths.ROOT), "VLMTRACE_HOME": str(tmp_path)}
     command = [sys.executable, "-c", INTERRUPTED, notebook]
@@ -150,7 +152,7 @@ def test_pressing_ctrl_c_many_times_is_one_sentence(write, tmp_path):
     ) as process:
         try:
             soon((tmp_path / "started").exists)
-            for _ in range(5):
+            for _ in range(times):
                 process.send_signal(signal.SIGINT)
                 time.sleep(0.15)
             said = process.communicate(timeout=60)[1]

@@ -4,6 +4,7 @@ Notebooks are declared as the real ones are, but executing one only writes the t
 """
 
 import json
+import os
 import re
 import signal
 import threading
@@ -16,6 +17,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.files import write_json
 from vlmtrace.pipeline import cli, dependencies, kernels, report, schedule
 from vlmtrace.pipeline import stages as declarations
 from vlmtrace.pipeline.runs import open_run
@@ -235,6 +237,78 @@ def test_changed_code_makes_again_what_its_numbers_decide_about(ran, monkeypatch
         },
     )
     assert make(ran)[0] == expected
+
+
+def test_a_table_that_was_edited_is_made_again_and_that_is_said(ran):
+    make(ran)
+    pd.DataFrame({"something": ["else"]}).to_parquet(open_run("default").path("selected", A))
+    log, said = make(ran)
+    assert log == [f"03 {A}", "report"]
+    line = f"{A}/selected was changed after {A}/03_select_samples wrote it, by hand or by another program: "
+    assert said.splitlines()[0] == f"{line}it is made again."
+
+
+def test_a_stage_that_was_run_by_hand_with_other_parameters_is_made_again_and_that_is_said(ran):
+    make(ran)
+    run = open_run("default")
+    stage = run.stage("03_select_samples", A, per_category=2)
+    stage.finish(mine=pd.DataFrame({"other": [1]}))
+    log, said = make(ran)
+    assert log == [f"03 {A}", "report"]
+    assert said.splitlines()[0].startswith(f"{A}/03_select_samples was run without make, or was interrupted: it is")
+    assert make(ran)[0] == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"stages": []}', "null", '{"parameters": {}, "stages": {"a": 1}}'])
+def test_a_damaged_record_is_one_sentence_and_stays(ran, content):
+    make(ran)
+    record = open_run("default").folder / "run.json"
+    before = record.read_text()
+    record.write_text(content)
+    log, said = make(ran, fails=True)
+    assert log == [] and said.startswith("Error: ") and len(said.splitlines()) == 1 and "run.json is not" in said
+    assert record.read_text() == content
+    record.write_text(before)
+    assert make(ran)[0] == []
+
+
+@pytest.mark.parametrize(
+    "made_from", [{}, {"a": 3}, {f"{A}/03_select_samples": "half"}, {f"{A}/03_select_samples": None}]
+)
+def test_half_of_what_make_remembers_makes_the_rest_again(ran, made_from):
+    make(ran)
+    run = open_run("default")
+    record = run.record()
+    write_json(
+        {**record, "made_from": {**record["made_from"], f"{A}/03_select_samples": 1, **made_from}},
+        run.folder / "run.json",
+    )
+    assert make(ran)[0] == [f"03 {A}", "report"], "03 comes out the same, so that nothing after it runs"
+    write_json({**run.record(), "made_from": {}}, run.folder / "run.json")
+    assert make(ran)[0] == [*ONE_TASK, "06", "report"]
+    assert make(ran)[0] == []
+
+
+@pytest.mark.parametrize("when", [0, 2**33])
+def test_dates_do_not_matter(ran, home, when):
+    make(ran)
+    for path in [*home.rglob("*")]:
+        os.utime(path, (when, when))
+    assert make(ran)[0] == [], "a date decided"
+
+
+def test_deleted_tables_in_between_are_made_again(ran):
+    make(ran)
+    for table in ("pairs", "evaluated", "head_patching"):
+        open_run("default").path(table, A).unlink()
+    assert make(ran)[0] == [f"01 {A}", f"02 {A}", f"05 {A}", "report"]
+
+
+def test_a_disk_that_refuses_is_one_sentence_before_anything_runs(ran, home):
+    (home / "runs").write_text("a file in place of the folder")
+    log, said = make(ran, fails=True)
+    assert log == [] and "cannot be written, because a file lies where a folder must be" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_explorers_of_both_bundled_models(ran):

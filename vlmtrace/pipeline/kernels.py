@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from multiprocessing import connection, context, get_context, parent_process
 from pathlib import Path
@@ -159,6 +160,27 @@ def warm_kernels() -> Iterator[type[OwnKernelManager]]:
         yield WarmKernelManager if can_be_warm() else OwnKernelManager
     finally:
         end_kernels()
+
+
+@contextlib.contextmanager
+def kernel_threads(size: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that drive kernels; an interruption ends the kernels, so that the threads end, too.
+
+    Driven from the main thread, a kernel would take Ctrl-C for itself.
+
+    Args:
+        size: how many kernels at a time
+    """
+    pool = ThreadPoolExecutor(size)
+    try:
+        yield pool
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            ignore_interruptions()
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_kernels()
+        raise
+    pool.shutdown()
 
 
 def ignore_interruptions() -> None:

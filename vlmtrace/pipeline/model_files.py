@@ -98,6 +98,6 @@ def check_sites(table: pd.DataFrame, model: VLM | None, origin: str) -> None:
             there = getattr(blocks[name], counted[column])
             if part[column].max() >= there:
                 raise VlmtraceError(
-                    f"{origin} is of another model: {name} of {model.name} has {there} {column}s, counted from 0, and the "
-                    f"table names {column} {part[column].max():g}."
+                    f"{origin} is of another model: {name} of {model.name} has {there} {column}s, counted from 0, and "
+                    f"the table names {column} {part[column].max():g}."
                 )

@@ -44,11 +44,11 @@ def run_notebook(notebook: Path, given: Mapping[str, str]) -> Path:
         VlmtraceError: a mistake in the parameters, or one that a cell of the notebook found
         click.ClickException: any other error in a cell
     """
-    from vlmtrace.pipeline.kernels import OwnKernelManager
+    from vlmtrace.pipeline.kernels import OwnKernelManager, kernel_threads
 
     read_parameters(notebook, given)  # a mistake is said before anything starts
-    with kernel_environment(), contextlib.chdir(notebook.parent):
-        return execute(notebook, given, OwnKernelManager)
+    with kernel_environment(), contextlib.chdir(notebook.parent), kernel_threads(1) as pool:
+        return pool.submit(execute, notebook, given, OwnKernelManager).result()
 
 
 def execute(notebook: Path, given: Mapping[str, str], kernels: type) -> Path:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -21,7 +21,7 @@ import click
 from vlmtrace.core.files import locked
 from vlmtrace.pipeline.checkpoints import digest_of, file_digest
 from vlmtrace.pipeline.dependencies import PACKAGE, code_digest, modules_behind, modules_used_by
-from vlmtrace.pipeline.kernels import OwnKernelManager, warm_kernels
+from vlmtrace.pipeline.kernels import OwnKernelManager, kernel_threads, warm_kernels
 from vlmtrace.pipeline.model_files import model_digest
 from vlmtrace.pipeline.notebook_files import declared_parameters
 from vlmtrace.pipeline.notebooks import execute, kernel_environment
@@ -213,7 +213,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> list[Job]:
         kernels = stack.enter_context(warm_kernels())
         # Notebooks expect to run in their own folder; papermill would change it for the whole process each time.
         stack.enter_context(contextlib.chdir(jobs[0].spec.notebook.parent))
-        pool = stack.enter_context(_pool(at_once))
+        pool = stack.enter_context(kernel_threads(at_once))
         graph = TopologicalSorter({job.key: job.after & by_key.keys() for job in jobs})
         graph.prepare()
         ready: list[Job] = []
@@ -251,23 +251,6 @@ def alone_on(run: Run) -> contextlib.AbstractContextManager[None]:
         run.folder / ".make.lock",
         busy=f"Another process is making run {run.name!r}: wait until it has finished, or choose another RUN.",
     )
-
-
-@contextlib.contextmanager
-def _pool(size: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that drive kernels; an interruption ends the kernels, so that the threads end, too."""
-    from vlmtrace.pipeline.kernels import end_kernels, ignore_interruptions
-
-    pool = ThreadPoolExecutor(size)
-    try:
-        yield pool
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            ignore_interruptions()
-        pool.shutdown(wait=False, cancel_futures=True)
-        end_kernels()
-        raise
-    pool.shutdown()
 
 
 def make_report(run: Run, beside: str) -> bool:
