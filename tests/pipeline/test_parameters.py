@@ -371,3 +371,27 @@ def test_the_app_refuses_before_it_serves(monkeypatch, option, value, sentence):
     monkeypatch.setattr(server, "prepared", started)
     done = CliRunner().invoke(server.main, [f"--{option}", value])
     assert done.exit_code == 1 and sentence in done.output and len(done.output.splitlines()) == 1, done.output
+
+
+def test_the_kernels_of_the_app_are_of_this_very_python(tmp_path, monkeypatch):
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    other = tmp_path / "other/kernels/python3"
+    other.mkdir(parents=True)
+    (other / "kernel.json").write_text('{"argv": ["/opt/gone/python"], "display_name": "x", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "other"))
+    folder = server.prepared(tmp_path / "app", run="r").parent
+    for name, value in server.environment(folder).items():
+        monkeypatch.setenv(name, value)
+    assert KernelSpecManager().get_kernel_spec("python3").argv[0] == sys.executable
+    assert server.environment(folder)["IPYTHONDIR"] == str(folder / "ipython")
+
+
+def test_what_the_system_refuses_anywhere_is_one_sentence(monkeypatch):
+    def refuse(*_arguments):
+        raise PermissionError(13, "Permission denied", "/some/place")
+
+    monkeypatch.setattr("vlmtrace.pipeline.cli.check_model", refuse)
+    assert (
+        refused("check") == "The system refuses: /some/place: Permission denied. Look at the permissions and the disk."
+    )

@@ -18,7 +18,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.files import write_atomically
+from vlmtrace.core.files import write_atomically, write_json
 from vlmtrace.pipeline.checks import (
     MOST_SEED,
     check_device,
@@ -63,12 +63,23 @@ def command(notebook: Path, host: str, port: int, token: str, theme: str) -> lis
     ]  # fmt: skip
 
 
-def environment() -> dict[str, str]:
-    """The environment of the server and its kernels: they find the page's template and this package."""
+def environment(folder: Path | None = None) -> dict[str, str]:
+    """The environment of the server and its kernels: they find the page's template and this package.
+
+    Args:
+        folder: from `prepared`; its kernel of this very Python goes before those that others have installed, and
+            nothing of the user's IPython is read. None: kernels are those of the machine
+    """
     before = {name: [part for part in os.environ.get(name, "").split(os.pathsep) if part] for name in PATHS}
-    found = {name: os.pathsep.join([str(path), *before[name]]) for name, path in PATHS.items()}
+    own = {name: [str(path)] for name, path in PATHS.items()}
+    if folder is not None:
+        own["JUPYTER_PATH"].insert(0, str(folder.resolve() / "jupyter"))
+    found = {name: os.pathsep.join([*own[name], *before[name]]) for name in PATHS}
     # A bar of the kernel would be gone before the page could show it.
-    return {**os.environ, **found, "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    found |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if folder is not None:
+        found["IPYTHONDIR"] = str(folder.resolve() / "ipython")
+    return {name: value for name, value in os.environ.items() if name != "PYTHONSTARTUP"} | found
 
 
 def free_port(host: str, first: int) -> int:
@@ -86,9 +97,9 @@ def free_port(host: str, first: int) -> int:
             try:
                 probe.bind((host, port))
                 return port
-            except socket.gaierror as error:
+            except (socket.gaierror, UnicodeError) as error:
                 raise VlmtraceError(
-                    f"{host!r} is no address of this machine ({error}): give HOST=0.0.0.0 for all."
+                    f"{host[:80]!r} is no address of this machine ({error}): give HOST=0.0.0.0 for all."
                 ) from error
             except OSError as error:
                 refused = error
@@ -96,7 +107,7 @@ def free_port(host: str, first: int) -> int:
 
 
 def prepared(folder: Path, **parameters: object) -> Path:
-    """Write the explorer's notebook with other parameters.
+    """Write the explorer's notebook with other parameters, and a kernel of this very Python beside it.
 
     Args:
         folder: where to write it; it is made where it is missing
@@ -108,6 +119,9 @@ def prepared(folder: Path, **parameters: object) -> Path:
     path = folder / NOTEBOOK.name
     with write_atomically(path) as temporary:
         nbformat.write(notebook, temporary)
+    launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel = {"argv": launch, "display_name": "Python 3", "language": "python"}
+    write_json(kernel, folder / "jupyter" / "kernels" / "python3" / "kernel.json")
     return path
 
 
@@ -153,7 +167,7 @@ def main(model: str, tasks: str, run_name: str, seed: str, device: str, host: st
         )
     # The server takes this process's place, so that whoever ends it ends the server.
     given = command(notebook, host, port_found, token, theme)
-    os.execve(given[0], given, environment())
+    os.execve(given[0], given, environment(notebook.parent))
 
 
 if __name__ == "__main__":

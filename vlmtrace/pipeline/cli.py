@@ -12,6 +12,7 @@ of their own.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -56,7 +57,7 @@ class Interrupted(click.ClickException):
 
 
 class Commands(click.Group):
-    """Prints a VlmtraceError as its sentence, without a traceback."""
+    """Prints a VlmtraceError, and what the system refuses, as a sentence without a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run a command."""
@@ -65,6 +66,13 @@ class Commands(click.Group):
             return super().invoke(context)
         except VlmtraceError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever reads the output has enough: click ends in silence
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(
+                f"The system refuses: {place}{error.strerror or error}. Look at the permissions and the disk."
+            ) from error
         except KeyboardInterrupt as error:
             from vlmtrace.pipeline.kernels import ignore_interruptions
 
