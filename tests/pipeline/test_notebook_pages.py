@@ -67,6 +67,22 @@ def test_a_page_is_rendered_again_when_a_notebook_it_links_to_appears(run):
     assert other.stat().st_mtime_ns == before, "a page was rendered again without need"
 
 
+@pytest.mark.parametrize("when", [0, 2**33])
+def test_a_page_follows_its_notebook_whatever_their_dates(run, when):
+    notebook = execute(run, "01_first", "one")
+    links_of(run, "01_first")
+    page = run.folder / "report" / "notebooks" / "01_first.html"
+    execute(run, "01_first", "two")
+    os.utime(notebook, (when, when))
+    os.utime(page, (2**32, 2**32))
+    links_of(run, "01_first")
+    assert "two" in page.read_text()
+    before = page.stat().st_mtime_ns
+    os.utime(notebook)
+    links_of(run, "01_first")
+    assert page.stat().st_mtime_ns == before, "a page was rendered again because of a date"
+
+
 def test_controls_are_left_out_and_figures_stay(run):
     control = new_output("display_data", {WIDGET: {"model_id": "1"}, "text/plain": "a dropdown"})
     execute(run, "01_first", "text", [control, new_output("display_data", {"text/plain": "a figure"})])

@@ -1,8 +1,9 @@
 """What every other room may use, and what knows nothing of models.
 
 errors     the one exception that means: the input is at fault
-files      files that appear whole or not at all
+files      files that appear whole or not at all, and what a disk refuses
 images     images from files
+parquet    tables of any writer as plain ones
 paths      the layout of the data folder
 progress   progress bars
 schema     the table contract

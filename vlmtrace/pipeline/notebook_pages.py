@@ -35,7 +35,7 @@ def notebook_pages(run: Run, folder: Path) -> Iterable[dict[str, str]]:
         page = folder / "notebooks" / f"{stem}.html"
         linked = linked_notebooks(notebook.read_text(encoding="utf-8", errors="replace"), task, executed)
         links = {link: f"{path.stem}.html" for link, path in linked.items()}
-        made_from = f"<!-- made from {file_digest(notebook)} {digest_of(links)} -->\n"
+        made_from = f"<!-- made from {file_digest(notebook)} {digest_of(links, file_digest(Path(__file__)))} -->\n"
         if not page.is_file() or not _ends_with(page, made_from):
             with write_atomically(page) as temporary:
                 temporary.write_text(notebook_as_html(notebook, links) + made_from, encoding="utf-8")
