@@ -56,7 +56,8 @@ _PAIR = (
     Column("split", "any", "of the rendered world: train, validation or test", optional=True),
     Column("seen_combination", "any", "of the rendered world: true if both scenes show only combinations that occur in "
            "training", optional=True),
-    Column("answer_prefix", "text", "the given beginning of the answer, behind which the model goes on", optional=True),
+    Column("answer_prefix", "text", "the given beginning of the answer, behind which the model goes on", optional=True,
+           missing="none is given"),
 )  # fmt: skip
 
 _EVALUATED = (
