@@ -22,6 +22,7 @@ from vlmtrace.pipeline.parameters import read_parameters, read_value
 PARAMETERS = """
 model = "tiny-blip"
 task = "rendered_svo"
+tasks = ["rendered_svo"]
 questions = "rendered_open"
 root = ""
 question = ""
@@ -103,6 +104,10 @@ def refused(*arguments, environment=None):
         ("level=high", "level=high is not a number"),
         ("noise=1e999", "noise=1e999 is not a finite number"),
         ("noise=nan", "not of the kind"),
+        ("seed=0x10", "seed=0x10 is not of the kind"),
+        ("tasks= , ,", "TASKS is empty"),
+        ("tasks=csv rendered_swo", "Unknown task 'rendered_swo'"),
+        ("tasks=csv,csv", "names a task twice"),
         ("flag=1", "flag=1 is not of the kind of its default, True"),
         ("__class__=1", "Unknown parameter of n.ipynb '__class__'"),
         ("sampels=1", "Unknown parameter of n.ipynb 'sampels'"),

@@ -73,6 +73,8 @@ def read_value(name: str, text: str, default: Any) -> Any:
         value = float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise VlmtraceError(f"{shown} is not a finite number: correct it.")
+    if type(value) is int and not re.fullmatch(r"[+-]?[0-9]+(_[0-9]+)*", text.strip()):
+        value = text  # such as 0x10, which no other place takes for a number
     if default is not None and type(value) is not type(default):
         raise VlmtraceError(f"{shown} is not of the kind of its default, {default!r}: correct it.")
     if value is not None and not isinstance(value, (str, int, float, bool, list)):
@@ -94,7 +96,7 @@ def read_parameters(notebook: Path, given: Mapping[str, str]) -> dict[str, Any]:
 
     declared = declared_parameters(notebook)
     for name in given:
-        one_of(name, declared, f"parameter of {notebook.name}")
+        one_of(name[:80], declared, f"parameter of {notebook.name}")
     found = {name: read_value(name, text, declared[name]) for name, text in given.items() if text != ""}
     values = {**declared, **found}
     if not isinstance(values.get("run"), str):
@@ -121,7 +123,7 @@ def check_value(name: str, value: Any, run_folder: Path) -> None:
         check_range(name, value, *WHOLE[name])
     if name == "level" and value is not None and (type(value) not in (int, float) or value < 0):
         raise VlmtraceError(f"level={str(value)[:40]} is not a number of at least 0: correct it.")
-    if name in _CHECKS and isinstance(value, (str, list)) and value:
+    if name in _CHECKS and (isinstance(value, list) or (isinstance(value, str) and value)):
         _CHECKS[name](value, run_folder)
 
 
@@ -132,6 +134,8 @@ def _check_task(task: str, run_folder: Path) -> None:
 
 
 def _check_each(tasks: list[str], run_folder: Path) -> None:
+    if not tasks:
+        check_tasks(tasks)
     for task in tasks:
         _check_task(task, run_folder)
     if len(set(tasks)) < len(tasks):
