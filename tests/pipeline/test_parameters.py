@@ -342,9 +342,22 @@ def test_the_cpu_is_known_without_a_library():
     assert done.stdout == "False\n", done.stderr
 
 
-def test_a_device_that_this_machine_lacks_is_refused(monkeypatch):
-    with pytest.raises(VlmtraceError, match="The device 'cuda:99' cannot be used here"):
-        checks.check_device("cuda:99")
+@pytest.mark.parametrize("name", ["cuda:99", "mps:3", "nosuch"])
+def test_a_device_that_this_machine_lacks_is_refused(name):
+    with pytest.raises(VlmtraceError, match=f"The device '{name}' cannot be used here"):
+        checks.check_device(name)
+
+
+def test_a_gpu_that_is_there_is_taken_without_touching_it(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "empty", started)
+    for name in ("cuda", "cuda:1"):
+        checks.check_device(name)
+    with pytest.raises(VlmtraceError, match="The device 'cuda:2' cannot be used here"):
+        checks.check_device("cuda:2")
 
 
 def test_a_home_that_is_none_is_one_sentence(tmp_path, monkeypatch):

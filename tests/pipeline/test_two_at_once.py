@@ -184,7 +184,7 @@ def test_a_record_of_what_make_made_is_not_that_of_who_came_after(home):
     [
         ({"layer": [0, 2]}, "text_encoder of .* has 2 layers, counted from 0, and the table names layer 2"),
         ({"head": [0, 4]}, "text_encoder of .* has 4 heads, counted from 0, and the table names head 4"),
-        ({"block": "language_model"}, "has no block 'language_model'"),
+        ({"block": "language_model"}, "tiny has no block 'language_model'"),
     ],
 )
 def test_effects_of_another_model_are_refused(home, change, sentence):

@@ -124,9 +124,19 @@ def check_device(name: str) -> None:
         return
     if not re.fullmatch(r"[a-z]{2,20}(:[0-9]{1,3})?", name) or name == "meta":
         raise VlmtraceError(f"DEVICE={name[:40]!r} is not a device: choose cpu, or cuda / mps where present.")
-    from vlmtrace.models.loading import find_device  # it imports torch, which takes seconds
+    import torch  # here, as it takes seconds
 
-    find_device(name)
+    kind, _, number = name.partition(":")
+    if kind == "cuda":  # asked without touching it, as this process would hold memory of the GPU for nothing
+        there = torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count()
+    elif kind == "mps":
+        there = torch.backends.mps.is_available() and int(number or 0) == 0
+    else:
+        from vlmtrace.models.loading import find_device
+
+        there = bool(find_device(name))
+    if not there:
+        raise VlmtraceError(f"The device {name!r} cannot be used here: choose cpu, or cuda / mps where present.")
 
 
 def check_number(name: str, text: str, least: int, most: int = 10**18) -> int:
