@@ -13,8 +13,10 @@ from vlmtrace.core.errors import VlmtraceError
 #: Entries under which a checkpoint says how its weights were quantized.
 QUANTIZATION = ("quantization_config", "compression_config")
 
-#: Numbers of layers: each has a tensor at least, so that there are no more layers than tensors.
+#: Numbers of layers. Each layer has a tensor at least, and no model comes near the largest number.
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth", "encoder_layers", "decoder_layers")
+
+MOST_LAYERS = 10_000
 
 #: Whole numbers of at least 1, where they are given.
 POSITIVE = (
@@ -30,13 +32,12 @@ LARGEST_EPSILON = 0.01
 RESTORE = "restore config.json as it was saved, or download it again"
 
 
-def check_config(folder: Path, name: str, n_tensors: int) -> dict[str, Any]:
+def check_config(folder: Path, name: str) -> dict[str, Any]:
     """Refuse a configuration that no model can be made of, or that would take memory or time without end.
 
     Args:
         folder: of the model
         name: of the model, for the sentence
-        n_tensors: how many its weights have
 
     Returns:
         what config.json holds
@@ -63,7 +64,7 @@ def check_config(folder: Path, name: str, n_tensors: int) -> dict[str, Any]:
                 "activations are not those of the model that was trained: use the checkpoint in float32, bfloat16 or "
                 "float16."
             )
-        expected = _expected(key, value, n_tensors)
+        expected = _expected(key, value)
         if expected:
             raise VlmtraceError(
                 f"config.json of {name} has {'.'.join(path)} = {json.dumps(value)}, where {expected} is expected: "
@@ -72,19 +73,40 @@ def check_config(folder: Path, name: str, n_tensors: int) -> dict[str, Any]:
     return config
 
 
-def _expected(key: str, value: Any, n_tensors: int) -> str:
+def check_layers(config: dict[str, Any], name: str, n_tensors: int) -> None:
+    """Refuse more layers than there are tensors, before they are built one by one.
+
+    Args:
+        config: what config.json holds
+        name: of the model, for the sentence
+        n_tensors: how many its weights have
+
+    Raises:
+        VlmtraceError: there are too many
+    """
+    for path, value in _entries(config):
+        if path[-1] in LAYERS and isinstance(value, int | float) and value > n_tensors:
+            raise VlmtraceError(
+                f"config.json of {name} has {'.'.join(path)} = {value}, but the weights hold {n_tensors} tensors, too "
+                f"few for as many layers: {RESTORE}."
+            )
+
+
+def _expected(key: str, value: Any) -> str:
     """What is expected for an entry whose value is impossible; "" if it may be."""
     numbers = value if isinstance(value, list) else [value]
     if not all(isinstance(number, int | float) for number in numbers):
         return ""  # words and nothing: transformers knows what may be
     if key in POSITIVE and not all(type(number) is int and number >= 1 for number in numbers):
         return "a whole number of at least 1"
-    if key in LAYERS and any(number > n_tensors for number in numbers):
-        return f"at most {n_tensors}, the number of tensors in the weights,"
+    if key in LAYERS and any(number > MOST_LAYERS for number in numbers):
+        return f"at most {MOST_LAYERS}"
     if key.endswith(("_eps", "epsilon")) and not all(0 < number <= LARGEST_EPSILON for number in numbers):
         return f"a number above 0 and up to {LARGEST_EPSILON}"
-    if key == "rope_theta" and not all(math.isfinite(number) and number > 0 for number in numbers):
+    if key == "rope_theta" and (isinstance(value, bool) or not all(math.isfinite(x) and x > 0 for x in numbers)):
         return "a number above 0"
+    if key == "mrope_section" and not (isinstance(value, list) and len(value) == 3):
+        return "a list of three numbers"
     return ""
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import MODELS
-from vlmtrace.models.config_checks import RESTORE, check_config
+from vlmtrace.models.config_checks import RESTORE, check_config, check_layers
 from vlmtrace.models.failures import explained
 from vlmtrace.models.families import families, family_of
 from vlmtrace.models.hub import check_files, locate, read_json
@@ -91,18 +91,19 @@ def load_model(
 
 def _build(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> VLM:
     """The model of a folder; what is cheap is checked before what takes memory or time."""
-    stored = stored_tensors(folder, name)
-    check_config(folder, name, len(stored))
+    written = check_config(folder, name)
     families()  # packages that bring a family register its configuration with transformers when they are imported
     with explained(f"The configuration of {name} cannot be used", RESTORE):
         config = AutoConfig.from_pretrained(folder)
         family = family_of(config, name)
+    stored = stored_tensors(folder, name)
+    check_layers(written, name, len(stored))
     processor = load_processor(folder, family.processor_context, name)
     complete_processor(processor, config, read_json(folder / "processor_config.json"))
     check_image_processor(processor, name)
     check_size(family, config, stored, name)
     hf = load_weights(folder, family, dtype, name)
-    check_tokenizer(processor, hf, name)
+    check_tokenizer(processor, hf, written, name)
     with explained(f"{name} is not a {family.architecture} as vlmtrace knows it"):
         model = family.interface_class()(name, hf.to(device), processor, family)
     check_stop_ids(model)
