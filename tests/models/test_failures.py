@@ -17,7 +17,6 @@ class PanicException(BaseException):
         OSError("no such file"),
         KeyError("hidden_size"),
         AttributeError("'list' object has no attribute 'get'"),
-        ImportError("needs bitsandbytes"),
         RecursionError("too deep"),
         OverflowError("too large"),
         UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
@@ -58,6 +57,14 @@ def test_too_little_memory_is_said(error):
         explained("m"),
     ):
         raise error
+
+
+def test_a_package_that_is_missing_is_to_be_installed():
+    with (
+        pytest.raises(vt.VlmtraceError, match=r"needs flash_attn\): install the package"),
+        explained("m"),
+    ):
+        raise ImportError("needs flash_attn")
 
 
 def test_reasons_are_one_line():

@@ -56,6 +56,8 @@ def explained(failure: str, remedy: str = ONE_CHECKPOINT) -> Iterator[None]:
             raise
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or OUT_OF_MEMORY.search(str(error)):
             remedy = "there is too little memory; use a smaller model, a device with more, or dtype bfloat16 on a GPU"
+        elif isinstance(error, ImportError):
+            remedy = "install the package that it names, or use a checkpoint that does not ask for it"
         raise VlmtraceError(f"{failure} ({reason(error)}): {remedy}.") from error
 
 

@@ -57,16 +57,18 @@ def load_model(
         device: a torch device, e.g. "cpu", "cuda", "cuda:1", "mps"
         dtype: "float32", or on accelerators "bfloat16" or "float16"; metrics are computed in float32 in any case
         revision: branch, tag or commit of a model on the hub; the commit that was loaded is `VLM.revision`
-        check: compare the fast sweep with hooked forward passes, see `self_check`. False saves its time, and is right
-            only for files that have just passed it without a warning, on the same device and with the same versions of
-            the libraries, as when several processes load one model
+        check: look for NaN in the weights, try the chat template, and compare the fast sweep with hooked forward
+            passes, see `self_check`. False saves their time, and is right only for files that have just passed it
+            without a warning, on the same device and with the same versions of the libraries, as when several
+            processes load one model
 
     Returns:
         the model, ready for every function that takes one
 
     Raises:
-        VlmtraceError: there is no such model, its family is not supported, its layers do not do what the family's are
-            known to do, or the device does not exist
+        VlmtraceError: there is no such model, a file of it is broken, weights, configuration and processor do not
+            belong together, its family is not supported, its layers do not do what the family's are known to do, or
+            the device does not exist; another library's exception is the sentence's `__cause__`
 
     Example:
         >>> import vlmtrace as vt
@@ -104,8 +106,10 @@ def _build(name: str, folder: Path, device: torch.device, dtype: torch.dtype) ->
     check_size(family, config, stored, name)
     hf = load_weights(folder, family, dtype, name)
     check_tokenizer(processor, hf, written, name)
+    with explained(f"{name} cannot be put on {device}"):
+        hf.to(device)
     with explained(f"{name} is not a {family.architecture} as vlmtrace knows it"):
-        model = family.interface_class()(name, hf.to(device), processor, family)
+        model = family.interface_class()(name, hf, processor, family)
     check_stop_ids(model)
     return model
 
@@ -135,7 +139,7 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise VlmtraceError(
             f"The device {name!r} cannot be used here: choose cpu, or cuda / mps where present."
         ) from error
