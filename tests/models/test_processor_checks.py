@@ -155,6 +155,12 @@ def test_a_template_may_put_the_text_before_the_image(copy):
     assert model.prompt_text("is it?") == "is it?<image> ASSISTANT:"
 
 
+def test_a_start_token_that_is_told_twice_is_refused(copy):
+    folder = copy("idefics3")
+    (folder / "tokenizer_config.json").unlink()
+    assert "start with <s> twice" in refusal(folder)
+
+
 def test_a_template_that_writes_the_date_is_told(copy):
     folder = with_template(copy("llava"), "{{ strftime_now('%Y') }} " + LOOP + TEXT + END)
     with pytest.warns(UserWarning, match="writes the date into every prompt"):

@@ -182,6 +182,13 @@ def check_prompts(model: VLM) -> None:
                 f"The chat template of {model.name} makes {text!r} of the prompt {PROBE!r}, which does not hold it "
                 f"once and as it is: {remedy}."
             )
+        first = model.tokenizer(text, **model.tokenizer_options(text)).input_ids[:2]
+        if len(first) == 2 and first[0] == first[1] and first[0] in model.tokenizer.added_tokens_decoder:
+            start = model.tokenizer.convert_ids_to_tokens(first[0])
+            raise VlmtraceError(
+                f"Prompts of {model.name} start with {start} twice, by chat template and tokenizer: give the "
+                "tokenizer its bos_token, as in the checkpoint's tokenizer_config.json."
+            )
     if "strftime_now" in str(getattr(model.processor, "chat_template", "")):
         warnings.warn(
             f"The chat template of {model.name} writes the date into every prompt: results of other days differ.",
