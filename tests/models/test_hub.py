@@ -136,22 +136,26 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(b"{}", status, **({"X-Error-Code": code} if code else {}))
         found = re.fullmatch(rf"/api/models/{REPO}/revision/([\w.-]+)", self.path)
         if found and found[1] in ("main", "v1", COMMIT):
-            files = [{"rfilename": path.name} for path in sorted(self.server.folder.iterdir())]
+            files = [{"rfilename": name} for name in sorted(self.held())]
             return self.answer(json.dumps({"id": REPO, "sha": COMMIT, "siblings": files}).encode())
         if found:
             return self.answer(b"{}", 404, **{"X-Error-Code": "RevisionNotFound"})
         if self.path.startswith(f"/api/models/{REPO}/tree/{COMMIT}"):
             entries = [
-                {"type": "file", "path": path.name, "oid": "0" * 40, "size": path.stat().st_size}
-                for path in self.server.folder.iterdir()
+                {"type": "file", "path": name, "oid": "0" * 40, "size": path.stat().st_size}
+                for name, path in self.held().items()
             ]
             return self.answer(json.dumps(entries).encode(), **{"Content-Type": "application/json"})
-        found = re.fullmatch(rf"/{REPO}/resolve/{COMMIT}/([\w.-]+)", self.path)
+        found = re.fullmatch(rf"/{REPO}/resolve/{COMMIT}/([\w./-]+)", self.path)
         if found:
             content = (self.server.folder / found[1]).read_bytes()
             digest = hashlib.sha256(content).hexdigest()
             return self.answer(content, **{"ETag": f'"{digest}"', "X-Repo-Commit": COMMIT})
         return self.answer(b"{}", 404, **{"X-Error-Code": "RepoNotFound"})
+
+    def held(self):
+        folder = self.server.folder
+        return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
     def answer(self, content, status=200, **headers):
         self.send_response(status)
@@ -193,6 +197,17 @@ def test_a_model_is_downloaded_once_and_pinned(sharded, random_blip, monkeypatch
         server.asked.clear()
         assert vt.load_model(f"{REPO}@{COMMIT}").revision == COMMIT
         assert server.asked == [], "what the cache holds was asked for again"
+
+
+def test_a_second_tokenizer_in_a_folder_of_its_own_is_downloaded_too(model_store, monkeypatch, tmp_path):
+    folder = shutil.copytree(model_store.path("instructblip"), tmp_path / "instructblip")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "config.json").write_text("{}")
+    assert (folder / "qformer_tokenizer").is_dir()
+    with hub_server(folder, monkeypatch) as server:
+        model = vt.load_model(REPO)
+        assert not [path for path in server.asked if "onnx/" in path]
+    assert model.fingerprint() == model_store.shared("instructblip").fingerprint()
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fixtures.broken_folders import logits, set_entry
 
 import vlmtrace as vt
+from vlmtrace.models.processor_checks import check_image_processor
 
 FILE = "processor_config.json"
 
@@ -63,6 +66,25 @@ def test_settings_that_are_impossible_are_refused(copy, key, value, expected):
     set_entry(FILE, ("image_processor", key), value)(folder)
     said = refusal(folder)
     assert key in said and f"where {expected} is expected" in said
+
+
+@pytest.mark.parametrize(
+    ("size", "right"),
+    [
+        ({"min_pixels": 3136, "max_pixels": 12_845_056}, True),
+        ({"shortest_edge": 3136, "longest_edge": 16_777_216}, True),
+        ({"shortest_edge": 10**9, "longest_edge": 10**10}, False),
+        ({"height": 5000, "width": 5000}, False),
+        ({"height": 448, "width": 448.0}, False),
+        ({"longest_edge": 2048}, True),
+        (None, True),
+    ],
+)
+def test_sizes_are_bounded_and_the_most_pixels_are_a_choice(size, right):
+    counts = size is not None and ({"min_pixels", "shortest_edge"} & set(size))
+    images = SimpleNamespace(size=size, **({"merge_size": 2} if counts else {}))
+    with nullcontext() if right else pytest.raises(vt.VlmtraceError, match="image processor of m has size"):
+        check_image_processor(SimpleNamespace(image_processor=images), "m")
 
 
 # Tokenizers

@@ -32,7 +32,14 @@ from vlmtrace.core.errors import VlmtraceError
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 #: Configurations that may name classes to be imported from the repository.
-CONFIGS = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+CONFIGS = (
+    "config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer_config.json",
+    "qformer_tokenizer/tokenizer_config.json",
+)
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -42,8 +49,8 @@ PROCESSOR = (
     ("tokenizer.json", "vocab.txt", "tokenizer.model", "vocab.json", "spiece.model"),
 )
 
-#: What is fetched of a repository beside its weights: files at its top, and nothing that is run.
-TEXTS = (".json", ".txt", ".model", ".jinja")
+#: What is fetched of a repository beside its weights: files at its top and in one folder, and nothing that is run.
+TEXTS, FOLDER = (".json", ".txt", ".model", ".jinja"), "qformer_tokenizer"
 
 #: Seconds that the hub has to answer before this machine counts as offline.
 PATIENCE = 5.0
@@ -197,7 +204,9 @@ def _fetch(repo: str, revision: str) -> Path:
         raise VlmtraceError(_offline(repo, revision, f"{constants.ENDPOINT} cannot be reached"))
     try:
         info = huggingface_hub.HfApi(endpoint=constants.ENDPOINT).model_info(repo, revision=revision, timeout=PATIENCE)
-        names = [file.rfilename for file in info.siblings or [] if "/" not in file.rfilename]
+        places = ("", FOLDER)  # the second holds InstructBLIP's other tokenizer
+        files = [file.rfilename for file in info.siblings or []]
+        names = [file for file in files if file.rpartition("/")[0] in places]
         if not any(file.endswith(".safetensors") for file in names):
             other = [file for file in names if file.endswith((".bin", ".pt", ".h5", ".msgpack"))]
             raise VlmtraceError(_unsafe(repo, f"only {', '.join(other[:3])}" if other else "none"))

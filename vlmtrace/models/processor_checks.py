@@ -85,11 +85,14 @@ def check_image_processor(processor: Any, name: str) -> None:
     if getattr(images, "do_rescale", False):
         factor: Any = getattr(images, "rescale_factor", None)
         refuse_unless(_number(factor) and factor > 0, "rescale_factor", factor, "a number above 0")
+    # Processors of dynamic resolution count pixels, and most of them call these numbers by the names of edges.
+    counts = hasattr(images, "merge_size")
     for setting in ("size", "crop_size", "max_image_size"):
         for key, value in _sizes(getattr(images, setting, None)):
-            # Processors of dynamic resolution call numbers of pixels by the names of edges.
-            most = MOST_PIXELS if hasattr(images, "merge_size") or "pixels" in key else LONGEST_SIDE
-            right = type(value) is int and value >= 1 and (value <= most or (most == MOST_PIXELS and "long" in key))
+            most: float = MOST_PIXELS if counts or key.endswith("_pixels") else LONGEST_SIDE
+            if most == MOST_PIXELS and key in ("longest_edge", "max_pixels"):
+                most = math.inf  # an image has no more pixels than its file
+            right = type(value) is int and 1 <= value <= most
             refuse_unless(right, f"{setting}.{key}", value, f"a whole number from 1 to {most}")
 
 
@@ -134,7 +137,7 @@ def check_tokenizer(processor: Any, hf: Any, written: dict[str, Any], name: str)
             f"The image's token has the id {image} in config.json of {name}, but in its tokenizer this is "
             f"{'no token' if token is None else f'the word {token!r}'}: {ONE_CHECKPOINT}."
         )
-    start = written.get("text_config", {}).get("bos_token_id") if image is not None else None
+    start = (written.get("text_config") or {}).get("bos_token_id") if image is not None else None
     if type(start) is int and 0 <= start <= highest and start not in tokenizer.added_tokens_decoder:
         raise VlmtraceError(
             f"The start of a text has the id {start} in config.json of {name}, but in its tokenizer this is the word "
