@@ -105,6 +105,14 @@ def test_a_tokenizer_larger_than_the_embeddings_is_refused(copy):
     assert "has ids up to 187, but the model has embeddings of 187 tokens" in refusal(folder)
 
 
+def test_a_padding_token_needs_no_embedding(copy, model_store):
+    folder = copy("llava")
+    set_entry("tokenizer_config.json", ("pad_token",), "[PAD]")(folder)
+    model = vt.load_model(folder)
+    assert model.tokenizer.pad_token_id == model.hf.get_input_embeddings().num_embeddings
+    torch.testing.assert_close(logits(model), logits(model_store.shared("llava")))
+
+
 def test_the_other_models_tokenizer_is_refused(copy, model_store):
     for name, other in (("llava", "qwen2_5_vl"), ("qwen2_5_vl", "llava"), ("random_blip", "llava")):
         folder = copy(name)

@@ -124,7 +124,8 @@ def check_tokenizer(processor: Any, hf: Any, written: dict[str, Any], name: str)
     """
     tokenizer, config = processor.tokenizer, hf.config
     n_rows = hf.get_input_embeddings().weight.shape[0]
-    highest = max(tokenizer.get_vocab().values(), default=-1)
+    # Padding is never used: its token may lack an embedding, as where somebody has added one to train with.
+    highest = max((id for id in tokenizer.get_vocab().values() if id != tokenizer.pad_token_id), default=-1)
     if highest >= n_rows:
         raise VlmtraceError(
             f"The tokenizer of {name} has ids up to {highest}, but the model has embeddings of {n_rows} tokens: "
@@ -185,6 +186,7 @@ def check_prompts(model: VLM) -> None:
                 f"The chat template of {model.name} makes {text!r} of the prompt {PROBE!r}, which does not hold it "
                 f"once and as it is: {remedy}."
             )
+    with explained(f"The tokenizer of {model.name} cannot be used", PROCESSOR):
         first = model.tokenizer(text, **model.tokenizer_options(text)).input_ids[:2]
         if len(first) == 2 and first[0] == first[1] and first[0] in model.tokenizer.added_tokens_decoder:
             start = model.tokenizer.convert_ids_to_tokens(first[0])
