@@ -1,11 +1,25 @@
 """Models with random weights, and pairs of random images: everything that the tests need and nothing downloaded."""
 
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 pytest_plugins = ["fixtures.shared", "fixtures.model_store", "fixtures.notebook_runs"]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_of_the_package_outlives_its_test():
+    """What a thread raises later would fail another test."""
+    yield
+    left = [
+        thread.name
+        for thread in threading.enumerate()
+        if (getattr(getattr(thread, "_target", None), "__module__", None) or "").startswith("vlmtrace.")
+    ]
+    assert not left, f"threads outlive the call that started them: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -97,9 +97,12 @@ def all_messages() -> Iterator[tuple[str, str]]:
     """The room and the text of every VlmtraceError that the package can raise; of a Fault, what follows the file."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith(RAISED):
-                text = sentence(node.args[0])
-                if text.strip("… ."):
+            if isinstance(node, ast.Call) and node.args:
+                raised = ast.unparse(node.func)
+                # `explained` adds another library's reason, and what to do.
+                ending = "" if raised.endswith(RAISED) else " (…): …." if raised.endswith("explained") else None
+                text = "" if ending is None else sentence(node.args[0]) + ending
+                if text.strip("… .():"):
                     yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), text
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -134,22 +136,26 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(b"{}", status, **({"X-Error-Code": code} if code else {}))
         found = re.fullmatch(rf"/api/models/{REPO}/revision/([\w.-]+)", self.path)
         if found and found[1] in ("main", "v1", COMMIT):
-            files = [{"rfilename": path.name} for path in sorted(self.server.folder.iterdir())]
+            files = [{"rfilename": name} for name in sorted(self.held())]
             return self.answer(json.dumps({"id": REPO, "sha": COMMIT, "siblings": files}).encode())
         if found:
             return self.answer(b"{}", 404, **{"X-Error-Code": "RevisionNotFound"})
         if self.path.startswith(f"/api/models/{REPO}/tree/{COMMIT}"):
             entries = [
-                {"type": "file", "path": path.name, "oid": "0" * 40, "size": path.stat().st_size}
-                for path in self.server.folder.iterdir()
+                {"type": "file", "path": name, "oid": "0" * 40, "size": path.stat().st_size}
+                for name, path in self.held().items()
             ]
             return self.answer(json.dumps(entries).encode(), **{"Content-Type": "application/json"})
-        found = re.fullmatch(rf"/{REPO}/resolve/{COMMIT}/([\w.-]+)", self.path)
+        found = re.fullmatch(rf"/{REPO}/resolve/{COMMIT}/([\w./-]+)", self.path)
         if found:
             content = (self.server.folder / found[1]).read_bytes()
             digest = hashlib.sha256(content).hexdigest()
             return self.answer(content, **{"ETag": f'"{digest}"', "X-Repo-Commit": COMMIT})
         return self.answer(b"{}", 404, **{"X-Error-Code": "RepoNotFound"})
+
+    def held(self):
+        folder = self.server.folder
+        return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
     def answer(self, content, status=200, **headers):
         self.send_response(status)
@@ -191,6 +197,17 @@ def test_a_model_is_downloaded_once_and_pinned(sharded, random_blip, monkeypatch
         server.asked.clear()
         assert vt.load_model(f"{REPO}@{COMMIT}").revision == COMMIT
         assert server.asked == [], "what the cache holds was asked for again"
+
+
+def test_a_second_tokenizer_in_a_folder_of_its_own_is_downloaded_too(model_store, monkeypatch, tmp_path):
+    folder = shutil.copytree(model_store.path("instructblip"), tmp_path / "instructblip")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "config.json").write_text("{}")
+    assert (folder / "qformer_tokenizer").is_dir()
+    with hub_server(folder, monkeypatch) as server:
+        model = vt.load_model(REPO)
+        assert not [path for path in server.asked if "onnx/" in path]
+    assert model.fingerprint() == model_store.shared("instructblip").fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -238,16 +255,58 @@ def test_without_a_connection_one_sentence_says_at_once_what_to_do(name):
         assert said in str(caught.value)
 
 
-def test_a_hub_that_does_not_answer_is_left_in_time(monkeypatch):
-    def hang(*_, **__):
-        time.sleep(30)
+@pytest.fixture
+def no_thread_is_left():
+    """A test that leaves a thread behind would let it raise in another test."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    assert not left, f"threads outlive the call: {left}"
 
-    monkeypatch.setattr(hub, "PATIENCE", 0.2)
-    monkeypatch.setattr(hub.socket, "create_connection", hang)
+
+def test_a_look_up_that_hangs_is_left_in_time_and_leaves_nothing(monkeypatch, no_thread_is_left, tmp_path):
+    started_at = tmp_path / "pid"
+    hangs = f"import os, time; open({str(started_at)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    monkeypatch.setattr(hub, "PATIENCE", 1.5)
+    monkeypatch.setattr(hub, "KNOCK", hangs)
     started = time.monotonic()
     with pytest.raises(vt.VlmtraceError, match="cannot be reached"):
         vt.load_model(REPO)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started_at.read_text()), 0)
+
+
+@pytest.mark.usefixtures("no_thread_is_left")
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid", "https://[::1]:9"])
+def test_a_hub_that_is_not_there_leaves_nothing(monkeypatch, endpoint):
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    with pytest.raises(vt.VlmtraceError, match="cannot be reached"):
+        vt.load_model(REPO)
+
+
+@pytest.mark.usefixtures("no_thread_is_left")
+def test_a_hub_that_takes_connections_and_says_nothing_is_left_in_time(monkeypatch):
+    monkeypatch.setattr(hub, "PATIENCE", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(vt.VlmtraceError, match="the download failed"):
+            vt.load_model(REPO)
+    assert time.monotonic() - started < 20
+
+
+def test_where_no_process_can_be_started_the_download_tells(monkeypatch):
+    monkeypatch.setattr(hub.sys, "executable", "/no/such/python")
+    with pytest.raises(vt.VlmtraceError, match="the download failed"):
+        vt.load_model(REPO)
+
+
+@pytest.mark.parametrize("name", ["a--b/c", "../x", "a/b@", "x" * 300, "a/b/c", "", "-/-", "a/.."])
+def test_a_name_that_is_no_id_is_one_sentence(name):
+    with pytest.raises(vt.VlmtraceError) as caught:
+        vt.load_model(name)
+    assert "\n" not in str(caught.value)
 
 
 def test_offline_mode_is_honoured(monkeypatch, random_blip_dir, cache):

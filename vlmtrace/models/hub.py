@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
-import threading
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,7 +32,14 @@ from vlmtrace.core.errors import VlmtraceError
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 #: Configurations that may name classes to be imported from the repository.
-CONFIGS = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+CONFIGS = (
+    "config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer_config.json",
+    "qformer_tokenizer/tokenizer_config.json",
+)
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -42,8 +49,8 @@ PROCESSOR = (
     ("tokenizer.json", "vocab.txt", "tokenizer.model", "vocab.json", "spiece.model"),
 )
 
-#: What is fetched of a repository beside its weights: files at its top, and nothing that is run.
-TEXTS = (".json", ".txt", ".model", ".jinja")
+#: What is fetched of a repository beside its weights: files at its top and in one folder, and nothing that is run.
+TEXTS, FOLDER = (".json", ".txt", ".model", ".jinja"), "qformer_tokenizer"
 
 #: Seconds that the hub has to answer before this machine counts as offline.
 PATIENCE = 5.0
@@ -123,7 +130,7 @@ def check_no_code(folder: Path, name: str) -> None:
     """Raise if a configuration asks for classes from the repository (auto_map)."""
     for file in CONFIGS:
         path = folder / file
-        if path.is_file() and "auto_map" in _json(path):
+        if path.is_file() and "auto_map" in read_json(path):
             raise VlmtraceError(
                 f"{name} brings code of its own (auto_map in {file}), which vlmtrace never runs: use a checkpoint of a "
                 "supported family that transformers loads by itself."
@@ -140,7 +147,7 @@ def shards(folder: Path, name: str) -> list[str]:
     if not index.is_file():
         other = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5"))
         raise VlmtraceError(_unsafe(name, f"only {', '.join(other[:3])}" if other else "none"))
-    weight_map = _json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     files = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
     if not files or not all(isinstance(file, str) and re.fullmatch(r"[\w.-]+\.safetensors", file) for file in files):
         raise VlmtraceError(f"{index} does not list safetensors files beside it: download it again.")
@@ -155,12 +162,21 @@ def _unsafe(name: str, found: str) -> str:
     )
 
 
-def _json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """What a JSON file holds; {} where there is none.
+
+    Raises:
+        VlmtraceError: it is no JSON, or no object
+    """
+    if not path.is_file():
+        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise VlmtraceError(f"{path} is not valid JSON ({error}): download it again.") from error
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise VlmtraceError(f"{path} holds no JSON object, but {json.dumps(content)[:40]}: download it again.")
+    return content
 
 
 # The hub -----------------------------------------------------------------------------------------------------------
@@ -188,7 +204,9 @@ def _fetch(repo: str, revision: str) -> Path:
         raise VlmtraceError(_offline(repo, revision, f"{constants.ENDPOINT} cannot be reached"))
     try:
         info = huggingface_hub.HfApi(endpoint=constants.ENDPOINT).model_info(repo, revision=revision, timeout=PATIENCE)
-        names = [file.rfilename for file in info.siblings or [] if "/" not in file.rfilename]
+        places = ("", FOLDER)  # the second holds InstructBLIP's other tokenizer
+        files = [file.rfilename for file in info.siblings or []]
+        names = [file for file in files if file.rpartition("/")[0] in places]
         if not any(file.endswith(".safetensors") for file in names):
             other = [file for file in names if file.endswith((".bin", ".pt", ".h5", ".msgpack"))]
             raise VlmtraceError(_unsafe(repo, f"only {', '.join(other[:3])}" if other else "none"))
@@ -228,26 +246,28 @@ def _literally(file: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", file)
 
 
+#: Run by a process of its own: connect to host, port, within seconds.
+KNOCK = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3])).close()"
+
+
 def _hub_answers() -> bool:
-    """Whether the hub's server takes a connection, within seconds; behind a proxy, only the download will tell."""
+    """Whether the hub's server takes a connection, within seconds; behind a proxy, only the download will tell.
+
+    Looking up a name knows no timeout and cannot be interrupted. A thread that does it would outlive this call, so a
+    process does it, which is killed in the end.
+    """
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
     endpoint = urlsplit(constants.ENDPOINT)
     port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
-    answered = threading.Event()
-
-    def knock() -> None:
-        try:
-            socket.create_connection((str(endpoint.hostname), port), timeout=PATIENCE).close()
-        except OSError:
-            return
-        answered.set()
-
-    # In a thread of its own, since looking up a name knows no timeout.
-    knocking = threading.Thread(target=knock, daemon=True)
-    knocking.start()
-    knocking.join(PATIENCE)
-    return answered.is_set()
+    command = [sys.executable, "-I", "-S", "-c", KNOCK, str(endpoint.hostname), str(port), str(PATIENCE)]
+    quiet = subprocess.DEVNULL
+    try:
+        return subprocess.run(command, timeout=PATIENCE, stdin=quiet, stdout=quiet, stderr=quiet).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+    except OSError:
+        return True  # no process can be started here: the download will tell
 
 
 def _offline(repo: str, revision: str, why: str) -> str:

@@ -9,11 +9,21 @@ from transformers import AutoConfig
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import MODELS
+from vlmtrace.models.config_checks import RESTORE, check_config, check_layers
+from vlmtrace.models.failures import explained
 from vlmtrace.models.families import families, family_of
-from vlmtrace.models.hub import check_files, locate
+from vlmtrace.models.hub import check_files, locate, read_json
+from vlmtrace.models.processor_checks import (
+    check_image_processor,
+    check_prompts,
+    check_stop_ids,
+    check_tokenizer,
+    complete_processor,
+)
 from vlmtrace.models.processors import load_processor
 from vlmtrace.models.sweep.self_check import self_check
 from vlmtrace.models.vlm import VLM
+from vlmtrace.models.weights import check_finite_weights, check_size, load_weights, stored_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -47,16 +57,18 @@ def load_model(
         device: a torch device, e.g. "cpu", "cuda", "cuda:1", "mps"
         dtype: "float32", or on accelerators "bfloat16" or "float16"; metrics are computed in float32 in any case
         revision: branch, tag or commit of a model on the hub; the commit that was loaded is `VLM.revision`
-        check: compare the fast sweep with hooked forward passes, see `self_check`. False saves its time, and is right
-            only for files that have just passed it without a warning, on the same device and with the same versions of
-            the libraries, as when several processes load one model
+        check: look for NaN in the weights, try the chat template, and compare the fast sweep with hooked forward
+            passes, see `self_check`. False saves their time, and is right only for files that have just passed it
+            without a warning, on the same device and with the same versions of the libraries, as when several
+            processes load one model
 
     Returns:
         the model, ready for every function that takes one
 
     Raises:
-        VlmtraceError: there is no such model, its family is not supported, its layers do not do what the family's are
-            known to do, or the device does not exist
+        VlmtraceError: there is no such model, a file of it is broken, weights, configuration and processor do not
+            belong together, its family is not supported, its layers do not do what the family's are known to do, or
+            the device does not exist; another library's exception is the sentence's `__cause__`
 
     Example:
         >>> import vlmtrace as vt
@@ -64,39 +76,52 @@ def load_model(
         <Blip tiny-blip: layers × heads: vision_encoder 4×8, text_encoder 4×8, text_decoder 4×8>
     """
     one_of(dtype, DTYPES, "dtype")
-    name_or_path = f"{name_or_path}@{revision}" if revision else name_or_path
-    path, commit = _locate(str(name_or_path))
+    name = str(name_or_path)
+    folder, commit = _locate(f"{name}@{revision}" if revision else name)
     torch_device = find_device(device)
     if torch_device.type == "cpu" and dtype != "float32":
         raise VlmtraceError(f"dtype {dtype} is for accelerators: on the CPU use float32.")
-    families()  # packages that bring a family register its configuration with transformers when they are imported
-    try:
-        config = AutoConfig.from_pretrained(path)
-        family = family_of(config, str(name_or_path))
-        load = family.loader_class().from_pretrained
-        hf = load(path, dtype=DTYPES[dtype], use_safetensors=True, **family.load_options)
-        processor = load_processor(path, family.processor_context)
-    except VlmtraceError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise VlmtraceError(
-            f"There is no usable model {str(name_or_path)!r} ({reason}): give a bundled name "
-            f"({', '.join(bundled_models()) or 'none is installed'}), a directory written by save_pretrained for model "
-            "and processor, or a hub id."
-        ) from error
-    model = family.interface_class()(str(name_or_path), hf.to(torch_device), processor, family)
+    model = _build(f"{name}@{revision}" if revision else name, folder, torch_device, DTYPES[dtype])
     model.revision = commit
     if check:
-        self_check(model)
+        check_finite_weights(model.hf, model.name)
+        check_prompts(model)
+        with explained(f"The self-check of {model.name} fails"):
+            self_check(model)
     return model
 
 
-def _locate(name: str) -> tuple[str, str | None]:
-    if name in bundled_models():
-        check_files(MODELS / name, name)
-        return str(MODELS / name), None
-    return locate(name, bundled_models())
+def _build(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> VLM:
+    """The model of a folder; what is cheap is checked before what takes memory or time."""
+    written = check_config(folder, name)
+    families()  # packages that bring a family register its configuration with transformers when they are imported
+    with explained(f"The configuration of {name} cannot be used", RESTORE):
+        config = AutoConfig.from_pretrained(folder)
+        family = family_of(config, name)
+    stored = stored_tensors(folder, name)
+    check_layers(written, name, len(stored))
+    processor = load_processor(folder, family.processor_context, name)
+    complete_processor(processor, config, read_json(folder / "processor_config.json"))
+    check_image_processor(processor, name)
+    check_size(family, config, stored, name)
+    hf = load_weights(folder, family, dtype, name)
+    check_tokenizer(processor, hf, written, name)
+    with explained(f"{name} cannot be put on {device}"):
+        hf.to(device)
+    with explained(f"{name} is not a {family.architecture} as vlmtrace knows it"):
+        model = family.interface_class()(name, hf, processor, family)
+    check_stop_ids(model)
+    return model
+
+
+def _locate(name: str) -> tuple[Path, str | None]:
+    bundled = bundled_models()
+    with explained(f"The files of {name!r} cannot be found", "give a bundled name, a directory, or a hub id"):
+        if name in bundled:
+            check_files(MODELS / name, name)
+            return MODELS / name, None
+        folder, commit = locate(name, bundled)
+        return Path(folder), commit
 
 
 def find_device(name: str) -> torch.device:
@@ -114,7 +139,7 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise VlmtraceError(
             f"The device {name!r} cannot be used here: choose cpu, or cuda / mps where present."
         ) from error

@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from tokenizers import Tokenizer
 from transformers import AutoProcessor
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import PushToHubMixin, is_torchvision_available
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.failures import explained, reason
+
+#: What to do about a processor that is broken.
+PROCESSOR = "take the processor of the same checkpoint, as save_pretrained writes it, or download it again"
 
 
 class NoVideo(PushToHubMixin):
@@ -56,37 +61,47 @@ def without_video() -> Iterator[None]:
 
 
 def load_processor(
-    path: str | Path, context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    path: str | Path,
+    context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    name: str | None = None,
 ) -> Any:
     """The processor that `save_pretrained` wrote, for images and text.
 
     Args:
         path: the directory
         context: entered while a processor is loaded without torchvision, see `FamilySpec.processor_context`
+        name: of the model, for the sentence; None: the directory's
 
     Returns:
         the transformers processor
 
     Raises:
-        VlmtraceError: a package is missing that the processor needs for images too, or its tokenizer cannot tell
-            which characters a token stands for
+        VlmtraceError: a file of it is broken, a package is missing that it needs for images too, or its tokenizer
+            cannot tell which characters a token stands for
     """
+    name = name or str(path)
     try:
         with contextlib.ExitStack() as stack:
             if not is_torchvision_available():
                 stack.enter_context(without_video())
                 stack.enter_context(context())
+            stack.enter_context(explained(f"The processor of {name} cannot be loaded", PROCESSOR))
             processor = AutoProcessor.from_pretrained(path)
-    except ImportError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise VlmtraceError(
-            f"The processor of {path} needs a package that is not installed ({lines[0]}): install it, for images "
-            "usually by pip install torchvision."
-        ) from error
+    except VlmtraceError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise VlmtraceError(
+                f"The processor of {name} needs a package that is not installed ({reason(error.__cause__)}): install "
+                "it, for images usually by pip install torchvision."
+            ) from error.__cause__
+        file = Path(path) / "tokenizer.json"
+        if file.exists():  # the tokenizer is a part of the processor: say so where it is the one that is broken
+            with explained(f"The tokenizer of {name} cannot be loaded", PROCESSOR):
+                Tokenizer.from_file(str(file))
+        raise
     tokenizer = getattr(processor, "tokenizer", None)
     if not getattr(tokenizer, "is_fast", False):
         raise VlmtraceError(
-            f"The tokenizer of {path} ({type(tokenizer).__name__}) does not say which characters a token stands for: "
+            f"The tokenizer of {name} ({type(tokenizer).__name__}) does not say which characters a token stands for: "
             "save it as a fast tokenizer (tokenizer.json)."
         )
     return processor

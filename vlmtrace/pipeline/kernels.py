@@ -240,6 +240,7 @@ def _serve(arguments: list[str], cwd: str, environment: dict[str, str]) -> None:
 
 
 def _end_with_parent() -> None:
+    """Wait for the parent's end, by a daemon thread: it must not keep a kernel alive that is shut down."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -8,6 +8,7 @@ the group `vlmtrace.families` that names such a list, or one `FamilySpec`.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -19,6 +20,9 @@ from vlmtrace.models.types import Inputs
 
 #: Vision encoders that several families can be joined with.
 CLIP_OR_SIGLIP = ("clip_vision_model", "siglip_vision_model")
+
+#: The head by which SigLIP pools an image into one vector, which no language model reads.
+POOLING_HEAD = r"(^|\.)vision_(tower|model)\.(vision_model\.)?head\."
 
 #: The layout of most families.
 ROW_BY_ROW = PatchLayout()
@@ -58,6 +62,8 @@ class FamilySpec:
         loader: the transformers class whose `from_pretrained` loads a model, or "module:class"
         load_options: further arguments of that call
         processor_context: makes a context in which the family's processor is loaded where torchvision is missing
+        unread_weights: regular expression of names of tensors that a checkpoint may hold though the model has no place
+            for them, since nothing reads what they compute
         refusal: config -> why such a model is not supported, as the end of a sentence; None: nothing is against it
         adapt: spec and config -> the spec for this model, where it depends on what the family was joined with
         text: path of the stack of text layers
@@ -93,6 +99,7 @@ class FamilySpec:
     loader: str = "AutoModelForImageTextToText"
     load_options: Mapping[str, Any] = field(default_factory=dict)
     processor_context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    unread_weights: str = POOLING_HEAD
     refusal: Callable[[Any], str | None] = lambda _config: None
     adapt: Callable[[FamilySpec, Any], FamilySpec] = lambda spec, _config: spec
     # Where its submodules are
@@ -120,6 +127,10 @@ class FamilySpec:
     def token_fills(self) -> dict[str, int]:
         """Inputs with one entry per position, beside the ids, and what a generated token has in them."""
         return {"attention_mask": 1, "token_type_ids": self.generated_token_type, "mm_token_type_ids": 0}
+
+    def leaves_out(self, tensor: str) -> bool:
+        """Whether a tensor of this name may be in the files, though the model has no place for it."""
+        return re.search(self.unread_weights, tensor) is not None
 
     def interface_class(self) -> Any:
         """The subclass of `VLM` for this family."""

@@ -13,9 +13,21 @@ from vlmtrace.models.vlm import VLM
 
 
 def tolerance(model: VLM, values: Tensor) -> float:
-    """By how much values may differ that are the same computation in another order."""
+    """By how much values may differ that are the same computation in another order; −∞ among them does not count."""
     share = 1e-4 if model.dtype == torch.float32 else 5e-2
-    return share * max(float(values.abs().max()), 1.0)
+    return share * max(float(values[values.isfinite()].abs().amax() if values.isfinite().any() else 0.0), 1.0)
+
+
+def largest_difference(one: Tensor, other: Tensor) -> float:
+    """The largest absolute difference of two tensors; infinite where only one of two values is a number.
+
+    >>> largest_difference(torch.tensor([1.0, -torch.inf]), torch.tensor([3.0, -torch.inf]))
+    2.0
+    >>> largest_difference(torch.tensor([torch.nan]), torch.tensor([0.0]))
+    inf
+    """
+    apart = torch.where(one == other, 0.0, (one - other).abs())
+    return float(apart.nan_to_num(nan=torch.inf).max())
 
 
 @torch.no_grad()
@@ -31,8 +43,8 @@ def check_replay(model: VLM, trace: Trace, inputs: Inputs) -> None:
         VlmtraceError: something else happens between the layers or after the last one
     """
 
-    def refuse_unless_zero(difference: Tensor, scale: Tensor, sentence: str) -> None:
-        worst = float(difference.abs().max())
+    def refuse_unless_same(found: Tensor, expected: Tensor, scale: Tensor, sentence: str) -> None:
+        worst = largest_difference(found, expected)
         if worst > tolerance(model, scale):
             raise VlmtraceError(f"{model.name} is not supported: {sentence} by {worst:.2g}.")
 
@@ -44,15 +56,16 @@ def check_replay(model: VLM, trace: Trace, inputs: Inputs) -> None:
     for i, call in enumerate(trace.calls):
         found = trace[block, "residual", i]  # (1, T, D)
         again = layers[i](call.hidden, **call.options)
-        refuse_unless_zero(again - found, found, f"text layer {i}, run by itself, gives another output")
+        refuse_unless_same(again, found, found, f"text layer {i}, run by itself, gives another output")
         if i + 1 < n:
-            added = trace.calls[i + 1].hidden - found
-            if model.adds_image_features_after(i):
-                added = added[~model.is_image(inputs)]
-            refuse_unless_zero(added, found, f"the input of text layer {i + 1} is not the output of the one before")
+            # Where image features are added in between, those positions may differ.
+            at = ~model.is_image(inputs) if model.adds_image_features_after(i) else ...
+            entering = trace.calls[i + 1].hidden
+            sentence = f"the input of text layer {i + 1} is not the output of the one before"
+            refuse_unless_same(entering[at], found[at], found, sentence)
     last = trace[block, "residual", n - 1][:, -1]  # (1, D)
-    difference = model.read(last) - trace.logits
-    refuse_unless_zero(difference, trace.logits, "the readout of the last layer differs from the model's logits")
+    sentence = "the readout of the last layer differs from the model's logits"
+    refuse_unless_same(model.read(last), trace.logits, trace.logits, sentence)
 
 
 def leave_out_unknown_vision_encoder(model: VLM, trace: Trace, inputs: Inputs) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.sweep import reference
-from vlmtrace.models.sweep.replay_check import tolerance
+from vlmtrace.models.sweep.replay_check import largest_difference, tolerance
 from vlmtrace.models.types import Block, Patches, Site, Trace
 from vlmtrace.models.vlm import VLM
 
@@ -65,7 +65,7 @@ def self_check(model: VLM) -> None:
         patches = _one_patch_per_module(block, clean_trace, generator)
         fast = model.sweep(clean_trace, corrupt_trace, corrupt, patches, answer_ids, memory=2**28)
         slow = reference.sweep(model, clean_trace, corrupt, patches, answer_ids)
-        worst = max(worst, float((fast.correct - slow.correct).abs().max()))
+        worst = max(worst, largest_difference(fast.correct, slow.correct))
     model.uses_fast_sweep = worst <= tolerance(model, corrupt_trace.logits)
     if model.uses_fast_sweep:
         return

@@ -1,0 +1,201 @@
+"""Whether a processor fits its model: settings that old checkpoints lack, and those that no model can have been given.
+
+What can be told without running the model is told here; `check_prompts` is for the chat template.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from PIL import Image
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.failures import ONE_CHECKPOINT, explained
+from vlmtrace.models.processors import PROCESSOR
+from vlmtrace.models.vlm import VLM
+
+#: Pixels along a side, and in all where a processor counts them, beyond which no image encoder is known to go.
+LONGEST_SIDE, MOST_PIXELS = 4096, 10_000_000
+
+#: A prompt that every change of letters, signs or blanks alters.
+PROBE = 'Is "this" a RED ball & b\'s, or not?'
+
+#: The tokens that an image encoder puts before the patches.
+CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+
+
+def complete_processor(processor: Any, config: Any, written: dict[str, Any]) -> None:
+    """Set what processors of LLaVA's kind did not hold before transformers 4.45, from the model's configuration.
+
+    They say how many tokens an image has: by the patches' size, the features that are selected, and whether the encoder
+    has a class token. What the processor's files say is left as it is.
+
+    Args:
+        processor: of transformers; it is changed
+        config: the model's transformers configuration
+        written: what processor_config.json holds
+    """
+    vision: Any = getattr(config, "vision_config", None)
+    if hasattr(processor, "vision_feature_select_strategy") and processor.vision_feature_select_strategy is None:
+        processor.vision_feature_select_strategy = getattr(config, "vision_feature_select_strategy", None)
+    if hasattr(processor, "patch_size") and processor.patch_size is None:
+        processor.patch_size = getattr(vision, "patch_size", None)
+    if hasattr(processor, "num_additional_image_tokens") and written.get("num_additional_image_tokens") is None:
+        known = CLASS_TOKENS.get(getattr(vision, "model_type", ""))
+        if known is not None:
+            processor.num_additional_image_tokens = known
+    if hasattr(processor, "num_image_tokens") and processor.num_image_tokens is None:
+        processor.num_image_tokens = (vision.image_size // vision.patch_size) ** 2
+
+
+def check_image_processor(processor: Any, name: str) -> None:
+    """Refuse settings with which no image can be prepared, or only one that no model was trained on.
+
+    Args:
+        processor: of transformers
+        name: of the model, for the sentence
+
+    Raises:
+        VlmtraceError: a mean, standard deviation, scale or size is impossible
+    """
+    images = getattr(processor, "image_processor", None)
+    if images is None:
+        raise VlmtraceError(f"The processor of {name} prepares no images: {PROCESSOR}.")
+
+    def refuse_unless(right: bool, setting: str, value: Any, expected: str) -> None:
+        if not right:
+            raise VlmtraceError(
+                f"The image processor of {name} has {setting} = {value!r}, where {expected} is expected: {PROCESSOR}."
+            )
+
+    for setting in ("do_resize", "do_rescale", "do_normalize"):
+        value = getattr(images, setting, None)
+        said = isinstance(value, bool) or (value is None and getattr(type(images), setting, None) is None)
+        refuse_unless(said, setting, value, "true or false")
+    if getattr(images, "do_resize", False):
+        resample: Any = getattr(images, "resample", None)
+        refuse_unless(resample in (None, *Image.Resampling), "resample", resample, "a whole number from 0 to 5")
+    if getattr(images, "do_normalize", False):
+        mean, std = getattr(images, "image_mean", None), getattr(images, "image_std", None)
+        refuse_unless(_three(mean, lambda x: True), "image_mean", mean, "three numbers")
+        refuse_unless(_three(std, lambda x: x > 0), "image_std", std, "three numbers above 0")
+    if getattr(images, "do_rescale", False):
+        factor: Any = getattr(images, "rescale_factor", None)
+        refuse_unless(_number(factor) and factor > 0, "rescale_factor", factor, "a number above 0")
+    # Processors of dynamic resolution count pixels, and most of them call these numbers by the names of edges.
+    counts = hasattr(images, "merge_size")
+    for setting in ("size", "crop_size", "max_image_size"):
+        for key, value in _sizes(getattr(images, setting, None)):
+            most: float = MOST_PIXELS if counts or key.endswith("_pixels") else LONGEST_SIDE
+            if most == MOST_PIXELS and key in ("longest_edge", "max_pixels"):
+                most = math.inf  # an image has no more pixels than its file
+            right = type(value) is int and 1 <= value <= most
+            refuse_unless(right, f"{setting}.{key}", value, f"a whole number from 1 to {most}")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _three(value: Any, right: Any) -> bool:
+    """Whether three numbers are given, or one for all three channels."""
+    values = [value] * 3 if _number(value) else list(value) if isinstance(value, list | tuple) else []
+    return len(values) == 3 and all(_number(part) and right(part) for part in values)
+
+
+def _sizes(value: Any) -> Iterable[tuple[str, Any]]:
+    return [] if value is None or isinstance(value, int | str | list) else list(dict(value).items())
+
+
+def check_tokenizer(processor: Any, hf: Any, written: dict[str, Any], name: str) -> None:
+    """Refuse a tokenizer that is not the model's, as far as its ids tell.
+
+    Args:
+        processor: of transformers
+        hf: the transformers model
+        written: what config.json holds; what it leaves out transformers fills with numbers of any model
+        name: of the model, for the sentence
+
+    Raises:
+        VlmtraceError: an id has no embedding, or that of the image, the start or the separator is another token's
+    """
+    tokenizer, config = processor.tokenizer, hf.config
+    n_rows = hf.get_input_embeddings().weight.shape[0]
+    # Padding is never used: its token may lack an embedding, as where somebody has added one to train with.
+    highest = max((id for id in tokenizer.get_vocab().values() if id != tokenizer.pad_token_id), default=-1)
+    if highest >= n_rows:
+        raise VlmtraceError(
+            f"The tokenizer of {name} has ids up to {highest}, but the model has embeddings of {n_rows} tokens: "
+            f"{ONE_CHECKPOINT}."
+        )
+    image = getattr(config, "image_token_id", None)
+    if image is not None and image not in tokenizer.added_tokens_decoder:
+        token = tokenizer.convert_ids_to_tokens(image) if type(image) is int and 0 <= image <= highest else None
+        raise VlmtraceError(
+            f"The image's token has the id {image} in config.json of {name}, but in its tokenizer this is "
+            f"{'no token' if token is None else f'the word {token!r}'}: {ONE_CHECKPOINT}."
+        )
+    start = (written.get("text_config") or {}).get("bos_token_id") if image is not None else None
+    if type(start) is int and 0 <= start <= highest and start not in tokenizer.added_tokens_decoder:
+        raise VlmtraceError(
+            f"The start of a text has the id {start} in config.json of {name}, but in its tokenizer this is the word "
+            f"{tokenizer.convert_ids_to_tokens(start)!r}: {ONE_CHECKPOINT}."
+        )
+    separator = getattr(getattr(config, "text_config", None), "sep_token_id", None)
+    if separator is not None and separator != tokenizer.sep_token_id:
+        raise VlmtraceError(
+            f"The separator has the id {separator} in config.json of {name}, and {tokenizer.sep_token_id} in its "
+            f"tokenizer: {ONE_CHECKPOINT}."
+        )
+
+
+def check_stop_ids(model: VLM) -> None:
+    """Refuse ids of the tokens that end an answer which are no tokens of the model.
+
+    Raises:
+        VlmtraceError: an id is impossible
+    """
+    n_rows = model.hf.get_input_embeddings().weight.shape[0]
+    with explained(f"The tokens that end an answer of {model.name} cannot be told", "correct generation_config.json"):
+        stop = model.stop_ids
+        wrong = [token for token in stop if type(token) is not int or not 0 <= token < n_rows]
+    if wrong:
+        raise VlmtraceError(
+            f"{wrong[0]!r} is said to end an answer of {model.name} (eos_token_id), but no token has this id: correct "
+            "generation_config.json and config.json."
+        )
+
+
+def check_prompts(model: VLM) -> None:
+    """Refuse a chat template that does not put every prompt as it is, and once, beside one image.
+
+    Args:
+        model: just loaded
+
+    Raises:
+        VlmtraceError: the template cannot be used
+    """
+    remedy = "use a processor with a chat template for one image and one question"
+    with explained(f"The chat template of {model.name} cannot be used", remedy):
+        text = model.prompt_text(PROBE)
+        if text.count(PROBE) != 1:
+            raise VlmtraceError(
+                f"The chat template of {model.name} makes {text!r} of the prompt {PROBE!r}, which does not hold it "
+                f"once and as it is: {remedy}."
+            )
+    with explained(f"The tokenizer of {model.name} cannot be used", PROCESSOR):
+        first = model.tokenizer(text, **model.tokenizer_options(text)).input_ids[:2]
+        if len(first) == 2 and first[0] == first[1] and first[0] in model.tokenizer.added_tokens_decoder:
+            start = model.tokenizer.convert_ids_to_tokens(first[0])
+            raise VlmtraceError(
+                f"Prompts of {model.name} start with {start} twice, by chat template and tokenizer: give the "
+                "tokenizer its bos_token, as in the checkpoint's tokenizer_config.json."
+            )
+    if "strftime_now" in str(getattr(model.processor, "chat_template", "")):
+        warnings.warn(
+            f"The chat template of {model.name} writes the date into every prompt: results of other days differ.",
+            stacklevel=2,
+        )

@@ -1,0 +1,210 @@
+"""A model's weights: those that its folder holds, all of them, and numbers every one.
+
+transformers draws at random what a file lacks, and leaves out what it does not expect; either way a model would answer
+that nobody has saved. Here both are refused, and so is what would need memory that no weight fills.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.failures import explained
+from vlmtrace.models.families import FamilySpec
+from vlmtrace.models.finite import REMEDY
+from vlmtrace.models.hub import WEIGHTS, shards
+
+#: Types of numbers that weights may have in a file; others belong to quantized checkpoints.
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+#: Tensors of whole numbers that are no weights: positions and counters, which older checkpoints hold.
+COUNTERS = ("position_ids", "num_batches_tracked")
+
+#: Bytes beyond those of the file for which a wrong configuration may ask before it is refused without a list of names.
+SLACK = 2**27
+
+#: How many tensors a sentence names.
+NAMED = 3
+
+REMEDY_WEIGHTS = "download the safetensors files again, or save the model again with save_pretrained"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as the header of a safetensors file describes it.
+
+    Attributes:
+        dtype: the file's name for the type of its numbers, e.g. "BF16"
+        shape: its sizes
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def stored_tensors(folder: Path, name: str) -> dict[str, StoredTensor]:
+    """What the weight files of a folder hold, read from their headers alone.
+
+    Args:
+        folder: of the model
+        name: of the model, for the sentence
+
+    Returns:
+        the tensors by name
+
+    Raises:
+        VlmtraceError: a file is broken, there is no tensor in them, or they hold numbers of a quantized model
+    """
+    files = [WEIGHTS] if (folder / WEIGHTS).is_file() else shards(folder, name)
+    found: dict[str, StoredTensor] = {}
+    for file in files:
+        remedy = REMEDY_WEIGHTS + _sort_of_text(folder / file)
+        reading = explained(f"{file} of {name} cannot be read as safetensors", remedy)
+        with reading, safe_open(folder / file, "pt") as held:
+            for key in held.keys():  # noqa: SIM118
+                part = held.get_slice(key)
+                found[key] = StoredTensor(part.get_dtype(), tuple(part.get_shape()))
+    if not found:
+        raise VlmtraceError(f"The weights of {name} hold no tensor: {REMEDY_WEIGHTS}.")
+    odd = [key for key, held in found.items() if held.dtype not in FLOATS and not key.endswith(COUNTERS)]
+    if odd:
+        raise VlmtraceError(
+            f"{name} holds numbers of type {found[odd[0]].dtype} in {_named(odd)}, as quantized checkpoints do, which "
+            "are not supported: use the checkpoint in float32, bfloat16 or float16."
+        )
+    return found
+
+
+def _sort_of_text(path: Path) -> str:
+    """In words, what stands in a file that is no safetensors file, where it can be told."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return " (it is a pointer of Git LFS: git lfs pull fetches the file itself)"
+    return " (it is a web page)" if start.startswith((b"<!doctype", b"<html")) else ""
+
+
+def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor], name: str) -> None:
+    """Refuse a configuration whose model is far larger than the weights, before memory is taken for it.
+
+    Args:
+        family: of the model
+        config: the model's transformers configuration
+        stored: what the files hold
+        name: of the model, for the sentence
+
+    Raises:
+        VlmtraceError: no model can be made of the configuration, or most of it would have no weights
+    """
+    loader = family.loader_class()
+    build = getattr(loader, "from_config", loader)
+    with explained(f"No model can be made of config.json of {name}"), torch.device("meta"), _quiet():
+        model = build(copy.deepcopy(config))
+    wanted = {id(value): (key, value) for key, value in model.state_dict(keep_vars=True).items()}
+    n_wanted = sum(value.numel() for _, value in wanted.values())
+    n_stored = sum(prod(held.shape) for held in stored.values())
+    if n_wanted > 2 * n_stored + SLACK // 4:
+        key, largest = max(wanted.values(), key=lambda item: item[1].numel())
+        raise VlmtraceError(
+            f"config.json of {name} describes a model of {n_wanted:,} numbers (its largest tensor, {key}, has "
+            f"{_sizes(largest.shape)}), and the weights hold {n_stored:,}: take configuration and weights of one "
+            "checkpoint."
+        )
+
+
+def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str) -> nn.Module:
+    """The transformers model of a folder, with every weight from its files and none left over.
+
+    Args:
+        path: the folder
+        family: of the model
+        dtype: of its parameters
+        name: of the model, for the sentence
+
+    Returns:
+        the model, on the CPU
+
+    Raises:
+        VlmtraceError: tensors are missing, unexpected or of other shapes, with their names
+    """
+    with explained(f"The weights of {name} cannot be loaded"), _quiet():
+        hf, told = family.loader_class().from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told, and refused below with their names
+            **family.load_options,
+        )
+    missing, mismatched = sorted(told["missing_keys"]), sorted(told["mismatched_keys"])
+    unexpected = sorted(key for key in told["unexpected_keys"] if not family.leaves_out(key))
+    shapes = [f"{key} with {_sizes(held)} where {_sizes(wanted)} is expected" for key, held, wanted in mismatched]
+    kinds = {"missing": missing, "of another shape": shapes, "not expected": unexpected}
+    found = {kind: keys for kind, keys in kinds.items() if keys}
+    faults = [
+        f"{len(keys)} {'tensor is' if len(keys) == 1 else 'tensors are'} {kind}: "
+        f"{_named(keys, NAMED if len(found) == 1 else 1)}"
+        for kind, keys in found.items()
+    ]
+    if faults:
+        raise VlmtraceError(
+            f"The weights of {name} are not those of the model that config.json describes ({'; '.join(faults)}): take "
+            "configuration and weights of one checkpoint; where some may be left out, load it with transformers and "
+            "save it again with save_pretrained."
+        )
+    return hf
+
+
+def check_finite_weights(hf: nn.Module, name: str) -> None:
+    """Refuse weights that are NaN or infinite, each by its name.
+
+    Args:
+        hf: the transformers model; on the device and in the type in which it will run
+        name: of the model, for the sentence
+
+    Raises:
+        VlmtraceError: a weight is not finite
+    """
+    broken = [
+        key
+        for key, value in hf.state_dict().items()
+        if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, torch.aminmax(value)))
+    ]
+    if broken:
+        raise VlmtraceError(
+            f"{len(broken)} of the tensors of {name} hold numbers that are not finite ({_named(broken)}). {REMEDY}"
+        )
+
+
+def _named(keys: Sequence[str], n: int = NAMED) -> str:
+    return ", ".join(keys[:n]) + (f" and {len(keys) - n} more" if len(keys) > n else "")
+
+
+def _sizes(shape: Iterable[int]) -> str:
+    return " × ".join(map(str, shape)) or "one number"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """While this is entered, transformers does not print its table of keys: what matters in it is told or refused."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def only_errors(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(only_errors)  # with another level of its own, this logger says more than before
+    try:
+        yield
+    finally:
+        logger.removeFilter(only_errors)
