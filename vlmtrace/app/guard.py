@@ -13,7 +13,7 @@ import re
 import socket
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.base.handlers import JupyterHandler
@@ -122,11 +122,13 @@ class Guard(JupyterHandler):
         is_link = headers.get("Sec-Fetch-Mode") == "navigate" and headers.get("Sec-Fetch-Dest") == "document"
         return is_link or headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
 
-    async def prepare(self, **options: Any) -> None:  # type: ignore[override]
+    async def prepare(self, **options: Any) -> None:
         """Ask for name, page and token."""
         if not self.check_host() or not self.is_of_this_page():
             self.current_user = self._jupyter_current_user = None
             raise HTTPError(403)
+        if re.search(r"[\x00-\x1f]", unquote(self.request.path)):
+            raise HTTPError(404)
         await super().prepare(**options)
         if not self._finished and self.current_user is None and not self.is_open:
             raise HTTPError(403)
@@ -174,7 +176,7 @@ class _TemplateFiles(TemplateStaticFileHandler):
 
     def parse_url_path(self, path: str) -> str:
         parts = path.split("/")
-        if len(parts) < 3 or parts[1] != "static" or ".." in parts:
+        if len(parts) < 3 or parts[1] != "static" or {"", ".", ".."} & {*parts}:
             raise HTTPError(404)
         return super().parse_url_path(path)
 

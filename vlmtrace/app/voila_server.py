@@ -47,7 +47,7 @@ class ExplorerServer(Voila):
     """
 
     #: Neither the folder where it is started nor the user's configuration is read.
-    config_file_paths: ClassVar[list[str]] = []  # type: ignore[assignment]
+    config_file_paths: ClassVar[list[str]] = []
 
     def init_settings(self) -> dict[str, Any]:
         """What every handler knows: Voilà's settings, and the names under which it answers."""

@@ -1,0 +1,14 @@
+"""The sheet of attacks: each test is one kind of attack on something that README or documentation promise."""
+
+import pytest
+from fixtures.app_server import running_app
+
+#: What the app's environment holds that must not come out anywhere.
+SECRETS = {"HF_TOKEN": "hf_secret-of-the-hub-0123456789", "AWS_SECRET_ACCESS_KEY": "aws-secret-9876543210"}
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory):
+    """The app in a home of its own, with secrets in its environment."""
+    with running_app(tmp_path_factory.mktemp("home") / "here", **SECRETS) as running:
+        yield running
