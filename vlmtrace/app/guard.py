@@ -20,6 +20,7 @@ from jupyter_server.base.handlers import JupyterHandler
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketHandler
 from voila.static_file_handler import TemplateStaticFileHandler
+from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
 from voila.voila_identity_provider import VoilaLoginHandler
 
 #: The names of this machine's own interface.
@@ -27,6 +28,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 #: The setting that holds the names under which the app answers.
 HOSTS = "vlmtrace_hosts"
+
+#: The form of messages that browsers and kernels exchange, as websockets name it.
+V1 = "v1.kernel.websocket.jupyter.org"
 
 #: The page that asks for the token; it needs no other file.
 LOG_IN = """<!doctype html>
@@ -181,6 +185,41 @@ class _TemplateFiles(TemplateStaticFileHandler):
         return super().parse_url_path(path)
 
 
+class _Channels(VoilaKernelWebsocketHandler):
+    """Messages to and from a kernel, in the newer form only.
+
+    Voilà reads the older form as if it were the newer one, takes some bytes of a picture for a number, and counts that
+    far: one such connection would stop the app for everybody.
+    """
+
+    async def get(self, kernel_id: str) -> None:
+        """Open the connection.
+
+        Args:
+            kernel_id: of the kernel
+        """
+        offered = self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+        if V1 not in [protocol.strip() for protocol in offered]:
+            raise HTTPError(400)
+        await super().get(kernel_id)
+
+    def on_message(self, ws_message: bytes | str) -> None:
+        """Hand a message on, unless it says that it has more parts than fit into it: that would be counted, too.
+
+        Args:
+            ws_message: as it came
+        """
+        parts = int.from_bytes(ws_message[:8], "little") if isinstance(ws_message, bytes) else None
+        if parts is None or not 0 < 8 * (parts + 1) <= len(ws_message):
+            self.close(1007)
+        else:
+            super().on_message(ws_message)
+
+
+#: Handlers that are mended before they are guarded.
+MENDED = {TemplateStaticFileHandler: _TemplateFiles, VoilaKernelWebsocketHandler: _Channels}
+
+
 def guarded(handler: type) -> type:
     """A handler that asks for a name of this machine, a page of the app, and the token.
 
@@ -191,5 +230,5 @@ def guarded(handler: type) -> type:
     """
     if issubclass(handler, Guard):
         return handler
-    handler = _TemplateFiles if handler is TemplateStaticFileHandler else handler
+    handler = MENDED.get(handler, handler)
     return type(f"Guarded{handler.__name__}", (Guard, handler), {})
