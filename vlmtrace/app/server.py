@@ -16,10 +16,10 @@ import nbformat
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.pipeline.cli import TASKS, default_run, option
 from vlmtrace.pipeline.parameters import check_number
+from vlmtrace.pipeline.runs import open_run
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "09_explorer.ipynb"
 
@@ -89,10 +89,10 @@ def main(model: str, tasks: str, run_name: str, seed: str, device: str, host: st
     try:
         first_port, number = check_number("PORT", port, 1), check_number("SEED", seed, 0)
         one_of(theme, ("light", "dark"), "theme")
-        run = run_name or default_run(model)
+        run = open_run(run_name or default_run(model))
         port_found = free_port(host, first_port)
         notebook = prepared(
-            paths.DATA / "runs" / run / "app", model=model, tasks=tasks.split(), run=run, seed=number, device=device
+            run.folder / "app", model=model, tasks=tasks.split(), run=run.name, seed=number, device=device
         )
     except VlmtraceError as error:
         raise click.ClickException(str(error)) from error
