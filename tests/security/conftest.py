@@ -2,9 +2,7 @@
 
 import pytest
 from fixtures.app_server import running_app
-
-#: What the app's environment holds that must not come out anywhere.
-SECRETS = {"HF_TOKEN": "hf_secret-of-the-hub-0123456789", "AWS_SECRET_ACCESS_KEY": "aws-secret-9876543210"}
+from fixtures.secrets import SECRETS
 
 
 @pytest.fixture(scope="session")

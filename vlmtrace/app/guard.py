@@ -137,6 +137,10 @@ class Guard(JupyterHandler):
         if not self._finished and self.current_user is None and not self.is_open:
             raise HTTPError(403)
 
+    def _request_summary(self) -> str:
+        # What stands behind the question mark may be the token, which no log should hold.
+        return f"{self.request.method} {self.request.path} ({self.request.remote_ip})"
+
     def write_error(self, status_code: int, **_: Any) -> None:
         """Say what the status means, and nothing else."""
         try:
