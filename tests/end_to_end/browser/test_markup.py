@@ -21,6 +21,9 @@ import vlmtrace as vt
 from vlmtrace.core import paths
 from vlmtrace.pipeline import open_run, write_report
 
+#: What is obeyed where markup is, in few tokens; the page has a function of this name.
+SHORT = "<svg onload=p()>"
+
 MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/"
 
 
@@ -30,11 +33,13 @@ class Watch:
     def __init__(self, browser):
         self.watched = open_page(browser)
         self.page, self.asked, self.dialogs = self.watched.page, [], []
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.add_init_script("window.p = () => { window.__pwned = 1; }")
         self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
         self.page.context.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), self._elsewhere)
 
     def _elsewhere(self, route):
+        # What the page's policy refuses does not come so far.
+        self.asked.append(route.request.url)
         # In place of MathJax: enough to see that it may run.
         if route.request.url.startswith(MATHJAX):
             route.fulfill(content_type="text/javascript", body="window.__mathjax = eval('1')")
@@ -46,16 +51,14 @@ class Watch:
         for frame in self.page.frames:
             assert frame.evaluate("typeof window.__pwned") == "undefined", f"something ran in {frame.url}"
         assert not self.dialogs
-        elsewhere = [url for url in self.asked if re.match(r"^(https?|wss?):", url) and "//127.0.0.1:" not in url]
-        assert not [url for url in elsewhere if not url.startswith(allowed or ("none",))], elsewhere
+        assert not [url for url in self.asked if not url.startswith(allowed or ("none",))]
 
     def hover_and_click_everything(self):
         """What is obeyed only by a mouse or a key: handlers of elements that came from data."""
         self.page.evaluate(
-            """() => { for (const e of document.querySelectorAll("body *")) for (const kind of
-            ["mouseover", "mouseenter", "focus", "click", "toggle", "load", "error"]) {
-            if (e.tagName === "BUTTON" || e.tagName === "A" || e.tagName === "SUMMARY" || e.tagName === "INPUT") continue;
-            if (e.hasAttribute("on" + kind)) e.dispatchEvent(new Event(kind)); } }"""
+            """() => { for (const e of document.querySelectorAll("body *"))
+            for (const kind of ["mouseover", "mouseenter", "focus", "click", "toggle", "load", "error"])
+            if (e.hasAttribute("on" + kind)) e.dispatchEvent(new Event(kind)); }"""
         )
 
 
@@ -98,7 +101,10 @@ def test_the_report_shows_and_does_not_obey(watch, run):
     watch.page.goto(write_report(run).as_uri())
     watch.hover_and_click_everything()
     assert PAYLOADS["image"] in watch.page.locator("body").inner_text()
-    assert watch.page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)"), "its figures are shown"
+    loaded = (
+        "Promise.all([...document.images].map((i) => { i.loading = ''; return i.decode().then(() => 1); }))"
+    )
+    assert watch.page.evaluate(loaded), "its figures are shown"
     watch.nothing_was_obeyed()
 
 
@@ -141,10 +147,8 @@ def hostile_app(tmp_path_factory):
         pairs = make_pairs(images, 4)
         pairs["sample_id"] = [f"{text}{i}" for i, text in enumerate([ALL, *list(PAYLOADS.values())[:3]])]
         pairs["category"] = list(PAYLOADS.values())[:4]
-        pairs["clean_prompt"] = [
-            f"{prompt} {PAYLOADS['image']} {PAYLOADS['script']}" for prompt in pairs["clean_prompt"]
-        ]
-        pairs["corrupt_prompt"] = [f"{p} {PAYLOADS['image']} {PAYLOADS['script']}" for p in pairs["corrupt_prompt"]]
+        for column in ("clean_prompt", "corrupt_prompt"):  # as long as the model's prompts may be
+            pairs[column] += f" {SHORT}"
         folder = home / "data" / "runs" / "default" / "rendered_states"
         folder.mkdir(parents=True, exist_ok=True)
         complete("selected", pairs).to_parquet(folder / "selected.parquet", index=False)
@@ -156,7 +160,7 @@ def test_the_app_shows_and_does_not_obey(watch, hostile_app):
     page.goto(f"http://127.0.0.1:{hostile_app.port}/?token={hostile_app.token}", wait_until="commit")
     page.wait_for_function("[...document.querySelectorAll('.vt[data-drawn]')].some((e) => 'answer' in e.dataset)",
                            timeout=300_000)  # fmt: skip
-    assert PAYLOADS["image"] in page.locator(".vt-about").first.inner_text()
+    assert SHORT in page.locator(".vt-about").first.inner_text()
     titles = ["Attention", "Relevancy", "Causal graph", "Patch", "Ask"]
     for title in titles:
         page.locator("button:visible").filter(has_text=re.compile(f"^{title}$")).first.click()
@@ -165,10 +169,10 @@ def test_the_app_shows_and_does_not_obey(watch, hostile_app):
         page.wait_for_timeout(500)
         watch.hover_and_click_everything()
     question = page.locator("input[name=question]:visible")
-    question.fill(f"is this {PAYLOADS['attribute']} or {PAYLOADS['svg']}?")
+    question.fill(f"is this {SHORT} or b?")
     question.press("Enter")
     page.wait_for_function(
-        "[...document.querySelectorAll('.vt[data-drawn]')].some((e) => (e.dataset.question || '').includes('svg/onload'))",
+        "[...document.querySelectorAll('.vt[data-drawn]')].some((e) => /or b\\?$/.test(e.dataset.question || ''))",
         timeout=60_000,
     )
     page.locator("input[type=file]:visible").set_input_files(
@@ -193,7 +197,8 @@ def test_a_page_elsewhere_cannot_frame_or_ask_the_app(watch, hostile_app):
         <script>window.results = [];
         const note = (kind) => (value) => window.results.push([kind, String(value)]);
         fetch("http://{here}/", {{credentials: "include"}}).then((r) => r.text()).then(note("read"), note("refused"));
-        fetch("http://{here}/", {{credentials: "include", mode: "no-cors"}}).then((r) => note("opaque")(r.type), note("refused"));
+        fetch("http://{here}/", {{credentials: "include", mode: "no-cors"}})
+            .then((r) => note("opaque")(r.type), note("refused"));
         const socket = new WebSocket("ws://{here}/api/kernels/01234567-89ab-cdef-0123-456789abcdef/channels",
             "v1.kernel.websocket.jupyter.org");
         socket.onopen = note("open"); socket.onerror = note("refused");</script>"""
