@@ -1,5 +1,6 @@
 from . import plots
 from .core.errors import VlmtraceError
+from .display.html_tables import formatted
 from .methods.attribution.gradients import attribute_heads, attribute_modules, ranking_agreement
 from .methods.causal_tracing.noise import choose_level, noise_curve, noise_scale
 from .methods.causal_tracing.summary import average_effects, later_layers
@@ -33,6 +34,7 @@ __all__ = [
     "check_pairs",
     "choose_level",
     "evaluate",
+    "formatted",
     "knock_out_attention",
     "later_layers",
     "lens_contributions",

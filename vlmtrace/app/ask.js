@@ -26,7 +26,7 @@ function render({ model, el }) {
     button(second, "ask", () => put("clean"), "ask this question about the image");
     button(second, "use as corrupt question", () => put("text"), "what the run that is patched into is asked");
     const file = make("input", "", make("label", "", second, "open "));
-    Object.assign(file, { type: "file", accept: "image/*", name: "file" });
+    Object.assign(file, { type: "file", accept: "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff", name: "file" });
     file.style.width = "13em";
     const as = make("select", "", second);
     as.setAttribute("aria-label", "use the file as");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.images import open_image
 from vlmtrace.display.panels import image_panel
 from vlmtrace.display.style import new_figure, paper_style
 from vlmtrace.display.view import BrowserCanvas, View, png, script
@@ -18,6 +20,9 @@ from vlmtrace.display.view import BrowserCanvas, View, png, script
 #: What may be opened: no larger file (a connection to the kernel takes 10 MB), no more pixels than a photograph has.
 LARGEST_FILE = 6 * 2**20
 MOST_PIXELS = 24_000_000
+
+#: The formats that are decoded. Pillow knows more, and hands some of them (such as EPS) to other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 #: What a run is called where people choose it.
 RUNS = {"clean": "clean", "image": "corrupt image", "text": "corrupt question"}
@@ -184,16 +189,21 @@ def decode(content: bytes) -> Image.Image:
             f"The file has {len(content) / 2**20:.1f} MB, more than {LARGEST_FILE / 2**20:.0f}: save the image smaller."
         )
     try:
-        with Image.open(BytesIO(content)) as opened:
+        with warnings.catch_warnings(), Image.open(BytesIO(content), formats=FORMATS) as opened:
+            # The bound below is stricter than Pillow's warning, and is looked at before anything is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             width, height = opened.size
             if width * height > MOST_PIXELS:
                 raise VlmtraceError(
                     f"The image has {width} × {height} pixels, more than {MOST_PIXELS:,}: save it smaller."
                 )
-            return opened.convert("RGB")
+            return open_image(opened)
     except VlmtraceError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise VlmtraceError(f"The image has more than {MOST_PIXELS:,} pixels: save it smaller.") from error
+    # What a file that is made to break a decoder raises is not told by any list of errors.
+    except Exception as error:
         # Pillow names the object in memory, which tells nobody anything.
         reason = "unknown format" if "BytesIO" in str(error) else str(error)
         raise VlmtraceError(f"The file is not an image that can be read ({reason}): choose a PNG or JPEG.") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import sys
 from pathlib import Path
 
 import click
@@ -33,34 +32,8 @@ from vlmtrace.pipeline.runs import open_run
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "09_explorer.ipynb"
 
-#: Cells with this tag are for notebooks only.
-NOTEBOOK_ONLY = "notebook-only"
-
 #: What the server and its kernels must find.
 PATHS = {"JUPYTER_PATH": Path(__file__).parent / "jupyter", "PYTHONPATH": Path(__file__).resolve().parents[2]}
-
-#: A kernel that nobody has talked to for so many seconds ends.
-IDLE = 1800
-
-
-def command(notebook: Path, host: str, port: int, token: str, theme: str) -> list[str]:
-    """The command line that serves a notebook.
-
-    Args:
-        notebook: the file
-        host: the interface to listen on
-        port: a free one
-        token: what a visitor's address must contain
-        theme: "light" or "dark"
-    """
-    return [
-        sys.executable, "-m", "voila", str(notebook), "--no-browser",
-        f"--Voila.ip={host}", f"--port={port}", f"--Voila.token={token}", f"--theme={theme}",
-        "--Voila.open_browser=False", "--template=vlmtrace", "--VoilaConfiguration.file_allowlist=^$",
-        f"--TagRemovePreprocessor.remove_cell_tags={NOTEBOOK_ONLY}",
-        f"--VoilaKernelManager.cull_idle_timeout={IDLE}", "--VoilaKernelManager.cull_interval=60",
-        "--Voila.log_level=WARN",
-    ]  # fmt: skip
 
 
 def environment(folder: Path | None = None) -> dict[str, str]:
@@ -135,7 +108,7 @@ def prepared(folder: Path, **parameters: object) -> Path:
 @option("port", "8866", "Or the next that is free.")
 @option("theme", "light", "light or dark.")
 def main(model: str, tasks: str, run_name: str, seed: str, device: str, host: str, port: str, theme: str) -> None:
-    """Serve the explorer; the server takes this process's place."""
+    """Serve the explorer until somebody ends this process."""
     try:
         first_port, number = check_number("PORT", port, 1, 65535), check_number("SEED", seed, 0, MOST_SEED)
         one_of(theme, ("light", "dark"), "theme")
@@ -156,18 +129,23 @@ def main(model: str, tasks: str, run_name: str, seed: str, device: str, host: st
     except VlmtraceError as error:
         raise click.ClickException(str(error)) from error
     token = secrets.token_urlsafe(24)
-    shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    shown = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     print(
         f"The explorer of {model} is at\n\n    http://{shown}:{port_found}/?token={token}\n\nCtrl-C ends it.",
         flush=True,
     )
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    from vlmtrace.app.guard import LOOPBACK
+    from vlmtrace.app.voila_server import serve
+
+    if host not in LOOPBACK:
         print(
             f"It listens on {host}: whoever has this address can open it, over an unencrypted connection.", flush=True
         )
-    # The server takes this process's place, so that whoever ends it ends the server.
-    given = command(notebook, host, port_found, token, theme)
-    os.execve(given[0], given, environment(notebook.parent))
+    found = environment(notebook.parent)
+    os.environ.clear()
+    os.environ.update(found)
+    # In this process: on another's command line, everybody on this machine could read the token.
+    serve(notebook, host, port_found, token, theme)
 
 
 if __name__ == "__main__":

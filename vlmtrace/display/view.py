@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -222,7 +223,8 @@ class View:
         Returns:
             the file's name and its content
         """
-        name = f"{self.name}-{self.example.name.replace('/', '-')}.{kind}"
+        example = re.sub(r"[^\w.-]+", "-", self.example.name)[:100]
+        name = f"{self.name}-{example}.{kind}"
         if kind == "png":
             return name, render_png(self.figure(), dpi=200)
         if kind == "csv":

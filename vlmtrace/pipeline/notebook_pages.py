@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_atomically
@@ -14,6 +15,26 @@ from vlmtrace.pipeline.runs import Run
 
 #: A link of a notebook to a file beside or above it: its text and its target. Links to the web and to headings stay.
 LOCAL_LINK = re.compile(r"(?<!!)\[([^\[\]]*)\]\((?!\w+:|#)([^)\s]+)\)")
+
+#: What typesets the formulas of a page. Nothing else is asked of another machine.
+MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/2.7.7/"
+
+#: What a browser may run in a page: MathJax, which evaluates its configuration there. Whatever else the notebook's text
+#: or its outputs contain is shown, and never run.
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="'
+    f"default-src 'none'; script-src 'unsafe-eval' {MATHJAX}; style-src 'unsafe-inline'; font-src data: {MATHJAX}; "
+    f"img-src data: {MATHJAX}; base-uri 'none'; form-action 'none'\">"
+)
+
+#: The scripts of nbconvert that a page of text, tables and pictures does not need: require.js and mermaid.
+UNNEEDED = re.compile(r"""<script src="[^"]*require[^"]*"></script>|<script type="module">.*?</script>""", re.DOTALL)
+
+#: Forms of a cell's output that are text or pixels.
+PLAIN = ("text/plain", "image/png", "image/jpeg")
+
+#: What of a cell's output is left out of a page, because it can do more than be shown.
+ACTIVE = re.compile(r"<\s*(script|iframe|object|embed|base|meta|link)\b", re.IGNORECASE)
 
 
 def notebook_pages(run: Run, folder: Path) -> Iterable[dict[str, str]]:
@@ -87,7 +108,6 @@ def notebook_as_html(notebook: Path, links: Mapping[str, str]) -> str:
             because its target does not lie beside the page
     """
     import nbformat
-    from nbconvert import HTMLExporter
 
     def relink(match: re.Match[str]) -> str:
         text, target = match.groups()
@@ -105,4 +125,31 @@ def notebook_as_html(notebook: Path, links: Mapping[str, str]) -> str:
             cell.source = LOCAL_LINK.sub(relink, cell.source)
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
-    return HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(content)[0]
+            for output in cell.outputs:
+                leave_out_active(output)
+    page = _exported(content)
+    return page.replace('<meta charset="utf-8"/>', f'<meta charset="utf-8"/>\n{POLICY}', 1)
+
+
+def leave_out_active(output: dict[str, Any]) -> None:
+    """Drop those forms of a cell's output that could do something; its text stays.
+
+    Args:
+        output: of a code cell; changed in place
+    """
+    data = output.get("data", {})
+    for kind, content in [*data.items()]:
+        is_active = kind not in PLAIN and isinstance(content, str) and ACTIVE.search(content)
+        if is_active or re.search(r"javascript|mermaid|markdown|latex", kind):
+            del data[kind]
+
+
+def _exported(content: Any) -> str:
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        mathjax_url=f"{MATHJAX}MathJax.js?config=TeX-AMS_CHTML-full,Safe",
+    )
+    return UNNEEDED.sub("", exporter.from_notebook_node(content)[0])

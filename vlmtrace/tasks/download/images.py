@@ -29,6 +29,7 @@ from PIL import Image
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import read_table, write_atomically, write_table
 from vlmtrace.core.progress import counter
+from vlmtrace.tasks.download.deadlines import InTime, until
 from vlmtrace.tasks.download.public_hosts import NotPublic, PublicOnly, loopback_is_allowed
 
 #: What a server is told about who asks.
@@ -226,7 +227,7 @@ class Fetcher:
     def __init__(self, limits: Limits, allow_loopback: bool = False):
         self.limits = limits
         self.pool = httpcore.ConnectionPool(
-            max_connections=limits.workers, network_backend=PublicOnly(allow_loopback), keepalive_expiry=5
+            max_connections=limits.workers, network_backend=InTime(PublicOnly(allow_loopback)), keepalive_expiry=5
         )
         self.hosts: dict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(limits.per_host))
         self.lock = threading.Lock()
@@ -284,6 +285,7 @@ class Fetcher:
             # Waiting for a turn is no fault of the server's, so the pool has no timeout.
             with (
                 turn,
+                until(deadline),
                 self.pool.stream(
                     "GET", _quoted(url), headers=headers, extensions={"timeout": timeouts | {"pool": None}}
                 ) as response,
@@ -296,6 +298,8 @@ class Fetcher:
         except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
             raise Unreachable(f"no connection to {host}: {_said(error)}", answered=False) from error
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
+            if isinstance(error, httpcore.TimeoutException) and time.monotonic() >= deadline:
+                raise Refused(self._late()) from error
             raise Unreachable(f"{host} broke off: {_said(error)}") from error
         except httpcore.UnsupportedProtocol as error:
             raise Refused(f"{url!r} is no address of an image") from error
@@ -311,8 +315,11 @@ class Fetcher:
             if len(content) > most:
                 raise Refused(f"the image has more than {most:,} bytes")
             if time.monotonic() > deadline:
-                raise Refused(f"the image took longer than {self.limits.seconds:.0f} s")
+                raise Refused(self._late())
         return bytes(content)
+
+    def _late(self) -> str:
+        return f"the image took longer than {self.limits.seconds:.0f} s"
 
 
 def _host_of(url: str) -> str:
