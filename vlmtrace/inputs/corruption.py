@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.inputs.encodable import encode_questions
 from vlmtrace.models import VLM, Inputs
 
 #: Optional column of a pairs table: the given beginning of the answer, behind which the model goes on.
@@ -43,11 +44,13 @@ def run_inputs(model: VLM, pairs: pd.DataFrame, run: str) -> Inputs:
         by name, tensors of (batch, …): token ids, pixel values and whatever else the family takes
 
     Raises:
-        VlmtraceError: there is no such run, or an image cannot be read
+        VlmtraceError: there is no such run, an image cannot be read, or it or a prompt is none that the model takes;
+            the sentence names the pair
     """
     one_of(run, ("clean", *CORRUPTIONS), "run")
     image, prompt = CORRUPTIONS.get(run, ("clean_image", "clean_prompt"))
-    inputs = model.encode(list(pairs[image]), [model.prompt_text(text) for text in pairs[prompt]])
+    rows = pairs[[image, prompt]].assign(sample_id=pairs.get("sample_id"))
+    inputs = encode_questions(model, rows.rename(columns={image: "image", prompt: "prompt"}), "pair")
     prefixes = [prefix_of(pair) for pair in pairs.to_dict("records")] if PREFIX in pairs else []
     if not any(prefixes):
         return inputs
