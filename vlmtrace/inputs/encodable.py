@@ -54,7 +54,8 @@ class EncodingCheck:
         model, text = self.model, self.model.prompt_text(prompt)
         with processor_refusals(model, prompt):
             ids = model.tokenizer(text, **model.tokenizer_options(text)).input_ids
-        kind = (image.size, len(ids), tuple(i for i in ids if i in self._specials))
+        size = image.size if model.image_size_matters else None
+        kind = (size, len(ids), tuple(i for i in ids if i in self._specials))
         if kind not in self._lengths:
             self._lengths[kind] = model.encode([image], [text])["input_ids"].shape[1]
         longest = max((len(model.spell_answer(answer, prefix)) for answer in answers), default=1)

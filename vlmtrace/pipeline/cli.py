@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlmtrace.core import paths
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.pipeline.notebooks import run_notebook
 from vlmtrace.pipeline.parameters import check_data, check_model, check_number, check_tasks
 from vlmtrace.pipeline.runs import open_run
@@ -78,6 +78,7 @@ def run_options(command: Callable) -> Callable:
             ("question", "", "For the task folder: the question, with {a} and {b} for the options."),
             ("instruction", "", 'Put behind every prompt, such as "Answer with one word."'),
             ("answer_prefix", "", 'The beginning of every answer, such as "The answer is".'),
+            ("same_size", "", "yes: bring both images of a pair to one size where the model needs that."),
             ("samples", "", "Pairs of each task; empty: as in notebook 01."),
             ("seed", "0", "Of everything that is drawn."),
             ("run", "", "The run: a folder under data/runs; empty: default, or the model's name."),
@@ -226,6 +227,7 @@ def check(run_name: str, model: str, revision: str, tasks: str, root: str, quest
     open_run(run_name)
     check_tasks(tasks.split())
     check_data(tasks.split(), root, question)
+    one_of(numbers["same_size"], ("", "yes", "no"), "value of SAME_SIZE")
     check_number("SEED", numbers["seed"], 0)
     if numbers["samples"]:
         check_number("SAMPLES", numbers["samples"], 1)
