@@ -76,7 +76,9 @@ def test_boxes_are_measured_relative_to_what_is_seen():
     assert alignment.same_places(whole, alignment.relative_to_seen(cropped))
     assert not alignment.same_places(whole, whole[[0, 2, 1]]), "the one shows nothing where the other does"
     for shift, same in ((0.2, True), (0.3, False)):
-        assert alignment.same_places(whole, whole + [0, shift, 0, shift]) is same, "half of a box is the limit"
+        assert alignment.same_places(whole, whole + np.array([0, shift, 0, shift])) is same, (
+            "half of a box is the limit"
+        )
 
 
 def test_places_are_found_once_for_each_size(model_store, monkeypatch):

@@ -3,7 +3,7 @@
 matplotlib reads "$x$" as a formula and fails where it is none, draws an empty box and prints a warning for each letter
 that its font lacks, and gives a text all the room that it asks for. Here each text of a figure is drawn character by
 character: dollar signs, backslashes and carets as such, control characters escaped, letters in the first installed font
-that has them, and long texts shortened. It happens when a figure is drawn, in this one place, whatever function made it.
+that has them, and long texts shortened. It happens when a figure is drawn, in this one place, whoever made it.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ class Room(NamedTuple):
     long: tuple[int, int]
 
 
-ROOM = Room((24, 2), (100, 4))
+ROOM = Room((40, 2), (100, 4))
 #: Where a figure has no room for these.
-LITTLE_ROOM = Room((10, 1), (70, 2))
+LITTLE_ROOM = Room((8, 1), (40, 1))
 
 
+@lru_cache(maxsize=1)
 def font_families() -> list[str]:
     """What a text is drawn in: matplotlib's own font, and after it those installed that have what it lacks."""
     installed = {font.name for font in fontManager.ttflist}
@@ -70,7 +71,7 @@ def _glyphs(families: tuple[str, ...]) -> frozenset[int]:
 
 
 def literal(text: str, families: Sequence[str] | None = None) -> str:
-    """A text as it can be drawn: control characters escaped, letters without a glyph named or boxed.
+    r"""A text as it can be drawn: control characters escaped, letters without a glyph named or boxed.
 
     Args:
         text: any text; line breaks stay
@@ -79,8 +80,8 @@ def literal(text: str, families: Sequence[str] | None = None) -> str:
     Returns:
         the text to draw; of a text that can be drawn, the same
 
-    >>> literal("is it $5 or \\\\x?"), literal("a\\tb\\x00")
-    ('is it $5 or \\\\x?', 'a\\\\tb\\\\x00')
+    >>> print(literal("is it $5 or \\x?"), literal("a\tb\0"))
+    is it $5 or \x? a\tb\x00
     """
     if text.isascii() and text.isprintable():
         return text
@@ -107,13 +108,13 @@ def _escaped(character: str) -> str:
 def _say_that_glyphs_are_missing() -> None:
     """Once in a process, however many figures there are."""
     logging.getLogger("vlmtrace").warning(
-        "Some letters are in no installed font: figures show their numbers, or %s. Install a font that has them, such as "
-        "Noto Sans CJK.", BOX,
+        "Some letters are in no installed font: figures show their numbers, or %s. Install a font that has them, such "
+        "as Noto Sans CJK.", BOX,
     )  # fmt: skip
 
 
 def shortened(text: str, width: int, lines: int) -> str:
-    """A text within a width and a number of lines, by wrapping it and leaving its end out.
+    r"""A text within a width and a number of lines, by wrapping it and leaving its end out.
 
     Args:
         text: any text
@@ -124,7 +125,7 @@ def shortened(text: str, width: int, lines: int) -> str:
         the text; where it is short enough, the same
 
     >>> shortened("one two three", 7, 2), shortened("one two three four", 7, 2)
-    ('one two\\nthree', 'one two\\nthree …')
+    ('one two\nthree', 'one two\nthree …')
     """
     given = text.split("\n")
     if len(given) <= lines and max(map(len, given)) <= width:

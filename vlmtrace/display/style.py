@@ -65,8 +65,15 @@ class PaperFigure(Figure):
     """A figure that a notebook shows once, when it is a cell's result, whether or not pyplot was ever used."""
 
     def draw(self, renderer: Any) -> None:
-        """Draw it, each text as it is; see `vlmtrace.display.literal`."""
+        """Draw it, each text as it is; where texts leave no room for the panels, they are cut shorter."""
         make_literal(self)
+        with warnings.catch_warnings():
+            # Said before anything is drawn.
+            warnings.filterwarnings("error", "constrained_layout not applied")
+            try:
+                return super().draw(renderer)
+            except UserWarning:
+                make_literal(self, LITTLE_ROOM)
         super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
@@ -116,22 +123,10 @@ def paper_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
         fonts = {"font.family": font_families(), "text.parse_math": False}
         with sns.axes_style("ticks"), mpl.rc_context(_PAPER | fonts):
             figure = draw(*args, **kwargs)
-            _draw_first(figure)  # ticks are made at the first draw: make them in this style
+            figure.draw_without_rendering()  # ticks are made at the first draw: make them in this style
         return figure
 
     return styled
-
-
-def _draw_first(figure: Figure) -> None:
-    """Lay a figure out; where its texts leave no room for its panels, cut them shorter."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", "constrained_layout not applied")
-        try:
-            figure.draw_without_rendering()
-            return
-        except UserWarning:
-            make_literal(figure, LITTLE_ROOM)
-    figure.draw_without_rendering()
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:

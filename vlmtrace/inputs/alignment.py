@@ -11,8 +11,8 @@ Two images are **aligned** for a model if all of this holds:
    the same tile, row and column.
 3. *The same places*: a position that shows a part of the one image shows a part of the other (none is padding here and
    picture there), and the middle of its box in the one lies within its box in the other, in the vision encoder and
-   among the image tokens. Boxes are measured **relative to what the model sees** of each image: where an image is cropped
-   at its center (LLaVA-1.5) or stretched (BLIP, Gemma 3), images of any shape are aligned.
+   among the image tokens. Boxes are measured **relative to what the model sees** of each image: where it is cropped at
+   its center (LLaVA-1.5) or stretched (BLIP, Gemma 3), images of any shape are aligned.
 
 All of this depends on the images' sizes alone, so it is found once for each size, from an empty image; images of one
 size are aligned without a look, and so are all images of a model whose processor makes one size of them (BLIP's).

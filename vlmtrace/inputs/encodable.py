@@ -91,7 +91,8 @@ def encode_questions(model: VLM, questions: Mapping[str, Any] | pd.DataFrame, ki
         what the model takes
 
     Raises:
-        VlmtraceError: an image cannot be read or cannot be taken, or a prompt is too long; the sentence names the question
+        VlmtraceError: an image cannot be read or cannot be taken, or a prompt is too long; the sentence names the
+            question
     """
     rows = questions.to_dict("records") if isinstance(questions, pd.DataFrame) else [dict(questions)]
     try:

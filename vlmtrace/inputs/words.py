@@ -1,8 +1,8 @@
 """Where words begin and end in a prompt, in any script.
 
 Most scripts part words by blanks; there "red" is no word of "hundred". Chinese, Japanese, Thai, Lao, Khmer, Burmese and
-Tibetan write them side by side, so that a word may stand next to any letter. Korean puts particles behind a word without
-a blank, and Japanese writes loan words in katakana, one after the other with nothing else in it.
+Tibetan write them side by side, so that a word may stand next to any letter. Korean puts particles right behind a word,
+and Japanese writes loan words in katakana, one after the other with nothing else in it.
 
 Texts are compared whatever their case and their Unicode form: "é" may be one character or two, and Korean syllables may
 be spelled letter by letter, as file names of some systems are.
@@ -22,7 +22,7 @@ UNSPACED = (
 KATAKANA = "\u30a0-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 HANGUL = "\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7ff"
 
-#: A word: letters in a row, of a script that has blanks, with what follows an apostrophe ("dog's"); or one other letter.
+#: A word: letters in a row of a script that has blanks, with what follows an apostrophe ("dog's"); or one other letter.
 WORD = re.compile(rf"(?:(?![{UNSPACED}])\w)+(?:['’](?:(?![{UNSPACED}])\w)+)*|[{UNSPACED}]")
 #: The same without apostrophes, or a mark.
 PIECE = re.compile(rf"(?:(?![{UNSPACED}])\w)+|[{UNSPACED}]|[^\w\s]")
@@ -56,7 +56,8 @@ def find_word(prompt: str, word: str) -> list[tuple[int, int]]:
     """
     folded, clusters = _folded(prompt)
     sought = _folded(word.strip())[0]
-    free, hyphenated = [], []
+    free: list[tuple[int, int]] = []
+    hyphenated: list[tuple[int, int]] = []
     at = folded.find(sought) if sought else -1
     while at >= 0:
         end = at + len(sought)
@@ -75,7 +76,7 @@ def find_word(prompt: str, word: str) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=2**12)
 def _folded(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """A text without case and in one Unicode form, and for each of its characters the span in the text that it is of."""
+    """A text without case and in one Unicode form, and for each character the span of the text that it is of."""
     folded, spans, start = [], [], 0
     while start < len(text):
         end = start + 1

@@ -126,8 +126,8 @@ class ImagePrompts(VLM):
     def _encode_one(self, image: Image.Image, text: str) -> Inputs:
         if self.family.prompt_start and text.count(self.image_placeholder) != 1:
             raise VlmtraceError(
-                f"The prompt {quoted(text)} must hold {self.image_placeholder} once, where {self.name} is to see the image: "
-                "make it with prompt_text."
+                f"The prompt {quoted(text)} must hold {self.image_placeholder} once, where {self.name} is to see the "
+                "image: make it with prompt_text."
             )
         with processor_refusals(self, text, image):
             row = self.processor(images=image, text=text, return_tensors="pt", **self.tokenizer_options(text))

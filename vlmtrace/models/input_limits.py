@@ -97,8 +97,8 @@ def check_positions(model: ModelInterface, length: int, text: str, where: str = 
     behind = 1 if model.answers_apart else length
     if answer and behind + answer - 1 > limit:
         raise VlmtraceError(
-            f"The prompt {quoted(text)} has {length} tokens, {where}and an answer of up to {answer} does not fit behind "
-            f"it within the {limit} positions of {model.name}: shorten it."
+            f"The prompt {quoted(text)} has {length} tokens, {where}and an answer of up to {answer} does not fit "
+            f"behind it within the {limit} positions of {model.name}: shorten it."
         )
 
 

@@ -133,7 +133,7 @@ def ablate(
 
 
 def draw_donors(model: VLM, pairs: pd.DataFrame, reference: pd.DataFrame, seed: int) -> list[int]:
-    """Draw for each pair another one whose clean inputs have the same shapes, and whose clean image is aligned with its.
+    """Draw for each pair another one whose clean inputs have the same shapes, and whose clean images are aligned.
 
     Args:
         model: its processor makes the inputs
@@ -164,8 +164,8 @@ def draw_donors(model: VLM, pairs: pd.DataFrame, reference: pd.DataFrame, seed: 
         ]
         if not fits:
             raise VlmtraceError(
-                f"Pair {name!r} has no other pair of its length and image shape to take an activation from: leave it out, pass more "
-                "reference pairs, or ablate by the mean."
+                f"Pair {name!r} has no other pair of its length and image shape to take an activation from: leave it "
+                "out, pass more reference pairs, or ablate by the mean."
             )
         donors.append(int(generator.choice(fits)))
     return donors
