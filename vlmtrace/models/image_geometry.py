@@ -103,10 +103,11 @@ def patch_boxes(model: VLM, image: Image.Image, black: Inputs | None = None) -> 
     across, down = (np.rint((np.arange(n) + 0.5) / n * 255).astype(np.uint8) for n in (width, height))
     ramps = np.zeros((height, width, 3), dtype=np.uint8)
     ramps[..., 0], ramps[..., 1] = across[None], down[:, None]
-    shown = [np.full_like(ramps, 255), ramps, *([np.zeros_like(ramps)] if black is None else [])]
-    encoded = [model.encode_image(Image.fromarray(picture)) for picture in shown]
+    if black is None:
+        black = model.encode_image(Image.new("RGB", image.size))
+    white, ramp = (model.encode_image(Image.fromarray(picture)) for picture in (np.full_like(ramps, 255), ramps))
     # (tile, channel, height, width) each
-    white, ramp, dark = (as_tiles(model, inputs) for inputs in [*encoded, black][:3])
+    dark, white, ramp = (as_tiles(model, inputs) for inputs in (black, white, ramp))
     span = white - dark
     seen = np.abs(span) > 0.5 * np.abs(span).max()
     fraction = (ramp - dark) / np.where(seen, span, 1)

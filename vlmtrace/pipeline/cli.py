@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlmtrace.core import paths
-from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.pipeline.notebooks import run_notebook
 from vlmtrace.pipeline.parameters import check_data, check_model, check_number, check_tasks
 from vlmtrace.pipeline.runs import open_run
@@ -227,7 +227,8 @@ def check(run_name: str, model: str, revision: str, tasks: str, root: str, quest
     open_run(run_name)
     check_tasks(tasks.split())
     check_data(tasks.split(), root, question)
-    one_of(numbers["same_size"], ("", "yes", "no"), "value of SAME_SIZE")
+    if numbers["same_size"] not in ("", "yes", "no"):
+        raise VlmtraceError(f"SAME_SIZE={numbers['same_size'][:40]} says neither yes nor no: correct it.")
     check_number("SEED", numbers["seed"], 0)
     if numbers["samples"]:
         check_number("SAMPLES", numbers["samples"], 1)
