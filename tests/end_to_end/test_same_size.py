@@ -8,7 +8,6 @@ from fixtures.notebook_runs import NotebookRun, make_home
 from fixtures.sized_pairs import pair_of
 from PIL import Image
 
-
 pytestmark = pytest.mark.slow
 
 
