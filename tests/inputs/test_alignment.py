@@ -75,7 +75,7 @@ def test_boxes_are_measured_relative_to_what_is_seen():
     cropped = np.array([[0, 0.25, 1, 0.5], [0, 0.5, 1, 0.75], [np.nan] * 4])
     assert alignment.same_places(whole, alignment.relative_to_seen(cropped))
     assert not alignment.same_places(whole, whole[[0, 2, 1]]), "the one shows nothing where the other does"
-    for shift, same in ((0.2, True), (0.3, False)):
+    for shift, same in ((0.2, True), (0.25, False), (0.3, False)):
         assert alignment.same_places(whole, whole + np.array([0, shift, 0, shift])) is same, (
             "half of a box is the limit"
         )

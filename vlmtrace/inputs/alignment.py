@@ -145,7 +145,7 @@ def same_places(first: Array, second: Array) -> bool:
     first, second = first[known], second[known]
     apart = np.abs((first[:, :2] + first[:, 2:]) - (second[:, :2] + second[:, 2:])) / 2  # (n, 2): down, across
     sides = np.minimum(first[:, 2:] - first[:, :2], second[:, 2:] - second[:, :2])
-    return bool((apart <= sides / 2 + 1e-6).all())
+    return bool((apart < sides / 2 * (1 - 1e-6)).all())
 
 
 def size_mismatch(model: VLM, clean: Size, corrupt: Size) -> str | None:

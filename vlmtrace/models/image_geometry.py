@@ -105,9 +105,9 @@ def patch_boxes(model: VLM, image: Image.Image, black: Inputs | None = None) -> 
     ramps[..., 0], ramps[..., 1] = across[None], down[:, None]
     if black is None:
         black = model.encode_image(Image.new("RGB", image.size))
-    white, ramp = (model.encode_image(Image.fromarray(picture)) for picture in (np.full_like(ramps, 255), ramps))
+    shown = [model.encode_image(Image.fromarray(picture)) for picture in (np.full_like(ramps, 255), ramps)]
     # (tile, channel, height, width) each
-    dark, white, ramp = (as_tiles(model, inputs) for inputs in (black, white, ramp))
+    dark, white, ramp = (as_tiles(model, inputs) for inputs in (black, *shown))
     span = white - dark
     seen = np.abs(span) > 0.5 * np.abs(span).max()
     fraction = (ramp - dark) / np.where(seen, span, 1)
