@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from display.test_page import FIGURES
 from fixtures import synthetic_tables as tables
+from fixtures.every_figure import FIGURES
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -104,6 +104,8 @@ def test_other_figures_show_any_text(kind, data):
     )  # fmt: skip
     for draw in (
         lambda: plots.trace_map(traced, said),
+        lambda: plots.average_trace(traced),
+        lambda: plots.region_effects(tables.make_region_effects([said, "image"])),
         lambda: plots.word_grid(image, boxes, words, said),
         lambda: plots.patch_maps([image], [said], [{said: np.ones((2, 2))}], notes=[{said: said}]),
         lambda: plots.noise_curves(noise),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import FigureBase
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
@@ -42,16 +43,18 @@ class Room(NamedTuple):
 
     Attributes:
         short: of ticks and legends
-        long: of titles and all else
+        title: of a panel's titles
+        long: of all else
     """
 
     short: tuple[int, int]
+    title: tuple[int, int]
     long: tuple[int, int]
 
 
-ROOM = Room((40, 2), (100, 4))
+ROOM = Room((40, 2), (60, 3), (100, 4))
 #: Where a figure has no room for these.
-LITTLE_ROOM = Room((8, 1), (40, 1))
+LITTLE_ROOM = Room((8, 1), (40, 1), (40, 1))
 
 
 @lru_cache(maxsize=1)
@@ -153,7 +156,12 @@ def make_literal(figure: FigureBase, room: Room | None = None) -> None:
     formulas = {
         id(text) for axis in axes if isinstance(axis.major.formatter, LogFormatter) for text in axis.findobj(Text)
     }
-    in_legends = {id(text) for legend in figure.findobj(Legend) for text in legend.get_texts()}
+    chosen = room or ROOM
+    rooms = {id(text): chosen.short for legend in figure.findobj(Legend) for text in legend.get_texts()}
+    for panel in figure.findobj(Axes):
+        # A panel's titles are at its middle, left and right.
+        titles = (getattr(panel, name, None) for name in ("title", "_left_title", "_right_title"))
+        rooms |= {id(text): chosen.title for text in titles}
     for text in figure.findobj(Text):
         if id(text) in formulas:
             continue
@@ -164,8 +172,7 @@ def make_literal(figure: FigureBase, room: Room | None = None) -> None:
         more = [name for name in families if name not in own]
         if more and not said.isascii():
             text.set_fontfamily([*own, *more])
-        chosen = room or ROOM
-        shown = shortened(literal(said, [*own, *more]), *(chosen.short if id(text) in in_legends else chosen.long))
+        shown = shortened(literal(said, [*own, *more]), *rooms.get(id(text), chosen.long))
         if shown != said:
             text.set_text(shown)
 

@@ -74,7 +74,7 @@ def _draw_pair(clean: Axes, corrupt: Axes, pair: pd.Series) -> None:
 def _pair_text(pair: pd.Series) -> str:
     """Category and both prompts; the width suits half a page."""
     lines = [f"{readable(pair['category'])}: {pair['clean_prompt']}", f"text corruption: {pair['corrupt_prompt']}"]
-    return "\n".join(shortened(textwrap.fill(line, 64, subsequent_indent="   "), 64, 3) for line in lines)
+    return "\n".join(shortened(textwrap.fill(line, 60, subsequent_indent="   "), 60, 3) for line in lines)
 
 
 @paper_style

@@ -183,7 +183,7 @@ def draw_patch_effects(axes: Sequence[Axes], pair: pd.Series, grids: dict[int, n
     size = image_panel(axes[0], pair["clean_image"])
     outline_masks(axes[0], masks, size)
     image_panel(axes[1], pair["corrupt_image"])
-    asked, clean = shortened(pair["clean_prompt"], 90, 2), shortened(pair["correct_answer"], 20, 1)
+    asked, clean = shortened(pair["clean_prompt"], 60, 2), shortened(pair["correct_answer"], 20, 1)
     axes[0].set_title(f"{asked}\nclean: {clean}", loc="left")
     axes[1].set_title(f"corrupt: {shortened(pair['incorrect_answer'], 20, 1)}", loc="left")
     for panel, (layer, effects) in zip(axes[2:], grids.items(), strict=True):
