@@ -17,7 +17,7 @@ from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_atomically
-from vlmtrace.core.images import open_image
+from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.paths import relative, resolve
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import validate_pairs
@@ -79,11 +79,10 @@ def _resized_mask(path: Any, own: tuple[int, int], size: tuple[int, int], folder
     if not isinstance(path, str):
         return path
     try:
-        with Image.open(resolve(path)) as opened:
-            mask = opened.convert("L")
-    except (OSError, SyntaxError, ValueError):
+        mask = open_mask(path, own)
+    except VlmtraceError:
         return path
-    return _written(mask.resize(size, Image.Resampling.NEAREST), folder) if mask.size == own else path
+    return _written(mask.resize(size, Image.Resampling.NEAREST), folder)
 
 
 def _written(image: Image.Image, folder: str | Path) -> str:
