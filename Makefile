@@ -13,6 +13,8 @@ QUESTION =
 # Put behind every prompt, such as "Answer with one word."; and the beginning of every answer, such as "The answer is".
 INSTRUCTION   =
 ANSWER_PREFIX =
+# yes: bring both images of a pair to one size where the model could not patch them otherwise (photographs of all sizes).
+SAME_SIZE =
 SAMPLES  =
 SEED     = 0
 # Empty: default for tiny-blip, otherwise the model's name.
@@ -44,8 +46,8 @@ VLMTRACE  := $(PYTHON) -m vlmtrace
 TEST      := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 
 # Values reach vlmtrace through the environment, so that no character in them can be misread by the shell.
-VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAMPLES SEED RUN BESIDE DEVICE JOBS HOST PORT THEME \
-    MINUTES KILLS INPUTS
+VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAME_SIZE SAMPLES SEED RUN BESIDE DEVICE JOBS HOST PORT \
+    THEME MINUTES KILLS INPUTS
 define hand_on
 export VLMTRACE_$(1) = $$(value $(1))
 

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from fixtures import synthetic_tables as tables
+from fixtures.every_figure import FIGURES
 from matplotlib.text import Text
 from PIL import Image
 
@@ -16,32 +17,6 @@ from vlmtrace.display.style import effect_limit, thin_ticks
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return tables.every_table(tmp_path_factory.mktemp("pairs"))
-
-
-def overlay(data, **options):
-    pair = data.pairs.iloc[0]
-    masks = pair["clean_object_mask"], pair["clean_distractor_mask"]
-    return plots.attention_overlay(pair["clean_image"], data.attention[0, 0], *masks, "head 2.5", **options)
-
-
-FIGURES = {
-    "pairs": lambda d: plots.pair_gallery(d.pairs, 5),
-    "accuracy": lambda d: plots.accuracy_by_category(d.accuracy),
-    "accuracy of one task": lambda d: plots.accuracy_by_category(d.accuracy[d.accuracy["task"] == "rendered_svo"]),
-    "selection": lambda d: plots.selection_counts(d.selection),
-    "effects": lambda d: plots.effect_heatmap(d.modules, "mlp", corruption="text", pairs=d.pairs),
-    "effects in one panel": lambda d: plots.effect_heatmap(d.modules, "mlp", corruption="text", by=()),
-    "effects on the image": lambda d: plots.image_effect_map(d.modules, d.pairs, n=2),
-    "heads": lambda d: plots.head_map(d.heads),
-    "heads of one task": lambda d: plots.head_map(d.heads, "rendered_svo", "image"),
-    "many heads": lambda d: plots.head_map(tables.make_heads(24, 32), "rendered_svo", "image"),
-    "universal heads": lambda d: plots.universal_head_table(d.heads),
-    "one universal head": lambda d: plots.universal_head_table(d.heads[d.heads["corruption"] == "text"]),
-    "functions": lambda d: plots.function_scores(d.functions),
-    "attention": overlay,
-    "attention gallery": lambda d: plots.attention_gallery(d.pairs[:3], d.attention, ["2.5", "3.1"], ["red"] * 3),
-    "faithfulness": lambda d: plots.faithfulness_curves(d.faithfulness),
-}
 
 
 def color_bar(figure):

@@ -167,6 +167,7 @@ def test_an_unknown_model_is_one_sentence(tmp_path, monkeypatch):
         (["--tasks", ""], "TASKS is empty"),
         (["--tasks", "rendered_svo rendered_svo"], "names a task twice"),
         (["--samples", "0"], "SAMPLES=0 is not a whole number of at least 1"),
+        (["--same-size", "maybe"], "SAME_SIZE=maybe says neither yes nor no"),
         (["--samples", "many"], "SAMPLES=many is not a whole number"),
         (["--seed", "-1"], "SEED=-1 is not a whole number of at least 0"),
         (["--run", "a b"], "run cannot be called 'a b'"),

@@ -46,7 +46,9 @@ def home(tmp_path, monkeypatch):
     notebooks.mkdir()
     for name, spec in declarations.stages().items():
         parameters = 'model = "tiny-blip"\nseed = 0\nrun = "default"\ndevice = "cpu"\nsamples = 9\n'
-        parameters += 'task = "a"\nroot = ""\nquestion = ""' if spec.per == "task" else 'tasks = ["a"]'
+        parameters += (
+            'task = "a"\nroot = ""\nquestion = ""\nsame_size = False' if spec.per == "task" else 'tasks = ["a"]'
+        )
         first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
         notebook = new_notebook(cells=[first, new_code_cell(f"import vlmtrace as vt\n{USES[name]}")])
         notebook.metadata["vlmtrace"] = dict(nbformat.read(spec.notebook, as_version=4).metadata["vlmtrace"])
@@ -157,6 +159,12 @@ def test_parameters_reach_the_notebooks(ran, any_device):
     assert ran.given[-1] == {**shared, "tasks": A}
 
 
+@pytest.mark.parametrize(("said", "given"), [("yes", "True"), ("no", None), ("", None)])
+def test_same_size_reaches_the_first_notebook(ran, said, given):
+    make(ran, "--same-size", said)
+    assert ran.given[0].get("same_size") == given
+
+
 def test_a_place_and_a_question_reach_what_needs_them(ran, tmp_path):
     (tmp_path / "my data").mkdir()
     make(ran, "--root", str(tmp_path / "my data"), "--question", "Is it {a} or {b}?", tasks="folder rendered_svo")
@@ -171,6 +179,7 @@ def test_a_place_and_a_question_reach_what_needs_them(ran, tmp_path):
     [
         (("--seed", "1"), [*ONE_TASK, "06", "report"]),
         (("--model", "other/model", "--run", "default"), [*ONE_TASK, "06", "report"]),
+        (("--same-size", "yes"), [*ONE_TASK, "06", "report"]),
         (("--samples", "5"), [*ONE_TASK, "06", "report"]),
         (("--device", "cuda"), []),
     ],

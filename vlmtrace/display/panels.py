@@ -21,6 +21,7 @@ from PIL import Image
 from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.schema import UNIT
 from vlmtrace.core.stats import mean_interval
+from vlmtrace.display.literal import ROOM, shortened
 from vlmtrace.display.style import ATTENTION, MISSING, SIGNED, signed_norm, thin_ticks
 from vlmtrace.display.wording import readable
 
@@ -174,7 +175,7 @@ def label_groups(axes: Axes, heights: dict[tuple[str, str], float], labels: Sequ
     for group in dict.fromkeys(group for group, _ in heights):
         top = min(height for (found, _), height in heights.items() if found == group)
         axes.text(
-            -0.04, top - 0.85, readable(group), fontweight="bold", ha="right", fontsize=7,
+            -0.04, top - 0.85, shortened(readable(group), ROOM.short[0], 1), fontweight="bold", ha="right", fontsize=7,
             transform=axes.get_yaxis_transform(),
         )  # fmt: skip
 

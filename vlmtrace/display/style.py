@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -19,12 +20,15 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
 from vlmtrace.core.files import write_atomically
+from vlmtrace.display.literal import LITTLE_ROOM, font_families, make_literal
 
 P = ParamSpec("P")
 
 #: Width and height of a page's text in inches: figures are drawn at the size at which they are printed.
 PAGE_WIDTH = 7.0
 PAGE_HEIGHT = 9.5
+#: No figure is higher than this, however many rows it has.
+MAX_HEIGHT = 20.0
 #: Gray of a missing value.
 MISSING = "0.8"
 #: Signed effects: blue below 0, white at 0, red above. Red and blue differ for every common color blindness.
@@ -60,6 +64,18 @@ _PAPER: Any = {
 class PaperFigure(Figure):
     """A figure that a notebook shows once, when it is a cell's result, whether or not pyplot was ever used."""
 
+    def draw(self, renderer: Any) -> None:
+        """Draw it, each text as it is; where texts leave no room for the panels, they are cut shorter."""
+        make_literal(self)
+        with warnings.catch_warnings():
+            # Said before anything is drawn.
+            warnings.filterwarnings("error", "constrained_layout not applied")
+            try:
+                return super().draw(renderer)
+            except UserWarning:
+                make_literal(self, LITTLE_ROOM)
+        super().draw(renderer)
+
     def _repr_png_(self) -> bytes:
         return render_png(self, dpi=144)
 
@@ -83,13 +99,13 @@ def new_figure(height: float, width: float = PAGE_WIDTH) -> Figure:
     """Make an empty figure outside pyplot's global list, so that hundreds of them leave nothing behind.
 
     Args:
-        height: in inches
+        height: in inches; more than `MAX_HEIGHT` are cut
         width: in inches
 
     Returns:
         the figure, with a constrained layout
     """
-    return PaperFigure(figsize=(width, height), dpi=144, layout="constrained")
+    return PaperFigure(figsize=(width, min(height, MAX_HEIGHT)), dpi=144, layout="constrained")
 
 
 def paper_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -104,7 +120,8 @@ def paper_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with sns.axes_style("ticks"), mpl.rc_context(_PAPER):
+        fonts = {"font.family": font_families(), "text.parse_math": False}
+        with sns.axes_style("ticks"), mpl.rc_context(_PAPER | fonts):
             figure = draw(*args, **kwargs)
             figure.draw_without_rendering()  # ticks are made at the first draw: make them in this style
         return figure
@@ -123,6 +140,7 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
         the two paths
     """
     path = Path(path)
+    make_literal(figure)  # those of other libraries, too
     written = []
     for suffix, options in ((".png", {"dpi": 200}), (".pdf", {"metadata": {"CreationDate": None}})):
         target = path.with_name(path.name + suffix)

@@ -1,9 +1,13 @@
 """From a table's row to tensors.
 
 corruption      which image and prompt each run of a pair has
+words           where words begin and end in a prompt, in any script
 token_roles     what each token is in its prompt: the correct option, the noun, punctuation, …
 image_regions   which image tokens show the object, the distractor or neither, and which differ within a pair
 image_tokens    the mean image token
+alignment       whether every position of a model stands for the same place in both images of a pair
+same_size       the corrupt image in the size of the clean one
+encodable       whether an image and a prompt can be a model's inputs
 units           which pairs are independent of each other
 pair_runs       clean and corrupt run of pairs, side by side
 batching        pairs of equal shape go through the model together

@@ -1,5 +1,6 @@
 from .corruption import CORRUPTIONS, run_inputs
 from .image_regions import coverage, image_regions, on_image
+from .same_size import same_size
 from .token_roles import token_table
 from .units import with_units
 
@@ -9,6 +10,7 @@ __all__ = [
     "image_regions",
     "on_image",
     "run_inputs",
+    "same_size",
     "token_table",
     "with_units",
 ]

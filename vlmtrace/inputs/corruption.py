@@ -9,7 +9,6 @@ another one less. Such pairs are refused.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -19,6 +18,8 @@ import pandas as pd
 import torch
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.inputs.encodable import encode_questions
+from vlmtrace.inputs.words import PIECE
 from vlmtrace.models import VLM, Inputs
 
 #: Optional column of a pairs table: the given beginning of the answer, behind which the model goes on.
@@ -43,11 +44,13 @@ def run_inputs(model: VLM, pairs: pd.DataFrame, run: str) -> Inputs:
         by name, tensors of (batch, …): token ids, pixel values and whatever else the family takes
 
     Raises:
-        VlmtraceError: there is no such run, or an image cannot be read
+        VlmtraceError: there is no such run, an image cannot be read, or it or a prompt is none that the model takes;
+            the sentence names the pair
     """
     one_of(run, ("clean", *CORRUPTIONS), "run")
     image, prompt = CORRUPTIONS.get(run, ("clean_image", "clean_prompt"))
-    inputs = model.encode(list(pairs[image]), [model.prompt_text(text) for text in pairs[prompt]])
+    rows = pairs[[image, prompt]].assign(sample_id=pairs.get("sample_id"))
+    inputs = encode_questions(model, rows.rename(columns={image: "image", prompt: "prompt"}), "pair")
     prefixes = [prefix_of(pair) for pair in pairs.to_dict("records")] if PREFIX in pairs else []
     if not any(prefixes):
         return inputs
@@ -128,7 +131,7 @@ def _tokens_and_words(model: VLM, prompt: str) -> tuple[list[int], list[int]]:
     text = model.prompt_text(prompt)
     encoded = model.tokenizer(text, return_offsets_mapping=True, **model.tokenizer_options(text))
     # Many tokenizers give a word the space before it, so a token belongs to the word that its last character is in.
-    words = [match.span() for match in re.finditer(r"\w+|[^\w\s]", text)]
+    words = [match.span() for match in PIECE.finditer(text)]
     ends = [end for _, end in words]
     return list(encoded.input_ids), [
         bisect_left(ends, end) if end > start else -1 for start, end in encoded.offset_mapping

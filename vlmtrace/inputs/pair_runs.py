@@ -10,8 +10,11 @@ import pandas as pd
 import torch
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.images import open_image
+from vlmtrace.inputs.alignment import size_mismatch
 from vlmtrace.inputs.answers import Answers, contrast_names, find_answers, first_ids
 from vlmtrace.inputs.corruption import prefix_of, run_inputs, token_mismatch
+from vlmtrace.inputs.encodable import named
 from vlmtrace.models import VLM, Inputs, Readout, Trace
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.finite import check_finite
@@ -84,21 +87,25 @@ def encode_pair(model: VLM, pairs: pd.DataFrame, row: int, corruption: str) -> t
         clean and corrupt inputs, of batch 1 and of equal shapes
 
     Raises:
-        VlmtraceError: the two differ in shape, or the words of their prompts do not stand at the same positions
+        VlmtraceError: the two images, or the words of the two prompts, are not aligned (see
+            `vlmtrace.inputs.alignment`), or an image or a prompt is none that the model takes; the sentence names the
+            pair
     """
     one = pairs.iloc[[row]]
-    name = one["sample_id"].iloc[0]
-    # Under image corruption both runs read the clean prompt.
-    problem = token_mismatch(model, one.iloc[0]) if corruption == "text" else None
-    if problem:
-        raise VlmtraceError(f"Pair {name!r}: {problem}")
+    with named(f"pair {one['sample_id'].iloc[0]!r}"):
+        # Read once, and only what this corruption needs.
+        columns = ["clean_image"] if corruption == "text" else ["clean_image", "corrupt_image"]
+        images = [open_image(one[column].iloc[0]) for column in columns]
+        # Under image corruption both runs read the clean prompt.
+        problem = (
+            token_mismatch(model, one.iloc[0])
+            if corruption == "text"
+            else size_mismatch(model, images[0].size, images[-1].size)
+        )
+        if problem:
+            raise VlmtraceError(problem)
+    one = one.assign(**{column: [image] for column, image in zip(columns, images, strict=True)})
     clean, corrupt = (run_inputs(model, one, run) for run in ("clean", corruption))
-    for key in clean:
-        if clean[key].shape != corrupt[key].shape:
-            raise VlmtraceError(
-                f"Pair {name!r}: clean and corrupt {key} differ in shape, {tuple(clean[key].shape)} and "
-                f"{tuple(corrupt[key].shape)}: bring both images to the same size."
-            )
     return clean, corrupt
 
 

@@ -6,11 +6,12 @@ that option stands at position 5 in one prompt and at 7 in another.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from vlmtrace.inputs.words import PIECE, WORD, find_word, script
 
 if TYPE_CHECKING:
     from vlmtrace.models import VLM, Inputs, Token
@@ -74,23 +75,17 @@ def role_spans(prompt: str, pair: Mapping[str, Any]) -> dict[str, list[tuple[int
     """
     words = {"correct": pair.get("correct_answer"), "incorrect": pair.get("incorrect_answer")}
     words |= {column: pair.get(column) for column in WORD_COLUMNS}
-    return {role: find_word(prompt, word) for role, word in words.items() if isinstance(word, str) and word}
+    found = {role: find_word(prompt, word) for role, word in words.items() if isinstance(word, str) and word}
+    # Where scripts have no blanks, one option may lie in the other: 红 (red) in 粉红 (pink).
+    options = [span for role in ("correct", "incorrect") for span in found.get(role, [])]
+    return {
+        role: [span for span in spans if not any(_lies_in(span, option) for option in options)]
+        for role, spans in found.items()
+    }
 
 
-def find_word(prompt: str, word: str) -> list[tuple[int, int]]:
-    """Where a word stands in a prompt as a whole word, whatever its case ("man" is not in "woman").
-
-    Args:
-        prompt: any text
-        word: one word, or several
-
-    Returns:
-        the first and last-plus-one character of each occurrence
-
-    >>> find_word("Is the man or the woman kicking?", "man")
-    [(7, 10)]
-    """
-    return [match.span() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE)]
+def _lies_in(span: tuple[int, int], other: tuple[int, int]) -> bool:
+    return span != other and other[0] <= span[0] and span[1] <= other[1]
 
 
 def _role(token: Token, text: str, words: range, spans: dict[str, list[tuple[int, int]]]) -> str:
@@ -110,8 +105,8 @@ def _role(token: Token, text: str, words: range, spans: dict[str, list[tuple[int
 
 def _whole_word(text: str, start: int, end: int) -> str:
     """The word that the characters start … end belong to, or those characters themselves."""
-    for match in re.finditer(r"\w+", text):
-        if match.start() <= start < match.end():
+    for match in PIECE.finditer(text):
+        if match.start() <= start < match.end() and script(match.group()[0]):
             return match.group()
     return text[start:end].strip()
 
@@ -127,7 +122,7 @@ def joined_words(tokens: Sequence[Token], text: str) -> pd.DataFrame:
         one row per token: word_index (equal for neighbors of one word), word. What stands in no word (punctuation,
         special tokens, image tokens) is a word of its own; a token of two words counts for the first
     """
-    words = list(re.finditer(r"\w+(?:['’]\w+)*", text))
+    words = list(WORD.finditer(text))
     rows: list[tuple[int, str]] = []
     before = None
     for i, token in enumerate(tokens):

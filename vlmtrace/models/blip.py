@@ -26,6 +26,7 @@ from vlmtrace.core.images import open_image
 from vlmtrace.models import image_geometry
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import HookPoint
+from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals
 from vlmtrace.models.sweep import blip as blip_sweep
 from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Site, Token, Trace
 from vlmtrace.models.vlm import VLM
@@ -86,8 +87,11 @@ class Blip(VLM):
                 f"Prompts of {', '.join(map(str, sorted(lengths)))} tokens cannot share a batch of {self.name}, since "
                 "padding would change the answer: encode prompts of equal length together."
             )
-        pixels = self.processor.image_processor([open_image(image) for image in images], return_tensors="pt")
-        text = self.tokenizer(list(prompts), return_tensors="pt")
+        opened = [open_image(image) for image in images]
+        with processor_refusals(self, prompts[0], opened[0]):
+            pixels = self.processor.image_processor(opened, return_tensors="pt")
+            text = self.tokenizer(list(prompts), return_tensors="pt")
+        check_length(self, text, prompts[0])
         return {
             "pixel_values": pixels["pixel_values"].to(self.device, self.dtype),
             "input_ids": text["input_ids"].to(self.device),
@@ -165,6 +169,7 @@ class Blip(VLM):
         batch = len(inputs["input_ids"])
         start = inputs.get("decoder_input_ids", self._start_ids(batch))
         new = torch.as_tensor(ids, dtype=start.dtype, device=start.device).expand(batch, -1)
+        check_extended(self, start.shape[1] + new.shape[1])
         return {**inputs, "decoder_input_ids": torch.cat([start, new], dim=1)}
 
     @property

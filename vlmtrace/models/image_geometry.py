@@ -22,22 +22,25 @@ from vlmtrace.models.vlm import VLM
 #: A tile whose edges lie this close to the image's edges shows all of it.
 WHOLE = 5e-3
 
+#: Less than this from end to end of a ramp is the rounding of 8-bit pixels.
+FLAT = 5e-3
 
-def vision_boxes(model: VLM, image: Image.Image, inputs: Inputs) -> Array:
-    """The box of each of the vision encoder's positions: (position, 4)."""
+
+def vision_boxes(model: VLM, image: Image.Image, inputs: Inputs, patches: Array | None = None) -> Array:
+    """The box of each of the vision encoder's positions: (position, 4); `patches` as from `patch_boxes`, if at hand."""
     positions = model.family.layout.positions(model.hf, inputs)  # (position, 3): tile, row, column
-    boxes = _clipped(patch_boxes(model, image))[tuple(positions.T)]
+    boxes = _clipped(patch_boxes(model, image) if patches is None else patches)[tuple(positions.T)]
     boxes[positions[:, 0] < 0] = np.nan
     return boxes
 
 
-def token_boxes(model: VLM, image: Image.Image, inputs: Inputs) -> Array:
-    """The box of each image token of the language model: (image token, 4)."""
+def token_boxes(model: VLM, image: Image.Image, inputs: Inputs, patches: Array | None = None) -> Array:
+    """The box of each image token of the language model: (image token, 4); `patches` as from `patch_boxes`."""
     n = int(model.is_image(inputs)[0].sum())
     side_of = model.family.square_side
     if side_of is None:
         return np.full((n, 4), np.nan)
-    boxes = patch_boxes(model, image)  # (tile, row, column, 4)
+    boxes = patch_boxes(model, image) if patches is None else patches  # (tile, row, column, 4)
     if model.family.pack is not None:
         found = model.family.pack(model.hf, boxes, inputs, newline=np.nan)
     else:
@@ -89,22 +92,25 @@ def _has_class_tokens(model: VLM) -> bool:
     return strategy == "full" and class_tokens(model.hf) > 0
 
 
-def patch_boxes(model: VLM, image: Image.Image) -> Array:
+def patch_boxes(model: VLM, image: Image.Image, black: Inputs | None = None) -> Array:
     """The box of each patch: (tile, row, column, 4); where the processor has padded, it reaches beyond the image.
 
     Every tile shows some rectangle of the image, so its columns lie on a straight line from left to right: the line is
-    fitted to all pixels of a ramp that runs from black to white, between those of an image all black and all white.
+    fitted to all pixels of a ramp that runs from black to white, between those of an image all black (its inputs may be
+    given) and all white.
     """
     width, height = image.size
     across, down = (np.rint((np.arange(n) + 0.5) / n * 255).astype(np.uint8) for n in (width, height))
     ramps = np.zeros((height, width, 3), dtype=np.uint8)
     ramps[..., 0], ramps[..., 1] = across[None], down[:, None]
-    shown = [np.zeros_like(ramps), np.full_like(ramps, 255), ramps]
+    if black is None:
+        black = model.encode_image(Image.new("RGB", image.size))
+    shown = [model.encode_image(Image.fromarray(picture)) for picture in (np.full_like(ramps, 255), ramps)]
     # (tile, channel, height, width) each
-    black, white, ramp = (as_tiles(model, model.encode_image(Image.fromarray(picture))) for picture in shown)
-    span = white - black
+    dark, white, ramp = (as_tiles(model, inputs) for inputs in (black, *shown))
+    span = white - dark
     seen = np.abs(span) > 0.5 * np.abs(span).max()
-    fraction = (ramp - black) / np.where(seen, span, 1)
+    fraction = (ramp - dark) / np.where(seen, span, 1)
     tiles, _, n_rows, n_columns = fraction.shape
     side = patch_size(model.hf.config)
     boxes = np.full((tiles, n_rows // side[0], n_columns // side[1], 4), np.nan)
@@ -121,6 +127,10 @@ def patch_boxes(model: VLM, image: Image.Image) -> Array:
 def _edges(fraction: Array, seen: Array, axis: int, side: int) -> Array:
     """Where the edges of patches along an axis of a tile lie in the image, from pixels that show a ramp along it."""
     pixel = np.broadcast_to(np.expand_dims(np.arange(fraction.shape[axis]) + 0.5, 1 - axis), fraction.shape)
+    if np.ptp(fraction[seen]) < FLAT:
+        # One line of pixels, which shows no ramp: it fills what is seen of it.
+        first, last = pixel[seen].min() - 0.5, pixel[seen].max() + 0.5
+        return (np.arange(0, fraction.shape[axis] + 1, side) - first) / (last - first)
     # At the image's borders resampling bends the ramp.
     straight = seen & (fraction > 0.15) & (fraction < 0.85)
     chosen = straight if len(np.unique(pixel[straight])) > 2 else seen

@@ -14,6 +14,7 @@ from torch import Tensor
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import open_image
 from vlmtrace.models.families import FamilySpec
+from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals, quoted
 from vlmtrace.models.types import Inputs
 from vlmtrace.models.vlm import VLM
 
@@ -53,11 +54,12 @@ class ImagePrompts(VLM):
             return self.family.prompt_start.format(image=self.image_placeholder) + prompt
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         messages = [{"role": "user", "content": content}]
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        with processor_refusals(self, prompt):
+            text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         if prompt.strip() not in text or (self.family.prompt_start and text.count(self.image_placeholder) != 1):
             raise VlmtraceError(
-                f"The chat template of {self.name} makes {text!r} of the prompt {prompt!r}, which does not hold it and "
-                "one image: use a processor with a chat template for images."
+                f"The chat template of {self.name} makes {quoted(text)} of the prompt {quoted(prompt)}, which does not "
+                "hold it and one image: use a processor with a chat template for images."
             )
         return text
 
@@ -70,7 +72,9 @@ class ImagePrompts(VLM):
 
     def encode_text(self, text: str) -> Inputs:
         """Inputs of one text without an image, as `text_only_prompt` gives it."""
-        row = self.tokenizer(text + self.family.prompt_end, return_tensors="pt", **self.tokenizer_options(text))
+        with processor_refusals(self, text):
+            row = self.tokenizer(text + self.family.prompt_end, return_tensors="pt", **self.tokenizer_options(text))
+        check_length(self, row, text)
         found = {name: value.to(self.device) for name, value in row.items() if name in ("input_ids", "attention_mask")}
         if self.family.generated_token_type:
             # Where what is generated has another type than the prompt, the prompt's must be given.
@@ -85,7 +89,8 @@ class ImagePrompts(VLM):
     def count_tokens(self, prompt: str) -> int:
         """Number of tokens of a prompt, special tokens included, and the image as one."""
         text = self.prompt_text(prompt)
-        return len(self.tokenizer(text, **self.tokenizer_options(text)).input_ids)
+        with processor_refusals(self, prompt):
+            return len(self.tokenizer(text, **self.tokenizer_options(text)).input_ids)
 
     def spell_answer(self, answer: str, prefix: str = "", blank: bool | None = None) -> list[int]:
         """See `VLM.spell_answer`; the answer goes on from the prompt, or from the prefix behind it."""
@@ -121,10 +126,12 @@ class ImagePrompts(VLM):
     def _encode_one(self, image: Image.Image, text: str) -> Inputs:
         if self.family.prompt_start and text.count(self.image_placeholder) != 1:
             raise VlmtraceError(
-                f"The prompt {text!r} must hold {self.image_placeholder} once, where {self.name} is to see the image: "
-                "make it with prompt_text."
+                f"The prompt {quoted(text)} must hold {self.image_placeholder} once, where {self.name} is to see the "
+                "image: make it with prompt_text."
             )
-        row = self.processor(images=image, text=text, return_tensors="pt", **self.tokenizer_options(text))
+        with processor_refusals(self, text, image):
+            row = self.processor(images=image, text=text, return_tensors="pt", **self.tokenizer_options(text))
+        check_length(self, row, text)
         return {name: value for name, value in row.items() if name in self.forward_arguments}
 
     def is_image(self, inputs: Inputs) -> Tensor:
@@ -135,6 +142,7 @@ class ImagePrompts(VLM):
         """See `ModelInterface.extend`: every input with one entry per position grows by the new tokens."""
         new_ids = torch.as_tensor(ids, dtype=torch.long, device=self.device)
         n_new = new_ids.shape[-1]
+        check_extended(self, inputs["input_ids"].shape[1] + n_new)
         fills: dict[str, Tensor | int] = {"input_ids": new_ids, **self.family.token_fills}
 
         def longer(value: Tensor, fill: Tensor | int) -> Tensor:

@@ -82,6 +82,11 @@ class ModelInterface(ABC):
         self.processor = processor
         self.tokenizer = processor.tokenizer
 
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens that its text sequence may have, image tokens included; None: its configuration names no limit."""
+        return getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
+
     # Inputs --------------------------------------------------------
 
     @abstractmethod
@@ -96,7 +101,8 @@ class ModelInterface(ABC):
             what the model's forward pass takes, by name
 
         Raises:
-            VlmtraceError: an image cannot be read, or the prompts differ in length (nothing is ever padded, so that
+            VlmtraceError: an image cannot be read, the processor refuses it (a strip too narrow, say), a prompt is
+                longer than the model's positions, or the prompts differ in length (nothing is ever padded, so that
                 padding can never change a number)
         """
 

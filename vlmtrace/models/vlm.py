@@ -15,6 +15,7 @@ from torch import Tensor
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.models.finite import check_finite
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
+from vlmtrace.models.input_limits import processor_refusals
 from vlmtrace.models.interface import ModelInterface
 from vlmtrace.models.types import Block, Inputs, Site, Trace
 
@@ -101,7 +102,8 @@ class VLM(ModelInterface):
 
     def count_tokens(self, prompt: str) -> int:
         """Number of tokens of a prompt, special tokens included."""
-        return len(self.tokenizer(self.prompt_text(prompt)).input_ids)
+        with processor_refusals(self, prompt):
+            return len(self.tokenizer(self.prompt_text(prompt)).input_ids)
 
     def tokenizer_options(self, text: str) -> dict[str, Any]:
         """How the tokenizer is called for a text that `prompt_text` gave."""

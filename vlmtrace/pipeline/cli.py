@@ -111,6 +111,7 @@ def run_options(command: Callable) -> Callable:
             ("question", "", "For the task folder: the question, with {a} and {b} for the options."),
             ("instruction", "", 'Put behind every prompt, such as "Answer with one word."'),
             ("answer_prefix", "", 'The beginning of every answer, such as "The answer is".'),
+            ("same_size", "", "yes: bring both images of a pair to one size where the model needs that."),
             ("samples", "", "Pairs of each task; empty: as in notebook 01."),
             ("seed", "0", "Of everything that is drawn."),
             ("run", "", "The run: a folder under data/runs; empty: default, or the model's name."),
@@ -292,6 +293,8 @@ def check(run_name: str, model: str, revision: str, tasks: str, root: str, quest
         check_text(name, text)
     check_tasks(names)
     check_data(names, root, question)
+    if others["same_size"] not in ("", "yes", "no"):
+        raise VlmtraceError(f"SAME_SIZE={others['same_size'][:40]} says neither yes nor no: correct it.")
     check_number("SEED", others["seed"], 0, MOST_SEED)
     if others["samples"]:
         check_number("SAMPLES", others["samples"], 1, MOST_SAMPLES)

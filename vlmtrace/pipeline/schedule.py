@@ -44,6 +44,7 @@ class Settings:
         question: for the task `folder`; "": as in notebook 01
         instruction: put behind every prompt; "": nothing
         answer_prefix: the beginning of every answer; "": none
+        same_size: "yes": bring both images of a pair to one size where the model needs that
         samples: pairs of each task, as text; "": as in notebook 01
         seed: as text
         device: a torch device
@@ -57,6 +58,7 @@ class Settings:
     question: str = ""
     instruction: str = ""
     answer_prefix: str = ""
+    same_size: str = ""
     samples: str = ""
     seed: str = "0"
     device: str = "cpu"
@@ -103,6 +105,7 @@ class Job:
             "question": given.question if task and task.takes_question else "",
             "instruction": given.instruction,
             "answer_prefix": given.answer_prefix,
+            "same_size": "True" if given.same_size == "yes" else "",
         }
         known = declared_parameters(self.spec.notebook)
         return {name: value for name, value in wanted.items() if name in known}

@@ -13,7 +13,7 @@ import pandas as pd
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import relative, resolve
 from vlmtrace.core.schema import check_columns, validate_questions
-from vlmtrace.inputs.token_roles import find_word
+from vlmtrace.inputs.words import find_word
 from vlmtrace.tasks.building.csv_files import find_csv, read_csv
 from vlmtrace.tasks.building.folder_layouts import images_below, label_place
 from vlmtrace.tasks.building.image_files import image_problem

@@ -106,7 +106,7 @@ def test_a_donor_is_never_of_the_same_unit(random_blip, random_pairs):
     pair = random_pairs.iloc[[0]]
     twin = pair.assign(sample_id="twin")
     both = pd.concat([pair, twin], ignore_index=True)
-    with pytest.raises(VlmtraceError, match="no other pair of its length"):
+    with pytest.raises(VlmtraceError, match="no other pair of its length and image shape"):
         draw_donors(random_blip, both, both, seed=0)  # they share their images
     donors = draw_donors(random_blip, both.assign(unit=["a", "b"]), both.assign(unit=["a", "b"]), seed=0)
     assert donors == [1, 0], "a unit that the table says must be respected"

@@ -37,6 +37,8 @@ def noise_curves(curve: pd.DataFrame, level: float | None = None) -> Figure:
         VlmtraceError: a column is missing or there is no row.
     """
     curve = check_table(curve, ["sample_id", "category", "level", "p_answer", "still_answers"], "noise_curve")
+    # A legend leaves out what begins with an underscore.
+    curve = curve.assign(category=[readable(category).strip() or "–" for category in curve["category"]])
     figure = new_figure(height=2.7)
     panels = figure.subplots(1, 2, sharex=True)
     titles = {"p_answer": "p(answer)", "still_answers": "draws with the same answer on top"}

@@ -28,6 +28,7 @@ from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import check_columns, validate_questions
 from vlmtrace.core.stats import t_interval
 from vlmtrace.inputs.batching import equal_length_batches
+from vlmtrace.inputs.encodable import encode_questions
 from vlmtrace.models import VLM
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.vlm import repeat_inputs
@@ -117,7 +118,7 @@ def noise_scale(model: VLM, questions: pd.DataFrame, batch: int = 32) -> float:
     batches = equal_length_batches(model, questions["prompt"], batch, questions["image"])
     for rows in progress(batches, f"image embeddings of {len(questions)} images"):
         some = questions.iloc[rows]
-        inputs = model.encode(list(some["image"]), [model.prompt_text(prompt) for prompt in some["prompt"]])
+        inputs = encode_questions(model, some)
         kept = model.image_embeddings(inputs).double()
         n, total, squares = n + kept.numel(), total + float(kept.sum()), squares + float(kept.square().sum())
     return float(np.sqrt(squares / n - (total / n) ** 2))
@@ -178,7 +179,7 @@ def noise_curve(
     scale = noise_scale(model, questions) if scale is None else scale
     rows = []
     for question in progress(questions.to_dict("records"), f"noise levels for {len(questions)} questions"):
-        inputs = model.encode([question["image"]], [model.prompt_text(question["prompt"])])
+        inputs = encode_questions(model, question)
         image = model.image_embeddings(inputs)
         with named_rows(model, inputs, [f"question {question['sample_id']!r}"]):
             answer = model.answer_tokens(inputs, image=image)

@@ -33,6 +33,7 @@ from vlmtrace.core.schema import UNIT, validate_questions
 from vlmtrace.core.stats import t_interval
 from vlmtrace.inputs.answers import Answers, contrast_names, first_ids
 from vlmtrace.inputs.batching import Positions
+from vlmtrace.inputs.encodable import encode_questions
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.methods.causal_tracing.noise import Noise, noise_scale, refuse_images_twice
@@ -210,7 +211,7 @@ class _Step:
 
 @torch.no_grad()
 def _steps(model: VLM, question: dict[str, Any], noise: Noise) -> Iterator[_Step]:
-    inputs = model.encode([question["image"]], [model.prompt_text(question["prompt"])])
+    inputs = encode_questions(model, question)
     image = model.image_embeddings(inputs)
     with named_rows(model, inputs, [f"question {question['sample_id']!r}"]):
         answer = model.answer_tokens(inputs, image=image)

@@ -13,32 +13,43 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import validate_pairs
+from vlmtrace.inputs.alignment import size_mismatch
 from vlmtrace.inputs.answers import Answers, check_options, contrast_names, find_answers, read_answers
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import CORRUPTIONS, PREFIX, prefix_of, run_inputs, token_mismatch, with_instruction
+from vlmtrace.inputs.encodable import EncodingCheck, generated_tokens
 from vlmtrace.inputs.units import with_units
 from vlmtrace.models import VLM, Inputs
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.vlm import inputs_of_pair
 
 
-def check_pairs(model: VLM, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def check_pairs(
+    model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str] = ("image", "text")
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Set aside the pairs that cannot be used with this model, each with the reason.
 
-    A pair is set aside if an image is missing, truncated or no image; if its clean and corrupt prompts do not have the
-    same number of tokens or their words not at the same positions; if an answer cannot be written in the model's
-    tokens, or both are the same tokens.
+    What later stages do with a pair is tried here. A pair is set aside if
+
+    - an image is missing, truncated or no image, or the model's processor refuses it (too narrow a strip, say);
+    - a prompt and its answer are longer than the model has positions for, or cannot be put into its tokens;
+    - an answer cannot be written in the model's tokens, or both are the same tokens;
+    - "image" is among the corruptions, and its two images are not aligned (see `vlmtrace.inputs.alignment`):
+      `same_size` brings them to one size;
+    - "text" is among the corruptions, and its clean and corrupt prompts do not have the same number of tokens or their
+      words not at the same positions.
 
     Args:
-        model: its tokenizer decides how many tokens a prompt has
+        model: its processor and tokenizer decide
         pairs: a pairs table
+        corruptions: those that the pairs will be run with: "image", "text"
 
     Returns:
         (usable, set_aside): the usable rows of the pairs, counted anew from 0, and a table with the columns sample_id
         and reason, one row per pair that is set aside
 
     Raises:
-        VlmtraceError: the table lacks a column, repeats a sample_id or has no row
+        VlmtraceError: the table lacks a column, repeats a sample_id or has no row, or a corruption is unknown
 
     Example:
         >>> import vlmtrace as vt
@@ -49,21 +60,34 @@ def check_pairs(model: VLM, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
         >>> len(usable), set_aside["sample_id"].tolist()
         (3, ['rendered_states-test-0-00000'])
     """
+    for corruption in corruptions:
+        one_of(corruption, CORRUPTIONS, "corruption")
     pairs = with_units(validate_pairs(pairs))
-    reasons = {row.sample_id: reason for row in pairs.itertuples() if (reason := _problem(model, row._asdict()))}
+    check = EncodingCheck(model)
+    reasons = {
+        pair["sample_id"]: reason
+        for pair in pairs.to_dict("records")
+        if (reason := _problem(model, pair, corruptions, check))
+    }
     usable = pairs[~pairs["sample_id"].isin(reasons)].reset_index(drop=True)
     set_aside = pd.DataFrame({"sample_id": list(reasons), "reason": list(reasons.values())}, dtype=str)
     return usable, set_aside
 
 
-def _problem(model: VLM, pair: dict) -> str | None:
+def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: EncodingCheck) -> str | None:
+    options, prefix = (pair["correct_answer"], pair["incorrect_answer"]), prefix_of(pair)
     try:
-        for column in ("clean_image", "corrupt_image"):
-            open_image(pair[column])
-        check_options(model, (pair["correct_answer"], pair["incorrect_answer"]), prefix_of(pair))
+        # Both images are read whatever the corruption: a table that names a broken file is at fault.
+        images = {column: open_image(pair[column]) for column in ("clean_image", "corrupt_image")}
+        check_options(model, options, prefix)
+        for run in ("clean", *corruptions):
+            image, prompt = CORRUPTIONS.get(run, ("clean_image", "clean_prompt"))
+            check.check(images[image], pair[prompt], options, prefix)
+        sizes = (images["clean_image"].size, images["corrupt_image"].size)
+        problem = size_mismatch(model, *sizes) if "image" in corruptions else None
+        return problem or (token_mismatch(model, pair) if "text" in corruptions else None)
     except VlmtraceError as error:
         return str(error)
-    return token_mismatch(model, pair)
 
 
 def evaluate(
@@ -119,9 +143,8 @@ def evaluate(
         >>> evaluated["text_contrast_token"].iloc[0]
         'neither'
     """
-    for corruption in corruptions:
-        one_of(corruption, CORRUPTIONS, "corruption")
-    usable, set_aside = check_pairs(model, with_instruction(validate_pairs(pairs), instruction, answer_prefix))
+    asked = with_instruction(validate_pairs(pairs), instruction, answer_prefix)
+    usable, set_aside = check_pairs(model, asked, corruptions)
     if len(set_aside):
         warnings.warn(_set_aside_warning(set_aside, len(pairs)), stacklevel=2)
     if usable.empty:
@@ -162,7 +185,7 @@ def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str])
         correct_tokens=[_names(model, one.correct) for one in options],
         incorrect_tokens=[_names(model, one.contrast) for one in options],
     )
-    longest = max(8, *(2 + max(one.lengths) for one in options))
+    longest = generated_tokens(max(max(one.lengths) for one in options))
     for run, its_inputs in inputs.items():
         readout = read_answers(model, its_inputs, logits[run], options)
         ids = model.greedy_ids(its_inputs, longest)

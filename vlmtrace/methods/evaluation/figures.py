@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.schema import check_table
 from vlmtrace.display.aggregation import spread_over_kinds
+from vlmtrace.display.literal import shortened
 from vlmtrace.display.panels import (
     grouped_rows,
     image_panel,
@@ -66,14 +67,14 @@ def _draw_pair(clean: Axes, corrupt: Axes, pair: pd.Series) -> None:
     size = image_panel(clean, pair["clean_image"])
     outline_masks(clean, masks_of(pair), size)
     image_panel(corrupt, pair["corrupt_image"])
-    clean.set_xlabel(f"clean: {pair['correct_answer']}", fontweight="bold")
-    corrupt.set_xlabel(f"corrupt: {pair['incorrect_answer']}", fontweight="bold")
+    for axes, label in ((clean, f"clean: {pair['correct_answer']}"), (corrupt, f"corrupt: {pair['incorrect_answer']}")):
+        axes.set_xlabel(shortened(label, 26, 2), fontweight="bold")
 
 
 def _pair_text(pair: pd.Series) -> str:
     """Category and both prompts; the width suits half a page."""
     lines = [f"{readable(pair['category'])}: {pair['clean_prompt']}", f"text corruption: {pair['corrupt_prompt']}"]
-    return "\n".join(textwrap.fill(line, 64, subsequent_indent="   ") for line in lines)
+    return "\n".join(shortened(textwrap.fill(line, 60, subsequent_indent="   "), 60, 3) for line in lines)
 
 
 @paper_style

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
+from vlmtrace.inputs.encodable import named
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.models import VLM, HookPoint, Inputs, Site
 from vlmtrace.models.diagnosis import named_rows
@@ -284,11 +285,13 @@ def lens_of(model: VLM, question: Any, prefix: str = "", text_only: str | None =
     """
     if not model.has_visual_tokens:
         return open_lens(model, {})  # says why not
-    if text_only is None:
-        inputs = question_inputs(model, question["image"], question["prompt"], prefix)
-    else:
-        inputs = text_only_inputs(model, question[text_only], question["prompt"], prefix)
-    with named_rows(model, inputs, [f"question {question['sample_id']!r}"]):
+    name = f"question {question['sample_id']!r}"
+    with named(name):
+        if text_only is None:
+            inputs = question_inputs(model, question["image"], question["prompt"], prefix)
+        else:
+            inputs = text_only_inputs(model, question[text_only], question["prompt"], prefix)
+    with named_rows(model, inputs, [name]):
         return open_lens(model, inputs)
 
 

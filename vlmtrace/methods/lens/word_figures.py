@@ -52,7 +52,7 @@ def draw_words(
         # As large as fits: lines are 1.2 of a letter's height apart, letters beside each other about 0.58.
         largest = min(7.0, room * wide / width / (1.2 * len(names)))
         for line, (name, hit) in enumerate(zip(names, hits, strict=True)):
-            size = min(largest, room * wide / width / (0.58 * len(name)))
+            size = min(largest, room * wide / width / (0.58 * max(1, len(name))))
             written.text(
                 x + wide / 2, y + high * (line + 0.5) / len(names), name, ha="center", va="center", fontsize=size,
                 fontweight="bold" if hit else "normal", color="black" if line == 0 or hit else "0.2",

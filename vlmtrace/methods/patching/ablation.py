@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.images import open_image
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import UNIT, validate_pairs
+from vlmtrace.inputs.alignment import is_aligned
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.inputs.token_roles import token_table
@@ -131,7 +133,7 @@ def ablate(
 
 
 def draw_donors(model: VLM, pairs: pd.DataFrame, reference: pd.DataFrame, seed: int) -> list[int]:
-    """Draw for each pair another one whose clean inputs have the same shapes.
+    """Draw for each pair another one whose clean inputs have the same shapes, and whose clean images are aligned.
 
     Args:
         model: its processor makes the inputs
@@ -147,18 +149,23 @@ def draw_donors(model: VLM, pairs: pd.DataFrame, reference: pd.DataFrame, seed: 
     """
     generator = np.random.default_rng(seed)
     shapes = [_shapes(model, reference, row) for row in range(len(reference))]
+    sizes = [open_image(image).size for image in reference["clean_image"]]
     # Pairs that share an image are one unit in whichever of the two tables they stand.
     together = pd.concat([pairs, reference], ignore_index=True)
     units = with_units(together)[UNIT].to_numpy()
     names, own_units, units = reference["sample_id"].to_numpy(), units[: len(pairs)], units[len(pairs) :]
     donors = []
     for row, (name, unit) in enumerate(zip(pairs["sample_id"], own_units, strict=True)):
-        own = _shapes(model, pairs, row)
-        fits = [i for i in range(len(reference)) if shapes[i] == own and names[i] != name and units[i] != unit]
+        own, size = _shapes(model, pairs, row), open_image(pairs["clean_image"].iloc[row]).size
+        fits = [
+            i
+            for i in range(len(reference))
+            if shapes[i] == own and names[i] != name and units[i] != unit and is_aligned(model, size, sizes[i])
+        ]
         if not fits:
             raise VlmtraceError(
-                f"Pair {name!r} has no other pair of its length to take an activation from: leave it out, pass more "
-                "reference pairs, or ablate by the mean."
+                f"Pair {name!r} has no other pair of its length and image shape to take an activation from: leave it "
+                "out, pass more reference pairs, or ablate by the mean."
             )
         donors.append(int(generator.choice(fits)))
     return donors

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.aggregation import patch_grids, role_means, spread_over_kinds, with_pair_columns
+from vlmtrace.display.literal import shortened
 from vlmtrace.display.panels import (
     by_unit,
     effect_panel,
@@ -182,8 +183,9 @@ def draw_patch_effects(axes: Sequence[Axes], pair: pd.Series, grids: dict[int, n
     size = image_panel(axes[0], pair["clean_image"])
     outline_masks(axes[0], masks, size)
     image_panel(axes[1], pair["corrupt_image"])
-    axes[0].set_title(f"{pair['clean_prompt']}\nclean: {pair['correct_answer']}", loc="left")
-    axes[1].set_title(f"corrupt: {pair['incorrect_answer']}", loc="left")
+    asked, clean = shortened(pair["clean_prompt"], 60, 2), shortened(pair["correct_answer"], 20, 1)
+    axes[0].set_title(f"{asked}\nclean: {clean}", loc="left")
+    axes[1].set_title(f"corrupt: {shortened(pair['incorrect_answer'], 20, 1)}", loc="left")
     for panel, (layer, effects) in zip(axes[2:], grids.items(), strict=True):
         patch_effect_panel(panel, effects, limit, size, masks)
         panel.set_title(f"layer {layer}", loc="left")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.inputs.token_roles import find_word
+from vlmtrace.inputs.words import find_word
 
 if TYPE_CHECKING:
     from vlmtrace.models import VLM
@@ -164,7 +164,8 @@ def symmetric_token_replacement(
         word for key, word in distinct.items() if key not in banned and banned.isdisjoint(synonyms.get(word, ()))
     )
     replaced = prompt
-    for option in options:
+    # Where scripts have no blanks, one option may lie in the other (红 in 粉红): the longer one goes first.
+    for option in sorted(options, key=lambda option: not any(other != option and other in option for other in options)):
         spans = find_word(replaced, option)
         written = replaced[slice(*spans[0])] if spans else option
         fitting = [word for word in candidates if count_tokens(cased_as(word, written)) == count_tokens(written)]

@@ -15,7 +15,7 @@ from vlmtrace.core.errors import one_of
 from vlmtrace.core.files import write_atomically
 from vlmtrace.core.paths import RAW, relative
 from vlmtrace.core.progress import progress
-from vlmtrace.inputs.token_roles import find_word
+from vlmtrace.inputs.words import find_word
 from vlmtrace.tasks.rendered import faces, states, svo
 from vlmtrace.tasks.rendered.questions import Question, Scene, choice_prompt, count_prompt, place_of, plural, sentences
 from vlmtrace.tasks.rendered.words import NUMBERS, OPTIONS, TASKS, is_held_out, replacements

@@ -1,0 +1,205 @@
+"""Whether two images are aligned: whether every position of a model stands for the same place in both.
+
+A run is patched position by position, so position i must mean the same thing in the clean and in the corrupt run. Equal
+shapes do not say so: under Qwen2-VL an image of 56 × 28 pixels and one of 28 × 56 both become two image tokens, side by
+side in the one and one below the other in the other.
+
+Two images are **aligned** for a model if all of this holds:
+
+1. *The same sequence*: all inputs have equal shapes, and the processor writes the same tokens around the image.
+2. *The same grid*: equally many tiles, and rows and columns of patches in each; each position of the vision encoder is
+   the same tile, row and column.
+3. *The same places*: a position that shows a part of the one image shows a part of the other (none is padding here and
+   picture there), and the middle of its box in the one lies within its box in the other, in the vision encoder and
+   among the image tokens. Boxes are measured **relative to what the model sees** of each image: where it is cropped at
+   its center (LLaVA-1.5) or stretched (BLIP, Gemma 3), images of any shape are aligned.
+
+All of this depends on the images' sizes alone, so it is found once for each size, from an empty image; images of one
+size are aligned without a look, and so are all images of a model whose processor makes one size of them (BLIP's).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from PIL import Image
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.types import Array
+from vlmtrace.models import VLM
+from vlmtrace.models.image_geometry import patch_boxes, token_boxes, vision_boxes
+
+#: Width and height in pixels.
+Size = tuple[int, int]
+
+#: Sizes of images whose places are kept for each model.
+SIZES_KEPT = 256
+
+#: What brings the images of a pair to one size, for sentences.
+REMEDY = "bring both to one size, with SAME_SIZE=yes of make or vt.same_size"
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a model makes of every image of one size.
+
+    Attributes:
+        shapes: of its inputs, by name
+        ids: of the tokens, with a prompt that does not matter
+        grid: tiles, and rows and columns of patches in each
+        order: tile, row and column of each position of the vision encoder
+        boxes: by block, where its image positions lie: (position, 4), relative to all that the model sees
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    ids: tuple[int, ...]
+    grid: tuple[int, int, int]
+    order: Array
+    boxes: Mapping[str, Array]
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions of the text sequence, the image's tokens included."""
+        return len(self.ids)
+
+
+_KEPT: WeakKeyDictionary[VLM, OrderedDict[Size, Places]] = WeakKeyDictionary()
+
+
+def places_of(model: VLM, size: Size) -> Places:
+    """What a model makes of every image of a size; found once, and kept.
+
+    Args:
+        model: its processor is asked
+        size: width and height in pixels
+
+    Returns:
+        the sequence, the grid and the places
+
+    Raises:
+        VlmtraceError: the processor does not take images of this size
+    """
+    kept = _KEPT.setdefault(model, OrderedDict())
+    if size not in kept:
+        kept[size] = _find_places(model, size)
+        while len(kept) > SIZES_KEPT:
+            kept.popitem(last=False)
+    return kept[size]
+
+
+def _find_places(model: VLM, size: Size) -> Places:
+    image = Image.new("RGB", size)
+    inputs = model.encode_image(image)
+    layout = model.family.layout
+    patches = patch_boxes(model, image, black=inputs)
+    boxes = {}
+    if "vision_encoder" in model.blocks:
+        boxes["vision_encoder"] = relative_to_seen(vision_boxes(model, image, inputs, patches))
+    if model.has_visual_tokens:
+        boxes[model.head_block.name] = relative_to_seen(token_boxes(model, image, inputs, patches))
+    return Places(
+        {name: tuple(value.shape) for name, value in inputs.items()},
+        tuple(inputs["input_ids"][0].tolist()),
+        layout.grid(model.hf.config, inputs),
+        layout.positions(model.hf, inputs),
+        boxes,
+    )
+
+
+def relative_to_seen(boxes: Array) -> Array:
+    """Boxes in fractions of the part of the image that they cover together.
+
+    Args:
+        boxes: (n, 4): top, left, bottom, right in fractions of the image; NaN where a position has no place in it
+
+    Returns:
+        (n, 4), 0 to 1
+
+    >>> relative_to_seen(np.array([[0, 0.25, 1, 0.5], [0, 0.5, 1, 0.75]])).tolist()
+    [[0.0, 0.0, 1.0, 0.5], [0.0, 0.5, 1.0, 1.0]]
+    """
+    if np.isnan(boxes).all():
+        return boxes
+    start, end = np.nanmin(boxes[:, :2], axis=0), np.nanmax(boxes[:, 2:], axis=0)
+    return (boxes - np.tile(start, 2)) / np.tile(end - start, 2)
+
+
+def same_places(first: Array, second: Array) -> bool:
+    """Whether the middle of each box lies in the other's box of the same position, and neither has one alone.
+
+    Args:
+        first: (n, 4)
+        second: (n, 4)
+
+    >>> halves = np.array([[0, 0, 1, 0.5], [0, 0.5, 1, 1]])
+    >>> same_places(halves, halves + 0.01), same_places(halves, halves[:, [1, 0, 3, 2]])
+    (True, False)
+    """
+    known = ~np.isnan(first).any(axis=1)
+    if first.shape != second.shape or (known != ~np.isnan(second).any(axis=1)).any():
+        return False
+    first, second = first[known], second[known]
+    apart = np.abs((first[:, :2] + first[:, 2:]) - (second[:, :2] + second[:, 2:])) / 2  # (n, 2): down, across
+    sides = np.minimum(first[:, 2:] - first[:, :2], second[:, 2:] - second[:, :2])
+    return bool((apart < sides / 2 * (1 - 1e-6)).all())
+
+
+def size_mismatch(model: VLM, clean: Size, corrupt: Size) -> str | None:
+    """Whether images of two sizes are aligned for a model, see the module's docstring.
+
+    Args:
+        model: its processor is asked
+        clean: width and height of the clean image in pixels
+        corrupt: of the corrupt image
+
+    Returns:
+        None if they are; otherwise a sentence that names both sizes and says what does not agree
+
+    Raises:
+        VlmtraceError: the processor does not take images of one of the sizes
+    """
+    if clean == corrupt or not model.image_size_matters:
+        return None
+    first, second = places_of(model, clean), places_of(model, corrupt)
+    differs = _difference(first, second)
+    if differs is None:
+        return None
+    return (
+        f"The clean image of {clean[0]} × {clean[1]} pixels and the corrupt image of {corrupt[0]} × {corrupt[1]} are "
+        f"not aligned for {model.name} ({differs}): {REMEDY}."
+    )
+
+
+def _difference(first: Places, second: Places) -> str | None:
+    if first.grid != second.grid:
+        return f"{_grid(first)} against {_grid(second)}"
+    if first.n_tokens != second.n_tokens:
+        return f"{first.n_tokens} against {second.n_tokens} positions with the same prompt"
+    if first.shapes != second.shapes or first.ids != second.ids or not np.array_equal(first.order, second.order):
+        return "their inputs differ in form"
+    if not all(same_places(first.boxes[block], second.boxes[block]) for block in first.boxes):
+        return "equally many positions, which show other places in the image"
+    return None
+
+
+def _grid(places: Places) -> str:
+    tiles, rows, columns = places.grid
+    return f"{rows} × {columns} patches" if tiles == 1 else f"{tiles} tiles of {rows} × {columns} patches"
+
+
+def is_aligned(model: VLM, clean: Size, corrupt: Size) -> bool:
+    """Whether images of two sizes are aligned for a model; False where its processor does not take one of them.
+
+    Args:
+        model: its processor is asked
+        clean: width and height in pixels
+        corrupt: of the other image
+    """
+    try:
+        return size_mismatch(model, clean, corrupt) is None
+    except VlmtraceError:
+        return False

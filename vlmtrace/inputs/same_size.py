@@ -1,0 +1,98 @@
+"""Pairs of photographs: the corrupt image in the size of the clean one, where a model could not patch them otherwise.
+
+Models that take images at their own size (Qwen, LLaVA-NeXT, InternVL, …) make another sequence of an image of another
+shape, and such a pair cannot be patched position by position (see `vlmtrace.inputs.alignment`). What is done about it
+is what the model's processor does to every image anyway: it is resampled, with the processor's own filter. An image of
+another shape is stretched by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.files import write_atomically
+from vlmtrace.core.images import open_image, open_mask
+from vlmtrace.core.paths import relative, resolve
+from vlmtrace.core.progress import progress
+from vlmtrace.core.schema import validate_pairs
+from vlmtrace.inputs.alignment import is_aligned
+from vlmtrace.inputs.units import with_units
+from vlmtrace.models import VLM
+
+
+def same_size(model: VLM, pairs: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
+    """Bring both images of each pair to one size, where the model could not patch them position by position otherwise.
+
+    The corrupt image is resampled to the clean image's size with the filter of the model's processor, and written as a
+    PNG, so that all that follows reads files, and what the model saw can be looked at. Its masks go with it. Pairs
+    whose images are aligned as they are stay untouched, and so do those that cannot be used at all: `check_pairs` says
+    why. Which pairs are independent is told by the images as they were.
+
+    Args:
+        model: its processor decides what is aligned
+        pairs: a pairs table
+        folder: where the images are written, each under a name that tells its content
+
+    Returns:
+        the table with the new paths in corrupt_image and in columns corrupt_…_mask; and with the column unit
+
+    Raises:
+        VlmtraceError: the table lacks a column, repeats a sample_id or has no row, or the folder cannot be written to
+
+    Example:
+        >>> import tempfile
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=4)
+        >>> same = vt.same_size(model, pairs, tempfile.mkdtemp())
+        >>> same["corrupt_image"].equals(pairs["corrupt_image"])  # they were of one size
+        True
+    """
+    # A resampled image is another file than the one that other pairs share.
+    pairs = with_units(validate_pairs(pairs))
+    masks = [column for column in pairs if str(column).startswith("corrupt_") and str(column).endswith("_mask")]
+    resample = getattr(model.processor.image_processor, "resample", None)
+    resample = Image.Resampling.BICUBIC if resample is None else Image.Resampling(int(resample))
+    rows = pairs.to_dict("records")
+    for row in progress(rows, f"sizes of {len(rows)} pairs"):
+        try:
+            clean, corrupt = (open_image(row[column]) for column in ("clean_image", "corrupt_image"))
+        except VlmtraceError:
+            continue  # check_pairs sets it aside, with the reason
+        if is_aligned(model, clean.size, corrupt.size):
+            continue
+        row["corrupt_image"] = _written(corrupt.resize(clean.size, resample), folder)
+        for column in masks:
+            row[column] = _resized_mask(row[column], corrupt.size, clean.size, folder)
+    changed = {column: [row[column] for row in rows] for column in ("corrupt_image", *masks)}
+    return pairs.assign(**changed)
+
+
+def _resized_mask(path: Any, own: tuple[int, int], size: tuple[int, int], folder: str | Path) -> Any:
+    """A mask in another size; one that cannot be read, or was not of its image's size, is left as it is."""
+    if not isinstance(path, str):
+        return path
+    try:
+        mask = open_mask(path, own)
+    except VlmtraceError:
+        return path
+    return _written(mask.resize(size, Image.Resampling.NEAREST), folder)
+
+
+def _written(image: Image.Image, folder: str | Path) -> str:
+    """The path, as tables hold it, of the PNG that holds an image; an equal image is written once."""
+    content = f"{image.mode} {image.size}".encode() + image.tobytes()
+    path = resolve(folder) / f"{hashlib.sha256(content).hexdigest()[:20]}.png"
+    try:
+        if not path.is_file():
+            with write_atomically(path) as temporary:
+                image.save(temporary)
+    except OSError as error:
+        raise VlmtraceError(f"The image {path} cannot be written ({error}): choose another folder.") from error
+    return relative(path)
