@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.panels import image_panel
 from vlmtrace.display.style import new_figure, paper_style
@@ -78,6 +79,7 @@ class Ask(View):
 
     # What people do --------------------------------------------------------
 
+    @checked
     def ask(self, question: str, run: str = "clean") -> None:
         """Ask another question about the image that is shown.
 
@@ -95,6 +97,7 @@ class Ask(View):
             # Options and masks belong to the question that stood there.
             self.session.ask(clean_image=pair["clean_image"], clean_prompt=question, **self._other_image(pair))
 
+    @checked
     def open(self, content: bytes, run: str = "clean") -> None:
         """Open an image and ask the present question about it.
 

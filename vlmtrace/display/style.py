@@ -18,6 +18,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.files import write_atomically
 
 P = ParamSpec("P")
@@ -112,6 +113,7 @@ def paper_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return styled
 
 
+@checked
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     """Write `path`.png (200 dpi) and `path`.pdf, each whole or not at all.
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from vlmtrace.core.arguments import checked
+
 if TYPE_CHECKING:
     from vlmtrace.models import VLM, Inputs, Token
 
@@ -27,6 +29,7 @@ FUNCTION_WORDS = frozenset(
 )
 
 
+@checked
 def token_table(model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs) -> pd.DataFrame:
     """What stands at each position of a block for one pair's clean prompt.
 

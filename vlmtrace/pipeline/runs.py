@@ -31,6 +31,7 @@ import filelock
 import pandas as pd
 
 from vlmtrace.core import paths
+from vlmtrace.core.arguments import Count, NotebookParameter, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import read_json, read_table, write_atomically, write_json
 from vlmtrace.core.progress import progress
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from vlmtrace.models.vlm import VLM
 
 
+@checked
 def open_run(name: str) -> Run:
     """The run of this name; its folder appears when something is written.
 
@@ -76,6 +78,7 @@ class Run:
         folder: data/runs/<name>
     """
 
+    @checked
     def __init__(self, name: str):
         self.name = name
         self.folder = paths.RUNS / name
@@ -83,6 +86,7 @@ class Run:
     def __repr__(self) -> str:
         return f"<Run {self.name} in {paths.relative(self.folder)}>"
 
+    @checked
     def path(self, table: str, task: str | None = None) -> Path:
         """Where a table lies, whether or not it is there.
 
@@ -92,10 +96,12 @@ class Run:
         """
         return self.folder.joinpath(*[task] if task else [], f"{table}.parquet")
 
+    @checked
     def executed_notebook(self, stage: str, task: str | None = None) -> Path:
         """Where the executed copy of a stage's notebook lies."""
         return self.folder / "notebooks" / (f"{task}-{stage}.ipynb" if task else f"{stage}.ipynb")
 
+    @checked
     def table(self, table: str, task: str | None = None) -> pd.DataFrame:
         """Read a table.
 
@@ -117,7 +123,10 @@ class Run:
         path = self.folder / "run.json"
         return read_json(path) if path.is_file() else {"run": self.name, "parameters": {}, "stages": {}}
 
-    def stage(self, name: str, task: str | None = None, model: VLM | None = None, **parameters: Any) -> Stage:
+    @checked
+    def stage(
+        self, name: str, task: str | None = None, model: VLM | None = None, **parameters: NotebookParameter
+    ) -> Stage:
         """Begin a stage.
 
         Args:
@@ -129,6 +138,7 @@ class Run:
         """
         return Stage(self, name, task, model, parameters)
 
+    @checked
     def update(self, stage: str, entry: Mapping[str, Any]) -> None:
         """Merge one stage's entry into run.json, safely beside other processes that do the same."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -142,6 +152,7 @@ class Run:
             record["versions"] = versions()
             write_json(record, self.folder / "run.json")
 
+    @checked
     def remember(self, stage: str, made_from: Mapping[str, Any]) -> None:
         """Note in run.json what a stage's result was made from; see `vlmtrace.pipeline.schedule`."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -154,6 +165,7 @@ class Run:
 class Stage:
     """One notebook's work in a run: what it reads, computes in parts, draws and writes. Made by `Run.stage`."""
 
+    @checked
     def __init__(self, run: Run, name: str, task: str | None, model: VLM | None, parameters: Mapping[str, Any]):
         self.run, self.name, self.task = run, name, task
         self.key = f"{task}/{name}" if task else name
@@ -168,6 +180,7 @@ class Stage:
         self.facts: dict[str, Any] = {}
         self.parts_folder = run.folder / ".parts" / self.key.replace("/", "-")
 
+    @checked
     def read(self, table: str, task: str | None = None) -> pd.DataFrame:
         """Read a table that an earlier stage of the run wrote.
 
@@ -189,6 +202,7 @@ class Stage:
         """Record something else about this stage in run.json, such as the source of its data."""
         self.facts |= plain(facts)
 
+    @checked
     def figure(self, figure: Figure, name: str, caption: str = "") -> Figure:
         """Save a figure as PNG and PDF under the run's figures.
 
@@ -212,12 +226,13 @@ class Stage:
         plt.close(figure)  # else a notebook would show it twice
         return figure
 
+    @checked
     def resume(
         self,
         function: Callable[..., pd.DataFrame],
         model: VLM,
         pairs: pd.DataFrame,
-        chunk: int = 16,
+        chunk: Count = 16,
         **options: Any,
     ) -> pd.DataFrame:
         """Compute `function(model, pairs, **options)` in parts that survive an interruption.
@@ -252,6 +267,7 @@ class Stage:
             raise VlmtraceError(f"{self.key} has no pairs left to work on: raise SAMPLES or look at what 03 left out.")
         return pd.concat(tables, ignore_index=True)
 
+    @checked
     def finish(self, **tables: pd.DataFrame) -> None:
         """Write the stage's tables, record how they were made, delete the parts and say what comes next.
 

@@ -20,7 +20,7 @@ containers    kinds of lists, tuples and dicts, and of one thing or another
 from vlmtrace.core.arguments.decorator import Arguments, checked
 from vlmtrace.core.arguments.meanings import (
     Count,
-    Index,
+    Natural,
     NotebookParameter,
     NotNegative,
     Positive,
@@ -32,7 +32,7 @@ from vlmtrace.core.arguments.meanings import (
 __all__ = [
     "Arguments",
     "Count",
-    "Index",
+    "Natural",
     "NotNegative",
     "NotebookParameter",
     "Positive",

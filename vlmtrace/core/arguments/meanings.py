@@ -10,8 +10,8 @@ from vlmtrace.core.arguments.kinds import Kind, Number, Problem, Whole
 #: How many of something: at least one. Above the bound a computation would not end, or not fit into memory.
 Count = Annotated[int, Whole(1, 10**6)]
 
-#: A layer, head, position, step or number of things of which there may be none, counted from 0.
-Index = Annotated[int, Whole(0, 10**6)]
+#: A layer, head, position or step, counted from 0; or how many of something of which there may be none.
+Natural = Annotated[int, Whole(0, 10**6)]
 
 #: What random numbers start from. NumPy and PyTorch both take it, and one more or less as well.
 Seed = Annotated[int, Whole(0, 2**32 - 1)]

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest
 
+from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.core.progress import progress
@@ -22,6 +23,7 @@ from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.vlm import inputs_of_pair
 
 
+@checked
 def check_pairs(model: VLM, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Set aside the pairs that cannot be used with this model, each with the reason.
 
@@ -66,11 +68,12 @@ def _problem(model: VLM, pair: dict) -> str | None:
     return token_mismatch(model, pair)
 
 
+@checked
 def evaluate(
     model: VLM,
     pairs: pd.DataFrame,
     corruptions: Sequence[str] = ("image", "text"),
-    batch_size: int = 32,
+    batch_size: Count = 32,
     instruction: str = "",
     answer_prefix: str = "",
 ) -> pd.DataFrame:
@@ -231,6 +234,7 @@ MEASURE_COLUMNS = {
 }
 
 
+@checked
 def accuracy_table(evaluated: pd.DataFrame, by: Sequence[str] = ("task", "category")) -> pd.DataFrame:
     """Count the pairs for which the model does what a minimal pair asks of it.
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vlmtrace.core.arguments import Natural, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
@@ -170,6 +171,7 @@ class Lens:
         return self.model.is_image(self.inputs)[0].cpu().numpy()
 
 
+@checked
 @torch.no_grad()
 def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
     """Run a decoder-only model once and keep what its heads and feed-forwards write into the residual stream.
@@ -271,6 +273,7 @@ def _part(model: VLM, attention: Any, name: str) -> Any:
 # From a question to its lens ------------------------------------------------------------------------------------------
 
 
+@checked
 def lens_of(model: VLM, question: Any, prefix: str = "", text_only: str | None = None) -> Lens:
     """Run a model on one row of a questions table and keep what the lens reads.
 
@@ -331,7 +334,8 @@ def _with_prefix(model: VLM, inputs: Inputs, text: str, prefix: str) -> Inputs:
     return model.extend(inputs, more[same:])
 
 
-def token_text(model: VLM, token: int) -> str:
+@checked
+def token_text(model: VLM, token: Natural) -> str:
     """A token's text, stripped of spaces; a token that would be invisible is named as the tokenizer writes it.
 
     Args:

@@ -31,6 +31,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import Count, Natural, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import resolve
 from vlmtrace.core.progress import counter
@@ -54,8 +55,9 @@ TOP = 10
 # Maps -------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def image_maps(
-    lens: Lens, methods: Sequence[str] = MAPS, top: int = TOP, seed: int = 0, token: int | None = None
+    lens: Lens, methods: Sequence[str] = MAPS, top: Count = TOP, seed: Seed = 0, token: Natural | None = None
 ) -> dict[str, Array]:
     """Maps of the image tokens for the token that the model predicts, or for another one.
 
@@ -207,14 +209,15 @@ def step_sizes(n: int, steps: int) -> Array:
     return np.linspace(0, n, min(steps, n) + 1).round().astype(int)
 
 
+@checked
 def score_maps(
     model: VLM,
     questions: pd.DataFrame,
     methods: Sequence[str] = MAPS,
     prefix: str = "",
-    top: int = TOP,
-    steps: int = 16,
-    seed: int = 0,
+    top: Count = TOP,
+    steps: Count = 16,
+    seed: Seed = 0,
     mean: Tensor | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Test maps of the image against the object's mask (pointing) and against the model (deletion and insertion).

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import open_image
 
@@ -70,6 +71,7 @@ def content_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@checked
 def changed_share(clean: str | Path, corrupt: str | Path) -> float:
     """The share of pixels that differ between the two images of a pair.
 
