@@ -79,7 +79,7 @@ def kind_of(annotation: Any) -> Kind:
         return _PLAIN[bare]
     if isinstance(bare, type):
         place = bare.__module__.partition(".")[0]
-        return Instance(bare, f"{'an' if bare.__name__[0] in 'AEIOU' else 'a'} {bare.__name__} ({place})")
+        return Instance(bare, f"a {place}.{bare.__name__}")
     raise TypeError(f"no kind of argument is known for the annotation {annotation!r}")
 
 

@@ -58,7 +58,7 @@ def checked(function: F) -> F:
     if isinstance(function, type):
         function.__init__ = _checked(function.__init__, function.__qualname__)  # type: ignore[misc]
         return function
-    return _checked(function, function.__qualname__)
+    return _checked(function, function.__qualname__.removesuffix(".__init__"))
 
 
 def _checked(function: Any, name: str) -> Any:
