@@ -6,8 +6,6 @@ import importlib
 import inspect
 import math
 import pkgutil
-import subprocess
-import sys
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,8 +31,8 @@ DOORS = [
     *(f"vlmtrace.methods.{room.name}" for room in pkgutil.iter_modules(vlmtrace.methods.__path__)),
 ]
 
-#: Classes whose objects the package makes and hands out, and declarations of data sets and families, which have tests of
-#: their own: nobody calls these with what a notebook's reader typed.
+#: Classes whose objects the package makes and hands out, and declarations of data sets and families, which have tests
+#: of their own: nobody calls these with what a notebook's reader typed.
 MADE_HERE = """
 Block Explanation FamilySpec HookPoint Outcome Patch Patches Prepared Readout Relevancy Request Site Source Task Token
 Trace
@@ -89,7 +87,15 @@ WRONG: dict[str, Sequence[Any]] = {
     "Tensor": (None, [], {}, "x", 3, math.nan, object(), np.zeros(3)),
     "np.ndarray": (None, [], {}, "x", 3, math.nan, object(), torch.zeros(3), pd.Series([1])),
     "Figure": (None, [], {}, "x", 3, math.nan, object()),
+    "ArrayLike": (None, "x", True, object(), {}, ["a"], [1, None]),
+    "None": (),
 }
+
+#: Of classes that stand above nowhere.
+WRONG_FOR_ANY_CLASS = (object(), 3, math.nan, {"a": 1})
+
+#: These take whatever there is; Run.stage looks at the names of its parameters, which has a test of its own.
+TAKES_ALL = {"T", "NotebookParameter"}
 
 #: What makes a value of the list above right after all.
 ALLOWS: dict[str, Callable[[Any], bool]] = {
@@ -129,7 +135,9 @@ def alternatives(annotation: str) -> list[str]:
 def wrong_values(annotation: str) -> list[Any]:
     kinds = alternatives(annotation)
     kinds = [kind for part in kinds for kind in alternatives(part)]
-    candidates = [value for kind in kinds for value in WRONG.get(kind, ())]
+    if TAKES_ALL & set(kinds):
+        return []
+    candidates = [value for kind in kinds for value in WRONG.get(kind, WRONG_FOR_ANY_CLASS)]
     numbers = {"Count", "Natural", "Seed", "Share", "Probability", "Positive", "NotNegative", "int", "float"} & set(
         kinds
     )
@@ -154,6 +162,8 @@ def test_the_walk_finds_what_there_is():
     assert len(FUNCTIONS) > 150 and len(CASES) > 400, "the walk over the front doors misses functions"
     known = {"vlmtrace.evaluate", "vlmtrace.plots.head_map", "vlmtrace.pipeline.Stage.resume", "vlmtrace.VLM.generate"}
     assert known <= set(FUNCTIONS), known - set(FUNCTIONS)
+    untried = [case for case in CASES if not wrong_values(case[2]) and not TAKES_ALL & set(alternatives(case[2]))]
+    assert not untried, f"no wrong value is known for {untried}"
     tried = sum(len(wrong_values(text)) for _, _, text in CASES)
     assert tried > 3000, f"only {tried} wrong values are tried"
 
@@ -178,3 +188,185 @@ def test_every_wrong_argument_gives_one_sentence(name, parameter, annotation):
             pytest.fail(f"{shown}: {type(error).__name__}: {error}; put @checked above the function")
         else:
             pytest.fail(f"{shown}: accepted; put @checked above the function")
+
+
+# Right arguments -----------------------------------------------------------------------------------------------------
+
+
+@checked
+def sample(
+    table: pd.DataFrame | None = None,
+    count: Count | None = None,
+    natural: Natural = 0,
+    seed: Seed = 0,
+    share: Share = 0.5,
+    probability: Probability = 0.5,
+    positive: Positive = 1.0,
+    amount: NotNegative = 0.0,
+    on: bool = False,
+    names: Sequence[str] = (),
+    numbers: Sequence[NotNegative] = (),
+    heads: Sequence[tuple[str, int, int]] = (),
+    places: str | Sequence[str] | Sequence[int] = "all",
+    path: str | Path = "",
+    later: ForTypeCheckersOnly | None = None,
+    options: Mapping[str, Sequence[int]] | None = None,
+    function: Callable[[int], int] | None = None,
+    anything: Any = None,
+    *,
+    root: str = "",
+    **others: int,
+) -> dict[str, Any]:
+    """What it got."""
+    return {name: value for name, value in locals().items() if name != "others"} | others
+
+
+TABLE = pd.DataFrame({"a": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("given", "handed_on"),
+    [
+        ({"count": 1}, 1),
+        ({"count": np.int64(3)}, 3),
+        ({"count": np.uint8(255)}, 255),
+        ({"count": 10**6}, 10**6),
+        ({"count": None}, None),
+        ({"natural": 0}, 0),
+        ({"seed": 2**32 - 1}, 2**32 - 1),
+        ({"share": 0}, 0),
+        ({"share": np.float32(0.5)}, 0.5),
+        ({"probability": 1e-9}, 1e-9),
+        ({"positive": np.int32(2)}, 2),
+        ({"amount": 0}, 0),
+        ({"on": np.bool_(True)}, True),
+        ({"names": ("a", "b")}, ("a", "b")),
+        ({"names": pd.Series(["a", "b"], index=[7, 3])}, ["a", "b"]),
+        ({"names": pd.Index(["a"])}, ["a"]),
+        ({"names": np.array(["a"])}, ["a"]),
+        ({"names": []}, []),
+        ({"names": [np.str_("a")]}, ["a"]),
+        ({"numbers": range(3)}, range(3)),
+        ({"numbers": np.linspace(0, 1, 3)}, [0.0, 0.5, 1.0]),
+        ({"heads": [("mlp", np.int64(1), 2)]}, [("mlp", 1, 2)]),
+        ({"places": "image"}, "image"),
+        ({"places": np.arange(2)}, [0, 1]),
+        ({"path": Path("a")}, Path("a")),
+        ({"options": {"a": [1]}}, {"a": [1]}),
+        ({"function": len}, len),
+        ({"anything": math.nan}, math.nan),
+        ({"root": "x"}, "x"),
+        ({"further": np.int64(4)}, 4),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) and len(value) == 1 else "",
+)
+def test_right_arguments_arrive(given, handed_on):
+    (name,) = given
+    found = sample(**given)[name]
+    assert found is handed_on or (found == handed_on and type(found) is type(handed_on)), f"{name}: {found!r}"
+
+
+def test_tables_and_objects_are_handed_on_as_they_are():
+    assert sample(TABLE)["table"] is TABLE, "a table was copied"
+    column, thing = TABLE["a"], object()
+    assert sample(anything=column)["anything"] is column and sample(anything=thing)["anything"] is thing
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"count": 2.5}, "sample: count must be a whole number from 1 to 1,000,000 or None, not 2.5: correct it."),
+        ({"count": 10**12}, "sample: count must be a whole number from 1 to 1,000,000 or None, not 1000000000000: c"),
+        (
+            {"natural": "3"},
+            "natural must be a whole number from 0 to 1,000,000, not the text '3': write 3, without quotes.",
+        ),
+        ({"seed": -1}, "sample: seed must be a whole number from 0 to 4,294,967,295, not -1: correct it."),
+        ({"seed": 10**5000}, "not a number of 4983 digits: "),
+        ({"share": math.nan}, "sample: share must be a number from 0 to 1, not nan: correct it."),
+        ({"probability": 1}, "sample: probability must be a number from 0 to 1, both excluded, not 1: correct it."),
+        ({"positive": 0}, "sample: positive must be a number above 0, not 0: correct it."),
+        ({"names": "image"}, "sample: names must be a list of texts, not the text 'image': write ['image']."),
+        ({"names": ["a", None]}, "sample: names[1] must be a text, not None: correct it."),
+        ({"names": {"a"}}, "sample: names must be a list of texts, not a set: correct it."),
+        ({"numbers": [1, -2]}, "sample: numbers[1] must be a number of at least 0, not -2: correct it."),
+        (
+            {"heads": [["mlp", 1, 2]]},
+            "sample: heads[0] must be a tuple (text, whole number, whole number), not a list: ",
+        ),
+        (
+            {"heads": [("mlp", 1)]},
+            "sample: heads[0] must be a tuple (text, whole number, whole number), not a tuple of 2",
+        ),
+        ({"places": [0, "a"]}, "sample: places[1] must be a whole number, not the text 'a': correct it."),
+        ({"options": {"a": [1, 2.5]}}, "sample: options['a'][1] must be a whole number, not 2.5: correct it."),
+        ({"later": 1}, "sample: later must be a fractions.Fraction or None, not 1: correct it."),
+        ({"function": 3}, "sample: function must be a function or None, not 3: correct it."),
+        ({"further": "x"}, "sample: further must be a whole number, not the text 'x': correct it."),
+        ({"root": "\n" * 999}, None),
+        ({"root": 3}, "sample: root must be a text, not 3: correct it."),
+        ({"table": "a.csv"}, "or None, not the text 'a.csv': read the file with pandas.read_csv."),
+        ({"table": Path("a.parquet")}, "not the path a.parquet: read the file with pandas.read_parquet."),
+        (
+            {"table": pd.DataFrame([[1, 2]], columns=["a", "a"])},
+            "sample: table must be a table whose columns have different names, not one with several columns 'a': ",
+        ),
+        (
+            {"table": TABLE.T.T.set_axis(pd.MultiIndex.from_tuples([("a", "b")]), axis=1)},
+            "not one with a MultiIndex: give",
+        ),
+        ({"table": TABLE["a"]}, "not a Series: a row as a table is table.iloc[[0]]."),
+        ({"table": (TABLE, TABLE)}, "not a tuple: take the table out of it."),
+        (
+            {"table": vt.prepare_pairs},
+            "sample: table must be a table (pandas.DataFrame) or None, not a function: correct it.",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) and len(value) == 1 else "",
+)
+def test_sentences(given, sentence):
+    if sentence is None:
+        sample(**given)
+        return
+    with pytest.raises(VlmtraceError) as caught:
+        sample(**given)
+    assert sentence in str(caught.value), str(caught.value)
+
+
+def test_a_wrong_shape_of_a_call_is_left_to_python():
+    for call, words in [
+        (lambda: vt.evaluate(), "missing 2 required positional arguments"),
+        (lambda: vt.load_pairs("rendered_svo", 1, 0, "test", "x"), "positional arguments but 5 were given"),
+        (lambda: vt.load_pairs("rendered_svo", sed=1), "unexpected keyword argument 'sed'"),
+        (lambda: vt.load_pairs("rendered_svo", task="x"), "multiple values for argument 'task'"),
+    ]:
+        with pytest.raises(TypeError, match=words):
+            call()
+
+
+def test_functions_keep_their_name_signature_and_module():
+    assert vt.evaluate.__name__ == "evaluate" and vt.evaluate.__module__ == "vlmtrace.methods.evaluation.answers"
+    signature = str(inspect.signature(vt.load_pairs))
+    assert signature.startswith("(task: 'str', n: 'Count' = 100, seed: 'Seed' = 0, split: 'str' = 'test', *, root:"), (
+        signature
+    )
+
+
+def test_made_objects_are_checked_too():
+    from vlmtrace.methods.causal_tracing import Noise
+
+    assert Noise(0.1, draws=np.int64(2)).draws == 2
+    with pytest.raises(VlmtraceError, match=r"^Noise: draws must be a whole number from 1 to 1,000,000, not 0: "):
+        Noise(0.1, draws=0)
+
+
+def test_checking_takes_no_time_that_counts():
+    def call():
+        sample(TABLE, 3, 1, 7, names=["a", "b"], heads=[("mlp", 1, 2)] * 3, places=[1, 2], path="x")
+
+    def plain():
+        sample.__wrapped__(TABLE, 3, 1, 7, names=["a", "b"], heads=[("mlp", 1, 2)] * 3, places=[1, 2], path="x")
+
+    call()
+    seconds = [min(timeit.repeat(function, number=200, repeat=20)) / 200 for function in (call, plain)]
+    assert seconds[0] - seconds[1] < 100e-6, f"checking takes {(seconds[0] - seconds[1]) * 1e6:.0f} µs a call"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from vlmtrace.core.arguments.containers import Either, Listed, Named, Row
+from vlmtrace.core.arguments.containers import Either, GoneThrough, Listed, Named, Row
 from vlmtrace.core.arguments.kinds import Anything, DataTable, Instance, Kind, Number, Numbers, Truth, Whole
 
 _PLAIN: dict[Any, Kind] = {
@@ -71,7 +71,8 @@ def kind_of(annotation: Any) -> Kind:
         word = "tuple" if bare is tuple else "list"
         return Listed(of, f"a {word}{_of_many(of)}", () if bare is abc.Sequence else (bare,))
     if bare in (abc.Iterable, abc.Iterator, abc.Collection):
-        return Instance(abc.Iterable, "a list")  # gone through once, so that its entries cannot be looked at here
+        of = kind_of(inner[0]) if inner else Anything()
+        return GoneThrough(of, f"a list{_of_many(of)}")
     if bare in (dict, abc.Mapping):
         key, of = (kind_of(part) for part in inner) if inner else (Anything(), Anything())
         return Named(key, of)

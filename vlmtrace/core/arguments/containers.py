@@ -51,6 +51,18 @@ class Listed:
         return None
 
 
+class GoneThrough(Listed):
+    """Several values in any order, of which a function needs each only once: also a set or a generator.
+
+    Only the entries of a list are looked at: those of a generator would be gone.
+    """
+
+    def problem(self, value: Any) -> Problem | None:
+        """Nothing to go through, or a list whose entry is not of the kind."""
+        passing = isinstance(value, abc.Iterable) and not isinstance(value, (abc.Sequence, abc.Mapping, pd.DataFrame))
+        return None if passing else super().problem(value)
+
+
 @dataclass(frozen=True)
 class Row:
     """A tuple of values each of its own kind."""

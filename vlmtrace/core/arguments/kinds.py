@@ -171,6 +171,10 @@ class Truth:
         return None if isinstance(value, (bool, np.bool_)) else Problem(self.says, shown(value))
 
 
+#: Depth of a problem with something that is a table.
+_A_TABLE = (0,)
+
+
 class DataTable:
     """A table whose columns can be told apart."""
 
@@ -182,7 +186,10 @@ class DataTable:
             return Problem(self.says, shown(value), _way_to_table(value))
         if isinstance(value.columns, pd.MultiIndex):
             return Problem(
-                "a table with one row of column names", "one with a MultiIndex", "give its columns plain names"
+                "a table with one row of column names",
+                "one with a MultiIndex",
+                "give its columns plain names",
+                depth=_A_TABLE,
             )
         if not value.columns.is_unique:
             name = value.columns[value.columns.duplicated()][0]
@@ -190,6 +197,7 @@ class DataTable:
                 "a table whose columns have different names",
                 f"one with several columns {short(ascii(name), 40)}",
                 "drop or rename one",
+                depth=_A_TABLE,
             )
         return None
 
