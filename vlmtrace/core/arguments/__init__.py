@@ -21,6 +21,7 @@ from vlmtrace.core.arguments.decorator import Arguments, checked
 from vlmtrace.core.arguments.meanings import (
     Count,
     Natural,
+    NonEmpty,
     NotebookParameter,
     NotNegative,
     Positive,
@@ -33,6 +34,7 @@ __all__ = [
     "Arguments",
     "Count",
     "Natural",
+    "NonEmpty",
     "NotNegative",
     "NotebookParameter",
     "Positive",

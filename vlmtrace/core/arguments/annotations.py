@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc as abc
 import types
 import typing
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from vlmtrace.core.arguments.containers import Either, GoneThrough, Listed, Named, Row
+from vlmtrace.core.arguments.containers import AtLeast, Either, GoneThrough, Listed, Named, Row
 from vlmtrace.core.arguments.kinds import Anything, DataTable, Instance, Kind, Number, Numbers, Truth, Whole
 
 _PLAIN: dict[Any, Kind] = {
@@ -56,7 +57,9 @@ def kind_of(annotation: Any) -> Kind:
         return Anything()
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return next((extra for extra in inner[1:] if hasattr(extra, "problem")), None) or kind_of(inner[0])
+        kind = next((extra for extra in inner[1:] if hasattr(extra, "problem")), None) or kind_of(inner[0])
+        bound = next((extra for extra in inner[1:] if isinstance(extra, AtLeast)), None)
+        return replace(kind, least=bound.least) if bound and isinstance(kind, Listed) else kind
     if origin in (typing.Union, types.UnionType):
         return Either(tuple(kind_of(part) for part in inner))
     bare = origin or annotation

@@ -25,6 +25,7 @@ class Listed:
     of: Kind
     words: str
     classes: tuple[type, ...] = ()
+    least: int = 0
 
     @property
     def says(self) -> str:
@@ -43,12 +44,21 @@ class Listed:
             return Problem(self.says, shown(value), as_list)
         if getattr(value, "ndim", 1) == 0:
             return Problem(self.says, "an array without axes")
+        if self.least and len(value) < self.least:
+            return Problem(f"{self.says}, at least {self.least}", "an empty one", "name what is wanted", depth=(0,))
         if isinstance(self.of, Anything):
             return None
         for index, entry in enumerate(value):
             if found := self.of.problem(entry):
                 return found._replace(place=f"[{index}]{found.place}", depth=(index, *found.depth))
         return None
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """Beside a list in `Annotated`: how many entries it must have."""
+
+    least: int
 
 
 class GoneThrough(Listed):

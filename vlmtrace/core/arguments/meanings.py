@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 from vlmtrace.core.arguments.annotations import kind_of
+from vlmtrace.core.arguments.containers import AtLeast
 from vlmtrace.core.arguments.kinds import Kind, Number, Problem, Whole
 
 #: How many of something: at least one. Above the bound a computation would not end, or not fit into memory.
@@ -29,6 +32,12 @@ Positive = Annotated[float, Number(0, excluded=True)]
 NotNegative = Annotated[float, Number(0)]
 
 
+T = TypeVar("T")
+
+#: A list of at least one thing: with none, there would be nothing to compute.
+NonEmpty = Annotated[Sequence[T], AtLeast(1)]
+
+
 class NamedAsIn:
     """Further arguments of any name; those of these names are of these kinds."""
 
@@ -46,19 +55,19 @@ class NamedAsIn:
         return None
 
 
-#: What notebooks call their parameters: of these names they are numbers, in every notebook.
+#: The parameters of notebooks: a name means the same in every notebook.
 NotebookParameter = Annotated[
     Any,
     NamedAsIn(
         samples=Count | None,
-        seed=Seed,
+        seed=Annotated[int, Whole(0, 2**31 - 1)],  # notebooks count on from it
         per_category=Count | None,
         n_random=Count,
         level=NotNegative | None,
         draws=Count,
-        tasks=list[str],
+        tasks=NonEmpty[str],
         questions=str,
-        root=str,
+        root=str | Path | None,
         question=str,
         instruction=str,
         answer_prefix=str,

@@ -9,7 +9,6 @@ is found by patching it. Shapes: B pairs of a batch, L layers, H heads, Q query 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ import torch
 from scipy.stats import false_discovery_control
 
 from vlmtrace.core import stats
-from vlmtrace.core.arguments import Count, Probability, Seed, checked
+from vlmtrace.core.arguments import Count, NonEmpty, Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import HEAD, UNIT, check_columns
@@ -135,7 +134,7 @@ def outlier_patches(norms: Array) -> Array:
 @checked
 def head_functions(
     attention: pd.DataFrame,
-    token_roles: Sequence[str] | None = ("correct", "incorrect"),
+    token_roles: NonEmpty[str] | None = ("correct", "incorrect"),
     level: Probability = 0.95,
     n_boot: Count = 10_000,
     seed: Seed = 0,

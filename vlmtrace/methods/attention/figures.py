@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator
 
-from vlmtrace.core.arguments import Count, Positive, checked
+from vlmtrace.core.arguments import Count, NonEmpty, Positive, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import HEAD, check_table
 from vlmtrace.display.panels import (
@@ -94,7 +94,7 @@ def draw_attention(
 @checked
 @paper_style
 def attention_gallery(
-    pairs: pd.DataFrame, weights: np.ndarray, heads: Sequence[str], queries: Sequence[str] | None = None
+    pairs: pd.DataFrame, weights: np.ndarray, heads: NonEmpty[str], queries: NonEmpty[str] | None = None
 ) -> Figure:
     """Draw what several heads attend to in several images, with one range of colors for all.
 

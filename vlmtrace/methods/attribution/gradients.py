@@ -18,7 +18,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from vlmtrace.core.arguments import Count, checked
+from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import HEAD, validate_pairs
@@ -37,9 +37,9 @@ def attribute_modules(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    modules: Sequence[str] | None = None,
+    modules: NonEmpty[str] | None = None,
     positions: Positions = "all",
-    blocks: Sequence[str] | None = None,
+    blocks: NonEmpty[str] | None = None,
     steps: Count = 1,
     contrast: str = "answer",
 ) -> pd.DataFrame:
@@ -87,7 +87,7 @@ def attribute_heads(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    modules: Sequence[str] | None = None,
+    modules: NonEmpty[str] | None = None,
     positions: Positions = "all",
     steps: Count = 1,
     contrast: str = "answer",
@@ -125,7 +125,7 @@ def attribute_heads(
 
 @checked
 def ranking_agreement(
-    exact: pd.DataFrame, estimate: pd.DataFrame, by: Sequence[str] = HEAD, top: Count = 10
+    exact: pd.DataFrame, estimate: pd.DataFrame, by: NonEmpty[str] = HEAD, top: Count = 10
 ) -> pd.DataFrame:
     """Say how well an estimate ranks heads, against the exact sweep of the same pairs.
 

@@ -15,7 +15,6 @@ level and site. So everything that is compared is compared under the same noise.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vlmtrace.core.arguments import Count, Natural, NotNegative, Seed, Share, checked
+from vlmtrace.core.arguments import Count, Natural, NonEmpty, NotNegative, Seed, Share, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import check_columns, validate_questions
@@ -142,7 +141,7 @@ def refuse_images_twice(model: VLM) -> None:
 def noise_curve(
     model: VLM,
     questions: pd.DataFrame,
-    levels: Sequence[NotNegative] = (0, 0.5, 1, 2, 3, 4, 6),
+    levels: NonEmpty[NotNegative] = (0, 0.5, 1, 2, 3, 4, 6),
     scale: NotNegative | None = None,
     draws: Count = 10,
     seed: Seed = 0,

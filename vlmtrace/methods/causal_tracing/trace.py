@@ -27,7 +27,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from vlmtrace.core.arguments import Count, NotNegative, Positive, Seed, checked
+from vlmtrace.core.arguments import Count, NonEmpty, NotNegative, Positive, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import UNIT, validate_questions
@@ -60,9 +60,9 @@ def causal_trace(
     draws: Count = 10,
     seed: Seed = 0,
     noise: str = "additive",
-    modules: Sequence[str] | None = None,
+    modules: NonEmpty[str] | None = None,
     window: Count | None = None,
-    blocks: Sequence[str] | None = None,
+    blocks: NonEmpty[str] | None = None,
     positions: Positions = "text",
     scale: NotNegative | None = None,
     paired: bool = True,

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vlmtrace.core.arguments import Count, checked
+from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import one_of
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns
@@ -31,7 +31,7 @@ from vlmtrace.models.vlm import repeat_inputs
 def run_circuits(
     model: VLM,
     pairs: pd.DataFrame,
-    sets: Sequence[Sequence[HeadSite]],
+    sets: NonEmpty[Sequence[HeadSite]],
     corruption: str = "image",
     batch_size: Count = 64,
     contrast: str = "answer",

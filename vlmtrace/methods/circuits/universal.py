@@ -8,14 +8,14 @@ under each corruption.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
-from vlmtrace.core.arguments import Count, NotNegative, Probability, Seed, checked
+from vlmtrace.core.arguments import Count, NonEmpty, NotNegative, Probability, Seed, checked
 from vlmtrace.core.schema import CELL, HEAD, check_columns
 from vlmtrace.core.types import Array
 
@@ -157,7 +157,7 @@ def one_sign_heads(heads: pd.DataFrame, alpha: Probability = 0.05) -> dict[str, 
 
 @checked
 def effect_size_sensitivity(
-    heads: pd.DataFrame, min_effects: Sequence[NotNegative] = (0.0, 0.01, 0.02, 0.05), alpha: Probability = 0.05
+    heads: pd.DataFrame, min_effects: NonEmpty[NotNegative] = (0.0, 0.01, 0.02, 0.05), alpha: Probability = 0.05
 ) -> pd.DataFrame:
     """Count important and universal heads for several smallest effects that count.
 

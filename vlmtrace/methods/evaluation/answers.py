@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest
 
-from vlmtrace.core.arguments import Count, checked
+from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.core.progress import progress
@@ -72,7 +72,7 @@ def _problem(model: VLM, pair: dict) -> str | None:
 def evaluate(
     model: VLM,
     pairs: pd.DataFrame,
-    corruptions: Sequence[str] = ("image", "text"),
+    corruptions: NonEmpty[str] = ("image", "text"),
     batch_size: Count = 32,
     instruction: str = "",
     answer_prefix: str = "",
@@ -235,7 +235,7 @@ MEASURE_COLUMNS = {
 
 
 @checked
-def accuracy_table(evaluated: pd.DataFrame, by: Sequence[str] = ("task", "category")) -> pd.DataFrame:
+def accuracy_table(evaluated: pd.DataFrame, by: NonEmpty[str] = ("task", "category")) -> pd.DataFrame:
     """Count the pairs for which the model does what a minimal pair asks of it.
 
     Measures are "clean" (the clean answer is correct), "image_flipped" (the corrupt image gives the other option),

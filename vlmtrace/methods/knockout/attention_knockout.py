@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vlmtrace.core.arguments import Count, checked
+from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT, validate_pairs
@@ -41,7 +41,7 @@ def knock_out_attention(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    edges: Sequence[AttentionEdge] | None = None,
+    edges: NonEmpty[AttentionEdge] | None = None,
     window: Count | None = None,
     contrast: str = "answer",
 ) -> pd.DataFrame:
@@ -130,7 +130,7 @@ def replace_image_tokens(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    regions: Sequence[str] = IMAGE_REGIONS,
+    regions: NonEmpty[str] = IMAGE_REGIONS,
     reference: pd.DataFrame | None = None,
     contrast: str = "answer",
 ) -> pd.DataFrame:

@@ -19,7 +19,7 @@ two ask the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from vlmtrace.core import stats
-from vlmtrace.core.arguments import Count, Natural, Seed, checked
+from vlmtrace.core.arguments import Count, Natural, NonEmpty, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import resolve
 from vlmtrace.core.progress import counter
@@ -57,7 +57,7 @@ TOP = 10
 
 @checked
 def image_maps(
-    lens: Lens, methods: Sequence[str] = MAPS, top: Count = TOP, seed: Seed = 0, token: Natural | None = None
+    lens: Lens, methods: NonEmpty[str] = MAPS, top: Count = TOP, seed: Seed = 0, token: Natural | None = None
 ) -> dict[str, Array]:
     """Maps of the image tokens for the token that the model predicts, or for another one.
 
@@ -213,7 +213,7 @@ def step_sizes(n: int, steps: int) -> Array:
 def score_maps(
     model: VLM,
     questions: pd.DataFrame,
-    methods: Sequence[str] = MAPS,
+    methods: NonEmpty[str] = MAPS,
     prefix: str = "",
     top: Count = TOP,
     steps: Count = 16,

@@ -7,13 +7,11 @@ positions and the architecture, whatever the model has learned, and explains no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from vlmtrace.core.arguments import Count, Natural, Seed, checked
+from vlmtrace.core.arguments import Count, Natural, NonEmpty, Seed, checked
 from vlmtrace.core.progress import counter
 from vlmtrace.methods.lens.decomposition import check_questions, lens_of
 from vlmtrace.methods.lens.map_scores import MAPS, TOP, image_maps
@@ -24,8 +22,8 @@ from vlmtrace.models import VLM, randomized
 def randomization_control(
     model: VLM,
     questions: pd.DataFrame,
-    methods: Sequence[str] = MAPS,
-    top_layers: Sequence[Natural | None] = (None,),
+    methods: NonEmpty[str] = MAPS,
+    top_layers: NonEmpty[Natural | None] = (None,),
     prefix: str = "",
     top: Count = TOP,
     seed: Seed = 0,

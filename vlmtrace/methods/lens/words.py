@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlmtrace.core.arguments import Count, Natural, checked
+from vlmtrace.core.arguments import Count, Natural, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.types import Array
@@ -215,7 +215,7 @@ def first_layers(ranks: Array, at_most: int = 1) -> Array:
 
 @checked
 def word_layers(
-    model: VLM, questions: pd.DataFrame, at_most: Count = 5, through: Sequence[str] = THROUGH, prefix: str = ""
+    model: VLM, questions: pd.DataFrame, at_most: Count = 5, through: NonEmpty[str] = THROUGH, prefix: str = ""
 ) -> pd.DataFrame:
     """Share of image tokens at which the right word is among the first, layer by layer, on the object and elsewhere.
 

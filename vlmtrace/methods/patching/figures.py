@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vlmtrace.core.arguments import Count, Natural, Positive, checked
+from vlmtrace.core.arguments import Count, Natural, NonEmpty, Positive, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.aggregation import patch_grids, role_means, spread_over_kinds, with_pair_columns
@@ -126,7 +126,7 @@ def image_effect_map(
     block: str = "vision_encoder",
     corruption: str | None = None,
     n: Count = 4,
-    layers: Sequence[Natural] | None = None,
+    layers: NonEmpty[Natural] | None = None,
     grid: tuple[int, int] | None = None,
     limit: Positive | None = None,
 ) -> Figure:

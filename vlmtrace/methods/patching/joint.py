@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vlmtrace.core.arguments import Count, checked
+from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import validate_pairs
@@ -39,7 +39,7 @@ BATCH_SIZE = 32
 def patch_together(
     model: VLM,
     pairs: pd.DataFrame,
-    sets: Sequence[Sequence[Part]],
+    sets: NonEmpty[Sequence[Part]],
     corruption: str = "image",
     direction: str = "denoising",
     contrast: str = "answer",

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vlmtrace.core.arguments import Positive, checked
+from vlmtrace.core.arguments import NonEmpty, Positive, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import validate_pairs
@@ -36,9 +36,9 @@ def patch_modules(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    modules: Sequence[str] | None = None,
+    modules: NonEmpty[str] | None = None,
     positions: Positions = "all",
-    blocks: Sequence[str] | None = None,
+    blocks: NonEmpty[str] | None = None,
     memory_gb: Positive | None = None,
     contrast: str = "answer",
     direction: str = "denoising",
@@ -99,7 +99,7 @@ def patch_heads(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    modules: Sequence[str] | None = None,
+    modules: NonEmpty[str] | None = None,
     positions: Positions = "all",
     memory_gb: Positive | None = None,
     contrast: str = "answer",
@@ -143,8 +143,8 @@ def patch_regions(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    modules: Sequence[str] | None = None,
-    regions: Sequence[str] = IMAGE_REGIONS,
+    modules: NonEmpty[str] | None = None,
+    regions: NonEmpty[str] = IMAGE_REGIONS,
     block: str | None = None,
     memory_gb: Positive | None = None,
     contrast: str = "answer",
@@ -235,7 +235,7 @@ def _region_table(
 def patch_head_sets(
     model: VLM,
     pairs: pd.DataFrame,
-    sets: Sequence[Sequence[tuple[str, int, int]]],
+    sets: NonEmpty[Sequence[tuple[str, int, int]]],
     corruption: str = "image",
     reverse: bool = False,
     contrast: str = "answer",
