@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlmtrace.core.arguments import Count, checked
+from vlmtrace.core.arguments import Count, Natural, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.models.finite import check_finite
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
@@ -147,6 +147,25 @@ class VLM(ModelInterface):
     def answer_token(self, answer: str) -> int:
         """The id of the first token of an answer; see `spell_answer`."""
         return self.spell_answer(answer)[0]
+
+    @checked
+    def check_tokens(self, ids: Sequence[Natural]) -> list[int]:
+        """Return ids of tokens.
+
+        Args:
+            ids: of tokens of the vocabulary
+
+        Returns:
+            the same
+
+        Raises:
+            VlmtraceError: there is no such token; the sentence says which ids exist
+        """
+        known = len(self.tokenizer)
+        for token in ids:
+            if token >= known:
+                raise VlmtraceError(f"Token {token} does not exist: those of {self.name} are 0 to {known - 1}.")
+        return list(ids)
 
     @checked
     def answer_ids(self, correct: Sequence[str], incorrect: Sequence[str]) -> Tensor:

@@ -45,7 +45,12 @@ class Listed:
         if getattr(value, "ndim", 1) == 0:
             return Problem(self.says, "an array without axes")
         if self.least and len(value) < self.least:
-            return Problem(f"{self.says}, at least {self.least}", "an empty one", "name what is wanted", depth=(0,))
+            return Problem(
+                f"a list of at least {self.least} {'entry' if self.least == 1 else 'entries'}",
+                "an empty one",
+                "name what is wanted",
+                depth=(0,),
+            )
         if isinstance(self.of, Anything):
             return None
         for index, entry in enumerate(value):

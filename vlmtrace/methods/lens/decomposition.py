@@ -208,6 +208,8 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
     length = inputs["input_ids"].shape[1]
     if len(inputs["input_ids"]) != 1:
         raise VlmtraceError("The lens looks at one question at a time: pass the inputs of one.")
+    if not -length <= at < length:
+        raise VlmtraceError(f"Position at={at} does not exist: the prompt has the positions 0 to {length - 1}.")
     kept: dict[str, list[Tensor]] = {
         name: [] for name in ("hidden", "out", "attention", "mlp", "heads", "keys", "values")
     }
@@ -342,6 +344,7 @@ def token_text(model: VLM, token: Natural) -> str:
         model: whose tokenizer
         token: the token's id
     """
+    model.check_tokens([token])
     return model.tokenizer.decode([token]).strip() or str(model.tokenizer.convert_ids_to_tokens(token))
 
 

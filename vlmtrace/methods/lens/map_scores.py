@@ -70,6 +70,7 @@ def image_maps(
     Returns:
         by method, (image token,)
     """
+    lens.model.check_tokens([] if token is None else [token])
     at_image = lens.image_positions
     found = {}
     for method in methods:

@@ -168,7 +168,7 @@ def relevancy(
     """
     text = model.prompt_text(prompt)
     inputs = model.encode([image], [text])
-    ids = model.answer_tokens(inputs, max_new_tokens) if answer is None else list(answer)
+    ids = model.answer_tokens(inputs, max_new_tokens) if answer is None else model.check_tokens(answer)
     if not ids:
         raise VlmtraceError(f"{model.name} answers {prompt!r} with nothing: give the tokens of an answer.")
     refused = _why_no_vision(model, inputs) if vision else "Relevance through the vision encoder was not asked for."
