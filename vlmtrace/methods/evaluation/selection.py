@@ -87,7 +87,7 @@ def select_samples(
     """
     if per_category is not None and per_category < 2:
         raise VlmtraceError(f"per_category={per_category} leaves no pair for each option order: ask for at least 2.")
-    evaluated = with_units(evaluated)
+    evaluated = with_units(evaluated).reset_index(drop=True)  # rows are drawn by their number, whatever their labels
     pool = evaluated[eligible(evaluated)]
     if pool.empty:
         shares = ", ".join(f"{name} {evaluated[name].mean():.0%}" for name in CRITERIA if name in evaluated)
