@@ -354,7 +354,7 @@ def test_the_models_own_answer_is_the_default(random_blip, picture):
 def test_bad_options_get_a_sentence(random_blip, picture):
     with pytest.raises(vt.VlmtraceError, match="steps_at_once must be a whole number from 1"):
         relevancy(random_blip, picture, PROMPT, steps_at_once=0)
-    with pytest.raises(vt.VlmtraceError, match="Token 999999 does not exist: those of .* are 0 to "):
+    with pytest.raises(vt.VlmtraceError, match=r"Token 999999 does not exist: those of .* are 0 to "):
         relevancy(random_blip, picture, PROMPT, [999_999])
     with pytest.raises(vt.VlmtraceError, match="with nothing: give the tokens of an answer"):
         relevancy(random_blip, picture, PROMPT, [])
