@@ -20,6 +20,10 @@ import vlmtrace as vt
 import vlmtrace.methods
 from vlmtrace.core.arguments import Count, Natural, NotNegative, Positive, Probability, Seed, Share, checked
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.blip import Blip
+from vlmtrace.models.decoder_only import DecoderOnly
+from vlmtrace.models.image_prompts import ImagePrompts
+from vlmtrace.pipeline import open_run
 
 if TYPE_CHECKING:
     from fractions import Fraction as ForTypeCheckersOnly
@@ -55,7 +59,15 @@ def public_functions() -> Iterator[tuple[str, Callable]]:
                         yield f"{door}.{name}.{label}", member
 
 
-FUNCTIONS = dict(public_functions())
+def methods_of_families() -> Iterator[tuple[str, Callable]]:
+    """What a family does in its own way, and a notebook calls."""
+    for family in (Blip, ImagePrompts, DecoderOnly):
+        for name in ("encode", "encode_text", "image_cells", "trace"):
+            if name in vars(family):
+                yield f"{family.__name__}.{name}", vars(family)[name]
+
+
+FUNCTIONS = dict(public_functions()) | dict(methods_of_families())
 
 
 def parameters(function: Callable) -> dict[str, str]:
@@ -331,6 +343,25 @@ def test_sentences(given, sentence):
     with pytest.raises(VlmtraceError) as caught:
         sample(**given)
     assert sentence in str(caught.value), str(caught.value)
+
+
+def test_sentences_say_where_tables_and_models_come_from():
+    for call, words in [
+        (lambda: vt.patch_heads("tiny-blip", TABLE), "not the text 'tiny-blip': load it with vt.load_model."),
+        (
+            lambda: vt.evaluate(pairs=[1]),
+            "pairs must be a table (pandas.DataFrame), not a list: load it with vt.load_pairs.",
+        ),
+        (lambda: vt.noise_scale(questions=None), "not None: load it with vt.load_questions."),
+        (lambda: vt.evaluate(pairs=vt.prepare_pairs("rendered_svo", n=2)), "not a Prepared: take its .pairs."),
+        (
+            lambda: open_run("r").stage("x", questions=None),
+            "Run.stage: questions must be a text, not None: correct it.",
+        ),
+    ]:
+        with pytest.raises(VlmtraceError) as caught:
+            call()
+        assert words in str(caught.value), str(caught.value)
 
 
 def test_a_wrong_shape_of_a_call_is_left_to_python():

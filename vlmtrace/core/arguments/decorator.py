@@ -15,7 +15,7 @@ from vlmtrace.core.arguments.kinds import Kind
 from vlmtrace.core.arguments.meanings import NamedAsIn
 from vlmtrace.core.errors import VlmtraceError
 
-#: What to do about an argument that is none, by its parameter's name.
+#: Where a table or a model comes from, by the parameter's name.
 REMEDIES = {
     "model": "load it with vt.load_model",
     "pairs": "load it with vt.load_pairs",
@@ -143,7 +143,8 @@ class Arguments:
         problem = kind.problem(value)
         if problem is None:
             return handed_on(kind, value)
-        remedy = problem.remedy or (None if problem.place else REMEDIES.get(label)) or "correct it"
+        whence = REMEDIES.get(label) if "pandas.DataFrame" in problem.expected or "VLM" in problem.expected else None
+        remedy = problem.remedy or whence or "correct it"
         raise VlmtraceError(
             f"{self.name}: {label}{problem.place} must be {problem.expected}, not {problem.found}: {remedy}."
         )
