@@ -223,6 +223,7 @@ def sample(
     path: str | Path = "",
     later: ForTypeCheckersOnly | None = None,
     options: Mapping[str, Sequence[int]] | None = None,
+    row: Mapping[str, Any] | None = None,
     function: Callable[[int], int] | None = None,
     anything: Any = None,
     *,
@@ -234,6 +235,7 @@ def sample(
 
 
 TABLE = pd.DataFrame({"a": [1, 2]})
+ROW = TABLE.iloc[0]
 
 
 @pytest.mark.parametrize(
@@ -265,6 +267,7 @@ TABLE = pd.DataFrame({"a": [1, 2]})
         ({"places": np.arange(2)}, [0, 1]),
         ({"path": Path("a")}, Path("a")),
         ({"options": {"a": [1]}}, {"a": [1]}),
+        ({"row": ROW}, ROW),
         ({"function": len}, len),
         ({"anything": math.nan}, math.nan),
         ({"root": "x"}, "x"),

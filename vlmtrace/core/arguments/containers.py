@@ -103,7 +103,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Named:
-    """A dict, or another mapping, of keys and values of a kind each."""
+    """A dict, or what stands for one: another mapping, or a row of a table; keys and values are of a kind each."""
 
     key: Kind
     of: Kind
@@ -111,7 +111,7 @@ class Named:
 
     def problem(self, value: Any) -> Problem | None:
         """Not a mapping, or the first key or value of another kind."""
-        if not isinstance(value, abc.Mapping):
+        if not isinstance(value, (abc.Mapping, pd.Series)):
             return Problem(self.says, shown(value))
         if isinstance(self.key, Anything) and isinstance(self.of, Anything):
             return None

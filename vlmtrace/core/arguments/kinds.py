@@ -47,7 +47,7 @@ class Kind(Protocol):
 def shown(value: Any, limit: int = 40) -> str:
     """A value as a sentence names it, never longer than a few words.
 
-    >>> shown(None), shown(2.5), shown([1]), shown(Path("a/b.csv")), shown("x")
+    >>> shown(None), shown(2.5), shown([1]), shown(PurePath("a/b.csv")), shown("x")
     ('None', '2.5', 'a list', 'the path a/b.csv', "the text 'x'")
     """
     if value is None or isinstance(value, (bool, np.bool_)):
