@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
+import typing
 from pathlib import Path
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+
+from vlmtrace.core import arguments
+
+#: By the name of a number with a meaning, such as Count: the type that it is.
+PLAIN = {
+    name: typing.get_args(meaning)[0].__name__
+    for name, meaning in vars(arguments).items()
+    if typing.get_origin(meaning) is typing.Annotated
+}
 
 # The build runs on a copy in docs/_build/source.
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
@@ -103,7 +114,16 @@ def as_meant(app: Sphinx, what: str, name: str, value: object, options: object, 
             lines[i] = re.sub(r"(?<=[a-z])@(?=[a-z])", r"\\@", line)
 
 
+def plain_types(app: Sphinx, value: object, is_method: bool) -> None:
+    """Show `n: int` for a parameter that is checked as `n: Count`: its description says the rest."""
+    annotations = getattr(inspect.unwrap(value), "__annotations__", {})  # type: ignore[arg-type]
+    for name, text in annotations.items():
+        if isinstance(text, str):
+            annotations[name] = re.sub(r"\b(" + "|".join(PLAIN) + r")\b", lambda found: PLAIN[found[0]], text)
+
+
 def setup(app: Sphinx) -> None:
-    """Register the renderer of formulas, and what docstrings go through before napoleon."""
+    """Register the renderer of formulas, and what signatures and docstrings go through."""
+    app.connect("autodoc-before-process-signature", plain_types)
     app.connect("autodoc-process-docstring", as_meant, priority=100)
     app.add_html_math_renderer("mathml", (visit_inline_math, None), (visit_display_math, None))

@@ -1,7 +1,7 @@
 """Runs: tables whole or not at all, records that refuse what does not belong together, parts that resume."""
 
 import json
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import matplotlib
 import pandas as pd
@@ -10,6 +10,7 @@ from fixtures.contract import complete
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models import VLM
 from vlmtrace.pipeline import runs
 from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of
 from vlmtrace.pipeline.runs import open_run
@@ -24,7 +25,9 @@ def runs_folder(tmp_path, monkeypatch):
 
 
 def fake_model(fingerprint="f1", name="tiny"):
-    return SimpleNamespace(name=name, revision=None, fingerprint=lambda: fingerprint)
+    model = Mock(spec=VLM, revision=None, fingerprint=lambda: fingerprint)
+    model.name = name
+    return model
 
 
 def pairs(n=5):

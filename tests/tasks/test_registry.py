@@ -127,7 +127,7 @@ def test_the_table_of_data_sets_says_what_one_needs():
         ({"task": "csv", "split": "train"}, "The task csv has no split 'train': leave split out"),
         ({"task": "rendered_states", "question": "Is it {a} or {b}?"}, "a question goes with the task 'folder'"),
         ({"task": "rendered_open"}, "Unknown task 'rendered_open'"),
-        ({"task": "rendered_states", "n": 0}, "n=0 pairs cannot be made"),
+        ({"task": "rendered_states", "n": 0}, "n must be a whole number from 1"),
     ],
 )
 def test_what_a_data_set_does_not_declare_is_refused(arguments, sentence):

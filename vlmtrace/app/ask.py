@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import open_image
 from vlmtrace.display.panels import image_panel
@@ -83,6 +84,7 @@ class Ask(View):
 
     # What people do --------------------------------------------------------
 
+    @checked
     def ask(self, question: str, run: str = "clean") -> None:
         """Ask another question about the image that is shown.
 
@@ -100,6 +102,7 @@ class Ask(View):
             # Options and masks belong to the question that stood there.
             self.session.ask(clean_image=pair["clean_image"], clean_prompt=question, **self._other_image(pair))
 
+    @checked
     def open(self, content: bytes, run: str = "clean") -> None:
         """Open an image and ask the present question about it.
 

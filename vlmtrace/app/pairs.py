@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
+from vlmtrace.core.arguments import Count, NonEmpty, Seed, checked
 from vlmtrace.models import VLM
 from vlmtrace.pipeline.runs import open_run
 from vlmtrace.tasks import load_pairs
 
 
+@checked
 def example_pairs(
-    model: VLM, tasks: Sequence[str], samples: int | None = 24, seed: int = 0, run: str = "default"
+    model: VLM, tasks: NonEmpty[str], samples: Count | None = 24, seed: Seed = 0, run: str = "default"
 ) -> pd.DataFrame:
     """Pairs of several tasks for the explorer, the categories of each in turn; prints where they are from.
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from vlmtrace import methods
 from vlmtrace.app.ask import Ask
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import one_of
 from vlmtrace.display.session import Session, session_of
 from vlmtrace.display.view import View
@@ -36,6 +37,7 @@ class Explorer:
         box: the widget
     """
 
+    @checked
     def __init__(self, session: Session):
         """Make all views, open the first.
 
@@ -52,6 +54,7 @@ class Explorer:
         self.chosen.observe(lambda change: self.open(change["new"]), names="value")
         self.open(titles[0])
 
+    @checked
     def open(self, title: str) -> View:
         """Open a view and let the others wait.
 
@@ -78,6 +81,7 @@ class Explorer:
         display(self.box)
 
 
+@checked
 def explorer(model: Session | VLM, pairs: pd.DataFrame | None = None) -> Explorer:
     """Show all views of one example as tabs: choose the example in Ask, then open the other views.
 

@@ -1,5 +1,6 @@
 """What every other room may use, and what knows nothing of models.
 
+arguments  arguments of public functions, checked by their annotations
 errors     the one exception that means: the input is at fault
 files      files that appear whole or not at all, and what a disk refuses
 images     images from files

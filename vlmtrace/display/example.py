@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
@@ -86,6 +87,7 @@ class Example:
         (4, 8, 10, 65)
     """
 
+    @checked
     def __init__(self, model: VLM, pair: Mapping[str, Any] | pd.Series):
         """Take a pair; nothing is computed yet.
 
@@ -123,6 +125,7 @@ class Example:
         """Name and question."""
         return f"<Example {self.name}: {self.question}>"
 
+    @checked
     def keep(self, key: Any, compute: Callable[[], T]) -> T:
         """Compute something at the first call with a key, and give the same at later calls.
 
@@ -141,6 +144,7 @@ class Example:
         """The clean image."""
         return self.keep("image", lambda: open_image(self.pair["clean_image"]))
 
+    @checked
     def seen(self, run: str = "clean") -> tuple[Image.Image, tuple[int, int]]:
         """The image exactly as the model receives it (tiles one below the other), and its rows and columns of patches.
 
@@ -172,6 +176,7 @@ class Example:
 
     # Runs --------------------------------------------------------
 
+    @checked
     def inputs(self, run: str = "clean") -> Inputs:
         """Model inputs of a run (batch 1).
 
@@ -188,6 +193,7 @@ class Example:
         pair = {"corrupt_image": self.pair["clean_image"], "corrupt_prompt": self.question, **self.pair}
         return pd.DataFrame([pair])
 
+    @checked
     def answer(self, run: str = "clean") -> Answer:
         """What the model says in a run.
 
@@ -204,7 +210,8 @@ class Example:
 
         return self.keep(("answer", run), compute)
 
-    def top(self, run: str = "clean", n: int = 10) -> pd.DataFrame:
+    @checked
+    def top(self, run: str = "clean", n: Count = 10) -> pd.DataFrame:
         """The most probable first tokens of the answer in a run.
 
         Args:
@@ -235,6 +242,7 @@ class Example:
             )
         return correct, other
 
+    @checked
     def runs(self, corruption: str) -> PairRuns:
         """Clean and corrupt run with all their activations.
 
@@ -258,6 +266,7 @@ class Example:
 
     # Tokens and attention --------------------------------------------------------
 
+    @checked
     def tokens(self, block: str) -> pd.DataFrame:
         """The tokens of the clean run in a block.
 

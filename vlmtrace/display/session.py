@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_columns
 from vlmtrace.display.aggregation import unique_sample_ids
@@ -23,6 +24,7 @@ class Session:
         example: the one that is looked at; set by `choose` and `ask`
     """
 
+    @checked
     def __init__(self, model: VLM, pairs: pd.DataFrame):
         """Start with the first pair.
 
@@ -41,6 +43,7 @@ class Session:
         self._kept: dict[str, Example] = {}
         self.example = self._of_pair(str(self.pairs["sample_id"].iloc[0]))
 
+    @checked
     def choose(self, sample_id: str) -> Example:
         """Show a pair of the table in all views.
 
@@ -61,6 +64,7 @@ class Session:
         """
         return self._look_at(Example(self.model, {"sample_id": "own", **pair}))
 
+    @checked
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call a function whenever another example is chosen.
 

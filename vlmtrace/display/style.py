@@ -19,6 +19,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.files import write_atomically
 from vlmtrace.display.literal import LITTLE_ROOM, font_families, make_literal
 
@@ -129,6 +130,7 @@ def paper_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return styled
 
 
+@checked
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     """Write `path`.png (200 dpi) and `path`.pdf, each whole or not at all.
 

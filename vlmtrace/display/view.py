@@ -17,6 +17,7 @@ import traitlets
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.example import COLUMNS, Example
 from vlmtrace.display.session import Session, session_of
@@ -99,6 +100,7 @@ class View:
     order: ClassVar[int] = 1000
     note: ClassVar[str] = ""
 
+    @checked
     def __init__(self, session: Session | VLM, pairs: pd.DataFrame | None = None, hidden: bool = False):
         """Make the view and show the session's example in it.
 
@@ -151,6 +153,7 @@ class View:
         """The session's example, which this view shows."""
         return self.session.example
 
+    @checked
     def computed(self, result: T | None) -> T:
         """The result, or the sentence that it is not there yet.
 
@@ -181,6 +184,7 @@ class View:
         if not self._is_hidden:
             self.show()
 
+    @checked
     @contextlib.contextmanager
     def busy(self, activity: str) -> Iterator[None]:
         """While this is entered, say what is computed; then how long it took. An error becomes a sentence.
@@ -214,6 +218,7 @@ class View:
 
     # Exports --------------------------------------------------------
 
+    @checked
     def export(self, kind: str) -> tuple[str, bytes]:
         """Make a file of the view.
 
@@ -242,6 +247,7 @@ class View:
                 name, content = self.export(kind)
                 self.frame.send({"file": name}, [content])
 
+    @checked
     def preamble(self, *imports: str) -> str:
         """The lines of code that load the model and name the example's pair.
 

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.inputs.encodable import encode_questions
 from vlmtrace.inputs.words import PIECE
@@ -32,6 +33,7 @@ CORRUPTIONS: dict[str, tuple[str, str]] = {
 }
 
 
+@checked
 def run_inputs(model: VLM, pairs: pd.DataFrame, run: str) -> Inputs:
     """Model inputs of one run for a batch of pairs.
 

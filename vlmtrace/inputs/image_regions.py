@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.types import Array
@@ -38,6 +39,7 @@ CHANGED_SHARE = 0.001
 RASTER = 48
 
 
+@checked
 def coverage(mask: Image.Image, boxes: Array) -> Array:
     """Share of each box that a mask covers, by exact area averaging.
 
@@ -71,6 +73,7 @@ def _overlap(start: Array, stop: Array, size: int) -> Array:
     return np.clip(inside, 0, None) / np.maximum(stop - start, 1e-12)[:, None]
 
 
+@checked
 def on_image(values: Array, boxes: Array) -> Array:
     """Amounts at image positions (of attention, say) as a picture that covers the image from edge to edge.
 
@@ -153,6 +156,7 @@ def changed_share(clean: Image.Image, corrupt: Image.Image, boxes: Array) -> Arr
     return coverage(Image.fromarray((255 * differs).astype(np.uint8)), boxes)
 
 
+@checked
 def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: str | None = None) -> dict[str, Array]:
     """Which image positions belong to each of `IMAGE_REGIONS`, for one pair's clean image.
 

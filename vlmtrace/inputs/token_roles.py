@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.inputs.words import PIECE, WORD, find_word, script
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ FUNCTION_WORDS = frozenset(
 )
 
 
+@checked
 def token_table(model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs) -> pd.DataFrame:
     """What stands at each position of a block for one pair's clean prompt.
 

@@ -17,10 +17,12 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.paths import resolve
 from vlmtrace.core.schema import UNIT, check_columns
 
 
+@checked
 def with_units(pairs: pd.DataFrame) -> pd.DataFrame:
     """The table with the column unit; a unit that it says stays, and the pairs that are joined to it get it, too.
 

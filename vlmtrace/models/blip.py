@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.models import image_geometry
@@ -78,6 +79,7 @@ class Blip(VLM):
 
     # Inputs --------------------------------------------------------
 
+    @checked
     def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
         """See `ModelInterface.encode`; prompts of a batch have one length."""
         lengths = {self.count_tokens(prompt) for prompt in prompts}
@@ -118,6 +120,7 @@ class Blip(VLM):
             for text, span in zip(texts, encoded["offset_mapping"], strict=True)
         ]
 
+    @checked
     def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str) -> np.ndarray:
         """See `ModelInterface.image_cells`; only the vision encoder sees the image by position."""
         one_of(block, ("vision_encoder",), f"block of {self.name} that sees the image")

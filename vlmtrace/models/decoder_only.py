@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.models import image_geometry
@@ -103,6 +104,7 @@ class DecoderOnly(ImagePrompts):
             return np.ones(len(vision_tokens(self, inputs)), dtype=bool)
         return self.is_image(inputs)[0].cpu().numpy()
 
+    @checked
     def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str = "language_model") -> np.ndarray:
         """Where in the image the image positions of a block lie, whatever the processor resized, cropped or tiled.
 
@@ -164,6 +166,7 @@ class DecoderOnly(ImagePrompts):
             self.hf(**inputs, use_cache=False)
         return kept[0]
 
+    @checked
     def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None, image: Tensor | None = None) -> Trace:
         """See `VLM.trace`; also keeps what each layer of the language model was called with, for the sweep."""
         calls: list[Call] = []

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from vlmtrace.core.arguments import Count, checked
+
 #: Who runs a model or hooks it holds this lock: hooks of one thread must not act on the run of another.
 MODEL_LOCK = threading.RLock()
 
@@ -25,9 +27,10 @@ class HookPoint(NamedTuple):
     is_input: bool
 
 
+@checked
 @contextlib.contextmanager
 def attach_hooks(
-    points: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]], n_pairs: int | None = None
+    points: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]], n_pairs: Count | None = None
 ) -> Iterator[None]:
     """Call functions on activations while this is entered; what they return replaces the activation.
 

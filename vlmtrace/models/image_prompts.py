@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import open_image
 from vlmtrace.models.families import FamilySpec
@@ -70,6 +71,7 @@ class ImagePrompts(VLM):
         messages = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
         return self.processor.apply_chat_template(messages, add_generation_prompt=True)
 
+    @checked
     def encode_text(self, text: str) -> Inputs:
         """Inputs of one text without an image, as `text_only_prompt` gives it."""
         with processor_refusals(self, text):
@@ -108,6 +110,7 @@ class ImagePrompts(VLM):
 
     # Inputs --------------------------------------------------------
 
+    @checked
     def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
         """See `ModelInterface.encode`; pairs of a batch have one length, and each prompt one image."""
         rows = [self._encode_one(open_image(image), text) for image, text in zip(images, prompts, strict=True)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import MODELS
 from vlmtrace.models.config_checks import RESTORE, check_config, check_layers
@@ -42,6 +43,7 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
 
 
+@checked
 def load_model(
     name_or_path: str | Path,
     device: str = "cpu",

@@ -6,11 +6,13 @@ import copy
 
 import torch
 
+from vlmtrace.core.arguments import Natural, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.vlm import VLM
 
 
-def randomized(model: VLM, seed: int = 0, top_layers: int | None = None) -> VLM:
+@checked
+def randomized(model: VLM, seed: Seed = 0, top_layers: Natural | None = None) -> VLM:
     """A copy of a model with the weights of each tensor in random order, so that mean and spread stay.
 
     Adebayo et al. 2018, "Sanity checks for saliency maps" (https://arxiv.org/abs/1810.03292): a map that looks the same

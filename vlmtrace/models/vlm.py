@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlmtrace.core.arguments import Count, Natural, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.models.finite import check_finite
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
@@ -64,6 +65,7 @@ class VLM(ModelInterface):
         """Whether later layers of the language model receive image features, too."""
         return self.adds_image_features_after(0)
 
+    @checked
     def sites(self, blocks: Sequence[str] | None = None) -> list[Site]:
         """Every site that can be patched, in the order of blocks, layers, modules."""
         return [
@@ -74,6 +76,7 @@ class VLM(ModelInterface):
             for module in block.modules
         ]
 
+    @checked
     def check_site(self, site: Site) -> Site:
         """Return the site.
 
@@ -96,23 +99,28 @@ class VLM(ModelInterface):
 
     # Prompts and answers --------------------------------------------------------
 
+    @checked
     def prompt_text(self, prompt: str) -> str:
         """The exact text handed to the processor, after a chat template where the model has one."""
         return prompt
 
+    @checked
     def count_tokens(self, prompt: str) -> int:
         """Number of tokens of a prompt, special tokens included."""
         with processor_refusals(self, prompt):
             return len(self.tokenizer(self.prompt_text(prompt)).input_ids)
 
+    @checked
     def tokenizer_options(self, text: str) -> dict[str, Any]:
         """How the tokenizer is called for a text that `prompt_text` gave."""
         return {}
 
+    @checked
     def encode_image(self, image: Image.Image) -> Inputs:
         """Inputs of an image with a prompt that does not matter."""
         return self.encode([image], [self.prompt_text("?")])
 
+    @checked
     def spell_answer(self, answer: str, prefix: str = "", blank: bool | None = None) -> list[int]:
         """The ids of the tokens of an answer, as the model gives it.
 
@@ -137,10 +145,31 @@ class VLM(ModelInterface):
             )
         return ids
 
+    @checked
     def answer_token(self, answer: str) -> int:
         """The id of the first token of an answer; see `spell_answer`."""
         return self.spell_answer(answer)[0]
 
+    @checked
+    def check_tokens(self, ids: Sequence[Natural]) -> list[int]:
+        """Return ids of tokens.
+
+        Args:
+            ids: of tokens of the vocabulary
+
+        Returns:
+            the same
+
+        Raises:
+            VlmtraceError: there is no such token; the sentence says which ids exist
+        """
+        known = len(self.tokenizer)
+        for token in ids:
+            if token >= known:
+                raise VlmtraceError(f"Token {token} does not exist: those of {self.name} are 0 to {known - 1}.")
+        return list(ids)
+
+    @checked
     def answer_ids(self, correct: Sequence[str], incorrect: Sequence[str]) -> Tensor:
         """Ids of the options' first tokens, as they are written; see `vlmtrace.inputs.answers` for what is measured.
 
@@ -174,6 +203,7 @@ class VLM(ModelInterface):
 
     # Runs --------------------------------------------------------
 
+    @checked
     def answer_logits(self, inputs: Inputs, image: Tensor | None = None) -> Tensor:
         """Logits (batch, vocabulary), float32, of the first answer token, by one forward pass; see `last_logits`.
 
@@ -183,8 +213,9 @@ class VLM(ModelInterface):
         with MODEL_LOCK:
             return check_finite(self.name, self.last_logits(inputs, 1, image)[:, 0])
 
+    @checked
     @torch.no_grad()
-    def greedy_ids(self, inputs: Inputs, max_new_tokens: int = 8, image: Tensor | None = None) -> list[list[int]]:
+    def greedy_ids(self, inputs: Inputs, max_new_tokens: Count = 8, image: Tensor | None = None) -> list[list[int]]:
         """Ids of the answers that the model itself gives: at each step the token of the largest logit.
 
         These are the very logits that are measured. A checkpoint's generation settings (beams, penalties, suppressed
@@ -206,18 +237,22 @@ class VLM(ModelInterface):
             found = torch.cat([found, token], dim=1)
         return [list(itertools.takewhile(lambda token: token not in self.stop_ids, row)) for row in found.tolist()]
 
-    def answer_tokens(self, inputs: Inputs, max_new_tokens: int = 8, image: Tensor | None = None) -> list[int]:
+    @checked
+    def answer_tokens(self, inputs: Inputs, max_new_tokens: Count = 8, image: Tensor | None = None) -> list[int]:
         """Ids of the answer that the model itself gives to one question: `greedy_ids` of a batch of 1."""
         return self.greedy_ids(inputs, max_new_tokens, image)[0]
 
-    def generate(self, inputs: Inputs, max_new_tokens: int = 8) -> list[str]:
+    @checked
+    def generate(self, inputs: Inputs, max_new_tokens: Count = 8) -> list[str]:
         """The answers of a batch by `greedy_ids`, as text without special tokens."""
         return self.spell_out(self.greedy_ids(inputs, max_new_tokens))
 
+    @checked
     def spell_out(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of several answers' tokens, without special tokens and blanks around it."""
         return [text.strip() for text in self.tokenizer.batch_decode(list(map(list, ids)), skip_special_tokens=True)]
 
+    @checked
     def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None, image: Tensor | None = None) -> Trace:
         """Run one forward pass and keep activations.
 
@@ -254,6 +289,7 @@ class VLM(ModelInterface):
             )
         return trace
 
+    @checked
     def attention(self, inputs: Inputs, block: str, module: str) -> Tensor:
         """Attention weights of a block's module.
 

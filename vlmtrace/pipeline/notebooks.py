@@ -90,7 +90,7 @@ def _execute_alone(notebook: Path, parameters: dict[str, Any], kernels: type, ex
                 language="python",
                 progress_bar=False,
                 start_timeout=START_TIMEOUT,
-                extra_arguments=["--log-level=CRITICAL"],  # the kernel's remarks about itself, such as that it was ended
+                extra_arguments=["--log-level=CRITICAL"],  # the kernel's remarks about itself
                 kernel_manager_class=kernels,
             )
             drop_progress_bars(running)

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import table_shape, write_atomically
 from vlmtrace.display.wording import readable
@@ -24,6 +25,7 @@ from vlmtrace.pipeline.runs import Run
 from vlmtrace.pipeline.stages import stages
 
 
+@checked
 def write_report(run: Run, beside: str | None = None) -> Path:
     """Write the report of a run from the contents of its folder; sections of stages that have not run are left out.
 

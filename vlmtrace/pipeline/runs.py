@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from vlmtrace.core import paths
+from vlmtrace.core.arguments import Count, NotebookParameter, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import locked, make_folder, read_table_and_digest, write_atomically, write_json
 from vlmtrace.core.progress import progress
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 LONGEST_NAME = 100
 
 
+@checked
 def open_run(name: str) -> Run:
     """The run of this name; its folder appears when something is written.
 
@@ -83,6 +85,7 @@ class Run:
         folder: data/runs/<name>
     """
 
+    @checked
     def __init__(self, name: str):
         self.name = name
         self.folder = paths.RUNS / name
@@ -90,6 +93,7 @@ class Run:
     def __repr__(self) -> str:
         return f"<Run {self.name} in {paths.relative(self.folder)}>"
 
+    @checked
     def path(self, table: str, task: str | None = None) -> Path:
         """Where a table lies, whether or not it is there.
 
@@ -103,11 +107,13 @@ class Run:
         folder = self.folder / plain_name(task, "task") if task else self.folder
         return folder / f"{plain_name(table, 'table')}.parquet"
 
+    @checked
     def executed_notebook(self, stage: str, task: str | None = None) -> Path:
         """Where the executed copy of a stage's notebook lies."""
         plain_name(f"{task}-{stage}" if task else stage, "notebook")
         return self.folder / "notebooks" / (f"{task}-{stage}.ipynb" if task else f"{stage}.ipynb")
 
+    @checked
     def table(self, table: str, task: str | None = None) -> pd.DataFrame:
         """Read a table.
 
@@ -141,7 +147,10 @@ class Run:
         """Wait until no other process changes the run's tables and record, and keep others from it meanwhile."""
         return locked(self.folder / ".run.lock")
 
-    def stage(self, name: str, task: str | None = None, model: VLM | None = None, **parameters: Any) -> Stage:
+    @checked
+    def stage(
+        self, name: str, task: str | None = None, model: VLM | None = None, **parameters: NotebookParameter
+    ) -> Stage:
         """Begin a stage.
 
         Args:
@@ -153,6 +162,7 @@ class Run:
         """
         return Stage(self, name, task, model, parameters)
 
+    @checked
     def update(self, stage: str, entry: Mapping[str, Any]) -> None:
         """Merge one stage's entry into run.json, safely beside other processes that do the same."""
         with self.changing():
@@ -171,6 +181,7 @@ class Run:
         record["versions"] = versions()
         write_json(record, self.folder / "run.json")
 
+    @checked
     def remember(self, stage: str, made_from: Mapping[str, Any]) -> None:
         """Note in run.json what a stage's result was made from; see `vlmtrace.pipeline.schedule`."""
         with self.changing():
@@ -182,6 +193,7 @@ class Run:
 class Stage:
     """One notebook's work in a run: what it reads, computes in parts, draws and writes. Made by `Run.stage`."""
 
+    @checked
     def __init__(self, run: Run, name: str, task: str | None, model: VLM | None, parameters: Mapping[str, Any]):
         self.run, self.name, self.task, self.model = run, plain_name(name, "stage"), task, model
         self.key = f"{plain_name(task, 'task')}/{name}" if task else name
@@ -196,6 +208,7 @@ class Stage:
         self.facts: dict[str, Any] = {}
         self.parts_folder = run.folder / ".parts" / self.key.replace("/", "-")
 
+    @checked
     def read(self, table: str, task: str | None = None) -> pd.DataFrame:
         """Read a table that an earlier stage of the run wrote.
 
@@ -219,6 +232,7 @@ class Stage:
         """Record something else about this stage in run.json, such as the source of its data."""
         self.facts |= plain(facts)
 
+    @checked
     def figure(self, figure: Figure, name: str, caption: str = "") -> Figure:
         """Save a figure as PNG and PDF under the run's figures.
 
@@ -242,12 +256,13 @@ class Stage:
         plt.close(figure)  # else a notebook would show it twice
         return figure
 
+    @checked
     def resume(
         self,
         function: Callable[..., pd.DataFrame],
         model: VLM,
         pairs: pd.DataFrame,
-        chunk: int = 16,
+        chunk: Count = 16,
         **options: Any,
     ) -> pd.DataFrame:
         """Compute `function(model, pairs, **options)` in parts that survive an interruption.
@@ -284,6 +299,7 @@ class Stage:
             raise VlmtraceError(f"{self.key} has no pairs left to work on: raise SAMPLES or look at what 03 left out.")
         return pd.concat(tables, ignore_index=True)
 
+    @checked
     def finish(self, **tables: pd.DataFrame) -> None:
         """Write the stage's tables, record how they were made, delete the parts and say what comes next.
 

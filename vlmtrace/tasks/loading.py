@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from vlmtrace.core import paths
+from vlmtrace.core.arguments import Count, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import validate_pairs, validate_questions
 from vlmtrace.inputs.units import with_units
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from vlmtrace.models import VLM
 
 
+@checked
 def load_pairs(
     task: str,
-    n: int = 100,
-    seed: int = 0,
+    n: Count = 100,
+    seed: Seed = 0,
     split: str = "test",
     *,
     root: str | Path | None = None,
@@ -61,10 +63,11 @@ def load_pairs(
     return prepare_pairs(task, n, seed, split, root=root, model=model, question=question).pairs
 
 
+@checked
 def prepare_pairs(
     task: str,
-    n: int = 100,
-    seed: int = 0,
+    n: Count = 100,
+    seed: Seed = 0,
     split: str = "test",
     *,
     root: str | Path | None = None,
@@ -98,8 +101,6 @@ def prepare_pairs(
         'MIT, as vlmtrace'
     """
     declared = registry.declared()[one_of(task, registry.TASKS, "task")]
-    if n < 1:
-        raise VlmtraceError(f"n={n} pairs cannot be made: ask for at least 1.")
     if question and not declared.takes_question:
         takers = " or ".join(repr(other.name) for other in registry.declared().values() if other.takes_question)
         raise VlmtraceError(f"The task {task} asks its own questions: a question goes with the task {takers}.")
@@ -115,8 +116,9 @@ def prepare_pairs(
     return Prepared(pairs, filters.table(), filters.set_aside(), declared.source.record())
 
 
+@checked
 def load_questions(
-    task: str, n: int = 100, seed: int = 0, *, root: str | Path | None = None, kind: str | None = None
+    task: str, n: Count = 100, seed: Seed = 0, *, root: str | Path | None = None, kind: str | None = None
 ) -> pd.DataFrame:
     """A table of questions without options, each with its image, for causal tracing and the visual lens.
 
@@ -142,8 +144,6 @@ def load_questions(
         ['color', 'count', 'location']
     """
     declared = registry.declared()[one_of(task, registry.QUESTIONS, "data set of questions")]
-    if n < 1:
-        raise VlmtraceError(f"n={n} questions cannot be drawn: ask for at least 1.")
     if kind is not None:
         one_of(kind, declared.question_kinds, f"kind of question in {task}")
     assert declared.questions is not None, "registry.QUESTIONS are those that give questions"
@@ -155,6 +155,7 @@ def _root(task: Task, root: str | Path | None) -> Path:
     return find_root(task.name, root) if task.needs_root else Path()
 
 
+@checked
 def find_root(task: str, root: str | Path | None) -> Path:
     """Where the data of a data set lie.
 

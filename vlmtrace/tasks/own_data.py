@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import relative, resolve
 from vlmtrace.core.schema import check_columns, validate_questions
@@ -47,6 +48,7 @@ WORDS = "words.txt"
 QUESTION = "Is this {a} or {b}?"
 
 
+@checked
 def one_question(image: str | Path, prompt: str) -> pd.DataFrame:
     """A questions table of one row: your own image, and a question without options.
 

@@ -285,11 +285,11 @@ def test_claims_about_layers_are_corrected_for_all_rows():
         (dict(window=9), "window=9 is not a number of layers of text_encoder: choose 1 to 3"),
         (dict(modules=["mpl"]), "mlp"),
         (dict(blocks=["vision_encoder"]), "block that reads text"),
-        (dict(draws=0), "at least once"),
-        (dict(level=-1), "0 or more"),
+        (dict(draws=0), "draws must be a whole number from 1"),
+        (dict(level=-1), "level must be a number of at least 0"),
         (dict(noise="additiv"), "additive"),
         (dict(positions=["nowhere"]), "No position matches"),
-        (dict(memory_gb=0), "memory_gb=0"),
+        (dict(memory_gb=0), "memory_gb must be a number above 0"),
     ],
 )
 def test_mistakes_are_named(random_blip, questions, options, sentence):

@@ -111,6 +111,8 @@ def test_redundant_heads_of_a_real_model(model_store, random_pairs, monkeypatch)
 
 def test_wrong_arguments_are_said(random_blip, random_pairs):
     with pytest.raises(VlmtraceError, match="no share to reach"):
+        smallest_set(random_blip, random_pairs, threshold=0)
+    with pytest.raises(VlmtraceError, match="threshold must be a number from 0 to 1"):
         smallest_set(random_blip, random_pairs, threshold=1.5)
     with pytest.raises(VlmtraceError, match="run"):
         smallest_set(random_blip, random_pairs, run="thawed")

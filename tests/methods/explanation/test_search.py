@@ -318,7 +318,7 @@ def test_tiny_blip_hangs_on_the_word_that_it_answers():
         ({"heads": []}, "do not exist"),
         ({"step": 99}, "step=99 does not exist"),
         ({"options": GraphOptions(threshold=2.0)}, "No head of layer 2 has a graph.*lower the threshold"),
-        ({"options": GraphOptions(max_tokens=0)}, "max_tokens=0"),
+        ({"layer": -1}, "layer must be a whole number"),
     ],
 )
 def test_bad_options_get_a_sentence(llava, picture, options, sentence):

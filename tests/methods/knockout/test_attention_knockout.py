@@ -125,7 +125,8 @@ def test_its_own_embeddings_in_their_place_change_nothing(model, random_pairs):
     ("options", "sentence"),
     [
         ({"edges": [("imag", "last")]}, "Unknown position"),
-        ({"window": 0}, "window=0 is not a number of layers"),
+        ({"window": 99}, "window=99 is not a number of layers"),
+        ({"window": 0}, "window must be a whole number from 1"),
         ({"corruption": "noise"}, "Unknown corruption 'noise'"),
     ],
 )

@@ -167,7 +167,7 @@ def test_metric_columns_follow_their_definitions(random_blip, random_pairs):
         (dict(modules=["mlps"]), "Unknown module 'mlps'.*residual"),
         (dict(blocks=["decoder"]), "Unknown block 'decoder'.*text_encoder"),
         (dict(positions=["corect"]), "No position matches"),
-        (dict(memory_gb=0), "memory_gb=0"),
+        (dict(memory_gb=0), "memory_gb must be a number above 0"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(random_blip, random_pairs, change, sentence):

@@ -242,7 +242,7 @@ def test_attention_weights_are_the_models_own(model, picture):
             torch.testing.assert_close(found.sum(-1), torch.ones(found.shape[:-1]))
 
 
-def test_nothing_is_left_on_the_model(model, picture):
+def test_nothing_is_left_on_the_model(model, picture, monkeypatch):
     def state():
         parts = model.hf.modules()
         return [
@@ -260,8 +260,14 @@ def test_nothing_is_left_on_the_model(model, picture):
     np.testing.assert_array_equal(again.image, second.image)
     assert state() == before and model.fingerprint() == weights
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.hf.parameters())
-    with pytest.raises(IndexError):
-        relevancy(model, picture, PROMPT, [10**9])
+
+    def fail(*_args):
+        raise RuntimeError("in the middle of a run")
+
+    ids = given(model)
+    monkeypatch.setattr(model, "extend", fail)
+    with pytest.raises(RuntimeError, match="in the middle of a run"):
+        relevancy(model, picture, PROMPT, ids)
     assert state() == before
 
 
@@ -346,8 +352,10 @@ def test_the_models_own_answer_is_the_default(random_blip, picture):
 
 
 def test_bad_options_get_a_sentence(random_blip, picture):
-    with pytest.raises(vt.VlmtraceError, match="steps_at_once=0 takes no gradient"):
+    with pytest.raises(vt.VlmtraceError, match="steps_at_once must be a whole number from 1"):
         relevancy(random_blip, picture, PROMPT, steps_at_once=0)
+    with pytest.raises(vt.VlmtraceError, match=r"Token 999999 does not exist: those of .* are 0 to "):
+        relevancy(random_blip, picture, PROMPT, [999_999])
     with pytest.raises(vt.VlmtraceError, match="with nothing: give the tokens of an answer"):
         relevancy(random_blip, picture, PROMPT, [])
     assert "was not asked for" in relevancy(random_blip, picture, PROMPT, vision=False).refused

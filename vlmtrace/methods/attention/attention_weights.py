@@ -9,7 +9,6 @@ is found by patching it. Shapes: B pairs of a batch, L layers, H heads, Q query 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ import torch
 from scipy.stats import false_discovery_control
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import Count, NonEmpty, Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import HEAD, UNIT, check_columns
@@ -38,7 +38,8 @@ OUTLIER_SD = 3.0
 DENSITY_FACTOR = 1.5
 
 
-def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.DataFrame:
+@checked
+def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: Count = 32) -> pd.DataFrame:
     """Measure where each head that can look at the clean image does look, from every token of the prompt.
 
     These are the heads of `VLM.image_module`: the cross-attention of a question encoder, the self-attention of a
@@ -91,6 +92,7 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: int = 32) -> pd.
     return pd.concat([tables[row] for row in range(len(pairs))], ignore_index=True)
 
 
+@checked
 def has_masks(pairs: pd.DataFrame) -> bool:
     """Say whether any pair has a mask of the object that its question asks about; photographs seldom do.
 
@@ -129,13 +131,14 @@ def outlier_patches(norms: Array) -> Array:
     return (norms - norms.mean(axis=-1, keepdims=True) > OUTLIER_SD * spread) & (spread > 0)
 
 
+@checked
 def head_functions(
     attention: pd.DataFrame,
-    token_roles: Sequence[str] | None = ("correct", "incorrect"),
-    level: float = 0.95,
-    n_boot: int = 10_000,
-    seed: int = 0,
-    alpha: float = 0.05,
+    token_roles: NonEmpty[str] | None = ("correct", "incorrect"),
+    level: Probability = 0.95,
+    n_boot: Count = 10_000,
+    seed: Seed = 0,
+    alpha: Probability = 0.05,
 ) -> pd.DataFrame:
     """Name what each head looks for, over pairs.
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import check_table
 from vlmtrace.display.aggregation import unique_sample_ids
@@ -39,6 +40,7 @@ class ImageAttention(NamedTuple):
     tokens: pd.DataFrame
 
 
+@checked
 def image_attention(model: VLM, pair: pd.Series, module: str | None = None) -> ImageAttention:
     """Read the attention to the image in the clean run of one pair.
 
@@ -65,6 +67,7 @@ def image_attention(model: VLM, pair: pd.Series, module: str | None = None) -> I
     return ImageAttention(module, on_image(weights[..., at_image], boxes), tokens)
 
 
+@checked
 def attention_explorer(model: VLM, pairs: pd.DataFrame) -> FigureExplorer:
     """What does one head look at? Choose the pair, the layer, the head and the token that looks.
 

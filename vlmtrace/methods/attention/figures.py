@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator
 
+from vlmtrace.core.arguments import Count, NonEmpty, Positive, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import HEAD, check_table
 from vlmtrace.display.panels import (
@@ -31,6 +32,7 @@ from vlmtrace.display.wording import head_name
 from vlmtrace.methods.attention.attention_weights import DENSITY_FACTOR
 
 
+@checked
 @paper_style
 def attention_overlay(
     image: Picture,
@@ -38,7 +40,7 @@ def attention_overlay(
     object_mask: Picture | None = None,
     distractor_mask: Picture | None = None,
     title: str = "",
-    limit: float | None = None,
+    limit: Positive | None = None,
 ) -> Figure:
     """Draw an image, and beside it what one head attends to in it, both with the masks' outlines.
 
@@ -89,9 +91,10 @@ def draw_attention(
     outline_legend(figure, masks)
 
 
+@checked
 @paper_style
 def attention_gallery(
-    pairs: pd.DataFrame, weights: np.ndarray, heads: Sequence[str], queries: Sequence[str] | None = None
+    pairs: pd.DataFrame, weights: np.ndarray, heads: NonEmpty[str], queries: NonEmpty[str] | None = None
 ) -> Figure:
     """Draw what several heads attend to in several images, with one range of colors for all.
 
@@ -163,8 +166,9 @@ _FUNCTION_ORDER = ("object detection", "object suppression", "outlier suppressio
 _LEAST_RATIO = 1 / 8
 
 
+@checked
 @paper_style
-def function_scores(functions: pd.DataFrame, heads: pd.DataFrame | None = None, at_most: int = 24) -> Figure:
+def function_scores(functions: pd.DataFrame, heads: pd.DataFrame | None = None, at_most: Count = 24) -> Figure:
     """Draw how densely each head's attention lies on a region, and how much more it puts there than other heads.
 
     Left: attention on the region over what evenly spread attention would put there (1 = evenly; dotted: the factor that

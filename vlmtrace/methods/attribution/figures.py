@@ -7,6 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.schema import HEAD, check_table
 from vlmtrace.display.style import PALETTE, new_figure, paper_style
 from vlmtrace.display.wording import readable
@@ -15,8 +16,9 @@ from vlmtrace.methods.attribution.gradients import mean_head_effects, ranking_ag
 _COLUMNS = ["sample_id", "corruption", *HEAD, "position", "patching_effect"]
 
 
+@checked
 @paper_style
-def attribution_scatter(exact: pd.DataFrame, estimate: pd.DataFrame, top: int = 10) -> Figure:
+def attribution_scatter(exact: pd.DataFrame, estimate: pd.DataFrame, top: Count = 10) -> Figure:
     """Draw each head's mean effect, exact against estimated from gradients, one panel per corruption.
 
     On the diagonal the estimate is right; off it lie heads whose softmax or norm saturates. The `top` heads with the

@@ -18,6 +18,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import HEAD, validate_pairs
@@ -31,14 +32,15 @@ from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.types import AnswerIds, WholeAnswer, positions_read
 
 
+@checked
 def attribute_modules(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    modules: Sequence[str] | None = None,
+    modules: NonEmpty[str] | None = None,
     positions: Positions = "all",
-    blocks: Sequence[str] | None = None,
-    steps: int = 1,
+    blocks: NonEmpty[str] | None = None,
+    steps: Count = 1,
     contrast: str = "answer",
 ) -> pd.DataFrame:
     """Estimate what `patch_modules` would find, from gradients.
@@ -80,13 +82,14 @@ def attribute_modules(
     return _attribute(model, pairs, corruption, plan, positions, steps, contrast).drop(columns="head")
 
 
+@checked
 def attribute_heads(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    modules: Sequence[str] | None = None,
+    modules: NonEmpty[str] | None = None,
     positions: Positions = "all",
-    steps: int = 1,
+    steps: Count = 1,
     contrast: str = "answer",
 ) -> pd.DataFrame:
     """Estimate what `patch_heads` would find, from gradients. The method is that of `attribute_modules`.
@@ -120,8 +123,9 @@ def attribute_heads(
     return _attribute(model, pairs, corruption, head_plan(model, modules), positions, steps, contrast)
 
 
+@checked
 def ranking_agreement(
-    exact: pd.DataFrame, estimate: pd.DataFrame, by: Sequence[str] = HEAD, top: int = 10
+    exact: pd.DataFrame, estimate: pd.DataFrame, by: NonEmpty[str] = HEAD, top: Count = 10
 ) -> pd.DataFrame:
     """Say how well an estimate ranks heads, against the exact sweep of the same pairs.
 
@@ -186,8 +190,6 @@ def _attribute(
     model: VLM, pairs: pd.DataFrame, corruption: str, plan: Plan, positions: Positions, steps: int, contrast: str
 ) -> pd.DataFrame:
     one_of(corruption, CORRUPTIONS, "corruption")
-    if steps < 1:
-        raise VlmtraceError(f"steps={steps} averages no gradient: ask for at least 1.")
     pairs = validate_pairs(pairs).reset_index(drop=True)
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"gradients of {len(pairs)} pairs, {corruption} corruption") as advance:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table
 from vlmtrace.display.choices import chosen_row, row_options
@@ -16,6 +17,7 @@ from vlmtrace.display.figure_explorer import FigureExplorer, Options, dropdown
 from vlmtrace.methods.causal_tracing.figures import COLUMNS, draw_trace
 
 
+@checked
 def trace_explorer(questions: pd.DataFrame, effects: pd.DataFrame) -> FigureExplorer:
     """Where does restoring bring the answer back? Choose the question and the token of its answer.
 

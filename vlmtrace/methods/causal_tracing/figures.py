@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vlmtrace.core.arguments import Natural, NotNegative, Positive, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.aggregation import role_means, token_matrix
@@ -26,8 +27,9 @@ INDIRECT = "indirect effect: p(answer | restored) − p(answer | corrupt)"
 PUBLISHED_LEVEL = 3
 
 
+@checked
 @paper_style
-def noise_curves(curve: pd.DataFrame, level: float | None = None) -> Figure:
+def noise_curves(curve: pd.DataFrame, level: NotNegative | None = None) -> Figure:
     """Draw p(answer) against the level of noise, and how often the answer stays on top.
 
     Args:
@@ -60,8 +62,11 @@ def noise_curves(curve: pd.DataFrame, level: float | None = None) -> Figure:
     return figure
 
 
+@checked
 @paper_style
-def trace_map(effects: pd.DataFrame, sample_id: str | None = None, step: int = 0, limit: float | None = None) -> Figure:
+def trace_map(
+    effects: pd.DataFrame, sample_id: str | None = None, step: Natural = 0, limit: Positive | None = None
+) -> Figure:
     """Draw the indirect effects of one question, layer × token: one row per module, one column per block.
 
     Args:
@@ -111,8 +116,9 @@ def draw_trace(
     _grid(figure, maps, limit, title, "one question; mean over draws of noise", picture)
 
 
+@checked
 @paper_style
-def average_trace(effects: pd.DataFrame, step: int = 0, limit: float | None = None) -> Figure:
+def average_trace(effects: pd.DataFrame, step: Natural = 0, limit: Positive | None = None) -> Figure:
     """Draw average indirect effects over questions, layer × token role: one row per module, one column per block.
 
     Positions that share a role are averaged within a question first.
@@ -180,8 +186,9 @@ def _grid(
     figure.suptitle(title)
 
 
+@checked
 @paper_style
-def upper_against_lower(differences: pd.DataFrame, module: str = "residual", step: int = 0) -> Figure:
+def upper_against_lower(differences: pd.DataFrame, module: str = "residual", step: Natural = 0) -> Figure:
     """Draw whether restoring helps more in the upper half of the layers: one row per token role, grouped by block.
 
     Args:
@@ -212,6 +219,7 @@ def upper_against_lower(differences: pd.DataFrame, module: str = "residual", ste
     return figure
 
 
+@checked
 @paper_style
 def pairing_scatter(maps: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figure:
     """Draw the same map from two seeds, site against site: what noise alone adds scatters off the diagonal.
@@ -233,6 +241,7 @@ def pairing_scatter(maps: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figur
     return figure
 
 
+@checked
 def two_seeds(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Two tables of the same sites side by side.
 

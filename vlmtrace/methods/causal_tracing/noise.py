@@ -15,7 +15,6 @@ level and site. So everything that is compared is compared under the same noise.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from vlmtrace.core.arguments import Count, Natural, NonEmpty, NotNegative, Seed, Share, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import check_columns, validate_questions
@@ -36,6 +36,7 @@ from vlmtrace.models.vlm import repeat_inputs
 NOISES = ("additive", "multiplicative")
 
 
+@checked
 @dataclass(frozen=True)
 class Noise:
     """Noise on image embeddings: how much, how often, and from which seed.
@@ -51,21 +52,18 @@ class Noise:
         VlmtraceError: an unknown kind, no draws, or a negative level
     """
 
-    scale: float
-    level: float = 3.0
-    draws: int = 10
-    seed: int = 0
+    scale: NotNegative
+    level: NotNegative = 3.0
+    draws: Count = 10
+    seed: Seed = 0
     kind: str = "additive"
 
     def __post_init__(self) -> None:
         """Check the settings."""
         one_of(self.kind, NOISES, "noise")
-        if self.draws < 1:
-            raise VlmtraceError(f"draws={self.draws} hides nothing: draw noise at least once, better 10 times.")
-        if self.level < 0:
-            raise VlmtraceError(f"level={self.level} is no standard deviation: give 0 or more.")
 
-    def unit(self, sample_id: str, image: Tensor, site: int = 0) -> Tensor:
+    @checked
+    def unit(self, sample_id: str, image: Tensor, site: Natural = 0) -> Tensor:
         """Unit noise z for a question's image embeddings, the same on every device.
 
         Args:
@@ -79,6 +77,7 @@ class Noise:
         drawn = generator.standard_normal((self.draws, *image.shape[1:]), dtype=np.float32)
         return torch.from_numpy(drawn).to(image.device, image.dtype)
 
+    @checked
     def disturb(self, image: Tensor, unit: Tensor) -> Tensor:
         """Corrupt image embeddings.
 
@@ -93,8 +92,9 @@ class Noise:
         return image + self.level * self.scale * unit
 
 
+@checked
 @torch.no_grad()
-def noise_scale(model: VLM, questions: pd.DataFrame, batch: int = 32) -> float:
+def noise_scale(model: VLM, questions: pd.DataFrame, batch: Count = 32) -> float:
     """The standard deviation of the image embeddings' entries: the unit in which a noise level is given.
 
     Args:
@@ -137,14 +137,15 @@ def refuse_images_twice(model: VLM) -> None:
         )
 
 
+@checked
 @torch.no_grad()
 def noise_curve(
     model: VLM,
     questions: pd.DataFrame,
-    levels: Sequence[float] = (0, 0.5, 1, 2, 3, 4, 6),
-    scale: float | None = None,
-    draws: int = 10,
-    seed: int = 0,
+    levels: NonEmpty[NotNegative] = (0, 0.5, 1, 2, 3, 4, 6),
+    scale: NotNegative | None = None,
+    draws: Count = 10,
+    seed: Seed = 0,
     noise: str = "additive",
 ) -> pd.DataFrame:
     """Probability of the model's own clean answer as noise on the image embeddings grows; choose a level from it.
@@ -207,7 +208,8 @@ def noise_curve(
     return pd.DataFrame(rows)
 
 
-def choose_level(curve: pd.DataFrame, share: float = 0.9) -> float:
+@checked
+def choose_level(curve: pd.DataFrame, share: Share = 0.9) -> float:
     """Choose the weakest noise that takes away nearly all of the answer's probability that noise can take.
 
     A model may know an answer without looking, so what is left at the strongest noise is not 0, but its prior.

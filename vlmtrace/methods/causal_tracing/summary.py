@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
+from vlmtrace.core.arguments import Probability, Seed, checked
 from vlmtrace.core.schema import UNIT, check_columns
 from vlmtrace.core.stats import mean_interval, mean_test
 
 
-def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed: int = 0) -> pd.DataFrame:
+@checked
+def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed: Seed = 0) -> pd.DataFrame:
     """Average indirect effect by step, site and token role (AIE of Meng et al. 2022, https://arxiv.org/abs/2202.05262).
 
     Positions that share a role are averaged within a question first, then over questions; questions of one unit (about
@@ -54,8 +56,9 @@ def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed:
     return pd.DataFrame(rows, columns=[*cell, "mean", "ci_low", "ci_high", "n"])
 
 
+@checked
 def later_layers(
-    effects: pd.DataFrame, value: str = "indirect_effect", seed: int = 0, alpha: float = 0.05
+    effects: pd.DataFrame, value: str = "indirect_effect", seed: Seed = 0, alpha: Probability = 0.05
 ) -> pd.DataFrame:
     """Mean effect of the upper half of the layers minus that of the lower half, for each token role.
 

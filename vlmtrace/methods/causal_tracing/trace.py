@@ -27,6 +27,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from vlmtrace.core.arguments import Count, NonEmpty, NotNegative, Positive, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import UNIT, validate_questions
@@ -52,20 +53,21 @@ MIN_GAP = 0.01
 WINDOWED = ("mlp", "self_attention", "cross_attention")
 
 
+@checked
 def causal_trace(
     model: VLM,
     questions: pd.DataFrame,
-    level: float = 3.0,
-    draws: int = 10,
-    seed: int = 0,
+    level: NotNegative = 3.0,
+    draws: Count = 10,
+    seed: Seed = 0,
     noise: str = "additive",
-    modules: Sequence[str] | None = None,
-    window: int | None = None,
-    blocks: Sequence[str] | None = None,
+    modules: NonEmpty[str] | None = None,
+    window: Count | None = None,
+    blocks: NonEmpty[str] | None = None,
     positions: Positions = "text",
-    scale: float | None = None,
+    scale: NotNegative | None = None,
     paired: bool = True,
-    memory_gb: float | None = None,
+    memory_gb: Positive | None = None,
 ) -> pd.DataFrame:
     """Restore one state at a time in runs whose image is hidden by noise: layer × position × module.
 

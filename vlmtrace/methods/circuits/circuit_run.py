@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import one_of
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns
@@ -25,13 +26,14 @@ from vlmtrace.models.types import WholeAnswer
 from vlmtrace.models.vlm import repeat_inputs
 
 
+@checked
 @torch.no_grad()
 def run_circuits(
     model: VLM,
     pairs: pd.DataFrame,
-    sets: Sequence[Sequence[HeadSite]],
+    sets: NonEmpty[Sequence[HeadSite]],
     corruption: str = "image",
-    batch_size: int = 64,
+    batch_size: Count = 64,
     contrast: str = "answer",
 ) -> pd.DataFrame:
     """Run clean inputs with all heads outside a set ablated: they get their output of the corrupt run.

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import Count, Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import UNIT, check_columns
 from vlmtrace.core.types import Array
@@ -29,7 +30,10 @@ SUFFICIENT = 0.8
 LITTLE = 0.2
 
 
-def faithfulness_means(table: pd.DataFrame, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> pd.DataFrame:
+@checked
+def faithfulness_means(
+    table: pd.DataFrame, level: Probability = 0.95, n_boot: Count = 10_000, seed: Seed = 0
+) -> pd.DataFrame:
     """Faithfulness of circuits of each size, with an interval over units.
 
     Args:
@@ -54,12 +58,13 @@ def faithfulness_means(table: pd.DataFrame, level: float = 0.95, n_boot: int = 1
     return pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True)
 
 
+@checked
 def faithfulness_summary(
     table: pd.DataFrame,
-    level: float = 0.95,
-    n_boot: int = 10_000,
-    n_permutations: int = 10_000,
-    seed: int = 0,
+    level: Probability = 0.95,
+    n_boot: Count = 10_000,
+    n_permutations: Count = 10_000,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
     """Areas under the curves, the smallest circuit that suffices, and whether ranked heads beat random ones.
 

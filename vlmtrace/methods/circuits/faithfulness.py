@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmtrace.core.arguments import Count, Natural, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT
@@ -29,16 +30,17 @@ from vlmtrace.models import VLM
 RUNS = ("frozen", "computed")
 
 
+@checked
 def faithfulness_table(
     model: VLM,
     pairs: pd.DataFrame,
     ranking: pd.DataFrame | Sequence[HeadSite],
     corruption: str = "image",
-    sizes: Sequence[int] | None = None,
-    n_random: int = 10,
-    seed: int = 0,
+    sizes: Sequence[Natural] | None = None,
+    n_random: Natural = 10,
+    seed: Seed = 0,
     run: str = "frozen",
-    random_sizes: Sequence[int] | None = None,
+    random_sizes: Sequence[Natural] | None = None,
 ) -> pd.DataFrame:
     """Run the model on its best k heads, and without them, for growing k.
 
@@ -83,13 +85,14 @@ def faithfulness_table(
     return faithfulness_tables(model, pairs, ranking, corruption, {run: plan}, seed)
 
 
+@checked
 def faithfulness_tables(
     model: VLM,
     pairs: pd.DataFrame,
     ranking: pd.DataFrame | Sequence[HeadSite],
     corruption: str,
     runs: Mapping[str, Mapping[str, Any]],
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
     """Several tables of `faithfulness_table` in one: the clean and the corrupt run of each pair are made only once.
 
@@ -224,7 +227,8 @@ def _distinct(
     return [sorted(heads) for heads in distinct], chosen, [place[circuits[index]] for index in chosen]
 
 
-def circuit_sizes(n_heads: int) -> list[int]:
+@checked
+def circuit_sizes(n_heads: Natural) -> list[int]:
     """Sizes of a circuit from none to all heads, every one at first and then in steps of a third to a half.
 
     Args:
@@ -243,13 +247,14 @@ def circuit_sizes(n_heads: int) -> list[int]:
     return sorted({0, *(size for size in powers + between if size < n_heads), n_heads})
 
 
+@checked
 def subset_table(
     model: VLM,
     pairs: pd.DataFrame,
     circuit: Sequence[HeadSite],
     corruption: str = "image",
-    n_halves: int = 2,
-    seed: int = 0,
+    n_halves: Count = 2,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
     """Take subsets of a circuit out of the circuit and out of the whole model, for completeness and minimality.
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from vlmtrace.core.arguments import Count, Positive, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.panels import MARKS, effect_panel, head_panel, label_ticks, mark_cells, write_cells
@@ -23,13 +24,14 @@ _IMPORTANT = "important (tested, false discovery rate controlled)"
 _NOTICE = "rule of NOTICE (restored probability at the correct option, mean + 2 sd over the module's heads)"
 
 
+@checked
 @paper_style
 def head_map(
     heads: pd.DataFrame,
     task: str | None = None,
     corruption: str | None = None,
     module: str | None = None,
-    limit: float | None = None,
+    limit: Positive | None = None,
     annotate: bool | None = None,
 ) -> Figure:
     """Draw the mean effect of patching one head, layer × head: one row per task and corruption, one column per module.
@@ -109,8 +111,9 @@ def _range(counts: pd.Series) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
+@checked
 @paper_style
-def universal_head_table(heads: pd.DataFrame, at_most: int = 24, limit: float | None = None) -> Figure:
+def universal_head_table(heads: pd.DataFrame, at_most: Count = 24, limit: Positive | None = None) -> Figure:
     """Draw the heads that are important anywhere, and their mean effect in every task and corruption.
 
     Heads stand in the order of the number of cells in which they are important, then of their mean absolute effect.
@@ -180,8 +183,9 @@ _DIRECTIONS = {
 }
 
 
+@checked
 @paper_style
-def faithfulness_curves(faithfulness: pd.DataFrame, run: str | None = None, seed: int = 0) -> Figure:
+def faithfulness_curves(faithfulness: pd.DataFrame, run: str | None = None, seed: Seed = 0) -> Figure:
     """Draw how much of the answer the top k heads carry, beside random heads: one row per corruption (and task).
 
     Bold lines are faithfulness (a ratio of means) with 95 % intervals over units; random heads, of the same modules and

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import Count, NotNegative, Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import CELL, HEAD, UNIT, check_columns
 from vlmtrace.core.types import Array
@@ -60,16 +61,17 @@ def pair_effects(head_patching: pd.DataFrame, effect: str = "patching_effect") -
     return sums.rename("effect").reset_index()
 
 
+@checked
 def head_table(
     head_patching: pd.DataFrame,
     *,
     effect: str = "patching_effect",
-    alpha: float = 0.05,
-    min_effect: float = MIN_EFFECT,
-    level: float = 0.95,
-    n_boot: int = 10_000,
-    n_permutations: int | None = None,
-    seed: int = 0,
+    alpha: Probability = 0.05,
+    min_effect: NotNegative = MIN_EFFECT,
+    level: Probability = 0.95,
+    n_boot: Count = 10_000,
+    n_permutations: Count | None = None,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
     """Say which heads matter, for each task × corruption.
 
@@ -146,6 +148,7 @@ def head_table(
     return heads.merge(notice, how="left", on=[*CELL, *HEAD]) if len(notice) else heads
 
 
+@checked
 def notice_rule(head_patching: pd.DataFrame) -> pd.DataFrame:
     """Say which heads the rule of NOTICE names, as published (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320).
 
@@ -175,6 +178,7 @@ def notice_rule(head_patching: pd.DataFrame) -> pd.DataFrame:
     return table.assign(is_important_notice=table["notice_score"] > threshold)[columns]
 
 
+@checked
 def rank_heads(
     heads: pd.DataFrame, corruption: str = "image", by: str = "mean_effect", important_first: bool = False
 ) -> pd.DataFrame:

@@ -7,11 +7,13 @@ from numpy.typing import ArrayLike
 from scipy import optimize
 from scipy.stats import nct, t
 
+from vlmtrace.core.arguments import Count, Probability, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 
 
-def detectable_effect(spread: ArrayLike, n_units: int, alpha: float = 0.05, power: float = 0.8) -> Array:
+@checked
+def detectable_effect(spread: ArrayLike, n_units: Count, alpha: Probability = 0.05, power: Probability = 0.8) -> Array:
     """The smallest mean that so many units find significant with the given probability.
 
     By the two-sided one-sample t test: with mean δ, spread s and n units its statistic has a noncentral t distribution

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import Count, Share, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import UNIT
 from vlmtrace.inputs.batching import Plan, batches_of_pairs
@@ -33,12 +34,13 @@ HeadSite = tuple[str, int, int]
 SEARCH_RUNS = ("frozen", "denoised")
 
 
+@checked
 def smallest_set(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    threshold: float = 0.8,
-    n_candidates: int | None = 16,
+    threshold: Share = 0.8,
+    n_candidates: Count | None = 16,
     run: str = "frozen",
     verify: pd.DataFrame | None = None,
 ) -> pd.DataFrame:

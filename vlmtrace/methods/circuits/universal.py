@@ -8,13 +8,14 @@ under each corruption.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
+from vlmtrace.core.arguments import Count, NonEmpty, NotNegative, Probability, Seed, checked
 from vlmtrace.core.schema import CELL, HEAD, check_columns
 from vlmtrace.core.types import Array
 
@@ -22,7 +23,8 @@ from vlmtrace.core.types import Array
 ALL = "all"
 
 
-def universal_heads(heads: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+@checked
+def universal_heads(heads: pd.DataFrame, alpha: Probability = 0.05) -> pd.DataFrame:
     """List the heads that are important somewhere, or matter everywhere, with the cells in which they are important.
 
     A head is universal (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320) if it is important in every cell of
@@ -86,7 +88,10 @@ def one_sign_p(heads: pd.DataFrame) -> pd.Series:
     return (2 * worst.min(axis=1)).clip(upper=1.0)
 
 
-def universality(heads: pd.DataFrame, alpha: float = 0.05, n_permutations: int = 10_000, seed: int = 0) -> pd.DataFrame:
+@checked
+def universality(
+    heads: pd.DataFrame, alpha: Probability = 0.05, n_permutations: Count = 10_000, seed: Seed = 0
+) -> pd.DataFrame:
     """Count heads that are important in at least k of m cells, and that matter in all by the test, beside chance.
 
     Chance: in each cell as many heads of each module are important as were found there, but which ones is drawn at
@@ -130,7 +135,8 @@ def universality(heads: pd.DataFrame, alpha: float = 0.05, n_permutations: int =
     return pd.DataFrame(rows, columns=columns)
 
 
-def one_sign_heads(heads: pd.DataFrame, alpha: float = 0.05) -> dict[str, list[dict[str, Any]]]:
+@checked
+def one_sign_heads(heads: pd.DataFrame, alpha: Probability = 0.05) -> dict[str, list[dict[str, Any]]]:
     """List the heads that pass the test of one sign in all cells of a scope.
 
     Args:
@@ -149,8 +155,9 @@ def one_sign_heads(heads: pd.DataFrame, alpha: float = 0.05) -> dict[str, list[d
     return found
 
 
+@checked
 def effect_size_sensitivity(
-    heads: pd.DataFrame, min_effects: Sequence[float] = (0.0, 0.01, 0.02, 0.05), alpha: float = 0.05
+    heads: pd.DataFrame, min_effects: NonEmpty[NotNegative] = (0.0, 0.01, 0.02, 0.05), alpha: Probability = 0.05
 ) -> pd.DataFrame:
     """Count important and universal heads for several smallest effects that count.
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import NotNegative, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import CELL, UNIT, check_columns
 from vlmtrace.core.types import Array
@@ -19,12 +20,13 @@ from vlmtrace.methods.circuits.curves import LITTLE, SUFFICIENT, share_of_gap
 from vlmtrace.methods.circuits.heads import MIN_EFFECT
 
 
+@checked
 def circuit_verdicts(
     heads: pd.DataFrame,
     faithfulness: pd.DataFrame,
     subsets: pd.DataFrame | None = None,
-    min_effect: float = MIN_EFFECT,
-    seed: int = 0,
+    min_effect: NotNegative = MIN_EFFECT,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
     """Say for each task, corruption and run what the heads found important and helpful do together.
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest
 
+from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.core.progress import progress
@@ -24,6 +25,7 @@ from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.vlm import inputs_of_pair
 
 
+@checked
 def check_pairs(
     model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str] = ("image", "text")
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -90,11 +92,12 @@ def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: Encoding
         return str(error)
 
 
+@checked
 def evaluate(
     model: VLM,
     pairs: pd.DataFrame,
-    corruptions: Sequence[str] = ("image", "text"),
-    batch_size: int = 32,
+    corruptions: NonEmpty[str] = ("image", "text"),
+    batch_size: Count = 32,
     instruction: str = "",
     answer_prefix: str = "",
 ) -> pd.DataFrame:
@@ -254,7 +257,8 @@ MEASURE_COLUMNS = {
 }
 
 
-def accuracy_table(evaluated: pd.DataFrame, by: Sequence[str] = ("task", "category")) -> pd.DataFrame:
+@checked
+def accuracy_table(evaluated: pd.DataFrame, by: NonEmpty[str] = ("task", "category")) -> pd.DataFrame:
     """Count the pairs for which the model does what a minimal pair asks of it.
 
     Measures are "clean" (the clean answer is correct), "image_flipped" (the corrupt image gives the other option),

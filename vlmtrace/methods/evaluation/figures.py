@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.schema import check_table
 from vlmtrace.display.aggregation import spread_over_kinds
 from vlmtrace.display.literal import shortened
@@ -36,8 +37,9 @@ _MEASURE_TITLES = {
 _CHANCE = {"clean": 0.5, "image_flipped": 0.5, "both_sides": 0.25}
 
 
+@checked
 @paper_style
-def pair_gallery(pairs: pd.DataFrame, n: int = 6) -> Figure:
+def pair_gallery(pairs: pd.DataFrame, n: Count = 6) -> Figure:
     """Draw minimal pairs as the model meets them: clean and corrupt image, both prompts, both answers.
 
     Args:
@@ -77,6 +79,7 @@ def _pair_text(pair: pd.Series) -> str:
     return "\n".join(shortened(textwrap.fill(line, 60, subsequent_indent="   "), 60, 3) for line in lines)
 
 
+@checked
 @paper_style
 def accuracy_by_category(accuracy: pd.DataFrame) -> Figure:
     """Draw how often the model does what a minimal pair asks of it, with 95 % intervals: one panel per measure.
@@ -136,6 +139,7 @@ def _draw_accuracy(axes: Axes, rows: pd.DataFrame, heights: dict[tuple[str, str]
 _STAGES = {"available": "in the task", "eligible": "answered as required", "got": "selected"}
 
 
+@checked
 @paper_style
 def selection_counts(selection: pd.DataFrame) -> Figure:
     """Draw how many pairs there were, could be used, were wanted and were selected, by category and option order.

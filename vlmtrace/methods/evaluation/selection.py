@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 
+from vlmtrace.core.arguments import Count, Seed, Share, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import UNIT, check_columns
 from vlmtrace.inputs.units import with_units
@@ -25,6 +26,7 @@ STRATUM = ["category", "correct_first"]
 MIN_GAP = 1.0
 
 
+@checked
 def eligible(evaluated: pd.DataFrame) -> pd.Series:
     """Say which pairs are right when clean, flip under the corrupt image, and lose the answer under the corrupt prompt.
 
@@ -51,8 +53,9 @@ def eligible(evaluated: pd.DataFrame) -> pd.Series:
     return pd.concat([evaluated[present], *gaps], axis=1).all(axis=1)
 
 
+@checked
 def select_samples(
-    evaluated: pd.DataFrame, per_category: int | None = None, seed: int = 0, verify_share: float = 0.5
+    evaluated: pd.DataFrame, per_category: Count | None = None, seed: Seed = 0, verify_share: Share = 0.5
 ) -> pd.DataFrame:
     """Draw the pairs worth patching, without replacement, equally many from every category × option order.
 
@@ -84,7 +87,7 @@ def select_samples(
     """
     if per_category is not None and per_category < 2:
         raise VlmtraceError(f"per_category={per_category} leaves no pair for each option order: ask for at least 2.")
-    evaluated = with_units(evaluated)
+    evaluated = with_units(evaluated).reset_index(drop=True)  # rows are drawn by their number, whatever their labels
     pool = evaluated[eligible(evaluated)]
     if pool.empty:
         shares = ", ".join(f"{name} {evaluated[name].mean():.0%}" for name in CRITERIA if name in evaluated)
@@ -141,7 +144,8 @@ def _warn_of_empty_side(selected: pd.DataFrame, verify_share: float) -> None:
         )
 
 
-def selection_table(evaluated: pd.DataFrame, selected: pd.DataFrame, per_category: int | None = None) -> pd.DataFrame:
+@checked
+def selection_table(evaluated: pd.DataFrame, selected: pd.DataFrame, per_category: Count | None = None) -> pd.DataFrame:
     """Count how many pairs there were, and how many were eligible, wanted and selected.
 
     Args:

@@ -18,6 +18,7 @@ import pandas as pd
 from PIL import Image
 from scipy.stats import hypergeom
 
+from vlmtrace.core.arguments import Count, Natural, NotNegative, Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.methods.explanation.causal_graph import (
@@ -38,6 +39,7 @@ from vlmtrace.methods.explanation.token_masking import (
 from vlmtrace.models import VLM
 
 
+@checked
 @dataclass(frozen=True)
 class GraphOptions:
     """How a causal graph is learnt from a head's attention.
@@ -54,13 +56,13 @@ class GraphOptions:
         max_tests: independence tests before a graph is given up, which bounds the time: about a millisecond each
     """
 
-    alpha: float = 0.01
-    threshold: float = 0.01
-    max_tokens: int = 12
-    n_samples: int | None = None
-    radius: int | None = 3
+    alpha: Probability = 0.01
+    threshold: NotNegative = 0.01
+    max_tokens: Count = 12
+    n_samples: Count | None = None
+    radius: Natural | None = 3
     paths: str = "any"
-    max_tests: int = MAX_TESTS
+    max_tests: Natural = MAX_TESTS
 
 
 DEFAULTS = GraphOptions()
@@ -203,20 +205,21 @@ def causal_graph(
     return _head_graph(question, layer, head, joint_attention(model, question.inputs, layer), options)
 
 
+@checked
 def explain(
     model: VLM,
     image: Image.Image | str | Path,
     prompt: str,
-    answer: Sequence[int] | None = None,
-    step: int = 0,
-    layer: int | None = None,
-    heads: Sequence[int] | None = None,
+    answer: Sequence[Natural] | None = None,
+    step: Natural = 0,
+    layer: Natural | None = None,
+    heads: Sequence[Natural] | None = None,
     options: GraphOptions = DEFAULTS,
-    max_size: int = 3,
-    max_sets: int = 256,
-    n_random: int = 20,
-    n_blind: int = 128,
-    seed: int = 0,
+    max_size: Count = 3,
+    max_sets: Natural = 256,
+    n_random: Natural = 20,
+    n_blind: Natural = 128,
+    seed: Seed = 0,
 ) -> Explanation:
     """Search for the fewest tokens whose masking changes a token of the answer.
 
@@ -329,8 +332,6 @@ def _candidates(
 
 def _head_graph(question: MaskableQuestion, layer: int, head: int, joint: Array, options: GraphOptions) -> HeadGraph:
     attention = joint[head]
-    if options.max_tokens < 1:
-        raise VlmtraceError(f"max_tokens={options.max_tokens} leaves nothing to draw a graph of: allow at least 1.")
     index = question.tokens["index"].to_numpy()
     n_image = int((question.tokens["kind"] == "image").sum())
     paid = attention_paid(question.model, attention, n_image)[index]

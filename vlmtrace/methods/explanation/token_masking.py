@@ -65,7 +65,7 @@ class MaskableQuestion:
         self.model = model
         text = model.prompt_text(prompt)
         asked = model.encode([image], [text])
-        ids = model.answer_tokens(asked) if answer is None else list(answer)
+        ids = model.answer_tokens(asked) if answer is None else model.check_tokens(answer)
         if not 0 <= step < len(ids):
             raise VlmtraceError(f"step={step} does not exist: the answer to {prompt!r} has {len(ids)} tokens.")
         self.inputs = model.extend(asked, ids[:step])

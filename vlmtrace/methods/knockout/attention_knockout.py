@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT, validate_pairs
@@ -35,12 +36,13 @@ AttentionEdge = tuple[str, str]
 WINDOW_SHARE = 0.2
 
 
+@checked
 def knock_out_attention(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    edges: Sequence[AttentionEdge] | None = None,
-    window: int | None = None,
+    edges: NonEmpty[AttentionEdge] | None = None,
+    window: Count | None = None,
     contrast: str = "answer",
 ) -> pd.DataFrame:
     """Forbid some positions to attend to others in the clean run, in a window of layers around each layer.
@@ -123,11 +125,12 @@ def _blocked(model: VLM, batch: pd.DataFrame, inputs: Inputs, edge: AttentionEdg
     return module, torch.as_tensor(np.stack(blocked), device=model.device)
 
 
+@checked
 def replace_image_tokens(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    regions: Sequence[str] = IMAGE_REGIONS,
+    regions: NonEmpty[str] = IMAGE_REGIONS,
     reference: pd.DataFrame | None = None,
     contrast: str = "answer",
 ) -> pd.DataFrame:

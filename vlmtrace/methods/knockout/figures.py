@@ -6,6 +6,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import check_table
 from vlmtrace.display.panels import by_unit, layer_lines, mean_error_bar
 from vlmtrace.display.style import PALETTE, new_figure, paper_style
@@ -15,6 +16,7 @@ from vlmtrace.methods.patching.figures import REGION_COLUMNS
 _LOST_LABEL = "share of the gap lost\n(−1 = all of it)"
 
 
+@checked
 @paper_style
 def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) -> Figure:
     """Draw what a clean run loses: left by attention knockout, right by replacing image tokens by their mean.

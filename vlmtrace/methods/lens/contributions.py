@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT
@@ -117,6 +118,7 @@ def top_heads(contributions: Array, k: int) -> list[Head]:
 # Many questions ---------------------------------------------------------------------------------------------------
 
 
+@checked
 def lens_contributions(
     model: VLM,
     questions: pd.DataFrame,

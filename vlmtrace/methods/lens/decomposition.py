@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vlmtrace.core.arguments import Natural, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.inputs.encodable import named
@@ -171,6 +172,7 @@ class Lens:
         return self.model.is_image(self.inputs)[0].cpu().numpy()
 
 
+@checked
 @torch.no_grad()
 def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
     """Run a decoder-only model once and keep what its heads and feed-forwards write into the residual stream.
@@ -207,6 +209,8 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
     length = inputs["input_ids"].shape[1]
     if len(inputs["input_ids"]) != 1:
         raise VlmtraceError("The lens looks at one question at a time: pass the inputs of one.")
+    if not -length <= at < length:
+        raise VlmtraceError(f"Position at={at} does not exist: the prompt has the positions 0 to {length - 1}.")
     kept: dict[str, list[Tensor]] = {
         name: [] for name in ("hidden", "out", "attention", "mlp", "heads", "keys", "values")
     }
@@ -272,6 +276,7 @@ def _part(model: VLM, attention: Any, name: str) -> Any:
 # From a question to its lens ------------------------------------------------------------------------------------------
 
 
+@checked
 def lens_of(model: VLM, question: Any, prefix: str = "", text_only: str | None = None) -> Lens:
     """Run a model on one row of a questions table and keep what the lens reads.
 
@@ -334,13 +339,15 @@ def _with_prefix(model: VLM, inputs: Inputs, text: str, prefix: str) -> Inputs:
     return model.extend(inputs, more[same:])
 
 
-def token_text(model: VLM, token: int) -> str:
+@checked
+def token_text(model: VLM, token: Natural) -> str:
     """A token's text, stripped of spaces; a token that would be invisible is named as the tokenizer writes it.
 
     Args:
         model: whose tokenizer
         token: the token's id
     """
+    model.check_tokens([token])
     return model.tokenizer.decode([token]).strip() or str(model.tokenizer.convert_ids_to_tokens(token))
 
 

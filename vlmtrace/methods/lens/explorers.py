@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.display.choices import chosen_row, remember_last, row_options
 from vlmtrace.display.figure_explorer import FigureExplorer, dropdown, slider
@@ -36,6 +37,7 @@ QUANTITY_NAMES = {
 }
 
 
+@checked
 def patch_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> FigureExplorer:
     """Which patches raise the answer's probability, and through which head? Choose the question and the head.
 
@@ -109,6 +111,7 @@ def draw_patches(
     figure.suptitle(f"{_asked(question, lens)}\n{which}")
 
 
+@checked
 def word_explorer(model: VLM, questions: pd.DataFrame, prefix: str = "") -> FigureExplorer:
     """Which words are in the patches? Choose the question, what is read, the layer and the head.
 

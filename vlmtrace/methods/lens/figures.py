@@ -14,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure, FigureBase
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import TABLES, check_table
 from vlmtrace.display.panels import (
@@ -57,6 +58,7 @@ MASK = "clean_object_mask"
 # Heads --------------------------------------------------------------------------------------------------------------
 
 
+@checked
 @paper_style
 def lens_heads(contributions: pd.DataFrame, title: str = "") -> Figure:
     """Draw the mean contribution of every head, layer × head, and beside it that of whole modules.
@@ -98,6 +100,7 @@ def lens_heads(contributions: pd.DataFrame, title: str = "") -> Figure:
 # Maps ---------------------------------------------------------------------------------------------------------------
 
 
+@checked
 @paper_style
 def patch_maps(
     images: Sequence[Picture],
@@ -166,6 +169,7 @@ def draw_maps(
         panel.set_xlabel((notes or {}).get(name, ""), fontsize=7)
 
 
+@checked
 @paper_style
 def map_measures(table: pd.DataFrame) -> Figure:
     """Draw each measure of each map with its interval, one panel per measure.
@@ -198,6 +202,7 @@ def map_measures(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@checked
 @paper_style
 def map_curves(curves: pd.DataFrame) -> Figure:
     """Draw the answer's probability as a growing share of image tokens is replaced (deletion) or kept (insertion).
@@ -240,6 +245,7 @@ def map_curves(curves: pd.DataFrame) -> Figure:
 # Images against sentences -------------------------------------------------------------------------------------------
 
 
+@checked
 @paper_style
 def visual_against_textual(
     visual: pd.DataFrame, textual: pd.DataFrame, ablated: pd.DataFrame, shared: Sequence[tuple[int, int]]

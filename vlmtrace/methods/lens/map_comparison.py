@@ -7,13 +7,15 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import Probability, Seed, checked
 from vlmtrace.core.errors import one_of
 from vlmtrace.core.schema import UNIT
 from vlmtrace.methods.lens.map_scores import MEASURES
 
 
+@checked
 def map_table(
-    scores: pd.DataFrame, against: str = "lens", seed: int = 0, by: str | None = None, alpha: float = 0.05
+    scores: pd.DataFrame, against: str = "lens", seed: Seed = 0, by: str | None = None, alpha: Probability = 0.05
 ) -> pd.DataFrame:
     """Compare maps: means of all measures and their differences from one map, with intervals over questions.
 

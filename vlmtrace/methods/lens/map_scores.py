@@ -19,7 +19,7 @@ two ask the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import Count, Natural, NonEmpty, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.progress import counter
@@ -54,8 +55,9 @@ TOP = 10
 # Maps -------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def image_maps(
-    lens: Lens, methods: Sequence[str] = MAPS, top: int = TOP, seed: int = 0, token: int | None = None
+    lens: Lens, methods: NonEmpty[str] = MAPS, top: Count = TOP, seed: Seed = 0, token: Natural | None = None
 ) -> dict[str, Array]:
     """Maps of the image tokens for the token that the model predicts, or for another one.
 
@@ -68,6 +70,7 @@ def image_maps(
     Returns:
         by method, (image token,)
     """
+    lens.model.check_tokens([] if token is None else [token])
     at_image = lens.image_positions
     found = {}
     for method in methods:
@@ -207,14 +210,15 @@ def step_sizes(n: int, steps: int) -> Array:
     return np.linspace(0, n, min(steps, n) + 1).round().astype(int)
 
 
+@checked
 def score_maps(
     model: VLM,
     questions: pd.DataFrame,
-    methods: Sequence[str] = MAPS,
+    methods: NonEmpty[str] = MAPS,
     prefix: str = "",
-    top: int = TOP,
-    steps: int = 16,
-    seed: int = 0,
+    top: Count = TOP,
+    steps: Count = 16,
+    seed: Seed = 0,
     mean: Tensor | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Test maps of the image against the object's mask (pointing) and against the model (deletion and insertion).

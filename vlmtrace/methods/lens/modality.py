@@ -18,6 +18,7 @@ from scipy.stats import t as t_distribution
 from torch import Tensor
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import Count, Natural, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT
@@ -31,8 +32,9 @@ from vlmtrace.models.hooks import attach_hooks
 RUNS = ("visual", "textual")
 
 
+@checked
 def agreement(
-    visual: pd.DataFrame, textual: pd.DataFrame, k: int = 5, n_splits: int = 100, seed: int = 0
+    visual: pd.DataFrame, textual: pd.DataFrame, k: Count = 5, n_splits: Count = 100, seed: Seed = 0
 ) -> pd.DataFrame:
     """How alike heads contribute when the same questions are answered from images and from sentences.
 
@@ -129,7 +131,8 @@ def _compare(a: Array, b: Array, k: int) -> dict[str, float]:
     return {"spearman": _spearman(a, b), "shared": len(strongest[0] & strongest[1])}
 
 
-def shared_heads(visual: pd.DataFrame, textual: pd.DataFrame, k: int = 5) -> list[Head]:
+@checked
+def shared_heads(visual: pd.DataFrame, textual: pd.DataFrame, k: Count = 5) -> list[Head]:
     """The heads that are among the k strongest in both, by mean contribution, the strongest visual ones first.
 
     Args:
@@ -144,6 +147,7 @@ def shared_heads(visual: pd.DataFrame, textual: pd.DataFrame, k: int = 5) -> lis
 # Are they causal? -------------------------------------------------------------------------------------------------
 
 
+@checked
 @torch.no_grad()
 def ablate_heads(
     model: VLM,
@@ -151,8 +155,8 @@ def ablate_heads(
     heads: Sequence[tuple[int, int]],
     text_only: str = "sentences",
     prefix: str = "",
-    n_random: int = 10,
-    seed: int = 0,
+    n_random: Natural = 10,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
     """Mean-ablate heads at the answer's position: how much of the answer's log-odds is left?
 
@@ -266,7 +270,8 @@ def random_heads(
     return sets
 
 
-def ablation_table(ablated: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+@checked
+def ablation_table(ablated: pd.DataFrame, seed: Seed = 0) -> pd.DataFrame:
     """Mean change of the answer's log-odds under ablation, with 95 % intervals over questions, by run.
 
     Args:

@@ -7,26 +7,26 @@ positions and the architecture, whatever the model has learned, and explains no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from vlmtrace.core.arguments import Count, Natural, NonEmpty, Seed, checked
 from vlmtrace.core.progress import counter
 from vlmtrace.methods.lens.decomposition import check_questions, lens_of
 from vlmtrace.methods.lens.map_scores import MAPS, TOP, image_maps
 from vlmtrace.models import VLM, randomized
 
 
+@checked
 def randomization_control(
     model: VLM,
     questions: pd.DataFrame,
-    methods: Sequence[str] = MAPS,
-    top_layers: Sequence[int | None] = (None,),
+    methods: NonEmpty[str] = MAPS,
+    top_layers: NonEmpty[Natural | None] = (None,),
     prefix: str = "",
-    top: int = TOP,
-    seed: int = 0,
+    top: Count = TOP,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
     """Compare each map with that of a model whose weights are randomized.
 
@@ -87,6 +87,7 @@ def _agreement(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     return found
 
 
+@checked
 def randomization_table(control: pd.DataFrame) -> pd.DataFrame:
     """Mean agreement of each map with that of the randomized model, over questions.
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.schema import TABLES, check_table
 from vlmtrace.display.panels import Picture, image_panel, outline_legend, outline_masks
 from vlmtrace.display.style import PALETTE, legend_below, new_figure, paper_style
@@ -92,6 +93,7 @@ def draw_patch(
             table.text(column, row + 0.5, said, fontsize=7, va="center", fontweight=weight, color=color)
 
 
+@checked
 @paper_style
 def word_grid(
     image: Picture,
@@ -117,8 +119,9 @@ def word_grid(
     return figure
 
 
+@checked
 @paper_style
-def words_by_layer(table: pd.DataFrame, at_most: int = 5) -> Figure:
+def words_by_layer(table: pd.DataFrame, at_most: Count = 5) -> Figure:
     """Draw the share of image tokens at which the right word is among the first, by layer, one panel per reading.
 
     Args:

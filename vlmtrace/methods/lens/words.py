@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlmtrace.core.arguments import Count, Natural, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.types import Array
@@ -45,8 +46,9 @@ THROUGH = ("unembedding", "embedding")
 NORMS_BEFORE = ("input_layernorm", "self_attn_layer_norm")
 
 
+@checked
 @torch.no_grad()
-def stream_vectors(lens: Lens, quantity: str, layer: int, head: int = 0) -> Tensor:
+def stream_vectors(lens: Lens, quantity: str, layer: Natural, head: Natural = 0) -> Tensor:
     """The vectors of the residual stream that a reading decodes.
 
     Args:
@@ -138,8 +140,9 @@ def word_scores(lens: Lens, vectors: Tensor, positions: Tensor, through: str = "
     return torch.nn.functional.normalize(vectors.float(), dim=-1) @ words.T
 
 
+@checked
 def decode_to_words(
-    lens: Lens, vectors: Tensor, positions: Sequence[int], k: int = 5, through: str = "unembedding"
+    lens: Lens, vectors: Tensor, positions: Sequence[int], k: Count = 5, through: str = "unembedding"
 ) -> pd.DataFrame:
     """Decode vectors of the residual stream into the k words that fit best.
 
@@ -210,8 +213,9 @@ def first_layers(ranks: Array, at_most: int = 1) -> Array:
     return np.where(reached.any(0), reached.argmax(0), np.nan)
 
 
+@checked
 def word_layers(
-    model: VLM, questions: pd.DataFrame, at_most: int = 5, through: Sequence[str] = THROUGH, prefix: str = ""
+    model: VLM, questions: pd.DataFrame, at_most: Count = 5, through: NonEmpty[str] = THROUGH, prefix: str = ""
 ) -> pd.DataFrame:
     """Share of image tokens at which the right word is among the first, layer by layer, on the object and elsewhere.
 
@@ -271,6 +275,7 @@ def word_tokens(lens: Lens, text: str) -> list[int]:
     return list(dict.fromkeys(found))
 
 
+@checked
 def image_boxes(lens: Lens, image: Image.Image | str | Path) -> pd.DataFrame:
     """Where in the image its tokens lie.
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlmtrace.core.arguments import Count, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.core.progress import progress
@@ -46,6 +47,7 @@ from vlmtrace.models import VLM, Site, Trace
 METHODS = ("zero", "mean", "resample")
 
 
+@checked
 def ablate(
     model: VLM,
     pairs: pd.DataFrame,
@@ -53,9 +55,9 @@ def ablate(
     method: str = "mean",
     corruption: str = "image",
     reference: pd.DataFrame | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     contrast: str = "answer",
-    batch_size: int = BATCH_SIZE,
+    batch_size: Count = BATCH_SIZE,
 ) -> pd.DataFrame:
     """Take one activation after the other away from the clean run.
 

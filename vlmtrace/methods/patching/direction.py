@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import one_of
 from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns
 
@@ -23,6 +24,7 @@ from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns
 DIRECTIONS = ("denoising", "noising")
 
 
+@checked
 def in_direction(runs: PairRuns, direction: str) -> PairRuns:
     """The runs as patching takes them: `clean` is copied from, and `corrupt` is patched.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from vlmtrace.core import stats
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import HEAD, UNIT, check_table
 from vlmtrace.core.types import Array
@@ -13,6 +14,7 @@ from vlmtrace.methods.patching.direction import DIRECTIONS
 _NEEDED = ["sample_id", "corruption", "direction", *HEAD, "patching_effect"]
 
 
+@checked
 def direction_sums(whole_heads: pd.DataFrame) -> pd.DataFrame:
     """Add up the effects of all single heads of each block, in both directions.
 
@@ -50,6 +52,7 @@ def direction_sums(whole_heads: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@checked
 def compare_directions(whole_heads: pd.DataFrame) -> pd.DataFrame:
     """Mean effect of each head in both directions, and how sure it is that they differ.
 

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.aggregation import patch_grids, token_matrix
@@ -35,6 +36,7 @@ from vlmtrace.models import VLM
 ALL_POSITIONS = "sum"
 
 
+@checked
 def module_explorer(model: VLM, pairs: pd.DataFrame, module_patching: pd.DataFrame) -> FigureExplorer:
     """Where does patching restore the answer to one pair? Choose the pair, the corruption and the module.
 
@@ -125,6 +127,7 @@ def _draw_patches(figure: Figure, model: VLM, pair: pd.Series, effects: pd.DataF
     signed_colorbar(figure, axes, limit, effects["patching_effect"].dropna(), "one patch of this pair alone (n = 1)")
 
 
+@checked
 def head_explorer(model: VLM, pairs: pd.DataFrame, head_patching: pd.DataFrame) -> FigureExplorer:
     """Which heads restore the answer to one pair? Choose the pair, the corruption, the module and the position.
 

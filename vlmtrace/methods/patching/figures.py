@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vlmtrace.core.arguments import Count, Natural, NonEmpty, Positive, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.aggregation import patch_grids, role_means, spread_over_kinds, with_pair_columns
@@ -46,6 +47,7 @@ from vlmtrace.display.wording import order_label, readable
 _POSITION_COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "position", "token_role", "patching_effect"]
 
 
+@checked
 @paper_style
 def effect_heatmap(
     module_patching: pd.DataFrame,
@@ -54,7 +56,7 @@ def effect_heatmap(
     corruption: str | None = None,
     by: Sequence[str] = ("category", "correct_first"),
     pairs: pd.DataFrame | None = None,
-    limit: float | None = None,
+    limit: Positive | None = None,
 ) -> Figure:
     """Draw the mean patching effect, layer × token role, one panel for each kind of question.
 
@@ -116,6 +118,7 @@ def site_title(effects: pd.DataFrame) -> str:
     return f"{readable(site['module'])} of the {readable(site['block'])}, {readable(site['corruption'])} corruption"
 
 
+@checked
 @paper_style
 def image_effect_map(
     module_patching: pd.DataFrame,
@@ -123,10 +126,10 @@ def image_effect_map(
     module: str = "residual",
     block: str = "vision_encoder",
     corruption: str | None = None,
-    n: int = 4,
-    layers: Sequence[int] | None = None,
+    n: Count = 4,
+    layers: NonEmpty[Natural] | None = None,
     grid: tuple[int, int] | None = None,
-    limit: float | None = None,
+    limit: Positive | None = None,
 ) -> Figure:
     """Draw the patching effect of single image patches where they lie: one row per pair, one column per layer.
 
@@ -231,6 +234,7 @@ def _label_once(grid: np.ndarray) -> None:
 REGION_COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "token_role", "patching_effect"]
 
 
+@checked
 @paper_style
 def region_effects(effects: pd.DataFrame) -> Figure:
     """Draw the effect of patching all positions of a region at once, layer by layer, one panel per module.
@@ -259,6 +263,7 @@ def region_effects(effects: pd.DataFrame) -> Figure:
     return figure
 
 
+@checked
 @paper_style
 def layer_profiles(profiles: pd.DataFrame) -> Figure:
     """Draw the effect of each module by layer, one column per model, one row per corruption.

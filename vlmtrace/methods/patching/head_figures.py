@@ -7,6 +7,7 @@ from itertools import product
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vlmtrace.core.arguments import Positive, checked
 from vlmtrace.core.schema import HEAD, check_table
 from vlmtrace.display.panels import head_panel
 from vlmtrace.display.style import (
@@ -24,8 +25,9 @@ from vlmtrace.methods.patching.directions import compare_directions
 _NEEDED = ["sample_id", "corruption", "direction", *HEAD, "patching_effect"]
 
 
+@checked
 @paper_style
-def whole_head_map(whole_heads: pd.DataFrame, limit: float | None = None) -> Figure:
+def whole_head_map(whole_heads: pd.DataFrame, limit: Positive | None = None) -> Figure:
     """Draw the mean effect of every head of every attention block: one row per corruption and direction.
 
     Args:
@@ -73,6 +75,7 @@ def whole_head_map(whole_heads: pd.DataFrame, limit: float | None = None) -> Fig
     return figure
 
 
+@checked
 @paper_style
 def denoising_against_noising(whole_heads: pd.DataFrame) -> Figure:
     """Draw each head's mean effect of noising against that of denoising, one panel per corruption.

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns, encode_pair, run_pairs
@@ -141,6 +142,7 @@ class Outcome:
         return f"first answer token: {said}; LD: {differences}; patching effect {self.patching_effect:.3f}"
 
 
+@checked
 def intervene(
     model: VLM, pair: Mapping[str, Any] | pd.Series, patches: Iterable[Patch], corruption: str = "image"
 ) -> Outcome:

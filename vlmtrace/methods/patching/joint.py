@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import validate_pairs
@@ -34,14 +35,15 @@ Part = Patch | tuple[str, int, int]
 BATCH_SIZE = 32
 
 
+@checked
 def patch_together(
     model: VLM,
     pairs: pd.DataFrame,
-    sets: Sequence[Sequence[Part]],
+    sets: NonEmpty[Sequence[Part]],
     corruption: str = "image",
     direction: str = "denoising",
     contrast: str = "answer",
-    batch_size: int = BATCH_SIZE,
+    batch_size: Count = BATCH_SIZE,
 ) -> pd.DataFrame:
     """Patch all members of a set in one run, one set after the other; everything else is computed anew.
 
@@ -95,6 +97,7 @@ def patch_together(
     return pd.concat(tables, ignore_index=True)
 
 
+@checked
 def patch_whole_heads(
     model: VLM,
     pairs: pd.DataFrame,
@@ -102,7 +105,7 @@ def patch_whole_heads(
     direction: str = "denoising",
     blocks: Sequence[str] | None = None,
     contrast: str = "answer",
-    batch_size: int = BATCH_SIZE,
+    batch_size: Count = BATCH_SIZE,
 ) -> pd.DataFrame:
     """Patch every head of every attention block, at all of its positions at once.
 
@@ -148,6 +151,7 @@ def patch_whole_heads(
     return pd.concat(tables, ignore_index=True)
 
 
+@checked
 def attention_heads(model: VLM, blocks: Sequence[str] | None = None) -> list[Patch]:
     """Every head that can be patched, at all positions: block by block, layer by layer.
 

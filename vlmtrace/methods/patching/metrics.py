@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import UNIT
 from vlmtrace.inputs.batching import Positions
@@ -21,6 +22,7 @@ from vlmtrace.models import Patches
 SMALLEST_GAP = 1e-6
 
 
+@checked
 def patching_effect(patched: ArrayLike, clean: ArrayLike, corrupt: ArrayLike) -> NDArray[np.float64]:
     """Share of the clean-corrupt gap that a patch closes: (LD_patched − LD_corrupt) / (LD_clean − LD_corrupt).
 

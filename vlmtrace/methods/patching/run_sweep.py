@@ -11,6 +11,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
+from vlmtrace.core.arguments import Positive, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.pair_runs import PairRuns, both_answers
 from vlmtrace.models import VLM, Inputs, Patches, Readout, Trace
@@ -25,7 +26,8 @@ MEMORY_SHARE = 0.25
 CPU_MEMORY = 2**28
 
 
-def memory_bytes(model: VLM, memory_gb: float | None) -> int:
+@checked
+def memory_bytes(model: VLM, memory_gb: Positive | None) -> int:
     """Bytes that a sweep may take.
 
     Args:
@@ -39,8 +41,6 @@ def memory_bytes(model: VLM, memory_gb: float | None) -> int:
         VlmtraceError: memory_gb is not positive
     """
     if memory_gb is not None:
-        if memory_gb <= 0:
-            raise VlmtraceError(f"memory_gb={memory_gb} leaves no room for a sweep: give a positive number.")
         return int(memory_gb * 2**30)
     return default_memory(model)
 

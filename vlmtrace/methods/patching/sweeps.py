@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from vlmtrace.core.arguments import NonEmpty, Positive, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import validate_pairs
@@ -30,14 +31,15 @@ from vlmtrace.models.types import AnswerIds
 from vlmtrace.models.vlm import inputs_of_pair
 
 
+@checked
 def patch_modules(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    modules: Sequence[str] | None = None,
+    modules: NonEmpty[str] | None = None,
     positions: Positions = "all",
-    blocks: Sequence[str] | None = None,
-    memory_gb: float | None = None,
+    blocks: NonEmpty[str] | None = None,
+    memory_gb: Positive | None = None,
     contrast: str = "answer",
     direction: str = "denoising",
 ) -> pd.DataFrame:
@@ -92,13 +94,14 @@ def patch_modules(
     return _patch(model, pairs, corruption, plan, positions, memory_gb, contrast, direction).drop(columns="head")
 
 
+@checked
 def patch_heads(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    modules: Sequence[str] | None = None,
+    modules: NonEmpty[str] | None = None,
     positions: Positions = "all",
-    memory_gb: float | None = None,
+    memory_gb: Positive | None = None,
     contrast: str = "answer",
     direction: str = "denoising",
 ) -> pd.DataFrame:
@@ -135,14 +138,15 @@ def patch_heads(
     return _patch(model, pairs, corruption, head_plan(model, modules), positions, memory_gb, contrast, direction)
 
 
+@checked
 def patch_regions(
     model: VLM,
     pairs: pd.DataFrame,
     corruption: str = "image",
-    modules: Sequence[str] | None = None,
-    regions: Sequence[str] = IMAGE_REGIONS,
+    modules: NonEmpty[str] | None = None,
+    regions: NonEmpty[str] = IMAGE_REGIONS,
     block: str | None = None,
-    memory_gb: float | None = None,
+    memory_gb: Positive | None = None,
     contrast: str = "answer",
     direction: str = "denoising",
 ) -> pd.DataFrame:
@@ -227,10 +231,11 @@ def _region_table(
     return table[table["token"] != "0 positions"]
 
 
+@checked
 def patch_head_sets(
     model: VLM,
     pairs: pd.DataFrame,
-    sets: Sequence[Sequence[tuple[str, int, int]]],
+    sets: NonEmpty[Sequence[tuple[str, int, int]]],
     corruption: str = "image",
     reverse: bool = False,
     contrast: str = "answer",

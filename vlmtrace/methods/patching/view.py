@@ -10,6 +10,7 @@ import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.display.panels import effect_panel, head_panel
@@ -84,6 +85,7 @@ class Patching(View):
 
     # What can be done --------------------------------------------------------
 
+    @checked
     def choose(self, corruption: str | None = None, place: tuple[str, str] | None = None) -> None:
         """Show the maps of another corrupt run, or of another module.
 
@@ -102,6 +104,7 @@ class Patching(View):
             self.corruption = one_of(corruption, self.example.corruptions, f"corruption of {self.example.name}")
         self._run()
 
+    @checked
     def toggle(self, patch: Patch) -> None:
         """Add a patch to the intervention, or take it out where it is in it already.
 
@@ -122,6 +125,7 @@ class Patching(View):
         """Patch nothing."""
         self._set([])
 
+    @checked
     def at(self, positions: list[int]) -> None:
         """Show and patch heads at these positions only.
 

@@ -38,6 +38,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlmtrace.core.arguments import Count, Natural, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.inputs.token_roles import joined_words
@@ -127,14 +128,15 @@ class Relevancy:
         return table.assign(image_share=table["image"] / total.where(total > 0))
 
 
+@checked
 def relevancy(
     model: VLM,
     image: Image.Image | str | Path,
     prompt: str,
-    answer: Sequence[int] | None = None,
+    answer: Sequence[Natural] | None = None,
     vision: bool = True,
-    steps_at_once: int = 8,
-    max_new_tokens: int = 8,
+    steps_at_once: Count = 8,
+    max_new_tokens: Count = 8,
 ) -> Relevancy:
     """Relevance of image and prompt for every token of an answer.
 
@@ -164,11 +166,9 @@ def relevancy(
         >>> found.image.shape, found.answer["word"].tolist()  # steps × image positions, the answer
         ((1, 65), ['red'])
     """
-    if steps_at_once < 1:
-        raise VlmtraceError(f"steps_at_once={steps_at_once} takes no gradient: ask for at least 1.")
     text = model.prompt_text(prompt)
     inputs = model.encode([image], [text])
-    ids = model.answer_tokens(inputs, max_new_tokens) if answer is None else list(answer)
+    ids = model.answer_tokens(inputs, max_new_tokens) if answer is None else model.check_tokens(answer)
     if not ids:
         raise VlmtraceError(f"{model.name} answers {prompt!r} with nothing: give the tokens of an answer.")
     refused = _why_no_vision(model, inputs) if vision else "Relevance through the vision encoder was not asked for."
@@ -186,9 +186,10 @@ def relevancy(
 # Attention weights and their gradients ------------------------------------------------------------
 
 
+@checked
 @contextlib.contextmanager
 def attention_graph(
-    model: VLM, inputs: Inputs, ids: Sequence[int], vision: bool
+    model: VLM, inputs: Inputs, ids: Sequence[Natural], vision: bool
 ) -> Iterator[tuple[Tensor, dict[Site, Tensor]]]:
     """Run a model and keep the attention weights in the graph that the answer's logits come from.
 

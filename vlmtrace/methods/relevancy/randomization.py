@@ -9,16 +9,18 @@ import pandas as pd
 from PIL import Image
 from scipy.stats import spearmanr
 
+from vlmtrace.core.arguments import Natural, Seed, checked
 from vlmtrace.methods.relevancy.propagation import relevancy
 from vlmtrace.models import VLM, randomized
 
 
+@checked
 def relevancy_control(
     model: VLM,
     image: Image.Image | str | Path,
     prompt: str,
-    seed: int = 0,
-    top_layers: int | None = None,
+    seed: Seed = 0,
+    top_layers: Natural | None = None,
 ) -> pd.DataFrame:
     """Compare the relevancy of an answer with that in a model whose weights are randomized.
 

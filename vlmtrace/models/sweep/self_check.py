@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.sweep import reference
@@ -17,6 +18,7 @@ from vlmtrace.models.types import Block, Patches, Site, Trace
 from vlmtrace.models.vlm import VLM
 
 
+@checked
 def self_check(model: VLM) -> None:
     """Compare the fast sweep with the hooked reference on one site of every block and module, on images of noise.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.images import FORMATS, HEIC, NEEDS_HEIF, ImageError, heic_is_read, open_image
 
 #: What files are that people keep beside photographs, by the endings of their names.
@@ -175,6 +176,7 @@ def content_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@checked
 def changed_share(clean: str | Path, corrupt: str | Path) -> float:
     """The share of pixels that differ between the two images of a pair.
 
