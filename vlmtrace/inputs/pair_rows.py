@@ -35,6 +35,23 @@ def row_problem(pair: Mapping[str, Any]) -> str | None:
     return None
 
 
+def by_corruption(pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The pairs that have each corruption: those of images alone have no text corruption.
+
+    Args:
+        pairs: a pairs table, or one that came of it
+
+    Returns:
+        corruption → its rows of the table, with their index; "text" only where a pair has it
+
+    >>> pairs = pd.DataFrame({"clean_prompt": ["a or b?", "is it?"], "corrupt_prompt": ["c or d?", "is it?"]})
+    >>> {corruption: len(part) for corruption, part in by_corruption(pairs).items()}
+    {'image': 2, 'text': 1}
+    """
+    with_text = pairs[~images_alone(pairs)]
+    return {"image": pairs, "text": with_text} if len(with_text) else {"image": pairs}
+
+
 def images_alone(pairs: pd.DataFrame) -> pd.Series:
     """Which pairs have no text corruption: both prompts are the same.
 

@@ -25,12 +25,13 @@ from vlmtrace.core.schema.checks import (
 from vlmtrace.core.schema.columns import Column, Table, check_columns
 from vlmtrace.core.schema.effect_tables import CELL, HEAD
 from vlmtrace.core.schema.markdown import tables_markdown
-from vlmtrace.core.schema.pair_tables import UNIT
+from vlmtrace.core.schema.pair_tables import SAME_PROMPTS, UNIT
 
 __all__ = [
     "CELL",
     "HEAD",
     "MAX_COLUMNS",
+    "SAME_PROMPTS",
     "TABLES",
     "UNIT",
     "Column",

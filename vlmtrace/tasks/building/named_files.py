@@ -32,7 +32,10 @@ NUMBERED = re.compile(r"(?:\w*?(?:train|val|test)(?:\d{4})?_)?0*(\d+)", re.IGNOR
 NUMBER = re.compile(r"0*(\d{1,18})(?:\.0*)?", re.ASCII)
 
 #: Folders beside that of a table in which published archives keep their images.
-IMAGE_FOLDERS = re.compile(r"(?:\w*_)?(?:images?|imgs?|photos?|pictures?|jpegimages|(?:train|val|test)\d{4})(?:_\w+)?")
+IMAGE_FOLDERS = re.compile(
+    r"(?:(?:train|val|test)_)?(?:images?|imgs?|photos?|pictures?|jpegimages)(?:_(?:train|val|test))?"
+    r"|(?:train|val|test)\d{4}"
+)
 
 
 class NoFile(Exception):

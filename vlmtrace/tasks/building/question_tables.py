@@ -116,7 +116,8 @@ def _holds_questions(path: Path) -> bool:
             start = file.read(PEEK)
     except OSError:
         return False
-    return re.search(rb'"questions?"\s*:', start) is not None
+    text = start.decode(json.detect_encoding(start), "ignore")
+    return re.search(r'"questions?"\s*:', text) is not None
 
 
 def read_table(path: Path) -> CsvTable:
