@@ -4,6 +4,7 @@ corruption      which image and prompt each run of a pair has
 token_roles     what each token is in its prompt: the correct option, the noun, punctuation, …
 image_regions   which image tokens show the object, the distractor or neither, and which differ within a pair
 image_tokens    the mean image token
+pair_rows       what a row says before a model looks at it: whether it can be a pair, and which corruptions it has
 units           which pairs are independent of each other
 pair_runs       clean and corrupt run of pairs, side by side
 batching        pairs of equal shape go through the model together

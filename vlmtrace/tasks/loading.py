@@ -9,7 +9,7 @@ import pandas as pd
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.schema import validate_pairs, validate_questions
+from vlmtrace.core.schema import is_writable, validate_pairs, validate_questions
 from vlmtrace.inputs.units import with_units
 from vlmtrace.tasks import registry
 from vlmtrace.tasks.building.row_audit import Prepared
@@ -199,4 +199,7 @@ def find_root(task: str, root: str | Path | None) -> Path:
             raise VlmtraceError(f"There is nothing at {root}: {remedy}.")
         if (found / task).is_dir():
             found = found / task
-    return found.resolve()
+    found = found.resolve()
+    if not is_writable(str(found)):
+        raise VlmtraceError(f"The path {str(found)!a} is no text, and no table can hold it: rename the folder.")
+    return found

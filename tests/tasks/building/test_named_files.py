@@ -86,6 +86,15 @@ def test_no_other_file_is_shown_instead(tmp_path, files, name, reason):
         place(tmp_path, *files).find(name)
 
 
+def test_a_file_whose_name_is_no_text_is_refused(tmp_path):
+    place(tmp_path, "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "7\udcff.png")
+    (tmp_path / "x\udcff").mkdir()
+    (tmp_path / "7\udcff.png").rename(tmp_path / "x\udcff" / "7.png")
+    with pytest.raises(NoFile, match=r"is no text: rename it"):
+        NamedImages(tmp_path).find("7")
+
+
 def test_copies_are_one_file(tmp_path):
     images = place(tmp_path, "a/1.png", "b/1.png")
     (tmp_path / "b/1.png").write_bytes((tmp_path / "a/1.png").read_bytes())
