@@ -43,7 +43,7 @@ def test_a_good_table_passes_unchanged(random_pairs):
         (lambda t: t.assign(sample_id=objects("\ud800", *t["sample_id"][1:])), "column 'sample_id', row 0, holds half"),
         (
             lambda t: pd.concat([t, pd.DataFrame(0, index=t.index, columns=range(200_000))], axis=1),
-            "has 200,0.. columns, more than 10,000: give one row per sample",
+            "has 200,0.. columns, more than 5,000: give one row per sample",
         ),
         (
             lambda t: t.assign(correct_first="yes"),

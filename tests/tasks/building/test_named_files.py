@@ -6,6 +6,7 @@ import pytest
 from fixtures.raw_data import save
 from PIL import Image
 
+from vlmtrace.tasks.building import named_files
 from vlmtrace.tasks.building.named_files import NamedImages, NoFile, exact_file
 
 
@@ -112,6 +113,10 @@ def test_images_may_lie_in_folders_of_images_beside_the_table(tmp_path):
     assert images.find("notes/7.png") == tmp_path / "notes" / "7.png", "a path from the archive's root is exact"
     with pytest.raises(NoFile):
         images.find("7")
+    assert NamedImages(tmp_path / "test", tmp_path).find("7") == tmp_path / "notes" / "7.png", "all of the root counts"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(NoFile):
+        NamedImages(tmp_path / "mine").find("139")
 
 
 @pytest.mark.parametrize("name", ["../images/1.png", "data/1.png", "..\\images\\1.png", "FILE", "file://FILE", "ABOVE"])
@@ -133,23 +138,14 @@ def test_what_is_no_file_is_none(tmp_path, name):
     assert exact_file(tmp_path, name) is None
 
 
-def test_many_names_take_linear_time(tmp_path):
-    """Each file is looked at once, however many names there are."""
-    images = place(tmp_path, *(f"{i % 10}/{i:05d}.png" for i in range(200)))
-    assert images._below is images._below, "the folder is listed once"
-    calls = 0
-    original = type(images._below).named
-
-    def counted(files, name):
-        nonlocal calls
-        calls += 1
-        return original(files, name)
-
-    type(images._below).named = counted
-    try:
-        for _ in range(3):
-            for i in range(200):
-                assert images.find(f"{i:05d}").name == f"{i:05d}.png"
-    finally:
-        type(images._below).named = original
-    assert calls <= 400, f"{calls} look-ups of 200 names"
+def test_each_name_is_looked_up_once(tmp_path, monkeypatch):
+    """A folder is listed once and a name looked up once, however often a table says it."""
+    listed, asked = [], []
+    original, listing = named_files._Files.named, named_files.image_files
+    monkeypatch.setattr(named_files._Files, "named", lambda files, name: asked.append(name) or original(files, name))
+    monkeypatch.setattr(named_files, "image_files", lambda folder: listed.append(folder) or listing(folder))
+    images = place(tmp_path, *(f"{i % 10}/{i:05d}.png" for i in range(60)))
+    for _ in range(3):
+        for i in range(60):
+            assert images.find(f"{i:05d}.png").name == f"{i:05d}.png"
+    assert listed == [tmp_path] and len(asked) == 60

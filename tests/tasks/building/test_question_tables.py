@@ -173,8 +173,8 @@ def test_a_split_that_is_not_there_is_named(tmp_path):
 def test_only_a_line_feed_ends_a_line(tmp_path, separator):
     for i in (139, 140):
         save(photograph(turn=i), tmp_path / "images" / f"{i}.jpg")
-    coco_qa_files(tmp_path / "q", questions=(f"what is the color{separator}of it", "what is the color of that"))
-    assert len(vt.load_questions("coco_qa", root=tmp_path / "q")) == 2
+    coco_qa_files(tmp_path / "test", questions=(f"what is the color{separator}of it", "what is the color of that"))
+    assert len(vt.load_questions("coco_qa", root=tmp_path / "test")) == 2
 
 
 def test_text_files_that_cannot_be_read_are_one_sentence(tmp_path):

@@ -7,7 +7,7 @@ import pandas as pd
 from vlmtrace.core.errors import VlmtraceError
 
 #: Columns of a table at most. A table has some dozens; with more, it lies on its side.
-MAX_COLUMNS = 10_000
+MAX_COLUMNS = 5_000
 
 
 def check_cells(table: pd.DataFrame, table_name: str) -> None:

@@ -70,8 +70,8 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
     problems = [fault or _problem(row) for row, fault in zip(table.to_dict("records"), read.faults, strict=True)]
     table = filters.keep(ROW, table, problems, "rows")
     if table.empty:
-        needed = f"each row needs {', '.join(NEEDED_COLUMNS)}"
-        raise VlmtraceError(f"{root} has no complete row ({refused(filters) or 'it has none at all'}): {needed}.")
+        reasons, needed = refused(filters) or "it has none at all", ", ".join(NEEDED_COLUMNS)
+        raise VlmtraceError(f"{root} has no complete row ({reasons}): each row needs {needed}.")
     words = words_beside(root.parent)
     answers = {
         category: sorted({*part["correct_answer"], *part["incorrect_answer"]}) + words

@@ -32,7 +32,8 @@ DERIVED = re.compile(
 NUMBERED = re.compile(r"(?:\w*?(?:train|val|test)(?:\d{4})?_)?0*(\d+)", re.IGNORECASE | re.ASCII)
 NUMBER = re.compile(r"0*(\d{1,18})(?:\.0*)?", re.ASCII)
 
-#: Folders beside that of a table in which published archives keep their images.
+#: Folders of tables in published archives, and the folders beside them in which these keep their images.
+PARTS = frozenset("questions annotations train val test".split())
 IMAGE_FOLDERS = re.compile(
     r"(?:(?:train|val|test)_)?(?:images?|imgs?|photos?|pictures?|jpegimages)(?:_(?:train|val|test))?"
     r"|(?:train|val|test)\d{4}"
@@ -109,37 +110,32 @@ class NamedImages:
     """The images that a table names by path, file name or number.
 
     Args:
-        folder: that of the table; images lie in it, or in folders below; or in folders of images beside it
+        folder: that of the table; images lie in it, or in folders below
+        root: the folder of the data set, where it is known; what is not in the first folder may lie in this one
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, root: Path | None = None):
         self.folder = folder
+        self._root = None if root == folder else root
         self._known: dict[str, Path | NoFile] = {}
 
     @cached_property
-    def _below(self) -> _Files:
-        return _Files(self.folder, [self.folder])
-
-    @cached_property
-    def _beside(self) -> _Files:
-        above = self.folder.parent
-        try:
-            found = [
-                path
-                for path in sorted(above.iterdir())
-                if path != self.folder and IMAGE_FOLDERS.fullmatch(path.name.lower()) and path.is_dir()
-            ]
-        except OSError:  # a folder above may be closed
-            found = []
-        return _Files(above, found)
+    def _places(self) -> list[_Files]:
+        """The table's folder, and that of the data set."""
+        places = [_Files(self.folder, [self.folder])]
+        if self._root is not None:
+            places.append(_Files(self._root, [self._root]))
+        elif self.folder.name.lower() in PARTS:
+            places.append(_Files(self.folder.parent, _image_folders(self.folder.parent)))
+        return places
 
     def __len__(self) -> int:
-        return len(self._below.paths) + len(self._beside.paths)
+        return sum(len(files.paths) for files in self._places)
 
     @property
-    def places(self) -> str:
-        """Where images were looked for, for a sentence."""
-        return " and ".join(str(path) for path in (self.folder, *self._beside.folders))
+    def where(self) -> str:
+        """Where images are looked for, for a sentence."""
+        return " and ".join(str(folder) for files in self._places for folder in files.folders)
 
     def find(self, name: str) -> Path:
         """The image of this name.
@@ -167,11 +163,10 @@ class NamedImages:
         number = NUMBER.fullmatch(plain)
         # A number that a program has made a fraction of names the file that the number names.
         names = (plain, number[1]) if number else (plain,)
-        for below in (True, False):
-            path = exact_file(self.folder if below else self.folder.parent, name) if name else None
+        for files in self._places:
+            path = exact_file(files.base, name) if name else None
             if path is not None:
                 return path
-            files = self._below if below else self._beside
             found = [files.named(one) for one in dict.fromkeys(names)]
             found += [files.numbered(int(number[1]))] if number else []
             for candidates in found:
@@ -180,13 +175,22 @@ class NamedImages:
         raise NoFile(f"there is no image {name!r}{self._hint(plain, number)}")
 
     def _hint(self, name: str, number: re.Match[str] | None) -> str:
-        for files in (self._below, self._beside):
+        for files in self._places:
             last = Path(name).name
             alike = [*files.by_name.get(last, ()), *files.by_stem.get(last, ())]
             alike += files.ending.get(int(number[1]), ()) if number else ()
             if alike:
                 return f" ({files.called(alike[0])} is not what this names: write that path if it is meant)"
         return ""
+
+
+def _image_folders(folder: Path) -> list[Path]:
+    """Folders of images in a folder that may hold much else."""
+    try:
+        inside = sorted(folder.iterdir())
+        return [path for path in inside if IMAGE_FOLDERS.fullmatch(path.name.lower()) and path.is_dir()]
+    except OSError:  # it may be closed
+        return []
 
 
 class _Files:

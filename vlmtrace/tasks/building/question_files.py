@@ -57,7 +57,7 @@ def read_questions(
     table["category"] = [category_of(row) for row in table.to_dict("records")]
     known = [None if kind in kinds else f"it asks for {kind}" for kind in table["category"]]
     table = filters.keep(KIND, table, known, "questions")
-    images = NamedImages(place if place.is_dir() else place.parent)
+    images = NamedImages(place if place.is_dir() else place.parent, request.root if request.root.is_dir() else None)
     found: list[Path | None] = []
     reasons: list[str | None] = []
     for name in table["image_id"]:
@@ -69,7 +69,7 @@ def read_questions(
             reasons.append(str(reason))
     if reasons and not any(found):
         raise VlmtraceError(
-            f"No question in {place} has its image ({reasons[0]}; {len(images)} images lie in {images.places}): put "
+            f"No question in {place} has its image ({reasons[0]}; {len(images)} images lie in {images.where}): put "
             "the images beside the questions or into a folder images, under the names that the questions use."
         )
     return filters.keep(IMAGE_THERE, table.assign(path=found), reasons, "questions")
