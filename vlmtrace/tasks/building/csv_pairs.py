@@ -110,15 +110,17 @@ def _image(folder: Path, row: Row, column: str) -> Path:
     path = exact_file(folder, name)
     if path is None and re.match(r"(?:https?|ftp|s3|gs):", name, re.IGNORECASE):
         raise Rejected(IMAGE, f"{column}: it is an address on the web: save the image and write the path of its file")
-    problem = image_problem(folder / name if path is None else path)
-    if problem:
+    problem = "the image file is missing" if path is None else image_problem(path)
+    if path is None or problem:
         raise Rejected(IMAGE, f"{column}: {problem}")
-    assert path is not None, "what does not exist is a problem"
     return path
 
 
 def _mask(folder: Path, name: str) -> str:
-    return relative(exact_file(folder, name) or folder / name)
+    try:
+        return relative(exact_file(folder, name) or folder / name)
+    except (OSError, RuntimeError):  # links in a circle: whoever draws the mask will say that it cannot be read
+        return (folder / name).as_posix()
 
 
 def _corrupt_prompt(
