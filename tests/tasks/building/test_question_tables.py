@@ -103,6 +103,7 @@ def test_records_that_cannot_be_used_have_reasons(tmp_path):
     records = [
         good, {**good, "answer": None}, {**good, "answer": ["red"]}, {**good, "question": "what \ud800 color"},
         {"image": "1.png"}, {**good, "question": "what color is that", "answer": "blue"},
+        {**good, "answer": float("nan"), "\ud800": 1},
     ]  # fmt: skip
     (tmp_path / "q.json").write_text(json.dumps(records))
     prepared = vt.load_questions("coco_qa", root=tmp_path)
@@ -120,6 +121,7 @@ def test_records_that_cannot_be_used_have_reasons(tmp_path):
         "question 3": "answer is no text but a list",
         "question 4": "question holds a character that no file can hold: write it anew",
         "question 5": "question is empty",
+        "question 7": "answer is empty",
     }
 
 

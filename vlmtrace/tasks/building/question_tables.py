@@ -8,6 +8,7 @@ an archive unpacks to, the table may lie in `questions/` or in a folder named as
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -197,14 +198,15 @@ def _json_file(path: Path) -> CsvTable:
     for name, column in COLUMN_NAMES.items():
         if name in names:
             sources.setdefault(column, name)
-    check_columns(
-        pd.DataFrame(columns=[*sources, *sorted(names - {*COLUMN_NAMES})]), NEEDED_COLUMNS, f"list {path.name}"
-    )
+    others = sorted(name for name in names - {*COLUMN_NAMES} if is_writable(name))
+    check_columns(pd.DataFrame(columns=[*sources, *others]), NEEDED_COLUMNS, f"list {path.name}")
     rows, faults = [], []
     for record in records:
         cells, fault = {}, None
         for column, name in sources.items():
             value = record.get(name)
+            if isinstance(value, float) and not math.isfinite(value):
+                value = None  # how other programs write what is missing
             if isinstance(value, (list, dict)):
                 fault = f"{name} is no text but {'a list' if isinstance(value, list) else 'a record'}"
             cells[column] = "" if value is None else str(value).strip()
