@@ -90,6 +90,8 @@ def test_cells_under_no_column_do_not_shift_the_others(tmp_path):
 def test_a_column_without_a_name_is_kept(tmp_path):
     read = read_csv(write(tmp_path, ",image,prompt,answer\n0,a,b,c\n1,d,e,f\n"), HEADER)
     assert read.table["Unnamed: 0"].tolist() == ["0", "1"] and read.table["image"].tolist() == ["a", "d"]
+    twice = read_csv(write(tmp_path, ",Unnamed: 0,image,prompt,answer\n7,0,a,b,c\n"), HEADER).table
+    assert twice["Unnamed: 0"].tolist() == ["0"] and "7" in twice.loc[0].tolist(), "no column is lost to another"
 
 
 @pytest.mark.parametrize(

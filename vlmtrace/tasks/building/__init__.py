@@ -1,6 +1,7 @@
 """What data sets share on the way from raw files to pairs.
 
 csv_files           tables that others wrote, whoever did
+csv_header          where the header of such a table is, and which column each of its cells names
 image_files         images below a folder, looked at before they are used
 named_files         which file a table means by a path, a name or a number
 csv_pairs           pairs that a CSV lists

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -20,17 +19,13 @@ import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import MAX_COLUMNS, check_columns
+from vlmtrace.tasks.building.csv_header import ABOVE, MAX_HEADER, column_names, header_place, is_sep, plain, split_line
 
 #: Endings of files in a folder that may be tables.
 ENDINGS = (".csv", ".tsv")
 
-DELIMITERS = (",", ";", "\t", "|")
-
-#: Bounds of what is taken for a table: characters of its header and of a line.
-MAX_HEADER, MAX_LINE = 1_000_000, 10_000_000
-
-#: Lines above the header that are looked at.
-ABOVE = 20
+#: Characters of a line at most.
+MAX_LINE = 10_000_000
 
 #: First bytes of files that are no text → what they are, and what to do.
 OTHER_KINDS = {
@@ -135,13 +130,13 @@ def _undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
 def _read(file: TextIO, path: Path, columns: Sequence[str], wanted: Mapping[str, str]) -> CsvTable:
     lines = _lines(file, path)
     top = list(islice(lines, ABOVE))
-    above, delimiter = _header_place(top, columns, wanted)
-    numbered = 1 + above - sum(map(_is_sep, top[:above]))  # Excel does not show its own line
+    above, delimiter = header_place(top, columns, wanted)
+    numbered = 1 + above - sum(map(is_sep, top[:above]))  # Excel does not show its own line
     records = _records(chain(top[above:], lines), delimiter, path, numbered)
     _, first = next(records, (numbered, []))
     if len(first) > MAX_COLUMNS:
         raise VlmtraceError(f"{path} has {len(first):,} columns, more than {MAX_COLUMNS:,}: it is no table of rows.")
-    header = _columns([cell.strip() for cell in first], wanted, path)
+    header = column_names([cell.strip() for cell in first], wanted, path)
     check_columns(pd.DataFrame(columns=[name for name in header if name]), columns, f"CSV {path.name}")
     rows, names, faults = [], [], []
     for number, record in records:
@@ -152,12 +147,12 @@ def _read(file: TextIO, path: Path, columns: Sequence[str], wanted: Mapping[str,
             faults.append(fault)
     kept = [place for place, name in enumerate(header) if name]
     table = pd.DataFrame({header[place]: [row[place] for row in rows] for place in kept}, dtype=str)
-    unnamed = {
-        f"Unnamed: {place}": [row[place] for row in rows]
-        for place, name in enumerate(header)
-        if name == "" and any(row[place] for row in rows)
-    }
-    return CsvTable(table.assign(**unnamed), names, faults)
+    for place, name in enumerate(header):
+        values = [row[place] for row in rows] if name == "" else []
+        if any(values):
+            taken = "Unnamed: 0" in table
+            table[f"Unnamed: {len(table.columns) if taken else place}"] = values
+    return CsvTable(table, names, faults)
 
 
 def _lines(file: TextIO, path: Path) -> Iterator[str]:
@@ -190,63 +185,6 @@ def _records(lines: Iterable[str], delimiter: str, path: Path, first: int) -> It
             ) from error
         yield number, record
         number += 1
-
-
-def _is_sep(line: str) -> bool:
-    return re.fullmatch(r"sep=.\s*", line, re.IGNORECASE) is not None
-
-
-def _split(line: str, delimiter: str) -> list[str]:
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
-    except csv.Error:
-        return []
-
-
-def _header_place(top: Sequence[str], columns: Sequence[str], wanted: Mapping[str, str]) -> tuple[int, str]:
-    """How many lines stand above the header, and what stands between its cells."""
-    best = (-1, 0, ",")  # names that are known, line, delimiter
-    for place, line in enumerate(top):
-        if not line.strip() or _is_sep(line) or len(line) > MAX_HEADER:
-            continue
-        for delimiter in DELIMITERS:
-            cells = _split(line, delimiter)
-            found = {wanted[_plain(cell)] for cell in cells if _plain(cell) in wanted}
-            if found.issuperset(columns):
-                return place, delimiter
-            if best[0] < len(found) and (best[0] <= 0 or place == best[1]):
-                best = (len(found), place, delimiter)
-        if not line.startswith("#") and sum(map(bool, _split(line, ","))) != 1:
-            break  # neither a comment nor a title: this must be the header
-    return best[1], best[2]
-
-
-def _plain(name: str) -> str:
-    """A column's name as it is compared.
-
-    >>> _plain("Clean Image")
-    'clean_image'
-    """
-    return re.sub(r"[\s_-]+", "_", name.strip()).lower()
-
-
-def _columns(cells: Sequence[str], wanted: Mapping[str, str], path: Path) -> list[str | None]:
-    """The name of each column; "": it has none; None: it says what another column says better."""
-    order = {name: rank for rank, name in enumerate(wanted)}
-    places: dict[str, list[int]] = {}
-    for place, cell in enumerate(cells):
-        if cell:
-            places.setdefault(wanted.get(_plain(cell), cell), []).append(place)
-    header: list[str | None] = [""] * len(cells)
-    for name, found in places.items():
-        ranks = [order.get(_plain(cells[place]), 0) for place in found]
-        best = min(ranks)
-        if ranks.count(best) > 1:
-            twice = cells[found[ranks.index(best)]]
-            raise VlmtraceError(f"{path} has the column {twice!r} more than once: rename or delete one of them.")
-        for place, rank in zip(found, ranks, strict=True):
-            header[place] = name if rank == best else None
-    return header
 
 
 def _cells(record: Sequence[str], header: Sequence[str | None]) -> tuple[list[str], str | None]:
@@ -334,8 +272,8 @@ def csv_fault(path: Path, columns: Sequence[str], names: Mapping[str, str] | Non
     try:
         with open(path, encoding=encoding_of(path), newline="") as file:
             top = list(islice(_lines(file, path), ABOVE))
-        above, delimiter = _header_place(top, columns, wanted)
-        header = [wanted.get(_plain(cell), cell) for cell in _split("".join(top[above : above + 1]), delimiter)]
+        above, delimiter = header_place(top, columns, wanted)
+        header = [wanted.get(plain(cell), cell) for cell in split_line("".join(top[above : above + 1]), delimiter)]
         check_columns(pd.DataFrame(columns=header), columns, f"CSV {path.name}")
     except VlmtraceError as error:
         return str(error)
