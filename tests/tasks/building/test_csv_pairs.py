@@ -55,6 +55,14 @@ def tiny_blip():
     return vt.load_model("tiny-blip")
 
 
+def test_options_that_are_not_in_the_prompt_are_told(folder):
+    """Plurals, or a misspelling of both: the pair can be used, and the user hears of what it lacks."""
+    said = row(2, corrupt_prompt="Is it a cow or a pig?")
+    with pytest.warns(UserWarning, match=r"1 of 3 rows of mine.csv .*\(e.g. row 2: 'cat' or 'dog' in 'Are these cats"):
+        prepared = prepare(folder, row(0, "Are these cats or dogs?"), row(1, "Is it?", "yes", "no"), said)
+    assert len(prepared.pairs) == 3
+
+
 def test_what_the_table_form_accepts_the_csv_accepts(folder, tiny_blip):
     """The same rows as a DataFrame and as a CSV give the same numbers."""
     rows = [

@@ -8,6 +8,7 @@ alone, and its corrupt prompt is the clean one.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
     if table.empty:
         reasons, needed = refused(filters) or "it has none at all", ", ".join(NEEDED_COLUMNS)
         raise VlmtraceError(f"{root} has no complete row ({reasons}): each row needs {needed}.")
+    _warn_of_options(table, root)
     words = words_beside(root.parent)
     answers = {
         category: sorted({*part["correct_answer"], *part["incorrect_answer"]}) + words
@@ -103,6 +105,23 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
         return pair | further | ({"sample_id": row["sample_id"]} if row.get("sample_id") else {})
 
     return draw(table, request.n, request.seed, build, filters, unit="rows")
+
+
+def _warn_of_options(table: pd.DataFrame, root: Path) -> None:
+    """Say which rows have no text corruption though their answers are words: their options may be misspelled."""
+    rows = [
+        row
+        for row in table.to_dict("records")
+        if not row.get("corrupt_prompt") and not options_stand_in(row) and not _closed(row) and not _letters(row)
+    ]
+    if rows:
+        one = rows[0]
+        warnings.warn(
+            f"{len(rows)} of {len(table)} rows of {root.name} have options that do not stand in their clean_prompt "
+            f"(e.g. {one['row']}: {one['correct_answer']!r} or {one['incorrect_answer']!r} in {one['clean_prompt']!r}): "
+            "they are pairs of images alone, without text corruption.",
+            stacklevel=5,
+        )
 
 
 def _image(folder: Path, row: Row, column: str) -> Path:
