@@ -16,6 +16,11 @@ from vlmtrace.pipeline.stages import stages
 PACKAGE = Path(vlmtrace.__file__).parent
 
 
+def objects(*values):
+    """A column that may hold what a column of text cannot: half a character."""
+    return pd.Series(values, dtype=object)
+
+
 def test_a_good_table_passes_unchanged(random_pairs):
     pd.testing.assert_frame_equal(validate_pairs(random_pairs), random_pairs)
 
@@ -29,6 +34,17 @@ def test_a_good_table_passes_unchanged(random_pairs):
             "no column 'clean_image': rename 'clean_img'",
         ),
         (lambda t: t.assign(sample_id="pair-3"), "sample_id 'pair-3' more than once .7 rows"),
+        (lambda t: pd.concat([t, t[["category"]]], axis=1), "has the column 'category' more than once: rename or drop"),
+        (
+            lambda t: t.assign(clean_prompt=objects("a \ud800 or b?", *t["clean_prompt"][1:])),
+            r"column 'clean_prompt', row 'pair-0', holds half a character.*\\ud800.*: write it anew",
+        ),
+        (lambda t: t.assign(note=objects("\udfff", *range(7))), "column 'note', row 'pair-0', holds half"),
+        (lambda t: t.assign(sample_id=objects("\ud800", *t["sample_id"][1:])), "column 'sample_id', row 0, holds half"),
+        (
+            lambda t: pd.concat([t, pd.DataFrame(0, index=t.index, columns=range(200_000))], axis=1),
+            "has 200,0.. columns, more than 5,000: give one row per sample",
+        ),
         (
             lambda t: t.assign(correct_first="yes"),
             "'correct_first' of the pairs table must hold true or false, not 'yes'",

@@ -94,7 +94,7 @@ def test_every_faulty_row_is_named(folder):
     assert prepared.set_aside.set_index("row")["reason"].to_dict() == {
         "row 6": "correct_answer is empty",
         "row 7": "both answers are the same",
-        "row 8": "the correct_answer does not stand in clean_prompt",
+        "row 8": "the correct_answer does not stand in clean_prompt, but the other one does",
         "row 9": "clean_image: the image file is missing",
     }
 

@@ -5,6 +5,7 @@ words           where words begin and end in a prompt, in any script
 token_roles     what each token is in its prompt: the correct option, the noun, punctuation, …
 image_regions   which image tokens show the object, the distractor or neither, and which differ within a pair
 image_tokens    the mean image token
+pair_rows       what a row says before a model looks at it: whether it can be a pair, and which corruptions it has
 alignment       whether every position of a model stands for the same place in both images of a pair
 same_size       the corrupt image in the size of the clean one
 encodable       whether an image and a prompt can be a model's inputs

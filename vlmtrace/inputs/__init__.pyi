@@ -1,11 +1,13 @@
 from .corruption import CORRUPTIONS, run_inputs
 from .image_regions import coverage, image_regions, on_image
+from .pair_rows import by_corruption
 from .same_size import same_size
 from .token_roles import token_table
 from .units import with_units
 
 __all__ = [
     "CORRUPTIONS",
+    "by_corruption",
     "coverage",
     "image_regions",
     "on_image",

@@ -13,7 +13,7 @@ from vlmtrace.display.wording import readable
 from vlmtrace.methods.circuits.curves import faithfulness_summary
 from vlmtrace.methods.circuits.heads import MIN_EFFECT, pair_effects
 from vlmtrace.methods.circuits.universal import effect_size_sensitivity, one_sign_heads, universality
-from vlmtrace.methods.evaluation.answers import accuracy_table
+from vlmtrace.methods.evaluation.answers import MEASURE_COLUMNS, accuracy_table
 from vlmtrace.methods.evaluation.selection import USE
 from vlmtrace.methods.patching.direction import DIRECTIONS
 from vlmtrace.methods.patching.directions import direction_sums
@@ -97,12 +97,14 @@ def accuracy_rows(evaluated: pd.DataFrame) -> Rows:
         evaluated: rows of all tasks
 
     Returns:
-        one row per task and category: task, category, one column per measure of `accuracy_table`, n (pairs)
+        one row per task and category: task, category, one column per measure of `accuracy_table` (missing where no
+        pair has its corruption), n (pairs)
     """
     if evaluated.empty:
         return []
     table = accuracy_table(evaluated)
     wide = table.pivot(index=["task", "category"], columns="measure", values="accuracy")
+    wide = wide.reindex(columns=list(MEASURE_COLUMNS))  # pairs of images alone have no text corruption
     return _records(wide.join(table.groupby(["task", "category"])["n"].max()).reset_index())
 
 

@@ -16,10 +16,13 @@ SOURCE = Source(
     licence="CC BY 4.0",
     citation="Johnson et al. (2017): CLEVR: A Diagnostic Dataset for Compositional Language and Elementary "
     "Visual Reasoning. CVPR",
-    needs="a CSV of image_id, question, answer and a folder with the images",
+    needs="the unpacked archive (or a CSV of image_id, question, answer and a folder with the images)",
 )
 
 KINDS = ("yes/no",)
+
+#: Those with answers; of the test split none are published.
+SPLITS = ("val", "train")
 
 
 def category_of(row: Mapping[str, Any]) -> str:
@@ -46,7 +49,7 @@ def make_questions(request: Request) -> pd.DataFrame:
     Raises:
         VlmtraceError: root holds no questions, or none can be used
     """
-    return draw_questions(read_questions(request, KINDS, category_of), request)
+    return draw_questions(read_questions(request, KINDS, category_of, SPLITS), request)
 
 
-DECLARED = (Task("clevr", SOURCE, questions=make_questions, question_kinds=KINDS),)
+DECLARED = (Task("clevr", SOURCE, questions=make_questions, question_kinds=KINDS, splits=SPLITS),)

@@ -26,6 +26,7 @@ SOURCE = Source(
 )
 
 KINDS = ("color", "count", "location")
+SPLITS = ("test", "train")
 
 #: The types that the published files number, and another word for one of them.
 TYPES = {"0": "object", "1": "count", "2": "color", "3": "location", "number": "count"}
@@ -55,7 +56,7 @@ def category_of(row: Mapping[str, Any]) -> str:
 
 
 def _read(request: Request) -> pd.DataFrame:
-    return read_questions(request, KINDS, category_of)
+    return read_questions(request, KINDS, category_of, SPLITS)
 
 
 def make_questions(request: Request) -> pd.DataFrame:
@@ -109,4 +110,4 @@ def make_pairs(request: Request) -> pd.DataFrame:
     )
 
 
-DECLARED = (Task("coco_qa", SOURCE, pairs=make_pairs, questions=make_questions, question_kinds=KINDS),)
+DECLARED = (Task("coco_qa", SOURCE, pairs=make_pairs, questions=make_questions, question_kinds=KINDS, splits=SPLITS),)

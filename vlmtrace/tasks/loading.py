@@ -10,7 +10,7 @@ import pandas as pd
 from vlmtrace.core import paths
 from vlmtrace.core.arguments import Count, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.schema import validate_pairs, validate_questions
+from vlmtrace.core.schema import is_writable, validate_pairs, validate_questions
 from vlmtrace.inputs.units import with_units
 from vlmtrace.tasks import registry
 from vlmtrace.tasks.building.row_audit import Prepared
@@ -104,9 +104,7 @@ def prepare_pairs(
     if question and not declared.takes_question:
         takers = " or ".join(repr(other.name) for other in registry.declared().values() if other.takes_question)
         raise VlmtraceError(f"The task {task} asks its own questions: a question goes with the task {takers}.")
-    if split not in declared.splits:
-        remedy = "leave split out" if len(declared.splits) == 1 else f"choose one of {', '.join(declared.splits)}"
-        raise VlmtraceError(f"The task {task} has no split {split!r}: {remedy}.")
+    _check_split(declared, split)
     request = Request(task, n, seed, _root(declared, root), split, model, question)
     assert declared.pairs is not None, "registry.TASKS are those that give pairs"
     pairs = with_units(validate_pairs(declared.pairs(request)))
@@ -118,7 +116,13 @@ def prepare_pairs(
 
 @checked
 def load_questions(
-    task: str, n: Count = 100, seed: Seed = 0, *, root: str | Path | None = None, kind: str | None = None
+    task: str,
+    n: Count = 100,
+    seed: Seed = 0,
+    *,
+    root: str | Path | None = None,
+    kind: str | None = None,
+    split: str | None = None,
 ) -> pd.DataFrame:
     """A table of questions without options, each with its image, for causal tracing and the visual lens.
 
@@ -129,6 +133,7 @@ def load_questions(
         seed: the same seed gives the same questions
         root: as in `load_pairs`
         kind: only questions of this category: "color", "count" or "location"; of clevr all are "yes/no"; None: all
+        split: where root holds several: "test" or "train" of coco_qa, "val" or "train" of clevr; None: the first
 
     Returns:
         one row per question: sample_id, task, category, image, prompt, answer; of the rendered world also noun,
@@ -136,7 +141,7 @@ def load_questions(
         of questions about one image)
 
     Raises:
-        VlmtraceError: the task or kind is unknown, the data are not there, or no question of them can be used
+        VlmtraceError: the task, kind or split is unknown, the data are not there, or no question of them can be used
 
     Example:
         >>> import vlmtrace as vt
@@ -147,8 +152,16 @@ def load_questions(
     if kind is not None:
         one_of(kind, declared.question_kinds, f"kind of question in {task}")
     assert declared.questions is not None, "registry.QUESTIONS are those that give questions"
-    found = validate_questions(declared.questions(Request(task, n, seed, _root(declared, root), kind=kind)))
-    return with_units(found)
+    split = declared.splits[0] if split is None else split
+    _check_split(declared, split)
+    request = Request(task, n, seed, _root(declared, root), split, kind=kind)
+    return with_units(validate_questions(declared.questions(request)))
+
+
+def _check_split(task: Task, split: str) -> None:
+    if split not in task.splits:
+        remedy = "leave split out" if len(task.splits) == 1 else f"choose one of {', '.join(task.splits)}"
+        raise VlmtraceError(f"The task {task.name} has no split {split!r}: {remedy}.")
 
 
 def _root(task: Task, root: str | Path | None) -> Path:
@@ -187,4 +200,7 @@ def find_root(task: str, root: str | Path | None) -> Path:
             raise VlmtraceError(f"There is nothing at {root}: {remedy}.")
         if (found / task).is_dir():
             found = found / task
-    return found.resolve()
+    found = found.resolve()
+    if not is_writable(str(found)):
+        raise VlmtraceError(f"The path {str(found)!a} is no text, and no table can hold it: rename the folder.")
+    return found

@@ -101,9 +101,7 @@ def test_the_report_shows_and_does_not_obey(watch, run):
     watch.page.goto(write_report(run).as_uri())
     watch.hover_and_click_everything()
     assert PAYLOADS["image"] in watch.page.locator("body").inner_text()
-    loaded = (
-        "Promise.all([...document.images].map((i) => { i.loading = ''; return i.decode().then(() => 1); }))"
-    )
+    loaded = "Promise.all([...document.images].map((i) => { i.loading = ''; return i.decode().then(() => 1); }))"
     assert watch.page.evaluate(loaded), "its figures are shown"
     watch.nothing_was_obeyed()
 

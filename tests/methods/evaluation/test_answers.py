@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import vlmtrace as vt
+from vlmtrace.core.schema import check_written
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,35 @@ def test_logit_diff_is_the_models_own(random_blip, random_pairs, evaluated):
     expected = logits[row["correct_token_id"]] - logits[row["incorrect_token_id"]]
     assert row["image_logit_diff"] == pytest.approx(expected.item(), abs=1e-4)
     assert row["image_p_correct"] == pytest.approx(logits.softmax(-1)[row["correct_token_id"]].item(), abs=1e-5)
+
+
+def test_pairs_of_images_alone_have_no_text_corruption(random_blip, random_pairs, evaluated):
+    """Equal prompts: the text run would be the clean run. Its columns are missing, the others are what they were."""
+    alone = random_pairs["sample_id"].isin(random_pairs["sample_id"][:3])
+    prompts = random_pairs["corrupt_prompt"].where(~alone, random_pairs["clean_prompt"])
+    with pytest.warns(UserWarning, match="3 of 8 pairs are pairs of images alone .*text corruption are empty"):
+        mixed = vt.evaluate(random_blip, random_pairs.assign(corrupt_prompt=prompts))
+    of_text = ["text_logit_diff", "text_is_changed", "text_generated_answer", "text_contrast_token_id"]
+    assert mixed.loc[:2, of_text].isna().all(axis=None) and mixed.loc[3:, of_text].notna().all(axis=None)
+    np.testing.assert_allclose(mixed["image_logit_diff"], evaluated["image_logit_diff"], atol=1e-5)
+    np.testing.assert_allclose(mixed["text_logit_diff"][3:], evaluated["text_logit_diff"][3:], atol=1e-5)
+    check_written("evaluated", mixed)
+    with pytest.warns(UserWarning, match="8 of 8 pairs"):
+        none = vt.evaluate(random_blip, random_pairs.assign(corrupt_prompt=random_pairs["clean_prompt"]))
+    assert set(none) == set(evaluated) and none[of_text].isna().all(axis=None)
+    counted = vt.accuracy_table(mixed, by=["task"]).set_index("measure")["n"].to_dict()
+    assert counted == {"clean": 8, "image_flipped": 8, "text_changed": 5, "both_sides": 8}
+    assert "text_changed" not in set(vt.accuracy_table(none)["measure"])
+
+
+def test_text_corruption_alone_needs_two_prompts(random_blip, random_pairs):
+    prompts = [random_pairs["clean_prompt"][0], *random_pairs["corrupt_prompt"][1:]]
+    with pytest.warns(UserWarning, match="1 of 8 pairs are set aside:\n  pair-0: the clean and the corrupt prompt are"):
+        table = vt.evaluate(random_blip, random_pairs.assign(corrupt_prompt=prompts), corruptions=("text",))
+    assert table["sample_id"].tolist() == random_pairs["sample_id"][1:].tolist()
+    same = random_pairs.assign(corrupt_prompt=random_pairs["clean_prompt"])
+    with pytest.warns(UserWarning), pytest.raises(vt.VlmtraceError, match="None of the 8 pairs can be used"):
+        vt.evaluate(random_blip, same, corruptions=("text",))
 
 
 def test_generated_answer_is_the_models_own(random_blip, evaluated):

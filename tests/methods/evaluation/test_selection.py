@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import vlmtrace as vt
+from vlmtrace.methods.evaluation.selection import eligible
 
 
 def table(n=10):
@@ -31,6 +32,21 @@ def test_only_eligible_pairs_and_balance():
     assert selected["sample_id"].is_unique
     assert not selected["sample_id"].str.endswith(("-0", "-1")).any()
     assert "shape-True-2" not in set(selected["sample_id"])
+
+
+def test_what_a_pair_does_not_have_is_not_asked_of_it():
+    """Pairs of images alone have no text corruption: its columns are missing, and the pairs are eligible without."""
+    full = table()
+    alone = full["sample_id"].str.endswith(("-2", "-3"))
+    gaps = {"clean_logit_diff": 2.0, "image_logit_diff": -2.0, "clean_text_logit_diff": 2.0, "text_logit_diff": -2.0}
+    full = full.assign(**gaps, text_is_changed=full["text_is_changed"].astype(object))
+    full.loc[alone, "text_is_changed"] = None
+    full.loc[alone, ["clean_text_logit_diff", "text_logit_diff"]] = float("nan")
+    assert set(full["sample_id"][~eligible(full)]) == set(
+        full["sample_id"][full["sample_id"].str.endswith(("-0", "-1"))]
+    )
+    with pytest.raises(vt.VlmtraceError, match=r"is_correct 0%, image_is_flipped 90%\)"):
+        vt.select_samples(full.assign(is_correct=False, text_is_changed=None))
 
 
 def test_discover_and_verify_are_disjoint_halves_of_every_cell():

@@ -1,5 +1,7 @@
 """SVO-Probes: irregular rows, grammatical questions, images from a folder or by URL."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -269,3 +271,20 @@ def test_a_column_that_is_missing_is_named(rows, tmp_path):
         vt.load_pairs("svo_probes", root=tmp_path / "mine.csv")
     with pytest.raises(vt.VlmtraceError, match="holds no CSV with the columns sentence"):
         vt.load_pairs("svo_probes", root=tmp_path)
+
+
+def test_images_beside_the_csv_are_those_that_the_ids_name(rows, tmp_path):
+    """Thumbnails and masks of the same ids do not win, ids may be fractions, and two files of one id are refused."""
+    table = [row | {side: f"{row[side]}.0" for side in ("pos_image_id", "neg_image_id")} for row in rows[:6]]
+    folder = write(tmp_path / "raw", served(table, "http://127.0.0.1:1/"))
+    for i in range(12):
+        save(photograph("chelsea.png", turn=i + 1), folder / "pictures" / f"{i:03d}.jpg")
+        save(photograph("chelsea.png", turn=i + 1).resize((20, 20)), folder / "thumbs" / f"{i}.jpg")
+        save(photograph("coffee.png", turn=i + 1), folder / "segmentation" / f"{i}.png")
+    save(photograph("coffee.png", turn=99), folder / "others" / "003.jpg")
+    save(photograph("coffee.png", turn=99), folder / "pictures" / "10042.jpg")
+    prepared = prepare(folder)
+    assert len(prepared.pairs) == 10 and prepared.pairs["clean_image"].str.contains("raw/pictures/").all()
+    (reason,) = set(prepared.set_aside["reason"])
+    assert re.search(r"'3' may be \w+/003.jpg or \w+/003.jpg, which differ: write the path", reason), reason
+    assert list(folder.glob("**/*.part*")) == [] and not (tmp_path / "data-raw").exists(), "something was downloaded"

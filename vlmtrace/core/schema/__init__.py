@@ -4,12 +4,14 @@ columns           what a column and a table of the contract are
 pair_tables       notebooks 01 to 03: pairs and what the model answers; and the questions that 07 and 08 read
 effect_tables     notebooks 04 to 06: effects of patching, and what they say about heads and circuits
 question_tables   notebooks 07 and 08: causal tracing and the visual lens
+cells             what no table may hold
 checks            all tables by name, and the checks that fail with one sentence
 markdown          the contract as a page of the documentation
 
 Columns may be added, but none is renamed or dropped without a line in CHANGELOG.md.
 """
 
+from vlmtrace.core.schema.cells import MAX_COLUMNS, check_cells, is_writable
 from vlmtrace.core.schema.checks import (
     TABLES,
     check_read,
@@ -23,19 +25,23 @@ from vlmtrace.core.schema.checks import (
 from vlmtrace.core.schema.columns import Column, Table, check_columns
 from vlmtrace.core.schema.effect_tables import CELL, HEAD
 from vlmtrace.core.schema.markdown import tables_markdown
-from vlmtrace.core.schema.pair_tables import UNIT
+from vlmtrace.core.schema.pair_tables import SAME_PROMPTS, UNIT
 
 __all__ = [
     "CELL",
     "HEAD",
+    "MAX_COLUMNS",
+    "SAME_PROMPTS",
     "TABLES",
     "UNIT",
     "Column",
     "Table",
+    "check_cells",
     "check_columns",
     "check_read",
     "check_table",
     "check_written",
+    "is_writable",
     "pick",
     "tables_markdown",
     "validate_pairs",

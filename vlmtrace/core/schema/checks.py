@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.schema.cells import check_cells
 from vlmtrace.core.schema.columns import Table, check_columns
 from vlmtrace.core.schema.effect_tables import EFFECT_TABLES
 from vlmtrace.core.schema.pair_tables import PAIR_TABLES, PAIRS, QUESTIONS
@@ -100,6 +101,7 @@ def validate_questions(questions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _validate(table: pd.DataFrame, contract: Table) -> pd.DataFrame:
+    check_cells(table, contract.name)
     check_columns(table, contract.required, contract.name)
     if table.empty:
         raise VlmtraceError(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from vlmtrace.core.schema.columns import Column, Table
 
+#: When the columns of text corruption may be missing.
+SAME_PROMPTS = "both prompts are the same: the pair has no text corruption"
 
-def _p(run: str, words: str, optional: bool, against: str = "the incorrect one") -> tuple[Column, ...]:
+
+def _p(
+    run: str, words: str, optional: bool, against: str = "the incorrect one", missing: str = ""
+) -> tuple[Column, ...]:
     """What one run says of the two options."""
     return (
         Column(f"{run}_p_correct", "number", f"probability of the correct answer, {words}",
-               "probability", optional),
+               "probability", optional, missing),
         Column(f"{run}_p_incorrect", "number", f"probability of the incorrect answer, {words}",
-               "probability", optional),
+               "probability", optional, missing),
         Column(f"{run}_logit_diff", "number", f"LD of the correct answer and {against}, {words}: difference of their "
-               "logits, or of their log-probabilities where one has several tokens", "logits", optional),
+               "logits, or of their log-probabilities where one has several tokens", "logits", optional, missing),
     )  # fmt: skip
 
 
@@ -41,10 +46,12 @@ _PAIR = (
     Column("clean_image", "text", "path of the clean image, relative to the repository or absolute"),
     Column("corrupt_image", "text", "path of the corrupt image, which shows the incorrect answer"),
     Column("clean_prompt", "text", "the question, with both options"),
-    Column("corrupt_prompt", "text", "the question with both options replaced by others of as many tokens"),
+    Column("corrupt_prompt", "text", "the question with both options replaced by others of as many tokens; the "
+           "clean prompt again: a pair of images alone, without text corruption"),
     Column("correct_answer", "text", "the option that the clean image shows"),
     Column("incorrect_answer", "text", "the other option"),
-    Column("correct_first", "boolean", "whether the correct option stands first in the prompt"),
+    Column("correct_first", "boolean", "whether the correct option stands first in the prompt; where options do not "
+           "stand there, whether it is the first of both as one says them (yes or no) or in the alphabet"),
     _UNIT,
     Column("clean_object_mask", "text", "path of a PNG, white where the clean image shows the object asked about",
            optional=True, missing="the pair has no mask"),
@@ -74,17 +81,18 @@ _EVALUATED = (
     *_p("image", "corrupt image", optional=True),
     Column("image_is_flipped", "boolean", "whether the corrupt image makes the model give the incorrect answer",
            optional=True),
-    Column("text_generated_answer", "text", "what the model answers to the corrupt prompt", optional=True),
-    *_p("text", "corrupt prompt", optional=True, against="the corrupt run's own answer"),
+    Column("text_generated_answer", "text", "what the model answers to the corrupt prompt", optional=True,
+           missing=SAME_PROMPTS),
+    *_p("text", "corrupt prompt", optional=True, against="the corrupt run's own answer", missing=SAME_PROMPTS),
     Column("clean_text_logit_diff", "number", "LD of the clean run, against the same answer as text_logit_diff",
-           "logits", optional=True),
+           "logits", optional=True, missing=SAME_PROMPTS),
     Column("text_options_logit_diff", "number", "LD of the correct answer and the incorrect one, corrupt prompt (the "
-           "published contrast)", "logits", optional=True),
+           "published contrast)", "logits", optional=True, missing=SAME_PROMPTS),
     Column("text_contrast_token", "text", "the answer that the model gives to the corrupt prompt, as far as it is "
-           "measured", optional=True),
-    Column("text_contrast_token_id", "integer", "id of its first token", optional=True),
+           "measured", optional=True, missing=SAME_PROMPTS),
+    Column("text_contrast_token_id", "integer", "id of its first token", optional=True, missing=SAME_PROMPTS),
     Column("text_is_changed", "boolean", "whether the corrupt prompt makes the model give up the correct answer",
-           optional=True),
+           optional=True, missing=SAME_PROMPTS),
 )  # fmt: skip
 
 PAIRS = Table(

@@ -13,12 +13,13 @@ from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.core.progress import progress
-from vlmtrace.core.schema import validate_pairs
+from vlmtrace.core.schema import SAME_PROMPTS, TABLES, validate_pairs
 from vlmtrace.inputs.alignment import size_mismatch
 from vlmtrace.inputs.answers import Answers, check_options, contrast_names, find_answers, read_answers
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import CORRUPTIONS, PREFIX, prefix_of, run_inputs, token_mismatch, with_instruction
 from vlmtrace.inputs.encodable import EncodingCheck, generated_tokens
+from vlmtrace.inputs.pair_rows import images_alone, row_problem
 from vlmtrace.inputs.units import with_units
 from vlmtrace.models import VLM, Inputs
 from vlmtrace.models.diagnosis import named_rows
@@ -77,6 +78,9 @@ def check_pairs(
 
 
 def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: EncodingCheck) -> str | None:
+    problem = row_problem(pair)
+    if problem:
+        return problem
     options, prefix = (pair["correct_answer"], pair["incorrect_answer"]), prefix_of(pair)
     try:
         # Both images are read whatever the corruption: a table that names a broken file is at fault.
@@ -133,6 +137,9 @@ def evaluate(
         - is_correct: the clean answer is the correct option; image_is_flipped: under the corrupt image the answer is
           the other option; text_is_changed: under the corrupt prompt it is no longer the correct one
 
+        Pairs whose two prompts are the same have no text corruption: columns of it are missing in their rows, which is
+        said in a warning.
+
     Raises:
         VlmtraceError: the table breaks the contract, a corruption is unknown, no pair is usable, or a run gives numbers
             that are not finite
@@ -148,21 +155,48 @@ def evaluate(
     """
     asked = with_instruction(validate_pairs(pairs), instruction, answer_prefix)
     usable, set_aside = check_pairs(model, asked, corruptions)
+    alone = images_alone(usable)
+    if "text" in corruptions and "image" not in corruptions:
+        names = usable["sample_id"][alone]
+        set_aside = pd.concat([set_aside, pd.DataFrame({"sample_id": names, "reason": _NO_TEXT}, dtype=str)])
+        usable, alone = usable[~alone].reset_index(drop=True), alone[~alone].reset_index(drop=True)
     if len(set_aside):
         warnings.warn(_set_aside_warning(set_aside, len(pairs)), stacklevel=2)
+    if "text" in corruptions and alone.any():
+        warnings.warn(
+            f"{int(alone.sum())} of {len(usable)} pairs are pairs of images alone ({_NO_TEXT}): they are answered with "
+            "the corrupt image only, and their columns of text corruption are empty.",
+            stacklevel=2,
+        )
     if usable.empty:
         raise VlmtraceError(
             f"None of the {len(pairs)} pairs can be used with {model.name}: {set_aside['reason'].iloc[0]}"
         )
     prefixes = usable[PREFIX].fillna("") if PREFIX in usable else pd.Series("", index=usable.index)
     batches = []
-    for _, part in usable.groupby(prefixes, sort=False):
+    for (_, images_only), part in usable.groupby([prefixes, alone], sort=False):
         images = (part["clean_image"], part["corrupt_image"])
-        batches += [part.iloc[rows] for rows in equal_length_batches(model, part["clean_prompt"], batch_size, *images)]
+        runs = ["image"] if images_only else corruptions
+        for rows in equal_length_batches(model, part["clean_prompt"], batch_size, *images):
+            batches.append((part.iloc[rows], runs))
     tables = [
-        _evaluate_batch(model, batch, corruptions) for batch in progress(batches, f"answering {len(usable)} pairs")
+        _evaluate_batch(model, batch, runs) for batch, runs in progress(batches, f"answering {len(usable)} pairs")
     ]
-    return pd.concat(tables).sort_index()
+    return _with_missing(pd.concat(tables).sort_index(), corruptions)
+
+
+_NO_TEXT = "the clean and the corrupt prompt are the same, so there is no text corruption"
+
+
+def _with_missing(evaluated: pd.DataFrame, corruptions: Sequence[str]) -> pd.DataFrame:
+    """All columns of the corruptions that were asked for, also where no pair has one."""
+    named = {column.name: column.kind for column in TABLES["evaluated"].columns if column.missing == SAME_PROMPTS}
+    for name, kind in named.items() if "text" in corruptions else ():
+        if name not in evaluated:
+            evaluated[name] = None if kind in ("text", "boolean") else float("nan")
+        elif kind in ("text", "boolean") and evaluated[name].isna().any():
+            evaluated[name] = evaluated[name].astype(object).where(evaluated[name].notna(), None)
+    return evaluated
 
 
 def _set_aside_warning(set_aside: pd.DataFrame, total: int) -> str:
@@ -266,7 +300,8 @@ def accuracy_table(evaluated: pd.DataFrame, by: NonEmpty[str] = ("task", "catego
 
     Args:
         evaluated: from `evaluate`; measures of a corruption that was not evaluated are left out
-        by: columns of `evaluated`; pairs are counted for each combination of their values
+        by: columns of `evaluated`; pairs are counted for each combination of their values; those that have no text
+            corruption do not count for text_changed
 
     Returns:
         columns *by, measure, accuracy (share of pairs, 0 to 1), n (pairs), and ci_low, ci_high: the 95 % interval of
@@ -286,8 +321,9 @@ def accuracy_table(evaluated: pd.DataFrame, by: NonEmpty[str] = ("task", "catego
     rows = []
     for group, group_rows in table.groupby(list(by), sort=True):
         for measure, column in MEASURE_COLUMNS.items():
-            if column in group_rows:
-                hits, n = int(group_rows[column].sum()), len(group_rows)
+            known = group_rows[column].dropna() if column in group_rows else pd.Series(dtype=bool)
+            if len(known):
+                hits, n = int(known.sum()), len(known)
                 low, high = binomtest(hits, n).proportion_ci(method="wilson")
                 rows.append((*group, measure, hits / n, n, low, high))
     return pd.DataFrame(rows, columns=[*by, "measure", "accuracy", "n", "ci_low", "ci_high"])

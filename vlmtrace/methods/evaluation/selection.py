@@ -42,15 +42,21 @@ def eligible(evaluated: pd.DataFrame) -> pd.Series:
         VlmtraceError: a column is missing
     """
     check_columns(evaluated, (*STRATUM, "sample_id", "is_correct"), "evaluated")
-    present = [column for column in CRITERIA if column in evaluated.columns]
+    # What is missing was not asked for: a pair of images alone has no text corruption.
+    present = [
+        evaluated[column].map(lambda met: pd.isna(met) or bool(met)).astype(bool)
+        for column in CRITERIA
+        if column in evaluated
+    ]
     # By corruption, the clean logit difference against the same answer as the corrupt one.
     clean = {"image": "clean_logit_diff", "text": "clean_text_logit_diff"}
     gaps = [
-        evaluated[column if column in evaluated else "clean_logit_diff"] - evaluated[f"{name}_logit_diff"] >= MIN_GAP
+        (evaluated[column if column in evaluated else "clean_logit_diff"] - evaluated[f"{name}_logit_diff"] >= MIN_GAP)
+        | evaluated[f"{name}_logit_diff"].isna()
         for name, column in clean.items()
         if f"{name}_logit_diff" in evaluated
     ]
-    return pd.concat([evaluated[present], *gaps], axis=1).all(axis=1)
+    return pd.concat([*present, *gaps], axis=1).all(axis=1)
 
 
 @checked
@@ -90,7 +96,8 @@ def select_samples(
     evaluated = with_units(evaluated).reset_index(drop=True)  # rows are drawn by their number, whatever their labels
     pool = evaluated[eligible(evaluated)]
     if pool.empty:
-        shares = ", ".join(f"{name} {evaluated[name].mean():.0%}" for name in CRITERIA if name in evaluated)
+        met = {name: evaluated[name].dropna() for name in CRITERIA if name in evaluated}
+        shares = ", ".join(f"{name} {known.mean():.0%}" for name, known in met.items() if len(known))
         raise VlmtraceError(
             f"No pair is left after selection ({len(evaluated)} evaluated; {shares}): use another model, another task, "
             "or more samples."

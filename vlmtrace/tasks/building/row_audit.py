@@ -41,7 +41,7 @@ class Filters:
                 "rows_set_aside": len(set_aside),
             }
         )
-        self.reasons += [(step, row, reason) for row, reason in set_aside.items()]
+        self.reasons += [(step, _text(row), _text(reason)) for row, reason in set_aside.items()]
 
     def keep(self, step: str, table: pd.DataFrame, reasons: Iterable[str | None], unit: str) -> pd.DataFrame:
         """Note a step, and keep the rows that pass it.
@@ -68,6 +68,11 @@ class Filters:
     def set_aside(self) -> pd.DataFrame:
         """One row per row that was set aside: step, row (what the raw data call it), reason."""
         return pd.DataFrame(self.reasons, columns=list(SET_ASIDE), dtype=str)
+
+
+def _text(name: str) -> str:
+    """What can be written to a file: names of files may hold bytes that are no text."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,9 @@ CountTokens = Callable[[str], int]
 
 #: The words that may stand in place of the first and of the second option.
 Pool = tuple[Collection[str], Collection[str]]
+
+#: The file of one's own data that holds further words.
+WORDS = "words.txt"
 
 #: How often other words are drawn when those drawn fit alone but not together.
 TRIES = 20
@@ -46,6 +50,26 @@ def mutual(groups: Collection[Collection[str]]) -> dict[str, set[str]]:
         for word in group:
             found.setdefault(word, set()).update(other for other in group if other != word)
     return found
+
+
+def words_beside(folder: Path) -> list[str]:
+    """The further words, one per line, that may replace options in corrupt prompts of one's own data.
+
+    Args:
+        folder: that of the labels' folders or of the CSV; its words.txt is read
+
+    Returns:
+        the words; none where there is no such file
+
+    Raises:
+        VlmtraceError: the file cannot be read
+    """
+    path = folder / WORDS
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+    except (UnicodeDecodeError, OSError) as error:
+        raise VlmtraceError(f"{path} cannot be read ({error}): save it as UTF-8, with one word per line.") from error
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def _n_words(text: str) -> int:
@@ -74,6 +98,11 @@ class Replacer:
                 self.count = model
         self.synonyms = synonyms or {}
         self.lengths: dict[str, int] = {}
+
+    @property
+    def model_is_given(self) -> bool:
+        """Whether tokens are counted, and not words."""
+        return self.count is not _n_words
 
     @cached_property
     def name(self) -> str:

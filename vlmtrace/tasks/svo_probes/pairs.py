@@ -6,6 +6,7 @@ into data/raw/svo_probes: only those that are needed, and each once.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,9 @@ import pandas as pd
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import relative
-from vlmtrace.core.schema import check_columns
 from vlmtrace.tasks.building.csv_files import find_csv, read_csv
-from vlmtrace.tasks.building.image_files import content_of, image_files, image_problem
+from vlmtrace.tasks.building.image_files import content_of, image_problem
+from vlmtrace.tasks.building.named_files import NamedImages, NoFile, plain_number
 from vlmtrace.tasks.building.row_audit import Filters, refused
 from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, draw, pair_row
 from vlmtrace.tasks.building.token_replacement import Replacer
@@ -55,13 +56,15 @@ def make_pairs(request: Request) -> pd.DataFrame:
     """
     filters = request.filters
     path = find_csv(request.root, PUBLISHED_COLUMNS, TASK)
-    rows = read_csv(path)
-    check_columns(rows, PUBLISHED_COLUMNS, f"CSV {path.name}")
-    rows = rows.assign(row=[f"row {i}" for i in range(2, len(rows) + 2)])  # as a spreadsheet counts them
+    read = read_csv(path, PUBLISHED_COLUMNS)
+    ids = {name: read.table[name].map(plain_number) for name in ("pos_image_id", "neg_image_id")}
+    rows = read.table.assign(**ids, row=read.rows)
     clear: dict[str, Change] = {}
     reasons: list[str | None] = []
-    for row in rows.to_dict("records"):
+    for row, fault in zip(rows.to_dict("records"), read.faults, strict=True):
         try:
+            if fault:
+                raise Unusable(fault)
             clear[row["row"]] = change(row)
             reasons.append(None)
         except Unusable as error:
@@ -223,7 +226,8 @@ class Images:
 
     def __init__(self, beside: Path):
         self.folder = paths.RAW / TASK / "images"
-        self.known = {path.stem: path for path in image_files(beside)}
+        self.beside = NamedImages(beside)
+        self.known: dict[str, Path] = {}
         self.reasons: dict[str, str] = {}
         self.silent = 0
         self.answered = False
@@ -237,14 +241,14 @@ class Images:
         Raises:
             VlmtraceError: no server at all can be reached (any more)
         """
-        seen = self.known.keys() | self.reasons.keys()
-        wanted = {
-            row[f"{side}_image_id"]: row[f"{side}_url"]
-            for row in rows
-            for side in ("pos", "neg")
-            if row[f"{side}_url"] and row[f"{side}_image_id"] not in seen
-        }
-        bad = [name for name in wanted if not name.replace("-", "").replace("_", "").isalnum()]
+        wanted: dict[str, str] = {}
+        for row in rows:
+            for side in ("pos", "neg"):
+                name = row[f"{side}_image_id"]
+                self._look_beside(name)
+                if row[f"{side}_url"] and name not in self.known and name not in self.reasons:
+                    wanted[name] = row[f"{side}_url"]
+        bad = [name for name in wanted if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name)]
         for name in bad:
             self.reasons[name] = f"the image id {name!r} cannot name a file"
             del wanted[name]
@@ -265,6 +269,16 @@ class Images:
                 f"machine, or put images that you have, named by their id, into {relative(self.folder)} or beside the "
                 "CSV."
             )
+
+    def _look_beside(self, name: str) -> None:
+        """Note the file of this id beside the CSV, or that there are several; none is no reason: there may be a URL."""
+        if name in self.known or name in self.reasons:
+            return
+        try:
+            self.known[name] = self.beside.find(name)
+        except NoFile as reason:
+            if reason.ambiguous:
+                self.reasons[name] = str(reason)
 
     def find(self, row: dict[str, Any], side: str) -> Path:
         """The image of one side of a row.
