@@ -18,6 +18,7 @@ from vlmtrace import app, methods
 from vlmtrace.app import server
 from vlmtrace.app.ask import MOST_PIXELS, decode
 from vlmtrace.app.tabs import declared_views
+from vlmtrace.app.voila_server import configuration
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display import Example, Session, View
 from vlmtrace.inputs.corruption import run_inputs
@@ -342,9 +343,10 @@ def test_nothing_that_is_opened_is_written(session, tmp_path, monkeypatch):
 # The app ------------------------------------------------------------
 
 
-def test_the_app_listens_on_the_named_interface_with_a_token(tmp_path):
-    line = server.command(tmp_path / "x.ipynb", "127.0.0.1", 1234, "secret", "dark")
-    assert "--Voila.ip=127.0.0.1" in line and "--port=1234" in line and "--Voila.token=secret" in line
+def test_the_app_listens_on_the_named_interface_with_a_token():
+    given = configuration("127.0.0.1", 1234, "secret", "dark")
+    assert (given.Voila.ip, given.Voila.port, given.Voila.token) == ("127.0.0.1", 1234, "secret")
+    assert given.VoilaConfiguration.theme == "dark"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.images import open_image
+from vlmtrace.core.images import ImageError, open_image
 from vlmtrace.display.panels import image_panel
 from vlmtrace.display.style import new_figure, paper_style
 from vlmtrace.display.view import BrowserCanvas, View, png, script
@@ -201,6 +201,10 @@ def decode(content: bytes) -> Image.Image:
                     f"The image has {width} × {height} pixels, more than {MOST_PIXELS:,}: save it smaller."
                 )
             return open_image(opened)
+    except ImageError as error:
+        raise VlmtraceError(
+            f"The file is not an image that can be read ({error.reason}): choose a PNG or JPEG."
+        ) from error
     except VlmtraceError:
         raise
     except Image.DecompressionBombError as error:
