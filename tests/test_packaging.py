@@ -21,10 +21,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 #: Where the name that is imported is not the name that is installed.
-INSTALLED_AS = {"PIL": "pillow", "causallearn": "causal-learn", "skimage": "scikit-image", "yaml": "pyyaml"}
+INSTALLED_AS = {
+    "PIL": "pillow", "causallearn": "causal-learn", "skimage": "scikit-image", "yaml": "pyyaml",
+    "websocket": "websocket-client", "zmq": "pyzmq",
+}  # fmt: skip
+    "PIL": "pillow",
+    "causallearn": "causal-learn",
+    "skimage": "scikit-image",
+    "yaml": "pyyaml",
+    "websocket": "websocket-client",
+    "zmq": "pyzmq",
+}
 
 #: What tests may import because pytest or papermill bring it.
-BROUGHT_ALONG = {"packaging", "pyyaml"}
+BROUGHT_ALONG = {"packaging", "pyyaml", "pyzmq"}
 
 #: Packages that tests write themselves.
 MADE_BY_TESTS = {"plugged_families"}
@@ -51,7 +61,7 @@ def imported(folder):
                 found |= {alias.name.split(".")[0]: path for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 found[node.module.split(".")[0]] = path
-    own = {"vlmtrace", "fixtures", "generators", "link_check", *MADE_BY_TESTS}
+    own = {"vlmtrace", "fixtures", "generators", "link_check", "torture", *MADE_BY_TESTS}
     return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in own}
 
 
