@@ -87,12 +87,12 @@ def test_no_other_file_is_shown_instead(tmp_path, files, name, reason):
         place(tmp_path, *files).find(name)
 
 
-def test_a_file_whose_name_is_no_text_is_refused(tmp_path):
+def test_a_file_whose_path_is_no_text_is_not_taken(tmp_path):
     place(tmp_path, "a.png")
     (tmp_path / "a.png").rename(tmp_path / "7\udcff.png")
     (tmp_path / "x\udcff").mkdir()
     (tmp_path / "7\udcff.png").rename(tmp_path / "x\udcff" / "7.png")
-    with pytest.raises(NoFile, match=r"is no text: rename it"):
+    with pytest.raises(NoFile, match="there is no image '7'"):
         NamedImages(tmp_path).find("7")
 
 

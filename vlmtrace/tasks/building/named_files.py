@@ -19,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from vlmtrace.core.schema import is_writable
 from vlmtrace.tasks.building.image_files import content_of, image_files
 
 #: Words, by their beginning, in names of folders that hold what was made from photographs. A name without its folder
@@ -255,8 +254,6 @@ class _Files:
             NoFile: they are different files
         """
         first = min(candidates, key=lambda path: (len(path.parts), path))
-        if not is_writable(str(first)):
-            raise NoFile(f"the file's path {str(first)!a} is no text: rename it")
         for other in candidates:
             if other != first and not _same(first, other):
                 raise NoFile(

@@ -67,8 +67,8 @@ def words_beside(folder: Path) -> list[str]:
     path = folder / WORDS
     try:
         text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
-    except (UnicodeDecodeError, OSError) as error:
-        raise VlmtraceError(f"{path} cannot be read ({error}): save it as UTF-8, with one word per line.") from error
+    except UnicodeDecodeError as error:
+        raise VlmtraceError(f"{path} is not in UTF-8: save it as UTF-8, one word per line.") from error
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
