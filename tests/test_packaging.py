@@ -22,9 +22,6 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 #: Where the name that is imported is not the name that is installed.
 INSTALLED_AS = {
-    "PIL": "pillow", "causallearn": "causal-learn", "skimage": "scikit-image", "yaml": "pyyaml",
-    "websocket": "websocket-client", "zmq": "pyzmq",
-}  # fmt: skip
     "PIL": "pillow",
     "causallearn": "causal-learn",
     "skimage": "scikit-image",
