@@ -132,8 +132,9 @@ def test_the_older_form_of_messages_is_refused(app, kernel):
 def test_a_message_that_cannot_be_read_ends_its_connection_only(app, kernel, given):
     with connected(app, kernel) as channels, pytest.raises(websocket.WebSocketException):
         channels.say_as_it_is(given)
-        channels.answers()
+        channels.answers()  # what follows on a closed connection is not read either
     assert app.ask("/login", timeout=5).status == 200, "the app stands still"
+    assert "Uncaught exception" not in app.log.read_text(), app.log.read_text()[-2000:]
 
 
 @pytest.mark.parametrize("target", ["jupyter.widget", "jupyter.widget.control", "matplotlib", "debug", "vlmtrace"])

@@ -213,6 +213,8 @@ class _Channels(VoilaKernelWebsocketHandler):
         Args:
             ws_message: as it came
         """
+        if self.ws_connection is None:
+            return  # closed: what was on its way would be read in the older form
         parts = int.from_bytes(ws_message[:8], "little") if isinstance(ws_message, bytes) else None
         if parts is None or not 0 < 8 * (parts + 1) <= len(ws_message):
             self.close(1007)
