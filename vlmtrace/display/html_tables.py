@@ -32,8 +32,10 @@ def formatted(
         pandas' Styler, to hide its index, to color it or to give it a caption
 
     Example:
+        >>> import pandas as pd
+        >>> import vlmtrace as vt
         >>> table = pd.DataFrame({"share": [0.256]}, index=["<b>color</b>"])
-        >>> page = formatted(table, "{:.0%}").to_html()
+        >>> page = vt.formatted(table, "{:.0%}").to_html()
         >>> "26%" in page, "&lt;b&gt;color&lt;/b&gt;" in page, "<b>" in page
         (True, True, False)
     """
