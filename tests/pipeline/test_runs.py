@@ -25,7 +25,7 @@ def runs_folder(tmp_path, monkeypatch):
 
 
 def fake_model(fingerprint="f1", name="tiny"):
-    model = Mock(spec=VLM, revision=None, fingerprint=lambda: fingerprint)
+    model = Mock(spec=VLM, revision=None, fingerprint=lambda: fingerprint, dtype="float32")
     model.name = name
     return model
 

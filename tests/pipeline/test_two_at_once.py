@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from fixtures.contract import complete
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import locked
+from vlmtrace.models import VLM
 from vlmtrace.pipeline import model_files, notebooks
 from vlmtrace.pipeline.checkpoints import Checkpoints, file_digest
 from vlmtrace.pipeline.model_files import content_digest, model_digest
@@ -32,9 +34,15 @@ def pairs(n=3, **columns):
     return complete("pairs", pd.DataFrame({"sample_id": [f"s{i}" for i in range(n)], **columns}))
 
 
+def model_called(name, **attributes):
+    model = Mock(spec=VLM, revision=None, fingerprint=lambda: "f", dtype="float32", **attributes)
+    model.name = name  # of a Mock, `name` says what it is called itself
+    return model
+
+
 def model_with(**blocks):
     counts = {name: SimpleNamespace(n_layers=layers, n_heads=heads) for name, (layers, heads) in blocks.items()}
-    return SimpleNamespace(name="tiny", revision=None, fingerprint=lambda: "f", blocks=counts)
+    return model_called("tiny", blocks=counts)
 
 
 # Two at once
@@ -251,7 +259,7 @@ def test_parts_are_of_the_whole_model_and_of_masks(home):
     folder.mkdir()
     (folder / "preprocessor_config.json").write_text('{"image_mean": 0}')
     mask.write_bytes(b"one")
-    model = SimpleNamespace(name=str(folder), revision=None, fingerprint=lambda: "f", dtype="float32")
+    model = model_called(str(folder))
     rows, asked = pairs(clean_object_mask=str(mask)), []
     stage = open_run("r").stage("04_module_patching", "t")
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from vlmtrace.core.arguments import checked
+
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 
+@checked
 def formatted(
     table: pd.DataFrame,
     formats: str | Mapping[Any, str | Callable[[Any], str]] | None = None,

@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from vlmtrace.core.arguments import checked
+
 #: What every row must say for itself.
 SAID = ("clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer", "category")
 
@@ -35,6 +37,7 @@ def row_problem(pair: Mapping[str, Any]) -> str | None:
     return None
 
 
+@checked
 def by_corruption(pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The pairs that have each corruption: those of images alone have no text corruption.
 

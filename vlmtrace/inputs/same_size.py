@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_atomically
 from vlmtrace.core.images import open_image, open_mask
@@ -26,6 +27,7 @@ from vlmtrace.inputs.units import with_units
 from vlmtrace.models import VLM
 
 
+@checked
 def same_size(model: VLM, pairs: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
     """Bring both images of each pair to one size, where the model could not patch them position by position otherwise.
 
@@ -89,10 +91,7 @@ def _written(image: Image.Image, folder: str | Path) -> str:
     """The path, as tables hold it, of the PNG that holds an image; an equal image is written once."""
     content = f"{image.mode} {image.size}".encode() + image.tobytes()
     path = resolve(folder) / f"{hashlib.sha256(content).hexdigest()[:20]}.png"
-    try:
-        if not path.is_file():
-            with write_atomically(path) as temporary:
-                image.save(temporary)
-    except OSError as error:
-        raise VlmtraceError(f"The image {path} cannot be written ({error}): choose another folder.") from error
+    if not path.is_file():
+        with write_atomically(path) as temporary:
+            image.save(temporary)
     return relative(path)

@@ -55,7 +55,7 @@ class ImagePrompts(VLM):
             return self.family.prompt_start.format(image=self.image_placeholder) + prompt
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         messages = [{"role": "user", "content": content}]
-        with processor_refusals(self, prompt):
+        with processor_refusals(self, prompt, part="chat template"):
             text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         if prompt.strip() not in text or (self.family.prompt_start and text.count(self.image_placeholder) != 1):
             raise VlmtraceError(
@@ -69,7 +69,8 @@ class ImagePrompts(VLM):
         if not getattr(self.processor, "chat_template", None):
             return prompt
         messages = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
-        return self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        with processor_refusals(self, prompt, part="chat template"):
+            return self.processor.apply_chat_template(messages, add_generation_prompt=True)
 
     @checked
     def encode_text(self, text: str) -> Inputs:

@@ -19,13 +19,16 @@ QUOTED = 80
 
 
 @contextlib.contextmanager
-def processor_refusals(model: ModelInterface, text: str, image: Image.Image | None = None) -> Iterator[None]:
+def processor_refusals(
+    model: ModelInterface, text: str, image: Image.Image | None = None, part: str = "processor"
+) -> Iterator[None]:
     """While this is entered, whatever a processor, tokenizer or chat template raises becomes one sentence.
 
     Args:
         model: whose processor works
         text: the prompt that it works on
         image: the image that it works on, if it does
+        part: what works, for the sentence
 
     Raises:
         VlmtraceError: the processor raised; the sentence says of which image and prompt
@@ -39,7 +42,7 @@ def processor_refusals(model: ModelInterface, text: str, image: Image.Image | No
         why = " ".join(str(error).split()) or type(error).__name__
         picture = "" if image is None else f"an image of {image.width} × {image.height} pixels with "
         raise VlmtraceError(
-            f"The processor of {model.name} cannot take {picture}the prompt {quoted(text)} ({why}): use another "
+            f"The {part} of {model.name} cannot take {picture}the prompt {quoted(text)} ({why}): use another "
             f"{'prompt' if image is None else 'image or prompt'}, or leave it out."
         ) from error
 

@@ -129,6 +129,7 @@ class Run:
         """
         return self.table_and_digest(table, task)[0]
 
+    @checked
     def table_and_digest(self, table: str, task: str | None = None) -> tuple[pd.DataFrame, str]:
         """Read a table as `table` does; the digest is that of the very file that was read."""
         path = self.path(table, task)
@@ -168,6 +169,7 @@ class Run:
         with self.changing():
             self.merge(stage, entry)
 
+    @checked
     def merge(self, stage: str, entry: Mapping[str, Any]) -> None:
         """Merge one stage's entry into run.json, by who holds the lock of `changing`."""
         record = self.record()

@@ -131,7 +131,7 @@ def test_wrong_names_are_said(model, random_pairs):
         vt.patch_whole_heads(model, one, blocks=["nowhere"])
     with pytest.raises(VlmtraceError, match="at least one block"):
         vt.patch_whole_heads(model, one, blocks=[])
-    with pytest.raises(VlmtraceError, match="at least one set"):
+    with pytest.raises(VlmtraceError, match="sets must be a list of at least 1 entry"):
         vt.patch_together(model, one, [])
     with pytest.raises(VlmtraceError, match="has no heads"):
         vt.patch_together(model, one, [[Patch(model.head_block.name, "mlp", 0, None, (0,))]])

@@ -58,7 +58,7 @@ def tiny_blip():
 def test_options_that_are_not_in_the_prompt_are_told(folder):
     """Plurals, or a misspelling of both: the pair can be used, and the user hears of what it lacks."""
     said = row(2, corrupt_prompt="Is it a cow or a pig?")
-    with pytest.warns(UserWarning, match=r"1 of 3 rows of mine.csv .*\(e.g. row 2: 'cat', 'dog' in 'Are these cats"):
+    with pytest.warns(UserWarning, match=r"1 of 3 rows of mine.csv .*\(e.g. row 2: 'cat' or 'dog' in 'Are these cats"):
         prepared = prepare(folder, row(0, "Are these cats or dogs?"), row(1, "Is it?", "yes", "no"), said)
     assert len(prepared.pairs) == 3
 

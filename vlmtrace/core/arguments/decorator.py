@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import inspect
 import sys
 from collections.abc import Callable
@@ -173,7 +174,9 @@ class Arguments:
         namespace: dict[str, Any] = {}
         while isinstance(annotation, str):
             try:
-                annotation = eval(annotation, self.function.__globals__, namespace)
+                holder = type("holder", (), {"__annotations__": {"it": annotation}})
+                known = {"globals": self.function.__globals__, "locals": namespace}
+                annotation = inspect.get_annotations(holder, eval_str=True, **known)["it"]
             except NameError as error:
                 if error.name is None or error.name in namespace:
                     raise
@@ -188,10 +191,11 @@ def _type_checking_import(module_name: str, name: str) -> Any:
         if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test):
             for statement in block.body:
                 aliases = getattr(statement, "names", ())
-                chosen = [alias for alias in aliases if name == (alias.asname or alias.name.partition(".")[0])]
-                if chosen:
-                    statement.names = chosen  # type: ignore[attr-defined]
-                    namespace: dict[str, Any] = {"__name__": module_name, "__package__": module.__package__}
-                    exec(compile(ast.Module([statement], []), module_name, "exec"), namespace)
-                    return namespace[name]
+                for alias in aliases:
+                    if name != (alias.asname or alias.name.partition(".")[0]):
+                        continue
+                    if isinstance(statement, ast.ImportFrom):
+                        return getattr(importlib.import_module(statement.module or ""), alias.name)
+                    imported = importlib.import_module(alias.name)
+                    return imported if alias.asname else sys.modules[name]
     raise NameError(f"{module_name} imports no {name}", name=name)
