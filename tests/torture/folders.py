@@ -147,7 +147,9 @@ class FolderCases:
             if how == "renamed":
                 weights[f"{name}_renamed"] = tensor
             elif how == "transposed":
-                weights[name] = tensor.T.contiguous() if tensor.ndim == 2 else tensor[None]
+                # A square one would be another model of the same form, which nobody can tell.
+                tall = tensor.ndim == 2 and tensor.shape[0] != tensor.shape[1]
+                weights[name] = tensor.T.contiguous() if tall else tensor[None]
             elif how == "cut":
                 weights[name] = tensor[:-1].contiguous()
             elif how in ("nan", "inf"):
