@@ -44,6 +44,7 @@ WRONG = {
     "instruction": WRONG_TEXTS,
     "answer_prefix": WRONG_TEXTS,
     "prefix": WRONG_TEXTS,
+    "same_size": (None, 0, 1, 2.5, "yes", "no", [], {}, math.nan),
 }
 
 #: Declared so that every stage of `make` takes the same ones, and said not to be needed.

@@ -69,6 +69,7 @@ NotebookParameter = Annotated[
         questions=str,
         root=str | Path | None,
         question=str,
+        same_size=bool,
         instruction=str,
         answer_prefix=str,
         prefix=str,
