@@ -58,6 +58,7 @@ def test_what_an_old_processor_says_wrongly_is_refused_not_mended(copy, key, val
         ("resample", "x", "a whole number from 0 to 5"),
         ("do_normalize", None, "true or false"),
         ("size", {"shortest_edge": 100_000}, "a whole number from 1 to 4096"),
+        ("size", {"shortest_edge": 3}, "a whole number of at least 42, its crop,"),
         ("crop_size", {"height": 0, "width": 42}, "a whole number from 1 to 4096"),
     ],
 )

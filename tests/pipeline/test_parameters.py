@@ -413,3 +413,8 @@ def test_what_the_system_refuses_anywhere_is_one_sentence(monkeypatch):
     assert (
         refused("check") == "The system refuses: /some/place: Permission denied. Look at the permissions and the disk."
     )
+
+
+def test_a_root_that_begins_with_nobodys_home_is_not_there():
+    with pytest.raises(VlmtraceError, match="There is nothing at ~nobody of this name/images: correct root"):
+        read_parameters(paths.ROOT / "notebooks" / "01_preprocess.ipynb", {"root": "~nobody of this name/images"})

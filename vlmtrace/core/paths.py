@@ -36,3 +36,21 @@ def resolve(path: str | Path) -> Path:
         an absolute path
     """
     return Path(path) if Path(path).is_absolute() else ROOT / path
+
+
+def from_home(path: str | Path) -> Path:
+    """A path with ~ in place of the user's folder written out.
+
+    Args:
+        path: any path
+
+    Returns:
+        the path; as it is where it begins with ~ and names nobody's folder
+
+    >>> from_home("~nobody of this name/images").as_posix()
+    '~nobody of this name/images'
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user, or no folder of the user's
+        return Path(path)

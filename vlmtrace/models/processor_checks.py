@@ -94,6 +94,12 @@ def check_image_processor(processor: Any, name: str) -> None:
                 most = math.inf  # an image has no more pixels than its file
             right = type(value) is int and 1 <= value <= most
             refuse_unless(right, f"{setting}.{key}", value, f"a whole number from 1 to {most}")
+    size, crop = dict(_sizes(getattr(images, "size", None))), dict(_sizes(getattr(images, "crop_size", None)))
+    if getattr(images, "do_center_crop", False) and "shortest_edge" in size and crop:
+        # A larger crop would put a black border around every image.
+        least = max(crop.values())
+        edge = size["shortest_edge"]
+        refuse_unless(edge >= least, "size.shortest_edge", edge, f"a whole number of at least {least}, its crop,")
 
 
 def _number(value: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import Path
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError, one_of
@@ -68,7 +67,7 @@ def check_model(name: str, revision: str = "") -> None:
 
 def _holds_a_model(name: str) -> bool:
     try:
-        return any((Path(name).expanduser() / holds).exists() for holds in ("config.json", "snapshots"))
+        return any((paths.from_home(name) / holds).exists() for holds in ("config.json", "snapshots"))
     except (OSError, ValueError, RuntimeError):  # longer than paths are, links in a circle, the home of nobody
         return False
 

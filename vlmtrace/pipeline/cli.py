@@ -195,7 +195,7 @@ def absolute(name: str, value: str) -> str:
     try:
         if not value or (name == "model" and (paths.MODELS / value / "config.json").is_file()):
             return value
-        path = Path(value).expanduser()
+        path = paths.from_home(value)
         return str(path.resolve()) if path.exists() else value
     except (OSError, ValueError, RuntimeError):  # what no path can be is said where it is checked
         return value
@@ -237,7 +237,7 @@ def is_decoder_only(model: str) -> bool:
 
     Of a model on the hub the configuration is not here yet: only BLIP's name is known then.
     """
-    for folder in (paths.MODELS / model, Path(model).expanduser()):
+    for folder in (paths.MODELS / model, paths.from_home(model)):
         if (folder / "config.json").is_file():
             from vlmtrace.models.families.registry import families  # it imports torch, which takes seconds
 

@@ -36,7 +36,7 @@ def model_digest(name: str) -> str:
         VlmtraceError: a file cannot be read
     """
     bundled = paths.MODELS / name
-    folder = bundled if (bundled / "config.json").is_file() else Path(name).expanduser()
+    folder = bundled if (bundled / "config.json").is_file() else paths.from_home(name)
     if not folder.is_dir():
         return name
     digest = hashlib.sha256()

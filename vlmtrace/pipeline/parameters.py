@@ -149,7 +149,7 @@ def _check_questions(questions: str, _: Path) -> None:
 
 
 def _check_root(root: str, _: Path) -> None:
-    path = Path(root).expanduser()
+    path = paths.from_home(root)
     if not any(one.exists() for one in (path, paths.ROOT / path)):
         raise VlmtraceError(f"There is nothing at {root[:200]}: correct root.")
 

@@ -194,7 +194,7 @@ def find_root(task: str, root: str | Path | None) -> Path:
         if not found.exists():
             raise VlmtraceError(f"The task {task} needs data that are not here: {remedy}.")
     else:
-        given = Path(root).expanduser()
+        given = paths.from_home(root)
         found = given if given.is_absolute() or given.exists() else paths.ROOT / given
         if not found.exists():
             raise VlmtraceError(f"There is nothing at {root}: {remedy}.")
