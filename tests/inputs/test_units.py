@@ -1,6 +1,7 @@
 """Units: pairs that share an image or mirror each other are one observation."""
 
 import pandas as pd
+import pytest
 from PIL import Image
 
 from vlmtrace.inputs import with_units
@@ -40,3 +41,10 @@ def test_questions_about_one_image_are_one_unit():
 
 def test_without_images_every_pair_is_a_unit():
     assert with_units(pd.DataFrame({"sample_id": ["a", "b"]}))["unit"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("odd", ["/dev/zero", "gone.png", "a\0b.png", "/"])
+def test_what_is_no_file_is_not_read(odd):
+    """A device can be read for ever; whoever needs the image says that there is none."""
+    pairs = pd.DataFrame({"sample_id": ["a", "b"], "clean_image": [odd, odd], "corrupt_image": ["x.png", "y.png"]})
+    assert with_units(pairs)["unit"].nunique() == 1, "pairs that share an image are one unit"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+#: Characters of what was given that a sentence repeats at most.
+LONGEST_QUOTE = 200
+
 
 class VlmtraceError(ValueError):
     """A mistake in what the user passed in.
@@ -40,5 +43,7 @@ def one_of(value: str, known: Iterable[str], subject: str) -> str:
     """
     known = list(known)
     if value not in known:
-        raise VlmtraceError(f"Unknown {subject} {value!r}: choose one of {', '.join(map(str, known))}.")
+        said = repr(value)
+        said = said if len(said) <= LONGEST_QUOTE else f"{said[:LONGEST_QUOTE]}…"
+        raise VlmtraceError(f"Unknown {subject} {said}: choose one of {', '.join(map(str, known))}.")
     return value

@@ -79,10 +79,12 @@ def _image(image: Any) -> str:
         return f"image {id(image)}"
     path = resolve(image)
     try:
-        state = path.stat()
-        return _digest(str(path), state.st_size, state.st_mtime_ns)
-    except OSError:
-        return str(path)  # whoever needs the image will say that it cannot be read
+        if path.is_file():  # a device may be read for ever
+            state = path.stat()
+            return _digest(str(path), state.st_size, state.st_mtime_ns)
+    except (OSError, ValueError):
+        pass
+    return str(path)  # whoever needs the image will say that it cannot be read
 
 
 @lru_cache(maxsize=2**16)

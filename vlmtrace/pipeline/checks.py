@@ -90,11 +90,11 @@ def check_data(tasks: list[str], root: str, question: str) -> None:
 
     rooted = [name for name in tasks if name in ROOTED]
     if root and not rooted:
-        raise VlmtraceError(f"ROOT={root} is for {', '.join(ROOTED)}: {' '.join(tasks)} needs none.")
+        raise VlmtraceError(f"ROOT={root[:200]} is for {', '.join(ROOTED)}: {' '.join(tasks)} needs none.")
     takers = [task.name for task in declared().values() if task.takes_question]
     if question and not set(takers) & set(tasks):
         raise VlmtraceError(
-            f"QUESTION={question} is for the task {' or '.join(takers)}, which TASKS={' '.join(tasks)} lacks."
+            f"QUESTION={question[:200]} is for the task {' or '.join(takers)}, which TASKS={' '.join(tasks)} lacks."
         )
     check_question(question)
     for name in rooted:
