@@ -117,7 +117,8 @@ class TableCases:
         if how == "one twice":
             return pd.concat([table, table.iloc[:1]]), "a row twice", None
         if how == "first":
-            return table.iloc[:1], "one row", set(self.pairs["sample_id"][1:])
+            left = set(table["sample_id"].iloc[:1].astype(str)) if "sample_id" in table else set()
+            return table.iloc[:1], "one row", set(self.pairs["sample_id"]) - left
         return table.sample(frac=1, random_state=draw(st.integers(0, 9))), "rows shuffled", set()
 
     def _index(self, draw: Any, table: pd.DataFrame) -> tuple[pd.DataFrame, str, set[str] | None]:
