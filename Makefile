@@ -63,13 +63,13 @@ explore: $(INSTALLED)  ## single images and open questions: causal tracing, the 
 test-fast: $(INSTALLED)  ## the tests to run while you work (a minute)
 	$(TEST) -n 2 -m "not slow and not medium" tests --ignore=tests/end_to_end
 
-test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every family (6 minutes)
+test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every family (10 minutes)
 	$(TEST) -n 2 -m "not slow" tests --ignore=tests/end_to_end/browser
 
-test-slow: $(INSTALLED)  ## what make test leaves out: every site of every family, raw folders (2 minutes)
+test-slow: $(INSTALLED)  ## what make test leaves out: every site of every family, raw folders, broken models (7 minutes)
 	$(TEST) -n 2 -m slow tests --ignore=tests/end_to_end/browser
 
-test-all: test test-slow torture  ## all tests but those in a browser (15 minutes)
+test-all: test test-slow torture  ## all tests but those in a browser (22 minutes)
 
 torture: $(INSTALLED)  ## random kills and malformed inputs, for MINUTES; SEED draws them
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(PYTHON) -m torture
