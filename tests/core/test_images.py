@@ -469,3 +469,9 @@ def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(images.Image, "open", refuse)  # root, who runs some test suites, may read everything
     with pytest.raises(vt.VlmtraceError, match=r"a\.png cannot be read \(Permission denied\): replace it"):
         open_image(tmp_path / "a.png")
+
+
+def test_a_side_that_is_too_long_is_refused_before_decoding(tmp_path):
+    Image.new("L", (1, 70_000)).save(tmp_path / "strip.png")
+    with pytest.raises(vt.VlmtraceError, match=r"has 1 × 70000 pixels, more than 65,535 on a side: save it smaller"):
+        open_image(tmp_path / "strip.png")

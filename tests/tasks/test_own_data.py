@@ -239,3 +239,10 @@ def test_a_telephones_photographs_are_seen_upright(phone):
     model = vt.load_model("tiny-blip")
     evaluated = vt.evaluate(model, prepared.pairs[~prepared.pairs["clean_prompt"].str.contains("Katze")])
     assert evaluated["is_correct"].mean() > 0.9
+
+
+@pytest.mark.parametrize("root", ["/dev/null", "/tmp/" + "x" * 300, "a\0b"])
+@pytest.mark.parametrize("task", ["csv", "folder", "coco_qa"])
+def test_a_root_that_is_no_place_is_a_sentence(task, root):
+    with pytest.raises(vt.VlmtraceError, match=r"There is nothing at|neither a folder nor a file"):
+        vt.prepare_pairs(task, root=root)

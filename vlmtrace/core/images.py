@@ -30,6 +30,9 @@ ImageSource = Image.Image | str | Path | IO[bytes]
 #: Larger images are refused before they are decoded. Telephones take up to 108 million pixels in one piece.
 MOST_PIXELS = 120_000_000
 
+#: No side may be longer: it is the most that JPEG can hold, and a strip of one pixel takes processors very long.
+LONGEST_SIDE = 65_535
+
 #: Formats that are read, by Pillow's names, the commonest first; pages and drawings (PDF, EPS, WMF) are not among them.
 FORMATS = tuple("JPEG PNG GIF BMP WEBP TIFF PPM AVIF JPEG2000 MPO DIB ICO PCX PSD QOI SGI SUN TGA".split())
 
@@ -209,6 +212,8 @@ def _check_size(image: Image.Image) -> None:
         raise Fault("has no pixels: give another")
     if width * height > MOST_PIXELS:
         raise Fault(f"has {width} × {height} pixels, more than {MOST_PIXELS:,}: save it smaller")
+    if max(width, height) > LONGEST_SIDE:
+        raise Fault(f"has {width} × {height} pixels, more than {LONGEST_SIDE:,} on a side: save it smaller")
 
 
 def _too_large(error: Image.DecompressionBombError) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from vlmtrace.core import paths
 from vlmtrace.core.arguments import Count, Seed, checked
-from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.errors import LONGEST_QUOTE, VlmtraceError, one_of
 from vlmtrace.core.schema import is_writable, validate_pairs, validate_questions
 from vlmtrace.inputs.units import with_units
 from vlmtrace.tasks import registry
@@ -195,9 +195,15 @@ def find_root(task: str, root: str | Path | None) -> Path:
             raise VlmtraceError(f"The task {task} needs data that are not here: {remedy}.")
     else:
         given = paths.from_home(root)
-        found = given if given.is_absolute() or given.exists() else paths.ROOT / given
-        if not found.exists():
-            raise VlmtraceError(f"There is nothing at {root}: {remedy}.")
+        try:
+            found = given if given.is_absolute() or given.exists() else paths.ROOT / given
+            there, usable = found.exists(), found.is_dir() or found.is_file()
+        except (OSError, ValueError):  # a name that is longer than names can be, or holds what none can
+            there = usable = False
+        if not there:
+            raise VlmtraceError(f"There is nothing at {str(root)[:LONGEST_QUOTE]}: {remedy}.")
+        if not usable:
+            raise VlmtraceError(f"{root} is neither a folder nor a file: {remedy}.")
         if (found / task).is_dir():
             found = found / task
     found = found.resolve()

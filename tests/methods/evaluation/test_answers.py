@@ -132,3 +132,12 @@ def test_accuracy_table_by_hand():
     # Wilson's interval for 3 of 4 at 95 %: centre (p + z²/2n) / (1 + z²/n), worked by hand with z = 1.96.
     assert accuracy.loc["clean", "ci_low"] == pytest.approx(0.3006, abs=1e-3)
     assert accuracy.loc["clean", "ci_high"] == pytest.approx(0.9544, abs=1e-3)
+
+
+def test_a_mask_that_later_stages_cannot_use_sets_its_pair_aside(random_blip, random_pairs, tmp_path):
+    Image.new("L", (10, 10), 255).save(tmp_path / "small.png")
+    masks = random_pairs["clean_object_mask"].tolist()
+    masks[0], masks[1], masks[2] = str(tmp_path / "gone.png"), str(tmp_path / "small.png"), None
+    usable, set_aside = vt.check_pairs(random_blip, random_pairs.assign(clean_object_mask=masks))
+    assert set_aside["sample_id"].tolist() == ["pair-0", "pair-1"] and len(usable) == len(random_pairs) - 2
+    assert "does not exist" in set_aside["reason"][0] and "10 × 10 pixels" in set_aside["reason"][1]

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.images import open_image
+from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import SAME_PROMPTS, TABLES, validate_pairs
 from vlmtrace.inputs.alignment import size_mismatch
@@ -35,6 +35,7 @@ def check_pairs(
     What later stages do with a pair is tried here. A pair is set aside if
 
     - an image is missing, truncated or no image, or the model's processor refuses it (too narrow a strip, say);
+    - a mask (a column that ends in "_mask") cannot be read, or is not of its image's size;
     - a prompt and its answer are longer than the model has positions for, or cannot be put into its tokens;
     - an answer cannot be written in the model's tokens, or both are the same tokens;
     - "image" is among the corruptions, and its two images are not aligned (see `vlmtrace.inputs.alignment`):
@@ -85,6 +86,10 @@ def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: Encoding
     try:
         # Both images are read whatever the corruption: a table that names a broken file is at fault.
         images = {column: open_image(pair[column]) for column in ("clean_image", "corrupt_image")}
+        for column, mask in pair.items():
+            if str(column).endswith("_mask") and isinstance(mask, str) and mask:
+                side = "corrupt_image" if str(column).startswith("corrupt") else "clean_image"
+                open_mask(mask, images[side].size, f"pair {pair['sample_id']!r}")
         check_options(model, options, prefix)
         for run in ("clean", *corruptions):
             image, prompt = CORRUPTIONS.get(run, ("clean_image", "clean_prompt"))
