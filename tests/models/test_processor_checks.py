@@ -7,25 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fixtures.broken_folders import logits, set_entry
+from fixtures.broken_folders import logits, refusal, set_entry
 
 import vlmtrace as vt
 from vlmtrace.models.processor_checks import check_image_processor
 
 FILE = "processor_config.json"
-
-
-@pytest.fixture
-def copy(model_store, tmp_path):
-    return lambda name: shutil.copytree(model_store.path(name), tmp_path / name)
-
-
-def refusal(folder):
-    with pytest.raises(vt.VlmtraceError) as caught:
-        vt.load_model(folder)
-    said = str(caught.value)
-    assert str(folder) in said and "\n" not in said
-    return said
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_two_layers", "llava_next", "llava_onevision"])

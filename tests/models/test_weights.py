@@ -4,26 +4,12 @@ import shutil
 
 import pytest
 import torch
-from fixtures.broken_folders import LFS_POINTER, change_weights, logits, set_entry
+from fixtures.broken_folders import LFS_POINTER, change_weights, logits, refusal, set_entry
 
 import vlmtrace as vt
 from vlmtrace.models.weights import stored_tensors
 
 LAYER = "model.language_model.layers.{}.mlp.up_proj.weight"
-
-
-@pytest.fixture
-def copy(model_store, tmp_path):
-    """Makes a copy of a random model's folder."""
-    return lambda name: shutil.copytree(model_store.path(name), tmp_path / name)
-
-
-def refusal(folder):
-    with pytest.raises(vt.VlmtraceError) as caught:
-        vt.load_model(folder)
-    said = str(caught.value)
-    assert str(folder) in said and "\n" not in said
-    return said
 
 
 def test_a_folder_without_any_tensor_is_refused(copy):

@@ -239,7 +239,7 @@ def test_large_weights_are_read_once(home, monkeypatch):
     monkeypatch.setattr(model_files, "REMEMBERED", 4)
     (home / "w").write_bytes(b"weights")
     read = []
-    monkeypatch.setattr(model_files, "_read", lambda path: read.append(path) or "digest")
+    monkeypatch.setattr(model_files, "content_of", lambda path: read.append(path) or "digest")
     assert content_digest(home / "w") == content_digest(home / "w") == "digest" and len(read) == 1
 
 

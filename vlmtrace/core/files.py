@@ -304,3 +304,16 @@ def read_json(path: str | Path) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+
+
+def content_of(path: str | Path) -> str:
+    """A digest of a file's bytes: copies have the same.
+
+    Args:
+        path: the file
+
+    Returns:
+        SHA-256, in hexadecimal
+    """
+    with open(path, "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

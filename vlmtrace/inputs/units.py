@@ -7,7 +7,6 @@ intervals go by units.
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from vlmtrace.core.arguments import checked
+from vlmtrace.core.files import content_of
 from vlmtrace.core.paths import resolve
 from vlmtrace.core.schema import UNIT, check_columns
 
@@ -89,5 +89,4 @@ def _image(image: Any) -> str:
 
 @lru_cache(maxsize=2**16)
 def _digest(path: str, _size: int, _changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return content_of(path)

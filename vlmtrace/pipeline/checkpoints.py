@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.files import write_atomically
+from vlmtrace.core.files import content_of, write_atomically
 from vlmtrace.core.paths import resolve
 
 #: Under this name a part says, inside its own file, what it was computed from.
@@ -119,8 +119,7 @@ def _feed(digest: Any, value: Any) -> None:
 
 def file_digest(path: Path) -> str:
     """Identifies a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return content_of(path)[:16]
 
 
 def package_digest() -> str:

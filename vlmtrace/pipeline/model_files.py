@@ -11,7 +11,7 @@ import pandas as pd
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.files import read_json, write_json
+from vlmtrace.core.files import content_of, read_json, write_json
 
 if TYPE_CHECKING:
     from vlmtrace.models.vlm import VLM
@@ -59,7 +59,7 @@ def content_digest(path: Path) -> str:
     key = str(path.resolve())
     state = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     if status.st_size <= REMEMBERED:
-        return _read(path)
+        return content_of(path)[:16]
     memory = paths.DATA / "cache" / "model_digests.json"
     known = {}
     with contextlib.suppress(VlmtraceError):
@@ -68,15 +68,10 @@ def content_digest(path: Path) -> str:
     entry = known.get(key)
     if isinstance(entry, list) and len(entry) == 2 and entry[0] == state and isinstance(entry[1], str):
         return entry[1]
-    content = _read(path)
+    content = content_of(path)[:16]
     with contextlib.suppress(VlmtraceError):  # where nothing can be kept, it is read again the next time
         write_json({**known, key: [state, content]}, memory)
     return content
-
-
-def _read(path: Path) -> str:
-    with open(path, "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def check_sites(table: pd.DataFrame, model: VLM | None, origin: str) -> None:

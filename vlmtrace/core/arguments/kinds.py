@@ -224,7 +224,7 @@ class Numbers:
         """Something that is no number, or holds one."""
         try:
             array = np.asarray(value)
-        except Exception:
+        except Exception:  # an object whose own methods fail is no array, whatever they raise
             return Problem(self.says, shown(value))
         known = array.dtype.kind in "iuf"
         if array.dtype.kind == "O":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -164,16 +163,6 @@ def image_problem(path: Path) -> str | None:
     if (darkest == brightest).all():
         return "the image is blank: all of it has one color"
     return None
-
-
-def content_of(path: Path) -> str:
-    """A digest of a file's bytes: copies have the same.
-
-    Args:
-        path: the file
-    """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @checked

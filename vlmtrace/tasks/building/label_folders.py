@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.files import content_of
 from vlmtrace.core.paths import relative
-from vlmtrace.tasks.building.image_files import content_of, image_problem
+from vlmtrace.tasks.building.image_files import image_problem
 from vlmtrace.tasks.building.row_audit import refused
 from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, digest, draw, pair_row
 from vlmtrace.tasks.building.token_replacement import Pool, Replacer

@@ -19,7 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from vlmtrace.tasks.building.image_files import content_of, image_files
+from vlmtrace.core.files import content_of
+from vlmtrace.tasks.building.image_files import image_files
 
 #: Words, by their beginning, in names of folders that hold what was made from photographs. A name without its folder
 #: never means a file in one of them.

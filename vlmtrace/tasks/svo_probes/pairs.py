@@ -17,9 +17,10 @@ import pandas as pd
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.files import content_of
 from vlmtrace.core.paths import relative
 from vlmtrace.tasks.building.csv_files import find_csv, read_csv
-from vlmtrace.tasks.building.image_files import content_of, image_problem
+from vlmtrace.tasks.building.image_files import image_problem
 from vlmtrace.tasks.building.named_files import NamedImages, NoFile, plain_number
 from vlmtrace.tasks.building.row_audit import Filters, refused
 from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, draw, pair_row
