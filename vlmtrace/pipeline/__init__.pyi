@@ -1,9 +1,11 @@
 from .report import write_report
 from .runs import Run, Stage, open_run
+from .stored_parts import joined
 
 __all__ = [
     "Run",
     "Stage",
+    "joined",
     "open_run",
     "write_report",
 ]

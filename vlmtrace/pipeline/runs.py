@@ -19,7 +19,7 @@ import datetime
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +32,12 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import locked, make_folder, read_table_and_digest, write_atomically, write_json
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import check_read, check_written
+from vlmtrace.core.stored import StoredTable, open_stored
 from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of, file_digest, package_digest
 from vlmtrace.pipeline.model_files import check_sites, model_digest
 from vlmtrace.pipeline.records import plain, plain_name, read_record, upstream, versions
 from vlmtrace.pipeline.stages import SHARED, stages
+from vlmtrace.pipeline.stored_parts import gathered, write_parquet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,6 +138,20 @@ class Run:
         found, digest = read_table_and_digest(path)
         return check_read(table, found, paths.relative(path)), digest
 
+    @checked
+    def stored(self, table: str, task: str | None = None) -> StoredTable:
+        """Open a table that stays on disk and is read some pairs at a time.
+
+        Args:
+            table: its name in the table contract
+            task: the task; None for tables over all tasks
+
+        Raises:
+            VlmtraceError: as `table`
+        """
+        path = self.path(table, task)
+        return check_read(table, open_stored(path), paths.relative(path))
+
     def record(self) -> dict[str, Any]:
         """What run.json says: the parameters of the latest stage, versions, and one entry per stage.
 
@@ -230,6 +246,30 @@ class Stage:
         self.reads[self._name(path)] = digest
         return found
 
+    @checked
+    def scan(self, table: str, task: str | None = None) -> StoredTable:
+        """Open a table that an earlier stage wrote, to be read some pairs at a time.
+
+        It is checked as `read` checks a table, but never held in memory as a whole.
+
+        Args:
+            table: its name in the table contract
+            task: the task; None for this stage's
+
+        Returns:
+            the table; `read()` reads it whole, `only(…)` chooses rows
+
+        Raises:
+            VlmtraceError: as `read`
+        """
+        path = self.run.path(table, task or self.task)
+        found = self.run.stored(table, task or self.task)
+        self._check_upstream(path, found.digest)
+        for batch in found.batches(["block", "layer", "head"], whole_pairs=False):
+            check_sites(batch, self.model, paths.relative(path))
+        self.reads[self._name(path)] = found.digest
+        return found
+
     def note(self, **facts: Any) -> None:
         """Record something else about this stage in run.json, such as the source of its data."""
         self.facts |= plain(facts)
@@ -287,22 +327,58 @@ class Stage:
         Raises:
             VlmtraceError: there are no pairs
         """
+        return pd.concat(self._parts(function, model, pairs, chunk, options), ignore_index=True)
+
+    @checked
+    def resume_stored(
+        self,
+        function: Callable[..., pd.DataFrame],
+        model: VLM,
+        pairs: pd.DataFrame,
+        chunk: Count = 16,
+        **options: Any,
+    ) -> StoredTable:
+        """Compute as `resume` does, but leave the result on disk: memory holds a part at a time.
+
+        Args:
+            function: such as `vt.patch_heads`: from a model and a pairs table to a table
+            model: its first argument
+            pairs: its second argument
+            chunk: pairs per part
+            options: its further arguments
+
+        Returns:
+            the parts in the order of `pairs`, as a table that is read some pairs at a time; `read()` reads it whole
+
+        Raises:
+            VlmtraceError: there are no pairs, or the disk refuses
+        """
+        parts = self._parts(function, model, pairs, chunk, options)
+        return gathered(parts, self.parts_folder, f"{self.key}: {function.__name__}")
+
+    def _parts(
+        self,
+        function: Callable[..., pd.DataFrame],
+        model: VLM,
+        pairs: pd.DataFrame,
+        chunk: int,
+        options: Mapping[str, Any],
+    ) -> Iterator[pd.DataFrame]:
+        """The parts that `resume` describes, in the order of `pairs`."""
+        if pairs.empty:
+            raise VlmtraceError(f"{self.key} has no pairs left to work on: raise SAMPLES or look at what 03 left out.")
         made_by = [model.fingerprint(), model_digest(model.name), str(getattr(model, "dtype", "")), versions()]
         key = digest_of(function.__module__, function.__name__, options, made_by, package_digest())
         parts = Checkpoints(self.parts_folder / function.__name__, key)
         title = " ".join([function.__name__, *(str(value) for value in options.values() if isinstance(value, str))])
-        tables = []
         for rows in progress(list(chunks(pairs, chunk)), f"{title} (parts of {chunk} pairs)"):
             table = parts.get(rows)
             if table is None:
                 table = parts.put(rows, function(model, rows, **options))
-            tables.append(table)
-        if not tables:
-            raise VlmtraceError(f"{self.key} has no pairs left to work on: raise SAMPLES or look at what 03 left out.")
-        return pd.concat(tables, ignore_index=True)
+            yield table
 
     @checked
-    def finish(self, **tables: pd.DataFrame) -> None:
+    def finish(self, **tables: pd.DataFrame | StoredTable) -> None:
         """Write the stage's tables, record how they were made, delete the parts and say what comes next.
 
         Args:
@@ -320,7 +396,7 @@ class Stage:
             for name, table in tables.items():
                 path = self.run.path(name, self.task)
                 temporary = stack.enter_context(write_atomically(path, durable=True))
-                table.to_parquet(temporary, index=False)
+                write_parquet(table, temporary)
                 writes[self._name(path)] = file_digest(temporary)
             seconds = round(time.monotonic() - self.started, 2)
             self.run.merge(self.key, self._entry(writes, seconds))
