@@ -116,6 +116,11 @@ class StoredTable:
         found = [name for source in self.sources for name in (*source.columns, *source.constants)]
         return [name for name in dict.fromkeys(found) if not name.startswith("__index_level_")]
 
+    @property
+    def empty(self) -> bool:
+        """Whether there are no rows."""
+        return not any(len(batch) for batch in self.batches([], whole_pairs=False))
+
     def __contains__(self, column: str) -> bool:
         return column in self.columns
 
@@ -127,7 +132,9 @@ class StoredTable:
     def assign(self, **constants: Any) -> StoredTable:
         """The table with further columns, each of one value."""
         sources = [replace(source, constants={**source.constants, **constants}) for source in self.sources]
-        return StoredTable(sources, self.kept, self.digest)
+        found = StoredTable(sources, self.kept, self.digest)
+        found._whole_pairs = self._whole_pairs
+        return found
 
     def only(self, rows: pd.DataFrame | None = None, **values: Any) -> StoredTable:
         """The rows that agree with one of `rows` in all of its columns.
@@ -174,6 +181,23 @@ class StoredTable:
         """
         batches = [plain_text(batch) for batch in self.batches(columns, whole_pairs=False)]
         return pd.concat([batch for batch in batches if len(batch)] or batches[:1], ignore_index=True)
+
+    def means(self, by: Sequence[str], column: str) -> pd.Series:
+        """Mean of a column by group, missing values left out, as `groupby(by, sort=False)[column].mean()` of a table.
+
+        Args:
+            by: the columns that tell groups apart
+            column: of numbers
+
+        Returns:
+            the means, groups in the order in which they appear
+        """
+        parts = []
+        for batch in self.batches([*by, column], whole_pairs=False):
+            sums = batch.groupby(list(by), sort=False, observed=True)[column].agg(["sum", "count"])
+            parts.append(plain_text(sums.reset_index()))
+        total = pd.concat(parts, ignore_index=True).groupby(list(by), sort=False)[["sum", "count"]].sum()
+        return (total["sum"] / total["count"]).rename(column)
 
     def head(self, n: int = 5) -> pd.DataFrame:
         """The first n rows."""
@@ -298,6 +322,25 @@ def open_stored(path: str | Path, name: str = "") -> StoredTable:
     except OSError as error:
         raise VlmtraceError(f"{path} cannot be read ({error.strerror or error}): correct its permissions.") from error
     return StoredTable([Source(file, name or str(path))], digest=digest.hexdigest()[:16])
+
+
+def values_of(table: pd.DataFrame | StoredTable, column: str) -> list[Any]:
+    """The values of a column, each once, in the order in which they appear."""
+    return table.unique(column) if isinstance(table, StoredTable) else list(table[column].unique())
+
+
+def choose(table: pd.DataFrame | StoredTable, **values: Any) -> Any:
+    """The rows that hold these values, one by column, of a table that stays where it is."""
+    if isinstance(table, StoredTable):
+        return table.only(**values)
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
+
+
+def in_memory(table: pd.DataFrame | StoredTable) -> pd.DataFrame:
+    """The table as a DataFrame."""
+    return table.read() if isinstance(table, StoredTable) else table
 
 
 def batches_of(table: pd.DataFrame | StoredTable, columns: Iterable[str] | None = None) -> Iterator[pd.DataFrame]:

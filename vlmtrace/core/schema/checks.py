@@ -137,7 +137,7 @@ def _validate(table: pd.DataFrame, contract: Table) -> pd.DataFrame:
     return table
 
 
-def check_table(table: pd.DataFrame, columns: Iterable[str], table_name: str) -> pd.DataFrame:
+def check_table(table: Stored, columns: Iterable[str], table_name: str) -> Stored:
     """Return a table that a figure is to draw.
 
     Args:
