@@ -19,7 +19,7 @@ import datetime
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,14 +30,15 @@ from vlmtrace.core import paths
 from vlmtrace.core.arguments import Count, NotebookParameter, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import locked, make_folder, read_table_and_digest, write_atomically, write_json
-from vlmtrace.core.progress import progress
+from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import check_read, check_written
 from vlmtrace.core.stored import StoredTable, open_stored
 from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of, file_digest, package_digest
+from vlmtrace.pipeline.cluster.connect import current
 from vlmtrace.pipeline.model_files import check_sites, model_digest
 from vlmtrace.pipeline.records import plain, plain_name, read_record, upstream, versions
 from vlmtrace.pipeline.stages import SHARED, stages
-from vlmtrace.pipeline.stored_parts import gathered, write_parquet
+from vlmtrace.pipeline.stored_parts import gathered, in_order, write_parquet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -307,15 +308,19 @@ class Stage:
         chunk: Count = 16,
         **options: Any,
     ) -> pd.DataFrame:
-        """Compute `function(model, pairs, **options)` in parts that survive an interruption.
+        """Compute `function(model, pairs, **options)` in parts that survive an interruption, here or on a cluster.
 
         A part belongs to the function, its options, the model (its weights and number type, and its files: processor,
         tokenizer), the rows, images and masks it was made from, and the versions of this package and of what it
         computes with: where any of these differ, or the file is damaged, it is computed again. Parts are deleted when
         the stage finishes.
 
+        Where a connection to a cluster is open (`vt.connect`, or CLUSTER of make), workers compute the parts that are
+        missing and write the same files.
+
         Args:
-            function: such as `vt.patch_heads`: from a model and a pairs table to a table
+            function: such as `vt.patch_heads`: from a model and a pairs table to a table; for workers it must stand at
+                the top of a module that they can import
             model: its first argument
             pairs: its second argument
             chunk: pairs per part
@@ -325,9 +330,12 @@ class Stage:
             the concatenation of the parts, in the order of `pairs`
 
         Raises:
-            VlmtraceError: there are no pairs
+            VlmtraceError: there are no pairs; or parts could not be computed on the cluster, after all others were
         """
-        return pd.concat(self._parts(function, model, pairs, chunk, options), ignore_index=True)
+        pieces, parts = self._pieces(function, model, pairs, chunk, options)
+        with contextlib.closing(self._made(pieces, parts, function, model, options)) as made:
+            tables = dict(made)
+        return pd.concat([tables[number] for number in range(len(pieces))], ignore_index=True)
 
     @checked
     def resume_stored(
@@ -353,29 +361,57 @@ class Stage:
         Raises:
             VlmtraceError: there are no pairs, or the disk refuses
         """
-        parts = self._parts(function, model, pairs, chunk, options)
-        return gathered(parts, self.parts_folder, f"{self.key}: {function.__name__}")
+        pieces, parts = self._pieces(function, model, pairs, chunk, options)
 
-    def _parts(
-        self,
-        function: Callable[..., pd.DataFrame],
-        model: VLM,
-        pairs: pd.DataFrame,
-        chunk: int,
-        options: Mapping[str, Any],
-    ) -> Iterator[pd.DataFrame]:
-        """The parts that `resume` describes, in the order of `pairs`."""
-        if pairs.empty:
-            raise VlmtraceError(f"{self.key} has no pairs left to work on: raise SAMPLES or look at what 03 left out.")
+        def again(number: int) -> pd.DataFrame:
+            found = parts.get(pieces[number])
+            return parts.put(pieces[number], function(model, pieces[number], **options)) if found is None else found
+
+        with contextlib.closing(self._made(pieces, parts, function, model, options)) as made:
+            return gathered(in_order(made, again), self.parts_folder, f"{self.key}: {function.__name__}")
+
+    def _pieces(
+        self, function: Callable[..., pd.DataFrame], model: VLM, pairs: pd.DataFrame, chunk: int, options: Any
+    ) -> tuple[list[pd.DataFrame], Checkpoints]:
+        """The rows of every part, and where the parts are kept."""
         made_by = [model.fingerprint(), model_digest(model.name), str(getattr(model, "dtype", "")), versions()]
         key = digest_of(function.__module__, function.__name__, options, made_by, package_digest())
-        parts = Checkpoints(self.parts_folder / function.__name__, key)
+        pieces = list(chunks(pairs, chunk))
+        if not pieces:
+            raise VlmtraceError(f"{self.key} has no pairs left to work on: raise SAMPLES or look at what 03 left out.")
+        return pieces, Checkpoints(self.parts_folder / function.__name__, key)
+
+    def _made(
+        self,
+        pieces: list[pd.DataFrame],
+        parts: Checkpoints,
+        function: Callable[..., pd.DataFrame],
+        model: VLM,
+        options: Mapping[str, Any],
+    ) -> Generator[tuple[int, pd.DataFrame], None, None]:
+        """Every part with its number: first those that are kept, then the others as they are computed."""
+        missing = {}
+        for number, rows in enumerate(pieces):
+            if (table := parts.get(rows)) is None:
+                missing[number] = rows
+            else:
+                yield number, table
+        connection = current() if missing else None
+        if connection is None:
+            made: Generator[tuple[int, pd.DataFrame], None, None] = (
+                (number, parts.put(rows, function(model, rows, **options))) for number, rows in missing.items()
+            )
+        else:
+            from vlmtrace.pipeline.cluster.parts import compute_parts
+
+            made = compute_parts(connection, parts, function, model, options, package_digest(), missing)
         title = " ".join([function.__name__, *(str(value) for value in options.values() if isinstance(value, str))])
-        for rows in progress(list(chunks(pairs, chunk)), f"{title} (parts of {chunk} pairs)"):
-            table = parts.get(rows)
-            if table is None:
-                table = parts.put(rows, function(model, rows, **options))
-            yield table
+        total = sum(map(len, pieces))
+        found = total - sum(map(len, missing.values()))
+        with contextlib.closing(made), counter(total, title, "pairs", found, steady=True) as advance:
+            for number, table in made:
+                yield number, table
+                advance(len(pieces[number]))
 
     @checked
     def finish(self, **tables: pd.DataFrame | StoredTable) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -44,6 +44,33 @@ def joined(tables: Iterable[StoredTable]) -> StoredTable:
     if not sources:
         raise VlmtraceError("There are no tables to join: give at least one.")
     return StoredTable(sources)
+
+
+def in_order(
+    numbered: Iterable[tuple[int, pd.DataFrame]], again: Callable[[int], pd.DataFrame]
+) -> Iterator[pd.DataFrame]:
+    """Parts that come in any order, in the order of their numbers.
+
+    A part that comes before its turn is not kept in memory but read again.
+
+    Args:
+        numbered: every part with its number, from 0
+        again: gives the part of a number
+
+    >>> list(in_order([(1, "b"), (0, "a"), (2, "c")], {1: "b again"}.get))
+    ['a', 'b again', 'c']
+    """
+    early: set[int] = set()
+    turn = 0
+    for number, part in numbered:
+        if number != turn:
+            early.add(number)
+            continue
+        yield part
+        turn += 1
+        while turn in early:
+            yield again(turn)
+            turn += 1
 
 
 def gathered(parts: Iterable[pd.DataFrame], folder: Path, name: str) -> StoredTable:
