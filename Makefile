@@ -43,7 +43,7 @@ PYTHON3  = python3
 SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: all explore test-fast test test-all test-slow test-browser torture lint docs lab app model bench clean help
+.PHONY: all explore test-fast test test-all test-slow test-browser torture lint docs lab app model bench bench-scale clean help
 
 PYTHON    := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -106,6 +106,9 @@ model: $(INSTALLED)  ## train the bundled models again from nothing (an hour eac
 
 bench: .venv/.bench  ## how fast the exact sweep is, against hooks, the published procedure and two libraries
 	$(PYTHON) -m vlmtrace.benchmarks.bench
+
+bench-scale: .venv/.cluster  ## how it grows: ten million effects, 64 workers (12 minutes, and 8 GB of memory for the reference)
+	@$(PYTHON) -m vlmtrace.benchmarks.scale
 
 clean:  ## remove the run RUN (empty: default), the rendered images and caches; models and installation stay
 	@[[ "$${VLMTRACE_RUN:-default}" =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$$ ]] || \
