@@ -122,9 +122,9 @@ def render_workers(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['scheduler_cpu_per_part'] * 1e3:7.1f} ms"
         )
     lines.append(
-        "start: from nothing until every worker has done its first part. efficiency: parts × their seconds / workers over the seconds "
-        "of the run; steady: from the first part's begin to the last one's end. notebook, scheduler: processor time a "
-        "part."
+        "start: from nothing until every worker has done its first part. efficiency: parts × their seconds / workers "
+        "over the seconds of the run; steady: from the first part's begin to the last one's end. notebook, scheduler: "
+        "processor time a part."
     )
     return "\n".join(lines)
 

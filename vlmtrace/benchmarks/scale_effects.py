@@ -247,4 +247,7 @@ def main(stage: str, way: str, home: str, run: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Under its own name, by which workers and parts know the functions of this module.
+    from vlmtrace.benchmarks.scale_effects import main as of_module
+
+    of_module()
