@@ -107,7 +107,7 @@ model: $(INSTALLED)  ## train the bundled models again from nothing (an hour eac
 bench: .venv/.bench  ## how fast the exact sweep is, against hooks, the published procedure and two libraries
 	$(PYTHON) -m vlmtrace.benchmarks.bench
 
-bench-scale: .venv/.cluster  ## how it grows: ten million effects, 64 workers (12 minutes, and 8 GB of memory for the reference)
+bench-scale: .venv/.cluster  ## how it grows: ten million effects through notebooks 05 and 06, parts on 1 to 64 workers
 	@$(PYTHON) -m vlmtrace.benchmarks.scale
 
 clean:  ## remove the run RUN (empty: default), the rendered images and caches; models and installation stay
@@ -131,6 +131,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(INSTALL) ".[dev]"
 	@touch $@
 
-.venv/.docs .venv/.bench: .venv/.%: $(INSTALLED)
+.venv/.docs .venv/.bench .venv/.cluster: .venv/.%: $(INSTALLED)
 	$(INSTALL) ".[dev,$*]"
 	@touch $@
