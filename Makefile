@@ -43,7 +43,7 @@ PYTHON3  = python3
 SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: all explore test-fast test test-all test-slow test-browser torture lint docs lab app model bench clean help
+.PHONY: all explore test-fast test test-all test-slow test-browser torture lint docs lab app model bench bench-scale clean help
 
 PYTHON    := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -107,6 +107,9 @@ model: $(INSTALLED)  ## train the bundled models again from nothing (an hour eac
 bench: .venv/.bench  ## how fast the exact sweep is, against hooks, the published procedure and two libraries
 	$(PYTHON) -m vlmtrace.benchmarks.bench
 
+bench-scale: .venv/.cluster  ## how it grows: ten million effects through notebooks 05 and 06, parts on 1 to 64 workers
+	@$(PYTHON) -m vlmtrace.benchmarks.scale
+
 clean:  ## remove the run RUN (empty: default), the rendered images and caches; models and installation stay
 	@[[ "$${VLMTRACE_RUN:-default}" =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$$ ]] || \
 	    { echo "RUN=$$VLMTRACE_RUN is not the name of a run." >&2; exit 1; }
@@ -128,6 +131,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(INSTALL) ".[dev]"
 	@touch $@
 
-.venv/.docs .venv/.bench: .venv/.%: $(INSTALLED)
+.venv/.docs .venv/.bench .venv/.cluster: .venv/.%: $(INSTALLED)
 	$(INSTALL) ".[dev,$*]"
 	@touch $@

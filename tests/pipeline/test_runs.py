@@ -320,3 +320,52 @@ def test_unlike_values_have_unlike_digests(one, other):
 
 def test_equal_values_have_equal_digests():
     assert digest_of({"a": 1, "b": (2,)}, pairs()) == digest_of({"b": (2,), "a": 1}, pairs())
+
+
+# Tables on disk ---------------------------------------------------------------
+
+
+def doubled(model, rows, factor=2):
+    CALLS.append(list(rows["sample_id"]))
+    return pd.DataFrame({"sample_id": rows["sample_id"], "effect": rows["value"] * factor})
+
+
+CALLS: list[list[str]] = []
+
+
+def test_resume_stored_gives_the_rows_of_resume_and_computes_nothing_twice():
+    CALLS.clear()
+    stage = open_run("r").stage("04_module_patching", "t")
+    found = stage.resume_stored(doubled, fake_model(), pairs(7), chunk=3)
+    assert [len(call) for call in CALLS] == [3, 3, 1]
+    pd.testing.assert_frame_equal(found.read(), stage.resume(doubled, fake_model(), pairs(7), chunk=3))
+    assert len(CALLS) == 3, "parts of one are the other's"
+    stage.resume_stored(doubled, fake_model(), pairs(7), chunk=3)
+    assert len(CALLS) == 3
+    with pytest.raises(VlmtraceError, match="no pairs left to work on"):
+        stage.resume_stored(doubled, fake_model(), pairs(0))
+
+
+def test_a_table_on_disk_outlives_its_parts():
+    """Another process that finishes the same stage deletes the parts of both."""
+    first, second = (open_run("r").stage("04_module_patching", "t") for _ in range(2))
+    found = first.resume_stored(doubled, fake_model(), pairs(5), chunk=2)
+    second.finish(own=second.resume(doubled, fake_model(), pairs(5), chunk=2))
+    first.finish(own=found)
+    assert open_run("r").table("own", "t")["effect"].tolist() == [0, 2, 4, 6, 8]
+
+
+def test_scan_refuses_what_read_refuses():
+    selected = complete("selected", pairs())
+    go("03_select_samples", seed=0, writes={"selected": selected})
+    stage = open_run("r").stage("04_module_patching", "t", seed=0)
+    found = stage.scan("selected")
+    pd.testing.assert_frame_equal(found.read(), stage.read("selected"))
+    assert stage.reads["t/selected"] == found.digest
+    with pytest.raises(VlmtraceError, match="was made with seed 0"):
+        open_run("r").stage("04_module_patching", "t", seed=1).scan("selected")
+    with pytest.raises(VlmtraceError, match="There is no table"):
+        stage.scan("evaluated")
+    selected.drop(columns="clean_prompt").to_parquet(open_run("r").path("selected", "t"))
+    with pytest.raises(VlmtraceError, match="no column 'clean_prompt'"):
+        stage.scan("selected")

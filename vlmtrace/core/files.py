@@ -232,12 +232,7 @@ def read_table_and_digest(path: str | Path) -> tuple[pd.DataFrame, str]:
     import pyarrow.parquet as pq
 
     path = Path(path)
-    if path.is_dir():
-        raise VlmtraceError(f"{path} is a folder where a table must lie: move it away, and run its notebook.")
-    if not path.is_file():
-        raise VlmtraceError(
-            f"There is no table {path}: run the notebook that writes it first (docs/notebooks/index.md says which)."
-        )
+    refuse_missing(path)
     try:
         # One open file, so that another process that writes the table meanwhile changes neither.
         with open(path, "rb") as file:
@@ -246,8 +241,22 @@ def read_table_and_digest(path: str | Path) -> tuple[pd.DataFrame, str]:
             return plain_table(pq.ParquetFile(file).read()), digest
     except Exception as error:  # what a file of unknown origin makes of its reader is without limit
         raise VlmtraceError(
-            f"{path} is not a readable parquet table ({_first_line(error)}): delete it and run its notebook."
+            f"{path} is not a readable parquet table ({first_line(error)}): delete it and run its notebook."
         ) from error
+
+
+def refuse_missing(path: Path) -> None:
+    """Raise a sentence if there is no file of a table.
+
+    Raises:
+        VlmtraceError: nothing lies there, or a folder
+    """
+    if path.is_dir():
+        raise VlmtraceError(f"{path} is a folder where a table must lie: move it away, and run its notebook.")
+    if not path.is_file():
+        raise VlmtraceError(
+            f"There is no table {path}: run the notebook that writes it first (docs/notebooks/index.md says which)."
+        )
 
 
 def table_shape(path: str | Path) -> tuple[int, list[str]]:
@@ -263,7 +272,7 @@ def table_shape(path: str | Path) -> tuple[int, list[str]]:
         return found.metadata.num_rows, found.schema_arrow.names
     except Exception as error:
         raise VlmtraceError(
-            f"{path} is not a readable parquet table ({_first_line(error)}): delete it and run its notebook."
+            f"{path} is not a readable parquet table ({first_line(error)}): delete it and run its notebook."
         ) from error
 
 
@@ -299,10 +308,11 @@ def read_json(path: str | Path) -> Any:
     except OSError as error:
         raise VlmtraceError(f"{path} cannot be read ({error.strerror or error}): repair or delete it.") from error
     except (ValueError, RecursionError) as error:  # among others: no UTF-8, and numbers of thousands of digits
-        raise VlmtraceError(f"{path} is not valid JSON ({_first_line(error)}): repair or delete it.") from error
+        raise VlmtraceError(f"{path} is not valid JSON ({first_line(error)}): repair or delete it.") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, cut to what fits in a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 

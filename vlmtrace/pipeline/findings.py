@@ -10,8 +10,9 @@ import pandas as pd
 from vlmtrace.core import stats
 from vlmtrace.core.schema import CELL, HEAD, UNIT
 from vlmtrace.display.wording import readable
+from vlmtrace.methods.circuits.cells import pair_effects
 from vlmtrace.methods.circuits.curves import faithfulness_summary
-from vlmtrace.methods.circuits.heads import MIN_EFFECT, pair_effects
+from vlmtrace.methods.circuits.heads import MIN_EFFECT
 from vlmtrace.methods.circuits.universal import effect_size_sensitivity, one_sign_heads, universality
 from vlmtrace.methods.evaluation.answers import MEASURE_COLUMNS, accuracy_table
 from vlmtrace.methods.evaluation.selection import USE
@@ -206,11 +207,10 @@ def verified_effects(run: Run, heads: pd.DataFrame, selected: pd.DataFrame) -> p
     strongest = heads.loc[heads.groupby(CELL, sort=False)["mean_effect"].idxmax(), [*CELL, *HEAD]]
     parts = []
     for task in strongest["task"].unique():
-        effects = _read(run, "head_patching", task)
-        if len(effects):
-            verify = selected.loc[(selected["task"] == task) & (selected[USE] == "verify"), "sample_id"]
-            rows = effects[effects["sample_id"].isin(verify)].assign(task=task)
-            parts.append(pair_effects(rows.merge(strongest, on=[*CELL, *HEAD])))
+        if run.path("head_patching", task).is_file():
+            verify = selected.loc[(selected["task"] == task) & (selected[USE] == "verify"), ["sample_id"]]
+            effects = run.stored("head_patching", task)
+            parts.append(pair_effects(effects.assign(task=task).only(verify).only(strongest)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

@@ -32,11 +32,13 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import locked, make_folder, read_table_and_digest, write_atomically, write_json
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import check_read, check_written
+from vlmtrace.core.stored import StoredTable, open_stored
 from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of, file_digest, package_digest
 from vlmtrace.pipeline.cluster.connection import current
 from vlmtrace.pipeline.model_files import check_sites, model_digest
 from vlmtrace.pipeline.records import plain, plain_name, read_record, upstream, versions
 from vlmtrace.pipeline.stages import SHARED, stages
+from vlmtrace.pipeline.stored_parts import gathered, in_order, write_parquet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,6 +139,20 @@ class Run:
         found, digest = read_table_and_digest(path)
         return check_read(table, found, paths.relative(path)), digest
 
+    @checked
+    def stored(self, table: str, task: str | None = None) -> StoredTable:
+        """Open a table that stays on disk and is read some pairs at a time.
+
+        Args:
+            table: its name in the table contract
+            task: the task; None for tables over all tasks
+
+        Raises:
+            VlmtraceError: as `table`
+        """
+        path = self.path(table, task)
+        return check_read(table, open_stored(path), paths.relative(path))
+
     def record(self) -> dict[str, Any]:
         """What run.json says: the parameters of the latest stage, versions, and one entry per stage.
 
@@ -231,6 +247,30 @@ class Stage:
         self.reads[self._name(path)] = digest
         return found
 
+    @checked
+    def scan(self, table: str, task: str | None = None) -> StoredTable:
+        """Open a table that an earlier stage wrote, to be read some pairs at a time.
+
+        It is checked as `read` checks a table, but never held in memory as a whole.
+
+        Args:
+            table: its name in the table contract
+            task: the task; None for this stage's
+
+        Returns:
+            the table; `read()` reads it whole, `only(…)` chooses rows
+
+        Raises:
+            VlmtraceError: as `read`
+        """
+        path = self.run.path(table, task or self.task)
+        found = self.run.stored(table, task or self.task)
+        self._check_upstream(path, found.digest)
+        for batch in found.batches(["block", "layer", "head"], whole_pairs=False):
+            check_sites(batch, self.model, paths.relative(path))
+        self.reads[self._name(path)] = found.digest
+        return found
+
     def note(self, **facts: Any) -> None:
         """Record something else about this stage in run.json, such as the source of its data."""
         self.facts |= plain(facts)
@@ -292,17 +332,70 @@ class Stage:
         Raises:
             VlmtraceError: there are no pairs; or parts could not be computed on the cluster, after all others were
         """
+        pieces, parts = self._pieces(function, model, pairs, chunk, options)
+        with contextlib.closing(self._made(pieces, parts, function, model, options)) as made:
+            tables = dict(made)
+        return pd.concat([tables[number] for number in range(len(pieces))], ignore_index=True)
+
+    @checked
+    def resume_stored(
+        self,
+        function: Callable[..., pd.DataFrame],
+        model: VLM,
+        pairs: pd.DataFrame,
+        chunk: Count = 16,
+        **options: Any,
+    ) -> StoredTable:
+        """Compute as `resume` does, but leave the result on disk: memory holds a part at a time.
+
+        Args:
+            function: such as `vt.patch_heads`: from a model and a pairs table to a table
+            model: its first argument
+            pairs: its second argument
+            chunk: pairs per part
+            options: its further arguments
+
+        Returns:
+            the parts in the order of `pairs`, as a table that is read some pairs at a time; `read()` reads it whole
+
+        Raises:
+            VlmtraceError: there are no pairs, or the disk refuses
+        """
+        pieces, parts = self._pieces(function, model, pairs, chunk, options)
+
+        def again(number: int) -> pd.DataFrame:
+            found = parts.get(pieces[number])
+            return parts.put(pieces[number], function(model, pieces[number], **options)) if found is None else found
+
+        with contextlib.closing(self._made(pieces, parts, function, model, options)) as made:
+            return gathered(in_order(made, again), self.parts_folder, f"{self.key}: {function.__name__}")
+
+    def _pieces(
+        self, function: Callable[..., pd.DataFrame], model: VLM, pairs: pd.DataFrame, chunk: int, options: Any
+    ) -> tuple[list[pd.DataFrame], Checkpoints]:
+        """The rows of every part, and where the parts are kept."""
         made_by = [model.fingerprint(), model_digest(model.name), str(getattr(model, "dtype", "")), versions()]
-        code = package_digest()
-        key = digest_of(function.__module__, function.__name__, options, made_by, code)
-        parts = Checkpoints(self.parts_folder / function.__name__, key)
-        title = " ".join([function.__name__, *(str(value) for value in options.values() if isinstance(value, str))])
+        key = digest_of(function.__module__, function.__name__, options, made_by, package_digest())
         pieces = list(chunks(pairs, chunk))
         if not pieces:
             raise VlmtraceError(f"{self.key} has no pairs left to work on: raise SAMPLES or look at what 03 left out.")
-        tables = {number: table for number, rows in enumerate(pieces) if (table := parts.get(rows)) is not None}
-        missing = {number: rows for number, rows in enumerate(pieces) if number not in tables}
-        found = len(pairs) - sum(len(rows) for rows in missing.values())
+        return pieces, Checkpoints(self.parts_folder / function.__name__, key)
+
+    def _made(
+        self,
+        pieces: list[pd.DataFrame],
+        parts: Checkpoints,
+        function: Callable[..., pd.DataFrame],
+        model: VLM,
+        options: Mapping[str, Any],
+    ) -> Generator[tuple[int, pd.DataFrame], None, None]:
+        """Every part with its number: first those that are kept, then the others as they are computed."""
+        missing = {}
+        for number, rows in enumerate(pieces):
+            if (table := parts.get(rows)) is None:
+                missing[number] = rows
+            else:
+                yield number, table
         connection = current() if missing else None
         if connection is None:
             made: Generator[tuple[int, pd.DataFrame], None, None] = (
@@ -311,15 +404,17 @@ class Stage:
         else:
             from vlmtrace.pipeline.cluster.parts import compute_parts
 
-            made = compute_parts(connection, parts, function, model, options, code, missing)
-        with contextlib.closing(made), counter(len(pairs), title, "pairs", found, steady=True) as advance:
+            made = compute_parts(connection, parts, function, model, options, package_digest(), missing)
+        title = " ".join([function.__name__, *(str(value) for value in options.values() if isinstance(value, str))])
+        total = sum(map(len, pieces))
+        found = total - sum(map(len, missing.values()))
+        with contextlib.closing(made), counter(total, title, "pairs", found, steady=True) as advance:
             for number, table in made:
-                tables[number] = table
+                yield number, table
                 advance(len(pieces[number]))
-        return pd.concat([tables[number] for number in range(len(pieces))], ignore_index=True)
 
     @checked
-    def finish(self, **tables: pd.DataFrame) -> None:
+    def finish(self, **tables: pd.DataFrame | StoredTable) -> None:
         """Write the stage's tables, record how they were made, delete the parts and say what comes next.
 
         Args:
@@ -337,7 +432,7 @@ class Stage:
             for name, table in tables.items():
                 path = self.run.path(name, self.task)
                 temporary = stack.enter_context(write_atomically(path, durable=True))
-                table.to_parquet(temporary, index=False)
+                write_parquet(table, temporary)
                 writes[self._name(path)] = file_digest(temporary)
             seconds = round(time.monotonic() - self.started, 2)
             self.run.merge(self.key, self._entry(writes, seconds))

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.methods.circuits.heads import head_table, notice_rule, pair_effects, rank_heads
+from vlmtrace.methods.circuits.cells import pair_effects
+from vlmtrace.methods.circuits.heads import head_table, notice_rule, rank_heads
 
 TASKS = ("states", "faces", "svo")
 MODULES = ("self_attention", "cross_attention")

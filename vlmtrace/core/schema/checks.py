@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import pandas as pd
 
@@ -12,6 +13,10 @@ from vlmtrace.core.schema.columns import Table, check_columns
 from vlmtrace.core.schema.effect_tables import EFFECT_TABLES
 from vlmtrace.core.schema.pair_tables import PAIR_TABLES, PAIRS, QUESTIONS
 from vlmtrace.core.schema.question_tables import QUESTION_TABLES
+from vlmtrace.core.stored import StoredTable, batches_of
+
+#: A table in memory or on disk.
+Stored = TypeVar("Stored", pd.DataFrame, StoredTable)
 
 #: Every table of the contract by its name, in the order in which notebooks write them.
 TABLES: dict[str, Table] = {table.name: table for table in (*PAIR_TABLES, *EFFECT_TABLES, *QUESTION_TABLES)}
@@ -20,12 +25,12 @@ TABLES: dict[str, Table] = {table.name: table for table in (*PAIR_TABLES, *EFFEC
 _REMEDIES = {PAIRS.name: "build it with load_pairs", QUESTIONS.name: "build it with load_questions"}
 
 
-def check_written(name: str, table: pd.DataFrame) -> pd.DataFrame:
+def check_written(name: str, table: Stored) -> Stored:
     """Return a table that is about to be written under this name, if it keeps the contract.
 
     Args:
         name: the table's name; one that the contract does not know is a table of the user's own, and passes
-        table: what is to be written
+        table: what is to be written, in memory or on disk
 
     Returns:
         the same table
@@ -33,15 +38,15 @@ def check_written(name: str, table: pd.DataFrame) -> pd.DataFrame:
     Raises:
         VlmtraceError: a column is missing or holds values of another kind
     """
-    return TABLES[name].check(table) if name in TABLES else table
+    return _check_all(TABLES[name], table) if name in TABLES else table
 
 
-def check_read(name: str, table: pd.DataFrame, path: str = "") -> pd.DataFrame:
+def check_read(name: str, table: Stored, path: str = "") -> Stored:
     """Return a table that was read under this name, if it keeps the contract.
 
     Args:
         name: the table's name; one that the contract does not know passes
-        table: what was read
+        table: what was read, or lies on disk
         path: the file that it was read from, for the sentence
 
     Returns:
@@ -53,11 +58,18 @@ def check_read(name: str, table: pd.DataFrame, path: str = "") -> pd.DataFrame:
     if name not in TABLES:
         return table
     contract = TABLES[name]
-    if contract.needs_rows and table.empty and len(table.columns):
-        check_columns(table, contract.required, name, path)
+    if contract.needs_rows and len(table.columns) and not len(table):
+        _check_all(contract, table, path)
         where = f" ({path})" if path else ""
         raise VlmtraceError(f"The {name} table{where} has no rows: run {contract.notebook} again.")
-    return contract.check(table, path)
+    return _check_all(contract, table, path)
+
+
+def _check_all(contract: Table, table: Stored, path: str = "") -> Stored:
+    """Check a table in memory, or one on disk some pairs at a time: no key goes beyond a pair."""
+    for batch in batches_of(table):
+        contract.check(batch, path)
+    return table
 
 
 def written_by(notebook: str) -> tuple[str, ...]:
@@ -125,7 +137,7 @@ def _validate(table: pd.DataFrame, contract: Table) -> pd.DataFrame:
     return table
 
 
-def check_table(table: pd.DataFrame, columns: Iterable[str], table_name: str) -> pd.DataFrame:
+def check_table(table: Stored, columns: Iterable[str], table_name: str) -> Stored:
     """Return a table that a figure is to draw.
 
     Args:

@@ -11,6 +11,7 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.stored import StoredTable
 
 #: Kind of a column → what pandas may find its values to be, missing ones aside. Kinds are loose on purpose: a column
 #: of whole numbers is read back as floats where a value is missing, and float32 and float64 are both numbers.
@@ -184,7 +185,7 @@ def _called(table_name: str, origin: str) -> str:
     return f"{table_name} table ({origin})" if origin else f"{table_name} table"
 
 
-def check_columns(table: pd.DataFrame, needed: Iterable[str], table_name: str, origin: str = "") -> None:
+def check_columns(table: pd.DataFrame | StoredTable, needed: Iterable[str], table_name: str, origin: str = "") -> None:
     """Raise one sentence if a column is missing; it names a column that is spelled alike, if there is one.
 
     Args:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.schema import HEAD, check_table
+from vlmtrace.core.stored import StoredTable, choose, values_of
 from vlmtrace.display.style import PALETTE, new_figure, paper_style
 from vlmtrace.display.wording import readable
 from vlmtrace.methods.attribution.gradients import mean_head_effects, ranking_agreement
@@ -18,7 +19,9 @@ _COLUMNS = ["sample_id", "corruption", *HEAD, "position", "patching_effect"]
 
 @checked
 @paper_style
-def attribution_scatter(exact: pd.DataFrame, estimate: pd.DataFrame, top: Count = 10) -> Figure:
+def attribution_scatter(
+    exact: pd.DataFrame | StoredTable, estimate: pd.DataFrame | StoredTable, top: Count = 10
+) -> Figure:
     """Draw each head's mean effect, exact against estimated from gradients, one panel per corruption.
 
     On the diagonal the estimate is right; off it lie heads whose softmax or norm saturates. The `top` heads with the
@@ -36,19 +39,19 @@ def attribution_scatter(exact: pd.DataFrame, estimate: pd.DataFrame, top: Count 
         VlmtraceError: a column is missing, or there is no row
     """
     exact, estimate = (check_table(table, _COLUMNS, "head_patching") for table in (exact, estimate))
-    corruptions = list(dict.fromkeys(exact["corruption"]))
+    corruptions = values_of(exact, "corruption")
     figure = new_figure(height=3.4)
     panels = figure.subplots(1, len(corruptions), squeeze=False)[0]
     for axes, corruption in zip(panels, corruptions, strict=True):
-        both = [table[table["corruption"] == corruption] for table in (exact, estimate)]
+        both = [choose(table, corruption=corruption) for table in (exact, estimate)]
         _draw_points(axes, both[0], both[1], top)
-        axes.set_title(f"{readable(corruption)} corruption (n = {both[0]['sample_id'].nunique()} pairs)")
+        axes.set_title(f"{readable(corruption)} corruption (n = {len(values_of(both[0], 'sample_id'))} pairs)")
     for axes in panels[1:]:
         axes.get_legend().remove()
     return figure
 
 
-def _draw_points(axes: Axes, exact: pd.DataFrame, estimate: pd.DataFrame, top: int) -> None:
+def _draw_points(axes: Axes, exact: pd.DataFrame | StoredTable, estimate: pd.DataFrame | StoredTable, top: int) -> None:
     means = pd.concat({"exact": mean_head_effects(exact), "estimate": mean_head_effects(estimate)}, axis=1)
     means = means.dropna().reset_index()
     strongest = means["exact"].abs().rank(ascending=False) <= top

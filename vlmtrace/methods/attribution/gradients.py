@@ -22,6 +22,8 @@ from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import HEAD, validate_pairs
+from vlmtrace.core.stored import StoredTable, batches_of
+from vlmtrace.core.stored_rows import plain_text
 from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns
@@ -125,14 +127,17 @@ def attribute_heads(
 
 @checked
 def ranking_agreement(
-    exact: pd.DataFrame, estimate: pd.DataFrame, by: NonEmpty[str] = HEAD, top: Count = 10
+    exact: pd.DataFrame | StoredTable,
+    estimate: pd.DataFrame | StoredTable,
+    by: NonEmpty[str] = HEAD,
+    top: Count = 10,
 ) -> pd.DataFrame:
     """Say how well an estimate ranks heads, against the exact sweep of the same pairs.
 
     The effect of a head is its patching effect summed over positions, averaged over pairs, as in `circuits`.
 
     Args:
-        exact: from `patch_heads`
+        exact: from `patch_heads`, under one corruption
         estimate: from `attribute_heads`, of the same pairs
         by: the columns that tell heads apart
         top: how many of the strongest heads (by magnitude) are compared
@@ -172,7 +177,7 @@ def ranking_agreement(
     )
 
 
-def mean_head_effects(table: pd.DataFrame, by: Sequence[str] = HEAD) -> pd.Series:
+def mean_head_effects(table: pd.DataFrame | StoredTable, by: Sequence[str] = HEAD) -> pd.Series:
     """Average each head's patching effect, summed over positions, over pairs.
 
     Args:
@@ -182,8 +187,17 @@ def mean_head_effects(table: pd.DataFrame, by: Sequence[str] = HEAD) -> pd.Serie
     Returns:
         the mean effects, indexed by `by`; missing where all effects of a head are
     """
-    per_pair = table.groupby([*by, "sample_id"])["patching_effect"].sum(min_count=1)
-    return per_pair.groupby(list(by)).mean()
+    keys = list(by)
+    columns = [*keys, "sample_id", "patching_effect"]
+    if isinstance(table, StoredTable) and "corruption" in table and len(table.unique("corruption")) > 1:
+        table = table.read(columns)  # batches hold a pair's rows together under one corruption only
+    parts = []
+    for batch in batches_of(table, columns):
+        per_pair = batch.groupby([*keys, "sample_id"], observed=True)["patching_effect"].sum(min_count=1)
+        sums = per_pair.groupby(keys, observed=True).agg(["sum", "count"])
+        parts.append(plain_text(sums.reset_index()))
+    total = pd.concat(parts, ignore_index=True).groupby(keys)[["sum", "count"]].sum()
+    return (total["sum"] / total["count"]).rename("patching_effect")
 
 
 def _attribute(

@@ -9,6 +9,7 @@ the pairs that found the heads is then tested on others, by running the model wi
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,53 +18,18 @@ from scipy.stats import false_discovery_control
 from vlmtrace.core import stats
 from vlmtrace.core.arguments import Count, NotNegative, Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.schema import CELL, HEAD, UNIT, check_columns
-from vlmtrace.core.types import Array
+from vlmtrace.core.schema import CELL, HEAD, check_columns
+from vlmtrace.core.stored import StoredTable
+from vlmtrace.methods.circuits.cells import Cell, cells_of
 from vlmtrace.methods.circuits.power import detectable_effect
-
-#: What can be averaged: shares of the clean-corrupt gap, logits, probabilities.
-EFFECTS = ("patching_effect", "logit_diff", "p_diff")
 
 #: The smallest size of a mean effect that counts, by convention: a fiftieth of the gap.
 MIN_EFFECT = 0.02
 
 
-def pair_effects(head_patching: pd.DataFrame, effect: str = "patching_effect") -> pd.DataFrame:
-    """Sum the effect of each head on each pair over positions.
-
-    Each position was patched alone, so the sum is the head's total effect to first order: it leaves out what patching
-    two positions at once would add, or take away since they restore the same thing. Positions that the corruption does
-    not reach add exactly 0.
-
-    Args:
-        head_patching: from `patch_heads`, with a column task; any number of pairs, corruptions and tasks
-        effect: the column to sum: "patching_effect", "logit_diff" or "p_diff"
-
-    Returns:
-        columns task, corruption, sample_id, unit (if the table has it), block, module, layer, head, effect; one row per
-        pair and head, missing where the effect at any position is
-
-    Raises:
-        VlmtraceError: a column is missing, or a pair's head was patched twice at the same position
-    """
-    one_of(effect, EFFECTS, "effect")
-    keys = [*CELL, "sample_id", *HEAD]
-    check_columns(head_patching, [*keys, "position", effect], "head_patching")
-    with_unit = [*CELL, "sample_id", *([UNIT] if UNIT in head_patching else []), *HEAD]
-    twice = head_patching.duplicated([*keys, "position"])
-    if twice.any():
-        row = head_patching[twice].iloc[0]
-        raise VlmtraceError(
-            f"The head_patching table holds pair {row['sample_id']!r} of {row['task']} more than once at the "
-            "same head and position, so its sum over positions would be wrong: drop the repeated rows."
-        )
-    sums = head_patching.groupby(with_unit, sort=False, observed=True)[effect].sum(skipna=False)
-    return sums.rename("effect").reset_index()
-
-
 @checked
 def head_table(
-    head_patching: pd.DataFrame,
+    head_patching: pd.DataFrame | StoredTable,
     *,
     effect: str = "patching_effect",
     alpha: Probability = 0.05,
@@ -87,7 +53,8 @@ def head_table(
     published: see `notice_rule`.
 
     Args:
-        head_patching: from `patch_heads`, with a column task; any number of tasks and corruptions
+        head_patching: from `patch_heads`, with a column task; any number of tasks and corruptions. Of a table on disk
+            (`Stage.scan`) memory holds a number per pair and head, and some pairs' rows at a time
         effect: "patching_effect" (share of the clean-corrupt gap), or "logit_diff" or "p_diff" where pairs with a small
             gap should not weigh more
         alpha: the false discovery rate, 0 to 1
@@ -108,16 +75,15 @@ def head_table(
     Raises:
         VlmtraceError: a column is missing, a pair lacks heads, or a cell has no usable pair
     """
-    effects = pair_effects(head_patching, effect)
+    cells = cells_of(head_patching, effect)
     tables = []
-    for cell, rows in effects.groupby(CELL, sort=False, observed=True):
-        name = "/".join(map(str, cell))
-        matrix, units, n_missing = _pairs_by_heads(rows, name)
+    for cell in cells:
+        matrix, units, n_missing = cell.pairs_by_heads()
         values = stats.unit_means(matrix.to_numpy(), units)  # (unit, head)
         sizes = stats.unit_means(matrix.abs().to_numpy(), units)
         n_heads = values.shape[1]
         n_draws = n_permutations or _enough_permutations(n_heads, alpha)
-        _warn_if_hopeless(name, len(values), n_heads, n_draws, alpha)
+        _warn_if_hopeless(cell.name, len(values), n_heads, n_draws, alpha)
         low, high = stats.mean_interval(values, level, n_boot, seed)
         abs_low, abs_high = stats.mean_interval(sizes, level, n_boot, seed)
         p_value = stats.mean_test(values, n_draws, seed)
@@ -137,19 +103,19 @@ def head_table(
             p_value=p_value,
             q_value=false_discovery_control(p_value),
         )
-        table.insert(0, "task", cell[0])
-        table.insert(1, "corruption", cell[1])
+        table.insert(0, "task", cell.task)
+        table.insert(1, "corruption", cell.corruption)
         tables.append(table)
     if not tables:
         raise VlmtraceError("The head_patching table has no rows: run patch_heads on at least one pair.")
     heads = pd.concat(tables, ignore_index=True)
     heads["is_important"] = (heads["q_value"] < alpha) & (heads["mean_effect"].abs() >= min_effect)
-    notice = notice_rule(head_patching)
+    notice = _notice_table(cells)
     return heads.merge(notice, how="left", on=[*CELL, *HEAD]) if len(notice) else heads
 
 
 @checked
-def notice_rule(head_patching: pd.DataFrame) -> pd.DataFrame:
+def notice_rule(head_patching: pd.DataFrame | StoredTable) -> pd.DataFrame:
     """Say which heads the rule of NOTICE names, as published (Golovanevsky et al. 2025, https://arxiv.org/abs/2406.16320).
 
     The score of a head is the mean over pairs of the size of the probability that patching it restores,
@@ -165,17 +131,7 @@ def notice_rule(head_patching: pd.DataFrame) -> pd.DataFrame:
         one row per head and cell: task, corruption, block, module, layer, head, notice_score (mean size of the restored
         probability, 0 to 1), is_important_notice; no rows where no position of the correct option was patched
     """
-    columns = [*CELL, *HEAD, "notice_score", "is_important_notice"]
-    if "p_diff" not in head_patching or "token_role" not in head_patching:
-        return pd.DataFrame(columns=columns)
-    at_option = head_patching[head_patching["token_role"] == "correct"]
-    keys = [*CELL, *HEAD]
-    first = at_option.sort_values("position", kind="stable").drop_duplicates([*keys, "sample_id"])
-    score = first["p_diff"].abs().groupby([first[key] for key in keys], observed=True).mean()
-    table = score.rename("notice_score").reset_index()
-    of_module = table.groupby([*CELL, "block", "module"], observed=True)["notice_score"]
-    threshold = of_module.transform("mean") + 2 * of_module.transform(lambda scores: scores.std(ddof=0))
-    return table.assign(is_important_notice=table["notice_score"] > threshold)[columns]
+    return _notice_table(cells_of(head_patching, "p_diff") if "p_diff" in head_patching else [])
 
 
 @checked
@@ -216,26 +172,15 @@ def rank_heads(
     return ranked
 
 
-def _pairs_by_heads(effects: pd.DataFrame, cell: str) -> tuple[pd.DataFrame, Array | None, int]:
-    """Effects of one cell, pairs × heads, without pairs that miss an effect; their units; how many those were."""
-    counts = effects.groupby("sample_id", observed=True).size()
-    n_heads = len(effects[HEAD].drop_duplicates())
-    if (counts < n_heads).any():
-        raise VlmtraceError(
-            f"Pair {counts.idxmin()!r} of {cell} was patched at {counts.min()} heads, others at {n_heads}: "
-            "run patch_heads with the same modules for all pairs."
-        )
-    matrix = effects.pivot(index="sample_id", columns=HEAD, values="effect").sort_index().sort_index(axis=1)
-    usable = matrix.dropna()
-    if usable.empty:
-        raise VlmtraceError(
-            f"None of the {len(matrix)} pairs of {cell} has a clean-corrupt contrast: "
-            "select pairs whose answer changes."
-        )
-    units = None
-    if UNIT in effects:
-        units = effects.drop_duplicates("sample_id").set_index("sample_id")[UNIT].loc[usable.index].to_numpy()
-    return usable, units, len(matrix) - len(usable)
+def _notice_table(cells: Sequence[Cell]) -> pd.DataFrame:
+    columns = [*CELL, *HEAD, "notice_score", "is_important_notice"]
+    scores = {(cell.task, cell.corruption): cell.notice_scores() for cell in cells if cell.restored}
+    if not scores:
+        return pd.DataFrame(columns=columns)
+    table = pd.concat(scores, names=CELL).rename("notice_score").sort_index().reset_index()
+    of_module = table.groupby([*CELL, "block", "module"], observed=True)["notice_score"]
+    threshold = of_module.transform("mean") + 2 * of_module.transform(lambda scores: scores.std(ddof=0))
+    return table.assign(is_important_notice=table["notice_score"] > threshold)[columns]
 
 
 def _enough_permutations(n_heads: int, alpha: float) -> int:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure, FigureBase
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
+from vlmtrace.core.stored import StoredTable, choose, in_memory, values_of
 from vlmtrace.display.aggregation import patch_grids, token_matrix
 from vlmtrace.display.choices import chosen_row, row_options
 from vlmtrace.display.figure_explorer import FigureExplorer, Options, dropdown
@@ -128,7 +129,7 @@ def _draw_patches(figure: Figure, model: VLM, pair: pd.Series, effects: pd.DataF
 
 
 @checked
-def head_explorer(model: VLM, pairs: pd.DataFrame, head_patching: pd.DataFrame) -> FigureExplorer:
+def head_explorer(model: VLM, pairs: pd.DataFrame, head_patching: pd.DataFrame | StoredTable) -> FigureExplorer:
     """Which heads restore the answer to one pair? Choose the pair, the corruption, the module and the position.
 
     Args:
@@ -143,16 +144,16 @@ def head_explorer(model: VLM, pairs: pd.DataFrame, head_patching: pd.DataFrame) 
         VlmtraceError: a table lacks a column, or they have no pair in common
     """
     shown = _pairs_with_effects(pairs, head_patching, "head_patching")
-    modules = [(readable(module), module) for module in head_patching["module"].unique()]
+    modules = [(readable(module), module) for module in values_of(head_patching, "module")]
 
     def positions(settings: Mapping[str, Any]) -> Options:
-        rows = head_patching[head_patching["sample_id"] == settings["sample_id"]].drop_duplicates("position")
+        rows = in_memory(choose(head_patching, sample_id=settings["sample_id"])).drop_duplicates("position")
         tokens = rows.sort_values("position")[["position", "token", "token_role"]].itertuples(index=False, name=None)
         return [("sum over positions", ALL_POSITIONS), *((token_label(*token), token[0]) for token in tokens)]
 
     controls = {
         "sample_id": dropdown("pair", row_options(shown, "clean_prompt")),
-        "corruption": dropdown("corruption", [(name, name) for name in head_patching["corruption"].unique()]),
+        "corruption": dropdown("corruption", [(name, name) for name in values_of(head_patching, "corruption")]),
         "module": dropdown("module", modules, preferred=model.head_block.head_modules[-1]),
         "position": dropdown("position", positions({"sample_id": shown["sample_id"].iloc[0]})),
     }
@@ -164,7 +165,7 @@ def draw_heads(
     figure: Figure,
     *,
     pairs: pd.DataFrame,
-    head_patching: pd.DataFrame,
+    head_patching: pd.DataFrame | StoredTable,
     sample_id: str | None = None,
     corruption: str | None = None,
     module: str | None = None,
@@ -188,6 +189,8 @@ def draw_heads(
         VlmtraceError: the tables have no such rows
     """
     pair = chosen_row(pairs, sample_id)
+    if isinstance(head_patching, StoredTable):
+        head_patching = head_patching.only(sample_id=pair["sample_id"]).read()
     rows = pick(head_patching, "head_patching", sample_id=pair["sample_id"])
     of_pair = f"head_patching of {pair['sample_id']}"
     rows = pick(rows, of_pair, corruption=corruption or rows["corruption"].iloc[0])
@@ -211,12 +214,12 @@ def draw_heads(
     figure.suptitle(site_title(effects))
 
 
-def _pairs_with_effects(pairs: pd.DataFrame, effects: pd.DataFrame, table_name: str) -> pd.DataFrame:
+def _pairs_with_effects(pairs: pd.DataFrame, effects: pd.DataFrame | StoredTable, table_name: str) -> pd.DataFrame:
     """The pairs that have effects; both tables are checked."""
     check_table(pairs, ["sample_id", "clean_image", "corrupt_image", "clean_prompt", "corrupt_prompt"], "pairs")
     needed = ["sample_id", "corruption", "block", "module", "layer", "position", "token", "token_role"]
     check_table(effects, needed, table_name)
-    shown = pairs[pairs["sample_id"].isin(effects["sample_id"])]
+    shown = pairs[pairs["sample_id"].isin(values_of(effects, "sample_id"))]
     if shown.empty:
         raise VlmtraceError(
             f"No pair of the pairs table is in the {table_name} table: pass tables of the same task and run."
