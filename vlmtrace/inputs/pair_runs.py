@@ -247,9 +247,12 @@ def _measured(
     readouts_of_sides = []
     for which in ("correct", "contrast"):
         ids = torch.tensor([getattr(one, which) for one in answers], device=clean.logits.device)  # (pair, token)
-        longer = [model.extend(run, ids[:, :-1]) for run in inputs]
-        traces = [_trace_longer(model, *of_run) for of_run in zip(longer, (clean, corrupt), images, strict=True)]
-        side = WholeRuns(WholeAnswer(ids), *longer, *traces)
+        longer, longer_corrupt = (model.extend(run, ids[:, :-1]) for run in inputs)
+        traces = (
+            _trace_longer(model, longer, clean, images[0]),
+            _trace_longer(model, longer_corrupt, corrupt, images[1]),
+        )
+        side = WholeRuns(WholeAnswer(ids), longer, longer_corrupt, *traces)
         sides.append(side)
         readouts_of_sides.append(
             [_read_side(model, side, run, image) for run, image in zip(("clean", "corrupt"), images, strict=True)]

@@ -108,6 +108,67 @@ def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: Encoding
 
 
 @checked
+def usable_pairs(
+    model: VLM,
+    pairs: pd.DataFrame,
+    corruptions: NonEmpty[str] = ("image", "text"),
+    instruction: str = "",
+    answer_prefix: str = "",
+) -> pd.DataFrame:
+    """The pairs that `evaluate` answers; those that it would leave out are named in a warning.
+
+    `evaluate` of any part of these pairs leaves none out: what is answered in parts is what is answered at once.
+
+    Args:
+        model: its processor and tokenizer decide
+        pairs: a pairs table
+        corruptions: as in `evaluate`
+        instruction: as in `evaluate`
+        answer_prefix: as in `evaluate`
+
+    Returns:
+        the usable rows, counted anew from 0, with their units; prompts without the instruction, which `evaluate` adds
+
+    Raises:
+        VlmtraceError: the table breaks the contract, a corruption is unknown, or no pair is usable
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.usable_pairs(model, vt.load_pairs("rendered_states", n=4), instruction="Answer with one word.")
+        >>> len(pairs), pairs["clean_prompt"].iloc[0]
+        (4, 'is this circle yellow or red?')
+    """
+    asked = with_instruction(validate_pairs(pairs), instruction, answer_prefix)
+    usable, _ = _usable(model, asked, corruptions)
+    pairs = with_units(validate_pairs(pairs))
+    return pairs[pairs["sample_id"].isin(usable["sample_id"])].reset_index(drop=True)
+
+
+def _usable(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str]) -> tuple[pd.DataFrame, pd.Series]:
+    """The usable pairs, and which of them are pairs of images alone."""
+    usable, set_aside = check_pairs(model, pairs, corruptions)
+    alone = images_alone(usable)
+    if "text" in corruptions and "image" not in corruptions:
+        names = usable["sample_id"][alone]
+        set_aside = pd.concat([set_aside, pd.DataFrame({"sample_id": names, "reason": _NO_TEXT}, dtype=str)])
+        usable, alone = usable[~alone].reset_index(drop=True), alone[~alone].reset_index(drop=True)
+    if len(set_aside):
+        warnings.warn(_set_aside_warning(set_aside, len(pairs)), stacklevel=4)
+    if "text" in corruptions and alone.any():
+        warnings.warn(
+            f"{int(alone.sum())} of {len(usable)} pairs are pairs of images alone ({_NO_TEXT}): they are answered with "
+            "the corrupt image only, and their columns of text corruption are empty.",
+            stacklevel=4,
+        )
+    if usable.empty:
+        raise VlmtraceError(
+            f"None of the {len(pairs)} pairs can be used with {model.name}: {set_aside['reason'].iloc[0]}"
+        )
+    return usable, alone
+
+
+@checked
 def evaluate(
     model: VLM,
     pairs: pd.DataFrame,
@@ -164,25 +225,7 @@ def evaluate(
         >>> evaluated["text_contrast_token"].iloc[0]
         'neither'
     """
-    asked = with_instruction(validate_pairs(pairs), instruction, answer_prefix)
-    usable, set_aside = check_pairs(model, asked, corruptions)
-    alone = images_alone(usable)
-    if "text" in corruptions and "image" not in corruptions:
-        names = usable["sample_id"][alone]
-        set_aside = pd.concat([set_aside, pd.DataFrame({"sample_id": names, "reason": _NO_TEXT}, dtype=str)])
-        usable, alone = usable[~alone].reset_index(drop=True), alone[~alone].reset_index(drop=True)
-    if len(set_aside):
-        warnings.warn(_set_aside_warning(set_aside, len(pairs)), stacklevel=2)
-    if "text" in corruptions and alone.any():
-        warnings.warn(
-            f"{int(alone.sum())} of {len(usable)} pairs are pairs of images alone ({_NO_TEXT}): they are answered with "
-            "the corrupt image only, and their columns of text corruption are empty.",
-            stacklevel=2,
-        )
-    if usable.empty:
-        raise VlmtraceError(
-            f"None of the {len(pairs)} pairs can be used with {model.name}: {set_aside['reason'].iloc[0]}"
-        )
+    usable, alone = _usable(model, with_instruction(validate_pairs(pairs), instruction, answer_prefix), corruptions)
     prefixes = usable[PREFIX].fillna("") if PREFIX in usable else pd.Series("", index=usable.index)
     batches = []
     for (_, images_only), part in usable.groupby([prefixes, alone], sort=False):
