@@ -24,6 +24,7 @@ from vlmtrace.pipeline.dependencies import PACKAGE, code_digest, modules_behind,
 from vlmtrace.pipeline.kernels import OwnKernelManager, kernel_threads, warm_kernels
 from vlmtrace.pipeline.model_files import model_digest
 from vlmtrace.pipeline.notebook_files import declared_parameters
+from vlmtrace.pipeline.notebook_pages import pages_beside
 from vlmtrace.pipeline.notebooks import execute, kernel_environment
 from vlmtrace.pipeline.records import plain
 from vlmtrace.pipeline.runs import Run, open_run
@@ -216,6 +217,8 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> list[Job]:
         kernels = stack.enter_context(warm_kernels())
         # Notebooks expect to run in their own folder; papermill would change it for the whole process each time.
         stack.enter_context(contextlib.chdir(jobs[0].spec.notebook.parent))
+        pages = {job.run.executed_notebook(job.spec.name, job.task): job.run for job in jobs}
+        finished = stack.enter_context(pages_beside(pages))
         pool = stack.enter_context(kernel_threads(at_once))
         graph = TopologicalSorter({job.key: job.after & by_key.keys() for job in jobs})
         ahead = stages_ahead(jobs)
@@ -238,6 +241,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> list[Job]:
                 job = working.pop(future)
                 if future.exception() is None:
                     ran.append(job)
+                    finished(job.run.executed_notebook(job.spec.name, job.task))
                     graph.done(job.key)
                 else:
                     failure = failure or future.exception()
