@@ -119,8 +119,11 @@ def pages_beside(expected: Mapping[Path, Run]) -> Iterator[Callable[[Path], None
         with contextlib.suppress(Exception):
             render_page(notebook, run.folder / "report", dict(sorted(known.items())))
 
+    def finished(notebook: Path) -> None:
+        pool.submit(render, notebook)
+
     try:
-        yield lambda notebook: pool.submit(render, notebook) and None
+        yield finished
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
