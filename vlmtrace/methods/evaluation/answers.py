@@ -137,7 +137,7 @@ def usable_pairs(
         >>> model = vt.load_model("tiny-blip")
         >>> pairs = vt.usable_pairs(model, vt.load_pairs("rendered_states", n=4), instruction="Answer with one word.")
         >>> len(pairs), pairs["clean_prompt"].iloc[0]
-        (4, 'is this circle yellow or red?')
+        (4, 'Is this triangle yellow or red?')
     """
     asked = with_instruction(validate_pairs(pairs), instruction, answer_prefix)
     usable, _ = _usable(model, asked, corruptions)
