@@ -6,7 +6,7 @@ from .methods.attribution.gradients import attribute_heads, attribute_modules, r
 from .methods.causal_tracing.noise import choose_level, noise_curve, noise_scale
 from .methods.causal_tracing.summary import average_effects, later_layers
 from .methods.causal_tracing.trace import causal_trace
-from .methods.evaluation.answers import accuracy_table, check_pairs, evaluate
+from .methods.evaluation.answers import accuracy_table, check_pairs, evaluate, usable_pairs
 from .methods.evaluation.selection import select_samples, selection_table
 from .methods.knockout.attention_knockout import knock_out_attention, replace_image_tokens
 from .methods.lens.contributions import lens_contributions
@@ -63,4 +63,5 @@ __all__ = [
     "score_maps",
     "select_samples",
     "selection_table",
+    "usable_pairs",
 ]

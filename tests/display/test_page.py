@@ -62,6 +62,37 @@ def test_notebook_shows_a_figure_without_pyplot(data):
     assert plt.get_fignums() == [], "the figure stands in pyplot's list and would be shown twice, and kept forever"
 
 
+def test_notebook_shows_the_file_that_was_saved(tmp_path, data):
+    figure = FIGURES["faithfulness"](data)
+    png, _ = plots.save_figure(figure, tmp_path / "figure")
+    shown, size = figure._repr_png_()
+    assert shown == png.read_bytes()
+    assert size["width"] == 7 * 144, f"a page's width is shown {size['width']} pixels wide, not at 144 dpi"
+
+
+@pytest.mark.parametrize("change", ["label", "note", "size", "panel"])
+def test_what_changes_after_saving_is_laid_out_and_shown_anew(tmp_path, data, change):
+    figure = FIGURES["faithfulness"](data)
+    plots.save_figure(figure, tmp_path / "before")
+    axes = figure.axes[0]
+    left = axes.get_position().x0
+    if change == "label":
+        for label in axes.get_yticklabels():
+            label.set_fontsize(30)
+    elif change == "note":
+        figure.text(0.5, 0.5, "a note")
+    elif change == "size":
+        figure.set_size_inches(6, 5)
+    else:
+        figure.axes[-1].remove()
+    assert not isinstance(figure._repr_png_(), tuple), f"the figure as it was before its {change} changed is shown"
+    plots.save_figure(figure, tmp_path / "after")
+    assert (tmp_path / "after.png").read_bytes() != (tmp_path / "before.png").read_bytes()
+    if change == "label":
+        assert axes.get_position().x0 > left + 0.01, "the panel does not make room for its larger labels"
+    assert figure.get_layout_engine() is not None, "saving a figure must leave its layout as it was"
+
+
 def test_limits_are_round_and_hold_all_values():
     assert [effect_limit([v]) for v in (0.0, 0.01, 0.06, -0.21, 0.3, 1.0, -1.7)] == [
         0.05,

@@ -6,8 +6,9 @@ import torch
 
 import vlmtrace as vt
 from vlmtrace.inputs import run_inputs
-from vlmtrace.inputs.answers import chosen_variant, find_answers, variants
+from vlmtrace.inputs.answers import Answers, GivenAnswers, chosen_variant, find_answers, read_answers, variants
 from vlmtrace.inputs.corruption import with_instruction
+from vlmtrace.models.vlm import inputs_of_pair
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +21,9 @@ def states():
     return vt.load_pairs("rendered_states", n=6)
 
 
-def one_hot(model, token):
-    return torch.nn.functional.one_hot(torch.tensor(token), len(model.tokenizer)).float()
+def saying(model, inputs, token):
+    """A run of one pair that says this token."""
+    return GivenAnswers(model, inputs, torch.nn.functional.one_hot(torch.tensor([token]), len(model.tokenizer)).float())
 
 
 def test_the_token_that_the_model_gives_is_measured(model_store, random_pairs):
@@ -31,8 +33,9 @@ def test_the_token_that_the_model_gives_is_measured(model_store, random_pairs):
     ways = {way[0]: way for way in variants(model, "red") if len(way) == 1}
     assert len(ways) == 2, f"one word, {len(ways)} tokens: this test needs two"
     for token, way in ways.items():
-        assert chosen_variant(model, "red", inputs, one_hot(model, token)) == way
-        assert chosen_variant(model, "Red", inputs, one_hot(model, token)) == way, "the table's capital decides nothing"
+        given = saying(model, inputs, token)
+        assert chosen_variant(model, "red", given, 0) == way
+        assert chosen_variant(model, "Red", given, 0) == way, "the table's capital decides nothing"
 
 
 def test_under_text_corruption_the_corrupt_runs_own_answer_is_the_contrast(tiny, states):
@@ -59,9 +62,9 @@ def test_under_text_corruption_the_corrupt_runs_own_answer_is_the_contrast(tiny,
 def test_where_the_corrupt_run_gives_the_correct_answer_the_other_option_is_the_contrast(tiny, states):
     pair = states.iloc[[0]]
     inputs = run_inputs(tiny, pair, "clean")
-    logits = one_hot(tiny, tiny.answer_token(pair["correct_answer"].iloc[0]))
+    given = saying(tiny, inputs, tiny.answer_token(pair["correct_answer"].iloc[0]))
     options = pair["correct_answer"].iloc[0], pair["incorrect_answer"].iloc[0]
-    found = find_answers(tiny, options, logits, logits, "text", (inputs, inputs))
+    found = find_answers(tiny, options, given, given, 0, "text")
     assert found.contrast == tuple(tiny.spell_answer(options[1]))
 
 
@@ -70,8 +73,8 @@ def test_the_correct_answer_in_another_writing_is_no_contrast(model_store, rando
     model = model_store.shared("llava")
     inputs = run_inputs(model, random_pairs.iloc[[0]], "clean")
     first, second = (way for way in variants(model, "red") if len(way) == 1)
-    clean, corrupt = one_hot(model, first[0]), one_hot(model, second[0])
-    found = find_answers(model, ("red", "blue"), clean, corrupt, "text", (inputs, inputs))
+    clean, corrupt = (saying(model, inputs, way[0]) for way in (first, second))
+    found = find_answers(model, ("red", "blue"), clean, corrupt, 0, "text")
     assert found.correct == first
     assert found.contrast in variants(model, "blue")
 
@@ -120,12 +123,32 @@ def test_a_long_answer_can_be_right(model_store, random_pairs, monkeypatch):
     )
     tokens = model.spell_answer(answer)
     assert len(tokens) > 8
-    monkeypatch.setattr(
-        model, "greedy_ids", lambda inputs, n=8, image=None: [(tokens * 2)[:n]] * len(inputs["input_ids"])
-    )
+    monkeypatch.setattr(model, "greedy_ids", lambda inputs, n=8, *_: [(tokens * 2)[:n]] * len(inputs["input_ids"]))
     evaluated = vt.evaluate(model, pair)
     assert evaluated["generated_answer"].iloc[0].startswith(answer)
     assert evaluated["correct_tokens"].iloc[0].split() == model.tokenizer.convert_ids_to_tokens(tokens)
+
+
+@pytest.mark.parametrize("name", ["random_blip", "llava"])
+def test_a_batch_is_asked_as_its_pairs_are(request, model_store, random_pairs, name):
+    """Answers of a batch are continued together, in steps, and read together, whatever their numbers of tokens."""
+    model = request.getfixturevalue(name) if name == "random_blip" else model_store.shared(name)
+    pairs = random_pairs[random_pairs["clean_prompt"] == random_pairs["clean_prompt"].iloc[0]].iloc[[0, 0]]
+    pairs = pairs.assign(clean_image=[pairs["clean_image"].iloc[0], pairs["corrupt_image"].iloc[0]])
+    inputs = run_inputs(model, pairs, "clean")
+    given = GivenAnswers(model, inputs, model.answer_logits(inputs))
+    stepwise = [given.ids(n) for n in (1, 3, 2, 5)]
+    ids = model.spell_answer("red") * 3
+    answers = [Answers(tuple(ids[:2]), tuple(ids[:1])), Answers(tuple(ids[:2]), tuple(ids[:3]))]
+    together = read_answers(model, given, answers)
+    for row in range(2):
+        own = inputs_of_pair(inputs, row, 2)
+        whole = model.answer_tokens(own, 5)
+        assert [found[row] for found in stepwise] == [whole[:n] for n in (1, 3, 2, 5)]
+        alone = read_answers(model, GivenAnswers(model, own, model.answer_logits(own)), answers[row : row + 1])
+        for name in ("correct", "incorrect", "log_normalizer"):
+            in_batch, of_pair = float(getattr(together, name)[row]), float(getattr(alone, name))
+            assert in_batch == pytest.approx(of_pair, abs=1e-4), f"{name} of pair {row} is another in a batch"
 
 
 @pytest.mark.parametrize("name", ["random_blip", "llava"])

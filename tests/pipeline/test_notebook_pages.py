@@ -8,7 +8,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from vlmtrace.core import paths
-from vlmtrace.pipeline.notebook_pages import notebook_pages
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.pipeline.notebook_pages import notebook_pages, pages_beside
 from vlmtrace.pipeline.notebooks import WIDGET
 from vlmtrace.pipeline.runs import open_run
 
@@ -90,3 +91,24 @@ def test_controls_are_left_out_and_figures_stay(run):
     page = (run.folder / "report" / entry["page"]).read_text()
     assert "a figure" in page and "a dropdown" not in page
     assert (run.folder / "report" / entry["notebook"]).is_file()
+
+
+def test_pages_are_rendered_beside_what_still_runs(run, monkeypatch):
+    """With the links to notebooks that are still to come, so that the report need not render them again."""
+    names = ["a-01_first", "a-02_second"]
+    expected = {run.folder / "notebooks" / f"{name}.ipynb": run for name in names}
+    with pages_beside(expected) as finished:
+        finished(execute(run, names[0], "next: [2](02_second.ipynb)"))
+        finished(execute(run, names[1], "[1](01_first.ipynb)"))
+    monkeypatch.setattr("vlmtrace.pipeline.notebook_pages.notebook_as_html", lambda *_: "rendered again")
+    assert links_of(run, names[0]) == ["a-02_second.html"]
+    assert links_of(run, names[1]) == ["a-01_first.html"]
+
+
+def test_a_notebook_that_is_none_is_left_to_the_report(run):
+    path = execute(run, "01_first", "text")
+    path.write_text("no notebook")
+    with pages_beside({path: run}) as finished:
+        finished(path)
+    with pytest.raises(VlmtraceError, match="is not an executed notebook"):
+        list(notebook_pages(run, run.folder / "report"))

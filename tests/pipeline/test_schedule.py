@@ -23,7 +23,8 @@ from vlmtrace.pipeline import stages as declarations
 from vlmtrace.pipeline.runs import open_run
 
 A, B = "rendered_states", "rendered_svo"
-ONE_TASK = [f"01 {A}", f"02 {A}", f"03 {A}", f"04 {A}", f"05 {A}"]
+#: What other stages wait for goes first.
+ONE_TASK = [f"01 {A}", f"02 {A}", f"03 {A}", f"05 {A}", f"04 {A}"]
 
 #: What each stand-in notebook uses of the package, so that its code decides about it.
 USES = {
@@ -222,8 +223,8 @@ def test_replaced_weights_are_noticed_whatever_their_date(ran, home):
         ("tasks/mit_states", [f"01 {A}", "report"]),
         ("methods/evaluation/answers", [f"02 {A}", "report"]),
         ("methods/evaluation/selection", [f"03 {A}", "06", "report"]),
-        ("methods/patching/sweeps", [f"04 {A}", f"05 {A}", "06", "report"]),
-        ("models/blip", [f"01 {A}", f"02 {A}", f"04 {A}", f"05 {A}", "06", "report"]),
+        ("methods/patching/sweeps", [f"05 {A}", f"04 {A}", "06", "report"]),
+        ("models/blip", [f"01 {A}", f"02 {A}", f"05 {A}", f"04 {A}", "06", "report"]),
         ("methods/circuits/heads", ["06", "report"]),
         ("display/style", ["report"]),
         ("pipeline/report", ["report"]),
@@ -370,7 +371,7 @@ def test_a_run_that_stopped_continues_there(ran):
     log, said = make(ran, fails=True)
     assert log[-1] == f"04 {A}" and said.splitlines()[-1] == "Error: a sentence."
     ran.failing = set()
-    assert make(ran)[0] == [f"04 {A}", f"05 {A}", "06", "report"]
+    assert make(ran)[0] == [f"04 {A}", "06", "report"]
 
 
 def test_a_failure_lets_what_runs_beside_it_finish(ran):
@@ -401,6 +402,14 @@ def test_tasks_run_beside_each_other(ran):
     for task in (A, B, "rendered_faces"):
         own = [stage for stage in log if stage.endswith(task)]
         assert own[:3] == [f"01 {task}", f"02 {task}", f"03 {task}"]
+
+
+def test_what_others_wait_for_goes_first(ran):
+    """The last stage waits for every 05: with one at a time, no 04 stands before them."""
+    log, _ = make(ran, "--jobs", "1", tasks=f"{A} {B}")
+    order = [stage[:2] for stage in log]
+    assert order[:8] == ["01", "01", "02", "02", "03", "03", "05", "05"], log
+    assert sorted(order[8:]) == ["04", "04", "06", "re"] and log[-1] == "report", log
 
 
 def test_a_run_is_made_by_one_process_at_a_time(ran):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -30,6 +31,8 @@ PAGE_WIDTH = 7.0
 PAGE_HEIGHT = 9.5
 #: No figure is higher than this, however many rows it has.
 MAX_HEIGHT = 20.0
+#: Pixels per inch of a figure in a notebook.
+SCREEN_DPI = 144
 #: Gray of a missing value.
 MISSING = "0.8"
 #: Signed effects: blue below 0, white at 0, red above. Red and blue differ for every common color blindness.
@@ -63,22 +66,67 @@ _PAPER: Any = {
 
 
 class PaperFigure(Figure):
-    """A figure that a notebook shows once, when it is a cell's result, whether or not pyplot was ever used."""
+    """A figure that a notebook shows once, when it is a cell's result, whether or not pyplot was ever used.
+
+    Attributes:
+        saved: the PNG that `save_figure` wrote last, until the figure changes: what a notebook shows
+    """
+
+    saved: bytes | None = None
+    _as_drawn: tuple[Any, ...] = ()
 
     def draw(self, renderer: Any) -> None:
         """Draw it, each text as it is; where texts leave no room for the panels, they are cut shorter."""
+        if not self.is_as_drawn():
+            self.saved = None
         make_literal(self)
         with warnings.catch_warnings():
             # Said before anything is drawn.
             warnings.filterwarnings("error", "constrained_layout not applied")
             try:
-                return super().draw(renderer)
+                super().draw(renderer)
             except UserWarning:
                 make_literal(self, LITTLE_ROOM)
-        super().draw(renderer)
+                super().draw(renderer)
+        self._as_drawn = self._state()
 
-    def _repr_png_(self) -> bytes:
-        return render_png(self, dpi=144)
+    def is_as_drawn(self) -> bool:
+        """Whether nothing of it has changed since it was drawn last, so that its layout need not be found again."""
+        return self._as_drawn == self._state()
+
+    def _state(self) -> tuple[Any, ...]:
+        # An artist that changes is stale until it is drawn. Labels of ticks do not tell the figure, so all are asked;
+        # the figure itself is stale whenever another resolution was tried.
+        parts = self.findobj()
+        stale = frozenset(id(part) for part in parts if part.stale and part is not self)
+        return tuple(self.get_size_inches()), len(parts), stale
+
+    def _repr_png_(self) -> bytes | tuple[bytes, dict[str, int]]:
+        if self.saved is None or not self.is_as_drawn():
+            return render_png(self, SCREEN_DPI)
+        # At the size at which it would appear without having been saved.
+        width, height = (round(inches * SCREEN_DPI) for inches in self.get_size_inches())
+        return self.saved, {"width": width, "height": height}
+
+
+@contextlib.contextmanager
+def _layout_kept(figure: Figure) -> Iterator[None]:
+    """Find a figure's layout once; what is drawn in this block keeps it.
+
+    Half the time of drawing is layout, and savefig would find it again for each file.
+    """
+    engine = figure.get_layout_engine()
+    if engine is None:
+        yield
+        return
+    if not isinstance(figure, PaperFigure) or not figure.is_as_drawn():
+        figure.draw_without_rendering()
+    try:
+        with mpl.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)  # none at all, unless these settings name one
+        yield
+    finally:
+        figure.set_layout_engine(engine)
 
 
 def render_png(figure: Figure, dpi: int) -> bytes:
@@ -92,7 +140,8 @@ def render_png(figure: Figure, dpi: int) -> bytes:
         the file's bytes
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    with _layout_kept(figure):
+        figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
@@ -106,7 +155,7 @@ def new_figure(height: float, width: float = PAGE_WIDTH) -> Figure:
     Returns:
         the figure, with a constrained layout
     """
-    return PaperFigure(figsize=(width, min(height, MAX_HEIGHT)), dpi=144, layout="constrained")
+    return PaperFigure(figsize=(width, min(height, MAX_HEIGHT)), dpi=SCREEN_DPI, layout="constrained")
 
 
 def paper_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -143,14 +192,17 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     """
     path = Path(path)
     make_literal(figure)  # those of other libraries, too
-    written = []
-    for suffix, options in ((".png", {"dpi": 200}), (".pdf", {"metadata": {"CreationDate": None}})):
-        target = path.with_name(path.name + suffix)
+    png, pdf = (path.with_name(path.name + suffix) for suffix in (".png", ".pdf"))
+    with _layout_kept(figure):
+        pixels = render_png(figure, dpi=200)
+        with write_atomically(png) as temporary:
+            temporary.write_bytes(pixels)
         # Type 42: text stays text, as journals ask.
-        with write_atomically(target) as temporary, mpl.rc_context({"pdf.fonttype": 42}):
-            figure.savefig(temporary, **options)
-        written.append(target)
-    return written
+        with write_atomically(pdf) as temporary, mpl.rc_context({"pdf.fonttype": 42}):
+            figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+    if isinstance(figure, PaperFigure):
+        figure.saved = pixels
+    return [png, pdf]
 
 
 def effect_limit(values: Iterable[float]) -> float:

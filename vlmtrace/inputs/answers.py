@@ -12,6 +12,8 @@ either corruption, stays available as "options".
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +23,7 @@ from torch import Tensor
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.models import VLM, Inputs, Readout
 from vlmtrace.models.types import WholeAnswer
-from vlmtrace.models.vlm import inputs_of_pair
+from vlmtrace.models.vlm import inputs_of_pairs
 
 #: What the correct answer is compared with: the corrupt run's own answer, or the incorrect option.
 CONTRASTS = ("answer", "options")
@@ -78,14 +80,54 @@ def variants(model: VLM, answer: str, prefix: str = "") -> list[tuple[int, ...]]
     return list(found)
 
 
-def chosen_variant(model: VLM, answer: str, inputs: Inputs, logits: Tensor, prefix: str = "") -> tuple[int, ...]:
+class GivenAnswers:
+    """What the runs of a batch answer by themselves, continued for all of them at once and only as far as is asked.
+
+    Args:
+        model: the model that ran
+        inputs: of the batch
+        logits: (pair, vocabulary), of the first answer token
+    """
+
+    def __init__(self, model: VLM, inputs: Inputs, logits: Tensor):
+        self.model, self.inputs, self.logits = model, inputs, logits
+        self.first: list[int] = logits.argmax(-1).tolist()
+        self._ids = [[token] for token in self.first]
+        self._asked = 1
+
+    @functools.cached_property
+    def image(self) -> Tensor:
+        """The image embeddings of the batch, which no further token changes."""
+        with torch.no_grad():
+            return self.model.image_embeddings(self.inputs)
+
+    def ids(self, n: int) -> list[list[int]]:
+        """The first tokens of each answer.
+
+        Args:
+            n: so many at most
+
+        Returns:
+            by pair, the ids; without the token that ends the answer, and none behind it
+        """
+        stops = self.model.stop_ids
+        if n > self._asked:
+            # What stands behind the end of an answer does not matter.
+            rows = [row + [min(stops, default=0)] * (self._asked - len(row)) for row in self._ids]
+            begun = torch.tensor(rows, device=self.logits.device, dtype=self.inputs["input_ids"].dtype)
+            self._ids = self.model.greedy_ids(self.inputs, n, self.image, begun)
+            self._asked = n
+        return [list(itertools.takewhile(lambda token: token not in stops, row[:n])) for row in self._ids]
+
+
+def chosen_variant(model: VLM, answer: str, given: GivenAnswers, row: int, prefix: str = "") -> tuple[int, ...]:
     """The way in which a run writes an answer.
 
     Args:
         model: its tokenizer decides
         answer: an option
-        inputs: of one pair, of the run that is to give it
-        logits: (vocabulary,), of the first answer token in that run
+        given: what the runs of the batch answer
+        row: of the pair in the batch
         prefix: the given beginning of the answer
 
     Returns:
@@ -96,44 +138,44 @@ def chosen_variant(model: VLM, answer: str, inputs: Inputs, logits: Tensor, pref
         VlmtraceError: the answer cannot be written in the model's vocabulary
     """
     ways = variants(model, answer, prefix)
-    said = int(logits.argmax())
+    said = given.first[row]
     begun = [way for way in ways if way[0] == said]
     if begun:
         longest = max(map(len, begun))
-        own = (said,) if longest == 1 else tuple(model.answer_tokens(inputs, longest))
-        given = [way for way in begun if own[: len(way)] == way]
-        if given:
-            return given[0]
+        own = (said,) if longest == 1 else tuple(given.ids(longest)[row])
+        spelled_out = [way for way in begun if own[: len(way)] == way]
+        if spelled_out:
+            return spelled_out[0]
     if len(ways[0]) > 1:
         return ways[0]
-    return max((way for way in ways if len(way) == 1), key=lambda way: float(logits[way[0]]))
+    return max((way for way in ways if len(way) == 1), key=lambda way: float(given.logits[row, way[0]]))
 
 
-def own_answer(model: VLM, inputs: Inputs, logits: Tensor, n: int) -> tuple[int, ...]:
+def own_answer(model: VLM, given: GivenAnswers, row: int, n: int) -> tuple[int, ...]:
     """The first tokens of the answer that a run gives itself.
 
     Args:
         model: the model that ran
-        inputs: of one pair
-        logits: (vocabulary,), of the first answer token
+        given: what the runs of the batch answer
+        row: of the pair in the batch
         n: so many tokens at most
 
     Returns:
         one id at least: a run that ends its answer at once answers with the token that ends it
     """
-    first = int(logits.argmax())
+    first = given.first[row]
     if n == 1 or first in model.stop_ids:
         return (first,)
-    return tuple(model.answer_tokens(inputs, n))
+    return tuple(given.ids(n)[row])
 
 
 def find_answers(
     model: VLM,
     options: Sequence[str],
-    clean_logits: Tensor,
-    corrupt_logits: Tensor,
+    clean: GivenAnswers,
+    corrupt: GivenAnswers,
+    row: int,
     corruption: str,
-    inputs: tuple[Inputs, Inputs],
     contrast: str = "answer",
     prefix: str = "",
 ) -> Answers:
@@ -142,10 +184,10 @@ def find_answers(
     Args:
         model: the model that ran
         options: the correct and the incorrect one
-        clean_logits: (vocabulary,), of the clean run at the first answer token
-        corrupt_logits: the same of the corrupt run
+        clean: what the clean runs of the batch answer
+        corrupt: what the corrupt runs answer
+        row: of the pair in the batch
         corruption: "image" or "text"
-        inputs: of the pair's clean run, and of its corrupt run
         contrast: "answer": under text corruption the corrupt run's own answer, cut to as many tokens as the correct
             answer has; where that is the correct answer in any writing, the incorrect option. "options": always the
             incorrect option
@@ -158,14 +200,13 @@ def find_answers(
         VlmtraceError: an option cannot be written in the model's vocabulary, or both are the same tokens
     """
     one_of(contrast, CONTRASTS, "contrast")
-    clean, corrupt = (inputs[0], clean_logits), (inputs[1], corrupt_logits)
-    correct = chosen_variant(model, options[0], *clean, prefix)
+    correct = chosen_variant(model, options[0], clean, row, prefix)
     if corruption == "text" and contrast == "answer":
-        own = own_answer(model, *corrupt, len(correct))
+        own = own_answer(model, corrupt, row, len(correct))
         if own != correct and own not in variants(model, options[0], prefix):
             return Answers(correct, own)
     # Under text corruption no run gives the incorrect option: it is written as the clean run would write it.
-    incorrect = chosen_variant(model, options[1], *(corrupt if corruption == "image" else clean), prefix)
+    incorrect = chosen_variant(model, options[1], corrupt if corruption == "image" else clean, row, prefix)
     if correct == incorrect:
         raise VlmtraceError(
             f"The options {options[0]!r} and {options[1]!r} are the same tokens under {model.name}'s tokenizer: "
@@ -194,30 +235,30 @@ def check_options(model: VLM, options: Sequence[str], prefix: str = "") -> None:
 
 
 @torch.no_grad()
-def read_answers(model: VLM, inputs: Inputs, logits: Tensor, answers: Sequence[Answers]) -> Readout:
+def read_answers(model: VLM, given: GivenAnswers, answers: Sequence[Answers]) -> Readout:
     """What a run says of each pair's answers, whatever their numbers of tokens.
 
     Args:
         model: the model that ran
-        inputs: of a batch
-        logits: (pair, vocabulary), of its first answer token
+        given: its runs of a batch
         answers: of each pair
 
     Returns:
         readout of shape (pair,): logits of answers of one token; log-probabilities where either has several
     """
-    single = Readout.of(logits, first_ids(answers, logits.device))
+    single = Readout.of(given.logits, first_ids(answers, given.logits.device))
     columns = [single.correct.clone(), single.incorrect.clone(), single.log_normalizer.clone()]
-    for row, one in enumerate(answers):
-        if one.is_single:
-            continue
-        own = inputs_of_pair(inputs, row, len(answers))
-        for column, ids in ((0, one.correct), (1, one.contrast)):
-            last = model.last_logits(model.extend(own, ids[:-1]), len(ids))  # (1, token, vocabulary)
-            columns[column][row] = Readout.of_last(last, WholeAnswer(torch.tensor([ids], device=last.device))).correct[
-                0
-            ]
-        columns[2][row] = 0
+    for column, which in enumerate(("correct", "contrast")):
+        by_length: dict[int, list[int]] = {}
+        for row, one in enumerate(answers):
+            if not one.is_single:
+                by_length.setdefault(len(getattr(one, which)), []).append(row)
+        for length, rows in by_length.items():
+            ids = torch.tensor([getattr(answers[row], which) for row in rows], device=given.logits.device)
+            own = inputs_of_pairs(given.inputs, rows, len(answers))
+            last = model.last_logits(model.extend(own, ids[:, :-1]), length, given.image[rows])
+            columns[column][rows] = Readout.of_last(last, WholeAnswer(ids)).correct  # last: (pair, token, vocabulary)
+            columns[2][rows] = 0
     return Readout(*columns)
 
 

@@ -12,14 +12,14 @@ import torch
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import open_image
 from vlmtrace.inputs.alignment import size_mismatch
-from vlmtrace.inputs.answers import Answers, contrast_names, find_answers, first_ids
+from vlmtrace.inputs.answers import Answers, GivenAnswers, contrast_names, find_answers, first_ids
 from vlmtrace.inputs.corruption import prefix_of, run_inputs, token_mismatch
 from vlmtrace.inputs.encodable import named
 from vlmtrace.models import VLM, Inputs, Readout, Trace
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.finite import check_finite
 from vlmtrace.models.types import BothAnswers, WholeAnswer
-from vlmtrace.models.vlm import inputs_of_pair
+from vlmtrace.models.vlm import inputs_of_pair, inputs_of_pairs
 
 
 @dataclass(frozen=True)
@@ -166,24 +166,22 @@ def run_alike(
         with named_rows(model, its_inputs, [f"pair {name!r} ({run} run)" for name in pairs["sample_id"]]):
             traces.append(model.trace(its_inputs))
     clean, corrupt = traces
+    given = GivenAnswers(model, clean_inputs, clean.logits), GivenAnswers(model, inputs, corrupt.logits)
     answers = []
     for row, pair in enumerate(pairs.to_dict("records")):
         options = (pair["correct_answer"], pair["incorrect_answer"])
-        runs = clean.logits[row], corrupt.logits[row]
-        own = inputs_of_pair(clean_inputs, row, len(pairs)), inputs_of_pair(inputs, row, len(pairs))
-        answers.append(find_answers(model, options, *runs, corruption, own, contrast, prefix_of(pair)))
+        answers.append(find_answers(model, options, *given, row, corruption, contrast, prefix_of(pair)))
     by_length: dict[tuple[int, int], list[int]] = {}
     for row, one in enumerate(answers):
         by_length.setdefault(one.lengths, []).append(row)
     if len(by_length) == 1:
-        yield list(range(len(pairs))), _measured(model, clean_inputs, inputs, clean, corrupt, answers)
+        yield list(range(len(pairs))), _measured(model, given, clean, corrupt, answers)
     elif not split:
         raise VlmtraceError("Answers of unlike numbers of tokens cannot share a batch: run their pairs one by one.")
     elif not clean.calls:
         for rows in by_length.values():
-            together = _joined([encoded[row] for row in rows])
             mine = [answers[row] for row in rows]
-            yield rows, _measured(model, *together, clean.rows(rows), corrupt.rows(rows), mine)
+            yield rows, _measured(model, given, clean.rows(rows), corrupt.rows(rows), mine, rows)
     else:
         # How a language model calls its layers belongs to a whole batch.
         for rows in by_length.values():
@@ -225,32 +223,53 @@ def runs_of_one(runs: PairRuns, row: int) -> PairRuns:
 
 
 def _measured(
-    model: VLM, clean_inputs: Inputs, inputs: Inputs, clean: Trace, corrupt: Trace, answers: list[Answers]
+    model: VLM,
+    given: tuple[GivenAnswers, GivenAnswers],
+    clean: Trace,
+    corrupt: Trace,
+    answers: list[Answers],
+    rows: Sequence[int] | None = None,
 ) -> PairRuns:
+    """The runs of a batch, or of some rows of it; traces and answers are of these rows alone."""
+    inputs = [one.inputs for one in given]
+    if rows is not None:
+        inputs = [inputs_of_pairs(one.inputs, rows, len(one.first)) for one in given]
     contrasts = contrast_names(model, answers)
     if answers[0].is_single:
         ids = first_ids(answers, clean.logits.device)
         readouts = Readout.of(clean.logits, ids), Readout.of(corrupt.logits, ids)
-        return PairRuns(clean_inputs, inputs, clean, corrupt, answers, contrasts, *readouts)
+        return PairRuns(inputs[0], inputs[1], clean, corrupt, answers, contrasts, *readouts)
+    # No token of an answer changes the image embeddings: those of the runs without it are taken.
+    images = (
+        [one.image if rows is None else one.image[list(rows)] for one in given] if model.answers_apart else [None] * 2
+    )
     sides = []
+    readouts_of_sides = []
     for which in ("correct", "contrast"):
         ids = torch.tensor([getattr(one, which) for one in answers], device=clean.logits.device)  # (pair, token)
-        longer, longer_corrupt = (model.extend(run, ids[:, :-1]) for run in (clean_inputs, inputs))
-        traces = _trace_longer(model, longer, clean), _trace_longer(model, longer_corrupt, corrupt)
-        sides.append(WholeRuns(WholeAnswer(ids), longer, longer_corrupt, *traces))
+        longer, longer_corrupt = (model.extend(run, ids[:, :-1]) for run in inputs)
+        traces = (
+            _trace_longer(model, longer, clean, images[0]),
+            _trace_longer(model, longer_corrupt, corrupt, images[1]),
+        )
+        side = WholeRuns(WholeAnswer(ids), longer, longer_corrupt, *traces)
+        sides.append(side)
+        readouts_of_sides.append(
+            [_read_side(model, side, run, image) for run, image in zip(("clean", "corrupt"), images, strict=True)]
+        )
     whole = (sides[0], sides[1])
-    clean_readout, corrupt_readout = (_read_whole(model, run, whole) for run in ("clean", "corrupt"))
-    return PairRuns(clean_inputs, inputs, clean, corrupt, answers, contrasts, clean_readout, corrupt_readout, whole)
+    clean_readout, corrupt_readout = (Readout.of_two(*both) for both in zip(*readouts_of_sides, strict=True))
+    return PairRuns(inputs[0], inputs[1], clean, corrupt, answers, contrasts, clean_readout, corrupt_readout, whole)
 
 
 @torch.no_grad()
-def _trace_longer(model: VLM, inputs: Inputs, trace: Trace) -> Trace:
+def _trace_longer(model: VLM, inputs: Inputs, trace: Trace, image: torch.Tensor | None) -> Trace:
     """The trace of a run with an answer given; `trace` is that of the same run without it."""
     if not model.answers_apart:
         return model.trace(inputs)
     # Nothing in front of the answer's own block has changed.
     block = model.answer_block
-    longer = model.trace(inputs, model.sites([block]))
+    longer = model.trace(inputs, model.sites([block]), image)
     own = longer.layer_inputs[block]
     before = {name: value for name, value in trace.layer_inputs.items() if name != block}
     return dataclasses.replace(
@@ -262,12 +281,13 @@ def _trace_longer(model: VLM, inputs: Inputs, trace: Trace) -> Trace:
 
 
 @torch.no_grad()
+def _read_side(model: VLM, side: WholeRuns, run: str, image: torch.Tensor | None) -> Readout:
+    logits = model.last_logits(_inputs_of(side, run), side.ids.n_positions, image)
+    return Readout.of_last(check_finite(model.name, logits), side.ids)
+
+
 def _read_whole(model: VLM, run: str, whole: tuple[WholeRuns, WholeRuns], image: torch.Tensor | None = None) -> Readout:
-    both = []
-    for side in whole:
-        logits = model.last_logits(_inputs_of(side, run), side.ids.n_positions, image)
-        both.append(Readout.of_last(check_finite(model.name, logits), side.ids))
-    return Readout.of_two(*both)
+    return Readout.of_two(*(_read_side(model, side, run, image) for side in whole))
 
 
 def read_again(model: VLM, runs: PairRuns, run: str = "clean", image: torch.Tensor | None = None) -> Readout:

@@ -215,7 +215,9 @@ class VLM(ModelInterface):
 
     @checked
     @torch.no_grad()
-    def greedy_ids(self, inputs: Inputs, max_new_tokens: Count = 8, image: Tensor | None = None) -> list[list[int]]:
+    def greedy_ids(
+        self, inputs: Inputs, max_new_tokens: Count = 8, image: Tensor | None = None, begun: Tensor | None = None
+    ) -> list[list[int]]:
         """Ids of the answers that the model itself gives: at each step the token of the largest logit.
 
         These are the very logits that are measured. A checkpoint's generation settings (beams, penalties, suppressed
@@ -225,12 +227,13 @@ class VLM(ModelInterface):
             inputs: a batch
             max_new_tokens: at most so many
             image: (batch, image position, width), which replaces the `image_embeddings`
+            begun: (batch, token), the first tokens of the answers, where they are known already
 
         Returns:
             the ids of each answer, without the token that ends it
         """
         image = self.image_embeddings(inputs) if image is None else image
-        found = inputs["input_ids"].new_empty(len(inputs["input_ids"]), 0)  # (batch, token)
+        found = inputs["input_ids"].new_empty(len(inputs["input_ids"]), 0) if begun is None else begun  # (batch, token)
         stop = torch.tensor(sorted(self.stop_ids), device=found.device)
         while found.shape[1] < max_new_tokens and not torch.isin(found, stop).any(1).all():
             token = self.answer_logits(self.extend(inputs, found), image=image).argmax(-1, keepdim=True)
@@ -342,6 +345,23 @@ def inputs_of_pair(inputs: Inputs, pair: int, n_pairs: int) -> Inputs:
     return {
         name: value[pair * len(value) // n_pairs : (pair + 1) * len(value) // n_pairs] for name, value in inputs.items()
     }
+
+
+def inputs_of_pairs(inputs: Inputs, pairs: Sequence[int], n_pairs: int) -> Inputs:
+    """Some pairs' share of a batch, as `inputs_of_pair` for each.
+
+    Args:
+        inputs: of a batch
+        pairs: their indices in the batch
+        n_pairs: how many the batch has
+
+    Returns:
+        what the model takes for these pairs
+    """
+    if list(pairs) == list(range(n_pairs)):
+        return inputs
+    parts = [inputs_of_pair(inputs, pair, n_pairs) for pair in pairs]
+    return {name: torch.cat([part[name] for part in parts]) for name in inputs}
 
 
 def repeat_inputs(inputs: Inputs, n: int) -> Inputs:

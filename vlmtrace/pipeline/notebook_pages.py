@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +53,81 @@ def notebook_pages(run: Run, folder: Path) -> Iterable[dict[str, str]]:
         for each notebook: task ("" for one of all tasks), name (the stage), page and notebook (paths relative to the
         folder)
     """
-    executed = {path.stem: path for path in sorted((run.folder / "notebooks").glob("[!.]*.ipynb"))}
+    executed = executed_notebooks(run)
     for stem, notebook in executed.items():
-        task, _, name = stem.rpartition("-")
-        page = folder / "notebooks" / f"{stem}.html"
-        linked = linked_notebooks(notebook.read_text(encoding="utf-8", errors="replace"), task, executed)
-        links = {link: f"{path.stem}.html" for link, path in linked.items()}
-        made_from = f"<!-- made from {file_digest(notebook)} {digest_of(links, file_digest(Path(__file__)))} -->\n"
-        if not page.is_file() or not _ends_with(page, made_from):
-            with write_atomically(page) as temporary:
-                temporary.write_text(notebook_as_html(notebook, links) + made_from, encoding="utf-8")
+        page = render_page(notebook, folder, executed)
         yield {
-            "task": task,
-            "name": name,
+            "task": stem.rpartition("-")[0],
+            "name": stem.rpartition("-")[2],
             "page": f"notebooks/{page.name}",
             "notebook": f"../notebooks/{notebook.name}",
         }
+
+
+def executed_notebooks(run: Run) -> dict[str, Path]:
+    """By its name without ending, each executed notebook of a run.
+
+    Args:
+        run: whose folder is searched
+    """
+    return {path.stem: path for path in sorted((run.folder / "notebooks").glob("[!.]*.ipynb"))}
+
+
+def render_page(notebook: Path, folder: Path, executed: Mapping[str, Path]) -> Path:
+    """Render an executed notebook, unless its page is what would come out.
+
+    Args:
+        notebook: the executed notebook
+        folder: of the report
+        executed: by their names without ending, the notebooks that it may link to
+
+    Returns:
+        the page
+
+    Raises:
+        VlmtraceError: the file is no executed notebook
+    """
+    page = folder / "notebooks" / f"{notebook.stem}.html"
+    task = notebook.stem.rpartition("-")[0]
+    linked = linked_notebooks(notebook.read_text(encoding="utf-8", errors="replace"), task, executed)
+    links = {link: f"{path.stem}.html" for link, path in linked.items()}
+    made_from = f"<!-- made from {file_digest(notebook)} {digest_of(links, file_digest(Path(__file__)))} -->\n"
+    if not page.is_file() or not _ends_with(page, made_from):
+        with write_atomically(page) as temporary:
+            temporary.write_text(notebook_as_html(notebook, links) + made_from, encoding="utf-8")
+    return page
+
+
+@contextlib.contextmanager
+def pages_beside(expected: Mapping[Path, Run]) -> Iterator[Callable[[Path], None]]:
+    """Render notebooks as they are finished, beside those that still run; the report then finds their pages.
+
+    Args:
+        expected: all notebooks that are to be executed, each with its run: a page links to those that are still to come
+
+    Yields:
+        what takes the path of a notebook that has been executed
+    """
+    pool = ThreadPoolExecutor(1)
+
+    def render(notebook: Path) -> None:
+        run = expected[notebook]
+        known = executed_notebooks(run) | {
+            path.stem: path for path, its_run in expected.items() if its_run.folder == run.folder
+        }
+        # Whatever is wrong here, the report meets again, and says.
+        with contextlib.suppress(Exception):
+            render_page(notebook, run.folder / "report", dict(sorted(known.items())))
+
+    def finished(notebook: Path) -> None:
+        pool.submit(render, notebook)
+
+    try:
+        yield finished
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _ends_with(page: Path, end: str) -> bool:
@@ -145,11 +207,16 @@ def leave_out_active(output: dict[str, Any]) -> None:
 
 
 def _exported(content: Any) -> str:
+    return UNNEEDED.sub("", _exporter().from_notebook_node(content)[0])
+
+
+@functools.lru_cache(maxsize=1)
+def _exporter() -> Any:
+    """One for all pages: its templates are compiled once."""
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(
+    return HTMLExporter(
         exclude_input_prompt=True,
         exclude_output_prompt=True,
         mathjax_url=f"{MATHJAX}MathJax.js?config=TeX-AMS_CHTML-full,Safe",
     )
-    return UNNEEDED.sub("", exporter.from_notebook_node(content)[0])

@@ -24,6 +24,7 @@ from vlmtrace.pipeline.dependencies import PACKAGE, code_digest, modules_behind,
 from vlmtrace.pipeline.kernels import OwnKernelManager, kernel_threads, warm_kernels
 from vlmtrace.pipeline.model_files import model_digest
 from vlmtrace.pipeline.notebook_files import declared_parameters
+from vlmtrace.pipeline.notebook_pages import pages_beside
 from vlmtrace.pipeline.notebooks import execute, kernel_environment
 from vlmtrace.pipeline.records import plain
 from vlmtrace.pipeline.runs import Run, open_run
@@ -222,8 +223,11 @@ def run_jobs(
         kernels = stack.enter_context(warm_kernels())
         # Notebooks expect to run in their own folder; papermill would change it for the whole process each time.
         stack.enter_context(contextlib.chdir(jobs[0].spec.notebook.parent))
+        pages = {job.run.executed_notebook(job.spec.name, job.task): job.run for job in jobs}
+        finished = stack.enter_context(pages_beside(pages))
         pool = stack.enter_context(kernel_threads(at_once))
         graph = TopologicalSorter({job.key: job.after & by_key.keys() for job in jobs})
+        ahead = stages_ahead(jobs)
         graph.prepare()
         ready: list[Job] = []
         working: dict[Future, Job] = {}
@@ -231,7 +235,8 @@ def run_jobs(
         while graph.is_active() and not (failure and not working):
             ready += [by_key[key] for key in graph.get_ready()]
             while ready and len(working) < at_once and not failure:
-                job = ready.pop(0)
+                job = max(ready, key=lambda one: ahead[one.key])
+                ready.remove(job)
                 if job.is_up_to_date():
                     graph.done(job.key)
                     ready += [by_key[key] for key in graph.get_ready()]
@@ -242,12 +247,36 @@ def run_jobs(
                 job = working.pop(future)
                 if future.exception() is None:
                     ran.append(job)
+                    finished(job.run.executed_notebook(job.spec.name, job.task))
                     graph.done(job.key)
                 else:
                     failure = failure or future.exception()
         if failure:
             raise failure
     return ran
+
+
+def stages_ahead(jobs: Sequence[Job]) -> dict[tuple[str, str, str], int]:
+    """How many stages wait for each job, one behind the other.
+
+    Those that most stages wait for go first: what nothing waits for fills the cores at the end, while the last stages
+    run, which could not begin before all others had finished.
+
+    Args:
+        jobs: of one run or several
+
+    Returns:
+        by the job's key, the length of the longest chain of jobs behind it
+    """
+    readers: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {job.key: [] for job in jobs}
+    for job in jobs:
+        for key in job.after & readers.keys():
+            readers[key].append(job.key)
+    graph = TopologicalSorter(readers)  # readers first
+    ahead: dict[tuple[str, str, str], int] = {}
+    for key in graph.static_order():
+        ahead[key] = max((1 + ahead[reader] for reader in readers[key]), default=0)
+    return ahead
 
 
 def alone_on(run: Run) -> contextlib.AbstractContextManager[None]:

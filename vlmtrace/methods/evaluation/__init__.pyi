@@ -1,4 +1,4 @@
-from .answers import accuracy_table, check_pairs, evaluate
+from .answers import accuracy_table, check_pairs, evaluate, usable_pairs
 from .figures import accuracy_by_category, pair_gallery, selection_counts
 from .selection import USE, eligible, select_samples, selection_table
 
@@ -13,4 +13,5 @@ __all__ = [
     "select_samples",
     "selection_counts",
     "selection_table",
+    "usable_pairs",
 ]

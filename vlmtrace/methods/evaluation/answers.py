@@ -15,15 +15,21 @@ from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import SAME_PROMPTS, TABLES, validate_pairs
 from vlmtrace.inputs.alignment import size_mismatch
-from vlmtrace.inputs.answers import Answers, check_options, contrast_names, find_answers, read_answers
+from vlmtrace.inputs.answers import (
+    Answers,
+    GivenAnswers,
+    check_options,
+    contrast_names,
+    find_answers,
+    read_answers,
+)
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import CORRUPTIONS, PREFIX, prefix_of, run_inputs, token_mismatch, with_instruction
 from vlmtrace.inputs.encodable import EncodingCheck, generated_tokens
 from vlmtrace.inputs.pair_rows import images_alone, row_problem
 from vlmtrace.inputs.units import with_units
-from vlmtrace.models import VLM, Inputs
+from vlmtrace.models import VLM
 from vlmtrace.models.diagnosis import named_rows
-from vlmtrace.models.vlm import inputs_of_pair
 
 
 @checked
@@ -102,6 +108,67 @@ def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: Encoding
 
 
 @checked
+def usable_pairs(
+    model: VLM,
+    pairs: pd.DataFrame,
+    corruptions: NonEmpty[str] = ("image", "text"),
+    instruction: str = "",
+    answer_prefix: str = "",
+) -> pd.DataFrame:
+    """The pairs that `evaluate` answers; those that it would leave out are named in a warning.
+
+    `evaluate` of any part of these pairs leaves none out: what is answered in parts is what is answered at once.
+
+    Args:
+        model: its processor and tokenizer decide
+        pairs: a pairs table
+        corruptions: as in `evaluate`
+        instruction: as in `evaluate`
+        answer_prefix: as in `evaluate`
+
+    Returns:
+        the usable rows, counted anew from 0, with their units; prompts without the instruction, which `evaluate` adds
+
+    Raises:
+        VlmtraceError: the table breaks the contract, a corruption is unknown, or no pair is usable
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.usable_pairs(model, vt.load_pairs("rendered_states", n=4), instruction="Answer with one word.")
+        >>> len(pairs), pairs["clean_prompt"].iloc[0]
+        (4, 'Is this triangle yellow or red?')
+    """
+    asked = with_instruction(validate_pairs(pairs), instruction, answer_prefix)
+    usable, _ = _usable(model, asked, corruptions)
+    pairs = with_units(validate_pairs(pairs))
+    return pairs[pairs["sample_id"].isin(usable["sample_id"])].reset_index(drop=True)
+
+
+def _usable(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str]) -> tuple[pd.DataFrame, pd.Series]:
+    """The usable pairs, and which of them are pairs of images alone."""
+    usable, set_aside = check_pairs(model, pairs, corruptions)
+    alone = images_alone(usable)
+    if "text" in corruptions and "image" not in corruptions:
+        names = usable["sample_id"][alone]
+        set_aside = pd.concat([set_aside, pd.DataFrame({"sample_id": names, "reason": _NO_TEXT}, dtype=str)])
+        usable, alone = usable[~alone].reset_index(drop=True), alone[~alone].reset_index(drop=True)
+    if len(set_aside):
+        warnings.warn(_set_aside_warning(set_aside, len(pairs)), stacklevel=4)
+    if "text" in corruptions and alone.any():
+        warnings.warn(
+            f"{int(alone.sum())} of {len(usable)} pairs are pairs of images alone ({_NO_TEXT}): they are answered with "
+            "the corrupt image only, and their columns of text corruption are empty.",
+            stacklevel=4,
+        )
+    if usable.empty:
+        raise VlmtraceError(
+            f"None of the {len(pairs)} pairs can be used with {model.name}: {set_aside['reason'].iloc[0]}"
+        )
+    return usable, alone
+
+
+@checked
 def evaluate(
     model: VLM,
     pairs: pd.DataFrame,
@@ -158,25 +225,7 @@ def evaluate(
         >>> evaluated["text_contrast_token"].iloc[0]
         'neither'
     """
-    asked = with_instruction(validate_pairs(pairs), instruction, answer_prefix)
-    usable, set_aside = check_pairs(model, asked, corruptions)
-    alone = images_alone(usable)
-    if "text" in corruptions and "image" not in corruptions:
-        names = usable["sample_id"][alone]
-        set_aside = pd.concat([set_aside, pd.DataFrame({"sample_id": names, "reason": _NO_TEXT}, dtype=str)])
-        usable, alone = usable[~alone].reset_index(drop=True), alone[~alone].reset_index(drop=True)
-    if len(set_aside):
-        warnings.warn(_set_aside_warning(set_aside, len(pairs)), stacklevel=2)
-    if "text" in corruptions and alone.any():
-        warnings.warn(
-            f"{int(alone.sum())} of {len(usable)} pairs are pairs of images alone ({_NO_TEXT}): they are answered with "
-            "the corrupt image only, and their columns of text corruption are empty.",
-            stacklevel=2,
-        )
-    if usable.empty:
-        raise VlmtraceError(
-            f"None of the {len(pairs)} pairs can be used with {model.name}: {set_aside['reason'].iloc[0]}"
-        )
+    usable, alone = _usable(model, with_instruction(validate_pairs(pairs), instruction, answer_prefix), corruptions)
     prefixes = usable[PREFIX].fillna("") if PREFIX in usable else pd.Series("", index=usable.index)
     batches = []
     for (_, images_only), part in usable.groupby([prefixes, alone], sort=False):
@@ -211,14 +260,14 @@ def _set_aside_warning(set_aside: pd.DataFrame, total: int) -> str:
 
 
 def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str]) -> pd.DataFrame:
-    inputs = {run: run_inputs(model, pairs, run) for run in ("clean", *corruptions)}
-    logits = {}
-    for run, its_inputs in inputs.items():
+    runs = {}
+    for run in ("clean", *corruptions):
+        inputs = run_inputs(model, pairs, run)
         names = [f"pair {name!r} ({run} run)" for name in pairs["sample_id"]]
-        with torch.no_grad(), named_rows(model, its_inputs, names):
-            logits[run] = model.answer_logits(its_inputs)
+        with torch.no_grad(), named_rows(model, inputs, names):
+            runs[run] = GivenAnswers(model, inputs, model.answer_logits(inputs))
     shown = "image" if "image" in corruptions else "text"  # the runs that may give the incorrect option
-    options = _answers(model, pairs, inputs, logits, shown, "options")
+    options = _answers(model, pairs, runs, shown, "options")
     out = pairs.assign(
         clean_input=[model.prompt_text(prompt) for prompt in pairs["clean_prompt"]],
         corrupt_input=[model.prompt_text(prompt) for prompt in pairs["corrupt_prompt"]],
@@ -228,9 +277,9 @@ def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str])
         incorrect_tokens=[_names(model, one.contrast) for one in options],
     )
     longest = generated_tokens(max(max(one.lengths) for one in options))
-    for run, its_inputs in inputs.items():
-        readout = read_answers(model, its_inputs, logits[run], options)
-        ids = model.greedy_ids(its_inputs, longest)
+    for run, given in runs.items():
+        readout = read_answers(model, given, options)
+        ids = given.ids(longest)
         answers = model.spell_out(ids)
         out["generated_answer" if run == "clean" else f"{run}_generated_answer"] = answers
         out[f"{run}_p_correct"] = readout.p_correct.cpu().numpy()
@@ -238,9 +287,9 @@ def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str])
         against_option = readout.logit_diff.cpu().numpy()
         is_correct = _gives(answers, ids, pairs["correct_answer"], [one.correct for one in options])
         if run == "text":
-            own = _answers(model, pairs, inputs, logits, run, "answer")
-            out["text_logit_diff"] = read_answers(model, its_inputs, logits[run], own).logit_diff.cpu().numpy()
-            clean = read_answers(model, inputs["clean"], logits["clean"], own)
+            own = _answers(model, pairs, runs, run, "answer")
+            out["text_logit_diff"] = read_answers(model, given, own).logit_diff.cpu().numpy()
+            clean = read_answers(model, runs["clean"], own)
             out["clean_text_logit_diff"] = clean.logit_diff.cpu().numpy()
             out["text_options_logit_diff"] = against_option
             out["text_contrast_token"] = contrast_names(model, own)
@@ -256,20 +305,14 @@ def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str])
 
 
 def _answers(
-    model: VLM,
-    pairs: pd.DataFrame,
-    inputs: dict[str, Inputs],
-    logits: dict[str, torch.Tensor],
-    corruption: str,
-    contrast: str,
+    model: VLM, pairs: pd.DataFrame, runs: dict[str, GivenAnswers], corruption: str, contrast: str
 ) -> list[Answers]:
-    """The tokens that are measured in each pair of a batch, given inputs and logits by run."""
+    """The tokens that are measured in each pair of a batch, given its runs."""
     found = []
     for row, pair in enumerate(pairs.to_dict("records")):
         options = pair["correct_answer"], pair["incorrect_answer"]
-        of_runs = logits["clean"][row], logits[corruption][row]
-        own = tuple(inputs_of_pair(inputs[run], row, len(pairs)) for run in ("clean", corruption))
-        found.append(find_answers(model, options, *of_runs, corruption, (own[0], own[1]), contrast, prefix_of(pair)))
+        of_pair = runs["clean"], runs[corruption], row
+        found.append(find_answers(model, options, *of_pair, corruption, contrast, prefix_of(pair)))
     return found
 
 
