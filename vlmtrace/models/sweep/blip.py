@@ -228,5 +228,5 @@ def run_with_fixed_heads(
     for layer in range(model.blocks["text_encoder"].n_layers):
         stream = layers.after_self_attention(layer, contexts("self_attention", layer), stream)
         stream = layers.after_cross_attention(layer, contexts("cross_attention", layer), stream)
-        stream = layers.layers[layer].feed_forward_chunk(stream)
+        stream = layers.feed_forward(layer, stream)
     return read_answer(model, stream.unsqueeze(0), corrupt.layer_inputs["text_decoder"], answer_ids)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmtrace.models.hooks import HookPoint
+from vlmtrace.models.products import linear
 from vlmtrace.models.types import Patches, Site, Trace
 from vlmtrace.models.vlm import VLM
 
@@ -152,7 +153,7 @@ def attend_unprojected(attention: Any, rows: Tensor, memory: Tensor, heads: int)
     """
     n, _, width = memory.shape
     size = attention.query.out_features // heads
-    query = attention.query(rows).unflatten(-1, (heads, size))  # (N or 1, T, H, E)
+    query = linear(attention.query, rows).unflatten(-1, (heads, size))  # (N or 1, T, H, E)
     key_weight = attention.key.weight.view(heads, size, width)  # (H, E, D)
     value_weight = attention.value.weight.view(heads, size, width)
     query = torch.einsum("nthe,hed->nthd", query, key_weight).flatten(1, 2) / size**0.5  # (…, T·H, D)
