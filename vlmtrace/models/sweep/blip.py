@@ -16,15 +16,10 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.hooks import attach_hooks
-from vlmtrace.models.sweep.blip_layers import AnswerLayers, QuestionLayers, read_answer, vision_layer
+from vlmtrace.models.sweep.blip_layers import AnswerLayers, QuestionLayers, read_answer
+from vlmtrace.models.sweep.blip_vision import question_states
 from vlmtrace.models.sweep.chunking import in_chunks
-from vlmtrace.models.sweep.layer_sweep import (
-    concat_states,
-    gather_rows,
-    repeat_with_row,
-    restore_window_hooks,
-    sweep_layers,
-)
+from vlmtrace.models.sweep.layer_sweep import concat_states, restore_window_hooks, sweep_layers
 from vlmtrace.models.types import AnswerIds, BothAnswers, Patches, Readout, Trace, positions_read
 from vlmtrace.models.vlm import VLM
 
@@ -32,14 +27,43 @@ from vlmtrace.models.vlm import VLM
 @torch.no_grad()
 def sweep(model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: AnswerIds, memory: int) -> Readout:
     """Answer every patch of a batch of pairs; see `ModelInterface.sweep`."""
-    build = {"text_encoder": _TextEncoder, "text_decoder": _TextDecoder, "vision_encoder": _VisionEncoder}
-    run = build[patches.block](model, clean, corrupt, memory)
+    together = _pairs_together(model, corrupt, patches)
+    return Readout.cat(
+        [
+            _sweep_together(
+                model, clean.rows(rows), corrupt.rows(rows), patches.of_pairs(rows), answer_ids[rows], memory
+            )
+            for rows in (slice(first, first + together) for first in range(0, len(answer_ids), together))
+        ],
+        dim=0,
+    )
+
+
+#: The classes of the blocks' sweeps are below; what one chunk of one sweep computes with fits a processor's cache then.
+CACHE = 2**26
+
+
+def _pairs_together(model: VLM, corrupt: Trace, patches: Patches) -> int:
+    """How many pairs share a chunk: all on an accelerator, on a CPU no more than the cache holds."""
+    if model.device.type != "cpu":
+        return len(patches.positions)
+    run = _BLOCKS[patches.block](model, corrupt, corrupt, 1)
+    return max(1, CACHE // (len(patches) * run.state_bytes))
+
+
+def _sweep_together(
+    model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: AnswerIds, memory: int
+) -> Readout:
+    run = _BLOCKS[patches.block](model, clean, corrupt, memory)
     if isinstance(answer_ids, BothAnswers):
         n_read = max(answer_ids.correct.n_positions, answer_ids.contrast.n_positions)
     else:
         n_read = positions_read(answer_ids)
     state_bytes = max(run.state_bytes, n_read * run.token_bytes)
-    size = max(1, (memory - run.shared_bytes) // (len(answer_ids) * state_bytes))
+    room = memory - run.shared_bytes
+    if model.device.type == "cpu":
+        room = min(room, CACHE)
+    size = max(1, room // (len(answer_ids) * state_bytes))
     return in_chunks(patches, size, lambda chunk: run.answer(chunk, answer_ids))
 
 
@@ -148,33 +172,7 @@ class _VisionEncoder(_Sweep):
         self.state_bytes += stream.shape[1] * width * stream.element_size()
 
     def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
-        vision: Any = self.model.hf.vision_model
-
-        def enter(layer: int, chosen: Patches) -> Tensor:
-            new = gather_rows(self.clean["vision_encoder", "residual", layer], chosen.positions)  # (P, S, D)
-            return repeat_with_row(
-                self.corrupt["vision_encoder", "residual", layer], chosen.positions, new.unsqueeze(2)
-            )
-
-        def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, rows: Tensor) -> Tensor:
-            corrupt = self.corrupt.layer_input("vision_encoder", layer)
-            return vision_layer(vision.encoder.layers[layer], changed, fresh, rows, corrupt)
-
-        states = sweep_layers(self.model.blocks["vision_encoder"].n_layers, patches, enter, advance)
-        pairs, n_states = states.shape[:2]
-        question = self.corrupt.layer_inputs["text_encoder"]
-        n_heads = self.model.blocks["text_encoder"].n_heads
-        layers = QuestionLayers(
-            self.model,
-            vision.post_layernorm(states).flatten(0, 1),
-            keep=False,
-            unprojected=question.shape[1] * n_heads < question.shape[2],
-        )
-        # Every state has an image of its own, so each counts as a pair with one state.
-        stream = question.repeat_interleave(n_states, dim=0).unsqueeze(1)  # (P·S, 1, T, D)
-        for layer in range(self.model.blocks["text_encoder"].n_layers):
-            stream = layers.advance(layer, stream, None, patches.positions, stream[:, 0])
-        states = stream.view(pairs, n_states, *stream.shape[2:])  # (P, S, T, D)
+        states = question_states(self.model, self.clean, self.corrupt, patches)  # (P, S, T, D)
         return read_answer(self.model, states, self.corrupt.layer_inputs["text_decoder"], answer_ids)
 
 
@@ -194,6 +192,13 @@ class _TextDecoder(_Sweep):
         return layers.read(
             sweep_layers(self.model.blocks["text_decoder"].n_layers, patches, enter, advance), answer_ids
         )
+
+
+_BLOCKS: dict[str, type[_Sweep]] = {
+    "text_encoder": _TextEncoder,
+    "text_decoder": _TextDecoder,
+    "vision_encoder": _VisionEncoder,
+}
 
 
 def _image_embeddings(model: VLM, trace: Trace) -> Tensor:

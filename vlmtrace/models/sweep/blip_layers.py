@@ -122,14 +122,19 @@ class QuestionLayers(TextLayers):
         attention = self.layers[layer].crossattention.self
         if self.unprojected:
             return attend_unprojected(attention, rows, self.image, self.heads)
+        return attend(split_heads(linear(attention.query, rows), self.heads), *self.keys_values(layer))
+
+    def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (P, H, M, E) of a layer's cross-attention to the image."""
+        attention = self.layers[layer].crossattention.self
         if layer not in self._keys_values:
             if not self.keep:
                 self._keys_values.clear()
             self._keys_values[layer] = (
-                split_heads(linear(attention.key, self.image), self.heads),  # (P, H, M, E)
+                split_heads(linear(attention.key, self.image), self.heads),
                 split_heads(linear(attention.value, self.image), self.heads),
             )
-        return attend(split_heads(linear(attention.query, rows), self.heads), *self._keys_values[layer])
+        return self._keys_values[layer]
 
     def advance(
         self, layer: int, changed: Tensor | None, fresh: Tensor | None, rows: Tensor, corrupt: Tensor
@@ -146,28 +151,37 @@ class QuestionLayers(TextLayers):
         Returns:
             (P, S + F, T, D)
         """
-        attention = self.layers[layer].attention.self
-        projections = (attention.query, attention.key, attention.value)
         streams = []
         if changed is not None:
-            flat = changed.flatten(0, 1)  # (P·S, T, D)
-            # (P·S, H, T, E) each
-            projected = [split_heads(linear(project, flat), self.heads) for project in projections]
-            streams.append(self._attended(layer, projected, changed))
+            streams.append(self.self_attended(layer, changed))
         if fresh is not None:
+            attention = self.layers[layer].attention.self
             row = take_row(fresh, rows)  # (P, F, 1, D)
             projected = [
                 split_heads(
                     repeat_with_row(linear(project, corrupt), rows, linear(project, row)).flatten(0, 1), self.heads
                 )
-                for project in projections
+                for project in (attention.query, attention.key, attention.value)
             ]
             streams.append(self._attended(layer, projected, fresh))
-        stream = torch.cat(streams, dim=1)
-        shape = stream.shape  # (P, S + F, T, D)
-        stream = stream.flatten(1, 2)  # all states' rows of a pair attend to its image
+        return self.behind_self_attention(layer, streams[0] if len(streams) == 1 else torch.cat(streams, dim=1))
+
+    def self_attended(self, layer: int, states: Tensor) -> Tensor:
+        """States (P, S, T, D) behind a layer's self-attention, its sum and norm."""
+        attention = self.layers[layer].attention.self
+        flat = states.flatten(0, 1)  # (P·S, T, D)
+        # (P·S, H, T, E) each
+        projected = [
+            split_heads(linear(project, flat), self.heads)
+            for project in (attention.query, attention.key, attention.value)
+        ]
+        return self._attended(layer, projected, states)
+
+    def behind_self_attention(self, layer: int, states: Tensor) -> Tensor:
+        """The rest of a layer: cross-attention and feed-forward of states (P, S, T, D)."""
+        stream = states.flatten(1, 2)  # all states' rows of a pair attend to its image
         stream = self.after_cross_attention(layer, self.cross(layer, stream), stream)
-        return self.feed_forward(layer, stream).view(shape)
+        return self.feed_forward(layer, stream).view(states.shape)
 
     def _attended(self, layer: int, query_key_value: list[Tensor], states: Tensor) -> Tensor:
         query, key, value = query_key_value
