@@ -21,8 +21,6 @@ from torch.overrides import TorchFunctionMode
 #: With fewer rows than this the call costs more than the product.
 FEWEST_ROWS = 16
 
-_ACTIVATIONS = {"GELUActivation": "none"}
-
 
 def _find_onednn() -> Callable[..., Tensor] | None:
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
@@ -33,19 +31,27 @@ def _find_onednn() -> Callable[..., Tensor] | None:
 _ONEDNN = _find_onednn()
 
 
-def _is_usual(rows: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether oneDNN takes this product: float32 on a CPU, without gradients, and large enough to be worth it."""
+def takes_onednn(*tensors: Tensor) -> bool:
+    """Whether oneDNN computes with these: float32 on a CPU, without gradients.
+
+    Args:
+        tensors: all that enter a product
+    """
     return (
         _ONEDNN is not None
-        and rows.dtype == weight.dtype == torch.float32
-        and (bias is None or bias.dtype == torch.float32)
-        and rows.device.type == weight.device.type == "cpu"
-        and weight.ndim == 2
-        and rows.numel() >= FEWEST_ROWS * weight.shape[1]
+        # A quantized weight is a tensor of a class of its own.
+        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+        and all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
     )
+
+
+def _is_usual(rows: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether oneDNN takes this product, and it is large enough to be worth the call."""
+    given = (rows, weight) if bias is None else (rows, weight, bias)
+    return weight.ndim == 2 and rows.numel() >= FEWEST_ROWS * weight.shape[1] and takes_onednn(*given)
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -65,17 +71,21 @@ def linear(module: Any, rows: Tensor) -> Tensor:
 
 def linear_gelu(module: Any, activation: Any, rows: Tensor) -> Tensor:
     """What a linear module and the activation function behind it make of rows (N, D): (N, O)."""
-    gelu = _ACTIVATIONS.get(type(activation).__name__) if _is_plain(activation, of=None) else None
-    if gelu is not None and _is_plain(module) and _is_usual(rows, module.weight, module.bias):
+    # By name: transformers' exact GELU; the others of its kind are approximations.
+    is_gelu = type(activation).__name__ == "GELUActivation" and not _has_hooks(activation)
+    if is_gelu and _is_plain(module) and _is_usual(rows, module.weight, module.bias):
         assert _ONEDNN is not None
-        return _ONEDNN(rows, module.weight, module.bias, "gelu", [], gelu)
+        return _ONEDNN(rows, module.weight, module.bias, "gelu", [], "none")
     return activation(linear(module, rows))
 
 
-def _is_plain(module: Any, of: type | None = nn.Linear) -> bool:
-    """Whether a module is just what its class says: no wrapper of an adapter, no hooks."""
-    hooks = (getattr(module, name, None) for name in ("_forward_hooks", "_forward_pre_hooks"))
-    return (of is None or type(module) is of) and not any(hooks)
+def _is_plain(module: Any) -> bool:
+    """Whether a module is torch's own linear one, neither a subclass nor an adapter's wrapper, and without hooks."""
+    return type(module) is nn.Linear and not _has_hooks(module)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class FastProducts(TorchFunctionMode):

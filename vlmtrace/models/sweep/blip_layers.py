@@ -16,6 +16,7 @@ from torch import Tensor
 from vlmtrace.models.products import FastProducts, linear, linear_gelu
 from vlmtrace.models.sweep.layer_sweep import (
     attend,
+    attend_shared,
     attend_unprojected,
     gather_rows,
     repeat_with_row,
@@ -122,7 +123,7 @@ class QuestionLayers(TextLayers):
         attention = self.layers[layer].crossattention.self
         if self.unprojected:
             return attend_unprojected(attention, rows, self.image, self.heads)
-        return attend(split_heads(linear(attention.query, rows), self.heads), *self.keys_values(layer))
+        return attend_shared(split_heads(linear(attention.query, rows), self.heads), *self.keys_values(layer))
 
     def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values (P, H, M, E) of a layer's cross-attention to the image."""
