@@ -23,35 +23,28 @@ from vlmtrace.models.sweep.layer_sweep import concat_states, restore_window_hook
 from vlmtrace.models.types import AnswerIds, BothAnswers, Patches, Readout, Trace, positions_read
 from vlmtrace.models.vlm import VLM
 
+#: Bytes of the states that a CPU computes with at once: with larger chunks every tensor would leave its cache.
+CACHE = 2**26
+
 
 @torch.no_grad()
 def sweep(model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: AnswerIds, memory: int) -> Readout:
     """Answer every patch of a batch of pairs; see `ModelInterface.sweep`."""
-    together = _pairs_together(model, corrupt, patches)
+    pairs = len(answer_ids)
+    if model.device.type == "cpu":
+        memory_of_states = len(patches) * _BLOCKS[patches.block].state_size(model, corrupt)
+        pairs = max(1, min(pairs, CACHE // memory_of_states))
+    parts = [slice(first, first + pairs) for first in range(0, len(answer_ids), pairs)]
     return Readout.cat(
         [
-            _sweep_together(
-                model, clean.rows(rows), corrupt.rows(rows), patches.of_pairs(rows), answer_ids[rows], memory
-            )
-            for rows in (slice(first, first + together) for first in range(0, len(answer_ids), together))
+            _sweep_pairs(model, clean.rows(rows), corrupt.rows(rows), patches.of_pairs(rows), answer_ids[rows], memory)
+            for rows in parts
         ],
         dim=0,
     )
 
 
-#: The classes of the blocks' sweeps are below; what one chunk of one sweep computes with fits a processor's cache then.
-CACHE = 2**26
-
-
-def _pairs_together(model: VLM, corrupt: Trace, patches: Patches) -> int:
-    """How many pairs share a chunk: all on an accelerator, on a CPU no more than the cache holds."""
-    if model.device.type != "cpu":
-        return len(patches.positions)
-    run = _BLOCKS[patches.block](model, corrupt, corrupt, 1)
-    return max(1, CACHE // (len(patches) * run.state_bytes))
-
-
-def _sweep_together(
+def _sweep_pairs(
     model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: AnswerIds, memory: int
 ) -> Readout:
     run = _BLOCKS[patches.block](model, clean, corrupt, memory)
@@ -121,15 +114,22 @@ class _Sweep:
 
     def __init__(self, model: VLM, clean: Trace, corrupt: Trace, memory: int):
         self.model, self.clean, self.corrupt = model, clean, corrupt
+        self.state_bytes = self.state_size(model, corrupt)
+        # Logits, and their log-softmax in float32.
+        self.token_bytes = model.hf.config.text_config.vocab_size * (
+            corrupt.layer_inputs["text_encoder"].element_size() + 4
+        )
+
+    @classmethod
+    def state_size(cls, model: VLM, corrupt: Trace) -> int:
+        """What one state of one pair occupies at the peak of a layer, in bytes."""
         text = model.hf.config.text_config
-        length = corrupt.layer_inputs["text_encoder"].shape[1]
+        stream = corrupt.layer_inputs["text_encoder"]
+        length = stream.shape[1]
         # The peak is either in the feed-forward, whose inner layer lives before and after its gate, or at the readout.
         layer = length * (8 * text.hidden_size + 2 * text.intermediate_size)
         readout = length * text.hidden_size + 2 * text.vocab_size
-        element = corrupt.layer_inputs["text_encoder"].element_size()
-        self.state_bytes = max(layer, readout) * element
-        # Logits, and their log-softmax in float32.
-        self.token_bytes = text.vocab_size * (element + 4)
+        return max(layer, readout) * stream.element_size()
 
     def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
         """Readout (P, S) of patches sorted by layer."""
@@ -164,12 +164,13 @@ class _TextEncoder(_Sweep):
 
 
 class _VisionEncoder(_Sweep):
-    def __init__(self, model: VLM, clean: Trace, corrupt: Trace, memory: int):
-        super().__init__(model, clean, corrupt, memory)
+    @classmethod
+    def state_size(cls, model: VLM, corrupt: Trace) -> int:
+        """The image of each state comes on top of its question."""
         text, vision = model.hf.config.text_config, model.hf.config.vision_config
         stream = corrupt.layer_inputs["vision_encoder"]
         width = 8 * vision.hidden_size + 2 * vision.intermediate_size + 2 * text.hidden_size
-        self.state_bytes += stream.shape[1] * width * stream.element_size()
+        return super().state_size(model, corrupt) + stream.shape[1] * width * stream.element_size()
 
     def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
         states = question_states(self.model, self.clean, self.corrupt, patches)  # (P, S, T, D)
