@@ -10,6 +10,7 @@ Absolute times on a shared machine mean little; ratios do.
 from __future__ import annotations
 
 import gc
+import math
 import platform
 import tempfile
 import time
@@ -64,7 +65,9 @@ def matmul_seconds() -> float:
 
 def count_operations(work: Callable[[], Any]) -> int:
     """Floating-point operations of all products that torch runs, attention included."""
-    fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_attention_operations}
+    fused: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_attention_operations}
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        fused[torch.ops.mkldnn._linear_pointwise] = _onednn_operations
     with FlopCounterMode(display=False, custom_mapping=fused) as counter:
         work()
     return counter.get_total_flops()
@@ -72,6 +75,10 @@ def count_operations(work: Callable[[], Any]) -> int:
 
 def _fused_attention_operations(query: Any, key: Any, value: Any, *_args: Any, **_options: Any) -> int:
     return sdpa_flop(query, key, value)
+
+
+def _onednn_operations(rows: Any, weight: Any, *_args: Any, **_options: Any) -> int:
+    return 2 * math.prod(rows) * weight[0]
 
 
 def published_patch(model: VLM, pair: pd.DataFrame, patches: Patches, answer_ids: torch.Tensor) -> Readout:

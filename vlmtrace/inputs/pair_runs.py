@@ -18,6 +18,7 @@ from vlmtrace.inputs.encodable import named
 from vlmtrace.models import VLM, Inputs, Readout, Trace
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.finite import check_finite
+from vlmtrace.models.products import FastProducts
 from vlmtrace.models.types import BothAnswers, WholeAnswer
 from vlmtrace.models.vlm import inputs_of_pair, inputs_of_pairs
 
@@ -163,7 +164,8 @@ def run_alike(
     clean_inputs, inputs = _joined(encoded)
     traces = []
     for run, its_inputs in (("clean", clean_inputs), (corruption, inputs)):
-        with named_rows(model, its_inputs, [f"pair {name!r} ({run} run)" for name in pairs["sample_id"]]):
+        names = [f"pair {name!r} ({run} run)" for name in pairs["sample_id"]]
+        with named_rows(model, its_inputs, names), FastProducts():
             traces.append(model.trace(its_inputs))
     clean, corrupt = traces
     given = GivenAnswers(model, clean_inputs, clean.logits), GivenAnswers(model, inputs, corrupt.logits)

@@ -165,10 +165,13 @@ class Patches:
 
     def of_pair(self, pair: int) -> Patches:
         """The same patches of one pair of the batch."""
-        one = slice(pair, pair + 1)
-        position_masks = None if self.position_masks is None else self.position_masks[one]
+        return self.of_pairs(slice(pair, pair + 1))
+
+    def of_pairs(self, pairs: slice) -> Patches:
+        """The same patches of some pairs of the batch."""
+        position_masks = None if self.position_masks is None else self.position_masks[pairs]
         return Patches(
-            self.block, self.modules, self.layers, self.heads, self.positions[one], position_masks, self.windows
+            self.block, self.modules, self.layers, self.heads, self.positions[pairs], position_masks, self.windows
         )
 
 
@@ -213,6 +216,10 @@ class BothAnswers:
     def __len__(self) -> int:
         """The number of pairs."""
         return len(self.correct)
+
+    def __getitem__(self, pairs: slice) -> BothAnswers:
+        """Both answers of some pairs."""
+        return BothAnswers(self.correct[pairs], self.contrast[pairs], (self.starts[0][pairs], self.starts[1][pairs]))
 
 
 #: What is read out of logits: the first tokens (pair, 2) of the correct answer and of its contrast, or a whole answer;

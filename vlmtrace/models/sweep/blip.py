@@ -16,30 +16,47 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.hooks import attach_hooks
-from vlmtrace.models.sweep.blip_layers import AnswerLayers, QuestionLayers, read_answer, vision_layer
+from vlmtrace.models.sweep.blip_layers import AnswerLayers, QuestionLayers, read_answer
+from vlmtrace.models.sweep.blip_vision import question_states
 from vlmtrace.models.sweep.chunking import in_chunks
-from vlmtrace.models.sweep.layer_sweep import (
-    concat_states,
-    gather_rows,
-    repeat_with_row,
-    restore_window_hooks,
-    sweep_layers,
-)
+from vlmtrace.models.sweep.layer_sweep import concat_states, restore_window_hooks, sweep_layers
 from vlmtrace.models.types import AnswerIds, BothAnswers, Patches, Readout, Trace, positions_read
 from vlmtrace.models.vlm import VLM
+
+#: Bytes of the states that a CPU computes with at once: with larger chunks every tensor would leave its cache.
+CACHE = 2**26
 
 
 @torch.no_grad()
 def sweep(model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: AnswerIds, memory: int) -> Readout:
     """Answer every patch of a batch of pairs; see `ModelInterface.sweep`."""
-    build = {"text_encoder": _TextEncoder, "text_decoder": _TextDecoder, "vision_encoder": _VisionEncoder}
-    run = build[patches.block](model, clean, corrupt, memory)
+    pairs = len(answer_ids)
+    if model.device.type == "cpu":
+        memory_of_states = len(patches) * _BLOCKS[patches.block].state_size(model, corrupt)
+        pairs = max(1, min(pairs, CACHE // memory_of_states))
+    parts = [slice(first, first + pairs) for first in range(0, len(answer_ids), pairs)]
+    return Readout.cat(
+        [
+            _sweep_pairs(model, clean.rows(rows), corrupt.rows(rows), patches.of_pairs(rows), answer_ids[rows], memory)
+            for rows in parts
+        ],
+        dim=0,
+    )
+
+
+def _sweep_pairs(
+    model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: AnswerIds, memory: int
+) -> Readout:
+    run = _BLOCKS[patches.block](model, clean, corrupt, memory)
     if isinstance(answer_ids, BothAnswers):
         n_read = max(answer_ids.correct.n_positions, answer_ids.contrast.n_positions)
     else:
         n_read = positions_read(answer_ids)
     state_bytes = max(run.state_bytes, n_read * run.token_bytes)
-    size = max(1, (memory - run.shared_bytes) // (len(answer_ids) * state_bytes))
+    room = memory - run.shared_bytes
+    if model.device.type == "cpu":
+        room = min(room, CACHE)
+    size = max(1, room // (len(answer_ids) * state_bytes))
     return in_chunks(patches, size, lambda chunk: run.answer(chunk, answer_ids))
 
 
@@ -97,15 +114,22 @@ class _Sweep:
 
     def __init__(self, model: VLM, clean: Trace, corrupt: Trace, memory: int):
         self.model, self.clean, self.corrupt = model, clean, corrupt
+        self.state_bytes = self.state_size(model, corrupt)
+        # Logits, and their log-softmax in float32.
+        self.token_bytes = model.hf.config.text_config.vocab_size * (
+            corrupt.layer_inputs["text_encoder"].element_size() + 4
+        )
+
+    @classmethod
+    def state_size(cls, model: VLM, corrupt: Trace) -> int:
+        """What one state of one pair occupies at the peak of a layer, in bytes."""
         text = model.hf.config.text_config
-        length = corrupt.layer_inputs["text_encoder"].shape[1]
+        stream = corrupt.layer_inputs["text_encoder"]
+        length = stream.shape[1]
         # The peak is either in the feed-forward, whose inner layer lives before and after its gate, or at the readout.
         layer = length * (8 * text.hidden_size + 2 * text.intermediate_size)
         readout = length * text.hidden_size + 2 * text.vocab_size
-        element = corrupt.layer_inputs["text_encoder"].element_size()
-        self.state_bytes = max(layer, readout) * element
-        # Logits, and their log-softmax in float32.
-        self.token_bytes = text.vocab_size * (element + 4)
+        return max(layer, readout) * stream.element_size()
 
     def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
         """Readout (P, S) of patches sorted by layer."""
@@ -140,41 +164,16 @@ class _TextEncoder(_Sweep):
 
 
 class _VisionEncoder(_Sweep):
-    def __init__(self, model: VLM, clean: Trace, corrupt: Trace, memory: int):
-        super().__init__(model, clean, corrupt, memory)
+    @classmethod
+    def state_size(cls, model: VLM, corrupt: Trace) -> int:
+        """The image of each state comes on top of its question."""
         text, vision = model.hf.config.text_config, model.hf.config.vision_config
         stream = corrupt.layer_inputs["vision_encoder"]
         width = 8 * vision.hidden_size + 2 * vision.intermediate_size + 2 * text.hidden_size
-        self.state_bytes += stream.shape[1] * width * stream.element_size()
+        return super().state_size(model, corrupt) + stream.shape[1] * width * stream.element_size()
 
     def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
-        vision: Any = self.model.hf.vision_model
-
-        def enter(layer: int, chosen: Patches) -> Tensor:
-            new = gather_rows(self.clean["vision_encoder", "residual", layer], chosen.positions)  # (P, S, D)
-            return repeat_with_row(
-                self.corrupt["vision_encoder", "residual", layer], chosen.positions, new.unsqueeze(2)
-            )
-
-        def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, rows: Tensor) -> Tensor:
-            corrupt = self.corrupt.layer_input("vision_encoder", layer)
-            return vision_layer(vision.encoder.layers[layer], changed, fresh, rows, corrupt)
-
-        states = sweep_layers(self.model.blocks["vision_encoder"].n_layers, patches, enter, advance)
-        pairs, n_states = states.shape[:2]
-        question = self.corrupt.layer_inputs["text_encoder"]
-        n_heads = self.model.blocks["text_encoder"].n_heads
-        layers = QuestionLayers(
-            self.model,
-            vision.post_layernorm(states).flatten(0, 1),
-            keep=False,
-            unprojected=question.shape[1] * n_heads < question.shape[2],
-        )
-        # Every state has an image of its own, so each counts as a pair with one state.
-        stream = question.repeat_interleave(n_states, dim=0).unsqueeze(1)  # (P·S, 1, T, D)
-        for layer in range(self.model.blocks["text_encoder"].n_layers):
-            stream = layers.advance(layer, stream, None, patches.positions, stream[:, 0])
-        states = stream.view(pairs, n_states, *stream.shape[2:])  # (P, S, T, D)
+        states = question_states(self.model, self.clean, self.corrupt, patches)  # (P, S, T, D)
         return read_answer(self.model, states, self.corrupt.layer_inputs["text_decoder"], answer_ids)
 
 
@@ -194,6 +193,13 @@ class _TextDecoder(_Sweep):
         return layers.read(
             sweep_layers(self.model.blocks["text_decoder"].n_layers, patches, enter, advance), answer_ids
         )
+
+
+_BLOCKS: dict[str, type[_Sweep]] = {
+    "text_encoder": _TextEncoder,
+    "text_decoder": _TextDecoder,
+    "vision_encoder": _VisionEncoder,
+}
 
 
 def _image_embeddings(model: VLM, trace: Trace) -> Tensor:
@@ -228,5 +234,5 @@ def run_with_fixed_heads(
     for layer in range(model.blocks["text_encoder"].n_layers):
         stream = layers.after_self_attention(layer, contexts("self_attention", layer), stream)
         stream = layers.after_cross_attention(layer, contexts("cross_attention", layer), stream)
-        stream = layers.layers[layer].feed_forward_chunk(stream)
+        stream = layers.feed_forward(layer, stream)
     return read_answer(model, stream.unsqueeze(0), corrupt.layer_inputs["text_decoder"], answer_ids)

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlmtrace.models.products import FastProducts, linear, linear_gelu
 from vlmtrace.models.sweep.layer_sweep import (
     attend,
+    attend_shared,
     attend_unprojected,
     gather_rows,
     repeat_with_row,
@@ -45,11 +47,17 @@ class TextLayers:
 
     def after_self_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
         """The stream (…, D) behind self-attention whose heads give `context` (…, D): projection, sum, norm."""
-        return self.layers[layer].attention.output(context, stream)
+        return _added_and_normed(self.layers[layer].attention.output, context, stream)
 
     def after_cross_attention(self, layer: int, context: Tensor, stream: Tensor) -> Tensor:
         """The stream (…, D) behind cross-attention whose heads give `context` (…, D): projection, sum, norm."""
-        return self.layers[layer].crossattention.output(context, stream)
+        return _added_and_normed(self.layers[layer].crossattention.output, context, stream)
+
+    def feed_forward(self, layer: int, stream: Tensor) -> Tensor:
+        """The stream (…, D) behind the feed-forward and its norm: the layer's output."""
+        module = self.layers[layer]
+        inner = linear_gelu(module.intermediate.dense, module.intermediate.intermediate_act_fn, stream)
+        return _added_and_normed(module.output, inner, stream)
 
     def enter(self, clean: Trace, corrupt: Trace, layer: int, patches: Patches) -> Tensor:
         """The corrupt layer output with one row recomputed for each patch: (P, S, T, D)."""
@@ -81,7 +89,12 @@ class TextLayers:
         stream = self.after_cross_attention(layer, context, stream)
         if module == "mlp":
             return self.layers[layer].output.LayerNorm(new + stream)
-        return self.layers[layer].feed_forward_chunk(stream)
+        return self.feed_forward(layer, stream)
+
+
+def _added_and_normed(output: Any, inner: Tensor, stream: Tensor) -> Tensor:
+    """A sublayer's last projection, added to the stream that entered it, and their norm."""
+    return output.LayerNorm(linear(output.dense, inner) + stream)
 
 
 class QuestionLayers(TextLayers):
@@ -110,14 +123,19 @@ class QuestionLayers(TextLayers):
         attention = self.layers[layer].crossattention.self
         if self.unprojected:
             return attend_unprojected(attention, rows, self.image, self.heads)
+        return attend_shared(split_heads(linear(attention.query, rows), self.heads), *self.keys_values(layer))
+
+    def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (P, H, M, E) of a layer's cross-attention to the image."""
+        attention = self.layers[layer].crossattention.self
         if layer not in self._keys_values:
             if not self.keep:
                 self._keys_values.clear()
             self._keys_values[layer] = (
-                split_heads(attention.key(self.image), self.heads),  # (P, H, M, E)
-                split_heads(attention.value(self.image), self.heads),
+                split_heads(linear(attention.key, self.image), self.heads),
+                split_heads(linear(attention.value, self.image), self.heads),
             )
-        return attend(split_heads(attention.query(rows), self.heads), *self._keys_values[layer])
+        return self._keys_values[layer]
 
     def advance(
         self, layer: int, changed: Tensor | None, fresh: Tensor | None, rows: Tensor, corrupt: Tensor
@@ -134,25 +152,37 @@ class QuestionLayers(TextLayers):
         Returns:
             (P, S + F, T, D)
         """
-        attention = self.layers[layer].attention.self
-        projections = (attention.query, attention.key, attention.value)
         streams = []
         if changed is not None:
-            flat = changed.flatten(0, 1)  # (P·S, T, D)
-            projected = [split_heads(project(flat), self.heads) for project in projections]  # (P·S, H, T, E) each
-            streams.append(self._attended(layer, projected, changed))
+            streams.append(self.self_attended(layer, changed))
         if fresh is not None:
+            attention = self.layers[layer].attention.self
             row = take_row(fresh, rows)  # (P, F, 1, D)
             projected = [
-                split_heads(repeat_with_row(project(corrupt), rows, project(row)).flatten(0, 1), self.heads)
-                for project in projections
+                split_heads(
+                    repeat_with_row(linear(project, corrupt), rows, linear(project, row)).flatten(0, 1), self.heads
+                )
+                for project in (attention.query, attention.key, attention.value)
             ]
             streams.append(self._attended(layer, projected, fresh))
-        stream = torch.cat(streams, dim=1)
-        shape = stream.shape  # (P, S + F, T, D)
-        stream = stream.flatten(1, 2)  # all states' rows of a pair attend to its image
+        return self.behind_self_attention(layer, streams[0] if len(streams) == 1 else torch.cat(streams, dim=1))
+
+    def self_attended(self, layer: int, states: Tensor) -> Tensor:
+        """States (P, S, T, D) behind a layer's self-attention, its sum and norm."""
+        attention = self.layers[layer].attention.self
+        flat = states.flatten(0, 1)  # (P·S, T, D)
+        # (P·S, H, T, E) each
+        projected = [
+            split_heads(linear(project, flat), self.heads)
+            for project in (attention.query, attention.key, attention.value)
+        ]
+        return self._attended(layer, projected, states)
+
+    def behind_self_attention(self, layer: int, states: Tensor) -> Tensor:
+        """The rest of a layer: cross-attention and feed-forward of states (P, S, T, D)."""
+        stream = states.flatten(1, 2)  # all states' rows of a pair attend to its image
         stream = self.after_cross_attention(layer, self.cross(layer, stream), stream)
-        return self.layers[layer].feed_forward_chunk(stream).view(shape)
+        return self.feed_forward(layer, stream).view(states.shape)
 
     def _attended(self, layer: int, query_key_value: list[Tensor], states: Tensor) -> Tensor:
         query, key, value = query_key_value
@@ -178,16 +208,19 @@ def vision_layer(layer: Any, changed: Tensor | None, fresh: Tensor | None, rows:
     def attended(projected: Tensor, states: Tensor) -> Tensor:
         query_key_value = projected.flatten(0, 1).chunk(3, dim=-1)  # (P·S, M, D) each
         query, key, value = (split_heads(one, attention.num_heads) for one in query_key_value)
-        return states + attention.projection(attend(query, key, value, attention.scale)).view(states.shape)
+        context = attend(query, key, value, attention.scale)
+        return linear(attention.projection, context).view(states.shape) + states
 
     streams = []
     if changed is not None:
-        streams.append(attended(attention.qkv(layer.layer_norm1(changed)), changed))
+        streams.append(attended(linear(attention.qkv, layer.layer_norm1(changed)), changed))
     if fresh is not None:
-        row = attention.qkv(layer.layer_norm1(take_row(fresh, rows)))  # (P, F, 1, 3·D)
-        streams.append(attended(repeat_with_row(attention.qkv(layer.layer_norm1(corrupt)), rows, row), fresh))
+        row = linear(attention.qkv, layer.layer_norm1(take_row(fresh, rows)))  # (P, F, 1, 3·D)
+        shared = linear(attention.qkv, layer.layer_norm1(corrupt))
+        streams.append(attended(repeat_with_row(shared, rows, row), fresh))
     stream = torch.cat(streams, dim=1)
-    return stream + layer.mlp(layer.layer_norm2(stream))
+    inner = linear_gelu(layer.mlp.fc1, layer.mlp.activation_fn, layer.layer_norm2(stream))
+    return linear(layer.mlp.fc2, inner) + stream
 
 
 class AnswerLayers(TextLayers):
@@ -221,19 +254,22 @@ class AnswerLayers(TextLayers):
         attention = module.attention.self
         flat = states.flatten(0, 1)  # (N·S, U, D)
         if states.shape[2] == 1:
-            context = attention.value(flat)
+            context = linear(attention.value, flat)
         else:
             query, key, value = (
-                split_heads(project(flat), self.heads) for project in (attention.query, attention.key, attention.value)
+                split_heads(linear(project, flat), self.heads)
+                for project in (attention.query, attention.key, attention.value)
             )
             context = F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
         stream = self.after_self_attention(layer, context.view(states.shape), states).flatten(1, 2)
         stream = self.after_cross_attention(layer, self.cross(layer, stream), stream)
-        return module.feed_forward_chunk(stream).unflatten(1, states.shape[1:3])
+        return self.feed_forward(layer, stream).unflatten(1, states.shape[1:3])
 
     def read(self, states: Tensor, answer_ids: AnswerIds) -> Readout:
         """Readout (P, S) of final states (P, S, U, D): of the token that follows the last one, or of a whole answer."""
-        return Readout.of_last(self.decoder.cls(states[:, :, -positions_read(answer_ids) :]), answer_ids)
+        with FastProducts():
+            logits = self.decoder.cls(states[:, :, -positions_read(answer_ids) :])
+        return Readout.of_last(logits, answer_ids)
 
 
 def read_answer(model: VLM, states: Tensor, embedding: Tensor, answer_ids: AnswerIds) -> Readout:

@@ -14,8 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmtrace.models.hooks import HookPoint
+from vlmtrace.models.products import linear, product, takes_onednn
 from vlmtrace.models.types import Patches, Site, Trace
 from vlmtrace.models.vlm import VLM
+
+#: Heads of fewer columns than this are too narrow for products of their own.
+WIDE_HEAD = 32
 
 #: What enters a layer: states of which any row may differ from the corrupt run, fresh states of which one row does,
 #: and which row that is. Either kind may be missing.
@@ -137,6 +141,29 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None
     return F.scaled_dot_product_attention(query, key, value, scale=scale).transpose(1, 2).flatten(2)
 
 
+def attend_shared(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """As `attend`, where many queries share few keys and oneDNN computes: its products outrun the fused kernel.
+
+    Args:
+        query: (P, H, N, E)
+        key: (P, H, M, E)
+        value: (P, H, M, E)
+
+    Returns:
+        contexts (P, N, D)
+    """
+    pairs, heads, n, size = query.shape
+    if size < WIDE_HEAD or n < key.shape[2] or not takes_onednn(query):
+        return attend(query, key, value)
+    contexts = query.new_empty(pairs, n, heads, size)
+    key, value = key / size**0.5, value.transpose(2, 3).contiguous()  # (P, H, M, E), (P, H, E, M)
+    for pair in range(pairs):
+        for head in range(heads):
+            weights = product(query[pair, head], key[pair, head]).softmax(-1)  # (N, M)
+            contexts[pair, :, head] = product(weights, value[pair, head])
+    return contexts.flatten(2)
+
+
 def attend_unprojected(attention: Any, rows: Tensor, memory: Tensor, heads: int) -> Tensor:
     """Cross-attention without projecting what is attended to: contexts (N, T, D).
 
@@ -152,7 +179,7 @@ def attend_unprojected(attention: Any, rows: Tensor, memory: Tensor, heads: int)
     """
     n, _, width = memory.shape
     size = attention.query.out_features // heads
-    query = attention.query(rows).unflatten(-1, (heads, size))  # (N or 1, T, H, E)
+    query = linear(attention.query, rows).unflatten(-1, (heads, size))  # (N or 1, T, H, E)
     key_weight = attention.key.weight.view(heads, size, width)  # (H, E, D)
     value_weight = attention.value.weight.view(heads, size, width)
     query = torch.einsum("nthe,hed->nthd", query, key_weight).flatten(1, 2) / size**0.5  # (…, T·H, D)
