@@ -98,7 +98,7 @@ class SuffixSweep:
         output = self.corrupt[BLOCK, "residual", layer][:, start:]  # (P, rows, D)
         states = output.unsqueeze(1).repeat(1, len(patches), 1, 1)
         # A patch that is not read out any more changes nothing.
-        reached = range(len(patches))
+        reached = list(range(len(patches)))
         if patches.position_masks is None:
             reached = [i for i, at in enumerate(patches.positions[0].tolist()) if at >= start]
         by_module: dict[str, list[int]] = {}

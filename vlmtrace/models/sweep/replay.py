@@ -189,8 +189,8 @@ class Replay:
         n_states = context.shape[1]
         options = self.options(layer, rows, n_states)
         hidden = self.calls[layer].hidden[:, rows].repeat_interleave(n_states, dim=0)  # (P·S, rows, D)
-        given = (part if part is None else part.flatten(0, 1) for part in (context, mlp))
-        return self._with_context(layer, hidden, options, *given).unflatten(0, (-1, n_states))
+        mlp = None if mlp is None else mlp.flatten(0, 1)
+        return self._with_context(layer, hidden, options, context.flatten(0, 1), mlp).unflatten(0, (-1, n_states))
 
     def single_rows(self, layer: int, positions: Tensor, context: Tensor, mlp: Tensor | None) -> Tensor:
         """As `rows`, with one row per state: the layer takes the states of a pair as if they were one sequence.
