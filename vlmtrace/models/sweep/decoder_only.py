@@ -5,19 +5,15 @@ corrupt run, and only positions from t on, in layers from the patched one on, ar
 Where a mask lets earlier positions see t (the image's block in some families), the first position that t can reach
 takes the place of t; it is computed from the masks, layer by layer.
 
-Shapes: P pairs of equal length, S states (patches) per pair, T positions, L positions that are run again, M positions
-of the vision encoder, D width.
+Shapes: P pairs of equal length, S states (patches) per pair, T positions, L positions that are run again, D width.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.sweep.chunking import in_chunks
@@ -25,14 +21,17 @@ from vlmtrace.models.sweep.layer_sweep import (
     concat_states,
     gather_rows,
     head_columns,
-    repeat_with_row,
     restore_window_hooks,
     sweep_layers,
     with_heads,
 )
 from vlmtrace.models.sweep.replay import BLOCK, Replay
-from vlmtrace.models.types import AnswerIds, BothAnswers, Inputs, Patches, Readout, Site, Trace, positions_read
-from vlmtrace.models.vlm import VLM, inputs_of_pair, repeat_inputs
+from vlmtrace.models.sweep.vision_patches import sweep_vision
+from vlmtrace.models.types import AnswerIds, Inputs, Patches, Readout, Site, Trace, positions_read
+from vlmtrace.models.vlm import VLM
+
+#: Floating-point operations that take about as long as it takes to call a layer, by kind of device.
+OPERATIONS_WORTH_A_CALL = {"cpu": 2e7, "cuda": 2e11}
 
 
 @torch.no_grad()
@@ -41,12 +40,10 @@ def sweep(
 ) -> Readout:
     """Answer every patch of a batch of pairs; see `ModelInterface.sweep`."""
     if patches.block == "vision_encoder":
-        return _vision_encoder(model, clean, corrupt, inputs, patches, answer_ids, memory)
+        return sweep_vision(model, clean, corrupt, inputs, patches, answer_ids, memory)
     replay = Replay(model, corrupt)
-    firsts = replay.first_reached(patches)
     readouts, order = [], []
-    for first in sorted(set(firsts)):
-        chosen = [i for i, at in enumerate(firsts) if at == first]
+    for first, chosen in groups(replay.first_reached(patches), rows_worth_a_call(model)):
         size = max(1, (memory - replay.nbytes) // (len(answer_ids) * replay.state_bytes(first)))
         run = SuffixSweep(model, replay, clean, corrupt, first)
         readouts.append(in_chunks(patches.subset(chosen), size, partial(run.answer, answer_ids=answer_ids)))
@@ -54,6 +51,35 @@ def sweep(
     found = Readout.cat(readouts, dim=1)
     back = torch.tensor(order, device=found.correct.device).argsort()
     return Readout(found.correct[:, back], found.incorrect[:, back], found.log_normalizer[:, back])
+
+
+def rows_worth_a_call(model: VLM) -> float:
+    """How many rows of a layer take about as long as it takes to call the layer at all."""
+    parameters = sum(one.numel() for one in model.layer_module(BLOCK, 0).parameters())
+    return OPERATIONS_WORTH_A_CALL.get(model.device.type, OPERATIONS_WORTH_A_CALL["cpu"]) / (2 * parameters)
+
+
+def groups(firsts: list[int], affordable: float) -> list[tuple[int, list[int]]]:
+    """Patches that are run together: each from its own first position on, or from an earlier one where that is cheap.
+
+    Args:
+        firsts: for each patch, the first position that it can change
+        affordable: how many rows may be run in vain to spare a pass through the layers
+
+    Returns:
+        the position that a group starts with, and the numbers of its patches
+
+    >>> groups([7, 3, 4, 3, 30], affordable=2)
+    [(3, [1, 3, 2]), (7, [0]), (30, [4])]
+    """
+    found: list[tuple[int, list[int]]] = []
+    for first in sorted(set(firsts)):
+        chosen = [i for i, at in enumerate(firsts) if at == first]
+        if found and (first - found[-1][0]) * len(chosen) <= affordable:
+            found[-1][1].extend(chosen)
+        else:
+            found.append((first, chosen))
+    return found
 
 
 class SuffixSweep:
@@ -142,78 +168,6 @@ class SuffixSweep:
             return self.replay.rows(layer, rows, new, None)
         context = self.corrupt[BLOCK, "self_attention", layer][:, None, rows].expand(-1, len(patches), -1, -1)
         return self.replay.rows(layer, rows, context, new)
-
-
-# The vision encoder ------------------------------------------------------------
-
-
-def _vision_encoder(
-    model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int
-) -> Readout:
-    """Patched states of the vision encoder, batch by batch; vision layers up to the patched one do not run."""
-    readouts = []
-    assert not isinstance(answer_ids, BothAnswers), "the answer follows the prompt in one block"
-    for pair in range(len(answer_ids)):
-        mine = inputs_of_pair(inputs, pair, len(answer_ids))
-        one = slice(pair, pair + 1)
-
-        def answer(chunk: Patches, mine: Inputs = mine, one: slice = one) -> Readout:
-            found = []
-            for layer in dict.fromkeys(chunk.layers):
-                same = chunk.subset([i for i, at in enumerate(chunk.layers) if at == layer])
-                site = Site("vision_encoder", "residual", layer)
-                states = _patched_stream(clean[site][one], corrupt[site][one], same)  # (1, S, M, D)
-                below = [corrupt["vision_encoder", "residual", i][one] for i in range(layer)]
-                with _resumed(model, below, states):
-                    logits = model.last_logits(repeat_inputs(mine, len(same)), positions_read(answer_ids))
-                found.append(Readout.of_last(logits[None], answer_ids[one]))
-            return Readout.cat(found, dim=1)
-
-        size = max(1, memory // _whole_bytes(model, corrupt))
-        readouts.append(in_chunks(patches.of_pair(pair), size, answer))
-    return Readout.cat(readouts, dim=0)
-
-
-def _patched_stream(clean: Tensor, corrupt: Tensor, patches: Patches) -> Tensor:
-    """The corrupt residual stream (1, M, D) once for each patch, with its position or positions clean: (1, S, M, D)."""
-    if patches.position_masks is not None:
-        return torch.where(patches.position_masks[..., None], clean[:, None], corrupt[:, None])
-    return repeat_with_row(corrupt, patches.positions, gather_rows(clean, patches.positions).unsqueeze(2))
-
-
-def _whole_bytes(model: VLM, corrupt: Trace) -> int:
-    """What one state occupies while the whole model runs on it."""
-    text = model.hf.config.get_text_config()
-    vision = corrupt["vision_encoder", "residual", 0]
-    length = corrupt.calls[0].hidden.shape[1]
-    inner = getattr(text, "intermediate_size", None) or text.ffn_dim
-    reading = length * (12 * text.hidden_size + 3 * inner) + model.blocks[BLOCK].n_heads * length**2
-    seeing = vision.shape[1] * 24 * vision.shape[2] + model.blocks["vision_encoder"].n_heads * vision.shape[1] ** 2
-    return max(reading, seeing) * vision.element_size()
-
-
-@contextlib.contextmanager
-def _resumed(model: VLM, below: list[Tensor], states: Tensor) -> Iterator[None]:
-    """While this is entered, the first vision layers only give `below` (1, M, D), the next one `states` (1, S, M, D).
-
-    What the layers below give matters where the projector reads several layers.
-    """
-
-    def stub(module: nn.Module, gives: Tensor) -> None:
-        def forward(hidden_states: Tensor, *_args: Any, **_options: Any) -> Tensor:
-            return gives.reshape(hidden_states.shape)
-
-        module.forward = forward
-
-    stubbed = [model.layer_module("vision_encoder", i) for i in range(len(below) + 1)]
-    given = [*(stream.expand(states.shape[1], -1, -1) for stream in below), states]
-    try:
-        for module, gives in zip(stubbed, given, strict=True):
-            stub(module, gives)
-        yield
-    finally:
-        for module in stubbed:
-            module.__dict__.pop("forward", None)
 
 
 # Whole sets of heads ------------------------------------------------------------

@@ -44,7 +44,7 @@ class Replay:
         self.recorded: list[Recorder] = []
         self.between: list[Tensor | None] = []
         self.nbytes = 0
-        self._seen: dict[tuple[int, int], tuple[Tensor, bool]] = {}
+        self._seen: dict[tuple[int, int], tuple[Tensor, bool, bool]] = {}
         for i, call in enumerate(self.calls):
             recorder, out = call.recorder, corrupt.activations.get(Site(BLOCK, "residual", i))
             if recorder is None or out is None:
@@ -70,20 +70,27 @@ class Replay:
             reached[torch.arange(len(patches)), patches.positions[0]] = True
         else:
             reached = patches.position_masks.any(0).to(device)
-        firsts = reached.int().argmax(-1).tolist()
         if not self._looks_ahead():
-            return firsts
+            if patches.position_masks is None:
+                return patches.positions[0].tolist()
+            return reached.int().argmax(-1).tolist()
         starts, of_patch = reached.unique(dim=0, return_inverse=True)
         found = [self._first_reached(start) for start in starts]
         return [found[i] for i in of_patch.tolist()]
 
-    def _looks_ahead(self) -> bool:
+    def first_changed(self, entering: Tensor) -> int:
+        """The first position that can differ in any layer, where positions (T,) bool differ as they enter layer 0."""
+        if any(mask is None for mask in self.masks):
+            return 0
+        return self._first_reached(entering, 0) if self._looks_ahead(0) else int(entering.int().argmax())
+
+    def _looks_ahead(self, lowest: int = 1) -> bool:
         """Whether a mask lets a position see a later one; if none does, a patch changes nothing before itself."""
-        distinct = {id(mask): mask for mask in self.masks[1:] if mask is not None}
+        distinct = {id(mask): mask for mask in self.masks[lowest:] if mask is not None}
         return any(bool(seen(mask).triu(1).any()) for mask in distinct.values())
 
-    def _first_reached(self, reached: Tensor) -> int:
-        for mask in self.masks[1:]:
+    def _first_reached(self, reached: Tensor, lowest: int = 1) -> int:
+        for mask in self.masks[lowest:]:
             assert mask is not None
             reached = reached | (seen(mask) & reached).any(-1).any(0)[0]
         return int(reached.nonzero()[0])
@@ -111,15 +118,22 @@ class Replay:
     def sees_all_before(self, layer: int, first: int) -> bool:
         """Whether every position from `first` on sees all before it, in a layer, with nothing added to the scores."""
         mask = self.masks[layer]
-        if mask is None or first == 0:
-            return True
+        return mask is None or first == 0 or self._known(mask, first)[0]
+
+    def _is_causal_from(self, layer: int, first: int) -> bool:
+        """Whether positions from `first` on see each other just as far as they come earlier, in a layer."""
+        mask = self.masks[layer]
+        return mask is not None and self._known(mask, first)[1]
+
+    def _known(self, mask: Tensor, first: int) -> tuple[bool, bool]:
         known = self._seen.get((id(mask), first))
         if known is None:
-            before = mask[:, :, first:, :first]
-            whole = bool(before.all() if before.dtype == torch.bool else (before == 0).all())
-            # The mask is kept beside the answer, so that no other can take its id.
-            known = self._seen[id(mask), first] = (mask, whole)
-        return known[1]
+            visible = mask if mask.dtype == torch.bool else mask == 0
+            before, own = visible[:, :, first:, :first].all(), visible[:, :, first:, first:]
+            causal = (own == torch.ones_like(own).tril()).all() & (seen(mask)[:, :, first:, first:] == own).all()
+            # The mask is kept beside the answers, so that no other can take its id.
+            known = self._seen[id(mask), first] = (mask, bool(before), bool(causal))
+        return known[1:]
 
     def options(self, layer: int, rows: slice, repeats: int) -> dict[str, Any]:
         """What a layer is called with for some query rows of `repeats` states per pair; masks stay one per pair."""
@@ -144,7 +158,9 @@ class Replay:
         """One whole layer for positions from `first` on: outputs of the layer below (P, S, L, D) -> (P, S, L, D)."""
         states = self._entering(layer, states, first)
         options = self.options(layer, slice(first, None), states.shape[1])
-        prefix = Prefix(self.recorded[layer], first, self.sees_all_before(layer, first))
+        prefix = Prefix(
+            self.recorded[layer], first, self.sees_all_before(layer, first), self._is_causal_from(layer, first)
+        )
         with shared_prefixes(self.model.hf, prefix):
             # (P·S, L, D): a layer takes all states as one batch.
             out = self.layers[layer](states.flatten(0, 1), **{**options, "past_key_values": prefix})

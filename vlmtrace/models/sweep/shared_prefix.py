@@ -70,19 +70,28 @@ class Prefix:
         key: (P, K, first, E)
         value: (P, K, first, E)
         is_seen: whether every query sees all of it, with nothing added to the scores
+        is_causal: whether each query sees the states' own keys up to its own position, and no further
     """
 
-    def __init__(self, recorded: Recorder, first: int, is_seen: bool = False, own: Recorder | None = None):
+    def __init__(
+        self,
+        recorded: Recorder,
+        first: int,
+        is_seen: bool = False,
+        is_causal: bool = False,
+        own: Recorder | None = None,
+    ):
         """Keep what was recorded before position `first`.
 
         Args:
             recorded: keys and values of the corrupt run
             first: the position that the states start with
             is_seen: whether every query is known to see all positions before `first`
+            is_causal: whether every query is known to see those from `first` to its own, and no further
             own: the states' own keys and values, where the layer runs on their last positions only
         """
         self.key, self.value = recorded.key[:, :, :first], recorded.value[:, :, :first]
-        self.is_seen, self.own = is_seen, own
+        self.is_seen, self.is_causal, self.own = is_seen, is_causal, own
 
     def update(self, key: Tensor, value: Tensor, *_args: Any, **_options: Any) -> tuple[Tensor, Tensor]:
         """Called by the layer with the states' own keys and values; it goes on with what is returned."""
@@ -171,13 +180,11 @@ def _merged(grouped: Tensor, key: Tensor, value: Tensor, prefix: Prefix, mask: T
     """
     n_pairs, n_states, n_key_heads, shared, rows, size = grouped.shape
     before, length = prefix.key.shape[2], key.shape[2]
-    own = _fused(
-        grouped.reshape(n_pairs * n_states, n_key_heads, shared * rows, size),
-        key,
-        value,
-        _own_mask(mask, before, length, n_states, shared, grouped.dtype),
-        scale,
-    )
+    query = grouped.reshape(n_pairs * n_states, n_key_heads, shared * rows, size)
+    if prefix.is_causal and shared == 1 and rows == length:
+        own = _fused(query, key, value, None, scale, is_causal=True)
+    else:
+        own = _fused(query, key, value, _own_mask(mask, before, length, n_states, shared, query.dtype), scale)
     own_context, own_normalizer = (part.unflatten(0, (n_pairs, n_states)) for part in own)  # (P, S, K, G·R, E or none)
     if before:
         folded = grouped.transpose(1, 2).reshape(n_pairs, n_key_heads, n_states * shared * rows, size)
@@ -188,11 +195,13 @@ def _merged(grouped: Tensor, key: Tensor, value: Tensor, prefix: Prefix, mask: T
     return own_context.unflatten(3, (shared, rows)).permute(0, 1, 4, 2, 3, 5)
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, is_causal: bool = False
+) -> tuple[Tensor, Tensor]:
     """Contexts (N, K, Q, E) and the log-sum-exp of the scores (N, K, Q), in the type of the contexts."""
     # The public function gives no log-sum-exp.
     context, normalizer = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, False, attn_mask=mask, scale=scale
+        query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale
     )
     return context, normalizer
 
