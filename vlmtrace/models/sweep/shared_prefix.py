@@ -231,6 +231,9 @@ def _scored(
     """Contexts (P, S, R, K, G, E) by way of all scores, whatever the mask and the device."""
     n_pairs, n_states, n_key_heads, shared, rows, size = grouped.shape
     before = prefix.key.shape[2]
+    if softcap is None and grouped.dtype != torch.float32:
+        # Softmax is in float32 inside whatever its type: scaled queries spare copies of all scores in float32.
+        grouped, scale = grouped * scale, 1.0
     folded = grouped.transpose(1, 2).reshape(n_pairs, n_key_heads, n_states * shared * rows, size)  # (P, K, S·G·R, E)
     scores = grouped.new_empty(n_pairs, n_key_heads, n_states, shared * rows, before + key.shape[2])
     scores[..., :before] = (folded @ prefix.key.mT).view(*scores.shape[:-1], before)
@@ -238,21 +241,26 @@ def _scored(
     own_key, own_value = (part.unflatten(0, (n_pairs, n_states)).transpose(1, 2) for part in (key, value))
     own_query = folded.view(n_pairs, n_key_heads, n_states, shared * rows, size)  # (P, K, S, G·R, E)
     scores[..., before:] = own_query @ own_key.mT
-    weights = _softmax(scores.unflatten(3, (shared, rows)), mask, scale, softcap).flatten(3, 4)
+    weights = _softmax(scores.unflatten(3, (shared, rows)), mask, scale, softcap, before if prefix.is_seen else 0)
+    weights = weights.flatten(3, 4)
     on_prefix = weights[..., :before].reshape(*folded.shape[:3], before) @ prefix.value
     context = on_prefix.view(own_query.shape) + weights[..., before:] @ own_value  # (P, K, S, G·R, E)
     return context.unflatten(3, (shared, rows)).permute(0, 2, 4, 1, 3, 5)
 
 
-def _softmax(scores: Tensor, mask: Tensor | None, scaling: float, softcap: float | None) -> Tensor:
-    """Attention weights, in float32 inside, from scores (P, K, S, G, L, T)."""
+def _softmax(scores: Tensor, mask: Tensor | None, scale: float, softcap: float | None, from_key: int) -> Tensor:
+    """Attention weights from scores (P, K, S, G, R, T), which are overwritten; keys before `from_key` are all seen."""
     dtype = scores.dtype
-    scores = scores.float().mul_(scaling)
     if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+        scores = torch.tanh(scores.float() * (scale / softcap)) * softcap
+    elif scale != 1.0:
+        scores = scores.float().mul_(scale)
     if mask is not None:
-        mask = mask[:, :, None, None]
-        scores = scores.masked_fill_(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        mask, masked = mask[:, :, None, None, :, from_key:], scores[..., from_key:]
+        if mask.dtype == torch.bool:
+            masked.masked_fill_(~mask, float("-inf"))
+        else:
+            masked.add_(mask)
     return scores.softmax(-1).to(dtype)
 
 
