@@ -30,6 +30,7 @@ from vlmtrace.models.image_prompts import ImagePrompts
 from vlmtrace.models.sequence_tokens import language_tokens, vision_tokens
 from vlmtrace.models.sweep import decoder_only as decoder_only_sweep
 from vlmtrace.models.sweep.replay_check import check_replay, leave_out_unknown_vision_encoder
+from vlmtrace.models.sweep.shared_prefix import Recorder
 from vlmtrace.models.types import AnswerIds, Block, Call, Inputs, Patches, Readout, Site, Token, Trace
 
 #: Rows of the unembedding that are turned into float32 at a time.
@@ -168,12 +169,17 @@ class DecoderOnly(ImagePrompts):
 
     @checked
     def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None, image: Tensor | None = None) -> Trace:
-        """See `VLM.trace`; also keeps what each layer of the language model was called with, for the sweep."""
+        """See `VLM.trace`; also keeps what each layer of the language model was called with, for the sweep.
+
+        Where all sites are kept, keys and values are as well.
+        """
         calls: list[Call] = []
 
-        def keep(_module: nn.Module, args: tuple, options: dict) -> None:
+        def keep(_module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
             # A cache would keep this run's keys and values: with it, a patched run would read those of the unpatched.
-            calls.append(Call(args[0].detach(), {**options, "past_key_values": None}))
+            call = Call(args[0].detach(), {**options, "past_key_values": None}, Recorder() if sites is None else None)
+            calls.append(call)
+            return args, {**options, "past_key_values": call.recorder}
 
         with MODEL_LOCK:
             handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.text.layers]

@@ -72,10 +72,12 @@ class Call(NamedTuple):
     Attributes:
         hidden: the residual stream that enters it (batch, position, width)
         options: everything else, by name
+        recorder: keeps the keys and values that its attention made, `key` and `value`; None: they were not kept
     """
 
     hidden: Tensor
     options: dict[str, Any]
+    recorder: Any = None
 
 
 @dataclass
@@ -113,7 +115,7 @@ class Trace:
     def nbytes(self) -> int:
         """Bytes of all that is kept."""
         kept = [self.logits, *self.activations.values(), *self.layer_inputs.values()]
-        return sum(tensor.nbytes for tensor in kept)
+        return sum(part.nbytes for part in (*kept, *(call.recorder for call in self.calls if call.recorder)))
 
     def layer_input(self, block: str, layer: int) -> Tensor:
         """The residual stream that enters a layer: (batch, position, width)."""

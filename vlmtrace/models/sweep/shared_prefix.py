@@ -4,8 +4,8 @@ The states of a sweep differ from the corrupt run from one position on. What sta
 so its keys and values are kept once: the states' queries are laid side by side and multiplied with them in one product,
 instead of copying hundreds of keys for each state.
 
-Shapes: P pairs, S states (patches) per pair, T positions, L of them run again, K key heads, G query heads that share a
-key head, E width of a head.
+Shapes: P pairs, S states (patches) per pair, T positions, L of them run again, R of those with a query (all of them
+but in the last layer), K key heads, G query heads that share a key head, E width of a head.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ from vlmtrace.core.errors import VlmtraceError
 
 NAME = "vlmtrace_shared_prefix"
 
+#: Attention that is not computed, since what it gives is overwritten.
+NONE = "vlmtrace_no_attention"
+
 _current: ContextVar[Prefix] = ContextVar("current prefix")
+
+
+class Recorded(Exception):
+    """The forward pass of a layer got as far as its keys and values, and no more is wanted."""
 
 
 class Recorder:
@@ -34,14 +41,26 @@ class Recorder:
         value: (P, K, T, E)
     """
 
-    def __init__(self) -> None:
-        """Remember nothing yet."""
+    def __init__(self, stops: bool = False):
+        """Remember nothing yet.
+
+        Args:
+            stops: whether the layer goes no further than its keys and values, but raises `Recorded`
+        """
         self.key, self.value = torch.empty(0), torch.empty(0)
+        self.stops = stops
 
     def update(self, key: Tensor, value: Tensor, *_args: Any, **_options: Any) -> tuple[Tensor, Tensor]:
         """Called by the layer with its keys and values; it goes on with what is returned."""
         self.key, self.value = key, value
+        if self.stops:
+            raise Recorded
         return key, value
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is remembered."""
+        return self.key.nbytes + self.value.nbytes
 
 
 class Prefix:
@@ -50,29 +69,65 @@ class Prefix:
     Attributes:
         key: (P, K, first, E)
         value: (P, K, first, E)
+        is_seen: whether every query sees all of it, with nothing added to the scores
+        is_causal: whether each query sees the states' own keys up to its own position, and no further
     """
 
-    def __init__(self, recorded: Recorder, first: int):
-        """Keep what was recorded before position `first`."""
+    def __init__(
+        self,
+        recorded: Recorder,
+        first: int,
+        is_seen: bool = False,
+        is_causal: bool = False,
+        own: Recorder | None = None,
+    ):
+        """Keep what was recorded before position `first`.
+
+        Args:
+            recorded: keys and values of the corrupt run
+            first: the position that the states start with
+            is_seen: whether every query is known to see all positions before `first`
+            is_causal: whether every query is known to see those from `first` to its own, and no further
+            own: the states' own keys and values, where the layer runs on their last positions only
+        """
         self.key, self.value = recorded.key[:, :, :first], recorded.value[:, :, :first]
+        self.is_seen, self.is_causal, self.own = is_seen, is_causal, own
 
     def update(self, key: Tensor, value: Tensor, *_args: Any, **_options: Any) -> tuple[Tensor, Tensor]:
         """Called by the layer with the states' own keys and values; it goes on with what is returned."""
-        return key, value  # `attend` puts the prefix before them
+        # `attend` puts the prefix before them.
+        return (key, value) if self.own is None else (self.own.key, self.own.value)
+
+
+@contextlib.contextmanager
+def _attention(hf: Any, name: str) -> Iterator[None]:
+    config = hf.config.get_text_config()
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 @contextlib.contextmanager
 def shared_prefixes(hf: Any, prefix: Prefix) -> Iterator[None]:
     """While this is entered, the language model's attention sees `prefix` before its own keys and values."""
-    config = hf.config.get_text_config()
-    before = config._attn_implementation
     token = _current.set(prefix)
-    config._attn_implementation = NAME
     try:
-        yield
+        with _attention(hf, NAME):
+            yield
     finally:
-        config._attn_implementation = before
         _current.reset(token)
+
+
+def no_attention(hf: Any) -> contextlib.AbstractContextManager[None]:
+    """While this is entered, the language model's attention is not computed: it gives its queries."""
+    return _attention(hf, NONE)
+
+
+def _queries(_module: Any, query: Tensor, *_args: Any, **_options: Any) -> tuple[Tensor, None]:
+    return query.transpose(1, 2), None
 
 
 def attend(
@@ -89,16 +144,16 @@ def attend(
 
     Args:
         module: the attention, which this does not need
-        query: (P·S, K·G, L, E)
+        query: (P·S, K·G, R, E), of the last of the positions that are run again
         key: (P·S, K, L, E), of the positions that are run again
         value: (P·S, K, L, E), of the same
-        attention_mask: (1 or P, 1, L, T), bool or added to the scores; None: everything is seen
+        attention_mask: (1 or P, 1, R, T), bool or added to the scores; None: everything is seen
         scaling: of the scores; None: 1/√E
         softcap: bounds the scores; None: they are not bounded
         **options: what else transformers passes on
 
     Returns:
-        (P·S, L, K·G, E), and None where others give weights
+        (P·S, R, K·G, E), and None where others give weights
 
     Raises:
         VlmtraceError: the model asks for something that this attention does not know
@@ -106,37 +161,108 @@ def attend(
     if options.get("s_aux") is not None:
         raise VlmtraceError("The fast sweep does not know attention sinks: this model is not supported.")
     prefix = _current.get()
-    n_pairs, n_key_heads, before, size = prefix.key.shape
-    _, n_heads, length, _ = query.shape
+    n_pairs, n_key_heads, _, size = prefix.key.shape
+    _, n_heads, rows, _ = query.shape
     # Queries that share a key head, of all states of a pair, side by side.
-    grouped = query.view(n_pairs, -1, n_key_heads, n_heads // n_key_heads, length, size)  # (P, S, K, G, L, E)
-    n_states, shared = grouped.shape[1], n_heads // n_key_heads
-    folded = grouped.transpose(1, 2).reshape(n_pairs, n_key_heads, n_states * shared * length, size)  # (P, K, S·G·L, E)
-    scores = query.new_empty(n_pairs, n_key_heads, n_states, shared * length, before + length)  # (P, K, S, G·L, T)
-    scores[..., :before] = (folded @ prefix.key.mT).view(n_pairs, n_key_heads, n_states, shared * length, before)
+    grouped = query.view(n_pairs, -1, n_key_heads, n_heads // n_key_heads, rows, size)  # (P, S, K, G, R, E)
+    scale = size**-0.5 if scaling is None else scaling
+    if query.device.type == "cpu" and prefix.is_seen and softcap is None:
+        context = _merged(grouped, key, value, prefix, attention_mask, scale)
+    else:
+        context = _scored(grouped, key, value, prefix, attention_mask, scale, softcap)
+    return context.reshape(len(query), rows, n_heads, size), None
+
+
+def _merged(grouped: Tensor, key: Tensor, value: Tensor, prefix: Prefix, mask: Tensor | None, scale: float) -> Tensor:
+    """Contexts (P, S, R, K, G, E): attention to the prefix and to the states' own keys, merged by their normalizers.
+
+    Scores are never in memory as a whole: the processor's fused attention gives their log-sum-exp beside the context.
+    """
+    n_pairs, n_states, n_key_heads, shared, rows, size = grouped.shape
+    before, length = prefix.key.shape[2], key.shape[2]
+    query = grouped.reshape(n_pairs * n_states, n_key_heads, shared * rows, size)
+    if prefix.is_causal and shared == 1 and rows == length:
+        own = _fused(query, key, value, None, scale, is_causal=True)
+    else:
+        own = _fused(query, key, value, _own_mask(mask, before, length, n_states, shared, query.dtype), scale)
+    own_context, own_normalizer = (part.unflatten(0, (n_pairs, n_states)) for part in own)  # (P, S, K, G·R, E or none)
+    if before:
+        folded = grouped.transpose(1, 2).reshape(n_pairs, n_key_heads, n_states * shared * rows, size)
+        on_prefix = _fused(folded, prefix.key, prefix.value, None, scale)
+        # (P, S, K, G·R, E or none)
+        context, normalizer = (part.unflatten(2, (n_states, -1)).transpose(1, 2) for part in on_prefix)
+        own_context = torch.lerp(context, own_context, (own_normalizer - normalizer).sigmoid()[..., None])
+    return own_context.unflatten(3, (shared, rows)).permute(0, 1, 4, 2, 3, 5)
+
+
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, is_causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Contexts (N, K, Q, E) and the log-sum-exp of the scores (N, K, Q), in the type of the contexts."""
+    # The public function gives no log-sum-exp.
+    context, normalizer = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale
+    )
+    return context, normalizer
+
+
+def _own_mask(
+    mask: Tensor | None, before: int, length: int, n_states: int, shared: int, dtype: torch.dtype
+) -> Tensor | None:
+    """What is added to the scores of the states' own keys: (1 or P·S, 1, G·R, L)."""
+    if mask is None:
+        return None
+    mask = mask[..., before : before + length]
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
+    mask = mask.repeat(1, 1, shared, 1)
+    return mask if len(mask) == 1 else mask.repeat_interleave(n_states, dim=0)
+
+
+def _scored(
+    grouped: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix: Prefix,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """Contexts (P, S, R, K, G, E) by way of all scores, whatever the mask and the device."""
+    n_pairs, n_states, n_key_heads, shared, rows, size = grouped.shape
+    before = prefix.key.shape[2]
+    if softcap is None and grouped.dtype != torch.float32:
+        # Softmax is in float32 inside whatever its type: scaled queries spare copies of all scores in float32.
+        grouped, scale = grouped * scale, 1.0
+    folded = grouped.transpose(1, 2).reshape(n_pairs, n_key_heads, n_states * shared * rows, size)  # (P, K, S·G·R, E)
+    scores = grouped.new_empty(n_pairs, n_key_heads, n_states, shared * rows, before + key.shape[2])
+    scores[..., :before] = (folded @ prefix.key.mT).view(*scores.shape[:-1], before)
     # (P, K, S, L, E) each
     own_key, own_value = (part.unflatten(0, (n_pairs, n_states)).transpose(1, 2) for part in (key, value))
-    own_query = folded.view(n_pairs, n_key_heads, n_states, shared * length, size)  # (P, K, S, G·L, E)
+    own_query = folded.view(n_pairs, n_key_heads, n_states, shared * rows, size)  # (P, K, S, G·R, E)
     scores[..., before:] = own_query @ own_key.mT
-    weights = _softmax(
-        scores.unflatten(3, (shared, length)), attention_mask, size**-0.5 if scaling is None else scaling, softcap
-    ).flatten(3, 4)
+    weights = _softmax(scores.unflatten(3, (shared, rows)), mask, scale, softcap, before if prefix.is_seen else 0)
+    weights = weights.flatten(3, 4)
     on_prefix = weights[..., :before].reshape(*folded.shape[:3], before) @ prefix.value
-    context = on_prefix.view(own_query.shape) + weights[..., before:] @ own_value  # (P, K, S, G·L, E)
-    context = context.unflatten(3, (shared, length)).permute(0, 2, 4, 1, 3, 5)  # (P, S, L, K, G, E)
-    return context.reshape(len(query), length, n_heads, size), None
+    context = on_prefix.view(own_query.shape) + weights[..., before:] @ own_value  # (P, K, S, G·R, E)
+    return context.unflatten(3, (shared, rows)).permute(0, 2, 4, 1, 3, 5)
 
 
-def _softmax(scores: Tensor, mask: Tensor | None, scaling: float, softcap: float | None) -> Tensor:
-    """Attention weights, in float32 inside, from scores (P, K, S, G, L, T)."""
+def _softmax(scores: Tensor, mask: Tensor | None, scale: float, softcap: float | None, from_key: int) -> Tensor:
+    """Attention weights from scores (P, K, S, G, R, T), which are overwritten; keys before `from_key` are all seen."""
     dtype = scores.dtype
-    scores = scores.float().mul_(scaling)
     if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+        scores = torch.tanh(scores.float() * (scale / softcap)) * softcap
+    elif scale != 1.0:
+        scores = scores.float().mul_(scale)
     if mask is not None:
-        mask = mask[:, :, None, None]
-        scores = scores.masked_fill_(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        mask, masked = mask[:, :, None, None, :, from_key:], scores[..., from_key:]
+        if mask.dtype == torch.bool:
+            masked.masked_fill_(~mask, float("-inf"))
+        else:
+            masked.add_(mask)
     return scores.softmax(-1).to(dtype)
 
 
 AttentionInterface.register(NAME, attend)
+AttentionInterface.register(NONE, _queries)

@@ -1,0 +1,74 @@
+"""A decoder-only run is taken up where it was left, from what its trace has kept."""
+
+import pytest
+import torch
+
+from vlmtrace.inputs.corruption import run_inputs
+from vlmtrace.models import Patches, Site
+from vlmtrace.models.sweep import decoder_only
+from vlmtrace.models.sweep.replay import BLOCK, Replay
+
+
+@pytest.fixture(scope="module", params=["llava", "gemma3", "qwen3_vl"])
+def run(request, model_store, random_pairs):
+    model = model_store.shared(request.param)
+    inputs = run_inputs(model, random_pairs.iloc[[1]], "image")
+    return model, inputs, model.trace(inputs)
+
+
+def without_recorders(trace):
+    trace.calls = [call._replace(recorder=None) for call in trace.calls]
+    return trace
+
+
+@torch.no_grad()
+def test_a_trace_keeps_the_keys_and_values_that_a_run_of_each_layer_gives(run):
+    model, inputs, trace = run
+    kept, again = Replay(model, trace), Replay(model, without_recorders(model.trace(inputs)))
+    assert kept.nbytes == 0 and again.nbytes == sum(recorder.nbytes for recorder in kept.recorded) > 0
+    for one, other in zip(kept.recorded, again.recorded, strict=True):
+        torch.testing.assert_close(one.key, other.key, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(one.value, other.value, atol=1e-5, rtol=1e-5)
+    for added, expected in zip(kept.between, again.between, strict=True):
+        assert (added is None) == (expected is None)
+        assert added is None or torch.allclose(added, expected, atol=1e-5)
+
+
+def test_keys_and_values_count_as_memory_and_are_kept_only_with_all_sites(run):
+    model, inputs, trace = run
+    some = model.trace(inputs, [Site(BLOCK, "residual", 0)])
+    assert all(call.recorder is None for call in some.calls)
+    kept = sum(call.recorder.nbytes for call in trace.calls)
+    without = model.trace(inputs)
+    before = without.nbytes
+    assert before - without_recorders(without).nbytes == kept
+
+
+@torch.no_grad()
+def test_the_last_layer_gives_what_is_read_of_the_whole_layer(run):
+    model, _, trace = run
+    replay, first = Replay(model, trace), 2
+    layer = len(replay.layers) - 1
+    states = trace[BLOCK, "residual", layer - 1][:, None, first:].repeat(1, 3, 1, 1)
+    states += torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+    whole = replay.advance(layer, states, first)
+    for n_read in (1, 2, states.shape[2]):
+        read = replay.advance_read(layer, states, first, n_read)
+        torch.testing.assert_close(read, whole[:, :, -n_read:], atol=1e-5, rtol=1e-5)
+
+
+def test_one_group_of_positions_gives_what_each_position_gives(run, random_pairs, monkeypatch):
+    model, inputs, trace = run
+    clean = model.trace(run_inputs(model, random_pairs.iloc[[1]], "clean"))
+    at = torch.arange(trace.calls[0].hidden.shape[1])
+    modules = [module for module in model.blocks[BLOCK].modules for _ in at]
+    patches = Patches(
+        BLOCK, modules, [0] * len(modules), [None] * len(modules), at.repeat(len(modules) // len(at))[None]
+    )
+    ids = trace.logits.topk(2).indices
+    found = []
+    for operations in (0.0, 1e15):
+        monkeypatch.setattr(decoder_only, "OPERATIONS_WORTH_A_CALL", {"cpu": operations})
+        found.append(model.sweep(clean, trace, inputs, patches, ids, memory=2**28))
+    torch.testing.assert_close(found[0].correct, found[1].correct, atol=1e-4, rtol=0)
+    assert (found[0].correct - trace.logits.max()).abs().max() > 1e-3, "no patch changes anything"

@@ -1,0 +1,256 @@
+"""A run of a decoder-only model's layers, ready to be taken up at any layer and position.
+
+Shapes: P pairs of equal length, S states (patches) per pair, T positions, L positions that are run again, R positions
+that are read out, D width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmtrace.models.hooks import HookPoint, attach_hooks
+from vlmtrace.models.sweep.shared_prefix import Prefix, Recorded, Recorder, no_attention, shared_prefixes
+from vlmtrace.models.types import Call, Patches, Site, Trace
+from vlmtrace.models.vlm import VLM
+
+BLOCK = "language_model"
+
+
+class Replay:
+    """The corrupt run of the language model, ready to be taken up at any layer and position.
+
+    Attributes:
+        masks: by layer, what each position sees: (1 or P, 1, T, T), bool or added to the scores; None: everything
+        recorded: by layer, keys and values of all positions
+        between: by layer, what the model adds between this layer's output and the next one's input, None: nothing
+    """
+
+    def __init__(self, model: VLM, corrupt: Trace):
+        """Take over what the trace recorded; where it recorded no keys and values, run every layer once to do so.
+
+        Args:
+            model: with visual tokens
+            corrupt: trace of the corrupt runs, with `calls`
+        """
+        self.model, self.calls = model, corrupt.calls
+        self.layers = [model.layer_module(BLOCK, i) for i in range(model.blocks[BLOCK].n_layers)]
+        self.length = corrupt.calls[0].hidden.shape[1]
+        self.masks = masks_of(self.layers, corrupt.calls)
+        self.recorded: list[Recorder] = []
+        self.between: list[Tensor | None] = []
+        self.nbytes = 0
+        self._seen: dict[tuple[int, int], tuple[Tensor, bool, bool]] = {}
+        for i, call in enumerate(self.calls):
+            recorder, out = call.recorder, corrupt.activations.get(Site(BLOCK, "residual", i))
+            if recorder is None or out is None:
+                recorder, out = self._record(i)
+            self.recorded.append(recorder)
+            adds = model.adds_image_features_after(i) and i + 1 < len(self.layers)
+            self.between.append(self.calls[i + 1].hidden - out if adds else None)
+
+    def _record(self, layer: int) -> tuple[Recorder, Tensor]:
+        recorder, call = Recorder(), self.calls[layer]
+        options = {**call.options, "attention_mask": self.masks[layer], "past_key_values": recorder}
+        out = self.layers[layer](call.hidden, **options)
+        self.nbytes += recorder.nbytes  # beside what the trace holds
+        return recorder, out
+
+    def first_reached(self, patches: Patches) -> list[int]:
+        """For each patch, the first position whose state it can change in any layer above."""
+        device = self.calls[0].hidden.device
+        if any(mask is None for mask in self.masks[1:]):
+            return [0] * len(patches)
+        if patches.position_masks is None:
+            reached = torch.zeros(len(patches), self.length, dtype=torch.bool, device=device)  # (S, T)
+            reached[torch.arange(len(patches)), patches.positions[0]] = True
+        else:
+            reached = patches.position_masks.any(0).to(device)
+        if not self._looks_ahead():
+            if patches.position_masks is None:
+                return patches.positions[0].tolist()
+            return reached.int().argmax(-1).tolist()
+        starts, of_patch = reached.unique(dim=0, return_inverse=True)
+        found = [self._first_reached(start) for start in starts]
+        return [found[i] for i in of_patch.tolist()]
+
+    def first_changed(self, entering: Tensor) -> int:
+        """The first position that can differ in any layer, where positions (T,) bool differ as they enter layer 0."""
+        if any(mask is None for mask in self.masks):
+            return 0
+        return self._first_reached(entering, 0) if self._looks_ahead(0) else int(entering.int().argmax())
+
+    def _looks_ahead(self, lowest: int = 1) -> bool:
+        """Whether a mask lets a position see a later one; if none does, a patch changes nothing before itself."""
+        distinct = {id(mask): mask for mask in self.masks[lowest:] if mask is not None}
+        return any(bool(seen(mask).triu(1).any()) for mask in distinct.values())
+
+    def _first_reached(self, reached: Tensor, lowest: int = 1) -> int:
+        for mask in self.masks[lowest:]:
+            assert mask is not None
+            reached = reached | (seen(mask) & reached).any(-1).any(0)[0]
+        return int(reached.nonzero()[0])
+
+    def state_bytes(self, first: int) -> int:
+        """What one state of one pair occupies at the peak of a layer."""
+        text = self.model.hf.config.get_text_config()
+        inner = getattr(text, "intermediate_size", None) or text.ffn_dim
+        rows = self.length - first
+        elements = rows * (8 * text.hidden_size + 3 * inner) + 2 * text.vocab_size
+        size = max(4, self.recorded[0].key.element_size())
+        scored = rows if self.scores_own_only(first) else self.length
+        # Scores and their softmax in float32, and in the model's own precision.
+        return (elements + 3 * rows * scored * text.num_attention_heads) * size
+
+    def scores_own_only(self, first: int) -> bool:
+        """Whether scores of the keys before `first` are never in memory as a whole, in any layer."""
+        if self.calls[0].hidden.device.type != "cpu" or self._caps_scores():
+            return False
+        return all(self.sees_all_before(layer, first) for layer in range(len(self.layers)))
+
+    def _caps_scores(self) -> bool:
+        return getattr(self.model.hf.config.get_text_config(), "attn_logit_softcapping", None) is not None
+
+    def sees_all_before(self, layer: int, first: int) -> bool:
+        """Whether every position from `first` on sees all before it, in a layer, with nothing added to the scores."""
+        mask = self.masks[layer]
+        return mask is None or first == 0 or self._known(mask, first)[0]
+
+    def _is_causal_from(self, layer: int, first: int) -> bool:
+        """Whether positions from `first` on see each other just as far as they come earlier, in a layer."""
+        mask = self.masks[layer]
+        return mask is not None and self._known(mask, first)[1]
+
+    def _known(self, mask: Tensor, first: int) -> tuple[bool, bool]:
+        known = self._seen.get((id(mask), first))
+        if known is None:
+            visible = mask if mask.dtype == torch.bool else mask == 0
+            before, own = visible[:, :, first:, :first].all(), visible[:, :, first:, first:]
+            causal = (own == torch.ones_like(own).tril()).all() & (seen(mask)[:, :, first:, first:] == own).all()
+            # The mask is kept beside the answers, so that no other can take its id.
+            known = self._seen[id(mask), first] = (mask, bool(before), bool(causal))
+        return known[1:]
+
+    def options(self, layer: int, rows: slice, repeats: int) -> dict[str, Any]:
+        """What a layer is called with for some query rows of `repeats` states per pair; masks stay one per pair."""
+
+        def chosen(value: Tensor, dim: int) -> Tensor:
+            value = value[(slice(None),) * dim + (rows,)]
+            return value.repeat_interleave(repeats, dim=0) if len(value) > 1 else value
+
+        return self._options(layer, rows, chosen)
+
+    def _options(self, layer: int, rows: slice | Tensor, chosen: Callable[[Tensor, int], Tensor]) -> dict[str, Any]:
+        options = dict(self.calls[layer].options)
+        mask = self.masks[layer]
+        options["attention_mask"] = None if mask is None else mask[:, :, rows]
+        if options.get("position_embeddings") is not None:
+            options["position_embeddings"] = tuple(chosen(part, 1) for part in options["position_embeddings"])
+        if options.get("position_ids") is not None:
+            options["position_ids"] = chosen(options["position_ids"], 1)
+        return options
+
+    def advance(self, layer: int, states: Tensor, first: int) -> Tensor:
+        """One whole layer for positions from `first` on: outputs of the layer below (P, S, L, D) -> (P, S, L, D)."""
+        states = self._entering(layer, states, first)
+        options = self.options(layer, slice(first, None), states.shape[1])
+        prefix = Prefix(
+            self.recorded[layer], first, self.sees_all_before(layer, first), self._is_causal_from(layer, first)
+        )
+        with shared_prefixes(self.model.hf, prefix):
+            # (P·S, L, D): a layer takes all states as one batch.
+            out = self.layers[layer](states.flatten(0, 1), **{**options, "past_key_values": prefix})
+        return out.view(states.shape)
+
+    def advance_read(self, layer: int, states: Tensor, first: int, n_read: int) -> Tensor:
+        """As `advance`, for the last positions alone: (P, S, L, D) -> (P, S, R, D).
+
+        Above the last layer nothing sees the other positions: of them it computes no more than keys and values.
+
+        Args:
+            layer: the last
+            states: outputs of the layer below
+            first: the position that they start with
+            n_read: how many last positions
+        """
+        length = states.shape[2]
+        if length == n_read:
+            return self.advance(layer, states, first)
+        states = self._entering(layer, states, first)
+        recorder = Recorder(stops=True)
+        options = self.options(layer, slice(first, None), states.shape[1])
+        with contextlib.suppress(Recorded):
+            self.layers[layer](states.flatten(0, 1), **{**options, "past_key_values": recorder})
+        options = self.options(layer, slice(self.length - n_read, None), states.shape[1])
+        prefix = Prefix(self.recorded[layer], first, self.sees_all_before(layer, first), own=recorder)
+        read = states[:, :, -n_read:]
+        with shared_prefixes(self.model.hf, prefix):
+            out = self.layers[layer](read.flatten(0, 1), **{**options, "past_key_values": prefix})
+        return out.view(read.shape)
+
+    def _entering(self, layer: int, states: Tensor, first: int) -> Tensor:
+        """What enters a layer, given the outputs of the layer below from `first` on."""
+        added = self.between[layer - 1] if layer else None
+        return states if added is None else states + added[:, None, first:]
+
+    def rows(self, layer: int, rows: slice, context: Tensor, mlp: Tensor | None) -> Tensor:
+        """A layer's output at some rows, given the heads' outputs and maybe the feed-forward's: (P, S, rows, D) each.
+
+        The layer itself runs, on those rows; what its attention computes is overwritten by `context`.
+        """
+        n_states = context.shape[1]
+        options = self.options(layer, rows, n_states)
+        hidden = self.calls[layer].hidden[:, rows].repeat_interleave(n_states, dim=0)  # (P·S, rows, D)
+        mlp = None if mlp is None else mlp.flatten(0, 1)
+        return self._with_context(layer, hidden, options, context.flatten(0, 1), mlp).unflatten(0, (-1, n_states))
+
+    def single_rows(self, layer: int, positions: Tensor, context: Tensor, mlp: Tensor | None) -> Tensor:
+        """As `rows`, with one row per state: the layer takes the states of a pair as if they were one sequence.
+
+        Args:
+            layer: which
+            positions: (S,), each state's row
+            context: (P, S, D)
+            mlp: (P, S, D), or None
+
+        Returns:
+            (P, S, D)
+        """
+        options = self._options(layer, positions, lambda value, dim: value.index_select(dim, positions))
+        return self._with_context(layer, self.calls[layer].hidden[:, positions], options, context, mlp)
+
+    def _with_context(
+        self, layer: int, hidden: Tensor, options: dict[str, Any], context: Tensor, mlp: Tensor | None
+    ) -> Tensor:
+        points: list[tuple[HookPoint, Any]] = [
+            (self.model.hook_point(Site(BLOCK, "self_attention", layer)), lambda _: context)
+        ]
+        if mlp is not None:
+            points.append((self.model.hook_point(Site(BLOCK, "mlp", layer)), lambda _: mlp))
+        with no_attention(self.model.hf), attach_hooks(points):
+            return self.layers[layer](hidden, **{**options, "attention_mask": None})
+
+
+def masks_of(layers: list[Any], calls: list[Call]) -> list[Tensor | None]:
+    """Each layer's mask, spelled out; masks that are the same are the same tensor."""
+    causal: dict[tuple[int, torch.device], Tensor] = {}
+    masks: list[Tensor | None] = []
+    for layer, call in zip(layers, calls, strict=True):
+        mask = call.options.get("attention_mask")
+        if mask is None and getattr(layer.self_attn, "is_causal", True):
+            # None means causal to a causal layer, but only while queries and keys are the same positions.
+            n, device = call.hidden.shape[1], call.hidden.device
+            if (n, device) not in causal:
+                causal[n, device] = torch.ones(n, n, dtype=torch.bool, device=device).tril()[None, None]
+            mask = causal[n, device]
+        masks.append(mask)
+    return masks
+
+
+def seen(mask: Tensor) -> Tensor:
+    """Which keys a query sees, bool, from a mask that is bool or added to the scores."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
