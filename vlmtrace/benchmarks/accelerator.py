@@ -50,6 +50,7 @@ class Plan:
         drawn: heads that are compared with hooked passes
         memory_gb: the setting that memory is held to
         image_size: pixels along a side
+        patience: how many times as long as usual a step may take
         name: of the large model
     """
 
@@ -60,6 +61,7 @@ class Plan:
     drawn: int = 8
     memory_gb: float = 4.0
     image_size: int = 336
+    patience: float = 1.0
     name: str = "llava-1.5-7b's size, random weights"
 
 
@@ -90,6 +92,7 @@ TINY = Plan(
     drawn=2,
     memory_gb=0.02,
     image_size=56,
+    patience=20.0,
     name="a model for trying, random weights",
 )
 
@@ -106,22 +109,26 @@ def bench_accelerator(device: torch.device, plan: Plan, folder: Path, total: flo
     Returns:
         machine, and steps: name, status, seconds, sentence, and what was found
     """
-    steps = TimedSteps(device, total)
+    steps = TimedSteps(device, total * plan.patience)
+
+    def run(name: str, limit: float, work: Callable[[float], dict[str, Any]]) -> bool:
+        return steps.run(name, limit * plan.patience, work)
+
     pairs = noise_pairs(folder, plan.pairs, plan.image_size)
     found = _Bench(device, plan, pairs)
-    steps.run("rate of matrix products", 20, found.products)
-    if steps.run("model made on the device, bfloat16", 60, found.make_large):
+    run("rate of matrix products", 20, found.products)
+    if run("model made on the device, bfloat16", 60, found.make_large):
         # The most wanted first.
-        steps.run("all heads of one pair at one position", 60, found.one_position)
-        steps.run("memory held to its setting", 40, found.memory)
-        steps.run("halving after out of memory", 60, found.out_of_memory)
-        steps.run("differences from hooks, bfloat16", 60, found.parity_large)
-        steps.run(f"all heads of {plan.pairs} pairs at one position", 40, found.several_pairs)
-        steps.run("all heads of one pair at all positions", 90, found.all_positions)
+        run("all heads of one pair at one position", 60, found.one_position)
+        run("memory held to its setting", 40, found.memory)
+        run("halving after out of memory", 60, found.out_of_memory)
+        run("differences from hooks, bfloat16", 60, found.parity_large)
+        run(f"all heads of {plan.pairs} pairs at one position", 40, found.several_pairs)
+        run("all heads of one pair at all positions", 90, found.all_positions)
     found.model = None
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    steps.run("differences from hooks, float32, smaller model", 60, found.parity_small)
+    run("differences from hooks, float32, smaller model", 60, found.parity_small)
     return {"machine": measure.machine() | {"device": str(device)}, "steps": steps.records}
 
 

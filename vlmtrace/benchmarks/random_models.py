@@ -181,7 +181,7 @@ def noise_pairs(folder: Path, n: int, size: int = 384, seed: int = 0) -> pd.Data
     for i in range(n):
         for side in ("clean", "corrupt"):
             image = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
-            Image.fromarray(image).save(folder / f"{side}-{i}.png")
+            Image.fromarray(image).save(folder / f"{side}-{i}.png", compress_level=0)  # noise cannot be compressed
     return pd.DataFrame(
         {
             "sample_id": [f"noise-{i}" for i in range(n)],
