@@ -21,9 +21,9 @@ def other_checkout(tmp_path_factory):
     (folder / "data" / "models").symlink_to(ROOT / "data" / "models")
     sweeps = folder / "vlmtrace" / "methods" / "patching" / "sweeps.py"
     text = sweeps.read_text()
-    ends = "    return _patch(model, pairs, corruption, head_plan(model, modules), positions, memory_gb, contrast, direction)"
-    assert ends in text
-    text = text.replace(ends, ends + ".eval('logit_diff = logit_diff + 1')")
+    ends = ", head_plan(model, modules), positions, memory_gb, contrast, direction)"
+    assert text.count(ends) == 1, "the end of patch_heads"
+    text = text.replace(ends, ends + ".assign(logit_diff=lambda table: table['logit_diff'] + 1)")
     sweeps.write_text(text.replace("def patch_head_sets(", "def patch_sets_of_heads("))
     return folder
 
