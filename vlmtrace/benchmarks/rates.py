@@ -92,7 +92,7 @@ def bench_model(
         "matmul_operations_per_second": matmul_rate,
         "share_of_matmul_rate": operations / median["sweep"] / matmul_rate,
         "largest_difference_to_hooked": max(float(abs(slow - fast)) for slow, fast in hooked),
-        "largest_difference_at_sites_of_every_module": largest_difference(model, pair, drawn=max(1, sampled // 4)),
+        "largest_difference_at_sites_of_every_module": largest_difference(model, pair, drawn=max(1, sampled // 12)),
         "largest_effect": float(table["logit_diff"].abs().max()),
         "memory_setting_bytes": memory,
         "memory_peak_bytes": peak_memory(sweep),

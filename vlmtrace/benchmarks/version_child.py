@@ -6,6 +6,7 @@ and does its work once; `turn` times it. A row that the package does not know is
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -17,13 +18,11 @@ from typing import Any
 
 def use_this_folder(checkout: Path) -> None:
     """Let `vlmtrace.benchmarks` be this folder, and everything else the package of a checkout."""
-    import vlmtrace
-    import vlmtrace.benchmarks
-
-    found = Path(vlmtrace.__file__).resolve().parents[1]
+    benchmarks: Any = importlib.import_module("vlmtrace.benchmarks")
+    found = Path(benchmarks.__file__).resolve().parents[2]
     if found != checkout.resolve():
         sys.exit(f"The package that is imported lies in {found}, not in {checkout}.")
-    vlmtrace.benchmarks.__path__ = [str(Path(__file__).resolve().parent)]
+    benchmarks.__path__ = [str(Path(__file__).resolve().parent)]
 
 
 class Row:
@@ -36,21 +35,19 @@ class Row:
             name: of the row: a model, a comma, and what is done with it
             folder: where random models and images are
         """
-        import vlmtrace as vt
         from vlmtrace.benchmarks import measure, rates, ways
+        from vlmtrace.methods.patching.sweeps import patch_heads
 
         model_name, _, work = name.partition(", ")
         self.model = _model(model_name, folder)
         self.measure, self.rates = measure, rates
         if work == "whole road":
             pairs = _pairs(folder, 20)
-            self.work: Callable[[], Any] = lambda: vt.patch_heads(self.model, pairs, modules=[self.model.image_module])
+            self.work: Callable[[], Any] = lambda: patch_heads(self.model, pairs, modules=[self.model.image_module])
         elif work in HEADS:
             pairs = _pairs(folder, 1)
             positions = HEADS[work]
-            self.work = lambda: vt.patch_heads(
-                self.model, pairs, modules=[self.model.image_module], positions=positions
-            )
+            self.work = lambda: patch_heads(self.model, pairs, modules=[self.model.image_module], positions=positions)
         else:
             self.work = ways.interventions(self.model, _pairs(folder, 2))[work]
         self.table = self.work()
