@@ -41,10 +41,10 @@ def seconds(work: Callable[[], Any], device: torch.device | None = None) -> tupl
 
 
 def matmul_seconds(size: int | None = None) -> float:
-    """Seconds of a large float32 matrix product on the CPU, the better of two."""
+    """Seconds of a large float32 matrix product on the CPU; of several calls the median counts."""
     size = size or MATMUL_SIZE
     a, b = torch.randn(size, size), torch.randn(size, size)
-    return min(seconds(lambda: a @ b)[0] for _ in range(2))
+    return seconds(lambda: a @ b)[0]
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int, repeats: int = 20) -> float:

@@ -121,8 +121,9 @@ def versions_table(rows_found: Mapping[str, Mapping[str, Any]]) -> str:
         if "left_out" in found:
             rows.append([row, f"left out: {found['left_out']}", *[""] * 5])
             continue
-        published = "–"
+        share = published = "–"
         if "before_published" in found:
+            share = f"{found['before_share']:.0%} → {found['after_share']:.0%}"
             published = f"{_times(found['before_published'])} → {_times(found['after_published'])}"
         rows.append(
             [
@@ -130,7 +131,7 @@ def versions_table(rows_found: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{found['before_seconds']:.3g} s",
                 f"{found['after_seconds']:.3g} s",
                 _times(found["times_faster"]),
-                f"{found['before_share']:.0%} → {found['after_share']:.0%}",
+                share,
                 published,
                 _difference(found["largest_difference"]),
             ]

@@ -58,18 +58,16 @@ class Row:
             self.one = lambda: rates.published_patch(self.model, pairs, rates.one_patch(self.model, row), ids)
 
     def prepared(self) -> dict[str, Any]:
-        """Patches, their effects in logits, and operations."""
+        """Patches, their effects in logits, and of a sweep the operations."""
         values = self.table["logit_diff"].tolist()
-        return {
-            "patches": len(values),
-            "values": values,
-            "operations": self.measure.count_operations(self.work),
-        }
+        found = {"patches": len(values), "values": values}
+        return found if self.one is None else found | {"operations": self.measure.count_operations(self.work)}
 
     def turn(self) -> dict[str, float]:
-        """Seconds of the work, of a large matrix product, and of one patch the published way."""
-        found = {"matmul_seconds": self.measure.matmul_seconds(), "seconds": self.measure.seconds(self.work)[0]}
+        """Seconds of the work; beside a sweep, of a large matrix product and of one patch the published way."""
+        found = {"seconds": self.measure.seconds(self.work)[0]}
         if self.one is not None:
+            found["matmul_seconds"] = self.measure.matmul_seconds()
             found["published_seconds"] = self.measure.seconds(self.one)[0]
         return found
 

@@ -90,10 +90,10 @@ def compare(before: Path, rows: list[str], folder: Path, after: Path = HERE, tur
         turns: how often
 
     Returns:
-        by row: before_seconds, after_seconds, times_faster, before_share and after_share of the rate of a large matrix
-        product, before_published and after_published (times faster than the published procedure; where the row has
-        it), largest_difference in logits between both, patches; or, for a row that one version does not know, left_out:
-        why
+        by row: before_seconds, after_seconds, times_faster, largest_difference in logits between both (None: they have
+        not the same patches), patches; of sweeps also before_share and after_share of the rate of a large matrix
+        product, before_published and after_published (times faster than the published procedure); or, for a row that
+        one version does not know, left_out: why
 
     Raises:
         VlmtraceError: a checkout holds no package, or a process ends
@@ -131,10 +131,10 @@ def _compare_row(row: str, children: list[Child], folder: Path, turns: int) -> d
 
 
 def _medians(taken: list[dict[str, float]], prepared: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    took = float(np.median([turn["seconds"] for turn in taken]))
-    matmul = float(np.median([turn["matmul_seconds"] for turn in taken]))
+    median = {name: float(np.median([turn[name] for turn in taken])) for name in taken[0]}
+    took = median["seconds"]
     yield "seconds", took
-    yield "share", prepared["operations"] / took / (2 * measure.MATMUL_SIZE**3 / matmul)
-    if "published_seconds" in taken[0]:
-        published = float(np.median([turn["published_seconds"] for turn in taken]))
-        yield "published", published * prepared["patches"] / took
+    if "operations" in prepared:
+        rate = 2 * measure.MATMUL_SIZE**3 / median["matmul_seconds"]
+        yield "share", prepared["operations"] / took / rate
+        yield "published", median["published_seconds"] * prepared["patches"] / took
