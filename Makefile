@@ -99,8 +99,8 @@ model: $(INSTALLED)  ## train the bundled models again from nothing (an hour eac
 	$(PYTHON) -m vlmtrace.training tiny-blip
 	$(PYTHON) -m vlmtrace.training tiny-llava
 
-bench: .venv/.bench  ## how fast the exact sweep is, against hooks, the published procedure and two libraries
-	$(PYTHON) -m vlmtrace.benchmarks.bench
+bench: $(if $(filter cpu,$(DEVICE)),.venv/.bench,$(INSTALLED))  ## how fast the exact sweep is, beside hooks and libraries (10 minutes); DEVICE=cuda: a 7B model
+	@$(PYTHON) -m vlmtrace.benchmarks.bench
 
 clean:  ## remove the run RUN (empty: default), the rendered images and caches; models and installation stay
 	@[[ "$${VLMTRACE_RUN:-default}" =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$$ ]] || \
