@@ -35,7 +35,7 @@ class Row:
             name: of the row: a model, a comma, and what is done with it
             folder: where random models and images are
         """
-        from vlmtrace.benchmarks import measure, rates, ways
+        from vlmtrace.benchmarks import measure, rates
         from vlmtrace.methods.patching.sweeps import patch_heads
 
         model_name, _, work = name.partition(", ")
@@ -49,6 +49,8 @@ class Row:
             positions = HEADS[work]
             self.work = lambda: patch_heads(self.model, pairs, modules=[self.model.image_module], positions=positions)
         else:
+            from vlmtrace.benchmarks import ways
+
             self.work = ways.interventions(self.model, _pairs(folder, 2))[work]
         self.table = self.work()
         self.one = None

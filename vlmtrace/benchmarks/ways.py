@@ -10,9 +10,7 @@ import pandas as pd
 
 from vlmtrace.benchmarks.measure import seconds
 from vlmtrace.core.progress import progress
-from vlmtrace.methods.knockout.attention_knockout import knock_out_attention
-from vlmtrace.methods.patching.joint import patch_together, patch_whole_heads
-from vlmtrace.methods.patching.sweeps import patch_head_sets, patch_regions
+from vlmtrace.methods import knockout, patching
 from vlmtrace.models import VLM
 
 #: How often each way is timed, in turns; the best counts.
@@ -20,16 +18,19 @@ TURNS = 3
 
 
 def interventions(model: VLM, pairs: pd.DataFrame) -> dict[str, Callable[[], pd.DataFrame]]:
-    """By name, calls that give a table with LD under each intervention."""
+    """By name, calls that give a table with LD under each intervention.
+
+    A version of the package that lacks one of the functions has the others all the same.
+    """
     block, module = model.head_block, model.image_module
     heads = [(module, layer, head) for layer in range(block.n_layers) for head in range(block.n_heads)]
     sets = [heads[: n + 1] for n in range(0, len(heads), max(1, len(heads) // 16))]
     return {
-        "regions": lambda: patch_regions(model, pairs),
-        "attention knock-outs": lambda: knock_out_attention(model, pairs),
-        "joint patches": lambda: patch_together(model, pairs, sets),
-        "whole heads": lambda: patch_whole_heads(model, pairs, blocks=[block.name]),
-        "sets of heads": lambda: patch_head_sets(model, pairs, sets),
+        "regions": lambda: patching.patch_regions(model, pairs),
+        "attention knock-outs": lambda: knockout.knock_out_attention(model, pairs),
+        "joint patches": lambda: patching.patch_together(model, pairs, sets),
+        "whole heads": lambda: patching.patch_whole_heads(model, pairs, blocks=[block.name]),
+        "sets of heads": lambda: patching.patch_head_sets(model, pairs, sets),
     }
 
 
