@@ -24,7 +24,7 @@ from vlmtrace.models import VLM
 REPEATS = 2
 
 #: Of LLaVA's sequence, this many positions are patched where they are spread over it.
-SPREAD = 4
+SPREAD = 2
 
 
 class Size(NamedTuple):
@@ -98,8 +98,8 @@ def _time(family: str, size: Size, pairs: pd.DataFrame, width: int) -> list[dict
         def sweep(positions: Positions = positions) -> pd.DataFrame:
             return patch_heads(model, some, modules=[model.image_module], positions=positions)
 
-        n = len(sweep())
-        best = min(seconds(sweep)[0] for _ in range(REPEATS))
+        runs = [seconds(sweep) for _ in range(REPEATS)]
+        best, n = min(took for took, _ in runs), len(runs[0][1])
         sizes = {"layers": size.layers, "image_positions": size.side**2, "pairs": size.pairs}
         records.append({"family": family, "positions": name, **sizes, "patches": n, "seconds_per_patch": best / n})
     return records
