@@ -104,8 +104,8 @@ model: $(INSTALLED)  ## train the bundled models again from nothing (an hour eac
 	$(PYTHON) -m vlmtrace.training tiny-blip
 	$(PYTHON) -m vlmtrace.training tiny-llava
 
-bench: .venv/.bench  ## how fast the exact sweep is, against hooks, the published procedure and two libraries
-	$(PYTHON) -m vlmtrace.benchmarks.bench
+bench: $(if $(filter cpu,$(DEVICE)),.venv/.bench,$(INSTALLED))  ## how fast the exact sweep is, beside hooks and libraries (10 minutes); DEVICE=cuda: a 7B model
+	@$(PYTHON) -m vlmtrace.benchmarks.bench
 
 bench-scale: .venv/.cluster  ## how it grows: ten million effects through notebooks 05 and 06, parts on 1 to 64 workers
 	@$(PYTHON) -m vlmtrace.benchmarks.scale

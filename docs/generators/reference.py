@@ -8,11 +8,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from generators import house
+from generators import house, speed
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "vlmtrace"
@@ -130,6 +131,13 @@ GENERATED: dict[str, Callable[[], str]] = {
     "changelog": changelog,
     "house": house.house,
     "methods": house.methods,
+    "speed_machine": speed.machine,
+    "speed_sweeps": partial(speed.part, "sweeps"),
+    "speed_road": partial(speed.part, "road"),
+    "speed_growth": partial(speed.part, "growth"),
+    "speed_ways": partial(speed.part, "ways"),
+    "speed_versions": speed.versions,
+    "speed_accelerator": speed.accelerator,
 }
 
 

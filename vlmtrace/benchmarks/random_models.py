@@ -1,8 +1,11 @@
-"""Models with random weights of sizes that matter, and a pair for them: nothing is downloaded."""
+"""Models with random weights of sizes that matter, and pairs for them: nothing is downloaded."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,75 +27,131 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from vlmtrace.core.paths import MODELS
+from vlmtrace.models import VLM
+from vlmtrace.models.families import family_of
 
 QUESTION = "is this circle red or blue?"
 
 
-def blip_vqa_base(folder: Path, seed: int = 0) -> Path:
-    """A BLIP of blip-vqa-base's size with random weights, saved in `folder` with a processor; nothing is downloaded.
+def blip(
+    layers: int = 12,
+    width: int = 768,
+    heads: int = 12,
+    image_size: int = 384,
+    patch: int = 16,
+    vocabulary: int = 30524,
+    seed: int = 0,
+) -> tuple[nn.Module, Any]:
+    """A BLIP with random weights and its processor; all its stacks are of one size.
 
-    12 layers and 12 heads in each stack, 384 × 384 pixels in patches of 16, vocabulary 30,524 (the sizes of the
-    published checkpoint's configuration). Weights are drawn wide enough that patches change the answer.
+    The defaults are the sizes of blip-vqa-base's configuration. Weights are drawn wide enough that patches change the
+    answer.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *"is this circle red or blue ? a b".split()]
-    words += [f"[unused{i}]" for i in range(30524 - len(words))]
-    vocabulary = folder / "words.txt"
-    vocabulary.write_text("\n".join(words))
+    words += [f"[unused{i}]" for i in range(vocabulary - len(words))]
+    stack = dict(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads)
     text = dict(
+        stack,
+        encoder_hidden_size=width,
         vocab_size=len(words),
-        num_hidden_layers=12,
-        num_attention_heads=12,
         bos_token_id=words.index("[DEC]"),
         sep_token_id=words.index("[SEP]"),
         eos_token_id=words.index("[SEP]"),
         pad_token_id=0,
     )
-    model = BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=dict(image_size=384, patch_size=16)))
+    vision = dict(stack, image_size=image_size, patch_size=patch)
+    model = BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision))
     draw_wide(model, seed)
-    model.save_pretrained(folder)
-    processor = BlipProcessor(
-        BlipImageProcessorPil(size={"height": 384, "width": 384}), BertTokenizer(vocab=str(vocabulary))
-    )
-    processor.save_pretrained(folder)
-    return folder
+    tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+    size = {"height": image_size, "width": image_size}
+    return model, BlipProcessor(BlipImageProcessorPil(size=size), tokenizer)
 
 
-def long_llava(folder: Path, seed: int = 0) -> Path:
-    """A narrow LLaVA with random weights whose image takes 625 positions, saved in `folder` with a processor.
+def llava(
+    layers: int = 12,
+    width: int = 512,
+    heads: int = 16,
+    inner: int = 1408,
+    image_size: int = 350,
+    patch: int = 14,
+    vocabulary: int | None = None,
+    longest: int = 1024,
+    vision: dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> tuple[nn.Module, Any]:
+    """A LLaVA with random weights, made where it stays, and its processor, whose words are tiny-llava's.
 
-    Its tokenizer and its chat template are tiny-llava's. Text of 12 layers, 16 heads and width 512; 350 × 350 pixels in
-    patches of 14.
+    The defaults are a narrow language model whose image takes 625 positions.
     """
-    size, patch = 350, 14
     bundled = LlavaProcessor.from_pretrained(MODELS / "tiny-llava")
     words = bundled.tokenizer
-    vision = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=size,
-        patch_size=patch, projection_dim=128,
-    )  # fmt: skip
+    sizes = vision or dict(hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4)
+    seeing = CLIPVisionConfig(**{"projection_dim": 128, **sizes}, image_size=image_size, patch_size=patch)
     text = LlamaConfig(
-        vocab_size=len(words), hidden_size=512, intermediate_size=1408, num_hidden_layers=12, num_attention_heads=16,
-        num_key_value_heads=16, max_position_embeddings=1024, pad_token_id=words.pad_token_id,
-        bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
-    )  # fmt: skip
-    image_token = words.convert_tokens_to_ids(bundled.image_token)
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=image_token, image_seq_length=(size // patch) ** 2
+        vocab_size=max(vocabulary or 0, len(words)),
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=longest,
+        pad_token_id=words.pad_token_id,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
     )
-    model = LlavaForConditionalGeneration(config)
+    image_token = words.convert_tokens_to_ids(bundled.image_token)
+    n = (image_size // patch) ** 2
+    config = LlavaConfig(vision_config=seeing, text_config=text, image_token_index=image_token, image_seq_length=n)
+    with torch.device(device), default_dtype(dtype):
+        model = LlavaForConditionalGeneration(config)
     draw_wide(model, seed)
-    model.save_pretrained(folder)
-    sides = {"height": size, "width": size}
-    LlavaProcessor(
+    sides = {"height": image_size, "width": image_size}
+    processor = LlavaProcessor(
         CLIPImageProcessorPil(size=sides, do_center_crop=False),
         words,
         patch_size=patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=bundled.chat_template,
-    ).save_pretrained(folder)
+    )
+    return model, processor
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """While this is entered, parameters are made in a number type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def blip_vqa_base(folder: Path, seed: int = 0) -> Path:
+    """A BLIP of blip-vqa-base's size with random weights, saved in `folder` with its processor."""
+    return saved(*blip(seed=seed), folder)
+
+
+def long_llava(folder: Path, seed: int = 0) -> Path:
+    """A narrow LLaVA with random weights whose image takes 625 positions, saved in `folder` with its processor."""
+    return saved(*llava(seed=seed), folder)
+
+
+def saved(model: Any, processor: Any, folder: Path) -> Path:
+    """The folder in which model and processor lie now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder
+
+
+def in_memory(name: str, model: Any, processor: Any) -> VLM:
+    """A model under the common interface without having been saved and loaded; its sweep is not checked yet."""
+    family = family_of(model.config, name)
+    return family.interface_class()(name, model, processor, family)
 
 
 def draw_wide(model: nn.Module, seed: int) -> None:
@@ -105,21 +164,37 @@ def draw_wide(model: nn.Module, seed: int) -> None:
 
 
 def noise_pair(folder: Path, size: int = 384, seed: int = 0) -> pd.DataFrame:
-    """One pair of noise images with a question both models can read."""
+    """One pair of noise images with a question that all these models can read."""
+    return noise_pairs(folder, 1, size, seed)
+
+
+def noise_pairs(folder: Path, n: int, size: int = 384, seed: int = 0) -> pd.DataFrame:
+    """Pairs of noise images with one question; in each an object and a distractor are marked, side by side."""
     generator = np.random.default_rng(seed)
-    for side in ("clean", "corrupt"):
-        Image.fromarray(generator.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / f"{side}.png")
+    folder.mkdir(parents=True, exist_ok=True)
+    masks = {}
+    for name, columns in (("object", slice(0, size // 3)), ("distractor", slice(size // 2, size))):
+        mask = np.zeros((size, size), dtype=np.uint8)
+        mask[size // 4 : -size // 4, columns] = 255
+        masks[name] = folder / f"{name}.png"
+        Image.fromarray(mask).save(masks[name])
+    for i in range(n):
+        for side in ("clean", "corrupt"):
+            image = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(image).save(folder / f"{side}-{i}.png", compress_level=0)  # noise cannot be compressed
     return pd.DataFrame(
         {
-            "sample_id": ["noise"],
+            "sample_id": [f"noise-{i}" for i in range(n)],
             "task": "bench",
             "category": "noise",
-            "clean_image": str(folder / "clean.png"),
-            "corrupt_image": str(folder / "corrupt.png"),
+            "clean_image": [str(folder / f"clean-{i}.png") for i in range(n)],
+            "corrupt_image": [str(folder / f"corrupt-{i}.png") for i in range(n)],
             "clean_prompt": QUESTION,
             "corrupt_prompt": QUESTION,
             "correct_answer": "red",
             "incorrect_answer": "blue",
             "correct_first": True,
+            "clean_object_mask": str(masks["object"]),
+            "clean_distractor_mask": str(masks["distractor"]),
         }
     )

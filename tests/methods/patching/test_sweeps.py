@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import vlmtrace as vt
-from vlmtrace.benchmarks.bench import peak_memory
+from vlmtrace.benchmarks.measure import peak_memory
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.models import Patches, Readout, Site
 from vlmtrace.models.blip import Blip
