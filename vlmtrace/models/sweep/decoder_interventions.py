@@ -34,7 +34,7 @@ def intervene(
     replay = Replay(model, base)
     starts = given.starts(BLOCK)
     layers = [0 if start is None else start[0] for start in starts]
-    reached = changed_positions(given, source, base, BLOCK, replay.length)  # (P, S, T)
+    reached = changed_positions(_visible(given, replay), source, base, BLOCK, replay.length)  # (P, S, T)
     reached[:, :, -1] |= ~reached.any(-1)  # what does nothing is the base run, whatever is run again
     where = reached.any(0).int().argmax(-1).expand(len(base.logits), -1)
     firsts = replay.first_reached(
@@ -56,6 +56,18 @@ def intervene(
     found = Readout.cat(readouts, dim=1)
     back = torch.tensor(order, device=found.correct.device).argsort()
     return Readout(found.correct[:, back], found.incorrect[:, back], found.log_normalizer[:, back])
+
+
+def _visible(given: Interventions, replay: Replay) -> Interventions:
+    """The same interventions, whose blocked keys are only those that a query would see."""
+    blocked = {}
+    for site, setting in given.blocked.items():
+        mask = replay.masks[site.layer]
+        if mask is not None:
+            seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+            setting = Setting(setting.states, setting.mask & seen)
+        blocked[site] = setting
+    return Interventions(given.n, given.overwritten, blocked)
 
 
 class _Suffix:
