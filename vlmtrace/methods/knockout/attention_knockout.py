@@ -95,7 +95,7 @@ def knock_out_attention(
     tables = []
     with counter(len(pairs), f"knockouts in {len(pairs)} pairs") as advance:
         for batch, runs, _ in batches_of_pairs(model, pairs, corruption, {block.name: []}, "all", contrast):
-            cuts = [_blocked(model, batch, runs.clean_inputs, edge) for edge in chosen]
+            cuts = _blocked(model, batch, runs.clean_inputs, chosen)
             readouts = _cut_readouts(model, runs, cuts, windows)
             for edge, (module, blocked), by_layer in zip(chosen, cuts, readouts, strict=True):
                 usable = blocked.flatten(1).any(1).cpu().numpy()  # (B,)
@@ -138,24 +138,34 @@ def _cut_readouts(
     return readouts
 
 
-def _blocked(model: VLM, batch: pd.DataFrame, inputs: Inputs, edge: AttentionEdge) -> tuple[str, Tensor]:
-    """The attention module that an edge belongs to, and which keys it takes from which queries: (B, Q, K) bool."""
-    source, target = edge
+def _blocked(
+    model: VLM, batch: pd.DataFrame, inputs: Inputs, edges: Sequence[AttentionEdge]
+) -> list[tuple[str, Tensor]]:
+    """By edge, the attention module that it belongs to, and which keys it takes from which queries: (B, Q, K) bool."""
     block = model.head_block
-    looks_across = source in IMAGE_REGIONS and model.image_module == "cross_attention"
-    blocked = []
+    across = [source in IMAGE_REGIONS and model.image_module == "cross_attention" for source, _ in edges]
+    # Names by the block in whose positions they are sought.
+    names = {block.name: ["all", *(target for _, target in edges)], model.image_block: ["all"]}
+    for (source, _), looks_across in zip(edges, across, strict=True):
+        names[model.image_block if looks_across else block.name].append(source)
+    names = {of_block: list(dict.fromkeys(wanted)) for of_block, wanted in names.items()}
+    blocked: list[list[np.ndarray]] = [[] for _ in edges]
     for i, pair in enumerate(batch.to_dict("records")):
         one = inputs_of_pair(inputs, i, len(batch))
-        queries = named_positions(model, pair, block.name, one, ["all", target])
-        keys = named_positions(model, pair, model.image_block if looks_across else block.name, one, ["all", source])
-        none = np.zeros_like
-        forbidden = np.outer(queries.get(target, none(queries["all"])), keys.get(source, none(keys["all"])))  # (Q, K)
-        if not looks_across:
-            # A position always sees itself, or nothing would be left of a softmax.
-            np.fill_diagonal(forbidden, False)
-        blocked.append(forbidden)
-    module = model.image_module if looks_across else "self_attention"
-    return module, torch.as_tensor(np.stack(blocked), device=model.device)
+        found = {of_block: named_positions(model, pair, of_block, one, wanted) for of_block, wanted in names.items()}
+        for (source, target), looks_across, masks in zip(edges, across, blocked, strict=True):
+            queries, keys = found[block.name], found[model.image_block if looks_across else block.name]
+            none = np.zeros_like
+            forbidden = np.outer(
+                queries.get(target, none(queries["all"])), keys.get(source, none(keys["all"]))
+            )  # (Q, K)
+            if not looks_across:
+                # A position always sees itself, or nothing would be left of a softmax.
+                np.fill_diagonal(forbidden, False)
+            masks.append(forbidden)
+    modules = [model.image_module if looks_across else "self_attention" for looks_across in across]
+    tensors = [torch.as_tensor(np.stack(masks), device=model.device) for masks in blocked]
+    return list(zip(modules, tensors, strict=True))
 
 
 @checked
