@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.interventions import Interventions
-from vlmtrace.models.sweep.blip import image_embeddings
+from vlmtrace.models.sweep.blip import CACHE, image_embeddings
 from vlmtrace.models.sweep.blip_layers import AnswerLayers, QuestionLayers, read_answer
 from vlmtrace.models.sweep.blip_stacks import QuestionStack, TextStack, VisionStack, repeated
+from vlmtrace.models.sweep.blip_vision import CHEAPER_PROJECTION
 from vlmtrace.models.sweep.chunking import in_chunks
 from vlmtrace.models.types import AnswerIds, BothAnswers, Readout, Trace, positions_read
 from vlmtrace.models.vlm import VLM
@@ -38,7 +39,10 @@ def intervene(
         if not chosen:
             continue
         chosen = sorted(chosen, key=lambda i: starts[i] or never)
-        size = max(1, (memory - shared) // (len(answer_ids) * state_bytes))
+        room = memory - shared
+        if model.device.type == "cpu":
+            room = min(room, CACHE)
+        size = max(1, room // (len(answer_ids) * state_bytes))
         readouts.append(in_chunks(given.subset(chosen), size, answer))
         order += chosen
     found = Readout.cat(readouts, dim=1)
@@ -89,12 +93,11 @@ class _Interventions:
         vision = self.model.hf.vision_model
         seen = VisionStack(self.source, self.base, given, vision).run(self.n_layers["vision_encoder"])
         question = self.base.layer_inputs["text_encoder"]
-        layers = QuestionLayers(
-            self.model,
-            vision.post_layernorm(seen).flatten(0, 1),
-            keep=False,
-            unprojected=question.shape[1] * self.model.blocks["text_encoder"].n_heads < question.shape[2],
-        )
+        length, width = question.shape[1:]
+        cheaper = CHEAPER_PROJECTION if seen.device.type == "cpu" else 1
+        unprojected = cheaper * length * self.model.blocks["text_encoder"].n_heads < width
+        images = vision.post_layernorm(seen).flatten(0, 1)  # (P·S, M, D)
+        layers = QuestionLayers(self.model, images, keep=False, unprojected=unprojected)
         stack = QuestionStack(self.source, self.base, given, layers, own=True)
         return self._read(stack.run(self.n_layers["text_encoder"], repeated(question, len(given))), given)
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmtrace.models.interventions import MODULES, Interventions, Setting
+from vlmtrace.models.products import linear, linear_gelu
 from vlmtrace.models.sweep.blip_layers import QuestionLayers, TextLayers, vision_layer
 from vlmtrace.models.sweep.layer_sweep import attend, concat_states, split_heads
 from vlmtrace.models.types import Site, Trace
@@ -158,17 +159,23 @@ class TextStack(Stack):
         layers = self.layers
         stream = layers.after_self_attention(layer, self._self_attention(layer, states, None), states)
         stream = layers.after_cross_attention(layer, self._cross_attention(layer, stream), stream)
-        return layers.layers[layer].feed_forward_chunk(stream)
+        return layers.feed_forward(layer, stream)
 
     def _feed_forward(self, layer: int, stream: Tensor | None, entering: Tensor, skipped: int) -> Tensor:
         module = self.layers.layers[layer]
         if Site(self.block, "mlp", layer) not in self.given.overwritten:
-            return module.feed_forward_chunk(stream)
-        inner = None if stream is None else module.output.dense(module.intermediate(stream))
+            assert stream is not None, "a layer without interventions and states is not run"
+            return self.layers.feed_forward(layer, stream)
+        inner = None if stream is None else self._inner(module, stream)
         inner = self.join(inner, self.base[self.block, "mlp", layer], layer, "mlp")
         stream = self.join(stream, entering, layer, "mlp")
         assert inner is not None and stream is not None, "a layer without interventions and states is not run"
         return module.output.LayerNorm(self.overwrite(inner, layer, "mlp", skipped) + stream)
+
+    @staticmethod
+    def _inner(module: Any, stream: Tensor) -> Tensor:
+        inner = linear_gelu(module.intermediate.dense, module.intermediate.intermediate_act_fn, stream)
+        return linear(module.output.dense, inner)
 
     def _context(self, layer: int, module: str, stream: Tensor | None, entering: Tensor, skipped: int) -> Tensor | None:
         """Contexts (P, S + F, T, D): of the states that enter, and of those that join here."""
@@ -209,9 +216,9 @@ class TextStack(Stack):
         attention = self.layers.layers[layer].attention.self
         flat = stream.flatten(0, 1)  # (P·S, T, D)
         if self.block == "text_decoder" and stream.shape[2] == 1:
-            return attention.value(flat).view(stream.shape)
+            return linear(attention.value, flat).view(stream.shape)
         projections = (attention.query, attention.key, attention.value)
-        query, key, value = (split_heads(project(flat), self.layers.heads) for project in projections)
+        query, key, value = (split_heads(linear(project, flat), self.layers.heads) for project in projections)
         causal = self.block == "text_decoder"
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=causal)
         return context.transpose(1, 2).reshape(stream.shape)
@@ -228,9 +235,8 @@ class TextStack(Stack):
         else:
             assert isinstance(self.layers, QuestionLayers) and not self.own, "knockouts are the question encoder's"
             attention = self.layers.layers[layer].crossattention.self
-            image = self.layers.image  # (P, M, D)
-            key, value = (split_heads(part(image), self.layers.heads) for part in (attention.key, attention.value))
-            query = split_heads(attention.query(stream).flatten(1, 2), self.layers.heads)  # (P, H, S·T, E)
+            key, value = self.layers.keys_values(layer)
+            query = split_heads(linear(attention.query, stream).flatten(1, 2), self.layers.heads)  # (P, H, S·T, E)
             mask = seen.view(pairs, 1, n_states * length, -1)
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
             context = context.transpose(1, 2).reshape(stream.shape)
@@ -262,14 +268,15 @@ class VisionStack(Stack):
             context = self.join(context, self.base[self.block, name, layer], layer, name)
             stream = self.join(stream, self.base.layer_input(self.block, layer), layer, name)
             if context is not None and stream is not None:
-                stream = stream + module.self_attn.projection(self.overwrite(context, layer, name, skipped))
-                stream = stream + module.mlp(module.layer_norm2(stream))
+                stream = linear(module.self_attn.projection, self.overwrite(context, layer, name, skipped)) + stream
+                inner = linear_gelu(module.mlp.fc1, module.mlp.activation_fn, module.layer_norm2(stream))
+                stream = linear(module.mlp.fc2, inner) + stream
         stream = self.join(stream, self.base[self.block, "residual", layer], layer, "residual")
         assert stream is not None, "a layer without interventions and states is not run"
         return self.overwrite(stream, layer, "residual", skipped)
 
     def _attention(self, attention: Any, normed: Tensor) -> Tensor:
-        query_key_value = attention.qkv(normed.flatten(0, 1)).chunk(3, dim=-1)
+        query_key_value = linear(attention.qkv, normed.flatten(0, 1)).chunk(3, dim=-1)
         query, key, value = (split_heads(part, attention.num_heads) for part in query_key_value)
         return attend(query, key, value, attention.scale).view(normed.shape)
 
