@@ -145,7 +145,8 @@ def _blocked(
     block = model.head_block
     across = [source in IMAGE_REGIONS and model.image_module == "cross_attention" for source, _ in edges]
     # Names by the block in whose positions they are sought.
-    names = {block.name: ["all", *(target for _, target in edges)], model.image_block: ["all"]}
+    names = {model.image_block: ["all"]}
+    names[block.name] = ["all", *(target for _, target in edges)]  # both may be the same block
     for (source, _), looks_across in zip(edges, across, strict=True):
         names[model.image_block if looks_across else block.name].append(source)
     names = {of_block: list(dict.fromkeys(wanted)) for of_block, wanted in names.items()}
