@@ -20,7 +20,7 @@ from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.finite import check_finite
 from vlmtrace.models.products import FastProducts
 from vlmtrace.models.types import BothAnswers, WholeAnswer
-from vlmtrace.models.vlm import inputs_of_pair, inputs_of_pairs
+from vlmtrace.models.vlm import inputs_of_pair, inputs_of_pairs, repeat_inputs
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,29 @@ def runs_of_one(runs: PairRuns, row: int) -> PairRuns:
         runs.clean_readout.rows(one),
         runs.corrupt_readout.rows(one),
         None if runs.whole is None else (part(runs.whole[0]), part(runs.whole[1])),
+    )
+
+
+def repeated_runs(runs: PairRuns, n: int) -> PairRuns:
+    """The runs n times over, for `read_again`: inputs and answers of all pairs, and then those of all pairs again.
+
+    Args:
+        runs: of a batch of pairs
+        n: how many times
+    """
+
+    def part(side: WholeRuns) -> WholeRuns:
+        ids = WholeAnswer(side.ids.ids.repeat(n, 1))
+        inputs = repeat_inputs(side.clean_inputs, n), repeat_inputs(side.inputs, n)
+        return dataclasses.replace(side, ids=ids, clean_inputs=inputs[0], inputs=inputs[1])
+
+    return dataclasses.replace(
+        runs,
+        clean_inputs=repeat_inputs(runs.clean_inputs, n),
+        inputs=repeat_inputs(runs.inputs, n),
+        answers=runs.answers * n,
+        contrasts=runs.contrasts * n,
+        whole=None if runs.whole is None else (part(runs.whole[0]), part(runs.whole[1])),
     )
 
 

@@ -28,7 +28,9 @@ from vlmtrace.models import image_geometry
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import HookPoint
 from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals
+from vlmtrace.models.interventions import Interventions, from_patches
 from vlmtrace.models.sweep import blip as blip_sweep
+from vlmtrace.models.sweep import blip_interventions
 from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Site, Token, Trace
 from vlmtrace.models.vlm import VLM
 
@@ -40,6 +42,7 @@ class Blip(VLM):
     entry_blocks = ("vision_encoder", "text_encoder")
     image_module = "cross_attention"
     answers_apart = True
+    sweeps_regions = True
     edges = (("image", "options"), ("image", "all"), ("options", "all"))
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
@@ -227,8 +230,27 @@ class Blip(VLM):
     def sweep(
         self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int
     ) -> Readout:
-        """See `vlmtrace.models.sweep.blip`."""
+        """See `vlmtrace.models.sweep.blip`, and `blip_interventions` for patches of several positions."""
+        if patches.position_masks is not None:
+            chosen = from_patches(patches, self.blocks[patches.block].n_heads)
+            return blip_interventions.intervene(self, clean, corrupt, chosen, answer_ids, memory)
         return blip_sweep.sweep(self, clean, corrupt, patches, answer_ids, memory)
+
+    def intervenes_in(self, interventions: Interventions) -> bool:
+        """All of them, but knockouts only in the question encoder."""
+        return all(site.block == "text_encoder" for site in interventions.blocked)
+
+    def intervene(
+        self,
+        source: Trace,
+        base: Trace,
+        inputs: Inputs,
+        interventions: Interventions,
+        answer_ids: AnswerIds,
+        memory: int,
+    ) -> Readout:
+        """See `vlmtrace.models.sweep.blip_interventions`."""
+        return blip_interventions.intervene(self, source, base, interventions, answer_ids, memory)
 
     def run_with_fixed_heads(
         self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: AnswerIds

@@ -27,7 +27,9 @@ from vlmtrace.models import image_geometry
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.image_prompts import ImagePrompts
+from vlmtrace.models.interventions import Interventions
 from vlmtrace.models.sequence_tokens import language_tokens, vision_tokens
+from vlmtrace.models.sweep import decoder_interventions
 from vlmtrace.models.sweep import decoder_only as decoder_only_sweep
 from vlmtrace.models.sweep.replay_check import check_replay, leave_out_unknown_vision_encoder
 from vlmtrace.models.sweep.shared_prefix import Recorder
@@ -281,6 +283,22 @@ class DecoderOnly(ImagePrompts):
     ) -> Readout:
         """See `vlmtrace.models.sweep.decoder_only`."""
         return decoder_only_sweep.sweep(self, clean, corrupt, inputs, patches, answer_ids, memory)
+
+    def intervenes_in(self, interventions: Interventions) -> bool:
+        """Those in the language model."""
+        return interventions.blocks <= {"language_model"}
+
+    def intervene(
+        self,
+        source: Trace,
+        base: Trace,
+        inputs: Inputs,
+        interventions: Interventions,
+        answer_ids: AnswerIds,
+        memory: int,
+    ) -> Readout:
+        """See `vlmtrace.models.sweep.decoder_interventions`."""
+        return decoder_interventions.intervene(self, source, base, interventions, answer_ids, memory)
 
     def run_with_fixed_heads(
         self, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: AnswerIds

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.families import FamilySpec, family_of
 from vlmtrace.models.hooks import HookPoint
+from vlmtrace.models.interventions import Interventions
 from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Site, Token, Trace
 
 
@@ -242,6 +243,38 @@ class ModelInterface(ABC):
         Returns:
             Readout of shape (pair, patch)
         """
+
+    def intervenes_in(self, interventions: Interventions) -> bool:
+        """Whether `intervene` knows what these interventions do; if not, hooks do."""
+        return False
+
+    def intervene(
+        self,
+        source: Trace,
+        base: Trace,
+        inputs: Inputs,
+        interventions: Interventions,
+        answer_ids: AnswerIds,
+        memory: int,
+    ) -> Readout:
+        """Answer every intervention in a batch of pairs exactly, sharing what they share.
+
+        Args:
+            source: trace of the runs that are copied from, at all sites that are overwritten
+            base: trace of the runs in which the interventions act, at all sites of all blocks but the vision encoder's
+                heads, and at those that are overwritten
+            inputs: of the latter runs
+            interventions: what to do
+            answer_ids: as in `sweep`; two whole answers only where nothing is done in the answer's own block
+            memory: bytes that intermediate states may take
+
+        Returns:
+            Readout of shape (pair, intervention)
+
+        Raises:
+            VlmtraceError: the family has no fast path for them, see `intervenes_in`
+        """
+        raise VlmtraceError(f"{self.name} has no fast path for these interventions: run them with hooks.")
 
     @abstractmethod
     def run_with_fixed_heads(

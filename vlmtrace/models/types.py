@@ -308,6 +308,10 @@ class Readout:
         """The readout of some pairs."""
         return Readout(self.correct[chosen], self.incorrect[chosen], self.log_normalizer[chosen])
 
+    def column(self, chosen: int) -> Readout:
+        """The readout of one patch in all pairs, (pair,), of one of shape (pair, patch)."""
+        return Readout(self.correct[:, chosen], self.incorrect[:, chosen], self.log_normalizer[:, chosen])
+
     @property
     def logit_diff(self) -> Tensor:
         """Logit of the correct answer less that of the other, or the difference of their log-probabilities."""

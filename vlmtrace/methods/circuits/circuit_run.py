@@ -19,9 +19,12 @@ from vlmtrace.core.errors import one_of
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns
 from vlmtrace.methods.circuits.sites import HeadSite, check_heads
+from vlmtrace.methods.patching.direction import in_direction
 from vlmtrace.methods.patching.sweeps import table_of_sets
+from vlmtrace.methods.patching.together import is_fast, readout_of
 from vlmtrace.models import VLM, Readout, Site
 from vlmtrace.models.hooks import HookPoint, attach_hooks
+from vlmtrace.models.interventions import Interventions, Setting
 from vlmtrace.models.types import WholeAnswer
 from vlmtrace.models.vlm import repeat_inputs
 
@@ -46,7 +49,7 @@ def run_circuits(
         pairs: a pairs table
         sets: each a list of (module, layer, head) of the model's head block; it may be empty
         corruption: "image" or "text": of the run that gives the ablated heads their output
-        batch_size: at most so many sets in one forward pass
+        batch_size: at most so many sets in one forward pass, where the model has no fast path for them
         contrast: what LD compares the correct answer with, as in `patch_modules`
 
     Returns:
@@ -84,11 +87,17 @@ def circuit_readout(model: VLM, runs: PairRuns, sets: Sequence[Sequence[HeadSite
         model: the model to run
         runs: of one pair
         sets: each a list of (module, layer, head)
-        batch_size: at most so many sets in one forward pass
+        batch_size: at most so many sets in one forward pass, where the model has no fast path for them
 
     Returns:
         readout (set,); where answers have several tokens, of the runs with either answer given
     """
+    given = _interventions(model, sets)
+    # What `readout_of` changes is the corrupt run: here that is the clean one.
+    swapped = in_direction(runs, "noising")
+    if is_fast(model, swapped, given):
+        found = readout_of(model, swapped, given, whole_sequence=True)  # (1, set)
+        return Readout(*(value[0] for value in (found.correct, found.incorrect, found.log_normalizer)))
     # The vision encoder lies before every head of the block, and its input is clean, whatever the answer given.
     image = model.image_embeddings(runs.clean_inputs) if "vision_encoder" in model.blocks else None
     if runs.whole is None:
@@ -99,6 +108,31 @@ def circuit_readout(model: VLM, runs: PairRuns, sets: Sequence[Sequence[HeadSite
         last = _logits(model, side, sets, batch_size, side.ids.n_positions, image)
         both.append(Readout.of_last(last, WholeAnswer(side.ids.ids.expand(len(last), -1))))
     return Readout.of_two(*both)
+
+
+def _interventions(model: VLM, sets: Sequence[Sequence[HeadSite]]) -> Interventions:
+    """One intervention for each set: all heads outside it get their corrupt output, at all positions."""
+    overwritten = {}
+    for (module, layer), inside in _heads_inside(model, sets).items():
+        left = (~inside.all(-1)).nonzero()[:, 0].tolist()
+        if left:
+            mask = ~inside[left][None, :, None]  # (1, n, 1, head)
+            overwritten[Site(model.head_block.name, module, layer)] = Setting(left, mask.to(model.device))
+    return Interventions(len(sets), overwritten)
+
+
+def _heads_inside(model: VLM, sets: Sequence[Sequence[HeadSite]]) -> dict[tuple[str, int], Tensor]:
+    """By module and layer, which heads are in each set: (set, head) bool."""
+    block = model.head_block
+    inside = {
+        (module, layer): torch.zeros(len(sets), block.n_heads, dtype=torch.bool)
+        for module in block.head_modules
+        for layer in range(block.n_layers)
+    }
+    for row, heads in enumerate(sets):
+        for module, layer, head in heads:
+            inside[module, layer][row, head] = True
+    return inside
 
 
 def _logits(
@@ -124,15 +158,10 @@ def _ablations(
     model: VLM, side: PairRuns | WholeRuns, sets: Sequence[Sequence[HeadSite]]
 ) -> Iterator[tuple[HookPoint, Callable[[Tensor], Tensor]]]:
     """Hooks of all sites of heads where some set leaves some head out."""
-    block = model.head_block
-    for module in block.head_modules:
-        for layer in range(block.n_layers):
-            site = Site(block.name, module, layer)
-            inside = torch.zeros(len(sets), 1, block.n_heads, dtype=torch.bool)
-            for row, heads in enumerate(sets):
-                inside[row, 0, [head for m, index, head in heads if (m, index) == (module, layer)]] = True
-            if not inside.all():
-                yield model.hook_point(site), _ablate_outside(inside.to(model.device), side.corrupt[site])
+    for (module, layer), inside in _heads_inside(model, sets).items():
+        if not inside.all():
+            site = Site(model.head_block.name, module, layer)
+            yield model.hook_point(site), _ablate_outside(inside[:, None].to(model.device), side.corrupt[site])
 
 
 def _ablate_outside(inside: Tensor, corrupt: Tensor) -> Callable[[Tensor], Tensor]:

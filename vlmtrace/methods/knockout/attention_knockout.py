@@ -23,10 +23,13 @@ from vlmtrace.inputs.batching import batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import IMAGE_REGIONS, image_regions, named_positions
 from vlmtrace.inputs.image_tokens import mean_image_token
-from vlmtrace.inputs.pair_runs import PairRuns, read_again
+from vlmtrace.inputs.pair_runs import PairRuns, read_again, repeated_runs
+from vlmtrace.methods.patching.direction import in_direction
 from vlmtrace.methods.patching.metrics import concat_in_order, patching_effect
-from vlmtrace.models import VLM, Inputs, Readout
+from vlmtrace.methods.patching.together import is_fast, readout_of
+from vlmtrace.models import VLM, Inputs, Readout, Site
 from vlmtrace.models.attention_mask import cut
+from vlmtrace.models.interventions import Interventions, Setting
 from vlmtrace.models.vlm import inputs_of_pair
 
 #: (source, target): the positions attended to, and those that attend.
@@ -86,18 +89,17 @@ def knock_out_attention(
     size = max(1, round(WINDOW_SHARE * block.n_layers)) if window is None else window
     if not 1 <= size <= block.n_layers:
         raise VlmtraceError(f"window={size} is not a number of layers of {block.name}: choose 1 to {block.n_layers}.")
+    firsts = [layer - (size - 1) // 2 for layer in range(block.n_layers)]
+    # Windows at the ends are cut short, so that each is centred on its layer.
+    windows = [range(max(0, first), min(block.n_layers, first + size)) for first in firsts]
     tables = []
     with counter(len(pairs), f"knockouts in {len(pairs)} pairs") as advance:
         for batch, runs, _ in batches_of_pairs(model, pairs, corruption, {block.name: []}, "all", contrast):
-            for edge in chosen:
-                module, blocked = _blocked(model, batch, runs.clean_inputs, edge)
+            cuts = _blocked(model, batch, runs.clean_inputs, chosen)
+            readouts = _cut_readouts(model, runs, cuts, windows)
+            for edge, (module, blocked), by_layer in zip(chosen, cuts, readouts, strict=True):
                 usable = blocked.flatten(1).any(1).cpu().numpy()  # (B,)
-                for layer in range(block.n_layers):
-                    # Windows at the ends are cut short, so that each is centred on its layer.
-                    first = layer - (size - 1) // 2
-                    layers = range(max(0, first), min(block.n_layers, first + size))
-                    with torch.no_grad(), cut(model, module, layers, blocked):
-                        readout = read_again(model, runs)
+                for layer, (layers, readout) in enumerate(zip(windows, by_layer, strict=True)):
                     columns = {"module": module, "layer": layer, "token": f"{len(layers)} layers"}
                     rows = _rows(batch, runs, corruption, readout, model, columns | {"token_role": " → ".join(edge)})
                     tables.append(rows[usable])
@@ -105,24 +107,66 @@ def knock_out_attention(
     return concat_in_order(pairs, tables, "all")
 
 
-def _blocked(model: VLM, batch: pd.DataFrame, inputs: Inputs, edge: AttentionEdge) -> tuple[str, Tensor]:
-    """The attention module that an edge belongs to, and which keys it takes from which queries: (B, Q, K) bool."""
-    source, target = edge
+@torch.no_grad()
+def _cut_readouts(
+    model: VLM, runs: PairRuns, cuts: Sequence[tuple[str, Tensor]], windows: Sequence[range]
+) -> list[list[Readout]]:
+    """Readouts (B,) of the clean runs without some attention, by cut (module, which keys it takes) and window."""
+    block = model.head_block.name
+    layers = sorted({layer for window in windows for layer in window})
+    blocked: dict[Site, Setting] = {}
+    for module in dict.fromkeys(module for module, _ in cuts):
+        mine = [number for number, (its, _) in enumerate(cuts) if its == module]
+        for layer in layers:
+            reaching = [(cut, i) for cut in mine for i, window in enumerate(windows) if layer in window]
+            masks = torch.stack([cuts[cut][1] for cut, _ in reaching], dim=1)  # (B, n, Q, K)
+            blocked[Site(block, module, layer)] = Setting([cut * len(windows) + i for cut, i in reaching], masks)
+    given = Interventions(len(cuts) * len(windows), blocked=blocked)
+    # What `readout_of` changes is the corrupt run: here that is the clean one.
+    swapped = in_direction(runs, "noising")
+    if is_fast(model, swapped, given):
+        found = readout_of(model, swapped, given)  # (B, cut · window)
+        columns = [found.column(i) for i in range(len(given))]
+        return [columns[start : start + len(windows)] for start in range(0, len(given), len(windows))]
+    readouts = []
+    for module, keys in cuts:
+        by_window = []
+        for window in windows:
+            with cut(model, module, window, keys):
+                by_window.append(read_again(model, runs))
+        readouts.append(by_window)
+    return readouts
+
+
+def _blocked(
+    model: VLM, batch: pd.DataFrame, inputs: Inputs, edges: Sequence[AttentionEdge]
+) -> list[tuple[str, Tensor]]:
+    """By edge, the attention module that it belongs to, and which keys it takes from which queries: (B, Q, K) bool."""
     block = model.head_block
-    looks_across = source in IMAGE_REGIONS and model.image_module == "cross_attention"
-    blocked = []
+    across = [source in IMAGE_REGIONS and model.image_module == "cross_attention" for source, _ in edges]
+    # Names by the block in whose positions they are sought.
+    names = {model.image_block: ["all"]}
+    names[block.name] = ["all", *(target for _, target in edges)]  # both may be the same block
+    for (source, _), looks_across in zip(edges, across, strict=True):
+        names[model.image_block if looks_across else block.name].append(source)
+    names = {of_block: list(dict.fromkeys(wanted)) for of_block, wanted in names.items()}
+    blocked: list[list[np.ndarray]] = [[] for _ in edges]
     for i, pair in enumerate(batch.to_dict("records")):
         one = inputs_of_pair(inputs, i, len(batch))
-        queries = named_positions(model, pair, block.name, one, ["all", target])
-        keys = named_positions(model, pair, model.image_block if looks_across else block.name, one, ["all", source])
-        none = np.zeros_like
-        forbidden = np.outer(queries.get(target, none(queries["all"])), keys.get(source, none(keys["all"])))  # (Q, K)
-        if not looks_across:
-            # A position always sees itself, or nothing would be left of a softmax.
-            np.fill_diagonal(forbidden, False)
-        blocked.append(forbidden)
-    module = model.image_module if looks_across else "self_attention"
-    return module, torch.as_tensor(np.stack(blocked), device=model.device)
+        found = {of_block: named_positions(model, pair, of_block, one, wanted) for of_block, wanted in names.items()}
+        for (source, target), looks_across, masks in zip(edges, across, blocked, strict=True):
+            queries, keys = found[block.name], found[model.image_block if looks_across else block.name]
+            none = np.zeros_like
+            forbidden = np.outer(
+                queries.get(target, none(queries["all"])), keys.get(source, none(keys["all"]))
+            )  # (Q, K)
+            if not looks_across:
+                # A position always sees itself, or nothing would be left of a softmax.
+                np.fill_diagonal(forbidden, False)
+            masks.append(forbidden)
+    modules = [model.image_module if looks_across else "self_attention" for looks_across in across]
+    tensors = [torch.as_tensor(np.stack(masks), device=model.device) for masks in blocked]
+    return list(zip(modules, tensors, strict=True))
 
 
 @checked
@@ -182,8 +226,7 @@ def replace_image_tokens(
             ]
             with torch.no_grad():
                 image = model.image_embeddings(runs.clean_inputs)  # (B, I, D)
-                for region in regions:
-                    tables.append(_replaced(model, batch, runs, corruption, image, mean, region, chosen))
+                tables += _replaced(model, batch, runs, corruption, image, mean, regions, chosen)
             advance(len(batch))
     return concat_in_order(pairs, tables, "all")
 
@@ -195,19 +238,30 @@ def _replaced(
     corruption: str,
     image: Tensor,
     mean: Tensor,
-    region: str,
+    regions: Sequence[str],
     chosen: Sequence[dict[str, Any]],
-) -> pd.DataFrame:
-    position_masks = torch.zeros(image.shape[:2], dtype=torch.bool, device=image.device)  # (B, I)
-    for row, found in enumerate(chosen):
-        if region in found:
-            position_masks[row] = torch.as_tensor(found[region], device=image.device)
-    ablated = torch.where(position_masks[..., None], mean.to(image.dtype), image)  # (B, I, D)
-    readout = read_again(model, runs, image=ablated)
-    counts = [f"{n} tokens" for n in position_masks.sum(1).tolist()]
-    columns = {"module": "image_embeddings", "layer": 0, "token": counts, "token_role": region}
-    rows = _rows(batch, runs, corruption, readout, model, columns)
-    return rows[position_masks.any(1).cpu().numpy()]
+) -> list[pd.DataFrame]:
+    """Rows for each region; all regions of all pairs go through the model as one batch."""
+    position_masks = torch.zeros(len(regions), *image.shape[:2], dtype=torch.bool, device=image.device)  # (R, B, I)
+    for number, region in enumerate(regions):
+        for row, found in enumerate(chosen):
+            if region in found:
+                position_masks[number, row] = torch.as_tensor(found[region], device=image.device)
+    ablated = torch.where(position_masks[..., None], mean.to(image.dtype), image)  # (R, B, I, D)
+    readout = read_again(model, repeated_runs(runs, len(regions)), image=ablated.flatten(0, 1))
+    tables = []
+    for number, region in enumerate(regions):
+        mine = position_masks[number]  # (B, I)
+        columns = {
+            "module": "image_embeddings",
+            "layer": 0,
+            "token": [f"{n} tokens" for n in mine.sum(1).tolist()],
+            "token_role": region,
+        }
+        of_region = readout.rows(slice(number * len(batch), (number + 1) * len(batch)))
+        rows = _rows(batch, runs, corruption, of_region, model, columns)
+        tables.append(rows[mine.any(1).cpu().numpy()])
+    return tables
 
 
 def _rows(

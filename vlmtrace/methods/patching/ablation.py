@@ -112,9 +112,9 @@ def ablate(
     chosen = list(dict.fromkeys(model.check_site(patch.site) for patch in patches))
     means = _RoleMeans(model, reference, chosen) if method == "mean" else None
     donors = draw_donors(model, pairs, reference, seed) if method == "resample" else []
-    tables = []
+    tables: dict[int, pd.DataFrame] = {}
     title = f"{method} ablation of {len(patches)} sites"
-    for row, (pair, runs) in enumerate(runs_by_pair(model, pairs, corruption, title, contrast)):
+    for row, pair, runs in runs_by_pair(model, pairs, corruption, title, contrast):
         add_missing_sites(model, runs, chosen)
         if means is not None:
             source = means.of_pair(pair, runs)
@@ -130,8 +130,8 @@ def ablate(
         rows["p_diff"] -= float(clean.p_correct) - float(corrupt.p_correct)
         rows["logit_diff"] -= float(clean.logit_diff) - float(corrupt.logit_diff)
         rows["patching_effect"] -= 1
-        tables.append(rows)
-    return pd.concat(tables, ignore_index=True)
+        tables[row] = rows
+    return pd.concat([tables[row] for row in sorted(tables)], ignore_index=True)
 
 
 def draw_donors(model: VLM, pairs: pd.DataFrame, reference: pd.DataFrame, seed: int) -> list[int]:
@@ -187,7 +187,14 @@ def _from_source(runs: PairRuns, source: dict[Site, Tensor]) -> PairRuns:
         )
         whole = (first, second)
     clean = Trace(runs.clean.logits, source)
-    return replace(runs, clean=clean, inputs=runs.clean_inputs, corrupt=runs.clean, whole=whole)
+    return replace(
+        runs,
+        clean=clean,
+        inputs=runs.clean_inputs,
+        corrupt=runs.clean,
+        corrupt_readout=runs.clean_readout,
+        whole=whole,
+    )
 
 
 def _lengthened(source: dict[Site, Tensor], longer: Trace) -> Trace:

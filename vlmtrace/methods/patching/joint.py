@@ -16,16 +16,16 @@ import torch
 
 from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.progress import progress
+from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import validate_pairs
+from vlmtrace.inputs.batching import one_by_one
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import named_positions
-from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
+from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
 from vlmtrace.methods.patching.intervention import Patch, check_patch, patched_readout
 from vlmtrace.methods.patching.metrics import patching_effect
-from vlmtrace.methods.patching.plans import site_patches
-from vlmtrace.methods.patching.run_sweep import default_memory, sweep_patches
+from vlmtrace.methods.patching.together import fast_ones, interventions_of, readout_of
 from vlmtrace.models import VLM, Inputs, Readout, Site
 
 #: A patch, or a whole head of the model's head block: (module, layer, head).
@@ -56,7 +56,7 @@ def patch_together(
         corruption: "image" or "text"
         direction: "denoising": from the clean into the corrupt run; "noising": from the corrupt into the clean one
         contrast: what the correct answer is compared with, see `patch_modules`
-        batch_size: at most so many sets in one forward pass
+        batch_size: at most so many sets in one forward pass, where the model has no fast path for them
 
     Returns:
         one row per pair and set: sample_id, unit (where the pairs have it), corruption, direction, set (its index in
@@ -86,15 +86,15 @@ def patch_together(
     one_of(direction, DIRECTIONS, "direction")
     patches = [as_patches(model, members) for members in sets]
     check_any(patches, "set")
-    tables = []
+    tables: dict[int, list[pd.DataFrame]] = {}
     title = f"{len(sets)} sets, {direction}, {corruption} corruption"
-    for pair, runs in runs_by_pair(model, pairs, corruption, title, contrast):
+    for row, pair, runs in runs_by_pair(model, pairs, corruption, title, contrast):
         runs = in_direction(runs, direction)
         placed = [[placed_patch(model, pair, runs.clean_inputs, patch) for patch in members] for members in patches]
         readout = together_readout(model, runs, placed, batch_size)
         what = {"corruption": corruption, "direction": direction, "set": range(len(sets))}
-        tables.append(effect_rows(pair, runs, readout, what))
-    return pd.concat(tables, ignore_index=True)
+        tables.setdefault(row, []).append(effect_rows(pair, runs, readout, what))
+    return pd.concat([table for row in sorted(tables) for table in tables[row]], ignore_index=True)
 
 
 @checked
@@ -119,7 +119,7 @@ def patch_whole_heads(
         direction: "denoising" or "noising", see `patch_together`
         blocks: e.g. ("text_decoder",); None: all that have heads
         contrast: what the correct answer is compared with, see `patch_modules`
-        batch_size: at most so many heads in one forward pass
+        batch_size: at most so many heads in one forward pass, where the model has no fast path for them
 
     Returns:
         the whole_heads table, one row per pair and head: sample_id, unit (where the pairs have it), corruption,
@@ -137,18 +137,16 @@ def patch_whole_heads(
     """
     one_of(direction, DIRECTIONS, "direction")
     heads = attention_heads(model, blocks)
-    tables = []
+    tables: dict[int, list[pd.DataFrame]] = {}
     title = f"whole heads, {direction}, {corruption} corruption"
-    for pair, runs in runs_by_pair(model, pairs, corruption, title, contrast):
+    for row, pair, runs in runs_by_pair(model, pairs, corruption, title, contrast):
         runs = in_direction(runs, direction)
         for block in dict.fromkeys(patch.block for patch in heads):
             mine = [patch for patch in heads if patch.block == block]
-            readout = _single_position(model, runs, block, mine)
-            if readout is None:
-                readout = together_readout(model, runs, [[patch] for patch in mine], batch_size)
+            readout = together_readout(model, runs, [[patch] for patch in mine], batch_size)
             what = {"corruption": corruption, "direction": direction, **head_columns(mine)}
-            tables.append(effect_rows(pair, runs, readout, what))
-    return pd.concat(tables, ignore_index=True)
+            tables.setdefault(row, []).append(effect_rows(pair, runs, readout, what))
+    return pd.concat([table for row in sorted(tables) for table in tables[row]], ignore_index=True)
 
 
 @checked
@@ -235,8 +233,8 @@ def placed_patch(model: VLM, pair: Mapping[str, Any], inputs: Inputs, patch: Pat
 
 def runs_by_pair(
     model: VLM, pairs: pd.DataFrame, corruption: str, title: str, contrast: str = "answer"
-) -> Iterator[tuple[dict[str, Any], PairRuns]]:
-    """Clean and corrupt runs, pair by pair.
+) -> Iterator[tuple[int, dict[str, Any], PairRuns]]:
+    """Clean and corrupt runs, pair by pair; pairs of equal shape come one after the other.
 
     Args:
         model: runs them
@@ -246,17 +244,17 @@ def runs_by_pair(
         contrast: "answer" or "options", see `patch_modules`
 
     Yields:
-        the pair's row and its runs (batch 1)
+        the pair's number in the table, its row, and its runs (batch 1)
 
     Raises:
         VlmtraceError: the table breaks the contract or has no row, or the runs of a pair cannot be aligned
     """
     one_of(corruption, CORRUPTIONS, "corruption")
     pairs = validate_pairs(pairs).reset_index(drop=True)
-    for row in progress(range(len(pairs)), f"{title}, {len(pairs)} pairs"):
-        one = pairs.iloc[[row]]
-        runs = run_pairs(model, one, [encode_pair(model, pairs, row, corruption)], corruption, contrast)
-        yield one.to_dict("records")[0], runs
+    with counter(len(pairs), f"{title}, {len(pairs)} pairs") as advance:
+        for row, runs in one_by_one(model, pairs, corruption, contrast):
+            yield row, pairs.iloc[[row]].to_dict("records")[0], runs
+            advance(1)
 
 
 def together_readout(
@@ -268,7 +266,7 @@ def together_readout(
         model: the model to patch
         runs: of one pair (batch 1); what their traces lack is added to them
         interventions: each a list of patches that act together
-        batch_size: at most so many in one forward pass
+        batch_size: at most so many in one forward pass, where the model has no fast path for them
 
     Returns:
         readout of shape (intervention,)
@@ -280,7 +278,19 @@ def together_readout(
     for patches in interventions:
         for patch in patches:
             check_patch(model, runs, patch)
-    return patched_readout(model, runs, interventions, batch_size)
+    given = interventions_of(model, runs, interventions)
+    # The fast path may know some of them only.
+    fast = fast_ones(model, runs, given)
+    slow = sorted(set(range(len(given))) - set(fast))
+    readouts = []
+    if fast:
+        swept = readout_of(model, runs, given.subset(fast))
+        readouts.append(Readout(*(value[0] for value in (swept.correct, swept.incorrect, swept.log_normalizer))))
+    if slow:
+        readouts.append(patched_readout(model, runs, [interventions[i] for i in slow], batch_size))
+    found = Readout.cat(readouts, dim=0)
+    back = torch.tensor(fast + slow, device=found.correct.device).argsort()
+    return Readout(found.correct[back], found.incorrect[back], found.log_normalizer[back])
 
 
 def add_missing_sites(model: VLM, runs: PairRuns, sites: Sequence[Site]) -> None:
@@ -345,19 +355,3 @@ def effect_rows(pair: Mapping[str, Any], runs: PairRuns, readout: Readout, what:
         "contrast_token": runs.contrasts[0],
     }
     return pd.DataFrame({**names, **what, **numbers}, index=range(len(ld)))
-
-
-@torch.no_grad()
-def _single_position(model: VLM, runs: PairRuns, block: str, patches: Sequence[Patch]) -> Readout | None:
-    """The fast sweep, where a block has one position (BLIP's answer decoder): all positions of a head are that one."""
-    known = model.blocks[block].head_modules
-    if not known or any(patch.module not in known for patch in patches):
-        return None
-    if runs.corrupt[block, known[0], 0].shape[1] != 1:
-        return None
-    sites = [(patch.module, patch.layer, patch.heads[0]) for patch in patches if patch.heads]
-    swept = sweep_patches(
-        model, runs, site_patches(block, sites, torch.zeros(1, dtype=torch.long).numpy(), 1, model.device),
-        default_memory(model),
-    )  # fmt: skip
-    return Readout(*(value[0] for value in (swept.correct, swept.incorrect, swept.log_normalizer)))

@@ -139,7 +139,7 @@ class _Sweep:
 class _TextEncoder(_Sweep):
     def __init__(self, model: VLM, clean: Trace, corrupt: Trace, memory: int):
         super().__init__(model, clean, corrupt, memory)
-        image = _image_embeddings(model, corrupt)
+        image = image_embeddings(model, corrupt)
         n_layers = model.blocks["text_encoder"].n_layers
         one_layer = 2 * image.nbytes * model.hf.config.text_config.hidden_size // image.shape[-1]
         # Keys and values are worth keeping for the next chunk unless they crowd the states out.
@@ -202,7 +202,8 @@ _BLOCKS: dict[str, type[_Sweep]] = {
 }
 
 
-def _image_embeddings(model: VLM, trace: Trace) -> Tensor:
+def image_embeddings(model: VLM, trace: Trace) -> Tensor:
+    """What the language side received of each image in a traced run: (P, M, D)."""
     if trace.image is not None:
         return trace.image
     last = model.blocks["vision_encoder"].n_layers - 1
@@ -220,7 +221,7 @@ def run_with_fixed_heads(
 
     Since every head's output is given, no attention is computed: only what stands between the heads.
     """
-    layers = QuestionLayers(model, _image_embeddings(model, corrupt))
+    layers = QuestionLayers(model, image_embeddings(model, corrupt))
     embedding = (clean if start == "clean" else corrupt).layer_inputs["text_encoder"]
     n_sets = len(next(iter(keep_clean.values())))
     stream = embedding.expand(n_sets, -1, -1)  # (set, T, D)

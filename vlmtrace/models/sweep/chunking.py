@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.interventions import Interventions
 from vlmtrace.models.types import Patches, Readout
 
+Work = TypeVar("Work", Patches, Interventions)
 
-def in_chunks(patches: Patches, size: int, run: Callable[[Patches], Readout]) -> Readout:
+
+def in_chunks(patches: Work, size: int, run: Callable[[Work], Readout]) -> Readout:
     """Run a sweep over some patches at a time, in the order of their layers.
 
     Where an accelerator runs out of memory all the same, the chunk is halved and the sweep goes on.
 
     Args:
-        patches: in any order
+        patches: in any order; interventions stay in theirs
         size: how many at a time
         run: answers patches that are sorted by layer
 

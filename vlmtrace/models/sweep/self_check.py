@@ -64,10 +64,14 @@ def self_check(model: VLM) -> None:
     answer_ids = corrupt_trace.logits.topk(2).indices
     worst = 0.0
     for block in model.blocks.values():
-        patches = _one_patch_per_module(block, clean_trace, generator)
-        fast = model.sweep(clean_trace, corrupt_trace, corrupt, patches, answer_ids, memory=2**28)
-        slow = reference.sweep(model, clean_trace, corrupt, patches, answer_ids)
-        worst = max(worst, largest_difference(fast.correct, slow.correct))
+        chosen = [_one_patch_per_module(block, clean_trace, generator)]
+        if model.falls_back_to_reference:
+            # Regions and joint patches have code of their own where the sweep does not run the model's own layers.
+            chosen.append(_one_region(block, clean_trace, generator))
+        for patches in chosen:
+            fast = model.sweep(clean_trace, corrupt_trace, corrupt, patches, answer_ids, memory=2**28)
+            slow = reference.sweep(model, clean_trace, corrupt, patches, answer_ids)
+            worst = max(worst, largest_difference(fast.correct, slow.correct))
     model.uses_fast_sweep = worst <= tolerance(model, corrupt_trace.logits)
     if model.uses_fast_sweep:
         return
@@ -98,3 +102,12 @@ def _one_patch_per_module(block: Block, trace: Trace, generator: np.random.Gener
     positions = generator.integers(min(1, last), last + 1, len(modules))
     heads = [block.n_heads - 1 if module in block.head_modules else None for module in modules]
     return Patches(block.name, modules, layers, heads, torch.as_tensor(positions, device=trace.logits.device)[None])
+
+
+def _one_region(block: Block, trace: Trace, generator: np.random.Generator) -> Patches:
+    """A patch of the block's last module in the first layer, at half of the positions: all layers above run again."""
+    module = block.modules[-1]
+    chosen = generator.random(trace[block.name, module, 0].shape[1]) < 0.5
+    chosen[-1] = True
+    mask = torch.as_tensor(chosen, device=trace.logits.device)[None, None]  # (1, 1, S)
+    return Patches(block.name, [module], [0], [None], mask.int().argmax(-1), mask)
