@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.models import VLM, Inputs, Readout
+from vlmtrace.models.products import FastProducts, by_fast_products
 from vlmtrace.models.types import WholeAnswer
 from vlmtrace.models.vlm import inputs_of_pairs
 
@@ -98,9 +99,10 @@ class GivenAnswers:
     @functools.cached_property
     def image(self) -> Tensor:
         """The image embeddings of the batch, which no further token changes."""
-        with torch.no_grad():
+        with torch.no_grad(), FastProducts():
             return self.model.image_embeddings(self.inputs)
 
+    @by_fast_products
     def ids(self, n: int) -> list[list[int]]:
         """The first tokens of each answer.
 
@@ -235,6 +237,7 @@ def check_options(model: VLM, options: Sequence[str], prefix: str = "") -> None:
 
 
 @torch.no_grad()
+@by_fast_products
 def read_answers(model: VLM, given: GivenAnswers, answers: Sequence[Answers]) -> Readout:
     """What a run says of each pair's answers, whatever their numbers of tokens.
 

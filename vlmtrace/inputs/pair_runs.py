@@ -18,7 +18,7 @@ from vlmtrace.inputs.encodable import named
 from vlmtrace.models import VLM, Inputs, Readout, Trace
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.finite import check_finite
-from vlmtrace.models.products import FastProducts
+from vlmtrace.models.products import FastProducts, by_fast_products
 from vlmtrace.models.types import BothAnswers, WholeAnswer
 from vlmtrace.models.vlm import inputs_of_pair, inputs_of_pairs, repeat_inputs
 
@@ -288,6 +288,7 @@ def _measured(
 
 
 @torch.no_grad()
+@by_fast_products
 def _trace_longer(model: VLM, inputs: Inputs, trace: Trace, image: torch.Tensor | None) -> Trace:
     """The trace of a run with an answer given; `trace` is that of the same run without it."""
     if not model.answers_apart:
@@ -306,6 +307,7 @@ def _trace_longer(model: VLM, inputs: Inputs, trace: Trace, image: torch.Tensor 
 
 
 @torch.no_grad()
+@by_fast_products
 def _read_side(model: VLM, side: WholeRuns, run: str, image: torch.Tensor | None) -> Readout:
     logits = model.last_logits(_inputs_of(side, run), side.ids.n_positions, image)
     return Readout.of_last(check_finite(model.name, logits), side.ids)
@@ -315,6 +317,7 @@ def _read_whole(model: VLM, run: str, whole: tuple[WholeRuns, WholeRuns], image:
     return Readout.of_two(*(_read_side(model, side, run, image) for side in whole))
 
 
+@by_fast_products
 def read_again(model: VLM, runs: PairRuns, run: str = "clean", image: torch.Tensor | None = None) -> Readout:
     """Run the inputs again, under whatever hooks are attached, and read both answers out.
 

@@ -9,14 +9,18 @@ Shapes: N rows (any leading dimensions), D width that goes in, O width that come
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 #: With fewer rows than this the call costs more than the product.
 FEWEST_ROWS = 16
@@ -105,3 +109,14 @@ class FastProducts(TorchFunctionMode):
         if func is F.linear and not kwargs:
             return product(*args)
         return func(*args, **(kwargs or {}))
+
+
+def by_fast_products(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """A function that runs within `FastProducts`; where gradients are on, products stay torch's own."""
+
+    @functools.wraps(function)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        with FastProducts():
+            return function(*args, **kwargs)
+
+    return run

@@ -30,6 +30,7 @@ from vlmtrace.inputs.pair_rows import images_alone, row_problem
 from vlmtrace.inputs.units import with_units
 from vlmtrace.models import VLM
 from vlmtrace.models.diagnosis import named_rows
+from vlmtrace.models.products import FastProducts
 
 
 @checked
@@ -264,7 +265,7 @@ def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str])
     for run in ("clean", *corruptions):
         inputs = run_inputs(model, pairs, run)
         names = [f"pair {name!r} ({run} run)" for name in pairs["sample_id"]]
-        with torch.no_grad(), named_rows(model, inputs, names):
+        with torch.no_grad(), named_rows(model, inputs, names), FastProducts():
             runs[run] = GivenAnswers(model, inputs, model.answer_logits(inputs))
     shown = "image" if "image" in corruptions else "text"  # the runs that may give the incorrect option
     options = _answers(model, pairs, runs, shown, "options")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.interventions import Interventions, Setting, changed_positions
+from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.sweep.chunking import in_chunks
 from vlmtrace.models.sweep.decoder_only import BLOCK, Replay
 from vlmtrace.models.sweep.layer_sweep import concat_states
@@ -27,6 +28,7 @@ from vlmtrace.models.vlm import VLM
 
 
 @torch.no_grad()
+@by_fast_products
 def intervene(
     model: VLM, source: Trace, base: Trace, given: Interventions, answer_ids: AnswerIds, memory: int
 ) -> Readout:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.hooks import attach_hooks
+from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.sweep.chunking import in_chunks
 from vlmtrace.models.sweep.layer_sweep import (
     concat_states,
@@ -35,6 +36,7 @@ OPERATIONS_WORTH_A_CALL = {"cpu": 2e7, "cuda": 2e11}
 
 
 @torch.no_grad()
+@by_fast_products
 def sweep(
     model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int
 ) -> Readout:
@@ -178,6 +180,7 @@ def _given(fixed: Tensor, _value: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@by_fast_products
 def run_with_fixed_heads(
     model: VLM, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: AnswerIds
 ) -> Readout:
