@@ -56,8 +56,14 @@ def test_a_node_that_dies_takes_its_job_with_it_and_comes_back():
 
 def test_it_ends_with_the_process_that_started_it():
     """Even SIGKILL leaves no daemon."""
-    program = "import time; from fixtures.slurm import Slurm\nwith Slurm() as slurm:\n" + (
-        "    print(*[process.pid for process in slurm.processes.values()], slurm.folder, flush=True)\n    time.sleep(600)"
+    program = "\n".join(
+        [
+            "import time",
+            "from fixtures.slurm import Slurm",
+            "with Slurm() as slurm:",
+            "    print(*[process.pid for process in slurm.processes.values()], slurm.folder, flush=True)",
+            "    time.sleep(600)",
+        ]
     )
     path = os.pathsep.join([str(paths.ROOT / "tests"), str(paths.ROOT)])
     for number in (signal.SIGKILL, signal.SIGINT):
