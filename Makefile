@@ -24,6 +24,11 @@ BESIDE   =
 DEVICE   = cpu
 # Notebooks that run side by side; empty: 2, or 1 where a GPU would have to hold a model for each.
 JOBS     =
+# Where the parts of the long computations go: local:4 (four workers on this machine, one for each GPU if there are any),
+# slurm, or tcp://host:port of a dask scheduler that runs; empty: they are computed by the notebooks. CLUSTER_CONFIG is a
+# file of YAML with its options, such as partition, walltime, gres and memory: see docs/cluster.md.
+CLUSTER  =
+CLUSTER_CONFIG =
 # Of the app: the interface it listens on, its port (or the next that is free), light or dark.
 HOST     = 127.0.0.1
 PORT     = 8866
@@ -46,8 +51,8 @@ VLMTRACE  := $(PYTHON) -m vlmtrace
 TEST      := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 
 # Values reach vlmtrace through the environment, so that no character in them can be misread by the shell.
-VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAME_SIZE SAMPLES SEED RUN BESIDE DEVICE JOBS HOST PORT \
-    THEME MINUTES KILLS INPUTS
+VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAME_SIZE SAMPLES SEED RUN BESIDE DEVICE JOBS CLUSTER \
+    CLUSTER_CONFIG HOST PORT THEME MINUTES KILLS INPUTS
 define hand_on
 export VLMTRACE_$(1) = $$(value $(1))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import TextIO, TypeVar
+from contextvars import ContextVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm.auto import tqdm as notebook_tqdm
 from tqdm.std import tqdm as terminal_tqdm
@@ -15,9 +16,23 @@ T = TypeVar("T")
 #: Set by the command line to the terminal's device while papermill runs a notebook in another process.
 TERMINAL = "VLMTRACE_TERMINAL"
 
+_SILENT = ContextVar("silent", default=False)
+
 
 @contextlib.contextmanager
-def counter(total: int | None, description: str) -> Iterator[Callable[[int], None]]:
+def silent() -> Iterator[None]:
+    """Draw no bar in this block and thread, as in a worker whose notebook counts for all."""
+    token = _SILENT.set(True)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
+
+
+@contextlib.contextmanager
+def counter(
+    total: int | None, description: str, unit: str = "it", found: int = 0, steady: bool = False
+) -> Iterator[Callable[[int], None]]:
     """A progress bar that is advanced by hand.
 
     In JupyterLab and under plain Python this is tqdm. When a notebook runs under `make`, the bar is drawn in the
@@ -26,21 +41,25 @@ def counter(total: int | None, description: str) -> Iterator[Callable[[int], Non
     Args:
         total: how many steps there are; None: not known
         description: what stands before the bar
+        unit: what a step is called
+        found: steps that were done before: they count, and the estimate of the time left leaves them out
+        steady: whether the estimate is by all steps so far, and not above all by the latest, which come in bursts where
+            many work at a time
 
     Yields:
         the function that advances the bar by so many steps
     """
     with contextlib.ExitStack() as stack:
         # tqdm hears its own variable in a terminal, but not in a notebook.
-        none = bool(os.environ.get("TQDM_DISABLE"))
-        bars: list[terminal_tqdm] = [
-            stack.enter_context(notebook_tqdm(desc=description, total=total, leave=False, disable=none))
-        ]
-        device = os.environ.get(TERMINAL)
+        none = _SILENT.get() or bool(os.environ.get("TQDM_DISABLE"))
+        look: dict[str, Any] = {"desc": description, "total": total, "leave": False, "unit": unit, "initial": found}
+        look["smoothing"] = 0 if steady else 0.3
+        bars: list[terminal_tqdm] = [stack.enter_context(notebook_tqdm(disable=none, **look))]
+        device = None if _SILENT.get() else os.environ.get(TERMINAL)
         stream = _terminal(device) if device else None
         if stream is not None:
             stack.enter_context(stream)
-            bars.append(stack.enter_context(terminal_tqdm(desc=description, total=total, file=stream, leave=False)))
+            bars.append(stack.enter_context(terminal_tqdm(file=stream, **look)))
 
         def advance(n: int) -> None:
             for bar in bars:

@@ -37,6 +37,7 @@ from vlmtrace.pipeline.checks import (
     split_names,
 )
 from vlmtrace.pipeline.notebooks import run_notebook
+from vlmtrace.pipeline.parameters import read_parameters
 from vlmtrace.pipeline.runs import open_run
 from vlmtrace.pipeline.stages import stages
 
@@ -122,8 +123,17 @@ def run_options(command: Callable) -> Callable:
     return command
 
 
+def cluster_options(command: Callable) -> Callable:
+    """The options of the commands whose parts a cluster can compute."""
+    text = "A file of YAML: partition, walltime, memory, … (docs/cluster.md)."
+    command = option("cluster_config", "", text)(command)
+    text = "local:4 (workers on this machine), slurm, or tcp://host:port of a dask scheduler; empty: none."
+    return option("cluster", "", text)(command)
+
+
 def making_options(command: Callable) -> Callable:
     """The options of the commands that make a run."""
+    command = cluster_options(command)
     command = option("beside", "", "A run of another model to compare with.")(command)
     command = option("jobs", "", "Notebooks at a time; empty: 2, or 1 on a GPU, which would hold a model for each.")(
         command
@@ -133,7 +143,7 @@ def making_options(command: Callable) -> Callable:
 
 @main.command("all")
 @making_options
-def all_command(jobs: str, beside: str, **given: str) -> None:
+def all_command(jobs: str, beside: str, cluster: str, cluster_config: str, **given: str) -> None:
     """Take every task from images to its circuits: tables, figures, executed notebooks, report.
 
     What is up to date is not made again. A run of tiny-llava is compared with one of tiny-blip, which is made where it
@@ -147,12 +157,12 @@ def all_command(jobs: str, beside: str, **given: str) -> None:
             made.insert(0, replace(mine, model="tiny-blip", run=open_run(beside).name, revision=""))
     else:
         check_beside(beside, mine.run)
-    make("all", made, beside, jobs)
+    make("all", made, beside, jobs, cluster, absolute("cluster_config", cluster_config))
 
 
 @main.command("explore")
 @making_options
-def explore_command(jobs: str, beside: str, **given: str) -> None:
+def explore_command(jobs: str, beside: str, cluster: str, cluster_config: str, **given: str) -> None:
     """Look at single images and open questions: causal tracing, the visual lens, the explorer.
 
     Without a model of your own, both bundled models are explored, each in its run.
@@ -164,7 +174,7 @@ def explore_command(jobs: str, beside: str, **given: str) -> None:
         made.append(
             replace(mine, model="tiny-llava", run="tiny-llava" if mine.run == "default" else f"{mine.run}-llava")
         )
-    make("explore", made, beside, jobs)
+    make("explore", made, beside, jobs, cluster, absolute("cluster_config", cluster_config))
 
 
 def check_beside(beside: str, run_name: str) -> None:
@@ -189,7 +199,7 @@ def absolute(name: str, value: str) -> str:
     """A path that was typed in this folder, as one that kernels, which work in another, find, too.
 
     Args:
-        name: of the parameter: model or root
+        name: of the parameter: model, root or cluster_config
         value: a path, or what is none
     """
     try:
@@ -213,15 +223,21 @@ def default_run(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:80]
 
 
-def make(target: str, made: Sequence[Settings], beside: str, jobs: str) -> None:
+def make(
+    target: str, made: Sequence[Settings], beside: str, jobs: str, cluster: str = "", cluster_config: str = ""
+) -> None:
     """Run what is out of date, draw the reports, and say where they are."""
+    from vlmtrace.pipeline.cluster.connect import check_cluster, shared_cluster
     from vlmtrace.pipeline.schedule import jobs_of, make_report, run_jobs
 
     at_once = check_number("JOBS", jobs, 1, MOST_JOBS) if jobs else 2 if made[0].device == "cpu" else 1
+    check_cluster(cluster, cluster_config)
     matters = any(spec.models == "decoder-only" for spec in stages().values() if spec.target == target)
     kinds = [not matters or is_decoder_only(given.model) for given in made]
     ran = run_jobs(
-        [job for given, kind in zip(made, kinds, strict=True) for job in jobs_of(target, given, kind)], at_once
+        [job for given, kind in zip(made, kinds, strict=True) for job in jobs_of(target, given, kind)],
+        at_once,
+        lambda: shared_cluster(cluster, cluster_config, made[0].device),
     )
     for given in made:
         run = open_run(given.run)
@@ -252,8 +268,13 @@ def is_decoder_only(model: str) -> bool:
 @click.option("--run", "run_name", default="", help="The run: a folder under data/runs.")
 @click.option("--task", default="", help="The task, for notebooks that work on one.")
 @click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="May be repeated.")
-def run_command(notebook: Path, run_name: str, task: str, parameters: tuple[str, ...]) -> None:
+@cluster_options
+def run_command(
+    notebook: Path, run_name: str, task: str, parameters: tuple[str, ...], cluster: str, cluster_config: str
+) -> None:
     """Execute NOTEBOOK into the folder of its run; an empty value keeps the notebook's default."""
+    from vlmtrace.pipeline.cluster.connect import check_cluster, shared_cluster
+
     given = {name: value for name, value in (("run", run_name), ("task", task)) if value}
     for parameter in parameters:
         name, equals, value = (part.strip() for part in parameter.partition("="))
@@ -262,7 +283,12 @@ def run_command(notebook: Path, run_name: str, task: str, parameters: tuple[str,
         if name in given:
             raise VlmtraceError(f"{name[:80]} is given twice: leave one of them out.")
         given[name] = absolute(name, value) if name in ("model", "root") else value
-    run_notebook(absolute_notebook(notebook), given)
+    cluster_config = absolute("cluster_config", cluster_config)
+    check_cluster(cluster, cluster_config)
+    path = absolute_notebook(notebook)
+    read_parameters(path, given)  # a mistake is said before a cluster starts
+    with shared_cluster(cluster, cluster_config, given.get("device", "cpu")):
+        run_notebook(path, given)
 
 
 def absolute_notebook(notebook: Path) -> Path:

@@ -19,7 +19,7 @@ import datetime
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +30,10 @@ from vlmtrace.core import paths
 from vlmtrace.core.arguments import Count, NotebookParameter, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import locked, make_folder, read_table_and_digest, write_atomically, write_json
-from vlmtrace.core.progress import progress
+from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import check_read, check_written
 from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of, file_digest, package_digest
+from vlmtrace.pipeline.cluster.connect import current
 from vlmtrace.pipeline.model_files import check_sites, model_digest
 from vlmtrace.pipeline.records import plain, plain_name, read_record, upstream, versions
 from vlmtrace.pipeline.stages import SHARED, stages
@@ -267,15 +268,19 @@ class Stage:
         chunk: Count = 16,
         **options: Any,
     ) -> pd.DataFrame:
-        """Compute `function(model, pairs, **options)` in parts that survive an interruption.
+        """Compute `function(model, pairs, **options)` in parts that survive an interruption, here or on a cluster.
 
         A part belongs to the function, its options, the model (its weights and number type, and its files: processor,
         tokenizer), the rows, images and masks it was made from, and the versions of this package and of what it
         computes with: where any of these differ, or the file is damaged, it is computed again. Parts are deleted when
         the stage finishes.
 
+        Where a connection to a cluster is open (`vt.connect`, or CLUSTER of make), workers compute the parts that are
+        missing and write the same files.
+
         Args:
-            function: such as `vt.patch_heads`: from a model and a pairs table to a table
+            function: such as `vt.patch_heads`: from a model and a pairs table to a table; for workers it must stand at
+                the top of a module that they can import
             model: its first argument
             pairs: its second argument
             chunk: pairs per part
@@ -285,21 +290,33 @@ class Stage:
             the concatenation of the parts, in the order of `pairs`
 
         Raises:
-            VlmtraceError: there are no pairs
+            VlmtraceError: there are no pairs; or parts could not be computed on the cluster, after all others were
         """
         made_by = [model.fingerprint(), model_digest(model.name), str(getattr(model, "dtype", "")), versions()]
-        key = digest_of(function.__module__, function.__name__, options, made_by, package_digest())
+        code = package_digest()
+        key = digest_of(function.__module__, function.__name__, options, made_by, code)
         parts = Checkpoints(self.parts_folder / function.__name__, key)
         title = " ".join([function.__name__, *(str(value) for value in options.values() if isinstance(value, str))])
-        tables = []
-        for rows in progress(list(chunks(pairs, chunk)), f"{title} (parts of {chunk} pairs)"):
-            table = parts.get(rows)
-            if table is None:
-                table = parts.put(rows, function(model, rows, **options))
-            tables.append(table)
-        if not tables:
+        pieces = list(chunks(pairs, chunk))
+        if not pieces:
             raise VlmtraceError(f"{self.key} has no pairs left to work on: raise SAMPLES or look at what 03 left out.")
-        return pd.concat(tables, ignore_index=True)
+        tables = {number: table for number, rows in enumerate(pieces) if (table := parts.get(rows)) is not None}
+        missing = {number: rows for number, rows in enumerate(pieces) if number not in tables}
+        found = len(pairs) - sum(len(rows) for rows in missing.values())
+        connection = current() if missing else None
+        if connection is None:
+            made: Generator[tuple[int, pd.DataFrame], None, None] = (
+                (number, parts.put(rows, function(model, rows, **options))) for number, rows in missing.items()
+            )
+        else:
+            from vlmtrace.pipeline.cluster.parts import compute_parts
+
+            made = compute_parts(connection, parts, function, model, options, code, missing)
+        with contextlib.closing(made), counter(len(pairs), title, "pairs", found, steady=True) as advance:
+            for number, table in made:
+                tables[number] = table
+                advance(len(pieces[number]))
+        return pd.concat([tables[number] for number in range(len(pieces))], ignore_index=True)
 
     @checked
     def finish(self, **tables: pd.DataFrame) -> None:

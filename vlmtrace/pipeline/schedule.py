@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -191,12 +191,17 @@ def jobs_of(target: str, settings: Settings, decoder_only: bool) -> list[Job]:
     return found
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int) -> list[Job]:
+def run_jobs(
+    jobs: Sequence[Job],
+    at_once: int,
+    cluster: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> list[Job]:
     """Run the jobs that are out of date, and those that read what these write.
 
     Args:
         jobs: of one run or several
         at_once: how many kernels at a time
+        cluster: what the kernels find in their environment, for as long as they run; started where a job has to
     Returns:
         the jobs that ran
     Raises:
@@ -212,6 +217,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> list[Job]:
             return ran
         threads = max(1, (os.cpu_count() or 1) // at_once)
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # more threads than cores slow small models down
+        stack.enter_context(cluster())
         stack.enter_context(kernel_environment())
         kernels = stack.enter_context(warm_kernels())
         # Notebooks expect to run in their own folder; papermill would change it for the whole process each time.

@@ -1,0 +1,6 @@
+from .connect import Connection, connect
+
+__all__ = [
+    "Connection",
+    "connect",
+]

@@ -1,0 +1,93 @@
+"""The certificate that the members of a cluster know each other by, and the sentence of a missing extra."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlmtrace.core import paths
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.files import make_folder, refusals_as_sentences
+
+#: What is installed with the extra `cluster`, by the names that are imported.
+LIBRARIES = ("distributed", "dask_jobqueue", "bokeh", "cryptography", "yaml")
+
+
+def check_extra() -> None:
+    """Raise a sentence if the libraries of the extra `cluster` are not installed."""
+    import importlib
+
+    for name in LIBRARIES:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise VlmtraceError(
+                f'A cluster needs {name.replace("_", "-")}, which is not installed: pip install "vlmtrace[cluster]".'
+            ) from error
+
+
+class Credentials:
+    """Three files in a folder that only their owner can read.
+
+    Attributes:
+        folder: where they lie; None: they are the user's own, or there are none
+        files: `ca`, `cert` and `key` by their paths; empty: messages are not encrypted
+    """
+
+    def __init__(self, files: Mapping[str, str], folder: Path | None = None):
+        self.files, self.folder = dict(files), folder
+
+    def security(self) -> Any:
+        """What dask.distributed takes."""
+        from distributed.security import Security
+
+        if not self.files:
+            return Security()
+        every = {
+            f"tls_{role}_{part}": self.files[part]
+            for role in ("scheduler", "worker", "client")
+            for part in ("cert", "key")
+        }
+        return Security(tls_ca_file=self.files["ca"], require_encryption=True, **every)
+
+    def remove(self) -> None:
+        """Delete the files, if they were made here."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def new_credentials(shared: bool) -> Credentials:
+    """A new certificate, signed by itself: who holds it is a member.
+
+    Args:
+        shared: whether other machines must be able to read it: then it lies in the data folder, else in a temporary one
+    """
+    from distributed.security import Security
+
+    made = Security.temporary()
+    parts = {"ca": made.tls_ca_file, "cert": made.tls_client_cert, "key": made.tls_client_key}
+    if shared:
+        folder = make_folder(paths.DATA / "cache" / "clusters") / secrets.token_hex(8)
+        with refusals_as_sentences(folder):
+            folder.mkdir(mode=0o700)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="vlmtrace-cluster-"))
+    files = {}
+    try:
+        for part, content in parts.items():
+            path = folder / f"{part}.pem"
+            with (
+                refusals_as_sentences(path),
+                open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
+            ):
+                file.write(content)
+            files[part] = str(path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Credentials(files, folder)
