@@ -3,15 +3,13 @@
 They cost no processor time, so that this file runs beside the one that computes.
 """
 
-import contextlib
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
+from fixtures.cluster_runs import ended, said, started, wait_until
 from fixtures.slurm import free_ports
 
 #: A module that workers import: what it computes is written down, so that what is computed twice is seen.
@@ -62,24 +60,6 @@ def home(new_home):
     return home
 
 
-@contextlib.contextmanager
-def started(home, environment, where, config, count, seconds):
-    """The script while this is entered; what it says goes to a file."""
-    command = [sys.executable, "script.py", where, str(config or ""), str(count), str(seconds)]
-    with open(home / "said", "wb") as out:
-        run = subprocess.Popen(command, env=environment, stdout=out, stderr=out, cwd=home, start_new_session=True)
-    try:
-        yield run
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-
-
-def said(home):
-    return (home / "said").read_text(errors="replace")[-4000:]
-
-
 def lines(home, name):
     path = home / name
     return path.read_text().splitlines() if path.exists() else []
@@ -90,19 +70,11 @@ def computed(home):
     return Counter(line.split()[0] for line in lines(home, "computed"))
 
 
-def wait_until(what, seconds, why=lambda: ""):
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, f"not within {seconds} s: {why()}"
-        time.sleep(0.1)
-    return found
-
-
 def test_at_walltime_other_jobs_go_on(slurm, home, environment_of, config):
     count = 44
     yaml = config(walltime="00:01:00")
-    with started(home, environment_of(home), "slurm", yaml, count, 5) as run:
-        assert run.wait(PATIENCE) == 0, said(home)
+    with started(home, environment_of(home), "script.py", "slurm", yaml, count, 5) as run:
+        assert ended(run, home, PATIENCE) == 0, said(home)
     assert "all are there" in said(home)
     over = [job for job, state in slurm.ended().items() if state == "TIMEOUT"]
     assert over, f"no job reached its walltime: {slurm.ended()}"
@@ -137,18 +109,18 @@ def test_a_scheduler_that_dies_is_one_sentence_and_nothing_is_computed_again(slu
 
     process = start_both()
     try:
-        with started(home, environment, where, "", 16, 1.5) as run:
+        with started(home, environment, "script.py", where, "", 16, 1.5) as run:
             wait_until(lambda: len(computed(home)) >= 4 or run.poll() is not None, PATIENCE, lambda: said(home))
             assert run.poll() is None, said(home)
             process.kill()
             process.wait()
-            assert run.wait(90) not in (0, -signal.SIGKILL), said(home)
+            assert ended(run, home, 90) not in (0, -signal.SIGKILL), said(home)
         assert said(home).count("Error: ") == 1 and "Traceback" not in said(home), said(home)
         wait_until(lambda: not slurm.jobs(), 120, slurm.jobs)  # workers without a scheduler end by themselves
         kept = computed(home)
         process = start_both()
-        with started(home, environment, where, "", 16, 1.5) as run:
-            assert run.wait(PATIENCE) == 0, said(home)
+        with started(home, environment, "script.py", where, "", 16, 1.5) as run:
+            assert ended(run, home, PATIENCE) == 0, said(home)
         assert "all are there" in said(home)
     finally:
         process.kill()
@@ -164,11 +136,11 @@ def test_a_scheduler_that_dies_is_one_sentence_and_nothing_is_computed_again(slu
 def test_without_a_node_it_says_so_and_waits(slurm, home, environment_of, config):
     slurm.command("scontrol", "update", "nodename=n[1-2]", "state=drain", "reason=test")
     try:
-        with started(home, environment_of(home), "slurm", config(wait="3"), 2, 0.1) as run:
+        with started(home, environment_of(home), "script.py", "slurm", config(wait="3"), 2, 0.1) as run:
             wait_until(lambda: "no worker has come" in said(home) or run.poll() is not None, 90, lambda: said(home))
             assert run.poll() is None, said(home)
             slurm.command("scontrol", "update", "nodename=n[1-2]", "state=resume")
-            assert run.wait(PATIENCE) == 0, said(home)
+            assert ended(run, home, PATIENCE) == 0, said(home)
     finally:
         if "drain" in slurm.command("sinfo", "-h", "-o", "%T"):
             slurm.command("scontrol", "update", "nodename=n[1-2]", "state=resume")
@@ -176,8 +148,8 @@ def test_without_a_node_it_says_so_and_waits(slurm, home, environment_of, config
 
 
 def test_what_slurm_refuses_is_one_sentence(slurm, home, environment_of, config):
-    with started(home, environment_of(home), "slurm", config(partition="nobodys"), 2, 0.1) as run:
-        assert run.wait(90) not in (0, -signal.SIGKILL), said(home)
+    with started(home, environment_of(home), "script.py", "slurm", config(partition="nobodys"), 2, 0.1) as run:
+        assert ended(run, home, 90) not in (0, -signal.SIGKILL), said(home)
     assert said(home).count("Error: ") == 1 and "Traceback" not in said(home), said(home)
     assert "nobodys" in said(home) or "partition" in said(home).lower(), said(home)
     assert not slurm.jobs()

@@ -1,20 +1,16 @@
 """`make all CLUSTER=slurm`: interrupted, killed and short of workers, it leaves the tables of an undisturbed run."""
 
-import contextlib
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from fixtures.cluster_runs import ended, said, started, wait_until
 from fixtures.slurm import NODES, listening
 from fixtures.slurm_kills import Killer
 
 #: As few pairs as leave something to discover, something to verify, and several parts of each computation.
-RUN = ["all", "--tasks", "rendered_states", "--samples", "40", "--run", "small"]
+RUN = ["-m", "vlmtrace", "all", "--tasks", "rendered_states", "--samples", "40", "--run", "small"]
 
 #: Seconds that a start may take before it counts as a hang.
 PATIENCE = 600
@@ -27,32 +23,14 @@ SEED, LEAST_KILLS = 1, 6
 def undisturbed(new_home, environment_of):
     """The tables of a run on this machine alone."""
     home = new_home("alone")
-    with started(home, environment_of(home)) as run:
-        assert run.wait(PATIENCE) == 0, said(home)
+    with started(home, environment_of(home), *RUN) as run:
+        assert ended(run, home, PATIENCE) == 0, said(home)
     return tables(home)
 
 
 @pytest.fixture(scope="module")
 def home(new_home):
     return new_home("cluster")
-
-
-@contextlib.contextmanager
-def started(home, environment, *options):
-    """`python -m vlmtrace all` while this is entered, in a group of its own; what it says goes to a file."""
-    command = [sys.executable, "-m", "vlmtrace", *RUN, *options]
-    with open(home / "said", "wb") as out:
-        run = subprocess.Popen(command, env=environment, stdout=out, stderr=out, cwd=home, start_new_session=True)
-    try:
-        yield run
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-
-
-def said(home):
-    return (home / "said").read_text(errors="replace")[-4000:]
 
 
 def tables(home):
@@ -67,21 +45,13 @@ def parts(home):
     return set((home / "data" / "runs" / "small" / ".parts").rglob("*.parquet"))
 
 
-def wait_until(what, seconds, why=lambda: ""):
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, f"not within {seconds} s: {why()}"
-        time.sleep(0.1)
-    return found
-
-
 def nothing_is_left(slurm):
     return not slurm.jobs() and not slurm.processes_of_jobs()
 
 
 def test_ctrl_c_leaves_no_job_and_what_is_finished(slurm, home, environment_of, config):
     options = ["--cluster", "slurm", "--cluster-config", str(config())]
-    with started(home, environment_of(home), *options) as run:
+    with started(home, environment_of(home), *RUN, *options) as run:
         wait_until(lambda: parts(home) or run.poll() is not None, PATIENCE, lambda: said(home))
         assert run.poll() is None, said(home)
         workers = {n: line for n, line in slurm.processes_of_jobs().items() if "spawn_main" in line or "dask" in line}
@@ -91,7 +61,7 @@ def test_ctrl_c_leaves_no_job_and_what_is_finished(slurm, home, environment_of, 
         nannies = [line for line in workers.values() if "distributed.cli.dask_worker" in line]
         assert nannies and all(" tls://127.0.0.1:" in line and "--tls-key" in line for line in nannies), nannies
         run.send_signal(signal.SIGINT)
-        assert run.wait(60) == 130, said(home)
+        assert ended(run, home, 60) == 130, said(home)
         assert "Traceback" not in said(home) and "the same command continues there" in said(home), said(home)
     assert slurm.jobs() == [], "a job is left after Ctrl-C"
     wait_until(lambda: nothing_is_left(slurm), 30, slurm.processes_of_jobs)
@@ -100,7 +70,7 @@ def test_ctrl_c_leaves_no_job_and_what_is_finished(slurm, home, environment_of, 
 
 def test_when_the_command_is_killed_its_jobs_end_by_themselves(slurm, home, environment_of, config):
     options = ["--cluster", "slurm", "--cluster-config", str(config())]
-    with started(home, environment_of(home), *options) as run:
+    with started(home, environment_of(home), *RUN, *options) as run:
         wait_until(
             lambda: any("spawn_main" in line for line in slurm.processes_of_jobs().values()) or run.poll() is not None,
             PATIENCE,
@@ -118,8 +88,8 @@ def test_kills_change_no_byte(slurm, home, undisturbed, environment_of, config, 
     with Killer(slurm, SEED, most=12, between=(2, 6)) as killer:
         while True:
             starts += 1
-            with started(home, environment_of(home), *options) as run:
-                code = run.wait(PATIENCE)
+            with started(home, environment_of(home), *RUN, *options) as run:
+                code = ended(run, home, PATIENCE)
             assert "Traceback" not in said(home), said(home)
             if code == 0:
                 break
@@ -138,8 +108,8 @@ def test_kills_change_no_byte(slurm, home, undisturbed, environment_of, config, 
 
 def test_a_finished_run_starts_no_job(slurm, home, environment_of, config):
     before = slurm.ended()
-    with started(home, environment_of(home), "--cluster", "slurm", "--cluster-config", str(config())) as run:
-        assert run.wait(PATIENCE) == 0, said(home)
+    with started(home, environment_of(home), *RUN, "--cluster", "slurm", "--cluster-config", str(config())) as run:
+        assert ended(run, home, PATIENCE) == 0, said(home)
     assert "Nothing to do" in said(home)
     assert slurm.ended() == before and not slurm.jobs()
 
