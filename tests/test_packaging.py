@@ -63,7 +63,8 @@ def imported(folder):
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("vlmtrace", ("bench", "heic")), ("tests", ("dev", "bench")), ("docs", ("dev", "docs"))]
+    ("folder", "extras"),
+    [("vlmtrace", ("bench", "cluster", "heic")), ("tests", ("dev", "bench")), ("docs", ("dev", "docs"))],
 )
 def test_every_import_is_required(folder, extras):
     listed = set(requirements(*extras)) | (BROUGHT_ALONG if folder == "tests" else set())
@@ -74,7 +75,7 @@ def test_every_import_is_required(folder, extras):
 
 def test_every_requirement_is_pinned_within_its_bounds():
     pinned = constraints()
-    for name, requirement in requirements("dev", "docs", "heic").items():
+    for name, requirement in requirements("cluster", "dev", "docs", "heic").items():
         assert name in pinned, f"constraints.txt does not pin {name}"
         assert requirement.specifier, f"pyproject.toml gives no lower bound for {name}"
         assert requirement.specifier.contains(pinned[name]), f"{name}=={pinned[name]} contradicts {requirement}"

@@ -18,7 +18,7 @@ from .methods.patching.joint import patch_together, patch_whole_heads
 from .methods.patching.sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
 from .models import VLM
 from .models.loading import bundled_models, load_model
-from .pipeline.cluster.connect import connect
+from .pipeline.cluster.connection import connect
 from .tasks import load_pairs, load_questions, one_question, prepare_pairs
 
 __version__: str

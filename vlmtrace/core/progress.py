@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, TextIO, TypeVar
@@ -74,6 +75,21 @@ def _terminal(device: str) -> TextIO | None:
         return open(device, "w", encoding="utf-8", errors="replace")
     except (OSError, ValueError):
         return None
+
+
+def say(sentence: str) -> None:
+    """Tell a sentence while work goes on: in the terminal from which a notebook was started, else as an error output.
+
+    Args:
+        sentence: what is said
+    """
+    device = os.environ.get(TERMINAL)
+    stream = _terminal(device) if device else None
+    if stream is None:
+        print(sentence, file=sys.stderr, flush=True)
+        return
+    with stream:
+        print(f"\r{sentence}", file=stream)
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -1,4 +1,4 @@
-from .cluster.connect import Connection, connect
+from .cluster.connection import Connection, connect
 from .report import write_report
 from .runs import Run, Stage, open_run
 

@@ -227,7 +227,7 @@ def make(
     target: str, made: Sequence[Settings], beside: str, jobs: str, cluster: str = "", cluster_config: str = ""
 ) -> None:
     """Run what is out of date, draw the reports, and say where they are."""
-    from vlmtrace.pipeline.cluster.connect import check_cluster, shared_cluster
+    from vlmtrace.pipeline.cluster.connection import check_cluster, shared_cluster
     from vlmtrace.pipeline.schedule import jobs_of, make_report, run_jobs
 
     at_once = check_number("JOBS", jobs, 1, MOST_JOBS) if jobs else 2 if made[0].device == "cpu" else 1
@@ -273,7 +273,7 @@ def run_command(
     notebook: Path, run_name: str, task: str, parameters: tuple[str, ...], cluster: str, cluster_config: str
 ) -> None:
     """Execute NOTEBOOK into the folder of its run; an empty value keeps the notebook's default."""
-    from vlmtrace.pipeline.cluster.connect import check_cluster, shared_cluster
+    from vlmtrace.pipeline.cluster.connection import check_cluster, shared_cluster
 
     given = {name: value for name, value in (("run", run_name), ("task", task)) if value}
     for parameter in parameters:

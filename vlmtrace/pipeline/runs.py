@@ -33,7 +33,7 @@ from vlmtrace.core.files import locked, make_folder, read_table_and_digest, writ
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import check_read, check_written
 from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of, file_digest, package_digest
-from vlmtrace.pipeline.cluster.connect import current
+from vlmtrace.pipeline.cluster.connection import current
 from vlmtrace.pipeline.model_files import check_sites, model_digest
 from vlmtrace.pipeline.records import plain, plain_name, read_record, upstream, versions
 from vlmtrace.pipeline.stages import SHARED, stages

@@ -5,8 +5,9 @@
 
 options      what the user says about a cluster (CLUSTER, CLUSTER_CONFIG), checked
 credentials  the certificate that a cluster's members know each other by
-start        a cluster's processes: on this machine, on Slurm, or those that run already
-connect      `vt.connect`: the connection that `Stage.resume` finds open
+start        a cluster's processes
+slurm        workers as jobs of Slurm
+connection   `vt.connect`: the connection that `Stage.resume` finds open
 waiting      what is said while no worker is there, and how many there should be
 job          what a worker is told about a computation
 worker       what a worker does with a part

@@ -1,4 +1,4 @@
-from .connect import Connection, connect
+from .connection import Connection, connect
 
 __all__ = [
     "Connection",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.progress import say
 from vlmtrace.pipeline.checkpoints import Checkpoints
 from vlmtrace.pipeline.cluster import worker
 from vlmtrace.pipeline.cluster.job import Job, name_job
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlmtrace.models.vlm import VLM
-    from vlmtrace.pipeline.cluster.connect import Connection
+    from vlmtrace.pipeline.cluster.connection import Connection
 
 #: A part whose function raises goes to another worker; the third time sets it aside.
 TRIES = 3
@@ -32,6 +32,9 @@ HOPELESS = 3
 
 #: Parts that the scheduler knows of at a time: enough for thousands of workers, and little memory for millions.
 WINDOW = 2048
+
+#: Parts in one message to the scheduler.
+AT_ONCE = 256
 
 #: Bytes of options above which they travel to a worker once, not with each part.
 LARGE = 50_000
@@ -123,8 +126,8 @@ class _Run:
 
     def _fill(self) -> None:
         """Hand on as many parts as the scheduler is to know of."""
-        count = min(WINDOW - len(self.flying), len(self.todo))
-        if count > 0:
+        while self.todo and len(self.flying) < WINDOW:
+            count = min(WINDOW - len(self.flying), len(self.todo), AT_ONCE)
             self._submit([self.todo.popleft() for _ in range(count)])
 
     def _submit(self, indices: list[int], **options: Any) -> None:
@@ -155,10 +158,8 @@ class _Run:
     def _say_whether_workers_are_there(self) -> None:
         with contextlib.suppress(Exception):  # a scheduler that is gone is said elsewhere
             if not self.client.nthreads():
-                print(
-                    f"{self.connection.where} has no worker: {len(self.flying) + len(self.todo)} parts wait for one.",
-                    file=sys.stderr,
-                )
+                waiting = len(self.flying) + len(self.todo)
+                say(f"{self.connection.where} has no worker: {waiting} parts wait for one. It keeps waiting.")
 
     def _take(self, index: int, status: str, result: Any) -> bool:
         """See what became of a part; say whether it is finished."""

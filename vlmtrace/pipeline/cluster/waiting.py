@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import click
+from vlmtrace.core.progress import say
 
 #: States of dask's tasks that still need a worker.
 UNFINISHED = ("waiting", "queued", "no-worker", "processing")
@@ -52,7 +52,7 @@ class Waiting:
         scheduler = self.cluster.scheduler
         if scheduler.workers or not parts_left(scheduler):
             if self.said and scheduler.workers:
-                click.echo(f"{len(scheduler.workers)} workers are there: it goes on.", err=True)
+                say("A worker has come: it goes on.")
             self.since, self.said = None, False
             return
         now = time.monotonic()
@@ -60,8 +60,7 @@ class Waiting:
         if now - self.since >= self.seconds and not self.said:
             self.said = True
             pending = len(self.cluster.requested)
-            click.echo(
+            say(
                 f"{parts_left(scheduler)} parts wait, and no worker has come for {self.seconds} s: {pending} "
-                f"{self.where}. It keeps waiting; Ctrl-C ends it, and what is finished is kept.",
-                err=True,
+                f"{self.where}. It keeps waiting; Ctrl-C ends it, and what is finished is kept."
             )

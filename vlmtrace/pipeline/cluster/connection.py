@@ -58,7 +58,7 @@ class Connection:
         self.where, self.device, self.refusals, self.cluster = where, options.device, refusals, cluster
         self.wait = 0 if cluster is not None else options.wait  # its own cluster says by itself what it waits for
         self.client = _client(address, credentials)
-        self.dashboard = dashboard or _dashboard_of(self.client, address)
+        self.dashboard = dashboard
 
     def __repr__(self) -> str:
         shown = f", dashboard {self.dashboard}" if self.dashboard else ""
@@ -136,6 +136,8 @@ def connect(where: str, config: str | Path | Mapping[str, Any] | None = None) ->
             return before
         before.close()
     connection = _connect(where, place, options)
+    if connection.dashboard:
+        print(f"Dashboard of {where}: {connection.dashboard}")
     _OPEN.update(connection=connection, made_from=(where, options))
     atexit.register(connection.close)
     return connection
@@ -213,7 +215,9 @@ def check_cluster(where: str, config: str) -> None:
 
 def _connect(where: str, place: Where, options: Options, device: str = "") -> Connection:
     if place.kind == "scheduler":
-        return Connection(where, place.address, Credentials(options.tls), options, refusals=1)
+        connection = Connection(where, place.address, Credentials(options.tls), options, refusals=1)
+        connection.dashboard = _dashboard_of(connection.client)
+        return connection
     from vlmtrace.pipeline.cluster.start import start_cluster
 
     cluster = start_cluster(place, options, device)
@@ -230,10 +234,11 @@ def _connect(where: str, place: Where, options: Options, device: str = "") -> Co
 def _client(address: str, credentials: Credentials) -> Any:
     from distributed import Client
 
-    from vlmtrace.pipeline.cluster.start import quiet
+    from vlmtrace.pipeline.cluster.start import hush
 
     try:
-        with quiet(), warnings.catch_warnings():
+        hush()
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about versions, which each worker compares by itself
             return Client(address, security=credentials.security(), set_as_default=False, timeout=ANSWER)
     except Exception as error:  # of sockets, of TLS, of dask's own handshake
@@ -243,10 +248,9 @@ def _client(address: str, credentials: Credentials) -> Any:
         ) from error
 
 
-def _dashboard_of(client: Any, address: str) -> str:
+def _dashboard_of(client: Any) -> str:
     """The web page of a scheduler that was not started here."""
     with contextlib.suppress(Exception):
-        port = client.scheduler_info()["services"].get("dashboard")
-        if port:
+        if client.scheduler_info()["services"].get("dashboard"):
             return str(client.dashboard_link)
     return ""

@@ -1,0 +1,52 @@
+"""The certificate of a cluster, and what is said where the extra is missing."""
+
+import builtins
+import stat
+import sys
+
+import pytest
+
+from vlmtrace.core import paths
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.pipeline.cluster.credentials import LIBRARIES, Credentials, check_extra, new_credentials
+
+
+@pytest.mark.parametrize("missing", LIBRARIES)
+def test_a_missing_extra_is_one_sentence(missing, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *others, **options):
+        if name.split(".")[0] == missing:
+            raise ImportError(name)
+        return real(name, *others, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(VlmtraceError, match=r"which is not installed: pip install \"vlmtrace\[cluster\]\"\.$"):
+        check_extra()
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("shared", [False, True])
+def test_only_the_owner_can_read_a_certificate_and_it_is_removed(shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    made = new_credentials(shared)
+    try:
+        assert made.folder.is_relative_to(tmp_path) == shared
+        assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
+        for path in made.folder.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+        security = made.security()
+        assert security.require_encryption
+        for role in ("scheduler", "worker", "client"):
+            assert all(security.get_tls_config_for_role(role)[part] for part in ("ca_file", "cert", "key"))
+    finally:
+        made.remove()
+    assert not made.folder.exists()
+
+
+def test_somebody_elses_files_are_not_removed(tmp_path):
+    path = tmp_path / "ca.pem"
+    path.write_text("x")
+    Credentials({"ca": str(path), "cert": str(path), "key": str(path)}).remove()
+    assert path.exists()
