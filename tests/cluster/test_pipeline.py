@@ -70,12 +70,15 @@ def test_ctrl_c_leaves_no_job_and_what_is_finished(slurm, home, environment_of, 
 
 def test_when_the_command_is_killed_its_jobs_end_by_themselves(slurm, home, environment_of, config):
     options = ["--cluster", "slurm", "--cluster-config", str(config())]
+
+    def registered():
+        """The logs of workers that the scheduler knows, by the numbers of their jobs."""
+        logs = (home / "data" / "cache" / "slurm").glob("*.err")
+        return {log.name for log in logs if "Registered to" in log.read_text()}
+
+    before = registered()
     with started(home, environment_of(home), *RUN, *options) as run:
-        wait_until(
-            lambda: any("spawn_main" in line for line in slurm.processes_of_jobs().values()) or run.poll() is not None,
-            PATIENCE,
-            lambda: said(home),
-        )
+        wait_until(lambda: registered() - before or run.poll() is not None, PATIENCE, lambda: said(home))
         assert run.poll() is None, said(home)
         run.kill()
         run.wait()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
+import signal
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,28 @@ def check_extra() -> None:
     """Raise a sentence if the libraries of the extra `cluster` are not installed."""
     import importlib
 
-    for name in LIBRARIES:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise VlmtraceError(
-                f'A cluster needs {name.replace("_", "-")}, which is not installed: pip install "vlmtrace[cluster]".'
-            ) from error
+    with interruptions_kept():
+        for name in LIBRARIES:
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                shown = name.replace("_", "-")
+                raise VlmtraceError(
+                    f'A cluster needs {shown}, which is not installed: pip install "vlmtrace[cluster]".'
+                ) from error
+
+
+@contextlib.contextmanager
+def interruptions_kept() -> Iterator[None]:
+    """Let Ctrl-C do after this block what it did before: once imported, dask_jobqueue makes it end the process."""
+    if threading.current_thread() is not threading.main_thread():  # here it cannot be changed
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Credentials:

@@ -108,17 +108,22 @@ def slurm_cluster(
 
 
 def check_job(script: str) -> None:
-    """Ask Slurm whether it would take a job.
+    """Ask Slurm whether it takes a job: one is submitted that is held, and cancelled at once.
+
+    `sbatch --test-only` would not do, as it also refuses while all nodes are drained, which may be over soon.
 
     Raises:
-        VlmtraceError: it would not, with its own words: no such partition, account, …
+        VlmtraceError: it does not, with its own words: no such partition, account, …
     """
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
         file.write(script)
         file.flush()
-        done = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["sbatch", "--parsable", "--hold", file.name], capture_output=True, text=True, check=False
+        )
     if done.returncode:
         raise VlmtraceError(f"Slurm takes no such job ({reason_of(done.stderr)}): correct CLUSTER_CONFIG.")
+    subprocess.run(["scancel", done.stdout.strip().partition(";")[0]], capture_output=True, check=False)
 
 
 def reason_of(output: str) -> str:
