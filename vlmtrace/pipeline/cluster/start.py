@@ -100,6 +100,14 @@ def hush() -> None:
     """Keep what dask says to its log out of the terminal: what matters is said in sentences."""
     for part in ("", ".client", ".nanny", ".worker", ".scheduler", ".comm", ".deploy.adaptive"):
         logging.getLogger(f"distributed{part}").setLevel(logging.CRITICAL)
+    logging.getLogger("tornado.application").addFilter(_is_no_lost_connection)
+
+
+def _is_no_lost_connection(record: logging.LogRecord) -> bool:
+    """Whether a record is not of a task of dask's client that ended since the scheduler has gone away."""
+    from distributed.comm import CommClosedError
+
+    return not (record.exc_info and isinstance(record.exc_info[1], CommClosedError))
 
 
 def _queue_of(where: Where) -> str:
