@@ -151,6 +151,19 @@ def test_without_a_node_it_says_so_and_waits(slurm, home, environment_of, config
     assert "all are there" in said(home)
 
 
+def test_jobs_that_end_before_their_worker_comes_are_replaced_and_told(slurm, home, environment_of, config):
+    (home / "fail").touch()
+    yaml = config(prologue=f"['test ! -e {home}/fail || exit 1']")
+    with started(home, environment_of(home), "script.py", "slurm", yaml, 2, 0.1) as run:
+        wait_until(
+            lambda: "ended before their worker came" in said(home) or run.poll() is not None, 120, lambda: said(home)
+        )
+        assert run.poll() is None, said(home)
+        (home / "fail").unlink()
+        assert ended(run, home, PATIENCE) == 0, said(home)
+    assert "all are there" in said(home)
+
+
 def test_what_slurm_refuses_is_one_sentence(slurm, home, environment_of, config):
     with started(home, environment_of(home), "script.py", "slurm", config(partition="nobodys"), 2, 0.1) as run:
         assert ended(run, home, 90) not in (0, -signal.SIGKILL), said(home)
