@@ -60,8 +60,8 @@ class LostJobs:
             if not self.said:
                 self.said = True
                 say(
-                    f"{self.failures} jobs of Slurm ended before their worker came: the newest file in {self.logs} may say "
-                    "why. Others are asked for; Ctrl-C ends it, and what is finished is kept."
+                    f"{self.failures} jobs of Slurm ended before their worker came: the newest file in {self.logs} may "
+                    "say why. Others are asked for; Ctrl-C ends it, and what is finished is kept."
                 )
 
 
