@@ -8,7 +8,14 @@ import pytest
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.pipeline.cluster.credentials import LIBRARIES, Credentials, check_extra, new_credentials
+from vlmtrace.pipeline.cluster.credentials import (
+    LIBRARIES,
+    PREFIX,
+    Credentials,
+    check_extra,
+    new_credentials,
+    remove_leftovers,
+)
 
 
 @pytest.mark.parametrize("missing", LIBRARIES)
@@ -50,3 +57,15 @@ def test_somebody_elses_files_are_not_removed(tmp_path):
     path.write_text("x")
     Credentials({"ca": str(path), "cert": str(path), "key": str(path)}).remove()
     assert path.exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    import os
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in (f"{PREFIX}4194999-dead", f"{PREFIX}{os.getpid()}-alive", f"{PREFIX}of-somebody", "other"):
+        (tmp_path / name).mkdir()
+    remove_leftovers()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f"{PREFIX}{os.getpid()}-alive", f"{PREFIX}of-somebody", "other"}

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import make_folder, refusals_as_sentences
@@ -47,6 +49,18 @@ def interruptions_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+#: Of temporary folders; the number of the process that made one follows.
+PREFIX = "vlmtrace-cluster-"
+
+
+def remove_leftovers() -> None:
+    """Delete the temporary folders of processes that were killed, as far as they are this user's."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        process = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Credentials:
@@ -94,7 +108,8 @@ def new_credentials(shared: bool) -> Credentials:
         with refusals_as_sentences(folder):
             folder.mkdir(mode=0o700)
     else:
-        folder = Path(tempfile.mkdtemp(prefix="vlmtrace-cluster-"))
+        remove_leftovers()
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     files = {}
     try:
         for part, content in parts.items():

@@ -97,9 +97,9 @@ def read_where(text: str) -> Where:
     check_text("CLUSTER", text)
     if text == "slurm":
         return Where("slurm")
-    name, colon, rest = text.partition(":")
-    if name == "local" and colon:
-        return Where("local", check_number("CLUSTER=local:", rest, 1, MOST_WORKERS))
+    name, _, rest = text.partition(":")
+    if name == "local" and re.fullmatch("[0-9]+", rest):
+        return Where("local", check_number("CLUSTER: the number of workers", rest, 1, MOST_WORKERS))
     if name in ("tcp", "tls") and re.fullmatch(r"//(\[[0-9a-fA-F:.]+\]|[\w.-]+):[0-9]{1,5}", rest):
         return Where("scheduler", address=text)
     raise VlmtraceError(

@@ -18,8 +18,12 @@ from vlmtrace.pipeline.cluster.waiting import Waiting
 #: A part whose worker dies goes to another; the third death sets it aside (dask counts those that it allows).
 DEATHS = 3
 
-#: What a worker must not do by itself: move results to disk, or take no part because a model fills its memory.
-WORKER_MEMORY = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{name}": "False" for name in ("TARGET", "SPILL", "PAUSE")}
+#: What a worker must not do by itself: move results to disk, take no part because a model fills its memory,
+#: or look a hundred times a second at what it computes.
+NOT_BY_ITSELF = {
+    f"DASK_DISTRIBUTED__WORKER__{name}": "False"
+    for name in ("MEMORY__TARGET", "MEMORY__SPILL", "MEMORY__PAUSE", "PROFILE__ENABLED")
+}
 
 #: Under this name a worker is told how many threads torch may use.
 THREADS = "VLMTRACE_WORKER_THREADS"
@@ -169,7 +173,7 @@ def worker_environment(threads: int) -> dict[str, str]:
         "VLMTRACE_HOME": str(paths.ROOT),
         THREADS: str(threads),
         "OMP_NUM_THREADS": str(threads),
-        **WORKER_MEMORY,
+        **NOT_BY_ITSELF,
     }
 
 
