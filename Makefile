@@ -43,7 +43,8 @@ PYTHON3  = python3
 SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: all explore test-fast test test-all test-slow test-browser torture lint docs lab app model bench bench-scale clean help
+.PHONY: all explore test-fast test test-all test-slow test-browser test-cluster torture lint docs lab app model bench \
+    bench-scale clean help
 
 PYTHON    := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -66,13 +67,13 @@ explore: $(INSTALLED)  ## single images and open questions: causal tracing, the 
 	@$(VLMTRACE) explore
 
 test-fast: $(INSTALLED)  ## the tests to run while you work (a minute)
-	$(TEST) -n 2 -m "not slow and not medium" tests --ignore=tests/end_to_end
+	$(TEST) -n 2 -m "not slow and not medium" tests --ignore=tests/end_to_end --ignore=tests/cluster
 
 test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every family (10 minutes)
-	$(TEST) -n 2 -m "not slow" tests --ignore=tests/end_to_end/browser
+	$(TEST) -n 2 -m "not slow" tests --ignore=tests/end_to_end/browser --ignore=tests/cluster
 
 test-slow: $(INSTALLED)  ## what make test leaves out: every site of every family, raw folders, broken models (7 minutes)
-	$(TEST) -n 2 -m slow tests --ignore=tests/end_to_end/browser
+	$(TEST) -n 2 -m slow tests --ignore=tests/end_to_end/browser --ignore=tests/cluster
 
 test-all: test test-slow torture  ## all tests but those in a browser (22 minutes)
 
@@ -85,6 +86,15 @@ test-browser: $(INSTALLED)  ## use the explorer in a browser as a person would (
 	@command -v chromium chromium-browser > /dev/null || \
 	    { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium > /dev/null; }
 	$(TEST) tests/end_to_end/browser
+
+# Whether Slurm is here; its daemons are not in everybody's PATH.
+SLURM := PATH="$$PATH:/usr/sbin:/sbin"; command -v munged > /dev/null && command -v slurmctld > /dev/null
+
+test-cluster: $(INSTALLED)  ## kill workers of a real Slurm of two nodes on this machine (5 minutes; root gets it by apt)
+	@$(SLURM) || [[ $$(id -u) != 0 ]] || ! command -v apt-get > /dev/null || { apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends slurm-wlm munge > /dev/null; }
+	@if $(SLURM) && [[ $$(id -u) == 0 ]]; then $(TEST) -n 2 tests/cluster; \
+	    else echo "Skipped: the tests on Slurm, which only root can start, with Debian's slurm-wlm and munge."; fi
 
 lint: $(INSTALLED)  ## style and types
 	.venv/bin/ruff check .

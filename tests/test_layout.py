@@ -9,9 +9,9 @@ from vlmtrace.core.paths import ROOT
 TESTS = ROOT / "tests"
 FILES = sorted(path for path in TESTS.rglob("*.py") if "__pycache__" not in path.parts)
 
-#: Folders that are no room of the package: helpers, tests of everything at once and of the documentation, attacks, and
-#: random faults.
-OF_THEIR_OWN = {"fixtures", "end_to_end", "docs", "security", "torture"}
+#: Folders that are no room of the package: helpers, tests of everything at once, on a real Slurm and of the
+#: documentation, attacks, and random faults.
+OF_THEIR_OWN = {"fixtures", "end_to_end", "cluster", "docs", "security", "torture"}
 
 
 def names(paths):

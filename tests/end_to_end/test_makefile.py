@@ -23,7 +23,8 @@ env | grep ^VLMTRACE_ | sort > environment
 """
 
 TARGETS = (
-    "all explore test-fast test test-slow test-all test-browser torture lint docs lab app model bench clean help"
+    "all explore test-fast test test-slow test-all test-browser test-cluster torture lint docs lab app model bench "
+    "clean help"
 ).split()
 
 

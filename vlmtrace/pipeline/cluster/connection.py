@@ -45,6 +45,7 @@ class Connection:
         refusals: workers that may refuse a computation, if none is left, before it is taken for the fault of all
     """
 
+    @checked
     def __init__(
         self,
         where: str,

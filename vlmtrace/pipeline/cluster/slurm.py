@@ -17,6 +17,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import make_folder
 from vlmtrace.core.progress import say
 from vlmtrace.pipeline.cluster.credentials import Credentials
+from vlmtrace.pipeline.cluster.lost_jobs import LostJobs
 from vlmtrace.pipeline.cluster.options import Options
 from vlmtrace.pipeline.cluster.waiting import parts_left
 
@@ -52,6 +53,7 @@ def slurm_cluster(
         """As many workers as there are parts left, within the bounds."""
 
         async def target(self) -> int:
+            await lost.look()
             return parts_left(inner.scheduler)
 
     class Job(SLURMJob):
@@ -96,6 +98,7 @@ def slurm_cluster(
     except BaseException:
         inner.close(timeout=30)
         raise
+    lost = LostJobs(inner, logs)
     interval = 2
     inner.adapt(
         Adaptive=PartsLeft,
