@@ -80,11 +80,12 @@ def test_a_causal_block_of_own_keys_needs_no_mask(monkeypatch, rows):
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_in_bfloat16_scores_are_weighed_in_float32(monkeypatch):
+@pytest.mark.parametrize("is_seen", [False, True], ids=["all scores", "merged"])
+def test_in_bfloat16_scores_are_weighed_in_float32(monkeypatch, is_seen):
     generator = torch.Generator().manual_seed(2)
     key, value = (torch.randn(PAIRS * STATES, KEY_HEADS, 4, SIZE, generator=generator).bfloat16() for _ in range(2))
     query = torch.randn(PAIRS * STATES, KEY_HEADS * SHARED, 4, SIZE, generator=generator).bfloat16()
-    prefix = Prefix(recorded(300, generator, torch.bfloat16), 296)  # not said to be seen: by way of all scores
+    prefix = Prefix(recorded(300, generator, torch.bfloat16), 296, is_seen=is_seen)
     monkeypatch.setattr(shared_prefix, "_current", type("Current", (), {"get": staticmethod(lambda: prefix)}))
     mask = masks(300, 296)["causal"]
     found, _ = attend(None, query, key, value, mask)

@@ -191,7 +191,10 @@ def _merged(grouped: Tensor, key: Tensor, value: Tensor, prefix: Prefix, mask: T
         on_prefix = _fused(folded, prefix.key, prefix.value, None, scale)
         # (P, S, K, G·R, E or none)
         context, normalizer = (part.unflatten(2, (n_states, -1)).transpose(1, 2) for part in on_prefix)
-        own_context = torch.lerp(context, own_context, (own_normalizer - normalizer).sigmoid()[..., None])
+        own_share = (own_normalizer - normalizer).sigmoid()[
+            ..., None
+        ]  # float32, also where contexts are in half precision
+        own_context = torch.lerp(context.float(), own_context.float(), own_share).to(query.dtype)
     return own_context.unflatten(3, (shared, rows)).permute(0, 1, 4, 2, 3, 5)
 
 
