@@ -8,9 +8,11 @@ compared; run.json keeps it under "made_from".
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -226,8 +228,13 @@ def run_jobs(
         pages = {job.run.executed_notebook(job.spec.name, job.task): job.run for job in jobs}
         finished = stack.enter_context(pages_beside(pages))
         pool = stack.enter_context(kernel_threads(at_once))
+        idle = stack.enter_context(ThreadPoolExecutor(1))
         graph = TopologicalSorter({job.key: job.after & by_key.keys() for job in jobs})
         ahead = stages_ahead(jobs)
+        # Among equals the stage over all tasks goes first, then the task whose stages took longest so far: what takes
+        # longest must not begin last.
+        spent = {job.task: 0.0 for job in jobs}
+        began: dict[tuple[str, str, str], float] = {}
         graph.prepare()
         ready: list[Job] = []
         working: dict[Future, Job] = {}
@@ -235,18 +242,22 @@ def run_jobs(
         while graph.is_active() and not (failure and not working):
             ready += [by_key[key] for key in graph.get_ready()]
             while ready and len(working) < at_once and not failure:
-                job = max(ready, key=lambda one: ahead[one.key])
+                job = max(ready, key=lambda one: (ahead[one.key], not one.task, spent[one.task]))
                 ready.remove(job)
                 if job.is_up_to_date():
                     graph.done(job.key)
                     ready += [by_key[key] for key in graph.get_ready()]
                 else:
                     working[pool.submit(job.execute, kernels)] = job
+                    began[job.key] = time.monotonic()
+            if not ready and len(working) < at_once:
+                idle.submit(import_report)
             done, _ = wait(working, return_when=FIRST_COMPLETED)
             for future in done:
                 job = working.pop(future)
                 if future.exception() is None:
                     ran.append(job)
+                    spent[job.task] += time.monotonic() - began[job.key]
                     finished(job.run.executed_notebook(job.spec.name, job.task))
                     graph.done(job.key)
                 else:
@@ -254,6 +265,11 @@ def run_jobs(
         if failure:
             raise failure
     return ran
+
+
+def import_report() -> None:
+    """Import what the report needs (torch takes seconds), while a core has nothing else to do."""
+    importlib.import_module("vlmtrace.pipeline.report")
 
 
 def stages_ahead(jobs: Sequence[Job]) -> dict[tuple[str, str, str], int]:
