@@ -223,7 +223,7 @@ class StoredTable:
         seen: set[tuple[Any, ...]] = set()
         for source in self.sources:
             columns = [name for name in TOGETHER if name in source.columns]
-            # Names of another kind than text cannot be told apart here: read as a whole, the table's contract refuses them.
+            # Names of another kind than text: the table is read as a whole, and its contract refuses them.
             if "sample_id" not in columns or not set(columns) <= set(source.texts):
                 return False
             last: tuple[Any, ...] | None = None
