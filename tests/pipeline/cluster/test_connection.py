@@ -154,6 +154,25 @@ def test_a_scheduler_that_is_not_there_is_a_sentence(monkeypatch):
         vt.connect("tcp://127.0.0.1:1")
 
 
+def test_a_scheduler_that_is_not_there_leaves_the_connection_that_was_open(pair_of_workers, monkeypatch):
+    from vlmtrace.pipeline.cluster import connection
+
+    monkeypatch.setattr(connection, "ANSWER", 1)
+    with pytest.raises(VlmtraceError, match="No scheduler answers"):
+        vt.connect("tcp://127.0.0.1:1")
+    assert connection.current() is pair_of_workers and pair_of_workers.is_open
+
+
+@pytest.mark.parametrize(("own", "workers", "threads"), [("1", 1, 1), ("", 1, 2), ("4", 1, 2), ("2", 2, 1), ("", 5, 1)])
+def test_workers_have_no_more_threads_than_the_notebooks(monkeypatch, own, workers, threads):
+    """Another number of threads rounds differently: a run that goes on in a cluster would mix both."""
+    from vlmtrace.pipeline.cluster import start
+
+    monkeypatch.setattr(start, "_cores", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", own)
+    assert start.threads_of_worker(workers) == threads
+
+
 def test_a_config_without_a_cluster_is_refused():
     with pytest.raises(VlmtraceError, match="CLUSTER is empty"):
         check_cluster("", "some.yaml")

@@ -15,6 +15,7 @@ from vlmtrace.pipeline.cluster.credentials import (
     check_extra,
     new_credentials,
     remove_leftovers,
+    shared_folder,
 )
 
 
@@ -61,11 +62,16 @@ def test_somebody_elses_files_are_not_removed(tmp_path):
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
     import os
+    import socket
     import tempfile
 
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in (f"{PREFIX}4194999-dead", f"{PREFIX}{os.getpid()}-alive", f"{PREFIX}of-somebody", "other"):
-        (tmp_path / name).mkdir()
-    remove_leftovers()
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {f"{PREFIX}{os.getpid()}-alive", f"{PREFIX}of-somebody", "other"}
+    from vlmtrace.core import paths
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    for folder, prefix in ((tmp_path / "tmp", PREFIX), (shared_folder(), f"{socket.gethostname()}-")):
+        alive = {f"{prefix}{os.getpid()}-alive", f"{prefix}of-somebody", "another-machine-4194999-x", "other"}
+        for name in {*alive, f"{prefix}4194999-dead"}:
+            (folder / name).mkdir(parents=True)
+        remove_leftovers()
+        assert {path.name for path in folder.iterdir()} == alive

@@ -28,8 +28,9 @@ wait: 300
 """
 
 
-@pytest.mark.parametrize("text", ["", "local", "local:", "local:0", "local:x", "local:99999", "slurm:4", "http://h:1",
-                                  "tcp://", "tcp://host", "tcp://h:1 ", "tcp://h:1\n", "4", "dask"])  # fmt: skip
+@pytest.mark.parametrize("text", ["", "local", "local:", "local:0", "local:x", "local:99999", "local:" + "9" * 5000,
+                                  "slurm:4", "http://h:1",
+                                  "tcp://", "tcp://host", "tcp://h:0", "tcp://h:99999", "tcp://h:1 ", "tcp://h:1\n", "4", "dask"])  # fmt: skip
 def test_what_is_no_cluster_is_a_sentence(text):
     with pytest.raises(VlmtraceError, match="CLUSTER"):
         read_where(text)
@@ -59,13 +60,13 @@ def test_a_mapping_says_the_same_as_a_file():
 WRONG = {
     "partition": ["", "a b", "x\ny", ["gpu"], "a;rm -rf /", "$(id)"],
     "account": ["", "a b", "`id`"],
-    "walltime": ["", "an hour", "60", "1:2:3:4", "-1:00:00", "01:00"[:3]],
+    "walltime": ["", "an hour", "60", "1:2:3:4", "-1:00:00", "00:00:00", "01:00"[:3]],
     "gres": ["", "gpu 1", "gpu:1\n#SBATCH x"],
-    "memory": ["", "much", "64", "64 gigabytes", "-4GB"],
+    "memory": ["", "much", "64", "64 gigabytes", "-4GB", "0GB"],
     "cores": ["0", "x", "-1", "1.5", "99999", ["1"]],
     "workers": ["0", "x", {"min": "4", "max": "2"}, {"least": "1"}, {"max": "0"}, ["4"]],
     "prologue": [{"a": "b"}, [["x"]], ["a\x07b"]],
-    "directives": [{"a": "b"}, ["--x\x00"]],
+    "directives": [{"a": "b"}, ["--x\x00"], ["exclude"]],
     "skip": [{"a": "b"}],
     "interface": ["", "ib 0", "ib0;x"],
     "python": ["", "/a path/python", "py'thon"],
@@ -93,6 +94,16 @@ def test_a_wrong_value_is_a_sentence_that_names_the_option(name, value):
 def test_an_option_of_another_cluster_is_refused(name):
     with pytest.raises(VlmtraceError, match=f"{name} is for .*leave it out"):
         read_options({name: "1"}, read_where("local:2"))
+
+
+def test_paths_are_seen_from_where_the_command_was_typed(tmp_path, monkeypatch):
+    """Notebooks and jobs run in other folders."""
+    monkeypatch.chdir(tmp_path)
+    given = {"memory": "1GB", "logs": "my-logs", "scratch": "./scratch", "python": "env/bin/python"}
+    found = read_options(given, read_where("slurm"))
+    wanted = [str(tmp_path / name) for name in ("my-logs", "scratch", "env/bin/python")]
+    assert [found.logs, found.scratch, found.python] == wanted
+    assert read_options({"memory": "1GB", "python": "python3"}, read_where("slurm")).python == "python3"
 
 
 def test_an_unknown_option_lists_those_that_exist():

@@ -135,8 +135,11 @@ def connect(where: str, config: str | Path | Mapping[str, Any] | None = None) ->
         # A cell that is run again finds what it has made; another cluster replaces the first.
         if before.is_open and _OPEN.get("made_from") == (where, options):
             return before
-        before.close()
+        if place.kind != "scheduler":  # two clusters of one's own at a time would share the machine
+            before.close()
     connection = _connect(where, place, options)
+    if before is not None:
+        before.close()
     if connection.dashboard:
         print(f"Dashboard of {where}: {connection.dashboard}")
     _OPEN.update(connection=connection, made_from=(where, options))

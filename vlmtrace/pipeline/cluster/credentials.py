@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -51,16 +53,23 @@ def interruptions_kept() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-#: Of temporary folders; the number of the process that made one follows.
+#: Of temporary folders; the number of the process that made one follows. In the data folder, which machines share, the
+#: machine's name stands before it.
 PREFIX = "vlmtrace-cluster-"
 
 
 def remove_leftovers() -> None:
-    """Delete the temporary folders of processes that were killed, as far as they are this user's."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
-        process = folder.name.removeprefix(PREFIX).partition("-")[0]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Delete the folders of this machine's processes that were killed, as far as they are this user's."""
+    for parent, prefix in ((Path(tempfile.gettempdir()), PREFIX), (shared_folder(), f"{socket.gethostname()}-")):
+        for folder in parent.glob(f"{glob.escape(prefix)}*-*"):
+            process = folder.name.removeprefix(prefix).partition("-")[0]
+            if process.isdecimal() and not psutil.pid_exists(int(process)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def shared_folder() -> Path:
+    """Where the certificates of clusters over several machines lie."""
+    return paths.DATA / "cache" / "clusters"
 
 
 class Credentials:
@@ -103,12 +112,13 @@ def new_credentials(shared: bool) -> Credentials:
 
     made = Security.temporary()
     parts = {"ca": made.tls_ca_file, "cert": made.tls_client_cert, "key": made.tls_client_key}
+    remove_leftovers()
     if shared:
-        folder = make_folder(paths.DATA / "cache" / "clusters") / secrets.token_hex(8)
+        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
+        folder = make_folder(shared_folder()) / name
         with refusals_as_sentences(folder):
             folder.mkdir(mode=0o700)
     else:
-        remove_leftovers()
         folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     files = {}
     try:

@@ -98,9 +98,10 @@ def read_where(text: str) -> Where:
     if text == "slurm":
         return Where("slurm")
     name, _, rest = text.partition(":")
-    if name == "local" and re.fullmatch("[0-9]+", rest):
+    if name == "local" and re.fullmatch("[0-9]{1,9}", rest):
         return Where("local", check_number("CLUSTER: the number of workers", rest, 1, MOST_WORKERS))
     if name in ("tcp", "tls") and re.fullmatch(r"//(\[[0-9a-fA-F:.]+\]|[\w.-]+):[0-9]{1,5}", rest):
+        check_number("CLUSTER: the port", rest.rpartition(":")[2], 1, 65535)
         return Where("scheduler", address=text)
     raise VlmtraceError(
         f"CLUSTER={text[:80]!r} is no cluster: write local:4 (four workers on this machine), slurm, or the address of "
@@ -189,8 +190,27 @@ def _lines(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _directives(name: str, value: Any) -> tuple[str, ...]:
+    lines = _lines(name, value)
+    for line in lines:
+        if not line.startswith("-"):
+            raise VlmtraceError(f"{name}: {_shown(line)} is no option of sbatch: write for instance --exclude=node17.")
+    return lines
+
+
+def _path(name: str, value: Any) -> Path:
+    return from_home(_text(r"[^\x00-\x1f\x7f\s'\"]{1,500}", "/scratch/me (a path without blanks)")(name, value))
+
+
 def _folder(name: str, value: Any) -> str:
-    return str(from_home(_text(r"[^\x00-\x1f\x7f\s'\"]{1,500}", "/scratch/me (a path without blanks)")(name, value)))
+    """A folder as seen from where the command was typed: notebooks and jobs run elsewhere."""
+    return str(_path(name, value).absolute())
+
+
+def _program(name: str, value: Any) -> str:
+    """A path as seen from where the command was typed, or a name that a worker's own PATH explains."""
+    path = _path(name, value)
+    return str(path.absolute()) if len(path.parts) > 1 else str(path)
 
 
 def _whole(least: int, most: int) -> Callable[[str, Any], int]:
@@ -257,17 +277,17 @@ _READERS: dict[str, tuple[tuple[str, ...], Callable[[str, Any], dict[str, Any]]]
     "account": (_SLURM, _one("account", _text(_NAME, "my-project"))),
     "walltime": (
         _SLURM,
-        _one("walltime", _text(r"([0-9]{1,3}-)?[0-9]{1,3}(:[0-9]{2}){1,2}", "04:00:00 or 1-12:00:00")),
+        _one("walltime", _text(r"(?=.*[1-9])([0-9]{1,3}-)?[0-9]{1,3}(:[0-9]{2}){1,2}", "04:00:00 or 1-12:00:00")),
     ),
     "gres": (_SLURM, _one("gres", _text(_NAME, "gpu:1"))),
-    "memory": (_STARTED, _one("memory", _text(r"[0-9]+(\.[0-9]+)? ?[kKMGT]i?B?", "64GB"))),
+    "memory": (_STARTED, _one("memory", _text(r"(?=.*[1-9])[0-9]+(\.[0-9]+)? ?[kKMGT]i?B?", "64GB"))),
     "cores": (_SLURM, _one("cores", _whole(1, 4096))),
     "workers": (_SLURM, _workers),
     "prologue": (_SLURM, _one("prologue", _lines)),
-    "directives": (_SLURM, _one("directives", _lines)),
+    "directives": (_SLURM, _one("directives", _directives)),
     "skip": (_SLURM, _one("skip", _lines)),
     "interface": (_SLURM, _one("interface", _text(r"[\w.@-]{1,40}", "ib0"))),
-    "python": (_SLURM, _one("python", _folder)),
+    "python": (_SLURM, _one("python", _program)),
     "logs": (_SLURM, _one("logs", _folder)),
     "scratch": (_STARTED, _one("scratch", _folder)),
     "dashboard": (_STARTED, _one("dashboard", _dashboard)),

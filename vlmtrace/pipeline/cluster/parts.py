@@ -188,9 +188,10 @@ class _Run:
             from vlmtrace.pipeline.cluster.start import DEATHS
 
             last = getattr(error.last_worker, "address", error.last_worker)
+            many = "Several" if "://" in self.connection.where else DEATHS  # another's scheduler has its own limit
             self._set_aside(
                 index,
-                f"{DEATHS} workers that computed it died, the last at {last}: memory ran out, or their time was up",
+                f"{many} workers that computed it died, the last at {last}: memory ran out, or their time was up",
             )
             return
         reason = worker.told(error)

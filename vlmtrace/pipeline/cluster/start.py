@@ -134,7 +134,7 @@ def _local(workers: int, options: Options, credentials: Credentials, device: str
     from distributed.deploy.spec import SpecCluster
 
     security = credentials.security()
-    share = max(1, _cores() // workers)
+    share = threads_of_worker(workers)
     gpus = visible_gpus() if device in ("", "cuda") or device.startswith("cuda:") else []
     if device.startswith("cuda") and workers > len(gpus):
         raise VlmtraceError(
@@ -175,6 +175,17 @@ def worker_environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         **NOT_BY_ITSELF,
     }
+
+
+def threads_of_worker(workers: int) -> int:
+    """Threads of each of so many workers on this machine: no more than the notebooks', which round as they do.
+
+    Args:
+        workers: their number
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    own = int(given) if given.isdecimal() and int(given) else _cores()
+    return max(1, min(_cores() // workers, own))
 
 
 def visible_gpus() -> list[str]:
