@@ -28,9 +28,21 @@ wait: 300
 """
 
 
-@pytest.mark.parametrize("text", ["", "local", "local:", "local:0", "local:x", "local:99999", "local:" + "9" * 5000,
-                                  "slurm:4", "http://h:1",
-                                  "tcp://", "tcp://host", "tcp://h:0", "tcp://h:99999", "tcp://h:1 ", "tcp://h:1\n", "4", "dask"])  # fmt: skip
+NO_CLUSTER = [
+    "",
+    "local",
+    "local:",
+    "local:0",
+    "local:x",
+    "local:99999",
+    "local:" + "9" * 5000,
+    "slurm:4",
+    "http://h:1",
+]
+NO_CLUSTER += ["tcp://", "tcp://host", "tcp://h:0", "tcp://h:99999", "tcp://h:1 ", "tcp://h:1\n", "4", "dask"]
+
+
+@pytest.mark.parametrize("text", NO_CLUSTER)
 def test_what_is_no_cluster_is_a_sentence(text):
     with pytest.raises(VlmtraceError, match="CLUSTER"):
         read_where(text)
