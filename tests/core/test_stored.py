@@ -108,6 +108,49 @@ def test_chosen_rows(tmp_path, few_rows):
         found.only(seed=1).read()
 
 
+@pytest.mark.parametrize("sought", [5, None, np.nan, 0.5])
+@pytest.mark.parametrize("column", ["sample_id", "corruption", "token_role", "layer", "task", "note"])
+def test_a_value_of_another_kind_chooses_what_it_chooses_of_pandas(tmp_path, column, sought, monkeypatch):
+    monkeypatch.setattr(stored, "BATCH_ROWS", 100)
+    table = effects().assign(note=None, task="a")
+    table.loc[:20, ["layer", "token_role"]] = None
+    found = on_disk(table.drop(columns="task"), tmp_path).assign(task="a")
+    expected = stored.choose(table, **{column: sought})
+    assert len(stored.choose(found, **{column: sought})) == len(expected)
+    assert len(stored.choose(found, **{column: sought}).read()) == len(expected)
+
+
+def test_a_batch_without_a_text_is_text(tmp_path, monkeypatch):
+    table = pd.DataFrame({"sample_id": list("aabb"), "note": [None, None, "x", "y"], "more": ["x", None, None, None]})
+    monkeypatch.setattr(stored, "BATCH_ROWS", 2)
+    found = on_disk(table, tmp_path)
+    pd.testing.assert_frame_equal(found.read(), pd.read_parquet(tmp_path / "table.parquet"))
+    pd.testing.assert_frame_equal(found.only(note="nobody").read(), found.read().head(0))
+
+
+@pytest.mark.parametrize("value", [None, np.nan, 3, 2.5, "text", True])
+@pytest.mark.parametrize("column", ["new", "layer", "token_role", "sample_id", "corruption"])
+def test_a_column_of_one_value_is_added_or_replaced_as_pandas_does(tmp_path, monkeypatch, column, value):
+    monkeypatch.setattr(stored, "BATCH_ROWS", 50)
+    table = effects(4)
+    found = on_disk(table, tmp_path)
+    assert found.holds_pairs_together()
+    found = found.assign(**{column: value})
+    expected = pd.read_parquet(tmp_path / "table.parquet").assign(**{column: value})
+    pd.testing.assert_frame_equal(found.read(), expected)
+    together = pd.concat([plain_text(batch) for batch in found.batches()], ignore_index=True)
+    pd.testing.assert_frame_equal(together, expected)
+    assert len(found.only(**{column: value})) == (0 if pd.isna(value) else len(table))
+
+
+def test_what_cannot_be_assigned_gets_a_sentence(tmp_path):
+    found = on_disk(effects(4), tmp_path)
+    with pytest.raises(VlmtraceError, match="was given a list: give a text, a number, or None"):
+        found.assign(new=[1, 2])
+    with pytest.raises(VlmtraceError, match="Rows were chosen by 'corruption'"):
+        found.only(corruption="image").assign(corruption="text")
+
+
 def test_agreeing_takes_columns_together():
     table = pd.DataFrame({"a": ["x", "x", "y", "y"], "b": [1, 2, 1, 3]})
     rows = pd.DataFrame({"a": ["x", "y"], "b": [1, 3]})

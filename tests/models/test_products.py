@@ -77,7 +77,41 @@ def test_unusual_products_are_left_to_torch(calls):
     assert not takes_onednn(rows, torch.randn(40, 24).as_subclass(Quantized))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert product(rows, torch.randn(40, 24)).dtype == torch.bfloat16
+    weight = torch.randn(40, 24)
+    for bias in (torch.randn(40, 2)[:, 0], torch.randn(1).expand(40), torch.randn(1), torch.randn(1, 40)):
+        expected = rows @ weight.t() + bias
+        torch.testing.assert_close(product(rows, weight, bias), expected, atol=1e-5, rtol=1e-5)
+    assert product(rows, weight.to_sparse()).isfinite().all()
+    assert (product(torch.zeros(200, 0), torch.zeros(40, 0)) == 0).all()
+    with pytest.raises(RuntimeError, match=r"shape|size"):
+        product(torch.randn(200, 48), weight)
     assert not calls, "oneDNN was given a product that it does not know"
+
+
+def test_a_linear_module_with_a_forward_of_its_own_computes_by_it(calls):
+    layer, rows = nn.Linear(24, 40), torch.randn(200, 24)
+    layer.forward = lambda rows: F.linear(rows, layer.weight) * 0 + 7
+    assert (linear(layer, rows) == 7).all()
+    assert (linear_gelu(layer, nn.Identity(), rows) == 7).all()
+    assert not calls, "a replaced forward was passed over"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_hooks_on_every_module_run(calls, when):
+    seen = []
+    register = {
+        "before": torch.nn.modules.module.register_module_forward_pre_hook,
+        "after": torch.nn.modules.module.register_module_forward_hook,
+    }[when]
+    handle = register(lambda module, *_: seen.append(module))
+    layer, activation = nn.Linear(24, 40), ACT2FN["gelu"]
+    try:
+        linear(layer, torch.randn(200, 24))
+        linear_gelu(layer, activation, torch.randn(200, 24))
+    finally:
+        handle.remove()
+    assert seen == [layer, layer, activation]
+    assert not calls, "a hook on every module was passed over"
 
 
 def test_every_linear_module_computes_by_product_while_the_mode_is_on(calls):

@@ -1,10 +1,12 @@
 """Parts become one table on disk with the rows, types and file of the parts joined in memory."""
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.stored import open_stored
 from vlmtrace.pipeline import stored_parts
 from vlmtrace.pipeline.stored_parts import gathered, in_order, joined, write_parquet
 
@@ -48,6 +50,28 @@ def test_joined_tables_and_chosen_rows_are_written(tmp_path):
         joined([both.only(task="b")])
     with pytest.raises(VlmtraceError, match="no tables to join"):
         joined([])
+
+
+def test_a_table_without_rows_is_written(tmp_path):
+    part(1).head(0).to_parquet(tmp_path / "empty.parquet", index=False)
+    expected = pd.read_parquet(tmp_path / "empty.parquet")
+    empty = open_stored(tmp_path / "empty.parquet")
+    for table in (empty, joined([empty, empty]), empty.only(sample_id="s1")):
+        write_parquet(table, tmp_path / "again.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.parquet"), expected)
+    write_parquet(empty.assign(task="a"), tmp_path / "again.parquet")
+    assert list(pd.read_parquet(tmp_path / "again.parquet")) == [*expected, "task"]
+
+
+@pytest.mark.parametrize("value", [None, np.nan, 3, "text"])
+@pytest.mark.parametrize("column", ["new", "note", "position", "sample_id"])
+def test_columns_of_one_value_are_written(tmp_path, column, value):
+    table = gathered([part(1), part(2)], tmp_path, "parts").assign(**{column: value})
+    write_parquet(table, tmp_path / "table.parquet")
+    expected = pd.concat([part(1), part(2)], ignore_index=True).assign(**{column: value})
+    expected.to_parquet(tmp_path / "pandas.parquet", index=False)
+    expected = pd.read_parquet(tmp_path / "pandas.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "table.parquet"), expected)
 
 
 def test_parts_that_come_in_any_order_are_put_in_order():

@@ -25,7 +25,8 @@ class Cost:
         hours: from start to end
         gpu_hours: of all GPUs together, those that wait for the last part included
         effects: rows of its table
-        gigabytes: of the table on disk; its parts need as much again until the stage is finished
+        gigabytes: of the table on disk. Until the stage is finished its parts need as much again, and the file that
+            they are gathered in a third time
     """
 
     hours: float
@@ -61,13 +62,18 @@ def cost(
         the cost
 
     Raises:
-        VlmtraceError: there are no pairs or GPUs, a time is not positive, or the efficiency is not a share
+        VlmtraceError: there are no pairs or GPUs, a time is not above 0, the efficiency is not a share, or another
+            number is negative or not finite
 
     >>> cost(5000, 2.0, gpus=8, rows_per_pair=1024)
     Cost(hours=0.35555555555555557, gpu_hours=2.8444444444444446, effects=5120000, gigabytes=0.14336)
     """
-    if pairs < 1 or gpus < 1 or seconds_per_pair <= 0 or not 0 < efficiency <= 1:
-        raise VlmtraceError("A cost needs at least one pair and GPU, seconds above 0, and an efficiency from 0 to 1.")
+    if pairs < 1 or gpus < 1 or not 0 < seconds_per_pair < math.inf or not 0 < efficiency <= 1:
+        raise VlmtraceError(
+            "A cost needs at least one pair and GPU, seconds above 0, and an efficiency above 0 and at most 1."
+        )
+    if not 0 <= rows_per_pair < math.inf or not 0 <= start_seconds < math.inf or not 0 <= bytes_per_row < math.inf:
+        raise VlmtraceError("Effects, seconds of the start, and bytes of an effect must be finite numbers from 0 on.")
     rounds = math.ceil(math.ceil(pairs / PART) / gpus)
     seconds = start_seconds + rounds * min(PART, pairs) * seconds_per_pair / efficiency
     effects = pairs * rows_per_pair
@@ -95,14 +101,21 @@ def main(
 ) -> None:
     """Print what a study costs."""
     if seconds is None:
-        if not operations or not rate:
+        if operations is None or rate is None:
             raise click.UsageError("Give --seconds, or --operations and --rate.")
+        if not (0 < operations < math.inf and 0 < rate < math.inf):
+            raise click.UsageError("--operations and --rate must be finite numbers above 0.")
         seconds = operations / rate
-    found = cost(pairs, seconds, gpus, rows, efficiency, start)
-    click.echo(f"{found.hours:.2f} hours on {gpus} GPUs ({found.gpu_hours:.1f} GPU hours), {seconds:.3g} s a pair")
+    try:
+        found = cost(pairs, seconds, gpus, rows, efficiency, start)
+    except VlmtraceError as error:
+        raise click.ClickException(str(error)) from error
+    cards = f"{gpus} GPU" if gpus == 1 else f"{gpus} GPUs"
+    click.echo(f"{found.hours:.2f} hours on {cards} ({found.gpu_hours:.1f} GPU hours), {seconds:.3g} s a pair")
     if rows:
         click.echo(
-            f"{found.effects:,} effects, {found.gigabytes:.2f} GB on disk, as much again while they are computed"
+            f"{found.effects:,} effects, {found.gigabytes:.2f} GB on disk, {3 * found.gigabytes:.2f} GB until the stage"
+            " is finished"
         )
 
 

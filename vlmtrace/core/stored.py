@@ -40,7 +40,7 @@ class Source:
     Attributes:
         file: open for reading. A process that writes the table anew meanwhile puts another file under its name
         name: what sentences call it
-        constants: columns that hold the same value in every row, and are not in the file
+        constants: columns that hold the same value in every row; what the file says of them does not count
     """
 
     file: pa.NativeFile
@@ -64,6 +64,10 @@ class Source:
         return VlmtraceError(
             f"{self.name} is not a readable parquet table ({first_line(error)}): delete it and run its notebook."
         )
+
+    def held(self, columns: Iterable[str]) -> list[str]:
+        """Those of these columns whose values are the file's."""
+        return [name for name in columns if name in self.columns and name not in self.constants]
 
     def groups_with(self, names: Sequence[str]) -> list[int]:
         """The row groups that can hold one of these sample_ids (sorted), by what the file says of each group."""
@@ -130,10 +134,21 @@ class StoredTable:
         return sum(map(len, self.batches([], whole_pairs=False)))
 
     def assign(self, **constants: Any) -> StoredTable:
-        """The table with further columns, each of one value."""
+        """The table with further columns, each of one value. A column of that name is replaced.
+
+        Raises:
+            VlmtraceError: a value is none for a single cell, such as a list, or rows were chosen by its column before
+        """
+        for name, value in constants.items():
+            if not pd.api.types.is_scalar(value):
+                raise VlmtraceError(
+                    f"assign({name}=…) was given a {type(value).__name__}: give a text, a number, or None."
+                )
+            if any(name in rows for rows in self.kept):
+                raise VlmtraceError(f"Rows were chosen by {name!r} with only(…): assign({name}=…) before that.")
         sources = [replace(source, constants={**source.constants, **constants}) for source in self.sources]
         found = StoredTable(sources, self.kept, self.digest)
-        found._whole_pairs = self._whole_pairs
+        found._whole_pairs = None if set(constants) & set(TOGETHER) else self._whole_pairs
         return found
 
     def only(self, rows: pd.DataFrame | None = None, **values: Any) -> StoredTable:
@@ -222,7 +237,7 @@ class StoredTable:
     def _looked_up_whether_together(self) -> bool:
         seen: set[tuple[Any, ...]] = set()
         for source in self.sources:
-            columns = [name for name in TOGETHER if name in source.columns]
+            columns = source.held(TOGETHER)
             # Names of another kind than text: the table is read as a whole, and its contract refuses them.
             if "sample_id" not in columns or not set(columns) <= set(source.texts):
                 return False
@@ -247,9 +262,9 @@ class StoredTable:
         missing = keys - set(source.columns) - set(source.constants)
         if missing:
             raise VlmtraceError(f"{source.name} has no column {sorted(missing)[0]!r} to choose rows by.")
-        together = [name for name in TOGETHER if name in source.columns] if whole_pairs else []
+        together = source.held(TOGETHER) if whole_pairs else []
         needed = {*wanted, *keys, *together}
-        columns = [name for name in source.columns if name in needed] or source.columns[:1]
+        columns = source.held([name for name in source.columns if name in needed]) or source.columns[:1]
         rest: pa.Table | None = None
         for piece in source.pieces(columns, self._names(source)):
             if rest is not None:
@@ -269,15 +284,17 @@ class StoredTable:
     def _names(self, source: Source) -> list[str] | None:
         """The sample_ids sought, where these are known and the file can tell where they are."""
         sought = [set(rows["sample_id"]) for rows in self.kept if "sample_id" in rows]
-        if not sought or "sample_id" not in source.texts:
+        if not sought or not source.held(["sample_id"]) or "sample_id" not in source.texts:
             return None
-        return sorted(set.intersection(*sought))
+        # Nothing but a text agrees with one; other values would not be in order with texts.
+        return sorted(name for name in set.intersection(*sought) if isinstance(name, str))
 
     def _finished(self, batch: pd.DataFrame, source: Source, wanted: Sequence[str]) -> pd.DataFrame:
         """The batch with the source's constants, without the rows and columns that are not wanted."""
         batch = batch.reset_index(drop=True)
         for name, value in source.constants.items():
-            batch[name] = pd.Categorical.from_codes(np.zeros(len(batch), dtype=np.int8), [value])
+            codes = np.zeros(len(batch), dtype=np.int8)
+            batch[name] = value if pd.isna(value) else pd.Categorical.from_codes(codes, [value])
         for rows in self.kept:
             batch = batch[agreeing(batch, rows)]
         absent = {name: None for name in wanted if name not in batch}

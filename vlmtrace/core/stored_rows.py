@@ -28,11 +28,12 @@ def categories(piece: pa.Table) -> pd.DataFrame:
 
 def plain_text(batch: pd.DataFrame) -> pd.DataFrame:
     """Categories as the text that they stand for."""
-    changed = {
-        name: values.astype(values.cat.categories.dtype)
-        for name, values in batch.items()
-        if isinstance(values.dtype, pd.CategoricalDtype)
-    }
+    changed = {}
+    for name, values in batch.items():
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            kind = values.cat.categories.dtype
+            # Without a single value pandas cannot see that the categories are text.
+            changed[name] = values.astype("str" if pd.api.types.is_object_dtype(kind) and values.isna().all() else kind)
     return batch.assign(**changed) if changed else batch
 
 
@@ -48,13 +49,14 @@ def group_starts(frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
 
 
 def agreeing(table: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
-    """Whether each row of the table agrees with one of `rows` in all of its columns."""
+    """Whether each row of the table agrees with one of `rows` in all of its columns; nothing agrees with a gap."""
+    rows = rows.dropna()
     mine, theirs = np.zeros(len(table), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
     for name in rows.columns:
         known = pd.Index(rows[name].unique())
         values = table[name]
         if isinstance(values.dtype, pd.CategoricalDtype):
-            of_category = np.append(known.get_indexer(values.cat.categories.astype(known.dtype)), -1)
+            of_category = np.append(known.get_indexer(values.cat.categories), -1)
             codes = of_category[values.cat.codes.to_numpy()]
         else:
             codes = known.get_indexer(values)

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
+import torch.nn.modules.module as _every_module
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -36,7 +37,7 @@ _ONEDNN = _find_onednn()
 
 
 def takes_onednn(*tensors: Tensor) -> bool:
-    """Whether oneDNN computes with these: float32 on a CPU, without gradients.
+    """Whether oneDNN computes with these: dense float32 on a CPU, without gradients.
 
     Args:
         tensors: all that enter a product
@@ -46,6 +47,7 @@ def takes_onednn(*tensors: Tensor) -> bool:
         # A quantized weight is a tensor of a class of its own.
         and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
         and all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+        and all(tensor.layout == torch.strided for tensor in tensors)
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
@@ -55,7 +57,14 @@ def takes_onednn(*tensors: Tensor) -> bool:
 def _is_usual(rows: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether oneDNN takes this product, and it is large enough to be worth the call."""
     given = (rows, weight) if bias is None else (rows, weight, bias)
-    return weight.ndim == 2 and rows.numel() >= FEWEST_ROWS * weight.shape[1] and takes_onednn(*given)
+    return (
+        weight.ndim == 2
+        and rows.shape[-1:] == weight.shape[1:]
+        and rows.numel() >= FEWEST_ROWS * weight.shape[1] > 0
+        # oneDNN reads a bias as if its values stood one after the other.
+        and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
+        and takes_onednn(*given)
+    )
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -89,7 +98,15 @@ def _is_plain(module: Any) -> bool:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether a call of a module does more than the forward of its class."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or _every_module._global_forward_hooks
+        or _every_module._global_forward_pre_hooks
+        # Libraries that keep weights elsewhere until they are needed put their own forward into a module.
+        or "forward" in module.__dict__
+    )
 
 
 class FastProducts(TorchFunctionMode):

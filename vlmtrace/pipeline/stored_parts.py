@@ -142,7 +142,11 @@ def _schema_of(table: StoredTable) -> pa.Schema:
     for source in table.sources:
         schema = _without_key(pq.ParquetFile(source.file).schema_arrow)
         for name, value in source.constants.items():
-            schema = schema.append(pa.field(name, pa.array([value]).type))
+            kind = pa.field(name, pa.array([value]).type)
+            if name in schema.names:  # what pandas says of the column that is replaced is true no longer
+                schema = schema.set(schema.get_field_index(name), kind).remove_metadata()
+            else:
+                schema = schema.append(kind)
         schemas.append(schema)
     found = pa.unify_schemas(schemas, promote_options="permissive")
     return found.with_metadata(schemas[0].metadata if len(schemas[0]) == len(found) else None)
@@ -172,9 +176,8 @@ def _write(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
                 rows = pa.concat_tables(waiting)
                 writer.write_table(rows.slice(0, BATCH_ROWS).combine_chunks())
                 waiting = [rows.slice(BATCH_ROWS)]
-        rows = pa.concat_tables(waiting)
-        if len(rows):
-            writer.write_table(rows.combine_chunks())
+        if any(map(len, waiting)):
+            writer.write_table(pa.concat_tables(waiting).combine_chunks())
 
 
 def _without_key(schema: pa.Schema) -> pa.Schema:
