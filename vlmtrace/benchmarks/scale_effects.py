@@ -218,9 +218,10 @@ def effects_of_06(stage: Stage, model: VLM, way: str) -> pd.DataFrame:
 
 def effects_of_report(stage: Stage, model: VLM, way: str) -> pd.DataFrame:
     """What the report reads of the effects: those of the strongest head of every cell, on pairs to verify on."""
-    heads = stage.run.table("heads")
-    selected = pd.concat([stage.run.table("selected", task).assign(task=task) for task in TASKS], ignore_index=True)
-    return verified_effects(stage.run, heads, selected)
+    run = open_run(stage.run.name)
+    heads = run.table("heads")
+    selected = pd.concat([run.table("selected", task).assign(task=task) for task in TASKS], ignore_index=True)
+    return verified_effects(run, heads, selected)
 
 
 @click.command()

@@ -1,6 +1,7 @@
 from .cluster.connection import Connection, connect
 from .report import write_report
-from .runs import Run, Stage, open_run
+from .runs import Run, open_run
+from .stage import Stage
 from .stored_parts import joined
 
 __all__ = [

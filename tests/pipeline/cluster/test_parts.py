@@ -138,7 +138,7 @@ def test_a_model_without_a_name_to_load_it_by_is_refused(name):
 
 def test_the_counter_counts_pairs_and_knows_what_was_found(monkeypatch):
     from vlmtrace.core import progress
-    from vlmtrace.pipeline import runs
+    from vlmtrace.pipeline import stage as stage_module
 
     seen, counter = [], progress.counter
 
@@ -146,7 +146,7 @@ def test_the_counter_counts_pairs_and_knows_what_was_found(monkeypatch):
         seen.append((total, unit, found))
         return counter(total, description, unit, found, steady)
 
-    monkeypatch.setattr(runs, "counter", spy)
+    monkeypatch.setattr(stage_module, "counter", spy)
     resume(functions.double)
     next(stage().parts_folder.rglob("*.parquet")).unlink()
     resume(functions.double)

@@ -1,0 +1,53 @@
+"""Checkpoints: parts that can be trusted or are computed again, and digests that tell values apart."""
+
+import pandas as pd
+import pytest
+from fixtures.walked_stages import pairs
+
+from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of
+
+
+def damage_page(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 8] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-20]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("not parquet"),
+        lambda path: pairs().to_parquet(path),
+        damage_page,
+    ],
+    ids=["cut short", "empty", "text", "foreign table", "flipped bit"],
+)
+def test_a_part_that_cannot_be_trusted_is_computed_again(tmp_path, damage):
+    parts = Checkpoints(tmp_path, "key")
+    rows = pairs(200)
+    kept = parts.put(rows, rows[["sample_id", "value"]])
+    pd.testing.assert_frame_equal(parts.get(rows), kept)
+    (path,) = tmp_path.glob("*.parquet")
+    damage(path)
+    assert parts.get(rows) is None
+
+
+def test_chunks_cover_the_rows_in_order():
+    found = list(chunks(pairs(5), 2))
+    assert [len(part) for part in found] == [2, 2, 1]
+    assert list(pd.concat(found)["sample_id"]) == list(pairs()["sample_id"])
+    assert list(found[2].index) == [0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(["ab", "c"], ["a", "bc"]), ([1], ["1"]), ([[1], 2], [[1, 2]]), ([0.1], [0.1 + 1e-16 * 2]), ([None], [])],
+)
+def test_unlike_values_have_unlike_digests(one, other):
+    assert digest_of(*one) != digest_of(*other)
+
+
+def test_equal_values_have_equal_digests():
+    assert digest_of({"a": 1, "b": (2,)}, pairs()) == digest_of({"b": (2,), "a": 1}, pairs())
