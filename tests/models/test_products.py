@@ -56,6 +56,16 @@ def test_usual_products_go_to_onednn(calls):
     assert len(calls) == 2
 
 
+@needs_onednn
+def test_a_weight_in_another_order_is_left_to_torch_and_rows_are_put_in_order(calls):
+    """oneDNN computes with both, some hundred times as slowly."""
+    weight, rows = torch.randn(24, 40), torch.randn(24, 200)
+    product(rows.T, weight.T)
+    assert not calls
+    product(rows.T, weight.T.contiguous())
+    assert len(calls) == 1 and calls[0][0].is_contiguous()
+
+
 def test_unusual_products_are_left_to_torch(calls):
     layer, rows = nn.Linear(24, 40), torch.randn(200, 24)
 

@@ -61,7 +61,9 @@ def _is_usual(rows: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         weight.ndim == 2
         and rows.shape[-1:] == weight.shape[1:]
         and rows.numel() >= FEWEST_ROWS * weight.shape[1] > 0
-        # oneDNN reads a bias as if its values stood one after the other.
+        # oneDNN reads a bias as if its values stood one after the other, and a weight in any other order some
+        # hundred times as slowly.
+        and weight.is_contiguous()
         and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
         and takes_onednn(*given)
     )
@@ -71,7 +73,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Rows (N, D) times the transpose of a weight (O, D), with a bias (O) or none: (N, O)."""
     if _is_usual(rows, weight, bias):
         assert _ONEDNN is not None
-        return _ONEDNN(rows, weight, bias, "none", [], "")
+        return _ONEDNN(rows.contiguous(), weight, bias, "none", [], "")
     return F.linear(rows, weight, bias)
 
 
@@ -88,7 +90,7 @@ def linear_gelu(module: Any, activation: Any, rows: Tensor) -> Tensor:
     is_gelu = type(activation).__name__ == "GELUActivation" and not _has_hooks(activation)
     if is_gelu and _is_plain(module) and _is_usual(rows, module.weight, module.bias):
         assert _ONEDNN is not None
-        return _ONEDNN(rows, module.weight, module.bias, "gelu", [], "none")
+        return _ONEDNN(rows.contiguous(), module.weight, module.bias, "gelu", [], "none")
     return activation(linear(module, rows))
 
 

@@ -156,7 +156,7 @@ def attend_shared(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if size < WIDE_HEAD or n < key.shape[2] or not takes_onednn(query):
         return attend(query, key, value)
     contexts = query.new_empty(pairs, n, heads, size)
-    key, value = key / size**0.5, value.transpose(2, 3).contiguous()  # (P, H, M, E), (P, H, E, M)
+    key, value = (key / size**0.5).contiguous(), value.transpose(2, 3).contiguous()  # (P, H, M, E), (P, H, E, M)
     for pair in range(pairs):
         for head in range(heads):
             weights = product(query[pair, head], key[pair, head]).softmax(-1)  # (N, M)
