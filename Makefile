@@ -114,7 +114,7 @@ model: $(INSTALLED)  ## train the bundled models again from nothing (an hour eac
 	$(PYTHON) -m vlmtrace.training tiny-blip
 	$(PYTHON) -m vlmtrace.training tiny-llava
 
-bench: $(if $(filter cpu,$(DEVICE)),.venv/.bench,$(INSTALLED))  ## how fast the exact sweep is, beside hooks and libraries (10 minutes); DEVICE=cuda: a 7B model
+bench: $(if $(filter cpu,$(DEVICE)),.venv/.bench,$(INSTALLED))  ## how fast the exact sweep is, beside hooks and libraries; DEVICE=cuda: a 7B model
 	@$(PYTHON) -m vlmtrace.benchmarks.bench
 
 bench-scale: .venv/.cluster  ## how it grows: ten million effects through notebooks 05 and 06, parts on 1 to 64 workers
