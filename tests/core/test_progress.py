@@ -1,6 +1,7 @@
 """The counter: what was found counts as done and leaves the estimate alone; workers draw nothing."""
 
 import io
+import time
 
 import pytest
 
@@ -18,8 +19,10 @@ def terminal(monkeypatch):
     return drawn
 
 
-def test_pairs_that_were_found_count_as_done_at_once(terminal):
-    with counter(100, "patch_heads", "pairs", found=60, steady=True) as advance:
+def test_pairs_that_were_found_count_as_done(terminal):
+    with counter(100, "patch_heads", "pairs", steady=True) as advance:
+        time.sleep(0.11)  # a bar is drawn ten times a second
+        advance(60, found=True)
         assert "60/100" in terminal.getvalue()
         advance(40)
     assert "pairs/s" in terminal.getvalue()
@@ -29,8 +32,9 @@ def test_the_estimate_leaves_out_what_was_found(monkeypatch):
     bars = []
     real = progress.notebook_tqdm
     monkeypatch.setattr(progress, "notebook_tqdm", lambda **look: bars.append(real(**look)) or bars[-1])
-    with counter(1000, "x", "pairs", found=900, steady=True) as advance:
+    with counter(1000, "x", "pairs", steady=True) as advance:
         (bar,) = bars
+        advance(900, found=True)
         bar.start_t -= 10  # ten seconds ago
         advance(50)
         state = bar.format_dict

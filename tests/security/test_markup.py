@@ -273,7 +273,8 @@ def hostile_run(text):
 @pytest.mark.parametrize("name", PAYLOADS)
 def test_the_report_shows_words_as_they_are(run, name):
     page = write_report(hostile_run(PAYLOADS[name])).read_text()
-    assert not obeyed(page) and "49" not in re.findall(r"\{\{7\*7\}\}|\b49\b", page)
+    assert not obeyed(page)
+    assert "55535947" not in page, "the template's product was computed"  # too long for a date or a version
     shown = html.unescape(page)
     assert shown.count(PAYLOADS[name]) >= 4, "the caption, the model, a version, a parameter"
     assert "script-src 'none'" in page.split("<title>")[0], "the browser is told first that nothing runs here"

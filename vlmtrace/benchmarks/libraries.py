@@ -18,6 +18,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import torch
@@ -213,10 +214,13 @@ class TransformerLens(Library):
 
     def __init__(self, model: VLM):
         """See `Library`."""
+        import transformers
         from transformer_lens.model_bridge import TransformerBridge
 
         super().__init__(model)
-        with _quiet():
+        # It would look for a processor under the model's name on the hub, and install torchvision when that fails.
+        given = mock.patch.object(transformers.AutoProcessor, "from_pretrained", lambda *_, **__: model.processor)
+        with _quiet(), given:
             self.bridge = TransformerBridge.boot_transformers(
                 model.name,
                 hf_model=copy.deepcopy(model.hf),

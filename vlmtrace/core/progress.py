@@ -32,8 +32,8 @@ def silent() -> Iterator[None]:
 
 @contextlib.contextmanager
 def counter(
-    total: int | None, description: str, unit: str = "it", found: int = 0, steady: bool = False
-) -> Iterator[Callable[[int], None]]:
+    total: int | None, description: str, unit: str = "it", steady: bool = False
+) -> Iterator[Callable[..., None]]:
     """A progress bar that is advanced by hand.
 
     In JupyterLab and under plain Python this is tqdm. When a notebook runs under `make`, the bar is drawn in the
@@ -43,17 +43,17 @@ def counter(
         total: how many steps there are; None: not known
         description: what stands before the bar
         unit: what a step is called
-        found: steps that were done before: they count, and the estimate of the time left leaves them out
         steady: whether the estimate is by all steps so far, and not above all by the latest, which come in bursts where
             many work at a time
 
     Yields:
-        the function that advances the bar by so many steps
+        the function that advances the bar by so many steps; with `found=True` by steps that were done before: they
+        count, and the estimate of the time left leaves them out
     """
     with contextlib.ExitStack() as stack:
         # tqdm hears its own variable in a terminal, but not in a notebook.
         none = _SILENT.get() or bool(os.environ.get("TQDM_DISABLE"))
-        look: dict[str, Any] = {"desc": description, "total": total, "leave": False, "unit": unit, "initial": found}
+        look: dict[str, Any] = {"desc": description, "total": total, "leave": False, "unit": unit}
         look["smoothing"] = 0 if steady else 0.3
         bars: list[terminal_tqdm] = [stack.enter_context(notebook_tqdm(disable=none, **look))]
         device = None if _SILENT.get() else os.environ.get(TERMINAL)
@@ -62,9 +62,11 @@ def counter(
             stack.enter_context(stream)
             bars.append(stack.enter_context(terminal_tqdm(file=stream, **look)))
 
-        def advance(n: int) -> None:
+        def advance(n: int, found: bool = False) -> None:
             for bar in bars:
-                bar.update(n)
+                if not bar.disable:
+                    bar.initial += n if found else 0
+                    bar.update(n)
 
         yield advance
 

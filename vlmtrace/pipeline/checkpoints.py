@@ -69,6 +69,10 @@ def chunks(rows: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
         yield rows.iloc[start : start + size].reset_index(drop=True)
 
 
+#: Types whose `repr` says all of a value.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
 def is_image(column: object) -> bool:
     """Whether a column holds paths of images or masks."""
     return str(column) == "image" or str(column).endswith(("_image", "_mask"))
@@ -97,13 +101,16 @@ def digest_of(*values: Any) -> str:
 def _feed(digest: Any, value: Any) -> None:
     digest.update(f"<{type(value).__name__}>".encode())
     if isinstance(value, pd.DataFrame):
-        _feed(digest, [(str(name), str(value[name].dtype)) for name in value])
-        for name in value:
-            _feed(digest, value[name].to_list())
+        columns = list(value.items())
+        _feed(digest, [(str(name), str(column.dtype)) for name, column in columns])
+        for _, column in columns:
+            _feed(digest, column.to_list())
     elif isinstance(value, np.ndarray):
         _feed(digest, [str(value.dtype), value.shape, value.tobytes()])
     elif isinstance(value, Mapping):
         _feed(digest, sorted(value.items()))
+    elif isinstance(value, (list, tuple)) and all(type(entry) in _PLAIN for entry in value):
+        digest.update(f"{value!r}</>".encode())  # a column of a table: one step for all rows
     elif isinstance(value, (list, tuple, set, frozenset)):
         for entry in sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value:
             _feed(digest, entry)

@@ -258,29 +258,19 @@ class Stage:
         model: VLM,
         options: Mapping[str, Any],
     ) -> Generator[tuple[int, pd.DataFrame], None, None]:
-        """Every part with its number: first those that are kept, then the others as they are computed."""
-        missing = {}
-        for number, rows in enumerate(pieces):
-            if (table := parts.get(rows)) is None:
-                missing[number] = rows
-            else:
-                yield number, table
-        connection = current() if missing else None
+        """Every part with its number: those that are kept as they are found, the others as they are computed."""
+        title = " ".join([function.__name__, *(str(value) for value in options.values() if isinstance(value, str))])
+        connection = current()
         if connection is None:
-            made: Generator[tuple[int, pd.DataFrame], None, None] = (
-                (number, parts.put(rows, function(model, rows, **options))) for number, rows in missing.items()
-            )
+            made = _compute_here(parts, function, model, options, pieces)
         else:
             from vlmtrace.pipeline.cluster.parts import compute_parts
 
-            made = compute_parts(connection, parts, function, model, options, package_digest(), missing)
-        title = " ".join([function.__name__, *(str(value) for value in options.values() if isinstance(value, str))])
-        total = sum(map(len, pieces))
-        found = total - sum(map(len, missing.values()))
-        with contextlib.closing(made), counter(total, title, "pairs", found, steady=True) as advance:
-            for number, table in made:
+            made = compute_parts(connection, parts, function, model, options, package_digest(), pieces)
+        with contextlib.closing(made), counter(sum(map(len, pieces)), title, "pairs", steady=True) as advance:
+            for number, table, is_found in made:
                 yield number, table
-                advance(len(pieces[number]))
+                advance(len(pieces[number]), is_found)
 
     @checked
     def finish(self, **tables: pd.DataFrame | StoredTable) -> None:
@@ -350,3 +340,21 @@ class Stage:
                     )
             if entry["writes"].get(self._name(path), digest) != digest:
                 print(f"{self._name(path)} was changed after {writer} wrote it, by hand or by another program.")
+
+
+def _compute_here(
+    parts: Checkpoints,
+    function: Callable[..., pd.DataFrame],
+    model: VLM,
+    options: Mapping[str, Any],
+    pieces: list[pd.DataFrame],
+) -> Generator[tuple[int, pd.DataFrame, bool], None, None]:
+    """The number and table of every part, and whether it was kept: first all that are, then the others."""
+    missing = []
+    for number, rows in enumerate(pieces):
+        if (table := parts.get(rows)) is None:
+            missing.append(number)
+        else:
+            yield number, table, True
+    for number in missing:
+        yield number, parts.put(pieces[number], function(model, pieces[number], **options)), False

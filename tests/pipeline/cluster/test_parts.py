@@ -1,5 +1,6 @@
 """Parts on workers: the files of one machine, and what becomes of those that fail. The workers are threads."""
 
+import contextlib
 import json
 
 import pandas as pd
@@ -142,16 +143,24 @@ def test_the_counter_counts_pairs_and_knows_what_was_found(monkeypatch):
 
     seen, counter = [], progress.counter
 
-    def spy(total, description, unit, found, steady):
-        seen.append((total, unit, found))
-        return counter(total, description, unit, found, steady)
+    @contextlib.contextmanager
+    def spy(total, description, unit, steady):
+        counts = {True: 0, False: 0}
+        seen.append((total, unit, counts))
+        with counter(total, description, unit, steady) as advance:
+
+            def counted(n, found=False):
+                counts[found] += n
+                advance(n, found)
+
+            yield counted
 
     monkeypatch.setattr(stage_module, "counter", spy)
     resume(functions.double)
     next(stage().parts_folder.rglob("*.parquet")).unlink()
     resume(functions.double)
-    assert seen[0] == (10, "pairs", 0)
-    assert seen[1][:2] == (10, "pairs") and seen[1][2] in (7, 9)
+    assert seen[0] == (10, "pairs", {True: 0, False: 10})
+    assert seen[1][:2] == (10, "pairs") and seen[1][2] in ({True: 7, False: 3}, {True: 9, False: 1})
 
 
 # Workers that cannot

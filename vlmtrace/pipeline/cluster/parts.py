@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +32,8 @@ HOPELESS = 3
 #: Parts that the scheduler knows of at a time: enough for thousands of workers, and little memory for millions.
 WINDOW = 2048
 
-#: Parts in one message to the scheduler.
-AT_ONCE = 256
+#: Parts in one message to the scheduler: few, so that workers begin while the next ones are still looked for.
+AT_ONCE = 32
 
 #: Bytes of options above which they travel to a worker once, not with each part.
 LARGE = 50_000
@@ -50,9 +49,9 @@ def compute_parts(
     model: VLM,
     options: Mapping[str, Any],
     code: str,
-    pieces: Mapping[int, pd.DataFrame],
-) -> Generator[tuple[int, pd.DataFrame], None, None]:
-    """Compute parts on the workers of a cluster.
+    pieces: Sequence[pd.DataFrame],
+) -> Generator[tuple[int, pd.DataFrame, bool], None, None]:
+    """Compute the parts that are missing on the workers of a cluster.
 
     Args:
         connection: to the cluster
@@ -61,10 +60,10 @@ def compute_parts(
         model: its first argument, which each worker loads by its name
         options: its further arguments
         code: the digest of this package
-        pieces: the rows of each part that is missing, by its number
+        pieces: the rows of every part; workers compute the first that are missing while it is seen which others are
 
     Yields:
-        the number of each part as it is finished, and its table
+        the number of each part as it is found or finished, its table, and whether it was found
 
     Raises:
         VlmtraceError: some parts failed (all others are finished), or nothing can go on
@@ -78,10 +77,11 @@ def compute_parts(
 class _Run:
     """The state of one call of `compute_parts`."""
 
-    def __init__(self, connection: Connection, parts: Checkpoints, job: Job, pieces: Mapping[int, pd.DataFrame]):
+    def __init__(self, connection: Connection, parts: Checkpoints, job: Job, pieces: Sequence[pd.DataFrame]):
         self.connection, self.client = connection, connection.client
         self.parts, self.job, self.pieces = parts, job, pieces
-        self.todo = deque(pieces)
+        self.next = 0
+        self.missing = 0
         self.flying: dict[Any, int] = {}
         self.failures: dict[int, list[Receipt]] = {}
         self.aside: dict[int, str] = {}
@@ -90,15 +90,14 @@ class _Run:
         self.token = secrets.token_hex(4)
         self.sent = 0
 
-    def results(self) -> Iterator[tuple[int, pd.DataFrame]]:
+    def results(self) -> Iterator[tuple[int, pd.DataFrame, bool]]:
         from distributed import as_completed
 
         with self._scheduler_is_there():
             self.completed = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
             self.payload = self._payload()
         try:
-            with self._scheduler_is_there():
-                self._fill()
+            yield from self._fill()
             while self.flying:
                 for future, result in self._batch():
                     index = self.flying.pop(future)
@@ -106,9 +105,8 @@ class _Run:
                         done = self._take(index, future.status, result)
                     if done:
                         self.finished += 1
-                        yield index, self._table(index)
-                with self._scheduler_is_there():
-                    self._fill()
+                        yield index, self._table(index), False
+                yield from self._fill()
         finally:
             self._leave()
         if self.aside:
@@ -124,11 +122,25 @@ class _Run:
             return self.job
         return self.client.submit(carry_job, self.job, key=f"options-{self.token}", pure=False)
 
-    def _fill(self) -> None:
-        """Hand on as many parts as the scheduler is to know of."""
-        while self.todo and len(self.flying) < WINDOW:
-            count = min(WINDOW - len(self.flying), len(self.todo), AT_ONCE)
-            self._submit([self.todo.popleft() for _ in range(count)])
+    def _fill(self) -> Iterator[tuple[int, pd.DataFrame, bool]]:
+        """Hand on as many missing parts as the scheduler is to know of, and yield those that are found on the way."""
+        missing: list[int] = []
+        while self.next < len(self.pieces) and len(self.flying) < WINDOW:
+            index, self.next = self.next, self.next + 1
+            if (table := self.parts.get(self.pieces[index])) is not None:
+                yield index, table, True
+                continue
+            missing.append(index)
+            if len(missing) == AT_ONCE:
+                self._hand_on(missing)
+                missing = []
+        self._hand_on(missing)
+
+    def _hand_on(self, indices: list[int]) -> None:
+        if indices:
+            self.missing += len(indices)
+            with self._scheduler_is_there():
+                self._submit(indices)
 
     def _submit(self, indices: list[int], **options: Any) -> None:
         keys = []
@@ -158,8 +170,7 @@ class _Run:
     def _say_whether_workers_are_there(self) -> None:
         with contextlib.suppress(Exception):  # a scheduler that is gone is said elsewhere
             if not self.client.nthreads():
-                waiting = len(self.flying) + len(self.todo)
-                say(f"{self.connection.where} has no worker: {waiting} parts wait for one. It keeps waiting.")
+                say(f"{self.connection.where} has no worker: {len(self.flying)} parts wait for one. It keeps waiting.")
 
     def _take(self, index: int, status: str, result: Any) -> bool:
         """See what became of a part; say whether it is finished."""
@@ -272,7 +283,7 @@ class _Run:
         shown = [f"{name_rows(self.pieces[index])}: {reason}" for index, reason in list(self.aside.items())[:3]]
         more = f"; and {len(self.aside) - 3} more" if len(self.aside) > 3 else ""
         return (
-            f"{beginning}{len(self.aside)} of {len(self.pieces)} parts of {self.job.function} were set aside: "
+            f"{beginning}{len(self.aside)} of {self.missing} parts of {self.job.function} were set aside: "
             f"{'; '.join(shown)}{more}. The others are kept; correct what is wrong, and the same command computes what "
             "is missing."
         )
