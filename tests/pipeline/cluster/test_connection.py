@@ -10,6 +10,7 @@ import time
 import pandas as pd
 import psutil
 import pytest
+import torch
 from fixtures import cluster_functions as functions
 from fixtures.clusters import children, eventually, fake_model, is_alive, numbered
 
@@ -75,9 +76,13 @@ def test_a_cell_that_runs_again_finds_its_connection(pair_of_workers):
     assert vt.connect("local:2", PLAIN) is pair_of_workers
 
 
-def test_tables_are_those_of_one_machine_to_the_byte(tiny, random_pairs, monkeypatch):
+def test_tables_are_those_of_one_machine_to_the_byte(tiny, random_pairs, monkeypatch, request):
     pairs = vt.evaluate(tiny, random_pairs)
     stages = {run: open_run(run).stage("s", "t", model=tiny) for run in ("here", "there")}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as make has it: other numbers of threads round differently
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    request.addfinalizer(lambda: torch.set_num_threads(before))
     with vt.connect("local:2", PLAIN):
         there = stages["there"].resume(vt.patch_heads, tiny, pairs, chunk=2, corruption="image")
     here = stages["here"].resume(vt.patch_heads, tiny, pairs, chunk=2, corruption="image")
