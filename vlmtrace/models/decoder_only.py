@@ -39,7 +39,7 @@ from vlmtrace.models.types import AnswerIds, Block, Call, Inputs, Patches, Reado
 VOCABULARY_AT_ONCE = 2**13
 
 #: What vision encoders call the output projection of their attention.
-VISION_PROJECTIONS = ("out_proj", "proj", "projection", "projection_layer")
+VISION_PROJECTIONS = ("out_proj", "o_proj", "proj", "projection", "projection_layer")
 
 
 class _Reached(Exception):

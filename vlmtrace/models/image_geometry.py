@@ -65,7 +65,7 @@ def token_patches(model: VLM, inputs: Inputs) -> Array | None:
         (image token, vision position); None where an image token stands for no particular patches
     """
     side_of = model.family.square_side
-    if side_of is None:
+    if side_of is None or model.family.mixes_squares:
         return None
     positions = model.family.layout.positions(model.hf, inputs)  # (position, 3): tile, row, column
     n = len(positions)

@@ -36,7 +36,8 @@ class ImagePrompts(VLM):
     @property
     def image_placeholder(self) -> str:
         """What stands for the image in a prompt: the processor puts the image's tokens in its place."""
-        token = self.processor.image_token
+        # Where the chat template writes another token than those that the image becomes, the processor says so.
+        token = getattr(self.processor, "image_placeholder_token", None) or self.processor.image_token
         return getattr(token, "content", token)
 
     def prompt_text(self, prompt: str) -> str:

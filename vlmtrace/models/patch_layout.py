@@ -14,7 +14,12 @@ class PatchLayout:
     """Tiles of patches, row by row, each tile after its class tokens: what most processors and encoders have.
 
     A family whose processor or vision encoder orders patches in another way overrides these methods.
+
+    Attributes:
+        elsewhere: what stands at positions of the vision encoder that are no patches
     """
+
+    elsewhere = "[CLS]"
 
     def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
         """Tiles of one pair's image, and rows and columns of patches in each."""
@@ -23,7 +28,7 @@ class PatchLayout:
         return int(np.prod(shape[:-3])), rows, columns
 
     def positions(self, hf: Any, inputs: Inputs) -> Array:
-        """Tile, row and column of each position of the vision encoder: (position, 3); -1 for a class token."""
+        """Tile, row and column of each position of the vision encoder: (position, 3); tile -1 where that is no patch."""
         tiles, rows, columns = self.grid(hf.config, inputs)
         patches = all_patches(tiles, rows, columns).reshape(tiles, -1, 3)
         return np.concatenate([np.full((tiles, class_tokens(hf), 3), -1), patches], axis=1).reshape(-1, 3)
@@ -41,7 +46,9 @@ def all_patches(tiles: int, rows: int, columns: int) -> Array:
 
 def patch_size(config: Any) -> tuple[int, int]:
     """Height and width of a patch in pixels."""
-    size = config.vision_config.patch_size
+    vision = config.vision_config
+    # Of two encoders one behind the other, SAM sees the patches.
+    size = getattr(vision, "patch_size", None) or vision.sam_config.patch_size
     return (size, size) if isinstance(size, int) else tuple(size)
 
 

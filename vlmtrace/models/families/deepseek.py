@@ -1,0 +1,40 @@
+"""DeepSeek-VL, Janus, DeepSeek-OCR 2 and Unlimited-OCR: DeepSeek's language models behind SigLIP, SAM or both."""
+
+from __future__ import annotations
+
+from vlmtrace.models.families.spec import FamilySpec
+
+FAMILIES = [
+    FamilySpec(
+        "deepseek_vl",
+        "DeepSeek-VL",
+        "DeepseekVLForConditionalGeneration",
+        handled="images filled up to a square",
+        vision="model.vision_model",
+    ),
+    FamilySpec(
+        "deepseek_vl_hybrid",
+        "DeepSeek-VL with two encoders",
+        "DeepseekVLHybridForConditionalGeneration",
+        handled="images filled up to a square; of the two encoders the vision encoder is SigLIP, and what SAM sees of the "
+        "image in high resolution stays as it is",
+        vision="model.vision_model",
+    ),
+    FamilySpec(
+        "janus",
+        "Janus",
+        "JanusForConditionalGeneration",
+        handled="answers in words; images filled up to a square",
+        vision="model.vision_model",
+        vision_types=("janus_vision_model",),
+    ),
+    FamilySpec(
+        "deepseek_ocr2",
+        "DeepSeek-OCR 2",
+        "DeepseekOcr2ForConditionalGeneration",
+        image_tokens="queries, which see all of a tile",
+        handled="experts, tiles; image tokens have no place in the image",
+        vision_types=(),
+        square_side=None,
+    ),
+]
