@@ -24,8 +24,12 @@ class PatchLayout:
     def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
         """Tiles of one pair's image, and rows and columns of patches in each."""
         shape = inputs["pixel_values"].shape
-        rows, columns = (size // side for size, side in zip(shape[-2:], patch_size(config), strict=True))
+        rows, columns = (size // side for size, side in zip(shape[-2:], self.patch_size(config, inputs), strict=True))
         return int(np.prod(shape[:-3])), rows, columns
+
+    def patch_size(self, config: Any, inputs: Inputs) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return patch_size(config)
 
     def positions(self, hf: Any, inputs: Inputs) -> Array:
         """Tile, row and column of each position of the vision encoder: (position, 3); tile -1 where that is no patch."""
@@ -46,9 +50,7 @@ def all_patches(tiles: int, rows: int, columns: int) -> Array:
 
 def patch_size(config: Any) -> tuple[int, int]:
     """Height and width of a patch in pixels."""
-    vision = config.vision_config
-    # Of two encoders one behind the other, SAM sees the patches.
-    size = getattr(vision, "patch_size", None) or vision.sam_config.patch_size
+    size = config.vision_config.patch_size
     return (size, size) if isinstance(size, int) else tuple(size)
 
 

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vlmtrace.models.families.spec import FamilySpec
+from vlmtrace.models.patch_layout import PatchLayout
+from vlmtrace.models.types import Inputs
+
+
+class OfSam(PatchLayout):
+    """Of two encoders one behind the other, SAM's sees the patches."""
+
+    def patch_size(self, config: Any, inputs: Inputs) -> tuple[int, int]:
+        """SAM's."""
+        side = config.vision_config.sam_config.patch_size
+        return side, side
+
 
 FAMILIES = [
     FamilySpec(
@@ -35,6 +49,7 @@ FAMILIES = [
         image_tokens="queries, which see all of a tile",
         handled="experts, tiles; image tokens have no place in the image",
         vision_types=(),
+        layout=OfSam(),
         square_side=None,
     ),
 ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from vlmtrace.core.types import Array
 from vlmtrace.models.families.spec import FamilySpec
-from vlmtrace.models.patch_layout import PatchLayout, patch_size
+from vlmtrace.models.patch_layout import PatchLayout
 from vlmtrace.models.types import Inputs
 
 
@@ -29,12 +29,21 @@ class Padded(PatchLayout):
 
     def tiles(self, config: Any, inputs: Inputs) -> Array:
         """Put together from the patches, whose channels come last."""
-        height, width = patch_size(config)
+        height, width = self.patch_size(config, inputs)
         _, rows, columns = self.grid(config, inputs)
         pixels = inputs["pixel_values"][0, : rows * columns].float().cpu().numpy()
         placed = pixels.reshape(rows, columns, height, width, -1)
         # (row, column, height, width, channel) -> (channel, row, height, column, width)
         return placed.transpose(4, 0, 2, 1, 3).reshape(1, -1, rows * height, columns * width)
+
+
+class Merged(Padded):
+    """The processor has already taken squares of patches together."""
+
+    def patch_size(self, config: Any, inputs: Inputs) -> tuple[int, int]:
+        """Of a square."""
+        side = config.vision_config.model_patch_size
+        return side, side
 
 
 FAMILIES = [
@@ -48,5 +57,15 @@ FAMILIES = [
         vision_types=("gemma4_vision",),
         layout=Padded(),
         square_side=lambda config: config.vision_config.pooling_kernel_size,
-    )
+    ),
+    FamilySpec(
+        "gemma4_unified",
+        "Gemma 4 without an encoder",
+        "Gemma4UnifiedForConditionalGeneration",
+        image_tokens="one per square of pixels, as they are",
+        handled="no vision encoder, an image that sees itself in both directions, sliding windows, heads of two widths",
+        vision="model.embed_vision",
+        vision_types=(),
+        layout=Merged(),
+    ),
 ]

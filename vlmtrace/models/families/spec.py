@@ -88,6 +88,9 @@ class FamilySpec:
         mixes_squares: whether the squares around it enter an image token, too, by convolutions behind the vision encoder:
             it lies where its square does, but is not made of it alone
         pack: rearranges image tokens after projection; None where they come row by row, tile by tile
+        pooled: inputs of one pair -> for each image token the patches that are pooled into it, by their number, tile by tile
+            and row by row: (image token, patch of it), -1 for none; None where they come in squares
+        as_batch: inputs of several pairs, each as the processor gives it alone -> what the model takes for all of them
         later_image_features: config -> the number of text layers, from the first on, behind which the model adds image
             features
         caps_logits: whether the model's forward pass applies the text configuration's `final_logit_softcapping`
@@ -125,6 +128,8 @@ class FamilySpec:
     square_side: Callable[[Any], int] | None = lambda _config: 1
     mixes_squares: bool = False
     pack: Pack | None = None
+    pooled: Callable[[Inputs], Array] | None = None
+    as_batch: Callable[[Inputs], Inputs] = lambda inputs: inputs
     # What its layers do
     later_image_features: Callable[[Any], int] = lambda _config: 0
     caps_logits: bool = True
