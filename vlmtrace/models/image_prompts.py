@@ -137,7 +137,8 @@ class ImagePrompts(VLM):
         with processor_refusals(self, text, image):
             row = self.processor(images=image, text=text, return_tensors="pt", **self.tokenizer_options(text))
         check_length(self, row, text)
-        return {name: value for name, value in row.items() if name in self.forward_arguments}
+        # Some processors leave numbers in lists.
+        return {name: torch.as_tensor(value) for name, value in row.items() if name in self.forward_arguments}
 
     def is_image(self, inputs: Inputs) -> Tensor:
         """(pair, position) bool: where image tokens stand in the language model."""

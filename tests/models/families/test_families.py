@@ -253,8 +253,8 @@ def test_image_tokens_lie_where_their_patches_do(family, picture):
             assert np.isnan(found).all(), "what is not in the image belongs to no place in it"
             continue
         if not len(found):
-            assert model.family.pack, f"position {position} reaches no token"
-            continue  # a row at the edge that is mostly padding, and is dropped with it
+            assert model.family.pack or model.family.pooled, f"position {position} reaches no token"
+            continue  # a row at the edge that is mostly padding, and is dropped with it; a patch that another crop has, too
         holds = (found[:, :2] <= boxes[position][:2] + 1e-3).all(1) & (found[:, 2:] >= boxes[position][2:] - 1e-3).all(1)
         if model.family.mixes_squares:
             side = found[0, 2:] - found[0, :2] + 1e-3

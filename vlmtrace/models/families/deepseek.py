@@ -18,6 +18,12 @@ class OfSam(PatchLayout):
         return side, side
 
 
+def _with_lists(inputs: Inputs) -> Inputs:
+    """Numbers of tiles as lists, as the model takes them."""
+    listed = ("num_local_patches", "patches_grid")
+    return {name: value.tolist() if name in listed else value for name, value in inputs.items()}
+
+
 FAMILIES = [
     FamilySpec(
         "deepseek_vl",
@@ -51,5 +57,17 @@ FAMILIES = [
         vision_types=(),
         layout=OfSam(),
         square_side=None,
+    ),
+    FamilySpec(
+        "unlimited_ocr",
+        "Unlimited-OCR",
+        "UnlimitedOcrForConditionalGeneration",
+        image_tokens="one per square of SAM's patches, which convolutions mix with those around it, newlines between rows",
+        handled="experts, tiles; SAM and CLIP one behind the other, neither of which is offered; image tokens have no "
+        "place in the image; an answer counts as a part of the prompt, so that it forgets none of its beginning",
+        vision_types=(),
+        layout=OfSam(),
+        square_side=None,
+        as_batch=_with_lists,
     ),
 ]
