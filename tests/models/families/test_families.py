@@ -185,6 +185,25 @@ def test_attention_is_given_whatever_the_implementation(model, random_pairs):
     assert model.hf.config.get_text_config()._attn_implementation == before
 
 
+def test_attention_of_the_vision_encoder_is_given_where_it_says_so(model, random_pairs):
+    block = vision_block(model)
+    if not block.attention_modules:
+        pytest.skip(f"the vision encoder of {model.family.name} keeps its attention weights")
+    inputs = run_inputs(model, random_pairs.iloc[[0]], "clean")
+    weights = model.attention(inputs, block.name, "self_attention")
+    layers, tiles, heads, queries, keys = weights.shape
+    assert (layers, heads) == (block.n_layers, block.n_heads) and queries == keys
+    assert tiles * queries == len(model.tokens(block.name, "", inputs))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+
+def test_a_prompt_without_an_image_is_answered(model):
+    inputs = model.encode_text(model.text_only_prompt("is this red or blue?"))
+    with torch.no_grad():
+        logits = model.answer_logits(inputs)
+    assert logits.shape[0] == 1 and logits.isfinite().all()
+
+
 # Positions in the image ------------------------------------------------------------
 
 
