@@ -45,7 +45,10 @@ class VLM(ModelInterface):
 
     def __repr__(self) -> str:
         """Name, and layers × heads of each block."""
-        blocks = ", ".join(f"{b.name} {b.n_layers}×{b.n_heads}" for b in self.blocks.values())
+        blocks = ", ".join(
+            f"{b.name} {b.n_layers}×{f'{min(b.heads)}–{b.n_heads}' if b.heads else b.n_heads}"
+            for b in self.blocks.values()
+        )
         return f"<{type(self).__name__} {self.name}: layers × heads: {blocks}>"
 
     # Blocks and sites --------------------------------------------------------
@@ -63,7 +66,7 @@ class VLM(ModelInterface):
     @property
     def injects_image_features_later(self) -> bool:
         """Whether later layers of the language model receive image features, too."""
-        return self.adds_image_features_after(0)
+        return any(map(self.adds_image_features_after, range(self.head_block.n_layers)))
 
     @checked
     def sites(self, blocks: Sequence[str] | None = None) -> list[Site]:

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from vlmtrace.models.sweep import shared_prefix
-from vlmtrace.models.sweep.shared_prefix import Prefix, Recorder, attend
+from vlmtrace.models.sweep.kept_keys import Prefix, Recorder
+from vlmtrace.models.sweep.shared_prefix import attend
 
 PAIRS, STATES, KEY_HEADS, SHARED, SIZE = 2, 3, 2, 2, 8
 

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.interventions import Interventions, Setting, changed_positions
+from vlmtrace.models.layer_kinds import check_can_be_hidden
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.sweep.chunking import in_chunks
 from vlmtrace.models.sweep.decoder_only import BLOCK, Replay
+from vlmtrace.models.sweep.layer_calls import stream_of
 from vlmtrace.models.sweep.layer_sweep import concat_states
 from vlmtrace.models.types import AnswerIds, Patches, Readout, Site, Trace, positions_read
 from vlmtrace.models.vlm import VLM
@@ -33,6 +35,7 @@ def intervene(
     model: VLM, source: Trace, base: Trace, given: Interventions, answer_ids: AnswerIds, memory: int
 ) -> Readout:
     """Answer every intervention in a batch of pairs; see `ModelInterface.intervene`."""
+    given = _hidden_where_seen(model, given)
     replay = Replay(model, base)
     starts = given.starts(BLOCK)
     layers = [0 if start is None else start[0] for start in starts]
@@ -58,6 +61,13 @@ def intervene(
     found = Readout.cat(readouts, dim=1)
     back = torch.tensor(order, device=found.correct.device).argsort()
     return Readout(found.correct[:, back], found.incorrect[:, back], found.log_normalizer[:, back])
+
+
+def _hidden_where_seen(model: VLM, given: Interventions) -> Interventions:
+    """The same interventions, that hide nothing in layers in which no position sees another."""
+    kept = check_can_be_hidden(model.name, model.blocks[BLOCK], [site.layer for site in given.blocked])
+    blocked = {site: setting for site, setting in given.blocked.items() if site.layer in kept}
+    return Interventions(given.n, given.overwritten, blocked)
 
 
 def _visible(given: Interventions, replay: Replay) -> Interventions:
@@ -137,6 +147,7 @@ class _Suffix:
 
     def _advance(self, layer: int, states: Tensor, given: Interventions, blocked: Setting | None) -> Tensor:
         """One whole layer for states (P, S, L, D) that are under way."""
+        self.replay.prepare(layer, self.first)
         hooks = self._hooks(("self_attention", "mlp"), given, layer, 0, states.shape[1])
         if blocked is not None:
             out = self._masked(layer, states, blocked, hooks)
@@ -176,7 +187,7 @@ class _Suffix:
             hooks = [(point, lambda value: value.masked_fill(blind, 0)), *hooks]
         options["past_key_values"] = _Before(self.replay.recorded[layer], self.first, n)
         with attach_hooks(hooks):
-            return self.replay.layers[layer](states.flatten(0, 1), **options).view(states.shape)
+            return stream_of(self.replay.layers[layer], states.flatten(0, 1), **options).view(states.shape)
 
 
 class _Before:
@@ -187,10 +198,15 @@ class _Before:
         self.key, self.value = (
             part[:, :, :first].repeat_interleave(n_states, dim=0) for part in (recorded.key, recorded.value)
         )
+        self.first = first
 
     def update(self, key: Tensor, value: Tensor, *_args: Any, **_options: Any) -> tuple[Tensor, Tensor]:
         """Called by the layer with the states' own keys and values (P·S, K, L, E); it goes on with what is returned."""
         return torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
+
+    def get_seq_length(self, *_args: Any) -> int:
+        """How many positions come before those of the states; some layers scale their queries by it."""
+        return self.first
 
 
 def _hiding(mask: Tensor | None, hidden: Tensor, dtype: torch.dtype) -> Tensor:
