@@ -104,7 +104,7 @@ def language_block(layers: Iterable[nn.Module], paths: str | tuple[str, ...], n_
         n_heads: what the configuration says of all of them
 
     Returns:
-        the block; attention weights are offered where every layer has some
+        the block; attention weights are offered where every layer has some, of as many heads
     """
     layers, attention = list(layers), ("self_attention",)
     found = [attention_path(layer, paths) for layer in layers]
@@ -116,7 +116,7 @@ def language_block(layers: Iterable[nn.Module], paths: str | tuple[str, ...], n_
         max(heads, default=n_heads),
         ("residual", "mlp", *attention),
         head_modules=attention,
-        attention_modules=attention if set(kinds) <= {ATTENTION} else (),
+        attention_modules=attention if set(kinds) <= {ATTENTION} and len(set(heads)) == 1 else (),
         heads=heads if len(set(heads)) > 1 else (),
         kinds=kinds if set(kinds) - {ATTENTION} else (),
     )
@@ -148,6 +148,26 @@ def check_can_be_hidden(name: str, block: Block, layers: Iterable[int]) -> list[
                 f"({', '.join(kept) or 'there are none'})."
             )
     return [layer for layer in layers if block.kind_at(layer) == ATTENTION]
+
+
+def check_has_weights(name: str, block: Block) -> None:
+    """Check that a block gives attention weights.
+
+    Args:
+        name: the model's, for the sentence
+        block: the block
+
+    Raises:
+        VlmtraceError: its layers have none, or not all of them have some
+    """
+    if block.attention_modules:
+        return
+    why = "its attention keeps them to itself in every implementation"
+    if block.kinds:
+        why = "some of its layers carry a state, or look at the image alone"
+    elif block.heads:
+        why = "some of its layers have fewer heads than others"
+    raise VlmtraceError(f"{block.name} of {name} gives no attention weights, since {why}: patch its heads instead.")
 
 
 def by_name(module: nn.Module, args: tuple, options: dict[str, Any]) -> dict[str, Any]:

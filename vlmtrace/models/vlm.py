@@ -18,6 +18,7 @@ from vlmtrace.models.finite import check_finite
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.input_limits import processor_refusals
 from vlmtrace.models.interface import ModelInterface
+from vlmtrace.models.layer_kinds import check_has_weights
 from vlmtrace.models.types import Block, Inputs, Site, Trace
 
 
@@ -312,6 +313,7 @@ class VLM(ModelInterface):
             VlmtraceError: the block does not exist, or its module gives no attention weights
         """
         found = self.blocks[one_of(block, self.blocks, f"block of {self.name}")]
+        check_has_weights(self.name, found)
         one_of(module, found.attention_modules, f"attention of {block}")
         weights: list[Tensor] = []
         with MODEL_LOCK, torch.no_grad(), self.eager(), contextlib.ExitStack() as stack:
