@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.families import FAMILIES
+from fixtures.families import THROUGHOUT
 from fixtures.raw_data import bomb_png, photograph
 from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 from transformers.image_transforms import convert_to_rgb
@@ -132,7 +132,7 @@ def test_a_black_icon_on_transparent_ground_is_not_blank(tmp_path):
 def test_a_models_own_processor_gives_the_same_pixels(tmp_path, family):
     """A photograph that was taken sideways through transformers' loader; a transparent drawing as it is."""
     with without_video(), without_num2words():
-        picture = FAMILIES[family]()[1].image_processor
+        picture = THROUGHOUT[family]()[1].image_processor
     photograph().save(tmp_path / "turned.jpg", exif=exif(6))
     disc("RGBA", (30, 160, 30, 255), (255, 0, 255, 0)).save(tmp_path / "icon.png")
     with Image.open(tmp_path / "icon.png") as icon:

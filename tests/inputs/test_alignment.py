@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.families import FAMILIES
+from fixtures.families import THROUGHOUT
 from fixtures.sized_pairs import ONE_SIZE, QWEN, TILED, pair_of
 from PIL import Image
 
@@ -14,7 +14,7 @@ from vlmtrace.inputs.pair_runs import encode_pair
 
 
 def test_every_family_has_its_case():
-    assert {*QWEN, *ONE_SIZE, *TILED} == set(FAMILIES), "add the new family to its kind above"
+    assert {*QWEN, *ONE_SIZE, *TILED} == set(THROUGHOUT), "add the new family to its kind above"
 
 
 @pytest.mark.parametrize("name", QWEN)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from fixtures.families import FAMILIES
+from fixtures.families import THROUGHOUT
 from fixtures.sized_pairs import QWEN, pair_of
 from PIL import Image
 
@@ -35,7 +35,7 @@ def test_strips_are_set_aside_with_the_processors_words(name, size, model_store,
         vt.patch_modules(model, pairs[1:], positions=["last"], modules=["residual"])
 
 
-@pytest.mark.parametrize("name", ["random_blip", *FAMILIES])
+@pytest.mark.parametrize("name", ["random_blip", *THROUGHOUT])
 @pytest.mark.parametrize("size", [(1, 40), (40, 1), (1, 1), (3, 3), (31, 639)])
 def test_small_and_narrow_images_are_taken_as_the_model_takes_them(name, size, model_store, tmp_path):
     usable, set_aside = vt.check_pairs(model_store.shared(name), pair_of(tmp_path, size, size))

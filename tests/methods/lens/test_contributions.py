@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures.families import FAMILIES
+from fixtures.families import THROUGHOUT
 from torch import nn
 
 import vlmtrace as vt
@@ -26,7 +26,7 @@ LANGUAGE = "language_model"
 PREFIX = "red is the"
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=THROUGHOUT)
 def family(request, model_store, questions):
     """A model, the inputs of a question after the beginning of an answer, and the lens on it."""
     model = model_store.shared(request.param)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fixtures.families import FAMILIES
+from fixtures.families import THROUGHOUT
 from PIL import Image
 
 import vlmtrace as vt
@@ -42,7 +42,7 @@ def test_area_under_roc_is_how_often_a_positive_lies_higher():
     assert np.isnan(roc_auc(np.arange(3.0), np.zeros(3, dtype=bool)))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", THROUGHOUT)
 def test_every_family_has_its_maps(name, model_store, masked):
     model = model_store.shared(name)
     lens = lens_of(model, masked.iloc[0])

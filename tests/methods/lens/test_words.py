@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fixtures.families import FAMILIES
+from fixtures.families import THROUGHOUT
 from PIL import Image
 
 import vlmtrace as vt
@@ -23,7 +23,7 @@ from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.types import Site
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", THROUGHOUT)
 def test_a_side_is_all_that_a_key_or_value_sees(name, model_store, questions):
     """Swap the input of one position for its side: with the norm's scale kept, the recorded key is the same."""
     model = model_store.shared(name)

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from fixtures.families import FAMILIES
+from fixtures.families import THROUGHOUT
 
 import vlmtrace as vt
 from vlmtrace.inputs.pair_runs import encode_pair, run_pairs
@@ -15,7 +15,7 @@ from vlmtrace.methods.patching.together import interventions_of
 from vlmtrace.models import Patches
 from vlmtrace.models.sweep import reference
 
-EVERY = ["random_blip", *FAMILIES]
+EVERY = ["random_blip", *THROUGHOUT]
 
 
 @pytest.fixture

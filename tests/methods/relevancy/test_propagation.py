@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from fixtures.families import FAMILIES
+from fixtures.families import THROUGHOUT
 from PIL import Image
 
 import vlmtrace as vt
@@ -28,7 +28,7 @@ REFUSED = {
 }
 
 
-@pytest.fixture(scope="module", params=["random_blip", *FAMILIES])
+@pytest.fixture(scope="module", params=["random_blip", *THROUGHOUT])
 def model(request, model_store):
     found = copy.copy(model_store.shared(request.param))
     found.name = request.param

@@ -58,7 +58,7 @@ def install(tmp_path, monkeypatch):
 
 def test_every_family_is_tested_on_a_random_model(model_store):
     tested = {"blip"} | {model_store.shared(name).family.model_type for name in FAMILIES}
-    assert set(families()) == tested, "a family needs a builder in fixtures/families.py"
+    assert set(families()) == tested, "a family needs a builder in fixtures/family_builders"
 
 
 def test_a_file_declares_its_families_and_nobody_else_does():
