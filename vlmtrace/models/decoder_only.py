@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,16 +176,19 @@ class DecoderOnly(ImagePrompts):
 
         block = self.blocks["language_model"]
 
-        def keep(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
+        def keep(layer: int, module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
             options = by_name(module, args, options)
-            records = sites is None and block.kind_at(len(calls) % block.n_layers) != STATE
+            records = sites is None and block.kind_at(layer) != STATE
             # A cache would keep this run's keys and values: with it, a patched run would read those of the unpatched.
             call = Call(args[0].detach(), {**options, "past_key_values": None}, Recorder() if records else None)
             calls.append(call)
             return args[:1], {**options, "past_key_values": call.recorder}
 
         with MODEL_LOCK:
-            handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.text.layers]
+            handles = [
+                layer.register_forward_pre_hook(partial(keep, i), with_kwargs=True)
+                for i, layer in enumerate(self.text.layers)
+            ]
             try:
                 trace = super().trace(inputs, sites, image)
             finally:

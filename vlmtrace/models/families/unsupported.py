@@ -4,11 +4,6 @@ from vlmtrace.models.families.spec import UnsupportedFamily
 
 UNSUPPORTED = [
     UnsupportedFamily(
-        "mllama",
-        "Mllama (Llama 3.2 Vision)",
-        "which looks at the image by cross-attention from within its language model",
-    ),
-    UnsupportedFamily(
         "molmo2", "Molmo 2", "whose images only torchvision can prepare, so that it could not be checked"
     ),
     UnsupportedFamily(
