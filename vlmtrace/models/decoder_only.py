@@ -293,8 +293,15 @@ class DecoderOnly(ImagePrompts):
         leave_out_unknown_vision_encoder(self, trace, inputs)
 
     def sweep_unsupported_reason(self, inputs: Inputs) -> str | None:
-        """Keys and values that layers share; for the rest, `check_layers` refuses what the sweep must not meet."""
-        return "keys and values that layers share" if self.shares_keys else None
+        """Keys and values that layers share in an unknown way; `check_layers` refuses what else must not be met."""
+        if not self.shares_keys or self._says_what_it_shares():
+            return None
+        return "how layers share keys and values"
+
+    def _says_what_it_shares(self) -> bool:
+        """Whether each layer tells whether it reads the keys and values of another, and passes its own on."""
+        attentions = [self.attention_module(Site("language_model", "self_attention", i)) for i in range(len(self.text.layers))]
+        return all(hasattr(one, "is_kv_shared_layer") and hasattr(one, "store_full_length_kv") for one in attentions)
 
     def sweep(
         self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int

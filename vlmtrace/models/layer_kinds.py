@@ -28,6 +28,9 @@ STATE = "state"
 #: What text layers call a module that carries a state.
 STATEFUL = ("linear_attn", "conv")
 
+#: Where layers pass keys and values on to those above them, by the kind of their attention.
+SHARED_KEYS = "shared_kv_states"
+
 #: What a layer that looks at the image is called with.
 IMAGE_STATES = "cross_attention_states"
 
@@ -120,6 +123,28 @@ def language_block(layers: Iterable[nn.Module], paths: str | tuple[str, ...], n_
         heads=heads if len(set(heads)) > 1 else (),
         kinds=kinds if set(kinds) - {ATTENTION} else (),
     )
+
+
+def key_sources(attentions: Iterable[nn.Module]) -> list[int | None]:
+    """By layer, the lower one whose keys and values its attention reads; None: its own.
+
+    Args:
+        attentions: the attention of each layer, from the lowest on
+
+    Raises:
+        VlmtraceError: no lower layer passes on what an attention reads
+    """
+    found: list[int | None] = []
+    passing: dict[str, int] = {}
+    for layer, attention in enumerate(attentions):
+        kind = str(getattr(attention, "layer_type", ""))
+        reads = bool(getattr(attention, "is_kv_shared_layer", False))
+        if reads and kind not in passing:
+            raise VlmtraceError(f"Layer {layer} reads keys and values that no lower layer passes on.")
+        found.append(passing[kind] if reads else None)
+        if getattr(attention, "store_full_length_kv", False):
+            passing[kind] = layer
+    return found
 
 
 def check_can_be_hidden(name: str, block: Block, layers: Iterable[int]) -> list[int]:

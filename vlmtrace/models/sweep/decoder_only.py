@@ -28,6 +28,7 @@ from vlmtrace.models.sweep.layer_sweep import (
     with_heads,
 )
 from vlmtrace.models.sweep.replay import BLOCK, Replay
+from vlmtrace.models.sweep.shared_prefix import no_attention
 from vlmtrace.models.sweep.vision_patches import sweep_vision
 from vlmtrace.models.types import AnswerIds, Inputs, Patches, Readout, Site, Trace, positions_read
 from vlmtrace.models.vlm import VLM
@@ -103,6 +104,7 @@ class SuffixSweep:
     def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
         """Readout (P, S) of patches sorted by layer."""
         n_layers, n_read = len(self.replay.layers), positions_read(answer_ids)
+        shared = self.replay.pass_from(self.first)
 
         def start(layer: int) -> int:
             # Above the last layer only the positions that are read out matter.
@@ -116,9 +118,9 @@ class SuffixSweep:
             self.replay.prepare(layer, self.first)
             restored = restore_window_hooks(self.model, self.clean, patches, layer, states.shape[1], self.first)
             if layer + 1 == n_layers and not restored:
-                return self.replay.advance_read(layer, states, self.first, self.replay.length - start(layer))
+                return self.replay.advance_read(layer, states, self.first, self.replay.length - start(layer), shared)
             with attach_hooks(restored):
-                return self.replay.advance(layer, states, self.first)[:, :, start(layer) - self.first :]
+                return self.replay.advance(layer, states, self.first, shared)[:, :, start(layer) - self.first :]
 
         states = sweep_layers(n_layers, patches, enter, advance)
         return Readout.of_last(self.model.read(states[:, :, -n_read:]), answer_ids)
@@ -198,7 +200,7 @@ def run_with_fixed_heads(
         mask = keep[:, layer, :n_heads].repeat_interleave(width, dim=-1)[:, None].to(chosen.device)  # (set, 1, D)
         fixed = torch.where(mask, chosen, rest)
         options = options_at(call.options, stream.shape[1], lambda value, _dim: for_each_state(value, len(keep)))
-        with attach_hooks([(model.hook_point(site), partial(_given, fixed))]):
+        with no_attention(model.hf), attach_hooks([(model.hook_point(site), partial(_given, fixed))]):
             out = stream_of(module, stream, **without_image(options, len(keep)))
         if model.adds_image_features_after(layer) and layer + 1 < len(run.calls):
             out = out + run.calls[layer + 1].hidden - stream_of(module, call.hidden, **call.options)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.hooks import HookPoint, attach_hooks
-from vlmtrace.models.layer_kinds import ATTENTION, CROSS_ATTENTION, STATE
+from vlmtrace.models.layer_kinds import ATTENTION, CROSS_ATTENTION, SHARED_KEYS, STATE, key_sources
 from vlmtrace.models.sweep.carried_states import CarriedStates
 from vlmtrace.models.sweep.kept_keys import Prefix, Recorded, Recorder
 from vlmtrace.models.sweep.layer_calls import for_each_state, options_at, stream_of, without_image
 from vlmtrace.models.sweep.layer_masks import BLOCK, masks_of, seen
+from vlmtrace.models.sweep.shared_keys import SharedKeys
 from vlmtrace.models.sweep.shared_prefix import no_attention, shared_prefixes
 from vlmtrace.models.types import Call, Patches, Site, Trace
 from vlmtrace.models.vlm import VLM
@@ -46,6 +47,9 @@ class Replay:
         block = model.blocks[BLOCK]
         self.layers = [model.layer_module(BLOCK, i) for i in range(block.n_layers)]
         self.kinds = [block.kind_at(i) for i in range(block.n_layers)]
+        attentions = [model.attention_module(Site(BLOCK, "self_attention", i)) for i in range(block.n_layers)]
+        self.sources = key_sources(attentions)
+        self._passed_as = [str(getattr(attention, "layer_type", "")) for attention in attentions]
         self.length = corrupt.calls[0].hidden.shape[1]
         self.masks = masks_of(model, corrupt.calls)
         self.recorded: list[Recorder | None] = []
@@ -57,7 +61,8 @@ class Replay:
             recorder, out = call.recorder, corrupt.activations.get(Site(BLOCK, "residual", i))
             if out is None or (recorder is None and self.kinds[i] != STATE):
                 recorder, out = self._record(i)
-            self.recorded.append(recorder)
+            source = self.sources[i]
+            self.recorded.append(recorder if source is None else self.recorded[source])
             adds = model.adds_image_features_after(i) and i + 1 < len(self.layers)
             self.between.append(self.calls[i + 1].hidden - out if adds else None)
 
@@ -69,6 +74,10 @@ class Replay:
         out = stream_of(self.layers[layer], call.hidden, **options)
         self.nbytes += recorder.nbytes if recorder else 0  # beside what the trace holds
         return recorder, out
+
+    def pass_from(self, first: int) -> SharedKeys:
+        """What layers give each other in one pass of states that start with position `first`."""
+        return SharedKeys(self.sources, self._passed_as, self.recorded, first)
 
     def first_reached(self, patches: Patches) -> list[int]:
         """For each patch, the first position whose state it can change in any layer above."""
@@ -165,6 +174,9 @@ class Replay:
     def _options(self, layer: int, rows: slice | Tensor, chosen: Callable[[Tensor, int], Tensor]) -> dict[str, Any]:
         given = self.calls[layer].options
         options = options_at(given, self.length, chosen)
+        if SHARED_KEYS in options:
+            # A layer writes into it: those of the run stay as they are.
+            options[SHARED_KEYS] = dict(options[SHARED_KEYS])
         if self.kinds[layer] == ATTENTION:
             mask = self.masks[layer]
             options["attention_mask"] = None if mask is None else mask[:, :, rows]
@@ -182,8 +194,15 @@ class Replay:
         # Of one position at a time: patches come in the order of their first positions.
         self._carried[layer] = first, carried
 
-    def advance(self, layer: int, states: Tensor, first: int) -> Tensor:
-        """One whole layer for positions from `first` on: outputs of the layer below (P, S, L, D) -> (P, S, L, D)."""
+    def advance(self, layer: int, states: Tensor, first: int, shared: SharedKeys) -> Tensor:
+        """One whole layer for positions from `first` on: outputs of the layer below (P, S, L, D) -> (P, S, L, D).
+
+        Args:
+            layer: the one that runs
+            states: outputs of the layer below
+            first: the position that they start with
+            shared: of this pass, from `pass_from`
+        """
         states = self._entering(layer, states, first)
         n_states = states.shape[1]
         options = self.options(layer, slice(first, None), n_states)
@@ -197,14 +216,14 @@ class Replay:
             prefix = Prefix.of_image(recorded, n_states)
             options = without_image(options, len(rows))
         else:
-            prefix = Prefix(
-                recorded, first, self.sees_all_before(layer, first), self._is_causal_from(layer, first)
-            )
+            prefix = Prefix(recorded, first, self.sees_all_before(layer, first), self._is_causal_from(layer, first))
+            options = shared.handed(layer, options, n_states)
         with shared_prefixes(self.model.hf, prefix):
             out = stream_of(self.layers[layer], rows, **{**options, "past_key_values": prefix})
+        shared.keep(layer, options, len(states), states.shape[2])
         return out.view(states.shape)
 
-    def advance_read(self, layer: int, states: Tensor, first: int, n_read: int) -> Tensor:
+    def advance_read(self, layer: int, states: Tensor, first: int, n_read: int, shared: SharedKeys) -> Tensor:
         """As `advance`, for the last positions alone: (P, S, L, D) -> (P, S, R, D).
 
         Above the last layer nothing sees the other positions: of them it computes no more than keys and values.
@@ -214,21 +233,23 @@ class Replay:
             states: outputs of the layer below
             first: the position that they start with
             n_read: how many last positions
+            shared: of this pass, from `pass_from`
         """
         length, start = states.shape[2], self.length - n_read
         if length == n_read:
-            return self.advance(layer, states, first)
+            return self.advance(layer, states, first, shared)
         if self.kinds[layer] == STATE:
-            return self.advance(layer, states, first)[:, :, -n_read:]
+            return self.advance(layer, states, first, shared)[:, :, -n_read:]
         if self.kinds[layer] == CROSS_ATTENTION:
-            return self.advance(layer, states[:, :, -n_read:], start)
+            return self.advance(layer, states[:, :, -n_read:], start, shared)
         states = self._entering(layer, states, first)
         recorder, recorded = Recorder(stops=True, start=first), self.recorded[layer]
         assert recorded is not None, "attention has keys"
-        options = self.options(layer, slice(first, None), states.shape[1])
-        with contextlib.suppress(Recorded):
-            self.layers[layer](states.flatten(0, 1), **{**options, "past_key_values": recorder})
-        options = self.options(layer, slice(start, None), states.shape[1])
+        if self.sources[layer] is None:
+            options = self.options(layer, slice(first, None), states.shape[1])
+            with contextlib.suppress(Recorded):
+                self.layers[layer](states.flatten(0, 1), **{**options, "past_key_values": recorder})
+        options = shared.handed(layer, self.options(layer, slice(start, None), states.shape[1]), states.shape[1])
         prefix = Prefix(recorded, first, self.sees_all_before(layer, first), own=recorder, start=start)
         read = states[:, :, -n_read:]
         with shared_prefixes(self.model.hf, prefix):
