@@ -4,11 +4,6 @@ from vlmtrace.models.families.spec import UnsupportedFamily
 
 UNSUPPORTED = [
     UnsupportedFamily(
-        "mllama",
-        "Mllama (Llama 3.2 Vision)",
-        "which looks at the image by cross-attention from within its language model",
-    ),
-    UnsupportedFamily(
         "florence2", "Florence-2", "whose language model has an encoder of its own, in which the image's tokens stand"
     ),
 ]
