@@ -284,7 +284,7 @@ def test_image_tokens_lie_where_their_patches_do(family, picture):
             continue
         if not len(found):
             assert model.family.pack or model.family.pooled, f"position {position} reaches no token"
-            continue  # a row at the edge that is mostly padding, and is dropped with it; a patch that another crop has, too
+            continue  # a row at the edge that is mostly padding, and is dropped with it; or another crop has the patch
         holds = (found[:, :2] <= boxes[position][:2] + 1e-3).all(1) & (found[:, 2:] >= boxes[position][2:] - 1e-3).all(
             1
         )

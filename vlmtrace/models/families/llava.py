@@ -37,8 +37,8 @@ FAMILIES = [
         "llava",
         "LLaVA-1.5",
         "LlavaForConditionalGeneration",
-        handled="layers above vision_feature_layer are not offered; features of several layers side by side; also Pixtral "
-        "in its transformers form, whose images have any size",
+        handled="layers above vision_feature_layer are not offered; features of several layers side by side; Pixtral, "
+        "whose images have any size",
         adapt=of_pixtral,
     ),
     FamilySpec(

@@ -58,7 +58,8 @@ FAMILIES = [
         "Molmo 2",
         "Molmo2ForConditionalGeneration",
         image_tokens="one per square of patches of the whole image and of its crops",
-        handled="crops that overlap, features of several layers side by side, an image that sees itself in both directions",
+        handled="crops that overlap, features of several layers side by side, an image that sees itself in both "
+        "directions",
         vision_types=("molmo2_vision",),
         prompt_start="{image}",
         layout=Crops(),
