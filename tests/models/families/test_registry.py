@@ -56,6 +56,7 @@ def install(tmp_path, monkeypatch):
             del sys.modules[module]
 
 
+@pytest.mark.medium
 def test_every_family_is_tested_on_a_random_model(model_store):
     tested = {"blip"} | {model_store.shared(name).family.model_type for name in FAMILIES}
     assert set(families()) == tested, "a family needs a builder in fixtures/family_builders"
