@@ -41,7 +41,7 @@ from vlmtrace.models.types import AnswerIds, Block, Call, Inputs, Patches, Reado
 VOCABULARY_AT_ONCE = 2**13
 
 #: What vision encoders call the output projection of their attention.
-VISION_PROJECTIONS = ("out_proj", "proj", "projection", "projection_layer")
+VISION_PROJECTIONS = ("out_proj", "o_proj", "proj", "projection", "projection_layer")
 
 
 class _Reached(Exception):
@@ -152,7 +152,7 @@ class DecoderOnly(ImagePrompts):
 
         with attach_hooks([(HookPoint(self.text.layers[0], is_input=True), replace)]):
             run = self.hf if "pixel_values" in inputs else self.hf.get_submodule(self.family.text_only)
-            return run(**inputs, use_cache=False, **options).logits[:, -n:].float()
+            return run(**self.family.as_batch(inputs), use_cache=False, **options).logits[:, -n:].float()
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:
         """The projected image tokens, as they enter the first layer of the language model."""
@@ -163,7 +163,7 @@ class DecoderOnly(ImagePrompts):
             raise _Reached
 
         with attach_hooks([(HookPoint(self.text.layers[0], is_input=True), keep)]), contextlib.suppress(_Reached):
-            self.hf(**inputs, use_cache=False)
+            self.hf(**self.family.as_batch(inputs), use_cache=False)
         return kept[0]
 
     @checked

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vlmtrace.core.types import Array
-from vlmtrace.models.patch_layout import class_tokens, patch_size
+from vlmtrace.models.patch_layout import class_tokens
 from vlmtrace.models.types import Inputs
 from vlmtrace.models.vlm import VLM
 
@@ -43,6 +43,8 @@ def token_boxes(model: VLM, image: Image.Image, inputs: Inputs, patches: Array |
     boxes = patch_boxes(model, image) if patches is None else patches  # (tile, row, column, 4)
     if model.family.pack is not None:
         found = model.family.pack(model.hf, boxes, inputs, newline=np.nan)
+    elif model.family.pooled is not None:
+        found = _around(boxes.reshape(-1, 4), model.family.pooled(inputs))
     else:
         found = _squares(boxes, side_of(model.hf.config))  # (tile, token, 4)
         if _has_class_tokens(model):
@@ -65,7 +67,7 @@ def token_patches(model: VLM, inputs: Inputs) -> Array | None:
         (image token, vision position); None where an image token stands for no particular patches
     """
     side_of = model.family.square_side
-    if side_of is None:
+    if side_of is None or model.family.mixes_squares:
         return None
     positions = model.family.layout.positions(model.hf, inputs)  # (position, 3): tile, row, column
     n = len(positions)
@@ -76,6 +78,10 @@ def token_patches(model: VLM, inputs: Inputs) -> Array | None:
     patches[tuple(positions[~is_class].T)] = unit[~is_class]
     if model.family.pack is not None:
         found = model.family.pack(model.hf, patches, inputs, newline=0.0)
+    elif model.family.pooled is not None:
+        pooled = model.family.pooled(inputs)
+        shares = (pooled >= 0)[..., None] / (pooled >= 0).sum(1)[:, None, None]  # (image token, patch of it, 1)
+        found = (patches.reshape(-1, n)[pooled] * shares).sum(1).astype(np.float32)
     else:
         side = side_of(model.hf.config)
         squares = patches.reshape(tiles, rows // side, side, columns // side, side, n)
@@ -112,7 +118,7 @@ def patch_boxes(model: VLM, image: Image.Image, black: Inputs | None = None) -> 
     seen = np.abs(span) > 0.5 * np.abs(span).max()
     fraction = (ramp - dark) / np.where(seen, span, 1)
     tiles, _, n_rows, n_columns = fraction.shape
-    side = patch_size(model.hf.config)
+    side = model.family.layout.patch_size(model.hf.config, black)
     boxes = np.full((tiles, n_rows // side[0], n_columns // side[1], 4), np.nan)
     for tile in range(tiles):
         both = seen[tile, :2].all(axis=0)
@@ -153,6 +159,12 @@ def _squares(boxes: Array, side: int) -> Array:
     edges: list[Callable] = [np.min, np.min, np.max, np.max]
     around = [edge(squares[..., i], axis=(2, 4)) for i, edge in enumerate(edges)]
     return np.stack(around, -1).reshape(tiles, -1, 4)
+
+
+def _around(boxes: Array, pooled: Array) -> Array:
+    """(token, 4): boxes around the patches of each token, by their numbers (token, patch of it), -1 for none."""
+    chosen = np.where((pooled >= 0)[..., None], boxes[pooled], np.nan)
+    return np.concatenate([np.nanmin(chosen[..., :2], axis=1), np.nanmax(chosen[..., 2:], axis=1)], axis=1)
 
 
 def _clipped(boxes: Array) -> Array:

@@ -36,7 +36,8 @@ class ImagePrompts(VLM):
     @property
     def image_placeholder(self) -> str:
         """What stands for the image in a prompt: the processor puts the image's tokens in its place."""
-        token = self.processor.image_token
+        # Where the chat template writes another token than those that the image becomes, the processor says so.
+        token = getattr(self.processor, "image_placeholder_token", None) or self.processor.image_token
         return getattr(token, "content", token)
 
     def prompt_text(self, prompt: str) -> str:
@@ -136,7 +137,8 @@ class ImagePrompts(VLM):
         with processor_refusals(self, text, image):
             row = self.processor(images=image, text=text, return_tensors="pt", **self.tokenizer_options(text))
         check_length(self, row, text)
-        return {name: value for name, value in row.items() if name in self.forward_arguments}
+        # Some processors leave numbers in lists.
+        return {name: torch.as_tensor(value) for name, value in row.items() if name in self.forward_arguments}
 
     def is_image(self, inputs: Inputs) -> Tensor:
         """(pair, position) bool: where image tokens stand in the language model."""

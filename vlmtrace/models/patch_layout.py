@@ -14,16 +14,25 @@ class PatchLayout:
     """Tiles of patches, row by row, each tile after its class tokens: what most processors and encoders have.
 
     A family whose processor or vision encoder orders patches in another way overrides these methods.
+
+    Attributes:
+        elsewhere: what stands at positions of the vision encoder that are no patches
     """
+
+    elsewhere = "[CLS]"
 
     def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
         """Tiles of one pair's image, and rows and columns of patches in each."""
         shape = inputs["pixel_values"].shape
-        rows, columns = (size // side for size, side in zip(shape[-2:], patch_size(config), strict=True))
+        rows, columns = (size // side for size, side in zip(shape[-2:], self.patch_size(config, inputs), strict=True))
         return int(np.prod(shape[:-3])), rows, columns
 
+    def patch_size(self, config: Any, inputs: Inputs) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return patch_size(config)
+
     def positions(self, hf: Any, inputs: Inputs) -> Array:
-        """Tile, row and column of each position of the vision encoder: (position, 3); -1 for a class token."""
+        """Tile, row and column of each position of the vision encoder: (position, 3); tile -1 where none is."""
         tiles, rows, columns = self.grid(hf.config, inputs)
         patches = all_patches(tiles, rows, columns).reshape(tiles, -1, 3)
         return np.concatenate([np.full((tiles, class_tokens(hf), 3), -1), patches], axis=1).reshape(-1, 3)

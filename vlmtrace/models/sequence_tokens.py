@@ -45,7 +45,7 @@ def _image_names(model: VLM, inputs: Inputs, n: int) -> Iterator[str]:
     family, config = model.family, model.hf.config
     tiles, rows, columns = family.layout.grid(config, inputs)
     side = 0 if family.square_side is None else family.square_side(config)
-    if side and family.pack is None and tiles * (rows // side) * (columns // side) == n:
+    if side and family.pack is None and family.pooled is None and tiles * (rows // side) * (columns // side) == n:
         return iter([f"{i // (columns // side)},{i % (columns // side)}" for i in range(n)])
     return iter(map(str, range(n)))
 
@@ -55,6 +55,8 @@ def vision_tokens(model: VLM, inputs: Inputs) -> list[Token]:
     layout = model.family.layout
     _, rows, _ = layout.grid(model.hf.config, inputs)
     return [
-        Token("[CLS]", role="[CLS]") if tile < 0 else Token(f"{tile * rows + row},{column}", role="image")
+        Token(layout.elsewhere, role=layout.elsewhere)
+        if tile < 0
+        else Token(f"{tile * rows + row},{column}", role="image")
         for tile, row, column in layout.positions(model.hf, inputs).tolist()
     ]

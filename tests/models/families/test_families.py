@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures.families import FAMILIES
+from fixtures.families import ALIKE, FAMILIES, THROUGHOUT
 from PIL import Image
 
 import vlmtrace as vt
@@ -24,8 +24,16 @@ LANGUAGE = "language_model"
 #: Effects below this are too small, against what may differ, to prove anything.
 VACUOUS = 2e-3
 
+#: So many positions of a sequence are all tried; of longer ones as many, evenly spaced.
+TRIED = 60
 
-@pytest.fixture(scope="session", params=FAMILIES)
+
+def tier(name):
+    """Those for all that families differ in are tested at once; those that are like another one only at the end."""
+    return () if name in THROUGHOUT else pytest.mark.slow if name in ALIKE else pytest.mark.medium
+
+
+@pytest.fixture(scope="session", params=[pytest.param(name, marks=tier(name)) for name in FAMILIES])
 def family(request, model_store):
     return request.param, model_store.shared(request.param)
 
@@ -41,6 +49,18 @@ def run(model, pairs, row, corruption):
     clean, inputs = (run_inputs(model, pair, side) for side in ("clean", corruption))
     ids = model.answer_ids(pair["correct_answer"], pair["incorrect_answer"])
     return model.trace(clean), model.trace(inputs), inputs, ids, token_table(model, pair.iloc[0], LANGUAGE, clean)
+
+
+def vision_block(model):
+    """The vision encoder, where the family has one whose positions are patches."""
+    if not model.family.vision_types:
+        pytest.skip(f"{model.family.name} offers no vision encoder")
+    return model.blocks["vision_encoder"]
+
+
+def tried(n_positions):
+    """All positions of a short sequence; of a long one some, with the first and the last."""
+    return sorted(set(np.linspace(0, n_positions - 1, min(n_positions, TRIED)).round().astype(int).tolist()))
 
 
 def first_position(table, role):
@@ -78,8 +98,8 @@ def test_language_model_sweep_equals_reference(model, random_pairs, corruption, 
 
 
 def test_vision_encoder_sweep_equals_reference(model, random_pairs, record_property):
+    block = vision_block(model)
     clean, corrupt, inputs, ids, _ = run(model, random_pairs, 0, "image")
-    block = model.blocks["vision_encoder"]
     last = clean["vision_encoder", "residual", 0].shape[1] - 1
     chosen = [("residual", layer, None, at) for layer in range(block.n_layers) for at in (1, last // 2, last)]
     assert_same(model, clean, corrupt, inputs, ids, patches("vision_encoder", chosen), record_property)
@@ -88,12 +108,12 @@ def test_vision_encoder_sweep_equals_reference(model, random_pairs, record_prope
 @pytest.mark.slow
 @pytest.mark.parametrize("corruption", ["image", "text"])
 def test_sweeps_equal_the_reference_at_every_site(model, random_pairs, corruption, record_property):
-    """Every layer, module, head and position, where the tests above draw some."""
+    """Every layer, module and head, at every position of a sequence that is short (`TRIED`)."""
     clean, corrupt, inputs, ids, _ = run(model, random_pairs, 1, corruption)
     # The prompt reaches no vision encoder, see test_image_sites_are_exactly_zero_under_text_corruption.
     blocks = [block for block in model.blocks.values() if corruption == "image" or block.name == LANGUAGE]
     for block in blocks:
-        where = list(product(range(block.n_layers), range(clean[block.name, "residual", 0].shape[1])))
+        where = list(product(range(block.n_layers), tried(clean[block.name, "residual", 0].shape[1])))
         modules = [(module, layer, None, place) for module in block.modules for layer, place in where]
         heads = [
             (module, layer, head, place)
@@ -121,9 +141,11 @@ def test_pairs_of_unlike_length_together_equal_each_alone(model, random_pairs):
 @pytest.mark.medium
 def test_two_pairs_in_one_batch_equal_each_alone(model, random_pairs):
     """Two images in one forward pass, one in each prompt."""
+    vision_block(model)
     pairs = random_pairs.iloc[[0, 4]]
     # The last patch: sliding windows can keep the first ones from ever reaching the answer.
-    last = len(model.tokens("vision_encoder", "", run_inputs(model, pairs.iloc[[0]], "clean"))) - 1
+    tokens = model.tokens("vision_encoder", "", run_inputs(model, pairs.iloc[[0]], "clean"))
+    last = max(i for i, token in enumerate(tokens) if token.role == "image")
     options = dict(blocks=["vision_encoder"], positions=[last])
     together = vt.patch_modules(model, pairs, **options)
     alone = pd.concat([vt.patch_modules(model, pairs.iloc[[i]], **options) for i in range(2)], ignore_index=True)
@@ -152,6 +174,7 @@ def test_identities(model, random_pairs):
 
 def test_image_sites_are_exactly_zero_under_text_corruption(family, random_pairs):
     name, model = family
+    vision_block(model)
     table = vt.patch_modules(model, random_pairs.iloc[[0]], "text", blocks=["vision_encoder"], positions=[1])
     assert (table["logit_diff"] == 0).all(), f"{name}'s vision encoder does not read the prompt"
 
@@ -170,6 +193,25 @@ def test_attention_is_given_whatever_the_implementation(model, random_pairs):
     assert model.hf.config.get_text_config()._attn_implementation == before
 
 
+def test_attention_of_the_vision_encoder_is_given_where_it_says_so(model, random_pairs):
+    block = vision_block(model)
+    if not block.attention_modules:
+        pytest.skip(f"the vision encoder of {model.family.name} keeps its attention weights")
+    inputs = run_inputs(model, random_pairs.iloc[[0]], "clean")
+    weights = model.attention(inputs, block.name, "self_attention")
+    layers, tiles, heads, queries, keys = weights.shape
+    assert (layers, heads) == (block.n_layers, block.n_heads) and queries == keys
+    assert tiles * queries == len(model.tokens(block.name, "", inputs))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+
+def test_a_prompt_without_an_image_is_answered(model):
+    inputs = model.encode_text(model.text_only_prompt("is this red or blue?"))
+    with torch.no_grad():
+        logits = model.answer_logits(inputs)
+    assert logits.shape[0] == 1 and logits.isfinite().all()
+
+
 # Positions in the image ------------------------------------------------------------
 
 
@@ -184,6 +226,7 @@ def encode(model, picture):
 
 
 def test_a_painted_square_is_found_where_it_was_painted(model, picture):
+    vision_block(model)
     before = encode(model, picture)
     boxes = model.image_cells(Image.fromarray(picture), before, "vision_encoder")
     site = Site("vision_encoder", "residual", 0)
@@ -200,13 +243,17 @@ def test_a_painted_square_is_found_where_it_was_painted(model, picture):
         shared = np.minimum(found[2:], boxes[position][2:]) - np.maximum(found[:2], boxes[position][:2])
         smaller = min(np.prod(box[2:] - box[:2]) for box in (found, boxes[position]))
         assert shared.min() > 0 and np.prod(shared) > 0.5 * smaller, f"{position} was painted, {found} changed"
-        assert change[position] == change[tiles == tiles[position]].max(), (
+        # Nearly: where patches are normed one by one, a gray neighbour turns at a touch of color.
+        assert change[position] > 0.9 * change[tiles == tiles[position]].max(), (
             f"{position} was painted, but changed less than others"
         )
 
 
 def test_image_tokens_lie_where_their_patches_do(family, picture):
-    """Overwriting a patch behind the vision encoder changes the tokens whose boxes hold it, and no others."""
+    """Overwriting a patch behind the vision encoder changes the tokens whose boxes hold it, and no others.
+
+    Where convolutions mix squares, those around it change, too, but none that are more than a square away.
+    """
     _, model = family
     image, inputs = Image.fromarray(picture), encode(model, picture)
     tokens = model.image_cells(image, inputs)
@@ -215,6 +262,8 @@ def test_image_tokens_lie_where_their_patches_do(family, picture):
     if model.family.square_side is None:
         assert np.isnan(tokens).all()
         return
+    if not model.family.vision_types:
+        pytest.skip("see the test of pictures that no encoder sees")
     boxes = model.image_cells(image, inputs, "vision_encoder")
     site = Site("vision_encoder", "residual", model.blocks["vision_encoder"].n_layers - 1)
     before = model.trace(inputs, [Site(LANGUAGE, "residual", 0)]).layer_inputs[LANGUAGE]
@@ -234,10 +283,33 @@ def test_image_tokens_lie_where_their_patches_do(family, picture):
             assert np.isnan(found).all(), "what is not in the image belongs to no place in it"
             continue
         if not len(found):
-            assert model.family.pack, f"position {position} reaches no token"
-            continue  # a row at the edge that is mostly padding, and is dropped with it
-        assert (found[:, :2] <= boxes[position][:2] + 1e-3).all()
-        assert (found[:, 2:] >= boxes[position][2:] - 1e-3).all()
+            assert model.family.pack or model.family.pooled, f"position {position} reaches no token"
+            continue  # a row at the edge that is mostly padding, and is dropped with it; or another crop has the patch
+        holds = (found[:, :2] <= boxes[position][:2] + 1e-3).all(1) & (found[:, 2:] >= boxes[position][2:] - 1e-3).all(
+            1
+        )
+        if model.family.mixes_squares:
+            side = found[0, 2:] - found[0, :2] + 1e-3
+            near = (found[:, :2] - side <= boxes[position][:2]) & (found[:, 2:] + side >= boxes[position][2:])
+            assert holds.any() and near.all()
+        else:
+            assert holds.all()
+
+
+def test_without_an_encoder_a_painted_square_changes_its_token(model):
+    if model.family.vision_types or model.family.square_side is None:
+        pytest.skip("the model has an encoder, or tokens without a place")
+    # No gray: where patches are normed one by one, a gray one turns at a touch of color.
+    picture = np.random.default_rng(0).integers(0, 256, (84, 126, 3), dtype=np.uint8)
+    before = encode(model, picture)
+    boxes = model.image_cells(Image.fromarray(picture), before)
+    clean = model.image_embeddings(before)[0]
+    for position in range(0, len(boxes), len(boxes) // 5):
+        top, left, bottom, right = (boxes[position] * [84, 126, 84, 126]).round().astype(int)
+        painted = picture.copy()
+        painted[top:bottom, left:right] = [255, 0, 255]
+        change = (model.image_embeddings(encode(model, painted))[0] - clean).norm(dim=-1)
+        assert change[position] == change.max(), f"token {position} was painted, {int(change.argmax())} changed"
 
 
 def test_positions_are_named_by_row_and_column(family, picture):
@@ -246,7 +318,8 @@ def test_positions_are_named_by_row_and_column(family, picture):
     boxes = model.image_cells(Image.fromarray(picture), inputs)
     names = [token.text for token in model.tokens(LANGUAGE, model.prompt_text("?"), inputs) if token.role == "image"]
     if not names or "," not in names[0]:
-        assert name in ("blip2", "instructblip", "llava_next", "llava_onevision", "llava_two_layers")
+        family = model.family
+        assert family.square_side is None or family.pack or family.pooled or name == "llava_two_layers"
         return
     rows = [int(text.partition(",")[0]) for text in names]
     columns = [int(text.partition(",")[2]) for text in names]

@@ -1,4 +1,4 @@
-"""Aya Vision: SigLIP and a Cohere language model, whose layers run attention and feed-forward side by side."""
+"""Aya Vision and Command A Vision: SigLIP, and layers of Cohere's that run attention and feed-forward side by side."""
 
 from vlmtrace.models.families.spec import FamilySpec
 
@@ -10,5 +10,13 @@ FAMILIES = [
         image_tokens="one per square of patches, tile by tile",
         handled="attention and feed-forward side by side, sliding windows",
         square_side=lambda config: config.downsample_factor,
-    )
+    ),
+    FamilySpec(
+        "cohere2_vision",
+        "Command A Vision",
+        "Cohere2VisionForConditionalGeneration",
+        image_tokens="one per square of patches, tile by tile",
+        handled="attention and feed-forward side by side, sliding windows",
+        square_side=lambda config: config.downsample_factor,
+    ),
 ]

@@ -1,4 +1,4 @@
-"""LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision: an encoder of CLIP's or SigLIP's kind, one image token per patch."""
+"""LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision: one image token per patch of CLIP, SigLIP or Pixtral's encoder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from vlmtrace.core.types import Array
+from vlmtrace.models.families.mistral import of_pixtral
 from vlmtrace.models.families.spec import FamilySpec
 from vlmtrace.models.types import Inputs
 
@@ -36,7 +37,9 @@ FAMILIES = [
         "llava",
         "LLaVA-1.5",
         "LlavaForConditionalGeneration",
-        handled="layers above vision_feature_layer are not offered; features of several layers side by side",
+        handled="layers above vision_feature_layer are not offered; features of several layers side by side; Pixtral, "
+        "whose images have any size",
+        adapt=of_pixtral,
     ),
     FamilySpec(
         "llava_next",

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images of any size, whose patches come square by square."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL (with experts, too): images of any size, whose patches come square by square."""
 
 from __future__ import annotations
 
@@ -77,6 +77,17 @@ def _qwen(model_type: str, name: str, architecture: str, handled: str = "", **mo
     )
 
 
+#: What is particular about families that add image features behind their first layers.
+DEEP_STACK = (
+    ", image features that enter again in later layers (there a clean residual stream alone does not bring the clean "
+    "run back)"
+)
+
+
+def _deep_stack(config: Any) -> int:
+    return len(config.vision_config.deepstack_visual_indexes)
+
+
 FAMILIES = [
     _qwen("qwen2_vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration"),
     _qwen(
@@ -86,12 +97,12 @@ FAMILIES = [
         ", attention windows in the vision encoder",
         layout=WindowByWindow(),
     ),
+    _qwen("qwen3_vl", "Qwen3-VL", "Qwen3VLForConditionalGeneration", DEEP_STACK, later_image_features=_deep_stack),
     _qwen(
-        "qwen3_vl",
-        "Qwen3-VL",
-        "Qwen3VLForConditionalGeneration",
-        ", image features that enter again in later layers (there a clean residual stream alone does not bring the "
-        "clean run back)",
-        later_image_features=lambda config: len(config.vision_config.deepstack_visual_indexes),
+        "qwen3_vl_moe",
+        "Qwen3-VL-MoE",
+        "Qwen3VLMoeForConditionalGeneration",
+        f", experts{DEEP_STACK}",
+        later_image_features=_deep_stack,
     ),
 ]

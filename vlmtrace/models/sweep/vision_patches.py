@@ -24,6 +24,9 @@ from vlmtrace.models.vlm import VLM, inputs_of_pair, repeat_inputs
 
 VISION = "vision_encoder"
 
+#: Positions that a vision encoder takes at once where they are one sequence: scores grow with their square.
+IN_ONE_ROW = 2048
+
 
 class _Entered(Exception):
     """The forward pass has come to the language model, and no more is wanted."""
@@ -53,7 +56,7 @@ def sweep_vision(
         return Readout.of_last(model.read(states[:, :, -n_read:]), answer_ids)
 
     state_bytes = n_pairs * max(replay.state_bytes(first), _seeing_bytes(model, corrupt) // n_pairs)
-    return in_chunks(patches, max(1, (memory - replay.nbytes) // state_bytes), answer)
+    return in_chunks(patches, _states_at_once(model, corrupt, (memory - replay.nbytes) // state_bytes), answer)
 
 
 def _entering(model: VLM, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, pair: int) -> Tensor:
@@ -97,13 +100,21 @@ def _by_whole_passes(
                 found.append(Readout.of_last(logits[None], answer_ids[pair : pair + 1]))
             return Readout.cat(found, dim=1)
 
-        size = max(1, memory // max(replay.state_bytes(0), _seeing_bytes(model, corrupt)))
+        state_bytes = max(replay.state_bytes(0), _seeing_bytes(model, corrupt))
+        size = _states_at_once(model, corrupt, memory // state_bytes)
         readouts.append(in_chunks(patches.of_pair(pair), size, answer))
     return Readout.cat(readouts, dim=0)
 
 
 def _of_layer(patches: Patches, layer: int) -> Patches:
     return patches.subset([i for i, at in enumerate(patches.layers) if at == layer])
+
+
+def _states_at_once(model: VLM, corrupt: Trace, fitting: int) -> int:
+    """How many states run together, of those that fit into memory."""
+    if model.family.vision_in_one_row:
+        fitting = min(fitting, IN_ONE_ROW // corrupt[VISION, "residual", 0].shape[1])
+    return max(1, fitting)
 
 
 def _seeing_bytes(model: VLM, corrupt: Trace) -> int:
