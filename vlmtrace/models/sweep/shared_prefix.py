@@ -87,7 +87,8 @@ def attend(
         (P·S, R, K·G, V), and None where others give weights
     """
     prefix = _current.get()
-    before_key, before_value = prefix.expanded(module, key, value)
+    # Layers that share keys may lie on different devices.
+    before_key, before_value = (part.to(query.device) for part in prefix.expanded(module, key, value))
     n_pairs, n_key_heads, _, size = before_key.shape
     _, n_heads, rows, _ = query.shape
     shared, width = n_heads // n_key_heads, before_value.shape[-1]
