@@ -154,7 +154,7 @@ class DecoderOnly(ImagePrompts):
             return stream.masked_scatter(self.is_image(inputs)[..., None], image.to(stream.dtype))
 
         with attach_hooks([(HookPoint(self.text.layers[0], is_input=True), replace)]):
-            run = self.hf if "pixel_values" in inputs else self.hf.get_submodule(self.family.text_only)
+            run = self.hf if self.family.pixels in inputs else self.hf.get_submodule(self.family.text_only)
             return run(**self.family.as_batch(inputs), use_cache=False, **options).logits[:, -n:].float()
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,44 @@ class PatchLayout:
 def all_patches(tiles: int, rows: int, columns: int) -> Array:
     """Tile, row and column of every patch: (tile, row, column, 3)."""
     return np.stack(np.meshgrid(*map(np.arange, (tiles, rows, columns)), indexing="ij"), -1)
+
+
+class TokenGrid(PatchLayout):
+    """Each tile is a square grid of image tokens, and what a token stands for counts as a patch.
+
+    So it is where an encoder gives fewer positions than it cuts patches, as those that shrink the image layer by layer.
+    """
+
+    def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
+        """As many rows as columns."""
+        tiles = int(np.prod(inputs["pixel_values"].shape[:-3]))
+        side = math.isqrt(int((inputs["input_ids"][0] == config.image_token_id).sum()) // tiles)
+        return tiles, side, side
+
+    def patch_size(self, config: Any, inputs: Inputs) -> tuple[int, int]:
+        """Pixels per token."""
+        _, rows, columns = self.grid(config, inputs)
+        height, width = inputs["pixel_values"].shape[-2:]
+        return height // rows, width // columns
+
+
+def squares_of(patches: Array, side: int, boxes: bool) -> Array:
+    """Squares of side × side patches taken together.
+
+    Args:
+        patches: (tile, row, column, …)
+        side: patches along each side of a square
+        boxes: whether the patches are boxes, around which one is put; otherwise what they have is averaged
+
+    Returns:
+        (tile, row of squares, column of squares, …)
+    """
+    tiles, rows, columns, *more = patches.shape
+    squares = patches.reshape(tiles, rows // side, side, columns // side, side, *more)
+    if not boxes:
+        return squares.mean(axis=(2, 4))
+    edges = [squares[..., :2].min(axis=(2, 4)), squares[..., 2:].max(axis=(2, 4))]
+    return np.concatenate(edges, axis=-1)
 
 
 def patch_size(config: Any) -> tuple[int, int]:

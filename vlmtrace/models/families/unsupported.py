@@ -9,6 +9,11 @@ UNSUPPORTED = [
         "which looks at the image by cross-attention from within its language model",
     ),
     UnsupportedFamily(
+        "instructblipvideo",
+        "InstructBLIP-Video",
+        "whose processor takes videos of four frames and no images (InstructBLIP takes images)",
+    ),
+    UnsupportedFamily(
         "florence2", "Florence-2", "whose language model has an encoder of its own, in which the image's tokens stand"
     ),
 ]
