@@ -98,7 +98,7 @@ def family_of(config: Any, name: str) -> FamilySpec:
     found = families().get(config.model_type)
     refused = unsupported_families().get(config.model_type)
     reason = (found.refusal(config) if found else None) or (refused.reason if refused else None)
-    if not reason and (found is None or (architectures and found.architecture not in architectures)):
+    if not reason and (found is None or (architectures and not found.named & set(architectures))):
         reason = "which vlmtrace does not know"
     if found is None or reason:
         supported, broken = _found()

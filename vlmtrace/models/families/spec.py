@@ -69,6 +69,7 @@ class FamilySpec:
         model_type: the family's name in config.json
         name: the name that people use
         architecture: the transformers class that config.json names
+        also_named: further classes that config.json may name
         image_tokens: in words, what an image token of the language model stands for
         handled: in words, what is particular about the family and taken care of; for `families_table`
         interface: "module:class", the subclass of `VLM` under which models of the family are used
@@ -118,6 +119,7 @@ class FamilySpec:
     model_type: str
     name: str
     architecture: str
+    also_named: tuple[str, ...] = ()
     image_tokens: str = "one per patch"
     handled: str = ""
     # How it is loaded
@@ -164,6 +166,11 @@ class FamilySpec:
         """Inputs with one entry per position, beside the ids, and what a generated token has in them."""
         known = {"attention_mask": 1, "token_type_ids": self.generated_token_type, "mm_token_type_ids": 0}
         return {**known, **self.more_token_fills}
+
+    @property
+    def named(self) -> set[str]:
+        """The classes that config.json of such a model may name."""
+        return {self.architecture, *self.also_named}
 
     def missing_packages(self, config: Any) -> list[str]:
         """Those of `packages` that are not installed."""
