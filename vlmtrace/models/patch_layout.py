@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from vlmtrace.core.types import Array
 from vlmtrace.models.types import Inputs
@@ -66,6 +68,18 @@ class TokenGrid(PatchLayout):
         _, rows, columns = self.grid(config, inputs)
         height, width = inputs["pixel_values"].shape[-2:]
         return height // rows, width // columns
+
+
+class TokenRow(PatchLayout):
+    """Image tokens that lie in no grid count as one row."""
+
+    def __init__(self, is_image: Callable[[Any, Inputs], Tensor]):
+        """Take what says where image tokens stand, as `FamilySpec.is_image` does."""
+        self.is_image = is_image
+
+    def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
+        """One tile, one row, as many columns as tokens."""
+        return 1, 1, int(self.is_image(config, inputs)[0].sum())
 
 
 def squares_of(patches: Array, side: int, boxes: bool) -> Array:

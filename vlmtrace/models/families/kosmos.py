@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.families.spec import FamilySpec
+from vlmtrace.models.patch_layout import TokenRow
 from vlmtrace.models.types import Inputs
 
 MASK = "image_embeds_position_mask"
@@ -55,6 +56,7 @@ FAMILIES = [
         "Kosmos2_5ForConditionalGeneration",
         image_tokens="2048 queries, which see all of the image",
         pixels="flattened_patches",
+        layout=TokenRow(_is_image),
         vision_types=(),
     ),
 ]

@@ -12,7 +12,6 @@ FAMILIES = [
         handled="experts, images of any size",
         vision_types=("minimax_m3_vl_vision",),
         vision_attention_weights=False,
-        vision_in_one_row=True,
         layout=SquareBySquare(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
         caps_logits=False,

@@ -1,7 +1,7 @@
 """Step 3.7: the image comes whole and, if it is large, in crops; two convolutions shrink what the encoder gives."""
 
-from vlmtrace.models.families.spec import FamilySpec
-from vlmtrace.models.patch_layout import TokenGrid
+from vlmtrace.models.families.spec import FamilySpec, tokens_with_image_id
+from vlmtrace.models.patch_layout import TokenRow
 
 FAMILIES = [
     FamilySpec(
@@ -14,7 +14,7 @@ FAMILIES = [
         vision="model.vision_model",
         vision_types=(),
         square_side=None,
-        layout=TokenGrid(),
+        layout=TokenRow(tokens_with_image_id),
         caps_logits=False,
     )
 ]
