@@ -129,10 +129,6 @@ def test_maps_of_the_image_follow_the_patches_not_their_order(model_store, rando
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (
-            {"model_type": "mllama", "architectures": ["MllamaForConditionalGeneration"]},
-            "by cross-attention from within",
-        ),
         ({"model_type": "molmo2", "architectures": ["Molmo2ForConditionalGeneration"]}, "only torchvision can prepare"),
         ({"model_type": "florence2", "architectures": ["Florence2ForConditionalGeneration"]}, "an encoder of its own"),
         (

@@ -23,7 +23,7 @@ def interventions(model: VLM, pairs: pd.DataFrame) -> dict[str, Callable[[], pd.
     A version of the package that lacks one of the functions has the others all the same.
     """
     block, module = model.head_block, model.image_module
-    heads = [(module, layer, head) for layer in range(block.n_layers) for head in range(block.n_heads)]
+    heads = [(module, layer, head) for layer, head in block.every_head]
     sets = [heads[: n + 1] for n in range(0, len(heads), max(1, len(heads) // 16))]
     return {
         "regions": lambda: patching.patch_regions(model, pairs),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmtrace.models.hooks import MODEL_LOCK, attach_hooks
+from vlmtrace.models.layer_kinds import check_can_be_hidden
 from vlmtrace.models.types import Site
 from vlmtrace.models.vlm import VLM
 
@@ -31,7 +32,11 @@ def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor, block: 
 
     Yields:
         nothing; the model runs inside
+
+    Raises:
+        VlmtraceError: a layer has a state instead of attention weights
     """
+    own = model.head_block if block is None else model.blocks[block]
     name = model.mask_argument(module)
     blind = blocked.all(-1)[..., None]
     alone = module == "self_attention"
@@ -46,7 +51,7 @@ def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor, block: 
     def give_nothing(value: Tensor) -> Tensor:
         return value.masked_fill(F.pad(blind, (0, 0, 0, max(0, value.shape[1] - blind.shape[1]))), 0)
 
-    sites = [Site(block or model.head_block.name, module, layer) for layer in layers]
+    sites = [Site(own.name, module, layer) for layer in check_can_be_hidden(model.name, own, layers)]
     with MODEL_LOCK, contextlib.ExitStack() as stack:
         for site in sites:
             handle = model.attention_module(site).register_forward_pre_hook(hook, with_kwargs=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.image_prompts import ImagePrompts
 from vlmtrace.models.interventions import Interventions
+from vlmtrace.models.layer_kinds import STATE, attention_path, by_name, language_block
 from vlmtrace.models.sequence_tokens import language_tokens, vision_tokens
 from vlmtrace.models.sweep import decoder_interventions
 from vlmtrace.models.sweep import decoder_only as decoder_only_sweep
+from vlmtrace.models.sweep.kept_keys import Recorder
 from vlmtrace.models.sweep.replay_check import check_replay, leave_out_unknown_vision_encoder
-from vlmtrace.models.sweep.shared_prefix import Recorder
 from vlmtrace.models.types import AnswerIds, Block, Call, Inputs, Patches, Readout, Site, Token, Trace
 
 #: Rows of the unembedding that are turned into float32 at a time.
@@ -59,18 +61,10 @@ class DecoderOnly(ImagePrompts):
         """See `ModelInterface`; the blocks are read from the configuration and the submodules."""
         super().__init__(name, hf, processor, family)
         self.text: Any = hf.get_submodule(self.family.text)
-        vision = hf.get_submodule(self.family.vision).modules()
+        vision = hf.get_submodule(self.family.vision).modules() if self.family.vision else ()
         self.vision_layers = next((module for module in vision if isinstance(module, nn.ModuleList)), nn.ModuleList())
-        text = hf.config.get_text_config()
-        attention = ("self_attention",)
-        language = Block(
-            "language_model",
-            len(self.text.layers),
-            text.num_attention_heads,
-            ("residual", "mlp", *attention),
-            head_modules=attention,
-            attention_modules=attention,
-        )
+        n_heads = hf.config.get_text_config().num_attention_heads
+        language = language_block(self.text.layers, self.family.attention_output, n_heads)
         self.blocks = {block.name: block for block in (*self._vision_block(), language)}
         self.entry_blocks = tuple(self.blocks)
 
@@ -79,8 +73,8 @@ class DecoderOnly(ImagePrompts):
 
         Some families read a layer before the last: layers above it reach nothing.
         """
-        vision, n = self.hf.config.vision_config, len(self.vision_layers)
-        if vision.model_type not in self.family.vision_types:
+        vision, n = getattr(self.hf.config, "vision_config", None), len(self.vision_layers)
+        if vision is None or vision.model_type not in self.family.vision_types:
             return []
         chosen = getattr(self.hf.config, "vision_feature_layer", None)
         if chosen is not None:
@@ -146,7 +140,10 @@ class DecoderOnly(ImagePrompts):
 
     def last_logits(self, inputs: Inputs, n: int, image: Tensor | None = None) -> Tensor:
         """See `ModelInterface.last_logits`; `image` replaces the image tokens as they enter the first layer."""
-        options = {"logits_to_keep": n} if "logits_to_keep" in self.forward_arguments else {}
+        # Where layers share keys and values, transformers drops all other positions from those that only read them:
+        # there would be nothing to patch.
+        keeps = "logits_to_keep" in self.forward_arguments and not self.shares_keys
+        options = {"logits_to_keep": n} if keeps else {}
 
         def replace(stream: Tensor) -> Tensor | None:
             if image is None:
@@ -177,14 +174,21 @@ class DecoderOnly(ImagePrompts):
         """
         calls: list[Call] = []
 
-        def keep(_module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
+        block = self.blocks["language_model"]
+
+        def keep(layer: int, module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
+            options = by_name(module, args, options)
+            records = sites is None and block.kind_at(layer) != STATE
             # A cache would keep this run's keys and values: with it, a patched run would read those of the unpatched.
-            call = Call(args[0].detach(), {**options, "past_key_values": None}, Recorder() if sites is None else None)
+            call = Call(args[0].detach(), {**options, "past_key_values": None}, Recorder() if records else None)
             calls.append(call)
-            return args, {**options, "past_key_values": call.recorder}
+            return args[:1], {**options, "past_key_values": call.recorder}
 
         with MODEL_LOCK:
-            handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.text.layers]
+            handles = [
+                layer.register_forward_pre_hook(partial(keep, i), with_kwargs=True)
+                for i, layer in enumerate(self.text.layers)
+            ]
             try:
                 trace = super().trace(inputs, sites, image)
             finally:
@@ -210,7 +214,13 @@ class DecoderOnly(ImagePrompts):
 
     def adds_image_features_after(self, layer: int) -> bool:
         """As the family says."""
-        return layer < self.family.later_image_features(self.hf.config)
+        found = self.family.later_image_features(self.hf.config)
+        return layer < found if isinstance(found, int) else layer in found
+
+    @property
+    def shares_keys(self) -> bool:
+        """Whether some text layers read the keys and values of others instead of making their own."""
+        return bool(getattr(self.hf.config.get_text_config(), "num_kv_shared_layers", 0))
 
     @property
     def final_norm(self) -> nn.Module:
@@ -218,11 +228,11 @@ class DecoderOnly(ImagePrompts):
         return getattr(self.text, self.family.norm) or nn.Identity()
 
     def read(self, hidden: Tensor) -> Tensor:
-        """Final norm, unembedding, and the cap where the model has one."""
-        return self.capped(self.hf.get_output_embeddings()(self.final_norm(hidden)))
+        """Final norm, unembedding, and the scale and the cap where the model has them."""
+        return self.scaled(self.hf.get_output_embeddings()(self.final_norm(hidden)))
 
     def unembed(self, normed: Tensor) -> Tensor:
-        """See `ModelInterface.unembed`, after the cap where the model has one.
+        """See `ModelInterface.unembed`, after the scale and the cap where the model has them.
 
         In float32 whatever the model computes in: differences of log-probabilities would drown in its rounding.
         """
@@ -230,10 +240,15 @@ class DecoderOnly(ImagePrompts):
         rows = len(head.weight) if head.weight.dtype == torch.float32 else VOCABULARY_AT_ONCE
         logits = torch.cat([nn.functional.linear(normed, part.float()) for part in head.weight.split(rows)], dim=-1)
         bias = getattr(head, "bias", None)
-        return self.capped(logits if bias is None else logits + bias.float())
+        return self.scaled(logits if bias is None else logits + bias.float())
+
+    def scaled(self, logits: Tensor) -> Tensor:
+        """Logits as the model gives them: some families multiply them by a number, or bound them, in the end."""
+        scale = self.family.readout_scale(self.hf.config)
+        return self.capped(logits if scale == 1.0 else logits * scale)
 
     def capped(self, logits: Tensor) -> Tensor:
-        """Logits as the model gives them: some families bound them in the end."""
+        """Logits within the bound that some families have."""
         cap = getattr(self.hf.config.get_text_config(), "final_logit_softcapping", None)
         if cap is None or not self.family.caps_logits:
             return logits
@@ -258,14 +273,17 @@ class DecoderOnly(ImagePrompts):
                 assert projection is not None, "hooked_modules says that there is one"
                 return HookPoint(projection, is_input=True)
             case _:
-                return HookPoint(layer.get_submodule(self.family.attention_output), is_input=True)
+                return HookPoint(layer.get_submodule(self._attention_output(layer)), is_input=True)
+
+    def _attention_output(self, layer: nn.Module) -> str:
+        return attention_path(layer, self.family.attention_output)
 
     def attention_module(self, site: Site) -> nn.Module:
         """As the family says for the vision encoder; elsewhere the module that holds the output projection."""
         layer = self.layer_module(site.block, site.layer)
         if site.block == "vision_encoder":
             return layer.get_submodule(self.family.vision_attention)
-        return layer.get_submodule(self.family.attention_output.partition(".")[0])
+        return layer.get_submodule(self._attention_output(layer).partition(".")[0])
 
     # Sweeps --------------------------------------------------------
 
@@ -275,8 +293,15 @@ class DecoderOnly(ImagePrompts):
         leave_out_unknown_vision_encoder(self, trace, inputs)
 
     def sweep_unsupported_reason(self, inputs: Inputs) -> str | None:
-        """Nothing: the sweep runs the model's own layers, and `check_layers` refuses what it must not meet."""
-        return None
+        """Keys and values that layers share in an unknown way; `check_layers` refuses what else must not be met."""
+        if not self.shares_keys or self._says_what_it_shares():
+            return None
+        return "how layers share keys and values"
+
+    def _says_what_it_shares(self) -> bool:
+        """Whether each layer tells whether it reads the keys and values of another, and passes its own on."""
+        attentions = [self.attention_module(Site("language_model", "self_attention", i)) for i in range(len(self.text.layers))]
+        return all(hasattr(one, "is_kv_shared_layer") and hasattr(one, "store_full_length_kv") for one in attentions)
 
     def sweep(
         self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int

@@ -17,11 +17,14 @@ class Block:
     Attributes:
         name: "vision_encoder", "text_encoder", "text_decoder" or "language_model"
         n_layers: how many layers it has
-        n_heads: how many attention heads each layer has
+        n_heads: how many attention heads each layer has; where layers differ, the most that one has
         modules: what can be patched here, for whole activations
         head_modules: the modules whose activation is a concatenation of heads, and can be patched by head
         attention_modules: the modules whose attention weights can be read
         hooked_modules: attention modules that are in no sweep; their heads can be patched by hooks
+        heads: how many heads each layer has, where layers differ; empty: `n_heads` each
+        kinds: what each layer's "self_attention" is, where not all are attention to the block's own positions: see
+            `vlmtrace.models.layer_kinds`; empty: all are
     """
 
     name: str
@@ -31,6 +34,34 @@ class Block:
     head_modules: tuple[str, ...] = ()
     attention_modules: tuple[str, ...] = ()
     hooked_modules: tuple[str, ...] = ()
+    heads: tuple[int, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+    def heads_at(self, layer: int) -> int:
+        """How many heads a layer has.
+
+        Args:
+            layer: counted from 0
+
+        Example:
+            >>> from vlmtrace.models import Block
+            >>> Block("language_model", 2, 8, ("self_attention",), heads=(8, 4)).heads_at(1)
+            4
+        """
+        return self.heads[layer] if self.heads else self.n_heads
+
+    def kind_at(self, layer: int) -> str:
+        """What a layer's "self_attention" is: "attention", "cross_attention" or "state".
+
+        Args:
+            layer: counted from 0
+        """
+        return self.kinds[layer] if self.kinds else "attention"
+
+    @property
+    def every_head(self) -> list[tuple[int, int]]:
+        """(layer, head) of every head, layer by layer."""
+        return [(layer, head) for layer in range(self.n_layers) for head in range(self.heads_at(layer))]
 
     @property
     def modules_with_heads(self) -> tuple[str, ...]:

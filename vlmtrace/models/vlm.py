@@ -18,6 +18,7 @@ from vlmtrace.models.finite import check_finite
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.input_limits import processor_refusals
 from vlmtrace.models.interface import ModelInterface
+from vlmtrace.models.layer_kinds import check_has_weights
 from vlmtrace.models.types import Block, Inputs, Site, Trace
 
 
@@ -45,7 +46,10 @@ class VLM(ModelInterface):
 
     def __repr__(self) -> str:
         """Name, and layers × heads of each block."""
-        blocks = ", ".join(f"{b.name} {b.n_layers}×{b.n_heads}" for b in self.blocks.values())
+        blocks = ", ".join(
+            f"{b.name} {b.n_layers}×{f'{min(b.heads)}–{b.n_heads}' if b.heads else b.n_heads}"
+            for b in self.blocks.values()
+        )
         return f"<{type(self).__name__} {self.name}: layers × heads: {blocks}>"
 
     # Blocks and sites --------------------------------------------------------
@@ -63,7 +67,7 @@ class VLM(ModelInterface):
     @property
     def injects_image_features_later(self) -> bool:
         """Whether later layers of the language model receive image features, too."""
-        return self.adds_image_features_after(0)
+        return any(map(self.adds_image_features_after, range(self.head_block.n_layers)))
 
     @checked
     def sites(self, blocks: Sequence[str] | None = None) -> list[Site]:
@@ -309,6 +313,7 @@ class VLM(ModelInterface):
             VlmtraceError: the block does not exist, or its module gives no attention weights
         """
         found = self.blocks[one_of(block, self.blocks, f"block of {self.name}")]
+        check_has_weights(self.name, found)
         one_of(module, found.attention_modules, f"attention of {block}")
         weights: list[Tensor] = []
         with MODEL_LOCK, torch.no_grad(), self.eager(), contextlib.ExitStack() as stack:

@@ -51,9 +51,9 @@ def test_the_last_layer_gives_what_is_read_of_the_whole_layer(run):
     layer = len(replay.layers) - 1
     states = trace[BLOCK, "residual", layer - 1][:, None, first:].repeat(1, 3, 1, 1)
     states += torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
-    whole = replay.advance(layer, states, first)
+    whole = replay.advance(layer, states, first, replay.pass_from(first))
     for n_read in (1, 2, states.shape[2]):
-        read = replay.advance_read(layer, states, first, n_read)
+        read = replay.advance_read(layer, states, first, n_read, replay.pass_from(first))
         torch.testing.assert_close(read, whole[:, :, -n_read:], atol=1e-5, rtol=1e-5)
 
 

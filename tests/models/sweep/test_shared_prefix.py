@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from vlmtrace.models.sweep import shared_prefix
-from vlmtrace.models.sweep.shared_prefix import Prefix, Recorder, attend
+from vlmtrace.models.sweep.kept_keys import Prefix, Recorder
+from vlmtrace.models.sweep.shared_prefix import attend
 
 PAIRS, STATES, KEY_HEADS, SHARED, SIZE = 2, 3, 2, 2, 8
 
@@ -92,3 +93,72 @@ def test_in_bfloat16_scores_are_weighed_in_float32(monkeypatch, is_seen):
     wanted = expected(query, key, value, prefix, mask, None, SIZE**-0.5)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), wanted, atol=2e-2, rtol=2e-2)
+
+
+class Expands:
+    """Attention that caches what keys and values are made of, as multi-head latent attention does."""
+
+    def __init__(self, generator):
+        self.to_keys, self.to_values = (torch.randn(3, KEY_HEADS, size, generator=generator) for size in (SIZE, 5))
+
+    def expand_kv(self, latent, _rotated):
+        keys, values = (torch.einsum("bote,ekf->bktf", latent, to) for to in (self.to_keys, self.to_values))
+        return keys, values
+
+
+@pytest.mark.parametrize("before", [0, 6])
+def test_latent_attention_expands_what_was_kept(monkeypatch, before):
+    """Values narrower than keys."""
+    generator = torch.Generator().manual_seed(3)
+    module, kept = Expands(generator), Recorder()
+    latent = torch.randn(PAIRS, 1, before + 4, 3, generator=generator)
+    kept.update(latent, latent)
+    own = torch.randn(PAIRS * STATES, 1, 4, 3, generator=generator)
+    key, value = module.expand_kv(own, own)
+    query = torch.randn(PAIRS * STATES, KEY_HEADS, 4, SIZE, generator=generator)
+    prefix = Prefix(kept, before, is_seen=True)
+    monkeypatch.setattr(shared_prefix, "_current", type("Current", (), {"get": staticmethod(lambda: prefix)}))
+    mask = masks(before + 4, before)["causal"]
+    found, _ = attend(module, query, key, value, mask)
+    first = latent[:, :, :before].repeat_interleave(STATES, 0)
+    keys, values = module.expand_kv(*[torch.cat([first, own], 2)] * 2)
+    wanted = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask).transpose(1, 2)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("before", [0, 6])
+@pytest.mark.parametrize("is_seen", [False, True], ids=["all scores", "merged"])
+def test_a_sink_takes_its_share_of_the_weights(monkeypatch, is_seen, before):
+    generator = torch.Generator().manual_seed(4)
+    key, value = (torch.randn(PAIRS * STATES, KEY_HEADS, 4, SIZE, generator=generator) for _ in range(2))
+    query = torch.randn(PAIRS * STATES, KEY_HEADS * SHARED, 4, SIZE, generator=generator)
+    sinks = torch.randn(KEY_HEADS * SHARED, generator=generator)
+    prefix = Prefix(recorded(before + 4, generator), before, is_seen=is_seen)
+    monkeypatch.setattr(shared_prefix, "_current", type("Current", (), {"get": staticmethod(lambda: prefix)}))
+    mask = masks(before + 4, before)["causal"]
+    found, _ = attend(None, query, key, value, mask, s_aux=sinks)
+    keys, values = (
+        torch.cat([part.repeat_interleave(STATES, 0), mine], 2).repeat_interleave(SHARED, 1)
+        for part, mine in ((prefix.key, key), (prefix.value, value))
+    )
+    scores = (query @ keys.mT * SIZE**-0.5).masked_fill(~mask, -torch.inf)
+    beside = sinks[None, :, None, None].expand(*scores.shape[:-1], 1)
+    weights = torch.cat([scores, beside], -1).softmax(-1)[..., :-1]
+    torch.testing.assert_close(found, (weights @ values).transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+def test_an_image_is_all_that_cross_attention_attends_to(monkeypatch):
+    generator = torch.Generator().manual_seed(5)
+    kept = recorded(7, generator)
+    query = torch.randn(PAIRS * STATES, KEY_HEADS * SHARED, 4, SIZE, generator=generator)
+    prefix = Prefix.of_image(kept, STATES)
+    key, value = prefix.update(torch.zeros(0), torch.zeros(0))  # whatever the layer has made itself
+    monkeypatch.setattr(shared_prefix, "_current", type("Current", (), {"get": staticmethod(lambda: prefix)}))
+    hidden = torch.zeros(PAIRS, 1, 4, 7)
+    hidden[1, :, :, 5:] = torch.finfo(torch.float32).min
+    found, _ = attend(None, query, key, value, hidden)
+    keys, values = (
+        part.repeat_interleave(STATES, 0).repeat_interleave(SHARED, 1) for part in (kept.key, kept.value)
+    )
+    wanted = F.scaled_dot_product_attention(query, keys, values, attn_mask=hidden.repeat_interleave(STATES, 0))
+    torch.testing.assert_close(found, wanted.transpose(1, 2), atol=1e-5, rtol=1e-5)

@@ -23,6 +23,7 @@ from vlmtrace.inputs.image_regions import on_image
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.methods.attention.figures import draw_attention
 from vlmtrace.models import VLM
+from vlmtrace.models.layer_kinds import check_has_weights
 
 
 class ImageAttention(NamedTuple):
@@ -56,6 +57,7 @@ def image_attention(model: VLM, pair: pd.Series, module: str | None = None) -> I
         VlmtraceError: there is no such module, it does not look at the image, or no token stands for a place in it
     """
     block = model.head_block
+    check_has_weights(model.name, block)
     module = one_of(module or model.image_module, block.attention_modules, f"attention of {block.name}")
     if module != model.image_module:
         raise VlmtraceError(f"{module} of {block.name} does not look at the image: choose {model.image_module}.")

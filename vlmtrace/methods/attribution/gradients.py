@@ -311,7 +311,7 @@ def _first_order(model: VLM, runs: PairRuns, gradients: dict[Site, Tensor], patc
         site = Site(patches.block, module, layer)
         if site not in products:
             step = runs.clean[site] - runs.corrupt[site]  # (B, S, D)
-            heads = (gradients[site].float() * step.float()).unflatten(-1, (block.n_heads, -1))
+            heads = (gradients[site].float() * step.float()).unflatten(-1, (block.heads_at(layer), -1))
             products[site] = heads.sum(-1).cpu()  # (B, S, head)
         position = int(patches.positions[0, i])
         chosen = products[site][:, position]  # (B, head)

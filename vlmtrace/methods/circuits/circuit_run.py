@@ -125,7 +125,7 @@ def _heads_inside(model: VLM, sets: Sequence[Sequence[HeadSite]]) -> dict[tuple[
     """By module and layer, which heads are in each set: (set, head) bool."""
     block = model.head_block
     inside = {
-        (module, layer): torch.zeros(len(sets), block.n_heads, dtype=torch.bool)
+        (module, layer): torch.zeros(len(sets), block.heads_at(layer), dtype=torch.bool)
         for module in block.head_modules
         for layer in range(block.n_layers)
     }

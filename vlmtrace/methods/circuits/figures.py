@@ -84,9 +84,10 @@ def head_map(
 def _draw_heads(axes: Axes, rows: pd.DataFrame, limit: float, annotate: bool) -> None:
     head_panel(axes, _matrix(rows, "mean_effect"), limit, annotate)
     middle = (0.5, 0.83) if annotate else (0.5, 0.5)  # above the number, if there is one
+    # A layer may have fewer heads than others.
     if "is_important_notice" in rows:
-        mark_cells(axes, _matrix(rows, "is_important_notice"), "ring", middle)
-    mark_cells(axes, _matrix(rows, "is_important"), "disk", middle)
+        mark_cells(axes, _matrix(rows, "is_important_notice").eq(True), "ring", middle)
+    mark_cells(axes, _matrix(rows, "is_important").eq(True), "disk", middle)
 
 
 def _matrix(rows: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -212,14 +212,14 @@ def candidate_heads(model: VLM, pairs: pd.DataFrame, corruption: str = "image") 
             turned = in_direction(runs, direction)
             for site, gradient in site_gradients(model, turned, sites).items():
                 change = gradient.float() * (turned.clean[site] - turned.corrupt[site]).float()  # (B, S, D)
-                by_head = change.unflatten(-1, (block.n_heads, -1)).sum((0, 1, 3)).cpu().numpy()
+                by_head = change.unflatten(-1, (block.heads_at(site.layer), -1)).sum((0, 1, 3)).cpu().numpy()
                 # Noising lowers LD where denoising raises it.
                 signed = by_head if direction == "denoising" else -by_head
                 total[direction, site] = total.get((direction, site), 0.0) + signed
     scores = {
         (site.module, site.layer, head): max(total[direction, site][head] for direction in DIRECTIONS)
         for site in sites
-        for head in range(block.n_heads)
+        for head in range(block.heads_at(site.layer))
     }
     return sorted(scores, key=lambda head: -scores[head])
 

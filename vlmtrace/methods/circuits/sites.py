@@ -28,8 +28,7 @@ def every_head(model: VLM) -> list[HeadSite]:
     return [
         (module, layer, head)
         for module in block.head_modules
-        for layer in range(block.n_layers)
-        for head in range(block.n_heads)
+        for layer, head in block.every_head
     ]
 
 
@@ -49,10 +48,11 @@ def check_heads(model: VLM, heads: Sequence[HeadSite]) -> list[HeadSite]:
     block = model.head_block
     for module, layer, head in heads:
         one_of(module, block.head_modules, f"module of {block.name}")
-        if not (0 <= layer < block.n_layers and 0 <= head < block.n_heads):
+        if not (0 <= layer < block.n_layers and 0 <= head < block.heads_at(layer)):
+            most = "at most " if block.heads else ""
             raise VlmtraceError(
                 f"The ranking names head {head} of layer {layer}, but {block.name} of {model.name} has "
-                f"{block.n_layers} layers of {block.n_heads} heads: rank the heads of this model."
+                f"{block.n_layers} layers of {most}{block.n_heads} heads: rank the heads of this model."
             )
     return [(module, int(layer), int(head)) for module, layer, head in heads]
 
@@ -90,7 +90,7 @@ def random_order(model: VLM, ranked: Sequence[HeadSite], generator: np.random.Ge
     Returns:
         as many heads; the first k of them are of the same modules and layers as the first k ranked
     """
-    n_heads = model.head_block.n_heads
+    block = model.head_block
     layers = dict.fromkeys((module, layer) for module, layer, _ in ranked)
-    shuffled = {key: iter(generator.permutation(n_heads).tolist()) for key in layers}
+    shuffled = {key: iter(generator.permutation(block.heads_at(key[1])).tolist()) for key in layers}
     return [(module, layer, next(shuffled[module, layer])) for module, layer, _ in ranked]

@@ -261,8 +261,7 @@ def explain(
     """
     start = time.perf_counter()
     question = MaskableQuestion(model, image, prompt, answer, step)
-    n_heads = model.head_block.n_heads
-    layer = _existing(model, layer, heads := list(range(n_heads)) if heads is None else list(heads))
+    layer, heads = _existing(model, layer, heads)
     attention = joint_attention(model, question.inputs, layer)
     graphs, refused = {}, {}
     for head in heads:
@@ -356,12 +355,15 @@ def _head_graph(question: MaskableQuestion, layer: int, head: int, joint: Array,
     return HeadGraph(layer, head, tokens, correlations, edges, n_tests, n_samples)
 
 
-def _existing(model: VLM, layer: int | None, heads: Sequence[int]) -> int:
+def _existing(model: VLM, layer: int | None, heads: Sequence[int] | None) -> tuple[int, list[int]]:
     block = model.head_block
     layer = block.n_layers - 1 if layer is None else layer
     if not 0 <= layer < block.n_layers:
         raise VlmtraceError(f"Layer {layer} does not exist: {block.name} has layers 0 to {block.n_layers - 1}.")
-    wrong = [head for head in heads if not 0 <= head < block.n_heads]
+    n_heads = block.heads_at(layer)
+    heads = list(range(n_heads)) if heads is None else list(heads)
+    wrong = [head for head in heads if not 0 <= head < n_heads]
     if wrong or not heads:
-        raise VlmtraceError(f"Heads {wrong or heads} do not exist: {block.name} has heads 0 to {block.n_heads - 1}.")
-    return layer
+        place = f"layer {layer} of {block.name}" if block.heads else block.name
+        raise VlmtraceError(f"Heads {wrong or heads} do not exist: {place} has heads 0 to {n_heads - 1}.")
+    return layer, heads

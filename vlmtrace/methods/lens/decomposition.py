@@ -206,6 +206,12 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
             f"{model.name} does not read image tokens in its text sequence, and the lens is made for models that do: "
             "use a decoder-only one, e.g. tiny-llava."
         )
+    block = model.blocks[BLOCK]
+    if block.kinds or block.heads:
+        raise VlmtraceError(
+            f"The layers of {model.name} are not all alike: some have no attention to single positions, or fewer heads "
+            "than others. The lens takes each apart by the heads that attend, so use another model."
+        )
     length = inputs["input_ids"].shape[1]
     if len(inputs["input_ids"]) != 1:
         raise VlmtraceError("The lens looks at one question at a time: pass the inputs of one.")
@@ -219,7 +225,7 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
         return lambda value: kept[name].append(value[0].detach().float())
 
     points = []
-    for i in range(model.blocks[BLOCK].n_layers):
+    for i in range(block.n_layers):
         layer = model.layer_module(BLOCK, i)
         behind = _norms_behind(model, i)
         attention = model.attention_module(Site(BLOCK, "self_attention", i))
@@ -241,8 +247,12 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
             f"A layer of {model.name} adds more to the stream than its attention and its feed-forward (off by "
             f"{off:.1%}), so it cannot be taken apart: use another model."
         )
-    n_heads = model.blocks[BLOCK].n_heads
-    heads = torch.stack(kept["heads"]).unflatten(-1, (n_heads, -1))
+    if any(len({value.shape for value in kept[name]}) > 1 for name in ("heads", "keys", "values")):
+        raise VlmtraceError(
+            f"The heads of {model.name} are wider in some layers than in others, which the lens does not know: use "
+            "another model."
+        )
+    heads = torch.stack(kept["heads"]).unflatten(-1, (block.n_heads, -1))
     keys, values = (torch.stack(kept[name]).unflatten(-1, (-1, heads.shape[-1])) for name in ("keys", "values"))
     hidden = torch.cat([stream, out[-1:]])
     final = FrozenNorm.of(model.final_norm, hidden[-1])

@@ -305,10 +305,11 @@ def check_patch(model: VLM, runs: PairRuns, patch: Patch) -> Patch:
     if patch.heads is not None and site.module not in block.modules_with_heads:
         offered = " or ".join(block.modules_with_heads) or "all of it"
         raise VlmtraceError(f"{site.module} of {block.name} has no heads: choose {offered}.")
-    for kind, chosen, count in (("position", patch.indices, length), ("head", patch.heads, block.n_heads)):
+    for kind, chosen, count in (("position", patch.indices, length), ("head", patch.heads, block.heads_at(site.layer))):
         wrong = [index for index in chosen or () if not 0 <= index < count]
         if wrong:
-            raise VlmtraceError(f"There is no {kind} {wrong[0]} in {block.name}: choose among 0 to {count - 1}.")
+            place = f"layer {site.layer} of {block.name}" if kind == "head" and block.heads else block.name
+            raise VlmtraceError(f"There is no {kind} {wrong[0]} in {place}: choose among 0 to {count - 1}.")
     return patch
 
 
@@ -325,7 +326,7 @@ def _copy_clean(
         batch: interventions
     """
     length, width = clean.shape[1:]
-    columns = width // model.blocks[site.block].n_heads
+    columns = width // model.blocks[site.block].heads_at(site.layer)
     keep = torch.zeros(len(batch), length, width, dtype=torch.bool, device=clean.device)  # (I, S, D)
     for row, patches in enumerate(batch):
         for patch in patches:

@@ -171,7 +171,7 @@ def attention_heads(model: VLM, blocks: Sequence[str] | None = None) -> list[Pat
         for name in chosen
         for layer in range(model.blocks[name].n_layers)
         for module in model.blocks[name].modules_with_heads
-        for head in range(model.blocks[name].n_heads)
+        for head in range(model.blocks[name].heads_at(layer))
     ]
 
 

@@ -60,7 +60,7 @@ def head_plan(model: VLM, modules: Sequence[str] | None) -> Plan:
             (module, layer, head)
             for layer in range(block.n_layers)
             for module in chosen[block.name]
-            for head in range(block.n_heads)
+            for head in range(block.heads_at(layer))
         ]
     }
 

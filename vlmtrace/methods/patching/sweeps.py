@@ -371,6 +371,8 @@ def fixed_heads(model: VLM, runs: PairRuns, keep: dict[str, torch.Tensor], rever
 def head_masks(model: VLM, sets: Sequence[Sequence[tuple[str, int, int]]]) -> dict[str, torch.Tensor]:
     """Masks (set, layer, head) by module, true for the heads of each set.
 
+    Where a layer has fewer heads than others, what stands behind them is always false.
+
     Args:
         model: which heads there are
         sets: each a list of (module, layer, head)
@@ -386,7 +388,10 @@ def head_masks(model: VLM, sets: Sequence[Sequence[tuple[str, int, int]]]) -> di
         for module, layer, head in heads:
             one_of(module, masks, "module")
             model.check_site(Site(block.name, module, layer))
-            if not 0 <= head < block.n_heads:
-                raise VlmtraceError(f"Head {head} does not exist: {block.name} has heads 0 to {block.n_heads - 1}.")
+            if not 0 <= head < block.heads_at(layer):
+                place = f"layer {layer} of {block.name}" if block.heads else block.name
+                raise VlmtraceError(
+                    f"Head {head} does not exist: {place} has heads 0 to {block.heads_at(layer) - 1}."
+                )
             masks[module][row, layer, head] = True
     return masks

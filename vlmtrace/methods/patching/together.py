@@ -61,7 +61,7 @@ def interventions_of(model: VLM, runs: PairRuns, sets: Sequence[Sequence[Patch]]
     overwritten = {}
     for site, by_set in by_site.items():
         by_head = any(patch.heads is not None for patches in by_set.values() for patch in patches)
-        n_heads = model.blocks[site.block].n_heads if by_head else 1
+        n_heads = model.blocks[site.block].heads_at(site.layer) if by_head else 1
         mask = torch.zeros(1, len(by_set), runs.corrupt[site].shape[1], n_heads, dtype=torch.bool)
         for row, patches in enumerate(by_set.values()):
             for patch in patches:

@@ -198,7 +198,7 @@ class Patching(View):
         def compute() -> pd.DataFrame:
             model, runs = self.session.model, self.example.runs(self.corruption)
             known = model.blocks[block]
-            places = [(layer, head) for layer in range(known.n_layers) for head in range(known.n_heads)]
+            places = known.every_head
             where = tuple(self.positions) or None
             single = [[Patch(block, module, layer, where, (head,))] for layer, head in places]
             readout = patched_readout(model, runs, single)
@@ -257,7 +257,7 @@ class Patching(View):
             "tokens": self.example.tokens(block).to_dict("records"), "inImage": in_image.tolist(),
             "boxes": boxes[placed].round(6).tolist(),
             "effects": _numbers(effects["patching_effect"], known.n_layers),
-            "headEffects": None if heads is None else _numbers(heads["patching_effect"], known.n_layers),
+            "headEffects": None if heads is None else _by_head(heads),
             "positions": self.positions, "patches": [self._plain(patch) for patch in self.patches],
             "questions": {"clean": self.example.question, "corrupt": str(frame[question])},
             "canUndo": bool(self._before), "options": options,
@@ -323,6 +323,12 @@ def _worth_showing(table: pd.DataFrame, options: list[int], least: float = 0.005
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _by_head(heads: pd.DataFrame) -> list[list[float | None]]:
+    """Layer × head; None where a layer has fewer heads than others."""
+    matrix = heads.pivot(index="layer", columns="head", values="patching_effect").sort_index().sort_index(axis=1)
+    return [[_number(value) for value in row] for row in matrix.to_numpy()]
 
 
 def _numbers(values: pd.Series, rows: int) -> list[list[float | None]]:

@@ -45,6 +45,7 @@ from vlmtrace.inputs.token_roles import joined_words
 from vlmtrace.methods.relevancy.rules import bimodal_relevancy, normalised, self_attention_relevancy
 from vlmtrace.models import VLM, HookPoint, Inputs, Site, Token
 from vlmtrace.models.hooks import attach_hooks
+from vlmtrace.models.layer_kinds import check_has_weights
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,7 @@ def attention_graph(
     """
     weights: dict[Site, Tensor] = {}
     blocks = [block for name, block in model.blocks.items() if vision or name != "vision_encoder"]
+    check_has_weights(model.name, model.head_block)
 
     def keep(site: Site) -> Callable[..., None]:
         return lambda _module, _args, output: weights.__setitem__(site, output[1])

@@ -16,6 +16,7 @@ FAMILIES = [
         vision_attention_weights=False,
         layout=WindowByWindow(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
+        readout_scale=lambda config: config.text_config.logits_scaling,
         caps_logits=False,
     )
 ]

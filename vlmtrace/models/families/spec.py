@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -83,9 +83,10 @@ class FamilySpec:
         refusal: config -> why such a model is not supported, as the end of a sentence; None: nothing is against it
         adapt: spec and config -> the spec for this model, where it depends on what the family was joined with
         text: path of the stack of text layers
-        vision: path of the vision encoder
+        vision: path of the vision encoder; "" where there is none
         norm: path in the stack of text layers: the final norm
-        attention_output: path in a text layer: the attention's output projection
+        attention_output: path in a text layer: the output projection of its attention, or of what stands in its place;
+            several where layers differ, of which each has one
         mlp: path in a text layer: the feed-forward, or its last module
         text_only: path of what runs a prompt without an image; "" for the whole model
         vision_types: types of vision encoder whose positions are known to be the patches of `layout`; a model with
@@ -111,8 +112,9 @@ class FamilySpec:
         pooled: inputs of one pair -> for each image token the patches that are pooled into it, by their number, tile by tile
             and row by row: (image token, patch of it), -1 for none; None where they come in squares
         as_batch: inputs of several pairs, each as the processor gives it alone -> what the model takes for all of them
-        later_image_features: config -> the number of text layers, from the first on, behind which the model adds image
-            features
+        later_image_features: config -> the text layers behind which the model adds image features; a number: so many,
+            from the first on
+        readout_scale: config -> what the model's forward pass multiplies its logits by
         caps_logits: whether the model's forward pass applies the text configuration's `final_logit_softcapping`
     """
 
@@ -136,7 +138,7 @@ class FamilySpec:
     text: str = "model.language_model"
     vision: str = "model.vision_tower"
     norm: str = "norm"
-    attention_output: str = "self_attn.o_proj"
+    attention_output: str | tuple[str, ...] = "self_attn.o_proj"
     mlp: str = "mlp"
     text_only: str = ""
     vision_types: tuple[str, ...] = CLIP_OR_SIGLIP
@@ -158,7 +160,8 @@ class FamilySpec:
     pooled: Callable[[Inputs], Array] | None = None
     as_batch: Callable[[Inputs], Inputs] = lambda inputs: inputs
     # What its layers do
-    later_image_features: Callable[[Any], int] = lambda _config: 0
+    later_image_features: Callable[[Any], int | Collection[int]] = lambda _config: 0
+    readout_scale: Callable[[Any], float] = lambda _config: 1.0
     caps_logits: bool = True
 
     @property

@@ -4,11 +4,6 @@ from vlmtrace.models.families.spec import UnsupportedFamily
 
 UNSUPPORTED = [
     UnsupportedFamily(
-        "mllama",
-        "Mllama (Llama 3.2 Vision)",
-        "which looks at the image by cross-attention from within its language model",
-    ),
-    UnsupportedFamily(
         "instructblipvideo",
         "InstructBLIP-Video",
         "whose processor takes videos of four frames and no images (InstructBLIP takes images)",

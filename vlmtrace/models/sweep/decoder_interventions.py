@@ -19,10 +19,13 @@ from torch import Tensor
 
 from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.interventions import Interventions, Setting, changed_positions
+from vlmtrace.models.layer_kinds import check_can_be_hidden
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.sweep.chunking import in_chunks
 from vlmtrace.models.sweep.decoder_only import BLOCK, Replay
+from vlmtrace.models.sweep.layer_calls import stream_of
 from vlmtrace.models.sweep.layer_sweep import concat_states
+from vlmtrace.models.sweep.shared_keys import SharedKeys
 from vlmtrace.models.types import AnswerIds, Patches, Readout, Site, Trace, positions_read
 from vlmtrace.models.vlm import VLM
 
@@ -33,6 +36,7 @@ def intervene(
     model: VLM, source: Trace, base: Trace, given: Interventions, answer_ids: AnswerIds, memory: int
 ) -> Readout:
     """Answer every intervention in a batch of pairs; see `ModelInterface.intervene`."""
+    given = _hidden_where_seen(model, given)
     replay = Replay(model, base)
     starts = given.starts(BLOCK)
     layers = [0 if start is None else start[0] for start in starts]
@@ -60,6 +64,13 @@ def intervene(
     return Readout(found.correct[:, back], found.incorrect[:, back], found.log_normalizer[:, back])
 
 
+def _hidden_where_seen(model: VLM, given: Interventions) -> Interventions:
+    """The same interventions, that hide nothing in layers in which no position sees another."""
+    kept = check_can_be_hidden(model.name, model.blocks[BLOCK], [site.layer for site in given.blocked])
+    blocked = {site: setting for site, setting in given.blocked.items() if site.layer in kept}
+    return Interventions(given.n, given.overwritten, blocked)
+
+
 def _visible(given: Interventions, replay: Replay) -> Interventions:
     """The same interventions, whose blocked keys are only those that a query would see."""
     blocked = {}
@@ -83,16 +94,17 @@ class _Suffix:
         n_layers = len(self.replay.layers)
         starts = [n_layers if start is None else start[0] for start in given.starts(BLOCK)]
         states: Tensor | None = None  # (P, S, L, D)
+        shared = self.replay.pass_from(self.first)
         for layer in range(n_layers):
             here, joining = 0 if states is None else states.shape[1], starts.count(layer)
             blocked = given.blocked.get(Site(BLOCK, "self_attention", layer))
             if blocked is not None:
                 # What a mask changes has to be computed: states join before the layer.
                 states = concat_states(states, self._entering(layer, joining) if joining else None)
-                states = self._advance(layer, states, given, blocked)
+                states = self._advance(layer, states, given, blocked, shared)
                 continue
             if states is not None:
-                states = self._advance(layer, states, given, None)
+                states = self._advance(layer, states, given, None, shared)
             if joining:
                 states = concat_states(states, self._join(layer, given, here, joining))
         last = self._rows(self.base[BLOCK, "residual", n_layers - 1])
@@ -135,14 +147,17 @@ class _Suffix:
             if self._setting(given, module, layer, skipped, n) is not None
         ]
 
-    def _advance(self, layer: int, states: Tensor, given: Interventions, blocked: Setting | None) -> Tensor:
+    def _advance(
+        self, layer: int, states: Tensor, given: Interventions, blocked: Setting | None, shared: SharedKeys
+    ) -> Tensor:
         """One whole layer for states (P, S, L, D) that are under way."""
+        self.replay.prepare(layer, self.first)
         hooks = self._hooks(("self_attention", "mlp"), given, layer, 0, states.shape[1])
         if blocked is not None:
-            out = self._masked(layer, states, blocked, hooks)
+            out = self._masked(layer, states, blocked, hooks, shared)
         else:
             with attach_hooks(hooks):
-                out = self.replay.advance(layer, states, self.first)
+                out = self.replay.advance(layer, states, self.first, shared)
         return self._over(out, given, "residual", layer, 0)
 
     def _join(self, layer: int, given: Interventions, skipped: int, n: int) -> Tensor:
@@ -157,7 +172,7 @@ class _Suffix:
                 out = self.replay.rows(layer, slice(self.first, None), heads, None)
         return self._over(out, given, "residual", layer, skipped)
 
-    def _masked(self, layer: int, states: Tensor, blocked: Setting, hooks: list) -> Tensor:
+    def _masked(self, layer: int, states: Tensor, blocked: Setting, hooks: list, shared: SharedKeys) -> Tensor:
         """One layer in which some states' queries do not see some keys; what sees nothing gets nothing."""
         pairs, n = states.shape[:2]
         added = self.replay.between[layer - 1] if layer else None
@@ -175,8 +190,11 @@ class _Suffix:
             point = self.model.hook_point(Site(BLOCK, "self_attention", layer))
             hooks = [(point, lambda value: value.masked_fill(blind, 0)), *hooks]
         options["past_key_values"] = _Before(self.replay.recorded[layer], self.first, n)
+        options = shared.handed(layer, options, n, whole=True)
         with attach_hooks(hooks):
-            return self.replay.layers[layer](states.flatten(0, 1), **options).view(states.shape)
+            out = stream_of(self.replay.layers[layer], states.flatten(0, 1), **options).view(states.shape)
+        shared.keep(layer, options, pairs, states.shape[2])
+        return out
 
 
 class _Before:
@@ -187,10 +205,15 @@ class _Before:
         self.key, self.value = (
             part[:, :, :first].repeat_interleave(n_states, dim=0) for part in (recorded.key, recorded.value)
         )
+        self.first = first
 
     def update(self, key: Tensor, value: Tensor, *_args: Any, **_options: Any) -> tuple[Tensor, Tensor]:
         """Called by the layer with the states' own keys and values (P·S, K, L, E); it goes on with what is returned."""
         return torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
+
+    def get_seq_length(self, *_args: Any) -> int:
+        """How many positions come before those of the states; some layers scale their queries by it."""
+        return self.first
 
 
 def _hiding(mask: Tensor | None, hidden: Tensor, dtype: torch.dtype) -> Tensor:

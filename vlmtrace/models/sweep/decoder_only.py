@@ -18,6 +18,7 @@ from torch import Tensor
 from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.sweep.chunking import in_chunks
+from vlmtrace.models.sweep.layer_calls import for_each_state, options_at, stream_of, without_image
 from vlmtrace.models.sweep.layer_sweep import (
     concat_states,
     gather_rows,
@@ -27,6 +28,7 @@ from vlmtrace.models.sweep.layer_sweep import (
     with_heads,
 )
 from vlmtrace.models.sweep.replay import BLOCK, Replay
+from vlmtrace.models.sweep.shared_prefix import no_attention
 from vlmtrace.models.sweep.vision_patches import sweep_vision
 from vlmtrace.models.types import AnswerIds, Inputs, Patches, Readout, Site, Trace, positions_read
 from vlmtrace.models.vlm import VLM
@@ -102,6 +104,7 @@ class SuffixSweep:
     def answer(self, patches: Patches, answer_ids: AnswerIds) -> Readout:
         """Readout (P, S) of patches sorted by layer."""
         n_layers, n_read = len(self.replay.layers), positions_read(answer_ids)
+        shared = self.replay.pass_from(self.first)
 
         def start(layer: int) -> int:
             # Above the last layer only the positions that are read out matter.
@@ -112,11 +115,12 @@ class SuffixSweep:
 
         def advance(layer: int, changed: Tensor | None, fresh: Tensor | None, _rows: Tensor) -> Tensor:
             states = concat_states(changed, fresh)
+            self.replay.prepare(layer, self.first)
             restored = restore_window_hooks(self.model, self.clean, patches, layer, states.shape[1], self.first)
             if layer + 1 == n_layers and not restored:
-                return self.replay.advance_read(layer, states, self.first, self.replay.length - start(layer))
+                return self.replay.advance_read(layer, states, self.first, self.replay.length - start(layer), shared)
             with attach_hooks(restored):
-                return self.replay.advance(layer, states, self.first)[:, :, start(layer) - self.first :]
+                return self.replay.advance(layer, states, self.first, shared)[:, :, start(layer) - self.first :]
 
         states = sweep_layers(n_layers, patches, enter, advance)
         return Readout.of_last(self.model.read(states[:, :, -n_read:]), answer_ids)
@@ -149,7 +153,7 @@ class SuffixSweep:
         if module == "mlp":
             mlp = new
         else:
-            context = with_heads(patches.heads, self.model.blocks[BLOCK].n_heads, new, context)
+            context = with_heads(patches.heads, self.model.blocks[BLOCK].heads_at(layer), new, context)
         return self.replay.single_rows(layer, patches.positions[0], context, mlp)
 
     def _masked(self, layer: int, module: str, patches: Patches, start: int) -> Tensor:
@@ -158,7 +162,7 @@ class SuffixSweep:
         assert patches.position_masks is not None
         chosen = patches.position_masks[:, :, rows, None]  # (P, S, rows, 1)
         if any(head is not None for head in patches.heads):
-            n_heads = self.model.blocks[BLOCK].n_heads
+            n_heads = self.model.blocks[BLOCK].heads_at(layer)
             width = self.clean[BLOCK, module, layer].shape[-1]
             chosen = chosen & head_columns(patches.heads, n_heads, width, chosen.device)[:, None]
         # (P, 1, rows, D) each
@@ -191,12 +195,14 @@ def run_with_fixed_heads(
     for layer, call in enumerate(run.calls):
         site = Site(BLOCK, "self_attention", layer)
         chosen, rest = clean[site], corrupt[site]  # (1, T, D)
-        width = chosen.shape[-1] // model.blocks[BLOCK].n_heads
-        mask = keep[:, layer].repeat_interleave(width, dim=-1)[:, None].to(chosen.device)  # (set, 1, D)
+        n_heads, module = model.blocks[BLOCK].heads_at(layer), model.layer_module(BLOCK, layer)
+        width = chosen.shape[-1] // n_heads
+        mask = keep[:, layer, :n_heads].repeat_interleave(width, dim=-1)[:, None].to(chosen.device)  # (set, 1, D)
         fixed = torch.where(mask, chosen, rest)
-        with attach_hooks([(model.hook_point(site), partial(_given, fixed))]):
-            out = model.layer_module(BLOCK, layer)(stream, **call.options)
+        options = options_at(call.options, stream.shape[1], lambda value, _dim: for_each_state(value, len(keep)))
+        with no_attention(model.hf), attach_hooks([(model.hook_point(site), partial(_given, fixed))]):
+            out = stream_of(module, stream, **without_image(options, len(keep)))
         if model.adds_image_features_after(layer) and layer + 1 < len(run.calls):
-            out = out + run.calls[layer + 1].hidden - model.layer_module(BLOCK, layer)(call.hidden, **call.options)
+            out = out + run.calls[layer + 1].hidden - stream_of(module, call.hidden, **call.options)
         stream = out
     return Readout.of_last(model.read(stream[None, :, -positions_read(answer_ids) :]), answer_ids)

@@ -42,8 +42,7 @@ def sweep(
     Returns:
         Readout of shape (1, patch)
     """
-    readouts = []
-    n_heads = model.blocks[patches.block].n_heads
+    readouts, block = [], model.blocks[patches.block]
     for i in range(len(patches)):
         chosen = (
             patches.positions[0, i : i + 1]
@@ -55,7 +54,13 @@ def sweep(
         points = [
             (
                 model.hook_point(site),
-                partial(with_patch, clean=clean[site], positions=positions, head=head, n_heads=n_heads),
+                partial(
+                    with_patch,
+                    clean=clean[site],
+                    positions=positions,
+                    head=head,
+                    n_heads=block.heads_at(site.layer),
+                ),
             )
             for site in sites
         ]
@@ -87,8 +92,9 @@ def run_with_fixed_heads(
         for module, keep in keep_clean.items():
             for layer in range(block.n_layers):
                 site = Site(block.name, module, layer)
-                width = clean[site].shape[-1] // block.n_heads
-                mask = keep[row, layer].repeat_interleave(width).to(model.device)
+                n_heads = block.heads_at(layer)
+                width = clean[site].shape[-1] // n_heads
+                mask = keep[row, layer, :n_heads].repeat_interleave(width).to(model.device)
                 fixed = torch.where(mask, clean[site], corrupt[site])
                 points.append((model.hook_point(site), lambda _value, fixed=fixed: fixed))
         with attach_hooks(points):

@@ -14,19 +14,25 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.hooks import HookPoint, attach_hooks
-from vlmtrace.models.sweep.shared_prefix import Prefix, Recorded, Recorder, no_attention, shared_prefixes
+from vlmtrace.models.layer_kinds import ATTENTION, CROSS_ATTENTION, SHARED_KEYS, STATE, key_sources
+from vlmtrace.models.sweep.carried_states import CarriedStates
+from vlmtrace.models.sweep.kept_keys import Prefix, Recorded, Recorder
+from vlmtrace.models.sweep.layer_calls import for_each_state, options_at, stream_of, without_image
+from vlmtrace.models.sweep.layer_masks import BLOCK, masks_of, seen
+from vlmtrace.models.sweep.shared_keys import SharedKeys
+from vlmtrace.models.sweep.shared_prefix import no_attention, shared_prefixes
 from vlmtrace.models.types import Call, Patches, Site, Trace
 from vlmtrace.models.vlm import VLM
-
-BLOCK = "language_model"
 
 
 class Replay:
     """The corrupt run of the language model, ready to be taken up at any layer and position.
 
     Attributes:
+        kinds: by layer, how it gets to know what stands elsewhere, see `vlmtrace.models.layer_kinds`
         masks: by layer, what each position sees: (1 or P, 1, T, T), bool or added to the scores; None: everything
-        recorded: by layer, keys and values of all positions
+        recorded: by layer, keys and values of all positions; of a layer that looks at the image alone, those of the
+            image; None: it carries a state
         between: by layer, what the model adds between this layer's output and the next one's input, None: nothing
     """
 
@@ -38,27 +44,40 @@ class Replay:
             corrupt: trace of the corrupt runs, with `calls`
         """
         self.model, self.calls = model, corrupt.calls
-        self.layers = [model.layer_module(BLOCK, i) for i in range(model.blocks[BLOCK].n_layers)]
+        block = model.blocks[BLOCK]
+        self.layers = [model.layer_module(BLOCK, i) for i in range(block.n_layers)]
+        self.kinds = [block.kind_at(i) for i in range(block.n_layers)]
+        attentions = [model.attention_module(Site(BLOCK, "self_attention", i)) for i in range(block.n_layers)]
+        self.sources = key_sources(attentions)
+        self._passed_as = [str(getattr(attention, "layer_type", "")) for attention in attentions]
         self.length = corrupt.calls[0].hidden.shape[1]
-        self.masks = masks_of(self.layers, corrupt.calls)
-        self.recorded: list[Recorder] = []
+        self.masks = masks_of(model, corrupt.calls)
+        self.recorded: list[Recorder | None] = []
         self.between: list[Tensor | None] = []
         self.nbytes = 0
         self._seen: dict[tuple[int, int], tuple[Tensor, bool, bool]] = {}
+        self._carried: dict[int, tuple[int, CarriedStates]] = {}
         for i, call in enumerate(self.calls):
             recorder, out = call.recorder, corrupt.activations.get(Site(BLOCK, "residual", i))
-            if recorder is None or out is None:
+            if out is None or (recorder is None and self.kinds[i] != STATE):
                 recorder, out = self._record(i)
-            self.recorded.append(recorder)
+            source = self.sources[i]
+            self.recorded.append(recorder if source is None else self.recorded[source])
             adds = model.adds_image_features_after(i) and i + 1 < len(self.layers)
             self.between.append(self.calls[i + 1].hidden - out if adds else None)
 
-    def _record(self, layer: int) -> tuple[Recorder, Tensor]:
-        recorder, call = Recorder(), self.calls[layer]
-        options = {**call.options, "attention_mask": self.masks[layer], "past_key_values": recorder}
-        out = self.layers[layer](call.hidden, **options)
-        self.nbytes += recorder.nbytes  # beside what the trace holds
+    def _record(self, layer: int) -> tuple[Recorder | None, Tensor]:
+        call, recorder = self.calls[layer], None if self.kinds[layer] == STATE else Recorder()
+        options = {**call.options, "past_key_values": recorder}
+        if self.kinds[layer] == ATTENTION:
+            options["attention_mask"] = self.masks[layer]
+        out = stream_of(self.layers[layer], call.hidden, **options)
+        self.nbytes += recorder.nbytes if recorder else 0  # beside what the trace holds
         return recorder, out
+
+    def pass_from(self, first: int) -> SharedKeys:
+        """What layers give each other in one pass of states that start with position `first`."""
+        return SharedKeys(self.sources, self._passed_as, self.recorded, first)
 
     def first_reached(self, patches: Patches) -> list[int]:
         """For each patch, the first position whose state it can change in any layer above."""
@@ -98,11 +117,12 @@ class Replay:
     def state_bytes(self, first: int) -> int:
         """What one state of one pair occupies at the peak of a layer."""
         text = self.model.hf.config.get_text_config()
-        inner = getattr(text, "intermediate_size", None) or text.ffn_dim
         rows = self.length - first
-        elements = rows * (8 * text.hidden_size + 3 * inner) + 2 * text.vocab_size
-        size = max(4, self.recorded[0].key.element_size())
+        elements = rows * (8 * text.hidden_size + 3 * _inner_width(text)) + 2 * text.vocab_size
+        size = max(4, self.calls[0].hidden.element_size())
         scored = rows if self.scores_own_only(first) else self.length
+        image = [kept.key.shape[2] for kept in self.recorded if kept is not None and kept.key.ndim == 4]
+        scored = max(scored, *image) if CROSS_ATTENTION in self.kinds else scored
         # Scores and their softmax in float32, and in the model's own precision.
         return (elements + 3 * rows * scored * text.num_attention_heads) * size
 
@@ -110,7 +130,15 @@ class Replay:
         """Whether scores of the keys before `first` are never in memory as a whole, in any layer."""
         if self.calls[0].hidden.device.type != "cpu" or self._caps_scores():
             return False
-        return all(self.sees_all_before(layer, first) for layer in range(len(self.layers)))
+        return all(
+            kind == STATE or (kind == ATTENTION and self._has_even_heads(i) and self.sees_all_before(i, first))
+            for i, kind in enumerate(self.kinds)
+        )
+
+    def _has_even_heads(self, layer: int) -> bool:
+        """Whether values are as wide as keys, as the processor's fused attention needs them."""
+        kept = self.recorded[layer]
+        return kept is not None and kept.key.shape[-1] == kept.value.shape[-1]
 
     def _caps_scores(self) -> bool:
         return getattr(self.model.hf.config.get_text_config(), "attn_logit_softcapping", None) is not None
@@ -139,34 +167,63 @@ class Replay:
         """What a layer is called with for some query rows of `repeats` states per pair; masks stay one per pair."""
 
         def chosen(value: Tensor, dim: int) -> Tensor:
-            value = value[(slice(None),) * dim + (rows,)]
-            return value.repeat_interleave(repeats, dim=0) if len(value) > 1 else value
+            return for_each_state(value[(slice(None),) * dim + (rows,)], repeats)
 
         return self._options(layer, rows, chosen)
 
     def _options(self, layer: int, rows: slice | Tensor, chosen: Callable[[Tensor, int], Tensor]) -> dict[str, Any]:
-        options = dict(self.calls[layer].options)
-        mask = self.masks[layer]
-        options["attention_mask"] = None if mask is None else mask[:, :, rows]
-        if options.get("position_embeddings") is not None:
-            options["position_embeddings"] = tuple(chosen(part, 1) for part in options["position_embeddings"])
-        if options.get("position_ids") is not None:
-            options["position_ids"] = chosen(options["position_ids"], 1)
+        given = self.calls[layer].options
+        options = options_at(given, self.length, chosen)
+        if SHARED_KEYS in options:
+            # A layer writes into it: those of the run stay as they are.
+            options[SHARED_KEYS] = dict(options[SHARED_KEYS])
+        if self.kinds[layer] == ATTENTION:
+            mask = self.masks[layer]
+            options["attention_mask"] = None if mask is None else mask[:, :, rows]
+        elif self.kinds[layer] == CROSS_ATTENTION and given.get("cross_attention_mask") is not None:
+            options["cross_attention_mask"] = given["cross_attention_mask"][:, :, rows]
         return options
 
-    def advance(self, layer: int, states: Tensor, first: int) -> Tensor:
-        """One whole layer for positions from `first` on: outputs of the layer below (P, S, L, D) -> (P, S, L, D)."""
+    def prepare(self, layer: int, first: int) -> None:
+        """Run what `advance` needs of a layer's positions before `first`: to be called before hooks are attached."""
+        if self.kinds[layer] != STATE or not first or self._carried.get(layer, (None,))[0] == first:
+            return
+        carried = CarriedStates()
+        options = {**self.options(layer, slice(0, first), 1), "past_key_values": carried}
+        stream_of(self.layers[layer], self.calls[layer].hidden[:, :first], **options)
+        # Of one position at a time: patches come in the order of their first positions.
+        self._carried[layer] = first, carried
+
+    def advance(self, layer: int, states: Tensor, first: int, shared: SharedKeys) -> Tensor:
+        """One whole layer for positions from `first` on: outputs of the layer below (P, S, L, D) -> (P, S, L, D).
+
+        Args:
+            layer: the one that runs
+            states: outputs of the layer below
+            first: the position that they start with
+            shared: of this pass, from `pass_from`
+        """
         states = self._entering(layer, states, first)
-        options = self.options(layer, slice(first, None), states.shape[1])
-        prefix = Prefix(
-            self.recorded[layer], first, self.sees_all_before(layer, first), self._is_causal_from(layer, first)
-        )
+        n_states = states.shape[1]
+        options = self.options(layer, slice(first, None), n_states)
+        rows = states.flatten(0, 1)  # (P·S, L, D): a layer takes all states as one batch.
+        recorded = self.recorded[layer]
+        if recorded is None:
+            self.prepare(layer, first)
+            carried = self._carried[layer][1].repeated(n_states) if first else None
+            return stream_of(self.layers[layer], rows, **{**options, "past_key_values": carried}).view(states.shape)
+        if self.kinds[layer] == CROSS_ATTENTION:
+            prefix = Prefix.of_image(recorded, n_states)
+            options = without_image(options, len(rows))
+        else:
+            prefix = Prefix(recorded, first, self.sees_all_before(layer, first), self._is_causal_from(layer, first))
+            options = shared.handed(layer, options, n_states)
         with shared_prefixes(self.model.hf, prefix):
-            # (P·S, L, D): a layer takes all states as one batch.
-            out = self.layers[layer](states.flatten(0, 1), **{**options, "past_key_values": prefix})
+            out = stream_of(self.layers[layer], rows, **{**options, "past_key_values": prefix})
+        shared.keep(layer, options, len(states), states.shape[2])
         return out.view(states.shape)
 
-    def advance_read(self, layer: int, states: Tensor, first: int, n_read: int) -> Tensor:
+    def advance_read(self, layer: int, states: Tensor, first: int, n_read: int, shared: SharedKeys) -> Tensor:
         """As `advance`, for the last positions alone: (P, S, L, D) -> (P, S, R, D).
 
         Above the last layer nothing sees the other positions: of them it computes no more than keys and values.
@@ -176,20 +233,27 @@ class Replay:
             states: outputs of the layer below
             first: the position that they start with
             n_read: how many last positions
+            shared: of this pass, from `pass_from`
         """
-        length = states.shape[2]
+        length, start = states.shape[2], self.length - n_read
         if length == n_read:
-            return self.advance(layer, states, first)
+            return self.advance(layer, states, first, shared)
+        if self.kinds[layer] == STATE:
+            return self.advance(layer, states, first, shared)[:, :, -n_read:]
+        if self.kinds[layer] == CROSS_ATTENTION:
+            return self.advance(layer, states[:, :, -n_read:], start, shared)
         states = self._entering(layer, states, first)
-        recorder = Recorder(stops=True)
-        options = self.options(layer, slice(first, None), states.shape[1])
-        with contextlib.suppress(Recorded):
-            self.layers[layer](states.flatten(0, 1), **{**options, "past_key_values": recorder})
-        options = self.options(layer, slice(self.length - n_read, None), states.shape[1])
-        prefix = Prefix(self.recorded[layer], first, self.sees_all_before(layer, first), own=recorder)
+        recorder, recorded = Recorder(stops=True, start=first), self.recorded[layer]
+        assert recorded is not None, "attention has keys"
+        if self.sources[layer] is None:
+            options = self.options(layer, slice(first, None), states.shape[1])
+            with contextlib.suppress(Recorded):
+                self.layers[layer](states.flatten(0, 1), **{**options, "past_key_values": recorder})
+        options = shared.handed(layer, self.options(layer, slice(start, None), states.shape[1]), states.shape[1])
+        prefix = Prefix(recorded, first, self.sees_all_before(layer, first), own=recorder, start=start)
         read = states[:, :, -n_read:]
         with shared_prefixes(self.model.hf, prefix):
-            out = self.layers[layer](read.flatten(0, 1), **{**options, "past_key_values": prefix})
+            out = stream_of(self.layers[layer], read.flatten(0, 1), **{**options, "past_key_values": prefix})
         return out.view(read.shape)
 
     def _entering(self, layer: int, states: Tensor, first: int) -> Tensor:
@@ -231,26 +295,14 @@ class Replay:
         ]
         if mlp is not None:
             points.append((self.model.hook_point(Site(BLOCK, "mlp", layer)), lambda _: mlp))
+        options = without_image({**options, "attention_mask": None}, len(hidden))
         with no_attention(self.model.hf), attach_hooks(points):
-            return self.layers[layer](hidden, **{**options, "attention_mask": None})
+            return stream_of(self.layers[layer], hidden, **options)
 
 
-def masks_of(layers: list[Any], calls: list[Call]) -> list[Tensor | None]:
-    """Each layer's mask, spelled out; masks that are the same are the same tensor."""
-    causal: dict[tuple[int, torch.device], Tensor] = {}
-    masks: list[Tensor | None] = []
-    for layer, call in zip(layers, calls, strict=True):
-        mask = call.options.get("attention_mask")
-        if mask is None and getattr(layer.self_attn, "is_causal", True):
-            # None means causal to a causal layer, but only while queries and keys are the same positions.
-            n, device = call.hidden.shape[1], call.hidden.device
-            if (n, device) not in causal:
-                causal[n, device] = torch.ones(n, n, dtype=torch.bool, device=device).tril()[None, None]
-            mask = causal[n, device]
-        masks.append(mask)
-    return masks
-
-
-def seen(mask: Tensor) -> Tensor:
-    """Which keys a query sees, bool, from a mask that is bool or added to the scores."""
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+def _inner_width(text: Any) -> int:
+    """The width inside the feed-forward, of a text configuration; the largest where layers or experts differ."""
+    names = ("intermediate_size", "intermediate_size_mlp", "moe_intermediate_size", "ffn_dim")
+    found = [getattr(text, name, None) for name in names]
+    widths = [width for size in found if size for width in (size if isinstance(size, (list, tuple)) else [size])]
+    return max(widths, default=4 * text.hidden_size)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.sweep.layer_calls import stream_of
 from vlmtrace.models.types import Inputs, Trace
 from vlmtrace.models.vlm import VLM
 
@@ -55,7 +56,7 @@ def check_replay(model: VLM, trace: Trace, inputs: Inputs) -> None:
         raise VlmtraceError(f"{model.name} is not supported: {n} text layers are called {len(trace.calls)} times.")
     for i, call in enumerate(trace.calls):
         found = trace[block, "residual", i]  # (1, T, D)
-        again = layers[i](call.hidden, **call.options)
+        again = stream_of(layers[i], call.hidden, **call.options)
         refuse_unless_same(again, found, found, f"text layer {i}, run by itself, gives another output")
         if i + 1 < n:
             # Where image features are added in between, those positions may differ.

@@ -65,6 +65,8 @@ def self_check(model: VLM) -> None:
     worst = 0.0
     for block in model.blocks.values():
         chosen = [_one_patch_per_module(block, clean_trace, generator)]
+        if block.kinds:
+            chosen.append(_one_patch_below(block, clean_trace))
         if model.falls_back_to_reference:
             # Regions and joint patches have code of their own where the sweep does not run the model's own layers.
             chosen.append(_one_region(block, clean_trace, generator))
@@ -100,8 +102,17 @@ def _one_patch_per_module(block: Block, trace: Trace, generator: np.random.Gener
     last = trace[block.name, modules[0], 0].shape[1] - 1
     layers = sorted(generator.integers(0, block.n_layers, len(modules)).tolist())
     positions = generator.integers(min(1, last), last + 1, len(modules))
-    heads = [block.n_heads - 1 if module in block.head_modules else None for module in modules]
+    heads = [
+        block.heads_at(layer) - 1 if module in block.head_modules else None
+        for module, layer in zip(modules, layers, strict=True)
+    ]
     return Patches(block.name, modules, layers, heads, torch.as_tensor(positions, device=trace.logits.device)[None])
+
+
+def _one_patch_below(block: Block, trace: Trace) -> Patches:
+    """A patch of the first layer, in the middle: layers of every kind run again above it."""
+    middle = trace[block.name, "residual", 0].shape[1] // 2
+    return Patches(block.name, ["residual"], [0], [None], torch.tensor([[middle]], device=trace.logits.device))
 
 
 def _one_region(block: Block, trace: Trace, generator: np.random.Generator) -> Patches:

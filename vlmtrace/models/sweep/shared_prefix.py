@@ -5,7 +5,7 @@ so its keys and values are kept once: the states' queries are laid side by side 
 instead of copying hundreds of keys for each state.
 
 Shapes: P pairs, S states (patches) per pair, T positions, L of them run again, R of those with a query (all of them
-but in the last layer), K key heads, G query heads that share a key head, E width of a head.
+but in the last layer), K key heads, G query heads that share a key head, E width of a head's keys, V of its values.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.sweep.kept_keys import Prefix
 
 NAME = "vlmtrace_shared_prefix"
 
@@ -27,76 +27,6 @@ NAME = "vlmtrace_shared_prefix"
 NONE = "vlmtrace_no_attention"
 
 _current: ContextVar[Prefix] = ContextVar("current prefix")
-
-
-class Recorded(Exception):
-    """The forward pass of a layer got as far as its keys and values, and no more is wanted."""
-
-
-class Recorder:
-    """Stands where a layer expects a cache of keys and values, and remembers what it is given.
-
-    Attributes:
-        key: (P, K, T, E)
-        value: (P, K, T, E)
-    """
-
-    def __init__(self, stops: bool = False):
-        """Remember nothing yet.
-
-        Args:
-            stops: whether the layer goes no further than its keys and values, but raises `Recorded`
-        """
-        self.key, self.value = torch.empty(0), torch.empty(0)
-        self.stops = stops
-
-    def update(self, key: Tensor, value: Tensor, *_args: Any, **_options: Any) -> tuple[Tensor, Tensor]:
-        """Called by the layer with its keys and values; it goes on with what is returned."""
-        self.key, self.value = key, value
-        if self.stops:
-            raise Recorded
-        return key, value
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what is remembered."""
-        return self.key.nbytes + self.value.nbytes
-
-
-class Prefix:
-    """Stands where a layer expects a cache: what was recorded before a position, for all states of a pair.
-
-    Attributes:
-        key: (P, K, first, E)
-        value: (P, K, first, E)
-        is_seen: whether every query sees all of it, with nothing added to the scores
-        is_causal: whether each query sees the states' own keys up to its own position, and no further
-    """
-
-    def __init__(
-        self,
-        recorded: Recorder,
-        first: int,
-        is_seen: bool = False,
-        is_causal: bool = False,
-        own: Recorder | None = None,
-    ):
-        """Keep what was recorded before position `first`.
-
-        Args:
-            recorded: keys and values of the corrupt run
-            first: the position that the states start with
-            is_seen: whether every query is known to see all positions before `first`
-            is_causal: whether every query is known to see those from `first` to its own, and no further
-            own: the states' own keys and values, where the layer runs on their last positions only
-        """
-        self.key, self.value = recorded.key[:, :, :first], recorded.value[:, :, :first]
-        self.is_seen, self.is_causal, self.own = is_seen, is_causal, own
-
-    def update(self, key: Tensor, value: Tensor, *_args: Any, **_options: Any) -> tuple[Tensor, Tensor]:
-        """Called by the layer with the states' own keys and values; it goes on with what is returned."""
-        # `attend` puts the prefix before them.
-        return (key, value) if self.own is None else (self.own.key, self.own.value)
 
 
 @contextlib.contextmanager
@@ -143,37 +73,49 @@ def attend(
     """Attention over the current prefix and each state's own keys, in the form transformers calls it.
 
     Args:
-        module: the attention, which this does not need
+        module: the attention
         query: (P·S, K·G, R, E), of the last of the positions that are run again
         key: (P·S, K, L, E), of the positions that are run again
-        value: (P·S, K, L, E), of the same
+        value: (P·S, K, L, V), of the same
         attention_mask: (1 or P, 1, R, T), bool or added to the scores; None: everything is seen
         scaling: of the scores; None: 1/√E
         softcap: bounds the scores; None: they are not bounded
-        **options: what else transformers passes on
+        **options: what else transformers passes on; of it `s_aux`, (K·G,), is the score of the attention sink that
+            takes a share of each query's weights and gives nothing
 
     Returns:
-        (P·S, R, K·G, E), and None where others give weights
-
-    Raises:
-        VlmtraceError: the model asks for something that this attention does not know
+        (P·S, R, K·G, V), and None where others give weights
     """
-    if options.get("s_aux") is not None:
-        raise VlmtraceError("The fast sweep does not know attention sinks: this model is not supported.")
     prefix = _current.get()
-    n_pairs, n_key_heads, _, size = prefix.key.shape
+    before_key, before_value = prefix.expanded(module, key, value)
+    n_pairs, n_key_heads, _, size = before_key.shape
     _, n_heads, rows, _ = query.shape
+    shared, width = n_heads // n_key_heads, before_value.shape[-1]
     # Queries that share a key head, of all states of a pair, side by side.
-    grouped = query.view(n_pairs, -1, n_key_heads, n_heads // n_key_heads, rows, size)  # (P, S, K, G, R, E)
+    grouped = query.view(n_pairs, -1, n_key_heads, shared, rows, size)  # (P, S, K, G, R, E)
     scale = size**-0.5 if scaling is None else scaling
-    if query.device.type == "cpu" and prefix.is_seen and softcap is None:
-        context = _merged(grouped, key, value, prefix, attention_mask, scale)
+    sinks = options.get("s_aux")
+    sinks = None if sinks is None else sinks.view(n_key_heads, shared)  # (K, G)
+    before = _Before(before_key, before_value, prefix.is_seen, prefix.is_causal)
+    if query.device.type == "cpu" and prefix.is_seen and softcap is None and width == size:
+        context = _merged(grouped, key, value, before, attention_mask, scale, sinks)
     else:
-        context = _scored(grouped, key, value, prefix, attention_mask, scale, softcap)
-    return context.reshape(len(query), rows, n_heads, size), None
+        context = _scored(grouped, key, value, before, attention_mask, scale, softcap, sinks)
+    return context.reshape(len(query), rows, n_heads, width), None
 
 
-def _merged(grouped: Tensor, key: Tensor, value: Tensor, prefix: Prefix, mask: Tensor | None, scale: float) -> Tensor:
+class _Before(NamedTuple):
+    """What a prefix is in the keys and values of attention; see `Prefix`."""
+
+    key: Tensor
+    value: Tensor
+    is_seen: bool
+    is_causal: bool
+
+
+def _merged(
+    grouped: Tensor, key: Tensor, value: Tensor, prefix: _Before, mask: Tensor | None, scale: float, sinks: Tensor | None
+) -> Tensor:
     """Contexts (P, S, R, K, G, E): attention to the prefix and to the states' own keys, merged by their normalizers.
 
     Scores are never in memory as a whole: the processor's fused attention gives their log-sum-exp beside the context.
@@ -195,6 +137,11 @@ def _merged(grouped: Tensor, key: Tensor, value: Tensor, prefix: Prefix, mask: T
             ..., None
         ]  # float32, also where contexts are in half precision
         own_context = torch.lerp(context.float(), own_context.float(), own_share).to(query.dtype)
+    if sinks is not None:
+        if before:
+            own_normalizer = torch.logaddexp(own_normalizer, normalizer)
+        kept = (own_normalizer - sinks.float().repeat_interleave(rows, dim=1)).sigmoid()[..., None]
+        own_context = (own_context.float() * kept).to(query.dtype)
     return own_context.unflatten(3, (shared, rows)).permute(0, 1, 4, 2, 3, 5)
 
 
@@ -226,12 +173,13 @@ def _scored(
     grouped: Tensor,
     key: Tensor,
     value: Tensor,
-    prefix: Prefix,
+    prefix: _Before,
     mask: Tensor | None,
     scale: float,
     softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
-    """Contexts (P, S, R, K, G, E) by way of all scores, whatever the mask and the device."""
+    """Contexts (P, S, R, K, G, V) by way of all scores, whatever the mask, the device and the width of values."""
     n_pairs, n_states, n_key_heads, shared, rows, size = grouped.shape
     before = prefix.key.shape[2]
     if softcap is None and grouped.dtype != torch.float32:
@@ -240,18 +188,20 @@ def _scored(
     folded = grouped.transpose(1, 2).reshape(n_pairs, n_key_heads, n_states * shared * rows, size)  # (P, K, S·G·R, E)
     scores = grouped.new_empty(n_pairs, n_key_heads, n_states, shared * rows, before + key.shape[2])
     scores[..., :before] = (folded @ prefix.key.mT).view(*scores.shape[:-1], before)
-    # (P, K, S, L, E) each
+    # (P, K, S, L, E or V) each
     own_key, own_value = (part.unflatten(0, (n_pairs, n_states)).transpose(1, 2) for part in (key, value))
     own_query = folded.view(n_pairs, n_key_heads, n_states, shared * rows, size)  # (P, K, S, G·R, E)
     scores[..., before:] = own_query @ own_key.mT
-    weights = _softmax(scores.unflatten(3, (shared, rows)), mask, scale, softcap, before if prefix.is_seen else 0)
-    weights = weights.flatten(3, 4)
+    from_key = before if prefix.is_seen else 0
+    weights = _softmax(scores.unflatten(3, (shared, rows)), mask, scale, softcap, from_key, sinks).flatten(3, 4)
     on_prefix = weights[..., :before].reshape(*folded.shape[:3], before) @ prefix.value
-    context = on_prefix.view(own_query.shape) + weights[..., before:] @ own_value  # (P, K, S, G·R, E)
+    context = on_prefix.unflatten(2, (n_states, -1)) + weights[..., before:] @ own_value  # (P, K, S, G·R, V)
     return context.unflatten(3, (shared, rows)).permute(0, 2, 4, 1, 3, 5)
 
 
-def _softmax(scores: Tensor, mask: Tensor | None, scale: float, softcap: float | None, from_key: int) -> Tensor:
+def _softmax(
+    scores: Tensor, mask: Tensor | None, scale: float, softcap: float | None, from_key: int, sinks: Tensor | None
+) -> Tensor:
     """Attention weights from scores (P, K, S, G, R, T), which are overwritten; keys before `from_key` are all seen."""
     dtype = scores.dtype
     if softcap is not None:
@@ -264,7 +214,10 @@ def _softmax(scores: Tensor, mask: Tensor | None, scale: float, softcap: float |
             masked.masked_fill_(~mask, float("-inf"))
         else:
             masked.add_(mask)
-    return scores.softmax(-1).to(dtype)
+    if sinks is None:
+        return scores.softmax(-1).to(dtype)
+    sink = sinks.to(scores.dtype)[None, :, None, :, None, None].expand(*scores.shape[:-1], 1)
+    return torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1].to(dtype)
 
 
 AttentionInterface.register(NAME, attend)

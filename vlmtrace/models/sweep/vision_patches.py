@@ -49,10 +49,10 @@ def sweep_vision(
             ]
             for pair in range(n_pairs)
         ]
-        states = torch.stack(entering)  # (P, S, L, D)
+        states, shared = torch.stack(entering), replay.pass_from(first)  # (P, S, L, D)
         for layer in range(n_layers - 1):
-            states = replay.advance(layer, states, first)
-        states = replay.advance_read(n_layers - 1, states, first, n_read)
+            states = replay.advance(layer, states, first, shared)
+        states = replay.advance_read(n_layers - 1, states, first, n_read, shared)
         return Readout.of_last(model.read(states[:, :, -n_read:]), answer_ids)
 
     state_bytes = n_pairs * max(replay.state_bytes(first), _seeing_bytes(model, corrupt) // n_pairs)

@@ -1,0 +1,226 @@
+"""How a text layer gets to know what stands elsewhere: by attention, from the image alone, or by a state it carries on.
+
+Most layers of most models have attention. Some models mix them with layers that carry a state from position to position
+(linear attention, short convolutions), or with layers that look at the image alone, by cross-attention.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.types import Block
+
+#: A layer that attends to the positions of its own sequence.
+ATTENTION = "attention"
+
+#: A layer that attends to the image, and to no other position of its own sequence.
+CROSS_ATTENTION = "cross_attention"
+
+#: A layer that carries a state from each position to the next, and has no attention weights.
+STATE = "state"
+
+#: What text layers call a module that carries a state.
+STATEFUL = ("linear_attn", "conv")
+
+#: Where layers pass keys and values on to those above them, by the kind of their attention.
+SHARED_KEYS = "shared_kv_states"
+
+#: What a layer that looks at the image is called with.
+IMAGE_STATES = "cross_attention_states"
+
+
+def attention_path(layer: nn.Module, paths: str | tuple[str, ...]) -> str:
+    """Of the paths of an output projection that a family's layers may have, the one that a layer has.
+
+    Args:
+        layer: a text layer
+        paths: as `FamilySpec.attention_output`
+
+    Returns:
+        a path in the layer
+
+    Raises:
+        VlmtraceError: the layer has none of them
+    """
+    alternatives = (paths,) if isinstance(paths, str) else paths
+    for path in alternatives:
+        try:
+            layer.get_submodule(path)
+        except AttributeError:
+            continue
+        return path
+    raise VlmtraceError(
+        f"A text layer ({type(layer).__name__}) has no {' and no '.join(alternatives)}: name the output projection of "
+        "its attention in the family's attention_output."
+    )
+
+
+def kind_of(layer: nn.Module, path: str) -> str:
+    """How a layer gets to know what stands elsewhere.
+
+    Args:
+        layer: a text layer
+        path: of its output projection, from `attention_path`
+
+    Returns:
+        `ATTENTION`, `CROSS_ATTENTION` or `STATE`
+    """
+    name = path.partition(".")[0]
+    if name in STATEFUL:
+        return STATE
+    return CROSS_ATTENTION if IMAGE_STATES in _parameters(type(layer.get_submodule(name))) else ATTENTION
+
+
+def heads_of(layer: nn.Module, path: str, otherwise: int) -> int:
+    """Of how many heads' outputs a layer's output projection reads the concatenation.
+
+    Args:
+        layer: a text layer
+        path: of its output projection, from `attention_path`
+        otherwise: what the configuration says, for layers that do not tell
+
+    Returns:
+        the number of heads; 1 where nothing in the layer is divided into heads (short convolutions)
+    """
+    attention = layer.get_submodule(path.partition(".")[0])
+    if kind_of(layer, path) == STATE:
+        return int(getattr(attention, "num_v_heads", 1))
+    width = getattr(layer.get_submodule(path), "in_features", None)
+    size = getattr(attention, "v_head_dim", None) or getattr(attention, "head_dim", None)
+    if not width or not size or width % size:
+        return otherwise
+    return int(width // size)
+
+
+def language_block(layers: Iterable[nn.Module], paths: str | tuple[str, ...], n_heads: int) -> Block:
+    """The block of a stack of text layers, of which each tells its own heads.
+
+    Args:
+        layers: of the language model
+        paths: as `FamilySpec.attention_output`
+        n_heads: what the configuration says of all of them
+
+    Returns:
+        the block; attention weights are offered where every layer has some, of as many heads
+    """
+    layers, attention = list(layers), ("self_attention",)
+    found = [attention_path(layer, paths) for layer in layers]
+    heads = tuple(heads_of(layer, path, n_heads) for layer, path in zip(layers, found, strict=True))
+    kinds = tuple(kind_of(layer, path) for layer, path in zip(layers, found, strict=True))
+    return Block(
+        "language_model",
+        len(layers),
+        max(heads, default=n_heads),
+        ("residual", "mlp", *attention),
+        head_modules=attention,
+        attention_modules=attention if set(kinds) <= {ATTENTION} and len(set(heads)) == 1 else (),
+        heads=heads if len(set(heads)) > 1 else (),
+        kinds=kinds if set(kinds) - {ATTENTION} else (),
+    )
+
+
+def key_sources(attentions: Iterable[nn.Module]) -> list[int | None]:
+    """By layer, the lower one whose keys and values its attention reads; None: its own.
+
+    Args:
+        attentions: the attention of each layer, from the lowest on
+
+    Raises:
+        VlmtraceError: no lower layer passes on what an attention reads
+    """
+    found: list[int | None] = []
+    passing: dict[str, int] = {}
+    for layer, attention in enumerate(attentions):
+        kind = str(getattr(attention, "layer_type", ""))
+        reads = bool(getattr(attention, "is_kv_shared_layer", False))
+        if reads and kind not in passing:
+            raise VlmtraceError(f"Layer {layer} reads keys and values that no lower layer passes on.")
+        found.append(passing[kind] if reads else None)
+        if getattr(attention, "store_full_length_kv", False):
+            passing[kind] = layer
+    return found
+
+
+def check_can_be_hidden(name: str, block: Block, layers: Iterable[int]) -> list[int]:
+    """The layers in which positions can be hidden from others, of those in which they are to be.
+
+    A layer that looks at the image alone lets no position see another, so that there is nothing to hide in it.
+
+    Args:
+        name: the model's, for the sentence
+        block: of the layers
+        layers: in which they are to be hidden
+
+    Returns:
+        those with attention to the positions of their own sequence
+
+    Raises:
+        VlmtraceError: a layer carries a state, of which no single position can be taken away
+    """
+    layers = list(layers)
+    for layer in layers:
+        if block.kind_at(layer) == STATE:
+            kept = [str(i) for i in range(block.n_layers) if block.kind_at(i) == ATTENTION]
+            raise VlmtraceError(
+                f"Layer {layer} of {name} carries a state from position to position instead of attention weights, so "
+                "no position can be hidden from another in it: choose layers with attention "
+                f"({', '.join(kept) or 'there are none'})."
+            )
+    return [layer for layer in layers if block.kind_at(layer) == ATTENTION]
+
+
+def check_has_weights(name: str, block: Block) -> None:
+    """Check that a block gives attention weights.
+
+    Args:
+        name: the model's, for the sentence
+        block: the block
+
+    Raises:
+        VlmtraceError: its layers have none, or not all of them have some
+    """
+    if block.attention_modules:
+        return
+    why = "its attention keeps them to itself in every implementation"
+    if block.kinds:
+        why = "some of its layers carry a state, or look at the image alone"
+    elif block.heads:
+        why = "some of its layers have fewer heads than others"
+    raise VlmtraceError(f"{block.name} of {name} gives no attention weights, since {why}: patch its heads instead.")
+
+
+def by_name(module: nn.Module, args: tuple, options: dict[str, Any]) -> dict[str, Any]:
+    """What a layer is called with beside its first argument, by name, however the caller has passed it.
+
+    Args:
+        module: the layer
+        args: positional arguments, the residual stream first
+        options: keyword arguments
+
+    Returns:
+        all but the residual stream
+
+    Raises:
+        VlmtraceError: an argument has no name
+    """
+    names = _parameters(type(module))[1:]
+    if len(args) - 1 > len(names):
+        raise VlmtraceError(
+            f"A text layer ({type(module).__name__}) is called with arguments that have no name: the model is not "
+            "supported."
+        )
+    return {**dict(zip(names, args[1:], strict=False)), **options}
+
+
+@cache
+def _parameters(kind: type) -> tuple[str, ...]:
+    """The names of what a module's forward pass takes, without `self`."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = inspect.signature(kind.forward).parameters.items()  # type: ignore[attr-defined]
+    return tuple(name for name, parameter in found if parameter.kind in positional)[1:]
