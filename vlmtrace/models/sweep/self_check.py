@@ -65,7 +65,7 @@ def self_check(model: VLM) -> None:
     worst = 0.0
     for block in model.blocks.values():
         chosen = [_one_patch_per_module(block, clean_trace, generator)]
-        if block.kinds:
+        if block.kinds or getattr(model, "shares_keys", False):
             chosen.append(_one_patch_below(block, clean_trace))
         if model.falls_back_to_reference:
             # Regions and joint patches have code of their own where the sweep does not run the model's own layers.
