@@ -29,6 +29,8 @@ class ImagePrompts(VLM):
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
         """See `ModelInterface`."""
         super().__init__(name, hf, processor, family)
+        for setting, value in self.family.processor_settings.items():
+            setattr(processor, setting, value)
         self.forward_arguments = set(inspect.signature(type(hf).forward).parameters) - {"labels"}
 
     # Prompts --------------------------------------------------------

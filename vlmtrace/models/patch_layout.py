@@ -19,14 +19,16 @@ class PatchLayout:
     A family whose processor or vision encoder orders patches in another way overrides these methods.
 
     Attributes:
+        pixels: the input that holds the image
         elsewhere: what stands at positions of the vision encoder that are no patches
     """
 
+    pixels = "pixel_values"
     elsewhere = "[CLS]"
 
     def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
         """Tiles of one pair's image, and rows and columns of patches in each."""
-        shape = inputs["pixel_values"].shape
+        shape = inputs[self.pixels].shape
         rows, columns = (size // side for size, side in zip(shape[-2:], self.patch_size(config, inputs), strict=True))
         return int(np.prod(shape[:-3])), rows, columns
 
@@ -42,7 +44,7 @@ class PatchLayout:
 
     def tiles(self, config: Any, inputs: Inputs) -> Array:
         """Pixel values of one pair's image as (tile, channel, height, width)."""
-        pixels = inputs["pixel_values"].float().cpu().numpy()
+        pixels = inputs[self.pixels].float().cpu().numpy()
         return pixels.reshape(-1, *pixels.shape[-3:])
 
 

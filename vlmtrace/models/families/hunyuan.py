@@ -52,7 +52,7 @@ FAMILIES = [
         "HunYuanVLForConditionalGeneration",
         image_tokens="one per square of patches, newlines between rows, marks at both ends",
         handled="positions along several axes, newlines",
-        vision="model.visual",
+        vision="model.vision_tower",
         vision_types=("hunyuan_vl_vision",),
         # Its attention gives no weights unless flash attention computes it.
         vision_attention_weights=False,

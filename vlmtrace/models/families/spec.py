@@ -76,6 +76,7 @@ class FamilySpec:
         loader: the transformers class whose `from_pretrained` loads a model, or "module:class"
         load_options: further arguments of that call
         processor_context: makes a context in which the family's processor is loaded where torchvision is missing
+        processor_settings: attributes that the processor's class lacks or has otherwise than the model needs them
         packages: config -> packages, by their names for import, without which such a model cannot be built
         since: the version of vlmtrace in which the family was first supported
         unread_weights: regular expression of names of tensors that a checkpoint may hold though the model has no place
@@ -129,6 +130,7 @@ class FamilySpec:
     loader: str = "AutoModelForImageTextToText"
     load_options: Mapping[str, Any] = field(default_factory=dict)
     processor_context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    processor_settings: Mapping[str, Any] = field(default_factory=dict)
     packages: Callable[[Any], tuple[str, ...]] = lambda _config: ()
     since: str = "0.2.0"
     unread_weights: str = POOLING_HEAD
