@@ -259,6 +259,7 @@ def test_image_tokens_lie_where_their_patches_do(family, picture):
     if model.family.square_side is None:
         assert np.isnan(tokens).all()
         return
+    vision_block(model)
     boxes = model.image_cells(image, inputs, "vision_encoder")
     site = Site("vision_encoder", "residual", model.blocks["vision_encoder"].n_layers - 1)
     before = model.trace(inputs, [Site(LANGUAGE, "residual", 0)]).layer_inputs[LANGUAGE]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 
 from vlmtrace.core.types import Array
 from vlmtrace.models.families.spec import FamilySpec
@@ -45,6 +49,28 @@ def _pack(hf: Any, patches: Array, inputs: Inputs, newline: float) -> Array:
     return np.concatenate([mark, tokens, mark], axis=1).reshape(-1, rows.shape[-1])
 
 
+def _counted_apart(config: Any, inputs: Inputs) -> Inputs:
+    """Inputs with the positions that each pair has alone.
+
+    One axis of the positions is the number of an image, and transformers counts through all sequences of a batch.
+    """
+    ids, grids = inputs["input_ids"], inputs.get("image_grid_thw")
+    if grids is None or len(ids) == 1:
+        return inputs
+    from transformers.models.hunyuan_vl.modeling_hunyuan_vl import HunYuanVLModel  # slow to import
+
+    shell = SimpleNamespace(config=config)
+    shell.get_vision_position_ids = partial(HunYuanVLModel.get_vision_position_ids, shell)
+    rows = zip(ids.split(1), inputs["mm_token_type_ids"].split(1), grids.chunk(len(ids)), strict=True)
+    # (axis, 1, position) each
+    apart = [HunYuanVLModel.get_rope_index(shell, row, kinds, image_grid_thw=grid)[0] for row, kinds, grid in rows]
+    return {**inputs, "position_ids": torch.cat(apart, dim=1)}
+
+
+def _adapt(spec: FamilySpec, config: Any) -> FamilySpec:
+    return replace(spec, as_batch=partial(_counted_apart, config))
+
+
 FAMILIES = [
     FamilySpec(
         "hunyuan_vl",
@@ -59,6 +85,7 @@ FAMILIES = [
         layout=RowsOfOneImage(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
         pack=_pack,
+        adapt=_adapt,
         caps_logits=False,
     )
 ]

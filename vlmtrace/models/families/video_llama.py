@@ -40,6 +40,7 @@ FAMILIES = [
         handled="images of any size; for images",
         vision="model.vision_model",
         vision_types=("video_llama_3_vision",),
+        vision_attention_weights=False,
         prompt_start="{image}\n",
         layout=SquaresOfTheProcessor(),
         pack=_pack,
