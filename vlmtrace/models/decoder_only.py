@@ -300,7 +300,9 @@ class DecoderOnly(ImagePrompts):
 
     def _says_what_it_shares(self) -> bool:
         """Whether each layer tells whether it reads the keys and values of another, and passes its own on."""
-        attentions = [self.attention_module(Site("language_model", "self_attention", i)) for i in range(len(self.text.layers))]
+        attentions = [
+            self.attention_module(Site("language_model", "self_attention", i)) for i in range(len(self.text.layers))
+        ]
         return all(hasattr(one, "is_kv_shared_layer") and hasattr(one, "store_full_length_kv") for one in attentions)
 
     def sweep(

@@ -37,7 +37,7 @@ class PatchLayout:
         return patch_size(config)
 
     def positions(self, hf: Any, inputs: Inputs) -> Array:
-        """Tile, row and column of each position of the vision encoder: (position, 3); tile -1 where that is no patch."""
+        """Tile, row and column of each position of the vision encoder: (position, 3); tile -1 where none is."""
         tiles, rows, columns = self.grid(hf.config, inputs)
         patches = all_patches(tiles, rows, columns).reshape(tiles, -1, 3)
         return np.concatenate([np.full((tiles, class_tokens(hf), 3), -1), patches], axis=1).reshape(-1, 3)

@@ -55,6 +55,8 @@ def vision_tokens(model: VLM, inputs: Inputs) -> list[Token]:
     layout = model.family.layout
     _, rows, _ = layout.grid(model.hf.config, inputs)
     return [
-        Token(layout.elsewhere, role=layout.elsewhere) if tile < 0 else Token(f"{tile * rows + row},{column}", role="image")
+        Token(layout.elsewhere, role=layout.elsewhere)
+        if tile < 0
+        else Token(f"{tile * rows + row},{column}", role="image")
         for tile, row, column in layout.positions(model.hf, inputs).tolist()
     ]

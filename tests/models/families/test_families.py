@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures.families import FAMILIES, THROUGHOUT
+from fixtures.families import ALIKE, FAMILIES, THROUGHOUT
 from PIL import Image
 
 import vlmtrace as vt
@@ -28,10 +28,12 @@ VACUOUS = 2e-3
 TRIED = 60
 
 
-@pytest.fixture(
-    scope="session",
-    params=[pytest.param(name, marks=() if name in THROUGHOUT else pytest.mark.medium) for name in FAMILIES],
-)
+def tier(name):
+    """Those for all that families differ in are tested at once; those that are like another one only at the end."""
+    return () if name in THROUGHOUT else pytest.mark.slow if name in ALIKE else pytest.mark.medium
+
+
+@pytest.fixture(scope="session", params=[pytest.param(name, marks=tier(name)) for name in FAMILIES])
 def family(request, model_store):
     return request.param, model_store.shared(request.param)
 
@@ -241,7 +243,8 @@ def test_a_painted_square_is_found_where_it_was_painted(model, picture):
         shared = np.minimum(found[2:], boxes[position][2:]) - np.maximum(found[:2], boxes[position][:2])
         smaller = min(np.prod(box[2:] - box[:2]) for box in (found, boxes[position]))
         assert shared.min() > 0 and np.prod(shared) > 0.5 * smaller, f"{position} was painted, {found} changed"
-        assert change[position] == change[tiles == tiles[position]].max(), (
+        # Nearly: where patches are normed one by one, a gray neighbour turns at a touch of color.
+        assert change[position] > 0.9 * change[tiles == tiles[position]].max(), (
             f"{position} was painted, but changed less than others"
         )
 
@@ -259,7 +262,8 @@ def test_image_tokens_lie_where_their_patches_do(family, picture):
     if model.family.square_side is None:
         assert np.isnan(tokens).all()
         return
-    vision_block(model)
+    if not model.family.vision_types:
+        pytest.skip("see the test of pictures that no encoder sees")
     boxes = model.image_cells(image, inputs, "vision_encoder")
     site = Site("vision_encoder", "residual", model.blocks["vision_encoder"].n_layers - 1)
     before = model.trace(inputs, [Site(LANGUAGE, "residual", 0)]).layer_inputs[LANGUAGE]
@@ -280,14 +284,32 @@ def test_image_tokens_lie_where_their_patches_do(family, picture):
             continue
         if not len(found):
             assert model.family.pack or model.family.pooled, f"position {position} reaches no token"
-            continue  # a row at the edge that is mostly padding, and is dropped with it; a patch that another crop has, too
-        holds = (found[:, :2] <= boxes[position][:2] + 1e-3).all(1) & (found[:, 2:] >= boxes[position][2:] - 1e-3).all(1)
+            continue  # a row at the edge that is mostly padding, and is dropped with it; or another crop has the patch
+        holds = (found[:, :2] <= boxes[position][:2] + 1e-3).all(1) & (found[:, 2:] >= boxes[position][2:] - 1e-3).all(
+            1
+        )
         if model.family.mixes_squares:
             side = found[0, 2:] - found[0, :2] + 1e-3
             near = (found[:, :2] - side <= boxes[position][:2]) & (found[:, 2:] + side >= boxes[position][2:])
             assert holds.any() and near.all()
         else:
             assert holds.all()
+
+
+def test_without_an_encoder_a_painted_square_changes_its_token(model):
+    if model.family.vision_types or model.family.square_side is None:
+        pytest.skip("the model has an encoder, or tokens without a place")
+    # No gray: where patches are normed one by one, a gray one turns at a touch of color.
+    picture = np.random.default_rng(0).integers(0, 256, (84, 126, 3), dtype=np.uint8)
+    before = encode(model, picture)
+    boxes = model.image_cells(Image.fromarray(picture), before)
+    clean = model.image_embeddings(before)[0]
+    for position in range(0, len(boxes), len(boxes) // 5):
+        top, left, bottom, right = (boxes[position] * [84, 126, 84, 126]).round().astype(int)
+        painted = picture.copy()
+        painted[top:bottom, left:right] = [255, 0, 255]
+        change = (model.image_embeddings(encode(model, painted))[0] - clean).norm(dim=-1)
+        assert change[position] == change.max(), f"token {position} was painted, {int(change.argmax())} changed"
 
 
 def test_positions_are_named_by_row_and_column(family, picture):

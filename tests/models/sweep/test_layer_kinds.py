@@ -91,7 +91,12 @@ def test_sweeps_equal_hooked_passes(case):
 
 
 def test_regions_and_windows_equal_hooked_passes(case):
-    chosen = [("residual", 0, None, 3), ("mlp", 1, None, 3), ("self_attention", 0, None, 3), ("self_attention", 2, 0, 3)]
+    chosen = [
+        ("residual", 0, None, 3),
+        ("mlp", 1, None, 3),
+        ("self_attention", 0, None, 3),
+        ("self_attention", 2, 0, 3),
+    ]
     members = torch.zeros(len(PAIRS), len(chosen), case.length, dtype=torch.bool)
     members[:, :, 3:6] = True
     case.assert_swept_as_hooked(patches_of(chosen, position_masks=members))

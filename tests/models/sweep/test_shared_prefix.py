@@ -157,8 +157,6 @@ def test_an_image_is_all_that_cross_attention_attends_to(monkeypatch):
     hidden = torch.zeros(PAIRS, 1, 4, 7)
     hidden[1, :, :, 5:] = torch.finfo(torch.float32).min
     found, _ = attend(None, query, key, value, hidden)
-    keys, values = (
-        part.repeat_interleave(STATES, 0).repeat_interleave(SHARED, 1) for part in (kept.key, kept.value)
-    )
+    keys, values = (part.repeat_interleave(STATES, 0).repeat_interleave(SHARED, 1) for part in (kept.key, kept.value))
     wanted = F.scaled_dot_product_attention(query, keys, values, attn_mask=hidden.repeat_interleave(STATES, 0))
     torch.testing.assert_close(found, wanted.transpose(1, 2), atol=1e-5, rtol=1e-5)

@@ -25,11 +25,7 @@ def every_head(model: VLM) -> list[HeadSite]:
         (module, layer, head) each
     """
     block = model.head_block
-    return [
-        (module, layer, head)
-        for module in block.head_modules
-        for layer, head in block.every_head
-    ]
+    return [(module, layer, head) for module in block.head_modules for layer, head in block.every_head]
 
 
 def check_heads(model: VLM, heads: Sequence[HeadSite]) -> list[HeadSite]:

@@ -390,8 +390,6 @@ def head_masks(model: VLM, sets: Sequence[Sequence[tuple[str, int, int]]]) -> di
             model.check_site(Site(block.name, module, layer))
             if not 0 <= head < block.heads_at(layer):
                 place = f"layer {layer} of {block.name}" if block.heads else block.name
-                raise VlmtraceError(
-                    f"Head {head} does not exist: {place} has heads 0 to {block.heads_at(layer) - 1}."
-                )
+                raise VlmtraceError(f"Head {head} does not exist: {place} has heads 0 to {block.heads_at(layer) - 1}.")
             masks[module][row, layer, head] = True
     return masks

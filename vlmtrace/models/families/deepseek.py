@@ -18,7 +18,7 @@ class OfSam(PatchLayout):
         return side, side
 
 
-def _with_lists(inputs: Inputs) -> Inputs:
+def _with_lists(inputs: Inputs) -> dict[str, Any]:
     """Numbers of tiles as lists, as the model takes them."""
     listed = ("num_local_patches", "patches_grid")
     return {name: value.tolist() if name in listed else value for name, value in inputs.items()}
@@ -36,7 +36,7 @@ FAMILIES = [
         "deepseek_vl_hybrid",
         "DeepSeek-VL with two encoders",
         "DeepseekVLHybridForConditionalGeneration",
-        handled="images filled up to a square; of the two encoders the vision encoder is SigLIP, and what SAM sees of the "
+        handled="images filled up to a square; SigLIP is the vision encoder that is offered, and what SAM sees of the "
         "image in high resolution stays as it is",
         vision="model.vision_model",
     ),
@@ -62,8 +62,8 @@ FAMILIES = [
         "unlimited_ocr",
         "Unlimited-OCR",
         "UnlimitedOcrForConditionalGeneration",
-        image_tokens="one per square of SAM's patches, which convolutions mix with those around it, newlines between rows",
-        handled="experts, tiles; SAM and CLIP one behind the other, neither of which is offered; image tokens have no "
+        image_tokens="one per square of SAM's patches, mixed with those around it; newlines between rows",
+        handled="experts, tiles; SAM and CLIP one behind the other, neither of them offered; image tokens have no "
         "place in the image; an answer counts as a part of the prompt, so that it forgets none of its beginning",
         vision_types=(),
         layout=OfSam(),

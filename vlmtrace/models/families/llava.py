@@ -38,8 +38,8 @@ FAMILIES = [
         "LLaVA-1.5",
         "LlavaForConditionalGeneration",
         since="0.1.0",
-        handled="layers above vision_feature_layer are not offered; features of several layers side by side; also Pixtral "
-        "in its transformers form, whose images have any size",
+        handled="layers above vision_feature_layer are not offered; features of several layers side by side; Pixtral, "
+        "whose images have any size",
         adapt=of_pixtral,
         # Whatever the text configuration says (that of Gemma 2 does): the forward pass of LLaVA's classes caps nothing.
         caps_logits=False,

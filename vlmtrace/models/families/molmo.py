@@ -19,7 +19,9 @@ class Crops(PatchLayout):
     def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
         """All crops are squares of one size."""
         height, width = self.patch_size(config, inputs)
-        rows, columns = (size // side for size, side in zip(config.vision_config.image_size, (height, width), strict=True))
+        rows, columns = (
+            size // side for size, side in zip(config.vision_config.image_size, (height, width), strict=True)
+        )
         return len(inputs["pixel_values"]), rows, columns
 
     def tiles(self, config: Any, inputs: Inputs) -> Array:
@@ -44,7 +46,10 @@ def _as_batch(inputs: Inputs) -> Inputs:
     n_pairs = len(inputs["input_ids"])
     n_patches = inputs["pixel_values"].shape[0] * inputs["pixel_values"].shape[1] // n_pairs
     before = torch.arange(n_pairs, device=pooled.device).repeat_interleave(len(pooled) // n_pairs) * n_patches
-    return {**inputs, "image_token_pooling": torch.where(pooled >= 0, pooled + before[:, None].to(pooled.dtype), pooled)}
+    return {
+        **inputs,
+        "image_token_pooling": torch.where(pooled >= 0, pooled + before[:, None].to(pooled.dtype), pooled),
+    }
 
 
 FAMILIES = [
@@ -53,7 +58,8 @@ FAMILIES = [
         "Molmo 2",
         "Molmo2ForConditionalGeneration",
         image_tokens="one per square of patches of the whole image and of its crops",
-        handled="crops that overlap, features of several layers side by side, an image that sees itself in both directions",
+        handled="crops that overlap, features of several layers side by side, an image that sees itself in both "
+        "directions",
         vision_types=("molmo2_vision",),
         prompt_start="{image}",
         layout=Crops(),

@@ -94,8 +94,8 @@ class FamilySpec:
             another one is used without its vision encoder
         vision_attention: path in a vision layer: its attention
         vision_attention_weights: whether that attention gives its weights
-        vision_in_one_row: whether the vision encoder takes all images of a batch as one sequence, whose attention scores
-            grow with the square of their number
+        vision_in_one_row: whether the vision encoder takes all images of a batch as one sequence, so that its attention
+            scores grow with the square of their number
         prompt_start: what precedes the prompt where the processor has no chat template, with {image} for the image's
             placeholder; "" where the processor itself puts the image's tokens
         prompt_end: what the processor itself adds behind the prompt
@@ -107,11 +107,11 @@ class FamilySpec:
         layout: how pixel values hold the patches
         square_side: config -> patches along each side of the square that one image token stands for; None where image
             tokens stand for no particular patches
-        mixes_squares: whether the squares around it enter an image token, too, by convolutions behind the vision encoder:
-            it lies where its square does, but is not made of it alone
+        mixes_squares: whether the squares around it enter an image token, too, by convolutions behind the vision
+            encoder: it lies where its square does, but is not made of it alone
         pack: rearranges image tokens after projection; None where they come row by row, tile by tile
-        pooled: inputs of one pair -> for each image token the patches that are pooled into it, by their number, tile by tile
-            and row by row: (image token, patch of it), -1 for none; None where they come in squares
+        pooled: inputs of one pair -> for each image token the patches that are pooled into it, by their number, tile by
+            tile and row by row: (image token, patch of it), -1 for none; None where they come in squares
         as_batch: inputs of several pairs, each as the processor gives it alone -> what the model takes for all of them
         later_image_features: config -> the text layers behind which the model adds image features; a number: so many,
             from the first on
@@ -160,7 +160,7 @@ class FamilySpec:
     mixes_squares: bool = False
     pack: Pack | None = None
     pooled: Callable[[Inputs], Array] | None = None
-    as_batch: Callable[[Inputs], Inputs] = lambda inputs: inputs
+    as_batch: Callable[[Inputs], dict[str, Any]] = lambda inputs: inputs
     # What its layers do
     later_image_features: Callable[[Any], int | Collection[int]] = lambda _config: 0
     readout_scale: Callable[[Any], float] = lambda _config: 1.0

@@ -21,7 +21,7 @@ from vlmtrace.models.sweep.layer_calls import for_each_state, options_at, stream
 from vlmtrace.models.sweep.layer_masks import BLOCK, masks_of, seen
 from vlmtrace.models.sweep.shared_keys import SharedKeys
 from vlmtrace.models.sweep.shared_prefix import no_attention, shared_prefixes
-from vlmtrace.models.types import Call, Patches, Site, Trace
+from vlmtrace.models.types import Patches, Site, Trace
 from vlmtrace.models.vlm import VLM
 
 

@@ -114,7 +114,13 @@ class _Before(NamedTuple):
 
 
 def _merged(
-    grouped: Tensor, key: Tensor, value: Tensor, prefix: _Before, mask: Tensor | None, scale: float, sinks: Tensor | None
+    grouped: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix: _Before,
+    mask: Tensor | None,
+    scale: float,
+    sinks: Tensor | None,
 ) -> Tensor:
     """Contexts (P, S, R, K, G, E): attention to the prefix and to the states' own keys, merged by their normalizers.
 
