@@ -47,7 +47,16 @@ def families() -> str:
     reasons = [(entry.name, entry.reason) for entry in unsupported_families().values()]
     refused = pd.DataFrame(reasons, columns=["refused", "because it is a model"])
     how = table[
-        ["family", "model_type", "supported_by", "check", "several_images", "vision_encoder", "vision_attention", "since"]
+        [
+            "family",
+            "model_type",
+            "supported_by",
+            "check",
+            "several_images",
+            "vision_encoder",
+            "vision_attention",
+            "since",
+        ]
     ]
     how = how.rename(columns={"vision_attention": "its attention weights"})
     particular = table[["family", "image_tokens", "handled"]].rename(

@@ -216,7 +216,12 @@ def adding_a_family():
     (((name, target),),) = [list(group.items()) for group in tomllib.loads(points)["project"]["entry-points"].values()]
     assert (name, target) == ("pocket_llava", "pocket_llava:FAMILIES")
     return types.SimpleNamespace(
-        family=classes + declaration, look=look, load=load, table=table, builder=builder, target=target.partition(":")[2]
+        family=classes + declaration,
+        look=look,
+        load=load,
+        table=table,
+        builder=builder,
+        target=target.partition(":")[2],
     )
 
 
@@ -242,7 +247,7 @@ def test_adding_a_family(adding_a_family, install, tmp_path, capsys):
     loaded, printed = names["model"], capsys.readouterr().out
     assert loaded.uses_fast_sweep and list(loaded.blocks) == ["vision_encoder", "language_model"]
     assert loaded.prompt_text("is this red?") == "Picture: <image> Question: is this red?"
-    for part in ("pocket_llava", "multi_modal_projector", "vision_encoder 3", "a prompt that names the picture"):
+    for part in ("pocket_llava", "multi_modal_projector", "vision_encoder 2", "a prompt that names the picture"):
         assert part in printed, f"{part} is not printed by the page's steps"
 
 

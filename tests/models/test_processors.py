@@ -1,4 +1,4 @@
-"""Processors where torchvision is missing: images are prepared without it where that can be done, and else it is named."""
+"""Processors where torchvision is missing: images are prepared without it where that can be, and else it is named."""
 
 import json
 

@@ -38,8 +38,8 @@ class ImagePrompts(VLM):
     @property
     def image_placeholder(self) -> str:
         """What stands for the image in a prompt: the processor puts the image's tokens in its place."""
-        # Where the chat template writes another token than those that the image becomes, the processor says so; Kosmos's
-        # puts the image's tokens itself, and knows no placeholder.
+        # Where the chat template writes another token than those that the image becomes, the processor says so. That of
+        # Kosmos puts the image's tokens itself, and knows no placeholder.
         named = (getattr(self.processor, f"image_{part}token", None) for part in ("placeholder_", ""))
         token = next(filter(None, named), "")
         return getattr(token, "content", token)

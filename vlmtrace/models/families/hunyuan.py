@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vlmtrace.core.types import Array
 from vlmtrace.models.families.spec import FamilySpec
@@ -63,7 +64,9 @@ def _counted_apart(config: Any, inputs: Inputs) -> Inputs:
     shell.get_vision_position_ids = partial(HunYuanVLModel.get_vision_position_ids, shell)
     rows = zip(ids.split(1), inputs["mm_token_type_ids"].split(1), grids.chunk(len(ids)), strict=True)
     # (axis, 1, position) each
-    apart = [HunYuanVLModel.get_rope_index(shell, row, kinds, image_grid_thw=grid)[0] for row, kinds, grid in rows]
+    apart: list[Tensor] = [
+        HunYuanVLModel.get_rope_index(shell, row, kinds, image_grid_thw=grid)[0] for row, kinds, grid in rows
+    ]
     return {**inputs, "position_ids": torch.cat(apart, dim=1)}
 
 

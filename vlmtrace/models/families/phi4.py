@@ -1,4 +1,4 @@
-"""Phi-4-multimodal: the image comes whole and in crops, side by side with sound, in the embeddings of a language model."""
+"""Phi-4-multimodal: the image comes whole and in crops, side by side with sound, in a language model's embeddings."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FAMILIES = [
         "Phi-4-multimodal",
         "Phi4MultimodalForCausalLM",
         image_tokens="one per square of patches of crops and of the whole image, newlines between rows",
-        handled="newlines, padding; image tokens are given no place in the image, and the vision encoder is not offered: "
-        "a layer before its last is read",
+        handled="newlines, padding; image tokens are given no place in the image, and the vision encoder is not "
+        "offered: a layer before its last is read",
         loader="Phi4MultimodalForCausalLM",
         text="model",
         vision="model.embed_tokens_extend.image_embed.img_processor",

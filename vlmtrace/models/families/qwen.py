@@ -46,7 +46,6 @@ class SquareBySquare(PatchLayout):
         # (tile, row, column, channel, height, width) -> (tile, channel, row, height, column, width)
         return placed.transpose(0, 3, 1, 4, 2, 5).reshape(tiles, patches.shape[1], rows * height, columns * width)
 
-
     def pictures(self, config: Any, pixels: Array) -> Array:
         """The patches as (patch, channel, height, width); of the frames that a patch repeats, the first."""
         frames = getattr(config.vision_config, "temporal_patch_size", 1)

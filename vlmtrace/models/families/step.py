@@ -9,8 +9,8 @@ FAMILIES = [
         "Step 3.7",
         "Step3p7ForConditionalGeneration",
         image_tokens="one per square of 4 × 4 patches, crops before the whole image",
-        handled="experts, gated attention, heads that differ by layer; image tokens are given no place in the image, and "
-        "the vision encoder is not offered: it runs twice, on crops and on the whole image",
+        handled="experts, gated attention, heads that differ by layer; image tokens are given no place in the image, "
+        "and the vision encoder is not offered: it runs twice, on crops and on the whole image",
         vision="model.vision_model",
         vision_types=(),
         square_side=None,
