@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import threading
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -77,6 +78,7 @@ def ran(monkeypatch):
         with lock:
             found.log.append(" ".join(filter(None, [notebook.stem[:2], task])))
             found.given.append(dict(given))
+        found.clock += found.takes.get(task, 0)
         if notebook.stem[:2] in found.failing:
             raise VlmtraceError("a sentence.")
         run = open_run(given["run"])
@@ -105,6 +107,7 @@ def ran(monkeypatch):
         return page
 
     monkeypatch.setattr(schedule, "execute", execute)
+    monkeypatch.setattr(schedule, "time", SimpleNamespace(monotonic=lambda: found.clock))
     monkeypatch.setattr(report, "write_report", write_report)
     return found
 
@@ -118,6 +121,7 @@ def any_device(monkeypatch):
 class Ran:
     def __init__(self):
         self.log, self.given, self.failing, self.content, self.executed = [], [], set(), "", 0
+        self.clock, self.takes = 0.0, {}  # seconds of a stage, by its task
 
 
 def make(ran, *arguments, target="all", tasks=A, fails=False):
@@ -410,6 +414,20 @@ def test_what_others_wait_for_goes_first(ran):
     order = [stage[:2] for stage in log]
     assert order[:8] == ["01", "01", "02", "02", "03", "03", "05", "05"], log
     assert sorted(order[8:]) == ["04", "04", "06", "re"] and log[-1] == "report", log
+
+
+@pytest.mark.parametrize(("slow", "fast"), [(A, B), (B, A)])
+def test_among_equals_the_slower_task_goes_first(ran, slow, fast):
+    ran.takes = {slow: 9, fast: 1}
+    log, _ = make(ran, "--jobs", "1", tasks=f"{A} {B}")
+    assert [stage[3:] for stage in log[2:8]] == [slow, fast] * 3, log
+
+
+def test_the_report_is_imported_while_a_core_is_idle(ran, monkeypatch):
+    imported = []
+    monkeypatch.setattr(schedule, "import_report", lambda: imported.append(list(ran.log)))
+    make(ran, "--jobs", "2", tasks=A)
+    assert imported and len(imported[0]) < len(ran.log), "not before the last stage"
 
 
 def test_a_run_is_made_by_one_process_at_a_time(ran):

@@ -2,7 +2,7 @@
 
 import pytest
 from fixtures.app_server import running_app
-from fixtures.secrets import SECRETS
+from fixtures.stored_secrets import SECRETS
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import re
 import stat
 
 import pytest
-from fixtures.secrets import SECRETS
+from fixtures.stored_secrets import SECRETS
 
 from vlmtrace.core import paths
 

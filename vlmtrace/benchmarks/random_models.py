@@ -107,6 +107,7 @@ def llava(
     with torch.device(device), default_dtype(dtype):
         model = LlavaForConditionalGeneration(config)
     draw_wide(model, seed)
+    sharpen(model.model.language_model)
     sides = {"height": image_size, "width": image_size}
     processor = LlavaProcessor(
         CLIPImageProcessorPil(size=sides, do_center_crop=False),
@@ -161,6 +162,14 @@ def draw_wide(model: nn.Module, seed: int) -> None:
         for name, parameter in model.named_parameters():
             if "norm" not in name.lower():
                 parameter.normal_(0, 0.02 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5)
+
+
+def sharpen(stack: nn.Module, factor: float = 3.0) -> None:
+    """Let attention choose: with random weights it spreads over all of a long sequence, and no patch changes much."""
+    with torch.no_grad():
+        for name, parameter in stack.named_parameters():
+            if "q_proj" in name or "k_proj" in name:
+                parameter.mul_(factor)
 
 
 def noise_pair(folder: Path, size: int = 384, seed: int = 0) -> pd.DataFrame:

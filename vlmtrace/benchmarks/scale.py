@@ -133,7 +133,7 @@ def render_workers(rows: Sequence[dict[str, Any]]) -> str:
 @click.option("--effects", default="1000000,10000000", show_default=True, help="Numbers of effects; empty: none.")
 @click.option("--workers", default="1,2,4,8,16,32,64", show_default=True, help="Numbers of workers; empty: none.")
 @click.option("--part-seconds", default="10,1", show_default=True, help="How long a part takes.")
-@click.option("--per-worker", default=3, show_default=True, help="Parts of each worker.")
+@click.option("--per-worker", default=6, show_default=True, help="Parts of each worker.")
 @click.option("--out", type=click.Path(path_type=Path), default=paths.DATA / "bench" / "scale.json")
 def main(effects: str, workers: str, part_seconds: str, per_worker: int, out: Path) -> None:
     """Run both benchmarks, print their tables and write them as JSON."""

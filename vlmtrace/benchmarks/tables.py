@@ -56,7 +56,10 @@ def sweeps_table(sweeps: Mapping[str, Mapping[str, Any]]) -> str:
         ],
         ["largest effect in logits", *(f"{found['largest_effect']:.2g}" for found in every)],
         ["operations, in G", *(f"{found['operations'] / 1e9:,.1f}" for found in every)],
-        ["share of the rate of a large matrix product", *(f"{found['share_of_matmul_rate']:.0%}" for found in every)],
+        [
+            "share of the rate of the fastest large matrix product",
+            *(f"{found['share_of_matmul_rate']:.0%}" for found in every),
+        ],
         [
             "memory at the peak, of what is allowed",
             *(f"{one['memory_peak_bytes'] / 1e6:.0f} of {one['memory_setting_bytes'] / 1e6:.0f} MB" for one in every),

@@ -53,7 +53,7 @@ class DecoderOnly(ImagePrompts):
 
     answer_block = "language_model"
     image_module = "self_attention"
-    edges = (("image", "options"), ("image", "last"), ("options", "last"))
+    edges: tuple[tuple[str, str], ...] = (("image", "options"), ("image", "last"), ("options", "last"))
     falls_back_to_reference = False
     sweeps_regions = True
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 from torch import nn
@@ -217,6 +216,8 @@ def by_name(module: nn.Module, args: tuple, options: dict[str, Any]) -> dict[str
     Raises:
         VlmtraceError: an argument has no name
     """
+    if len(args) < 2:
+        return options
     names = _parameters(type(module))[1:]
     if len(args) - 1 > len(names):
         raise VlmtraceError(
@@ -226,7 +227,6 @@ def by_name(module: nn.Module, args: tuple, options: dict[str, Any]) -> dict[str
     return {**dict(zip(names, args[1:], strict=False)), **options}
 
 
-@cache
 def _parameters(kind: type) -> tuple[str, ...]:
     """The names of what a module's forward pass takes, without `self`."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -76,6 +76,12 @@ def test_a_cell_that_runs_again_finds_its_connection(pair_of_workers):
     assert vt.connect("local:2", PLAIN) is pair_of_workers
 
 
+def test_a_block_that_found_the_connection_open_leaves_it_open(pair_of_workers):
+    with vt.connect("local:2", PLAIN) as inner, vt.connect("local:2", PLAIN) as innermost:
+        assert inner is innermost is pair_of_workers
+    assert pair_of_workers.is_open
+
+
 def test_tables_are_those_of_one_machine_to_the_byte(tiny, random_pairs, monkeypatch, request):
     pairs = vt.evaluate(tiny, random_pairs)
     stages = {run: open_run(run).stage("s", "t", model=tiny) for run in ("here", "there")}

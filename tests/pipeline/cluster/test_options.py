@@ -131,7 +131,8 @@ def test_slurm_needs_to_know_the_memory():
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [(b"a: [", "not valid YAML"), (b"- a\n- b", "holds no options"), (b"\xff\xfe\x00", "not valid YAML"),
-     (b"memory: !!python/object/apply:os.system ['x']", "memory"), (b"just text", "holds no options")],
+     (b"memory: !!python/object/apply:os.system ['x']", "memory"), (b"just text", "holds no options"),
+     (b"memory: 1GB\nwalltime: '1:00:00'\nmemory: 64GB", r"memory stands there twice .* line 3")],
 )  # fmt: skip
 def test_a_file_that_is_no_yaml_of_options_is_a_sentence(tmp_path, content, sentence):
     path = tmp_path / "c.yaml"

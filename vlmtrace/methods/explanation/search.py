@@ -201,7 +201,7 @@ def causal_graph(
         VlmtraceError: there is no such layer, head or step, or the head has no graph (see `learn_graph`)
     """
     question = MaskableQuestion(model, image, prompt, answer, step)
-    layer = _existing(model, layer, [head])
+    layer, _ = _existing(model, layer, [head])
     return _head_graph(question, layer, head, joint_attention(model, question.inputs, layer), options)
 
 

@@ -1,4 +1,4 @@
-"""Mllama, that is Llama 3.2 Vision: layers of cross-attention to the image stand between those of its language model."""
+"""Llama 3.2 Vision (Mllama): layers of cross-attention to the image stand between those of the language model."""
 
 from vlmtrace.models.families.spec import FamilySpec
 

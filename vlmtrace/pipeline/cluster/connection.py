@@ -60,6 +60,8 @@ class Connection:
         self.wait = 0 if cluster is not None else options.wait  # its own cluster says by itself what it waits for
         self.client = _client(address, credentials)
         self.dashboard = dashboard
+        self.was_open = False  # whether `connect` gave it out a second time
+        self._blocks: list[bool] = []  # for each with statement that is entered, whether it found it open
 
     def __repr__(self) -> str:
         shown = f", dashboard {self.dashboard}" if self.dashboard else ""
@@ -71,12 +73,15 @@ class Connection:
         return f"<p>Connected to {html.escape(self.where)}.{shown}</p>"
 
     def __enter__(self) -> Connection:
+        self._blocks.append(self.was_open)
+        self.was_open = False
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        if not self._blocks.pop():  # who found it open leaves it open
+            self.close()
 
     @property
     def is_open(self) -> bool:
@@ -115,7 +120,8 @@ def connect(where: str, config: str | Path | Mapping[str, Any] | None = None) ->
             docs/cluster.md
 
     Returns:
-        the connection; close it, or use it in a with statement
+        the connection; close it, or use it in a with statement. One that is open to the same cluster is returned again,
+        and a with statement that found it so leaves it open
 
     Raises:
         VlmtraceError: the extra `cluster` is not installed, an option has no such value, or the cluster cannot be
@@ -134,6 +140,7 @@ def connect(where: str, config: str | Path | Mapping[str, Any] | None = None) ->
     if before is not None:
         # A cell that is run again finds what it has made; another cluster replaces the first.
         if before.is_open and _OPEN.get("made_from") == (where, options):
+            before.was_open = True
             return before
         if place.kind != "scheduler":  # two clusters of one's own at a time would share the machine
             before.close()

@@ -144,7 +144,9 @@ def _given(config: str | Path | Mapping[str, Any] | None) -> tuple[str, Mapping[
     path = from_home(config)
     try:
         # The base loader makes text, lists and mappings only: 1:00:00 is no number of seconds, and no object is made.
-        content = _Texts(path.read_text(encoding="utf-8-sig")).get_single_data()
+        text = path.read_text(encoding="utf-8-sig")
+        _refuse_twice(yaml.compose(text, Loader=yaml.BaseLoader), path)
+        content = yaml.BaseLoader(text).get_single_data()
     except OSError as error:
         raise VlmtraceError(f"CLUSTER_CONFIG={path} cannot be read ({error.strerror or error}): correct it.") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
@@ -155,10 +157,14 @@ def _given(config: str | Path | Mapping[str, Any] | None) -> tuple[str, Mapping[
     return str(path), content or {}
 
 
-def _Texts(text: str) -> Any:
-    import yaml
-
-    return yaml.BaseLoader(text)
+def _refuse_twice(node: Any, path: Path) -> None:
+    """Refuse an option that stands there twice: YAML would silently take the last."""
+    seen: set[str] = set()
+    for key, _ in node.value if getattr(node, "id", "") == "mapping" else ():
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in seen:
+            raise VlmtraceError(f"CLUSTER_CONFIG={path}: {name} stands there twice (again in line {line}): keep one.")
+        seen.add(name)
 
 
 def _as_text(value: Any) -> Any:
