@@ -190,10 +190,10 @@ def test_heads_are_those_of_each_layer():
     assert model.blocks[BLOCK].heads == (1, 4, 1, 1)
 
 
-def test_a_single_position_changes_no_state_that_is_kept():
-    """One position at a time takes a path of its own in the layers, which would overwrite the state in place."""
-    case = Case("llava_qwen3_5")
-    last = case.length - 1
+@pytest.mark.parametrize("at", [-1, -3])
+def test_states_start_with_what_the_layers_carry_there(case, at):
+    """The last position alone takes a path of its own in the layers, which would overwrite the state in place."""
+    last = case.length + at
     case.assert_swept_as_hooked(patches_of([("residual", 0, None, last), ("mlp", 1, None, last)] * 2))
 
 
