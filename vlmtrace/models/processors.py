@@ -100,9 +100,9 @@ def load_processor(
             ) from cause
         if isinstance(cause, ImportError):
             raise VlmtraceError(
-                f"The processor of {name} needs a package that is not installed ({reason(error.__cause__)}): install "
+                f"The processor of {name} needs a package that is not installed ({reason(cause)}): install "
                 "it, for images usually by pip install torchvision."
-            ) from error.__cause__
+            ) from cause
         file = Path(path) / "tokenizer.json"
         if file.exists():  # the tokenizer is a part of the processor: say so where it is the one that is broken
             with explained(f"The tokenizer of {name} cannot be loaded", PROCESSOR):

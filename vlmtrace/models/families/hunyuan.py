@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,15 +59,13 @@ def _counted_apart(config: Any, inputs: Inputs) -> Inputs:
     ids, grids = inputs["input_ids"], inputs.get("image_grid_thw")
     if grids is None or len(ids) == 1:
         return inputs
-    from transformers.models.hunyuan_vl.modeling_hunyuan_vl import HunYuanVLModel  # slow to import
+    model: Any = import_module("transformers.models.hunyuan_vl.modeling_hunyuan_vl").HunYuanVLModel  # slow to import
 
     shell = SimpleNamespace(config=config)
-    shell.get_vision_position_ids = partial(HunYuanVLModel.get_vision_position_ids, shell)
+    shell.get_vision_position_ids = partial(model.get_vision_position_ids, shell)
     rows = zip(ids.split(1), inputs["mm_token_type_ids"].split(1), grids.chunk(len(ids)), strict=True)
     # (axis, 1, position) each
-    apart: list[Tensor] = [
-        HunYuanVLModel.get_rope_index(shell, row, kinds, image_grid_thw=grid)[0] for row, kinds, grid in rows
-    ]
+    apart: list[Tensor] = [model.get_rope_index(shell, row, kinds, image_grid_thw=grid)[0] for row, kinds, grid in rows]
     return {**inputs, "position_ids": torch.cat(apart, dim=1)}
 
 
