@@ -139,8 +139,8 @@ def families_table() -> pd.DataFrame:
 
     Example:
         >>> from vlmtrace.models.families import families_table
-        >>> families_table().loc[0, ["family", "model_type", "image_tokens"]].tolist()
-        ['Aya Vision', 'aya_vision', 'one per square of patches, tile by tile']
+        >>> families_table().set_index("model_type").loc["aya_vision", ["family", "image_tokens", "since"]].tolist()
+        ['Aya Vision', 'one per square of patches, tile by tile', '0.1.0']
     """
     return pd.DataFrame(
         {
