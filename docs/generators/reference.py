@@ -38,26 +38,48 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 
 def families() -> str:
-    """The supported families, what is particular about each, and the families that are refused by name."""
+    """The supported families: how each is supported and checked, what is particular about it; and those refused."""
     from vlmtrace.models.families import families_table, unsupported_families
 
     table = families_table()
-    checks = table.groupby("self_check", sort=False)["family"].agg(list)
+    letters = {check: chr(ord("A") + i) for i, check in enumerate(table["self_check"].unique())}
+    table["check"] = table["self_check"].map(letters)
     reasons = [(entry.name, entry.reason) for entry in unsupported_families().values()]
     refused = pd.DataFrame(reasons, columns=["refused", "because it is a model"])
-    shown = table[["family", "image_tokens", "handled"]]
-    shown = shown.rename(
+    how = table[
+        [
+            "family",
+            "model_type",
+            "supported_by",
+            "check",
+            "several_images",
+            "vision_encoder",
+            "vision_attention",
+            "since",
+        ]
+    ]
+    how = how.rename(columns={"vision_attention": "its attention weights"})
+    particular = table[["family", "image_tokens", "handled"]].rename(
         columns={"image_tokens": "image tokens in the language model", "handled": "particular, and handled"}
     )
-    without_vision = table.loc[~table["vision_encoder"], "family"]
-    lines = [as_markdown(shown), "", "When a model loads, this is checked:", ""]
-    lines += [f"- {', '.join(names)}: {check}." for check, names in checks.items()]
-    if len(without_vision):
-        lines += ["", f"Without their vision encoder: {', '.join(without_vision)}."]
-    without_weights = table.loc[~table["vision_attention"], "family"]
-    if len(without_weights):
-        lines += ["", f"The vision encoder gives no attention weights: {', '.join(without_weights)}."]
-    return "\n".join([*lines, "", as_markdown(refused)])
+    lines = [
+        f"{len(table)} types of model, in the version of transformers that is installed here:",
+        "",
+        as_markdown(how),
+        "",
+        "When a model loads, this is checked:",
+        "",
+        *(f"- {letter}: {check}." for check, letter in letters.items()),
+        "",
+        "What their image tokens are, and what is particular about them:",
+        "",
+        as_markdown(particular),
+        "",
+        "Refused by name:",
+        "",
+        as_markdown(refused),
+    ]
+    return "\n".join(lines)
 
 
 def sources() -> str:

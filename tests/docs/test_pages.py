@@ -2,10 +2,14 @@
 
 import ast
 import importlib
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
+import types
 
 import pytest
 import yaml
@@ -55,7 +59,7 @@ def test_code_can_be_read_and_names_exist(path):
     for name in re.findall(r"`plots\.(\w+)", path.read_text()):
         assert name in vt.plots.__all__, f"{name_of(path)}: vlmtrace.plots has no {name}"
     for name in re.findall(r"`(?:vlmtrace|tests|docs)/[\w/.-]+`", path.read_text()):
-        if "uncertainty" not in name and "vipllava" not in name and "_build" not in name:
+        if "uncertainty" not in name and "pocket_llava" not in name and "_build" not in name:
             assert (ROOT / name.strip("`")).exists(), f"{name_of(path)}: there is no {name}"
 
 
@@ -194,37 +198,89 @@ def install(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(tmp_path / "site")
         forget()
 
+    before = set(sys.modules)
     yield put
     monkeypatch.undo()
     forget()
+    for name in set(sys.modules) - before:
+        if (tmp_path / "site" / f"{name}.py").exists() or name == "pocket_llava":
+            del sys.modules[name]
 
 
-def test_adding_a_family(install, tmp_path, monkeypatch):
+@pytest.fixture
+def adding_a_family():
+    """The code of the page, by what it is for."""
+    page = DOCS / "extending" / "family.md"
+    classes, look, declaration, load, table, builder = blocks(page)
+    (points,) = blocks(page, "toml")
+    (((name, target),),) = [list(group.items()) for group in tomllib.loads(points)["project"]["entry-points"].values()]
+    assert (name, target) == ("pocket_llava", "pocket_llava:FAMILIES")
+    return types.SimpleNamespace(
+        family=classes + declaration,
+        look=look,
+        load=load,
+        table=table,
+        builder=builder,
+        target=target.partition(":")[2],
+    )
+
+
+def test_adding_a_family(adding_a_family, install, tmp_path, capsys):
+    """Steps 0 to 4 on a package that the test installs and takes away again."""
     import torch
-    from fixtures import families
     from fixtures.models import scramble
 
-    from vlmtrace.models.families import registry
+    from vlmtrace.models.families import families
 
-    page = blocks(DOCS / "extending" / "family.md")
-    (declaration,) = (block for block in page if "FamilySpec(" in block)
-    (builder,) = (block for block in page if "def vipllava" in block)
-    # Whoever follows the page has the file in the package: here it must come from the page.
-    others = tuple(module for module in registry.own_modules() if not module.__name__.endswith(".vipllava"))
-    monkeypatch.setattr(registry, "own_modules", lambda: others)
-    registry._found.cache_clear()
+    page, path = adding_a_family, tmp_path / "model"
+    install("pocket_llava", page.family, "vlmtrace.families", page.target)
+    assert families()["pocket_llava"].name == "Pocket LLaVA"
     torch.manual_seed(0)
-    names = dict(vars(families))
-    exec(compile(builder, "family.md", "exec"), names)
-    model, prepare = names["vipllava"]()
+    names: dict = {}
+    exec(compile(page.builder, "family.md", "exec"), names)
+    model, prepare = names["pocket_llava"]()
     scramble(model, seed=1)
-    model.save_pretrained(tmp_path / "vip")
-    prepare.save_pretrained(tmp_path / "vip")
-    with pytest.raises(vt.VlmtraceError, match="which vlmtrace does not know"):
-        vt.load_model(tmp_path / "vip")
-    install("vip_family", declaration, "vlmtrace.families", "FAMILIES")
-    loaded = vt.load_model(tmp_path / "vip")
+    model.save_pretrained(path)
+    prepare.save_pretrained(path)
+    for step in (page.look, page.load, page.table):
+        exec(compile(step.replace("path/or/id", str(path)), "family.md", "exec"), names)
+    loaded, printed = names["model"], capsys.readouterr().out
     assert loaded.uses_fast_sweep and list(loaded.blocks) == ["vision_encoder", "language_model"]
+    assert loaded.prompt_text("is this red?") == "Picture: <image> Question: is this red?"
+    for part in ("pocket_llava", "multi_modal_projector", "vision_encoder 2", "a prompt that names the picture"):
+        assert part in printed, f"{part} is not printed by the page's steps"
+
+
+def test_a_family_is_gone_with_its_package(adding_a_family, install, tmp_path):
+    from vlmtrace.models.families import families, families_table, registry
+
+    before = list(families())
+    install("pocket_llava", adding_a_family.family, "vlmtrace.families", adding_a_family.target)
+    assert list(families()) == [*before, "pocket_llava"]
+    shutil.rmtree(tmp_path / "site")
+    registry._found.cache_clear()
+    assert list(families()) == before and "pocket_llava" not in set(families_table()["model_type"])
+
+
+@pytest.mark.slow
+def test_the_tests_of_families_run_on_an_added_one(adding_a_family, install, tmp_path):
+    """Step 5, in a copy of the tests and a process of its own."""
+    install("pocket_llava", adding_a_family.family, "vlmtrace.families", adding_a_family.target)
+    tests = tmp_path / "tests"
+    left_out = shutil.ignore_patterns("__pycache__", "docs", "end_to_end", "methods", "security", "app", "benchmarks")
+    shutil.copytree(ROOT / "tests", tests, ignore=left_out)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tests / "fixtures" / "family_builders" / "pocket_llava.py").write_text(adding_a_family.builder)
+    (command,) = re.findall(r"^ {4}\.venv/bin/python (-m pytest .*)$", text_of("family.md"), flags=re.MULTILINE)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path / "site", ROOT)))}
+    arguments = [sys.executable, *shlex.split(command), "-n", "0", "-p", "no:cacheprovider"]
+    ran = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", ran.stdout)[1]) >= 12 and "failed" not in ran.stdout
+
+
+def text_of(page):
+    return (DOCS / "extending" / page).read_text()
 
 
 def test_adding_a_data_set(install, tmp_path, monkeypatch):

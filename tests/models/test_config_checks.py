@@ -40,7 +40,7 @@ def test_quantized_checkpoints_are_refused_wherever_it_is_said(check, config):
         ({"rms_norm_eps": 10.0**9}, "where a number above 0 and up to 0.01"),
         ({"rope_parameters": {"rope_theta": 0}}, r"rope_parameters\.rope_theta = 0, where a number above 0"),
         ({"rope_parameters": {"rope_theta": True}}, r"rope_theta = true, where a number above 0"),
-        ({"rope_parameters": {"mrope_section": 9}}, "= 9, where a list of three numbers"),
+        ({"rope_parameters": {"mrope_section": 9}}, "= 9, where a list of three or four numbers"),
         ({"transformers_weights": "x.bin"}, "names other weights"),
     ],
 )

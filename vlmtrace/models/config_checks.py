@@ -105,8 +105,8 @@ def _expected(key: str, value: Any) -> str:
         return f"a number above 0 and up to {LARGEST_EPSILON}"
     if key == "rope_theta" and (isinstance(value, bool) or not all(math.isfinite(x) and x > 0 for x in numbers)):
         return "a number above 0"
-    if key == "mrope_section" and not (isinstance(value, list) and len(value) == 3):
-        return "a list of three numbers"
+    if key == "mrope_section" and not (isinstance(value, list) and len(value) in (3, 4)):
+        return "a list of three or four numbers"
     return ""
 
 

@@ -29,6 +29,8 @@ class ImagePrompts(VLM):
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
         """See `ModelInterface`."""
         super().__init__(name, hf, processor, family)
+        for setting, value in self.family.processor_settings.items():
+            setattr(processor, setting, value)
         self.forward_arguments = set(inspect.signature(type(hf).forward).parameters) - {"labels"}
 
     # Prompts --------------------------------------------------------
@@ -36,8 +38,10 @@ class ImagePrompts(VLM):
     @property
     def image_placeholder(self) -> str:
         """What stands for the image in a prompt: the processor puts the image's tokens in its place."""
-        # Where the chat template writes another token than those that the image becomes, the processor says so.
-        token = getattr(self.processor, "image_placeholder_token", None) or self.processor.image_token
+        # Where the chat template writes another token than those that the image becomes, the processor says so. That of
+        # Kosmos puts the image's tokens itself, and knows no placeholder.
+        named = (getattr(self.processor, f"image_{part}token", None) for part in ("placeholder_", ""))
+        token = next(filter(None, named), "")
         return getattr(token, "content", token)
 
     def prompt_text(self, prompt: str) -> str:
@@ -142,7 +146,7 @@ class ImagePrompts(VLM):
 
     def is_image(self, inputs: Inputs) -> Tensor:
         """(pair, position) bool: where image tokens stand in the language model."""
-        return inputs["input_ids"] == self.hf.config.image_token_id
+        return self.family.is_image(self.hf.config, inputs)
 
     def extend(self, inputs: Inputs, ids: Sequence[int] | Tensor) -> Inputs:
         """See `ModelInterface.extend`: every input with one entry per position grows by the new tokens."""

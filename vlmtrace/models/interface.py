@@ -47,6 +47,7 @@ class ModelInterface(ABC):
         image_size_matters: whether images of unlike size can give unlike numbers of tokens, so that they share no batch
         answers_apart: whether the answer's tokens go through a block of their own, so that the prompt's states are the
             same whatever the answer
+        engine: what answers patches, in a word or two, for `families_table`
         sweeps_regions: whether the fast sweep knows patches of several positions at once; the reference always does
     """
 
@@ -66,6 +67,7 @@ class ModelInterface(ABC):
     falls_back_to_reference: bool = True
     image_size_matters: bool = False
     answers_apart: bool = False
+    engine: str = "fast sweep"
     sweeps_regions: bool = False
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):

@@ -76,6 +76,14 @@ def kind_of(layer: nn.Module, path: str) -> str:
     return CROSS_ATTENTION if IMAGE_STATES in _parameters(type(layer.get_submodule(name))) else ATTENTION
 
 
+def stated_heads(text: Any) -> int:
+    """How many heads a configuration gives every text layer; the largest number, where it gives each layer its own."""
+    try:
+        return text.num_attention_heads
+    except RuntimeError:  # transformers refuses to name one number for layers that differ
+        return max(text.per_layer_config[layer].num_attention_heads for layer in range(text.num_hidden_layers))
+
+
 def heads_of(layer: nn.Module, path: str, otherwise: int) -> int:
     """Of how many heads' outputs a layer's output projection reads the concatenation.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from vlmtrace.core.types import Array
 from vlmtrace.models.types import Inputs
@@ -16,14 +19,16 @@ class PatchLayout:
     A family whose processor or vision encoder orders patches in another way overrides these methods.
 
     Attributes:
+        pixels: the input that holds the image
         elsewhere: what stands at positions of the vision encoder that are no patches
     """
 
+    pixels = "pixel_values"
     elsewhere = "[CLS]"
 
     def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
         """Tiles of one pair's image, and rows and columns of patches in each."""
-        shape = inputs["pixel_values"].shape
+        shape = inputs[self.pixels].shape
         rows, columns = (size // side for size, side in zip(shape[-2:], self.patch_size(config, inputs), strict=True))
         return int(np.prod(shape[:-3])), rows, columns
 
@@ -39,13 +44,63 @@ class PatchLayout:
 
     def tiles(self, config: Any, inputs: Inputs) -> Array:
         """Pixel values of one pair's image as (tile, channel, height, width)."""
-        pixels = inputs["pixel_values"].float().cpu().numpy()
+        pixels = inputs[self.pixels].float().cpu().numpy()
         return pixels.reshape(-1, *pixels.shape[-3:])
 
 
 def all_patches(tiles: int, rows: int, columns: int) -> Array:
     """Tile, row and column of every patch: (tile, row, column, 3)."""
     return np.stack(np.meshgrid(*map(np.arange, (tiles, rows, columns)), indexing="ij"), -1)
+
+
+class TokenGrid(PatchLayout):
+    """Each tile is a square grid of image tokens, and what a token stands for counts as a patch.
+
+    So it is where an encoder gives fewer positions than it cuts patches, as those that shrink the image layer by layer.
+    """
+
+    def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
+        """As many rows as columns."""
+        tiles = int(np.prod(inputs["pixel_values"].shape[:-3]))
+        side = math.isqrt(int((inputs["input_ids"][0] == config.image_token_id).sum()) // tiles)
+        return tiles, side, side
+
+    def patch_size(self, config: Any, inputs: Inputs) -> tuple[int, int]:
+        """Pixels per token."""
+        _, rows, columns = self.grid(config, inputs)
+        height, width = inputs["pixel_values"].shape[-2:]
+        return height // rows, width // columns
+
+
+class TokenRow(PatchLayout):
+    """Image tokens that lie in no grid count as one row."""
+
+    def __init__(self, is_image: Callable[[Any, Inputs], Tensor]):
+        """Take what says where image tokens stand, as `FamilySpec.is_image` does."""
+        self.is_image = is_image
+
+    def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
+        """One tile, one row, as many columns as tokens."""
+        return 1, 1, int(self.is_image(config, inputs)[0].sum())
+
+
+def squares_of(patches: Array, side: int, boxes: bool) -> Array:
+    """Squares of side × side patches taken together.
+
+    Args:
+        patches: (tile, row, column, …)
+        side: patches along each side of a square
+        boxes: whether the patches are boxes, around which one is put; otherwise what they have is averaged
+
+    Returns:
+        (tile, row of squares, column of squares, …)
+    """
+    tiles, rows, columns, *more = patches.shape
+    squares = patches.reshape(tiles, rows // side, side, columns // side, side, *more)
+    if not boxes:
+        return squares.mean(axis=(2, 4))
+    edges = [squares[..., :2].min(axis=(2, 4)), squares[..., 2:].max(axis=(2, 4))]
+    return np.concatenate(edges, axis=-1)
 
 
 def patch_size(config: Any) -> tuple[int, int]:

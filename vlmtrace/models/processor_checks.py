@@ -78,7 +78,8 @@ def check_image_processor(processor: Any, name: str) -> None:
     if getattr(images, "do_resize", False):
         resample: Any = getattr(images, "resample", None)
         refuse_unless(resample in (None, *Image.Resampling), "resample", resample, "a whole number from 0 to 5")
-    if getattr(images, "do_normalize", False):
+    # Some take mean and deviation from the image itself, and have no such settings.
+    if getattr(images, "do_normalize", False) and hasattr(type(images), "image_mean"):
         mean, std = getattr(images, "image_mean", None), getattr(images, "image_std", None)
         refuse_unless(_three(mean, lambda x: True), "image_mean", mean, "three numbers")
         refuse_unless(_three(std, lambda x: x > 0), "image_std", std, "three numbers above 0")
@@ -150,8 +151,9 @@ def check_tokenizer(processor: Any, hf: Any, written: dict[str, Any], name: str)
             f"The start of a text has the id {start} in config.json of {name}, but in its tokenizer this is the word "
             f"{tokenizer.convert_ids_to_tokens(start)!r}: {ONE_CHECKPOINT}."
         )
+    # BLIP's answers end with it; other language models have a number for it that nothing uses.
     separator = getattr(getattr(config, "text_config", None), "sep_token_id", None)
-    if separator is not None and separator != tokenizer.sep_token_id:
+    if config.model_type == "blip" and separator is not None and separator != tokenizer.sep_token_id:
         raise VlmtraceError(
             f"The separator has the id {separator} in config.json of {name}, and {tokenizer.sep_token_id} in its "
             f"tokenizer: {ONE_CHECKPOINT}."

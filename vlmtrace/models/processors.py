@@ -2,7 +2,7 @@
 
 Several families also read video, and transformers prepares video with torchvision only. Their processors therefore do
 not load without it, although images need nothing but Pillow. Here a stand-in takes the place of the video processor
-while the processor is built.
+while the processor is built. Where images themselves are prepared with torchvision alone, a sentence says so.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from vlmtrace.models.failures import explained, reason
 
 #: What to do about a processor that is broken.
 PROCESSOR = "take the processor of the same checkpoint, as save_pretrained writes it, or download it again"
+
+
+#: What transformers names where it can prepare images with torchvision alone.
+NEEDED = "torchvision"
 
 
 class NoVideo(PushToHubMixin):
@@ -88,11 +92,17 @@ def load_processor(
             stack.enter_context(explained(f"The processor of {name} cannot be loaded", PROCESSOR))
             processor = AutoProcessor.from_pretrained(path)
     except VlmtraceError as error:
-        if isinstance(error.__cause__, ImportError):
+        cause = error.__cause__
+        if not is_torchvision_available() and isinstance(cause, ImportError | ValueError) and NEEDED in str(cause):
             raise VlmtraceError(
-                f"The processor of {name} needs a package that is not installed ({reason(error.__cause__)}): install "
+                f"The processor of {name} prepares images with torchvision, which is not installed: pip install "
+                "torchvision, in the version that belongs to the installed torch."
+            ) from cause
+        if isinstance(cause, ImportError):
+            raise VlmtraceError(
+                f"The processor of {name} needs a package that is not installed ({reason(cause)}): install "
                 "it, for images usually by pip install torchvision."
-            ) from error.__cause__
+            ) from cause
         file = Path(path) / "tokenizer.json"
         if file.exists():  # the tokenizer is a part of the processor: say so where it is the one that is broken
             with explained(f"The tokenizer of {name} cannot be loaded", PROCESSOR):

@@ -296,9 +296,9 @@ def test_image_tokens_lie_where_their_patches_do(family, picture):
             assert holds.all()
 
 
-def test_without_an_encoder_a_painted_square_changes_its_token(model):
+def test_where_no_encoder_is_offered_a_painted_square_changes_its_token(model):
     if model.family.vision_types or model.family.square_side is None:
-        pytest.skip("the model has an encoder, or tokens without a place")
+        pytest.skip("an encoder is offered, or tokens have no place")
     # No gray: where patches are normed one by one, a gray one turns at a touch of color.
     picture = np.random.default_rng(0).integers(0, 256, (84, 126, 3), dtype=np.uint8)
     before = encode(model, picture)
@@ -309,7 +309,10 @@ def test_without_an_encoder_a_painted_square_changes_its_token(model):
         painted = picture.copy()
         painted[top:bottom, left:right] = [255, 0, 255]
         change = (model.image_embeddings(encode(model, painted))[0] - clean).norm(dim=-1)
-        assert change[position] == change.max(), f"token {position} was painted, {int(change.argmax())} changed"
+        # Of tiles that show the same place, any may change most.
+        found = boxes[int(change.argmax())]
+        shared = np.minimum(found[2:], boxes[position][2:]) - np.maximum(found[:2], boxes[position][:2])
+        assert shared.min() > 0, f"token {position} was painted, {int(change.argmax())} changed"
 
 
 def test_positions_are_named_by_row_and_column(family, picture):

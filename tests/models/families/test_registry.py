@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ from fixtures.families import FAMILIES, llava
 from fixtures.models import scramble
 
 import vlmtrace as vt
-from vlmtrace.models.families import FamilySpec, families, families_table, registry, unsupported_families
+from vlmtrace.models.families import (
+    FamilySpec,
+    families,
+    families_table,
+    family_of,
+    registry,
+    spec,
+    unsupported_families,
+)
 
 #: A package that brings a family whose classes transformers does not have.
 PLUGGED = """
@@ -76,7 +85,29 @@ def test_the_table_has_a_row_for_every_family():
     assert list(table.index) == list(families())
     assert table.loc["blip", "self_check"] != table.loc["llava", "self_check"]
     assert not table.loc["qwen2_vl", "vision_attention"] and table.loc["llava", "vision_attention"]
-    assert (table[["family", "architecture", "image_tokens", "handled"]] != "").all(axis=None)
+    assert (table[["family", "architecture", "supported_by", "since", "image_tokens"]] != "").all(axis=None)
+    assert set(table.loc[["blip", "llava", "qwen3_vl", "blip-2"], "since"]) == {"0.1.0"}
+    assert table.loc["vipllava", "since"] == "0.2.0" and table.loc["llava", "supported_by"] == "fast sweep"
+
+
+def test_what_an_encoder_of_timm_needs_is_said_in_one_sentence(monkeypatch):
+    config = SimpleNamespace(
+        model_type="fast_vlm",
+        architectures=["FastVlmForConditionalGeneration"],
+        vision_config=SimpleNamespace(model_type="timm_wrapper"),
+    )
+    monkeypatch.setattr(spec, "find_spec", lambda package: None)
+    sentence = (
+        "^mine is a FastVlmForConditionalGeneration, which cannot be built without timm, and this is not installed: "
+        r"pip install timm\.$"
+    )
+    with pytest.raises(vt.VlmtraceError, match=sentence):
+        family_of(config, "mine")
+    monkeypatch.setattr(spec, "find_spec", lambda package: package)
+    assert family_of(config, "mine").name == "FastVLM"
+    config.vision_config.model_type = "convnext"
+    monkeypatch.setattr(spec, "find_spec", lambda package: None)
+    assert family_of(config, "mine").name == "FastVLM"
 
 
 def test_a_package_outside_adds_a_family(install, tmp_path):

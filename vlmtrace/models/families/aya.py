@@ -7,6 +7,7 @@ FAMILIES = [
         "aya_vision",
         "Aya Vision",
         "AyaVisionForConditionalGeneration",
+        since="0.1.0",
         image_tokens="one per square of patches, tile by tile",
         handled="attention and feed-forward side by side, sliding windows",
         square_side=lambda config: config.downsample_factor,

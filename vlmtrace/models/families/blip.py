@@ -7,6 +7,7 @@ FAMILIES = [
         "blip",
         "BLIP VQA",
         "BlipForQuestionAnswering",
+        since="0.1.0",
         image_tokens="none: cross-attention",
         handled="answers come from a decoder of their own, which can be patched, too",
         interface="vlmtrace.models.blip:Blip",

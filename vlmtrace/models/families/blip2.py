@@ -36,6 +36,7 @@ def _queries(model_type: str, name: str, architecture: str, vision_type: str) ->
         model_type,
         name,
         architecture,
+        since="0.1.0",
         image_tokens="32 queries, which see all of the image",
         handled="with OPT or Llama; image tokens have no place in the image",
         refusal=_refusal,

@@ -17,6 +17,7 @@ FAMILIES = [
         "gemma3",
         "Gemma 3",
         "Gemma3ForConditionalGeneration",
+        since="0.1.0",
         image_tokens="one per square of patches",
         handled="an image that sees itself in both directions, sliding windows",
         square_side=_gemma3_side,
@@ -27,6 +28,7 @@ FAMILIES = [
         "paligemma",
         "PaliGemma 1 and 2",
         "PaliGemmaForConditionalGeneration",
+        since="0.1.0",
         handled="a prompt that sees itself in both directions (so that the fast sweep gains little over hooks), "
         "sliding windows, capped logits",
         prompt_start="{image}",

@@ -42,6 +42,20 @@ def _idefics(model_type: str, name: str, architecture: str, **more: Any) -> Fami
 
 
 FAMILIES = [
-    _idefics("idefics3", "Idefics 3", "Idefics3ForConditionalGeneration"),
-    _idefics("smolvlm", "SmolVLM", "SmolVLMForConditionalGeneration", processor_context=without_num2words),
+    _idefics("idefics3", "Idefics 3", "Idefics3ForConditionalGeneration", since="0.1.0"),
+    _idefics(
+        "smolvlm", "SmolVLM", "SmolVLMForConditionalGeneration", processor_context=without_num2words, since="0.1.0"
+    ),
+    FamilySpec(
+        "idefics2",
+        "Idefics 2",
+        "Idefics2ForConditionalGeneration",
+        image_tokens="64 latents, which see all of the image, tile by tile",
+        handled="tiles; image tokens have no place in the image",
+        text="model.text_model",
+        vision="model.vision_model",
+        vision_types=("idefics2_vision",),
+        square_side=None,
+        caps_logits=False,
+    ),
 ]

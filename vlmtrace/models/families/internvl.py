@@ -22,6 +22,6 @@ def _internvl(model_type: str, name: str, architecture: str, **more: Any) -> Fam
 
 
 FAMILIES = [
-    _internvl("internvl", "InternVL", "InternVLForConditionalGeneration"),
+    _internvl("internvl", "InternVL", "InternVLForConditionalGeneration", since="0.1.0"),
     _internvl("qianfan_ocr", "Qianfan-OCR", "QianfanOCRForConditionalGeneration"),
 ]

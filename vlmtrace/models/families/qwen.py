@@ -21,9 +21,13 @@ class SquareBySquare(PatchLayout):
         tiles, rows, columns = inputs["image_grid_thw"][0].tolist()
         return tiles, rows, columns
 
+    def side(self, config: Any, inputs: Inputs) -> int:
+        """Patches along each side of a square."""
+        return config.vision_config.spatial_merge_size
+
     def order(self, config: Any, inputs: Inputs) -> Array:
         """Tile, row and column of the patches in the order of `pixel_values`: (patch, 3)."""
-        side = config.vision_config.spatial_merge_size
+        side = self.side(config, inputs)
         tiles, rows, columns = self.grid(config, inputs)
         squares = all_patches(tiles, rows, columns).reshape(tiles, rows // side, side, columns // side, side, 3)
         return squares.transpose(0, 1, 3, 2, 4, 5).reshape(-1, 3)
@@ -33,16 +37,19 @@ class SquareBySquare(PatchLayout):
         return self.order(hf.config, inputs)
 
     def tiles(self, config: Any, inputs: Inputs) -> Array:
-        """Put together from the patches; of the frames that a patch repeats, the first."""
-        pixels = inputs["pixel_values"].float().cpu().numpy()
+        """Put together from the patches."""
         tiles, rows, columns = self.grid(config, inputs)
         height, width = patch_size(config)
-        frames = config.vision_config.temporal_patch_size
-        patches = pixels.reshape(len(pixels), -1, frames, height, width)[:, :, 0]  # (patch, channel, height, width)
+        patches = self.pictures(config, inputs["pixel_values"].float().cpu().numpy())
         placed = np.empty((tiles, rows, columns, *patches.shape[1:]))
         placed[tuple(self.order(config, inputs).T)] = patches
         # (tile, row, column, channel, height, width) -> (tile, channel, row, height, column, width)
         return placed.transpose(0, 3, 1, 4, 2, 5).reshape(tiles, patches.shape[1], rows * height, columns * width)
+
+    def pictures(self, config: Any, pixels: Array) -> Array:
+        """The patches as (patch, channel, height, width); of the frames that a patch repeats, the first."""
+        frames = getattr(config.vision_config, "temporal_patch_size", 1)
+        return pixels.reshape(len(pixels), -1, frames, *patch_size(config))[:, :, 0]
 
 
 class WindowByWindow(SquareBySquare):
@@ -89,15 +96,23 @@ def _deep_stack(config: Any) -> int:
 
 
 FAMILIES = [
-    _qwen("qwen2_vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration"),
+    _qwen("qwen2_vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration", since="0.1.0"),
     _qwen(
         "qwen2_5_vl",
         "Qwen2.5-VL",
         "Qwen2_5_VLForConditionalGeneration",
         ", attention windows in the vision encoder",
         layout=WindowByWindow(),
+        since="0.1.0",
     ),
-    _qwen("qwen3_vl", "Qwen3-VL", "Qwen3VLForConditionalGeneration", DEEP_STACK, later_image_features=_deep_stack),
+    _qwen(
+        "qwen3_vl",
+        "Qwen3-VL",
+        "Qwen3VLForConditionalGeneration",
+        DEEP_STACK,
+        later_image_features=_deep_stack,
+        since="0.1.0",
+    ),
     _qwen(
         "qwen3_vl_moe",
         "Qwen3-VL-MoE",

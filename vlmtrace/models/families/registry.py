@@ -92,13 +92,13 @@ def family_of(config: Any, name: str) -> FamilySpec:
         what is particular about it
 
     Raises:
-        VlmtraceError: the family is not supported, or this model of it is not
+        VlmtraceError: the family is not supported, or this model of it is not, or a package is missing
     """
     architectures = getattr(config, "architectures", None) or []
     found = families().get(config.model_type)
     refused = unsupported_families().get(config.model_type)
     reason = (found.refusal(config) if found else None) or (refused.reason if refused else None)
-    if not reason and (found is None or (architectures and found.architecture not in architectures)):
+    if not reason and (found is None or (architectures and not found.named & set(architectures))):
         reason = "which vlmtrace does not know"
     if found is None or reason:
         supported, broken = _found()
@@ -107,7 +107,15 @@ def family_of(config: Any, name: str) -> FamilySpec:
             f"{', '.join(spec.architecture for spec in supported.values())}."
         )
         raise VlmtraceError(" ".join([sentence, *broken]))
-    return found.adapt(found, config)
+    adapted = found.adapt(found, config)
+    missing = adapted.missing_packages(config)
+    if missing:
+        names = " and ".join(missing)
+        raise VlmtraceError(
+            f"{name} is a {found.architecture}, which cannot be built without {names}, and this is not installed: "
+            f"pip install {' '.join(missing)}."
+        )
+    return adapted
 
 
 #: What is checked when a model loads, by whether its interface falls back to the hooked reference.
@@ -122,24 +130,29 @@ def families_table() -> pd.DataFrame:
     """The supported families, as the documentation shows them.
 
     Returns:
-        One row per model type: family, model_type, architecture (the transformers class), image_tokens (what one image
-        token stands for), vision_encoder (whether its residual stream can be patched), vision_attention (whether its
-        attention weights can be read), self_check (what is checked when a model loads, and what follows where that
-        fails), handled (what is particular about the family, and taken care of)
+        One row per model type: family, model_type, architecture (the transformers class), supported_by (what answers
+        patches, see `ModelInterface.engine`), since (the version of vlmtrace that supported it first), several_images
+        (whether a prompt may have several), vision_encoder (whether its residual stream can be patched),
+        vision_attention (whether its attention weights can be read), image_tokens (what one image token stands for),
+        self_check (what is checked when a model loads, and what follows where that fails), handled (what is particular
+        about the family, and taken care of)
 
     Example:
         >>> from vlmtrace.models.families import families_table
-        >>> families_table().loc[0, ["family", "model_type", "image_tokens"]].tolist()
-        ['Aya Vision', 'aya_vision', 'one per square of patches, tile by tile']
+        >>> families_table().set_index("model_type").loc["aya_vision", ["family", "image_tokens", "since"]].tolist()
+        ['Aya Vision', 'one per square of patches, tile by tile', '0.1.0']
     """
     return pd.DataFrame(
         {
             "family": spec.name,
             "model_type": spec.model_type,
             "architecture": spec.architecture,
-            "image_tokens": spec.image_tokens,
+            "supported_by": spec.interface_class().engine,
+            "since": spec.since,
+            "several_images": spec.several_images,
             "vision_encoder": bool(spec.vision_types),
             "vision_attention": bool(spec.vision_types) and spec.vision_attention_weights,
+            "image_tokens": spec.image_tokens,
             "self_check": SELF_CHECK[spec.interface_class().falls_back_to_reference],
             "handled": spec.handled,
         }

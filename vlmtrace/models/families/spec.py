@@ -12,7 +12,10 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from vlmtrace.core.types import Array
 from vlmtrace.models.patch_layout import PatchLayout
@@ -46,6 +49,16 @@ class Pack(Protocol):
         ...
 
 
+def tokens_with_image_id(config: Any, inputs: Inputs) -> Tensor:
+    """Where image tokens stand in most families: where the id is `image_token_id`; (pair, position) bool."""
+    return inputs["input_ids"] == config.image_token_id
+
+
+def timm_encoder(config: Any) -> tuple[str, ...]:
+    """The package of a vision encoder that comes from timm."""
+    return ("timm",) if config.vision_config.model_type == "timm_wrapper" else ()
+
+
 @dataclass(frozen=True)
 class FamilySpec:
     """What is particular about a family. What has a default is as in LLaVA-1.5 and most families after it.
@@ -56,12 +69,16 @@ class FamilySpec:
         model_type: the family's name in config.json
         name: the name that people use
         architecture: the transformers class that config.json names
+        also_named: further classes that config.json may name
         image_tokens: in words, what an image token of the language model stands for
         handled: in words, what is particular about the family and taken care of; for `families_table`
         interface: "module:class", the subclass of `VLM` under which models of the family are used
         loader: the transformers class whose `from_pretrained` loads a model, or "module:class"
         load_options: further arguments of that call
         processor_context: makes a context in which the family's processor is loaded where torchvision is missing
+        processor_settings: attributes that the processor's class lacks or has otherwise than the model needs them
+        packages: config -> packages, by their names for import, without which such a model cannot be built
+        since: the version of vlmtrace in which the family was first supported
         unread_weights: regular expression of names of tensors that a checkpoint may hold though the model has no place
             for them, since nothing reads what they compute
         refusal: config -> why such a model is not supported, as the end of a sentence; None: nothing is against it
@@ -82,7 +99,11 @@ class FamilySpec:
         prompt_start: what precedes the prompt where the processor has no chat template, with {image} for the image's
             placeholder; "" where the processor itself puts the image's tokens
         prompt_end: what the processor itself adds behind the prompt
+        several_images: whether a prompt may have several images, each of which becomes tokens of its own
         generated_token_type: the kind that a generated token has in `token_type_ids`
+        pixels: the input that holds the image
+        is_image: config and inputs -> where image tokens stand in the language model, (pair, position) bool
+        more_token_fills: further inputs with one entry per position, and what a generated token has in them
         layout: how pixel values hold the patches
         square_side: config -> patches along each side of the square that one image token stands for; None where image
             tokens stand for no particular patches
@@ -101,6 +122,7 @@ class FamilySpec:
     model_type: str
     name: str
     architecture: str
+    also_named: tuple[str, ...] = ()
     image_tokens: str = "one per patch"
     handled: str = ""
     # How it is loaded
@@ -108,6 +130,9 @@ class FamilySpec:
     loader: str = "AutoModelForImageTextToText"
     load_options: Mapping[str, Any] = field(default_factory=dict)
     processor_context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    processor_settings: Mapping[str, Any] = field(default_factory=dict)
+    packages: Callable[[Any], tuple[str, ...]] = lambda _config: ()
+    since: str = "0.2.0"
     unread_weights: str = POOLING_HEAD
     refusal: Callable[[Any], str | None] = lambda _config: None
     adapt: Callable[[FamilySpec, Any], FamilySpec] = lambda spec, _config: spec
@@ -125,7 +150,11 @@ class FamilySpec:
     # What its prompts and images become
     prompt_start: str = "{image}\n"
     prompt_end: str = ""
+    several_images: bool = False
     generated_token_type: int = 0
+    pixels: str = "pixel_values"
+    is_image: Callable[[Any, Inputs], Tensor] = tokens_with_image_id
+    more_token_fills: Mapping[str, int] = field(default_factory=dict)
     layout: PatchLayout = ROW_BY_ROW
     square_side: Callable[[Any], int] | None = lambda _config: 1
     mixes_squares: bool = False
@@ -140,7 +169,17 @@ class FamilySpec:
     @property
     def token_fills(self) -> dict[str, int]:
         """Inputs with one entry per position, beside the ids, and what a generated token has in them."""
-        return {"attention_mask": 1, "token_type_ids": self.generated_token_type, "mm_token_type_ids": 0}
+        known = {"attention_mask": 1, "token_type_ids": self.generated_token_type, "mm_token_type_ids": 0}
+        return {**known, **self.more_token_fills}
+
+    @property
+    def named(self) -> set[str]:
+        """The classes that config.json of such a model may name."""
+        return {self.architecture, *self.also_named}
+
+    def missing_packages(self, config: Any) -> list[str]:
+        """Those of `packages` that are not installed."""
+        return [package for package in self.packages(config) if find_spec(package) is None]
 
     def leaves_out(self, tensor: str) -> bool:
         """Whether a tensor of this name may be in the files, though the model has no place for it."""

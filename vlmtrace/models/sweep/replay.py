@@ -124,7 +124,7 @@ class Replay:
         image = [kept.key.shape[2] for kept in self.recorded if kept is not None and kept.key.ndim == 4]
         scored = max(scored, *image) if CROSS_ATTENTION in self.kinds else scored
         # Scores and their softmax in float32, and in the model's own precision.
-        return (elements + 3 * rows * scored * text.num_attention_heads) * size
+        return (elements + 3 * rows * scored * self.model.blocks[BLOCK].n_heads) * size
 
     def scores_own_only(self, first: int) -> bool:
         """Whether scores of the keys before `first` are never in memory as a whole, in any layer."""

@@ -1,0 +1,13 @@
+"""ViP-LLaVA: LLaVA whose image tokens are made of several layers of CLIP."""
+
+from vlmtrace.models.families import FamilySpec
+
+FAMILIES = [
+    FamilySpec(
+        "vipllava",
+        "ViP-LLaVA",
+        "VipLlavaForConditionalGeneration",
+        handled="features of several layers side by side",
+        caps_logits=False,
+    ),
+]
