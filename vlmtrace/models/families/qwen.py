@@ -37,7 +37,7 @@ class SquareBySquare(PatchLayout):
         pixels = inputs["pixel_values"].float().cpu().numpy()
         tiles, rows, columns = self.grid(config, inputs)
         height, width = patch_size(config)
-        frames = config.vision_config.temporal_patch_size
+        frames = getattr(config.vision_config, "temporal_patch_size", 1)
         patches = pixels.reshape(len(pixels), -1, frames, height, width)[:, :, 0]  # (patch, channel, height, width)
         placed = np.empty((tiles, rows, columns, *patches.shape[1:]))
         placed[tuple(self.order(config, inputs).T)] = patches

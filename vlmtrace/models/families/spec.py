@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
@@ -46,6 +46,11 @@ class Pack(Protocol):
         ...
 
 
+def _feature_layer(config: Any) -> int | Sequence[int] | None:
+    """As LLaVA's configuration and those after it say."""
+    return getattr(config, "vision_feature_layer", None)
+
+
 @dataclass(frozen=True)
 class FamilySpec:
     """What is particular about a family. What has a default is as in LLaVA-1.5 and most families after it.
@@ -75,6 +80,8 @@ class FamilySpec:
         text_only: path of what runs a prompt without an image; "" for the whole model
         vision_types: types of vision encoder whose positions are known to be the patches of `layout`; a model with
             another one is used without its vision encoder
+        vision_layers_read: config -> of the vision encoder's hidden states (0 is what enters its first layer, negative
+            numbers count from the end), the one or those that are read; None: the last
         vision_attention: path in a vision layer: its attention
         vision_attention_weights: whether that attention gives its weights
         vision_in_one_row: whether the vision encoder takes all images of a batch as one sequence, so that its attention
@@ -83,6 +90,7 @@ class FamilySpec:
             placeholder; "" where the processor itself puts the image's tokens
         prompt_end: what the processor itself adds behind the prompt
         generated_token_type: the kind that a generated token has in `token_type_ids`
+        more_token_fills: further inputs with one entry per position, and what a generated token has in them
         layout: how pixel values hold the patches
         square_side: config -> patches along each side of the square that one image token stands for; None where image
             tokens stand for no particular patches
@@ -94,6 +102,7 @@ class FamilySpec:
         as_batch: inputs of several pairs, each as the processor gives it alone -> what the model takes for all of them
         later_image_features: config -> the text layers behind which the model adds image features; a number: so many,
             from the first on
+        layers_read_embeddings: config -> whether the model gives each layer something made of what enters the first one
         readout_scale: config -> what the model's forward pass multiplies its logits by
         caps_logits: whether the model's forward pass applies the text configuration's `final_logit_softcapping`
     """
@@ -119,6 +128,7 @@ class FamilySpec:
     mlp: str = "mlp"
     text_only: str = ""
     vision_types: tuple[str, ...] = CLIP_OR_SIGLIP
+    vision_layers_read: Callable[[Any], int | Sequence[int] | None] = _feature_layer
     vision_attention: str = "self_attn"
     vision_attention_weights: bool = True
     vision_in_one_row: bool = False
@@ -126,6 +136,7 @@ class FamilySpec:
     prompt_start: str = "{image}\n"
     prompt_end: str = ""
     generated_token_type: int = 0
+    more_token_fills: Mapping[str, int] = field(default_factory=dict)
     layout: PatchLayout = ROW_BY_ROW
     square_side: Callable[[Any], int] | None = lambda _config: 1
     mixes_squares: bool = False
@@ -134,13 +145,15 @@ class FamilySpec:
     as_batch: Callable[[Inputs], dict[str, Any]] = lambda inputs: inputs
     # What its layers do
     later_image_features: Callable[[Any], int | Collection[int]] = lambda _config: 0
+    layers_read_embeddings: Callable[[Any], bool] = lambda _config: False
     readout_scale: Callable[[Any], float] = lambda _config: 1.0
     caps_logits: bool = True
 
     @property
     def token_fills(self) -> dict[str, int]:
         """Inputs with one entry per position, beside the ids, and what a generated token has in them."""
-        return {"attention_mask": 1, "token_type_ids": self.generated_token_type, "mm_token_type_ids": 0}
+        known = {"attention_mask": 1, "token_type_ids": self.generated_token_type, "mm_token_type_ids": 0}
+        return {**known, **self.more_token_fills}
 
     def leaves_out(self, tensor: str) -> bool:
         """Whether a tensor of this name may be in the files, though the model has no place for it."""
