@@ -129,7 +129,6 @@ def test_maps_of_the_image_follow_the_patches_not_their_order(model_store, rando
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"model_type": "molmo2", "architectures": ["Molmo2ForConditionalGeneration"]}, "only torchvision can prepare"),
         ({"model_type": "florence2", "architectures": ["Florence2ForConditionalGeneration"]}, "an encoder of its own"),
         (
             {
@@ -147,7 +146,7 @@ def test_maps_of_the_image_follow_the_patches_not_their_order(model_store, rando
             },
             "language model t5 has an encoder of its own",
         ),
-        ({"model_type": "fuyu", "architectures": ["FuyuForCausalLM"]}, "which vlmtrace does not know"),
+        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "which vlmtrace does not know"),
         ({"model_type": "llava", "architectures": ["LlavaModel"]}, "which vlmtrace does not know"),
     ],
 )

@@ -76,7 +76,7 @@ class DecoderOnly(ImagePrompts):
         vision, n = getattr(self.hf.config, "vision_config", None), len(self.vision_layers)
         if vision is None or vision.model_type not in self.family.vision_types:
             return []
-        chosen = getattr(self.hf.config, "vision_feature_layer", None)
+        chosen = self.family.vision_layers_read(self.hf.config)
         if chosen is not None:
             # hidden_states[k] is the output of layer k - 1; negative numbers count from the end of n + 1 entries.
             indices = [chosen] if isinstance(chosen, int) else list(chosen)
@@ -216,6 +216,11 @@ class DecoderOnly(ImagePrompts):
         """As the family says."""
         found = self.family.later_image_features(self.hf.config)
         return layer < found if isinstance(found, int) else layer in found
+
+    @property
+    def injects_image_features_later(self) -> bool:
+        """Whether later layers receive image features, too: behind other layers, or beside the residual stream."""
+        return super().injects_image_features_later or self.family.layers_read_embeddings(self.hf.config)
 
     @property
     def shares_keys(self) -> bool:

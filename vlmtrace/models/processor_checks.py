@@ -141,10 +141,11 @@ def check_tokenizer(processor: Any, hf: Any, written: dict[str, Any], name: str)
     image = getattr(config, "image_token_id", None)
     if image is not None and image not in tokenizer.added_tokens_decoder:
         token = tokenizer.convert_ids_to_tokens(image) if type(image) is int and 0 <= image <= highest else None
-        raise VlmtraceError(
-            f"The image's token has the id {image} in config.json of {name}, but in its tokenizer this is "
-            f"{'no token' if token is None else f'the word {token!r}'}: {ONE_CHECKPOINT}."
-        )
+        if token is None or token != getattr(processor, "image_token", None):  # Fuyu's is a word like any other
+            raise VlmtraceError(
+                f"The image's token has the id {image} in config.json of {name}, but in its tokenizer this is "
+                f"{'no token' if token is None else f'the word {token!r}'}: {ONE_CHECKPOINT}."
+            )
     start = (written.get("text_config") or {}).get("bos_token_id") if image is not None else None
     if type(start) is int and 0 <= start <= highest and start not in tokenizer.added_tokens_decoder:
         raise VlmtraceError(

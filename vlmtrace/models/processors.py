@@ -35,6 +35,8 @@ class NoVideo(PushToHubMixin):
 
     model_input_names: tuple[str, ...] = ()
     num_frames = fps = None
+    # What processors of MiniCPM-V and ERNIE read of it when they are built and saved.
+    slice_mode, downsample_mode, font = False, "16x", ""
     _auto_class = None
 
     def __call__(self, *_args: Any, **_options: Any) -> Any:

@@ -166,6 +166,8 @@ def test_identities(model, random_pairs):
     # The last layer's last position is all that is read.
     one = model.sweep(clean, corrupt, inputs, patches(LANGUAGE, [("residual", n - 1, None, last)]), ids, memory=2**24)
     torch.testing.assert_close(one.correct[:, 0], goal.correct, atol=1e-4, rtol=0)
+    if model.adds_image_features_after(n - 2) or model.shares_keys:
+        return  # the image gets into the last layer by another way, too
     # Every position of a layer is all that goes on, once the image has entered.
     site = Site(LANGUAGE, "residual", n - 2)
     with torch.no_grad(), attach_hooks([(model.hook_point(site), lambda _: clean[site])]):
@@ -189,7 +191,10 @@ def test_attention_is_given_whatever_the_implementation(model, random_pairs):
         return
     weights = model.attention(inputs, LANGUAGE, "self_attention")
     assert weights.shape == (block.n_layers, 1, block.n_heads, length, length)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    if hasattr(model.attention_module(Site(LANGUAGE, "self_attention", 0)), "sinks"):
+        assert ((weights.sum(-1) > 0) & (weights.sum(-1) < 1)).all(), "a sink takes a share and gives nothing"
+    else:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
     assert model.hf.config.get_text_config()._attn_implementation == before
 
 

@@ -53,8 +53,9 @@ FAMILIES = [
         "Gemma4ForConditionalGeneration",
         image_tokens="one per square of patches",
         handled="an image that sees itself in both directions, sliding windows, heads of two widths; in models with "
-        "experts, mlp is the branch beside them",
+        "experts, mlp is the branch beside them; embeddings of their own for each layer, shared keys and values",
         vision_types=("gemma4_vision",),
+        layers_read_embeddings=lambda config: bool(config.text_config.hidden_size_per_layer_input),
         layout=Padded(),
         square_side=lambda config: config.vision_config.pooling_kernel_size,
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -59,6 +59,11 @@ def timm_encoder(config: Any) -> tuple[str, ...]:
     return ("timm",) if config.vision_config.model_type == "timm_wrapper" else ()
 
 
+def _feature_layer(config: Any) -> int | Sequence[int] | None:
+    """As LLaVA's configuration and those after it say."""
+    return getattr(config, "vision_feature_layer", None)
+
+
 @dataclass(frozen=True)
 class FamilySpec:
     """What is particular about a family. What has a default is as in LLaVA-1.5 and most families after it.
@@ -92,6 +97,8 @@ class FamilySpec:
         text_only: path of what runs a prompt without an image; "" for the whole model
         vision_types: types of vision encoder whose positions are known to be the patches of `layout`; a model with
             another one is used without its vision encoder
+        vision_layers_read: config -> of the vision encoder's hidden states (0 is what enters its first layer, negative
+            numbers count from the end), the one or those that are read; None: the last
         vision_attention: path in a vision layer: its attention
         vision_attention_weights: whether that attention gives its weights
         vision_in_one_row: whether the vision encoder takes all images of a batch as one sequence, so that its attention
@@ -115,6 +122,7 @@ class FamilySpec:
         as_batch: inputs of several pairs, each as the processor gives it alone -> what the model takes for all of them
         later_image_features: config -> the text layers behind which the model adds image features; a number: so many,
             from the first on
+        layers_read_embeddings: config -> whether the model gives each layer something made of what enters the first one
         readout_scale: config -> what the model's forward pass multiplies its logits by
         caps_logits: whether the model's forward pass applies the text configuration's `final_logit_softcapping`
     """
@@ -144,6 +152,7 @@ class FamilySpec:
     mlp: str = "mlp"
     text_only: str = ""
     vision_types: tuple[str, ...] = CLIP_OR_SIGLIP
+    vision_layers_read: Callable[[Any], int | Sequence[int] | None] = _feature_layer
     vision_attention: str = "self_attn"
     vision_attention_weights: bool = True
     vision_in_one_row: bool = False
@@ -163,6 +172,7 @@ class FamilySpec:
     as_batch: Callable[[Inputs], dict[str, Any]] = lambda inputs: inputs
     # What its layers do
     later_image_features: Callable[[Any], int | Collection[int]] = lambda _config: 0
+    layers_read_embeddings: Callable[[Any], bool] = lambda _config: False
     readout_scale: Callable[[Any], float] = lambda _config: 1.0
     caps_logits: bool = True
 
