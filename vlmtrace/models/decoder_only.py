@@ -29,7 +29,7 @@ from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.image_prompts import ImagePrompts
 from vlmtrace.models.interventions import Interventions
-from vlmtrace.models.layer_kinds import STATE, attention_path, by_name, language_block
+from vlmtrace.models.layer_kinds import STATE, attention_path, by_name, language_block, most_heads
 from vlmtrace.models.sequence_tokens import language_tokens, vision_tokens
 from vlmtrace.models.sweep import decoder_interventions
 from vlmtrace.models.sweep import decoder_only as decoder_only_sweep
@@ -63,7 +63,7 @@ class DecoderOnly(ImagePrompts):
         self.text: Any = hf.get_submodule(self.family.text)
         vision = hf.get_submodule(self.family.vision).modules() if self.family.vision else ()
         self.vision_layers = next((module for module in vision if isinstance(module, nn.ModuleList)), nn.ModuleList())
-        n_heads = hf.config.get_text_config().num_attention_heads
+        n_heads = most_heads(hf.config.get_text_config())
         language = language_block(self.text.layers, self.family.attention_output, n_heads)
         self.blocks = {block.name: block for block in (*self._vision_block(), language)}
         self.entry_blocks = tuple(self.blocks)
