@@ -4,9 +4,6 @@ from vlmtrace.models.families.spec import UnsupportedFamily
 
 UNSUPPORTED = [
     UnsupportedFamily(
-        "florence2", "Florence-2", "whose language model has an encoder of its own, in which the image's tokens stand"
-    ),
-    UnsupportedFamily(
         "diffusion_gemma", "Diffusion Gemma", "which writes an answer in many passes instead of token by token"
     ),
     UnsupportedFamily("evolla", "Evolla", "which answers about proteins, and reads no image"),
