@@ -129,22 +129,14 @@ def test_maps_of_the_image_follow_the_patches_not_their_order(model_store, rando
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"model_type": "florence2", "architectures": ["Florence2ForConditionalGeneration"]}, "an encoder of its own"),
+        ({"model_type": "git", "architectures": ["GitForCausalLM"]}, "without tokens of its own"),
         (
             {
                 "model_type": "blip-2",
                 "architectures": ["Blip2ForConditionalGeneration"],
-                "text_config": {"model_type": "t5"},
+                "text_config": {"model_type": "bart", "is_encoder_decoder": True},
             },
-            "language model t5 has an encoder of its own",
-        ),
-        (
-            {
-                "model_type": "instructblip",
-                "architectures": ["InstructBlipForConditionalGeneration"],
-                "text_config": {"model_type": "t5"},
-            },
-            "language model t5 has an encoder of its own",
+            "language model bart is not known",
         ),
         ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "which vlmtrace does not know"),
         ({"model_type": "llava", "architectures": ["LlavaModel"]}, "which vlmtrace does not know"),

@@ -9,7 +9,7 @@ from vlmtrace.display import Session
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.methods.patching.view import Patching
 from vlmtrace.models import Site
-from vlmtrace.models.hooks import attach_hooks
+from vlmtrace.models.hooks import HookPoint, attach_hooks
 
 
 def test_hooks_of_one_thread_change_nothing_in_another(random_blip, random_pairs):
@@ -39,3 +39,25 @@ def test_views_that_are_asked_at_once_answer_as_one_after_the_other(random_blip,
     for view in views:
         assert not view.frame.error
         assert view.head_effects()["patching_effect"].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(0, (3, 2, 5, 4)), (2, (2, 5, 3, 4))])
+def test_streams_side_by_side_are_one_activation(axis, shape):
+    """Gemma 3n keeps (stream, batch, position, width), hyper-connections (batch, position, stream, width)."""
+    module = torch.nn.Identity()
+    value = torch.arange(120.0).reshape(shape)
+    seen = []
+
+    def set_position(activation):
+        seen.append(activation)
+        changed = activation.clone()
+        changed[1, 3] = -1
+        return changed
+
+    for is_input in (True, False):
+        with attach_hooks([(HookPoint(module, is_input, axis), set_position)], n_pairs=2):
+            out = module(value)
+        assert seen[-1].shape == (2, 5, 12)
+        assert torch.equal(seen[-1][1, 3, :4], value.movedim(axis, 2)[1, 3, 0]), "streams are not in order"
+        changed = (out != value).movedim(axis, 2)
+        assert changed[1, 3].all() and changed.sum() == 12, "more than one position of one row was set"

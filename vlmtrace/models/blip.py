@@ -232,7 +232,7 @@ class Blip(VLM):
     ) -> Readout:
         """See `vlmtrace.models.sweep.blip`, and `blip_interventions` for patches of several positions."""
         if patches.position_masks is not None:
-            chosen = from_patches(patches, self.blocks[patches.block].n_heads)
+            chosen = from_patches(patches, self.blocks[patches.block])
             return blip_interventions.intervene(self, clean, corrupt, chosen, answer_ids, memory)
         return blip_sweep.sweep(self, clean, corrupt, patches, answer_ids, memory)
 

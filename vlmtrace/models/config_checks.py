@@ -55,8 +55,12 @@ def check_config(folder: Path, name: str) -> dict[str, Any]:
         raise VlmtraceError(
             f"config.json of {name} names other weights (transformers_weights): call them model.safetensors."
         )
+    # Where attention knows no positions, the width of the part of a head that would carry them is 0.
+    without_positions = {path[:-1] for path, value in _entries(config) if path[-1] == "qk_rope_head_dim" and value == 0}
     for path, value in _entries(config):
         key = path[-1]
+        if key == "head_dim" and value == 0 and path[:-1] in without_positions:
+            continue
         if key in QUANTIZATION and value is not None:
             method = value.get("quant_method") if isinstance(value, dict) else None
             raise VlmtraceError(

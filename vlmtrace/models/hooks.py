@@ -21,10 +21,14 @@ class HookPoint(NamedTuple):
     Attributes:
         module: the torch module
         is_input: whether the activation is its first input; else it is its output
+        stream_axis: the dimension in which several residual streams lie side by side, as in Gemma 3n's (stream, batch,
+            position, width), where 4-dimensional activations are such streams; functions see (batch, position, width of
+            all streams). None: activations have no such dimension
     """
 
     module: nn.Module
     is_input: bool
+    stream_axis: int | None = None
 
 
 @checked
@@ -46,22 +50,26 @@ def attach_hooks(
         nothing; the model runs inside
     """
 
-    def called(function: Callable[[Tensor], Tensor | None], value: Tensor) -> Tensor | None:
+    def called(axis: int | None, function: Callable[[Tensor], Tensor | None], value: Tensor) -> Tensor | None:
+        if axis is not None and value.ndim == 4:
+            streams = value.movedim(axis, -2)  # (batch, position, stream, width)
+            new = function(streams.flatten(-2))
+            return None if new is None else new.unflatten(-1, streams.shape[-2:]).movedim(-2, axis)
         if n_pairs is None or (value.ndim == 3 and len(value) == n_pairs):
             return function(value)
         new = function(value.reshape(n_pairs, -1, value.shape[-1]))
         return None if new is None else new.reshape(value.shape)
 
-    def before(function: Callable[[Tensor], Tensor | None]) -> Callable:
+    def before(axis: int | None, function: Callable[[Tensor], Tensor | None]) -> Callable:
         def hook(_module: nn.Module, args: tuple) -> tuple | None:
-            new = called(function, args[0])
+            new = called(axis, function, args[0])
             return None if new is None else (new, *args[1:])
 
         return hook
 
-    def after(function: Callable[[Tensor], Tensor | None]) -> Callable:
+    def after(axis: int | None, function: Callable[[Tensor], Tensor | None]) -> Callable:
         def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
-            new = called(function, output[0] if isinstance(output, tuple) else output)
+            new = called(axis, function, output[0] if isinstance(output, tuple) else output)
             if new is None:
                 return None
             return (new, *output[1:]) if isinstance(output, tuple) else new
@@ -71,9 +79,9 @@ def attach_hooks(
     with MODEL_LOCK, contextlib.ExitStack() as stack:
         for point, function in points:
             if point.is_input:
-                handle = point.module.register_forward_pre_hook(before(function))
+                handle = point.module.register_forward_pre_hook(before(point.stream_axis, function))
             else:
-                handle = point.module.register_forward_hook(after(function))
+                handle = point.module.register_forward_hook(after(point.stream_axis, function))
                 _before_recorders(point.module)
             stack.callback(handle.remove)
         yield

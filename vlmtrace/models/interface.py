@@ -49,6 +49,9 @@ class ModelInterface(ABC):
             same whatever the answer
         engine: what answers patches, in a word or two, for `families_table`
         sweeps_regions: whether the fast sweep knows patches of several positions at once; the reference always does
+        fixes_heads: whether `run_with_fixed_heads` is faster than the hooked reference, which is taken otherwise
+        skippable: names of the `stacks` of which lower layers need not run again in batched passes, see
+            `vlmtrace.models.sweep.universal`; None: not tried yet
     """
 
     name: str
@@ -69,6 +72,8 @@ class ModelInterface(ABC):
     answers_apart: bool = False
     engine: str = "fast sweep"
     sweeps_regions: bool = False
+    fixes_heads: bool = True
+    skippable: frozenset[str] | None = None
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
         """Take a loaded transformers model and its processor under the interface.
@@ -192,6 +197,18 @@ class ModelInterface(ABC):
     @abstractmethod
     def layer_module(self, block: str, layer: int) -> nn.Module:
         """The torch module of a whole layer."""
+
+    def entry_point(self, block: str) -> HookPoint:
+        """What carries the residual stream that enters layer 0 of a block."""
+        return HookPoint(self.layer_module(block, 0), is_input=True)
+
+    @property
+    def stacks(self) -> list[tuple[str, list[nn.Module]]]:
+        """Every stack of layers by its block's name, in the order in which information flows."""
+        return [
+            (block.name, [self.layer_module(block.name, layer) for layer in range(block.n_layers)])
+            for block in self.blocks.values()
+        ]
 
     @abstractmethod
     def attention_module(self, site: Site) -> nn.Module:

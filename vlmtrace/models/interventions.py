@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmtrace.models.types import Patches, Site, Trace
+from vlmtrace.models.types import Block, Patches, Site, Trace
 
 #: The order in which a layer comes to its modules.
 MODULES = ("self_attention", "cross_attention", "mlp", "residual")
@@ -196,12 +196,12 @@ def changed_positions(given: Interventions, source: Trace, base: Trace, block: s
     return found
 
 
-def from_patches(patches: Patches, n_heads: int) -> Interventions:
+def from_patches(patches: Patches, block: Block) -> Interventions:
     """Patches of a sweep, one intervention each.
 
     Args:
         patches: with masks of the positions that each sets
-        n_heads: of the block
+        block: in which they are
 
     Returns:
         the same as interventions
@@ -216,6 +216,7 @@ def from_patches(patches: Patches, n_heads: int) -> Interventions:
         mask = patches.position_masks[:, chosen, :, None]  # (P, n, S, 1)
         heads = [patches.heads[i] for i in chosen]
         if any(head is not None for head in heads):
+            n_heads = block.heads_at(site.layer)
             own = torch.tensor([[head is None or head == one for one in range(n_heads)] for head in heads])  # (n, H)
             mask = mask & own.to(mask.device)[None, :, None]
         overwritten[site] = Setting(chosen, mask)

@@ -24,6 +24,12 @@ CROSS_ATTENTION = "cross_attention"
 #: A layer that carries a state from each position to the next, and has no attention weights.
 STATE = "state"
 
+#: What configurations call layers that attend to the positions of their own sequence, all of them or the last ones.
+PLAIN_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
+
+#: What configurations call layers that carry a state.
+STATE_TYPES = ("linear_attention", "conv", "mamba", "recurrent")
+
 #: What text layers call a module that carries a state.
 STATEFUL = ("linear_attn", "conv")
 
@@ -105,6 +111,24 @@ def heads_of(layer: nn.Module, path: str, otherwise: int) -> int:
     return int(width // size)
 
 
+def kinds_in(config: Any, n_layers: int) -> tuple[str, ...]:
+    """What a text configuration says of how its layers get to know what stands elsewhere.
+
+    Args:
+        config: a transformers configuration of a text stack
+        n_layers: how many it has
+
+    Returns:
+        of each layer `ATTENTION`, `STATE`, or what the configuration calls it where it is neither; empty where it says
+        nothing
+    """
+    types = list(getattr(config, "layer_types", None) or [])
+    if len(types) != n_layers:
+        return ()
+    known = dict.fromkeys(PLAIN_TYPES, ATTENTION) | dict.fromkeys(STATE_TYPES, STATE)
+    return tuple(known.get(kind, kind) for kind in types)
+
+
 def language_block(layers: Iterable[nn.Module], paths: str | tuple[str, ...], n_heads: int) -> Block:
     """The block of a stack of text layers, of which each tells its own heads.
 
@@ -168,18 +192,29 @@ def check_can_be_hidden(name: str, block: Block, layers: Iterable[int]) -> list[
         those with attention to the positions of their own sequence
 
     Raises:
-        VlmtraceError: a layer carries a state, of which no single position can be taken away
+        VlmtraceError: a layer carries a state, of which no single position can be taken away, or is of a kind of which
+            that is not known
     """
     layers = list(layers)
     for layer in layers:
         if block.kind_at(layer) == STATE:
-            kept = [str(i) for i in range(block.n_layers) if block.kind_at(i) == ATTENTION]
+            kept = _with_attention(block)
             raise VlmtraceError(
                 f"Layer {layer} of {name} carries a state from position to position instead of attention weights, so "
                 "no position can be hidden from another in it: choose layers with attention "
-                f"({', '.join(kept) or 'there are none'})."
+                f"({kept})."
+            )
+        if block.kind_at(layer) not in (ATTENTION, CROSS_ATTENTION):
+            raise VlmtraceError(
+                f"Layer {layer} of {name} is of a kind ({block.kind_at(layer)}) of which it is not known that a "
+                f"position can be hidden from another in it: choose layers with attention ({_with_attention(block)})."
             )
     return [layer for layer in layers if block.kind_at(layer) == ATTENTION]
+
+
+def _with_attention(block: Block) -> str:
+    """The layers with attention to the positions of their own sequence, in words."""
+    return ", ".join(str(i) for i in range(block.n_layers) if block.kind_at(i) == ATTENTION) or "there are none"
 
 
 def check_has_weights(name: str, block: Block) -> None:
@@ -196,7 +231,7 @@ def check_has_weights(name: str, block: Block) -> None:
         return
     why = "its attention keeps them to itself in every implementation"
     if block.kinds:
-        why = "some of its layers carry a state, or look at the image alone"
+        why = "some of its layers carry a state, look at the image alone, or do more than attend"
     elif block.heads:
         why = "some of its layers have fewer heads than others"
     raise VlmtraceError(f"{block.name} of {name} gives no attention weights, since {why}: patch its heads instead.")

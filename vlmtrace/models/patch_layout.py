@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.models.types import Inputs
 
@@ -46,6 +47,31 @@ class PatchLayout:
         """Pixel values of one pair's image as (tile, channel, height, width)."""
         pixels = inputs[self.pixels].float().cpu().numpy()
         return pixels.reshape(-1, *pixels.shape[-3:])
+
+
+class UnknownLayout(PatchLayout):
+    """Of a model of which it is not known how its pixel values hold an image."""
+
+    def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
+        """See `PatchLayout.grid`.
+
+        Raises:
+            VlmtraceError: always
+        """
+        raise VlmtraceError(
+            f"How a model of type {config.model_type} cuts images into patches is not known, so that nothing can be "
+            "placed in the image: use images of one size, and positions by their roles."
+        )
+
+    def positions(self, hf: Any, inputs: Inputs) -> Array:
+        """See `PatchLayout.positions`; raises as `grid` does."""
+        self.grid(hf.config, inputs)
+        raise AssertionError("grid raises")
+
+    def tiles(self, config: Any, inputs: Inputs) -> Array:
+        """See `PatchLayout.tiles`; raises as `grid` does."""
+        self.grid(config, inputs)
+        raise AssertionError("grid raises")
 
 
 def all_patches(tiles: int, rows: int, columns: int) -> Array:

@@ -117,6 +117,12 @@ def _sizes(value: Any) -> Iterable[tuple[str, Any]]:
     return [] if value is None or isinstance(value, int | str | list) else list(dict(value).items())
 
 
+def _n_words(hf: Any) -> int:
+    """How many tokens have an embedding; where an image encoder stands in front of a text decoder, the decoder's."""
+    reads = hf.decoder if hf.config.model_type == "vision-encoder-decoder" else hf
+    return reads.get_input_embeddings().weight.shape[0]
+
+
 def check_tokenizer(processor: Any, hf: Any, written: dict[str, Any], name: str) -> None:
     """Refuse a tokenizer that is not the model's, as far as its ids tell.
 
@@ -130,7 +136,7 @@ def check_tokenizer(processor: Any, hf: Any, written: dict[str, Any], name: str)
         VlmtraceError: an id has no embedding, or that of the image, the start or the separator is another token's
     """
     tokenizer, config = processor.tokenizer, hf.config
-    n_rows = hf.get_input_embeddings().weight.shape[0]
+    n_rows = _n_words(hf)
     # Padding is never used: its token may lack an embedding, as where somebody has added one to train with.
     highest = max((id for id in tokenizer.get_vocab().values() if id != tokenizer.pad_token_id), default=-1)
     if highest >= n_rows:
@@ -167,7 +173,7 @@ def check_stop_ids(model: VLM) -> None:
     Raises:
         VlmtraceError: an id is impossible
     """
-    n_rows = model.hf.get_input_embeddings().weight.shape[0]
+    n_rows = _n_words(model.hf)
     with explained(f"The tokens that end an answer of {model.name} cannot be told", "correct generation_config.json"):
         stop = model.stop_ids
         wrong = [token for token in stop if type(token) is not int or not 0 <= token < n_rows]

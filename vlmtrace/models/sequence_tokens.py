@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 
+from vlmtrace.models.patch_layout import UnknownLayout
 from vlmtrace.models.types import Inputs, Token
 from vlmtrace.models.vlm import VLM
 
@@ -43,6 +44,9 @@ def language_tokens(model: VLM, prompt: str, inputs: Inputs) -> list[Token]:
 def _image_names(model: VLM, inputs: Inputs, n: int) -> Iterator[str]:
     """Image tokens by "row,column", tiles one below the other; by their number where they form no such grid."""
     family, config = model.family, model.hf.config
+    if isinstance(family.layout, UnknownLayout):
+        return iter(map(str, range(n)))
+
     tiles, rows, columns = family.layout.grid(config, inputs)
     side = 0 if family.square_side is None else family.square_side(config)
     if side and family.pack is None and family.pooled is None and tiles * (rows // side) * (columns // side) == n:

@@ -15,7 +15,7 @@ from torch import Tensor
 from vlmtrace.core.arguments import Count, Natural, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.models.finite import check_finite
-from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
+from vlmtrace.models.hooks import MODEL_LOCK, attach_hooks
 from vlmtrace.models.input_limits import processor_refusals
 from vlmtrace.models.interface import ModelInterface
 from vlmtrace.models.layer_kinds import check_has_weights
@@ -100,6 +100,24 @@ class VLM(ModelInterface):
                 f"Layer {site.layer} does not exist: {block.name} of {self.name} has layers 0 to {block.n_layers - 1}."
             )
         return site
+
+    @checked
+    def check_attention_is_followed(self, method: str) -> None:
+        """Refuse models that neither answer in one sequence with the image nor are made as BLIP is.
+
+        Args:
+            method: what follows attention from the answer to the image, for the sentence
+
+        Raises:
+            VlmtraceError: it is such a model
+        """
+        in_one_block = self.head_block.name == self.answer_block
+        if in_one_block != (self.image_module == "self_attention"):
+            raise VlmtraceError(
+                f"{method} follows attention back from an answer in one sequence with the image, or as in BLIP, and "
+                f"{self.name} reads its question in its {self.head_block.name} and answers in its {self.answer_block}: "
+                "use patching, or another model."
+            )
 
     # Prompts and answers --------------------------------------------------------
 
@@ -284,9 +302,7 @@ class VLM(ModelInterface):
             return lambda value: trace.layer_inputs.__setitem__(block, value.detach())
 
         points = [(self.hook_point(site), keep(site)) for site in sites]
-        points += [
-            (HookPoint(self.layer_module(block, 0), True), keep_input(block)) for block in {s.block for s in sites}
-        ]
+        points += [(self.entry_point(block), keep_input(block)) for block in {s.block for s in sites}]
         with torch.no_grad(), attach_hooks(points, len(inputs["input_ids"])):
             trace.logits = self.answer_logits(inputs, image)
         missing = [site for site in sites if site not in trace.activations]

@@ -29,7 +29,7 @@ from vlmtrace.models.hub import WEIGHTS, shards
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 #: Tensors of whole numbers that are no weights: positions and counters, which older checkpoints hold.
-COUNTERS = ("position_ids", "num_batches_tracked")
+COUNTERS = ("position_ids", "num_batches_tracked", "relative_position_index")
 
 #: Bytes beyond those of the file for which a wrong configuration may ask before it is refused without a list of names.
 SLACK = 2**27

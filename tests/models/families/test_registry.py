@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fixtures.apart import APART
 from fixtures.families import FAMILIES, llava
+from fixtures.family_builders.given_features import GIVEN
 from fixtures.models import scramble
 
 import vlmtrace as vt
@@ -67,7 +69,9 @@ def install(tmp_path, monkeypatch):
 
 @pytest.mark.medium
 def test_every_family_is_tested_on_a_random_model(model_store):
-    tested = {"blip"} | {model_store.shared(name).family.model_type for name in FAMILIES}
+    tested = {"blip"} | {model_store.shared(name).family.model_type for name in FAMILIES | APART}
+    # Their image side cannot be run here; tests/models/test_universal.py looks at the language side.
+    tested |= {build()[0].config.model_type for build in GIVEN.values()}
     assert set(families()) == tested, "a family needs a builder in fixtures/family_builders"
 
 

@@ -29,7 +29,7 @@ from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns
 from vlmtrace.methods.patching.metrics import concat_in_order, effect_table
 from vlmtrace.methods.patching.plans import head_plan, module_plan, patches_of_batch
-from vlmtrace.models import VLM, HookPoint, Patches, Readout, Site
+from vlmtrace.models import VLM, Patches, Readout, Site
 from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.types import AnswerIds, WholeAnswer, positions_read
 
@@ -290,7 +290,7 @@ def _gradients_of_run(
     def start(block: str) -> Callable[[Tensor], Tensor]:
         return lambda _value: torch.lerp(runs.corrupt.layer_inputs[block], runs.clean.layer_inputs[block], alpha)
 
-    points = [(HookPoint(model.layer_module(block, 0), is_input=True), start(block)) for block in entries]
+    points = [(model.entry_point(block), start(block)) for block in entries]
     points += [(model.hook_point(site), probe(site)) for site in sites]
     with torch.enable_grad(), attach_hooks(points, len(runs.inputs["input_ids"])):
         logits = model.last_logits(runs.inputs, positions_read(answer_ids))

@@ -60,8 +60,9 @@ class MaskableQuestion:
             answer: ids of the answer's tokens; None: the model's own greedy answer
             step: the token of the answer that is looked at, from 0
         Raises:
-            VlmtraceError: there is no such step
+            VlmtraceError: there is no such step, or the model is of another kind than those that are followed
         """
+        model.check_attention_is_followed("An explanation")
         self.model = model
         text = model.prompt_text(prompt)
         asked = model.encode([image], [text])

@@ -224,6 +224,7 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
     def keep(name: str) -> Any:
         return lambda value: kept[name].append(value[0].detach().float())
 
+    final_norm = model.final_norm  # refuses models whose layers are not read out by it
     points = []
     for i in range(block.n_layers):
         layer = model.layer_module(BLOCK, i)
@@ -255,7 +256,7 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
     heads = torch.stack(kept["heads"]).unflatten(-1, (block.n_heads, -1))
     keys, values = (torch.stack(kept[name]).unflatten(-1, (-1, heads.shape[-1])) for name in ("keys", "values"))
     hidden = torch.cat([stream, out[-1:]])
-    final = FrozenNorm.of(model.final_norm, hidden[-1])
+    final = FrozenNorm.of(final_norm, hidden[-1])
     at = range(length)[at]
     logits = model.unembed(final[at](hidden[-1, at]))
     return Lens(model, inputs, at, hidden, added, mlp, heads, keys, values, weights, final, logits)

@@ -354,7 +354,7 @@ def fixed_heads(model: VLM, runs: PairRuns, keep: dict[str, torch.Tensor], rever
     """
 
     def run(side: PairRuns | WholeRuns, answer_ids: AnswerIds) -> Readout:
-        if model.uses_fast_sweep:
+        if model.uses_fast_sweep and model.fixes_heads:
             start = "clean" if reverse else "corrupt"
             return model.run_with_fixed_heads(side.clean, side.corrupt, keep, start, answer_ids)
         inputs = side.clean_inputs if reverse else side.inputs

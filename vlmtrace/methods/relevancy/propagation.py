@@ -156,7 +156,7 @@ def relevancy(
     Returns:
         relevance by step of the answer, with the tokens that it belongs to
     Raises:
-        VlmtraceError: the answer is empty, or the image cannot be read
+        VlmtraceError: the answer is empty, the image cannot be read, or the model is of another kind than those
 
     Example:
         >>> import vlmtrace as vt
@@ -167,6 +167,7 @@ def relevancy(
         >>> found.image.shape, found.answer["word"].tolist()  # steps × image positions, the answer
         ((1, 65), ['red'])
     """
+    model.check_attention_is_followed("Relevancy")
     text = model.prompt_text(prompt)
     inputs = model.encode([image], [text])
     ids = model.answer_tokens(inputs, max_new_tokens) if answer is None else model.check_tokens(answer)

@@ -6,11 +6,12 @@ processor has no chat template, and how patches of the image become tokens.
 """
 
 from vlmtrace.models.families.registry import families, families_table, family_of, unsupported_families
-from vlmtrace.models.families.spec import CLIP_OR_SIGLIP, FamilySpec, UnsupportedFamily
+from vlmtrace.models.families.spec import CLIP_OR_SIGLIP, FamilySpec, StackSpec, UnsupportedFamily
 
 __all__ = [
     "CLIP_OR_SIGLIP",
     "FamilySpec",
+    "StackSpec",
     "UnsupportedFamily",
     "families",
     "families_table",

@@ -1,15 +1,44 @@
-"""BLIP-2 and InstructBLIP: queries read the image for a frozen language model, OPT's or Llama's."""
+"""BLIP-2 and InstructBLIP: queries read the image for a frozen language model, OPT's, Llama's or T5's."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from vlmtrace.models.families.spec import FamilySpec
+from vlmtrace.models.families.spec import FamilySpec, StackSpec
+from vlmtrace.models.patch_layout import UnknownLayout
+
+
+def _t5(stack: str, **attentions: str) -> StackSpec:
+    feed_forward = {"encoder": "layer.1.DenseReluDense", "decoder": "layer.2.DenseReluDense"}[stack]
+    return StackSpec(
+        f"language_model.{stack}.block",
+        {"mlp": feed_forward, "self_attention": "layer.0.SelfAttention.o", **attentions},
+        lambda config: config.text_config.num_heads,
+        # What they give second are the biases of relative positions.
+        gives_weights=False,
+        mask_argument="mask",
+    )
+
+
+#: Where T5 keeps its parts.
+T5 = {
+    "text_encoder": _t5("encoder"),
+    "text_decoder": _t5("decoder", cross_attention="layer.1.EncDecAttention.o"),
+}
 
 
 def _adapt(spec: FamilySpec, config: Any) -> FamilySpec:
-    """OPT keeps its submodules elsewhere than Llama."""
+    """OPT keeps its submodules elsewhere than Llama; T5 reads the prompt in an encoder, and answers in a decoder."""
+    if config.get_text_config().model_type == "t5":
+        return replace(
+            spec,
+            handled="an encoder that reads queries and prompt, and a decoder that answers",
+            interface="vlmtrace.models.encoder_decoder:EncoderDecoder",
+            vision_types=(),
+            layout=UnknownLayout(),
+            stacks=T5,
+        )
     if config.get_text_config().model_type != "opt":
         return spec
     return replace(
@@ -23,12 +52,9 @@ def _adapt(spec: FamilySpec, config: Any) -> FamilySpec:
 
 def _refusal(config: Any) -> str | None:
     text: Any = getattr(config, "text_config", None)
-    if not getattr(text, "is_encoder_decoder", False):
+    if not getattr(text, "is_encoder_decoder", False) or text.model_type == "t5":
         return None
-    return (
-        f"whose language model {text.model_type} has an encoder of its own, in which the image's tokens stand "
-        "(those with a decoder-only language model are supported)"
-    )
+    return f"whose language model {text.model_type} is not known (those with OPT, Llama and T5 are supported)"
 
 
 def _queries(model_type: str, name: str, architecture: str, vision_type: str) -> FamilySpec:
@@ -38,7 +64,7 @@ def _queries(model_type: str, name: str, architecture: str, vision_type: str) ->
         architecture,
         since="0.1.0",
         image_tokens="32 queries, which see all of the image",
-        handled="with OPT or Llama; image tokens have no place in the image",
+        handled="with OPT, Llama or T5; image tokens have no place in the image",
         refusal=_refusal,
         adapt=_adapt,
         text="language_model.model",

@@ -14,13 +14,14 @@ from typing import Any
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.families.guess import CannotGuess, guess
 from vlmtrace.models.families.spec import FamilySpec, UnsupportedFamily
 
 #: The group of entry points by which other packages bring families.
 GROUP = "vlmtrace.families"
 
 #: Modules of this folder that declare no family.
-MACHINERY = {"spec", "registry"}
+MACHINERY = {"spec", "registry", "guess"}
 
 
 @cache
@@ -98,6 +99,11 @@ def family_of(config: Any, name: str) -> FamilySpec:
     found = families().get(config.model_type)
     refused = unsupported_families().get(config.model_type)
     reason = (found.refusal(config) if found else None) or (refused.reason if refused else None)
+    if found is None and not reason:
+        try:
+            found = guess(config)
+        except CannotGuess as error:
+            reason = f"which vlmtrace does not know, and {error}"
     if not reason and (found is None or (architectures and not found.named & set(architectures))):
         reason = "which vlmtrace does not know"
     if found is None or reason:

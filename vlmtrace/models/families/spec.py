@@ -65,6 +65,25 @@ def _feature_layer(config: Any) -> int | Sequence[int] | None:
 
 
 @dataclass(frozen=True)
+class StackSpec:
+    """Where a stack of layers keeps its parts, in a model that has several of text.
+
+    Attributes:
+        layers: path of the list of layers
+        paths: by module, path in a layer: the feed-forward of "mlp", the output projection of an attention
+        n_heads: config -> attention heads of a layer
+        gives_weights: whether its attention modules give their weights as their second output
+        mask_argument: the name under which its attention modules take their mask
+    """
+
+    layers: str
+    paths: Mapping[str, str]
+    n_heads: Callable[[Any], int]
+    gives_weights: bool = True
+    mask_argument: str = "attention_mask"
+
+
+@dataclass(frozen=True)
 class FamilySpec:
     """What is particular about a family. What has a default is as in LLaVA-1.5 and most families after it.
 
@@ -125,6 +144,9 @@ class FamilySpec:
         layers_read_embeddings: config -> whether the model gives each layer something made of what enters the first one
         readout_scale: config -> what the model's forward pass multiplies its logits by
         caps_logits: whether the model's forward pass applies the text configuration's `final_logit_softcapping`
+        stream_axis: the dimension in which a text layer's residual streams lie side by side, see `HookPoint`; None:
+            there is one
+        stacks: by block, the stacks of a model whose language model has an encoder of its own
     """
 
     model_type: str
@@ -175,6 +197,8 @@ class FamilySpec:
     layers_read_embeddings: Callable[[Any], bool] = lambda _config: False
     readout_scale: Callable[[Any], float] = lambda _config: 1.0
     caps_logits: bool = True
+    stream_axis: int | None = None
+    stacks: Mapping[str, StackSpec] = field(default_factory=dict)
 
     @property
     def token_fills(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Families that are refused by name, with the reason."""
+"""Families that are refused by name, with the reason: what no question can be put to, or read in the way of others."""
 
 from vlmtrace.models.families.spec import UnsupportedFamily
 
@@ -9,6 +9,33 @@ UNSUPPORTED = [
         "whose processor takes videos of four frames and no images (InstructBLIP takes images)",
     ),
     UnsupportedFamily(
-        "florence2", "Florence-2", "whose language model has an encoder of its own, in which the image's tokens stand"
+        "diffusion_gemma", "Diffusion Gemma", "which writes an answer in many passes instead of token by token"
+    ),
+    UnsupportedFamily("evolla", "Evolla", "which answers about proteins, and reads no image"),
+    UnsupportedFamily("pi0", "π₀", "which moves a robot, and gives no words"),
+    UnsupportedFamily("mistral4", "Mistral 4", "which reads no image"),
+    UnsupportedFamily("shieldgemma2", "ShieldGemma 2", "which classifies images, and gives no words"),
+    UnsupportedFamily("pp_formulanet", "PP-FormulaNet", "which writes down formulas, and is asked nothing"),
+    UnsupportedFamily(
+        "vilt",
+        "ViLT",
+        "which chooses among labels instead of giving words, from patches that it draws anew for each run",
+    ),
+    UnsupportedFamily(
+        "pix2struct", "Pix2Struct", "whose question is drawn into the image, so that none of its words can be patched"
+    ),
+    UnsupportedFamily("udop", "UDOP", "which reads the words of a page with their places, and no image without them"),
+    UnsupportedFamily(
+        "git", "GIT", "whose image stands in front of the words without tokens of its own in the text sequence"
+    ),
+    UnsupportedFamily(
+        "idefics",
+        "IDEFICS 1",
+        "which looks at the image by cross-attention between the layers of its language model",
+    ),
+    UnsupportedFamily(
+        "nemotron_h_omni",
+        "Nemotron-H Omni",
+        "of whose layers each is attention, feed-forward or a state alone, so that none has all modules",
     ),
 ]

@@ -14,7 +14,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.sweep import reference
 from vlmtrace.models.sweep.replay_check import largest_difference, tolerance
-from vlmtrace.models.types import Block, Patches, Site, Trace
+from vlmtrace.models.types import Block, Inputs, Patches, Site, Trace
 from vlmtrace.models.vlm import VLM
 
 
@@ -60,6 +60,7 @@ def self_check(model: VLM) -> None:
     if unknown:
         return
     clean_trace, corrupt_trace = model.trace(clean), model.trace(corrupt)
+    _check_positions(model, corrupt_trace, prompt, corrupt)
     model.check_layers(corrupt_trace, corrupt)
     answer_ids = corrupt_trace.logits.topk(2).indices
     worst = 0.0
@@ -87,6 +88,23 @@ def self_check(model: VLM) -> None:
         "sweeps will use the reference, which is slow but right.",
         stacklevel=2,
     )
+
+
+def _check_positions(model: VLM, trace: Trace, prompt: str, inputs: Inputs) -> None:
+    """Refuse activations that are no (batch, position, width): hooks would take something else for positions.
+
+    Of a vision encoder that is found out elsewhere, and it is left out.
+    """
+    for name, block in model.blocks.items():
+        known = len(model.tokens(name, prompt, inputs)) if name != "vision_encoder" else None
+        for module in block.modules if known is not None else ():
+            seen = trace[name, module, 0].shape[1]
+            if seen != known:
+                raise VlmtraceError(
+                    f"{model.name} is not supported: {module} of {name} has {seen} positions where its sequence has "
+                    f"{known}, as where layers pass on several residual streams (a family says in which dimension they "
+                    "lie, with stream_axis)."
+                )
 
 
 def _leave_out_hooked(model: VLM, site: Site) -> None:
