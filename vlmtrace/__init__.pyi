@@ -2,6 +2,7 @@ from . import plots
 from .core.errors import VlmtraceError
 from .display.html_tables import formatted
 from .inputs.same_size import same_size
+from .inputs.saved_images import save_images
 from .methods.attribution.gradients import attribute_heads, attribute_modules, ranking_agreement
 from .methods.causal_tracing.noise import choose_level, noise_curve, noise_scale
 from .methods.causal_tracing.summary import average_effects, later_layers
@@ -60,6 +61,7 @@ __all__ = [
     "ranking_agreement",
     "replace_image_tokens",
     "same_size",
+    "save_images",
     "score_maps",
     "select_samples",
     "selection_table",
