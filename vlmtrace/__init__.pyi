@@ -18,6 +18,7 @@ from .methods.patching.ablation import ablate
 from .methods.patching.joint import patch_together, patch_whole_heads
 from .methods.patching.sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
 from .models import VLM
+from .models.in_memory import wrap_model
 from .models.loading import bundled_models, load_model
 from .pipeline.cluster.connection import connect
 from .tasks import load_pairs, load_questions, one_question, prepare_pairs
@@ -66,4 +67,5 @@ __all__ = [
     "select_samples",
     "selection_table",
     "usable_pairs",
+    "wrap_model",
 ]

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from fixtures.broken_folders import LFS_POINTER, change_weights, logits, refusal, set_entry
 
 import vlmtrace as vt
@@ -93,6 +94,57 @@ def test_a_broken_file_is_told_by_its_name_and_sort(copy, content):
     said = refusal(folder)
     assert said.startswith(f"model.safetensors of {folder} cannot be read as safetensors (SafetensorError")
     assert ("git lfs pull" in said) == (content == "pointer") and ("web page" in said) == (content == "page")
+
+
+def test_a_tensor_under_two_names_is_refused(copy):
+    folder = copy("llava")
+    change_weights(folder, lambda tensors: tensors.update(twice(tensors, LAYER.format(1))))
+    said = refusal(folder)
+    assert f"hold {LAYER.format(1)} twice, as " in said
+
+
+def twice(tensors, key):
+    """The tensor under the other of its two names, with other numbers."""
+    today, older = key, key.replace("model.language_model", "language_model.model")
+    held = file_name(tensors, key)
+    return {older if held == today else today: tensors[held] + 1}
+
+
+#: What a text model of experts takes over from one without.
+SIZES = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads
+bos_token_id eos_token_id pad_token_id max_position_embeddings""".split()
+
+
+def moe_folder(copy):
+    """InternVL with a language model of experts."""
+    folder = copy("internvl")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    sizes = {name: getattr(config.text_config, name) for name in SIZES}
+    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, decoder_sparse_step=1)
+    config.text_config = transformers.Qwen3MoeConfig(**sizes, **experts)
+    transformers.AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_language_model_of_experts_is_loaded(copy):
+    vt.load_model(moe_folder(copy))
+
+
+@pytest.mark.parametrize("change", ["one gone", "another shape"])
+def test_experts_that_cannot_be_put_together_are_told_by_the_tensor_that_they_make(copy, change):
+    """In files each expert has tensors of its own, in memory all are in one."""
+    folder = moe_folder(copy)
+
+    def damage(tensors):
+        key = next(name for name in sorted(tensors) if "experts.1.up_proj" in name)
+        if change == "one gone":
+            tensors.pop(key)
+        else:
+            tensors[key] = tensors[key][:-1].clone()
+
+    change_weights(folder, damage)
+    said = refusal(folder)
+    assert "experts" in said and "CONVERSION" not in said and "report" not in said
 
 
 # What is right

@@ -28,10 +28,10 @@ CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 
 
 def complete_processor(processor: Any, config: Any, written: dict[str, Any]) -> None:
-    """Set what processors of LLaVA's kind did not hold before transformers 4.45, from the model's configuration.
+    """Set what processors of LLaVA's and BLIP-2's kind did not hold before transformers 4.45, from the configuration.
 
     They say how many tokens an image has: by the patches' size, the features that are selected, and whether the encoder
-    has a class token. What the processor's files say is left as it is.
+    has a class token; or by the queries. What the processor's files say is left as it is.
 
     Args:
         processor: of transformers; it is changed
@@ -47,6 +47,8 @@ def complete_processor(processor: Any, config: Any, written: dict[str, Any]) -> 
         known = CLASS_TOKENS.get(getattr(vision, "model_type", ""))
         if known is not None:
             processor.num_additional_image_tokens = known
+    if hasattr(processor, "num_query_tokens") and processor.num_query_tokens is None:
+        processor.num_query_tokens = getattr(config, "num_query_tokens", None)
     if hasattr(processor, "num_image_tokens") and processor.num_image_tokens is None:
         processor.num_image_tokens = (vision.image_size // vision.patch_size) ** 2
 
