@@ -10,6 +10,8 @@ from fixtures.broken_folders import LFS_POINTER, logits, refusal
 from safetensors.torch import load_file, save_file
 
 import vlmtrace as vt
+from vlmtrace.models.adapter_files import read_adapter
+from vlmtrace.models.adapters import add_adapter
 from vlmtrace.pipeline.checks import check_model
 from vlmtrace.pipeline.cli import is_decoder_only
 from vlmtrace.pipeline.model_files import model_digest
@@ -203,6 +205,21 @@ def test_a_weight_that_is_used_twice_is_not_changed(model_store, tmp_path):
     assert model.hf.lm_head.weight is model.hf.get_input_embeddings().weight
     folder = write_adapter(tmp_path / "a", model_store.path("gemma3"), factors_of(model.hf, ["lm_head"]))
     assert "uses in two places" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weight: torch.nn.Parameter(weight.mul(8).to(torch.int8), requires_grad=False), "weights are quantized"),
+        (lambda weight: torch.nn.Parameter(weight.to("meta")), "not all in memory"),
+    ],
+)
+def test_weights_that_nothing_can_be_added_to_are_told(model_store, factors, tmp_path, change, said):
+    hf = model_store.load("llava").hf
+    hf.get_submodule(LAYERS[0]).weight = change(hf.get_submodule(LAYERS[0]).weight)
+    folder = write_adapter(tmp_path / "adapter", model_store.path("llava"), factors)
+    with pytest.raises(vt.VlmtraceError, match=said):
+        add_adapter(hf, read_adapter(folder, "mine"), "mine")
 
 
 def test_files_that_do_not_make_an_adapter_are_told(model_store, factors, tmp_path):

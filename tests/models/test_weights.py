@@ -163,6 +163,22 @@ def test_a_tied_head_may_be_missing_and_no_other(copy, tied):
         assert "1 tensor is missing: lm_head.weight" in refusal(folder)
 
 
+def test_a_head_that_is_said_to_be_tied_and_is_another_is_the_files(copy, model_store):
+    """The files decide what the model is: tying them would throw away the head that was saved."""
+    folder = copy("gemma3")
+    tied = model_store.shared("gemma3")
+    key = next(key for key in stored_tensors(folder, "x") if key.endswith("embed_tokens.weight"))
+    head = "lm_head.weight"
+
+    def change(tensors):
+        tensors[head] = tensors[key] + torch.linspace(0, 1, tensors[key].shape[1])
+
+    change_weights(folder, change)
+    model = vt.load_model(folder)
+    assert not torch.allclose(model.hf.lm_head.weight, model.hf.get_input_embeddings().weight)
+    assert not torch.allclose(logits(model), logits(tied))
+
+
 def test_tensors_that_nothing_reads_may_be_there(copy, model_store):
     folder = copy("llava")
     extra = {

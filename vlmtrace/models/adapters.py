@@ -121,7 +121,8 @@ class _Places:
         if not weight.is_floating_point() or type(weight) is not nn.Parameter:
             raise VlmtraceError(
                 f"{self.name} changes the model {self.base}, whose weights are quantized, so that nothing can be added "
-                "to them: write the model before quantization into base_model_name_or_path of adapter_config.json."
+                "to them: load it without quantization, or write the model from before it into "
+                "base_model_name_or_path of adapter_config.json."
             )
         return weight
 
