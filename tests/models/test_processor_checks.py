@@ -23,6 +23,10 @@ LACKING = (
 )
 
 
+#: Families whose processors count in numbers that the configuration does not hold, and whose own are no published ones.
+NOT_IN_THE_CONFIG = {"deepseek_ocr2", "unlimited_ocr"}
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_old_processor_is_completed_from_the_config(name, copy, model_store):
@@ -32,7 +36,12 @@ def test_an_old_processor_is_completed_from_the_config(name, copy, model_store):
     folder = copy(name)
     for key in lacking:
         set_entry(FILE, (key,), ...)(folder)
-    torch.testing.assert_close(logits(vt.load_model(folder)), logits(model_store.shared(name)))
+    try:
+        model = vt.load_model(folder)
+    except vt.VlmtraceError as error:
+        assert name in NOT_IN_THE_CONFIG, f"{name} is not completed: {error}"
+    else:
+        torch.testing.assert_close(logits(model), logits(model_store.shared(name)))
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_additional_image_tokens", 0), ("patch_size", 7)])

@@ -140,8 +140,8 @@ def _processor(processor: Any, family: FamilySpec, config: Any, name: str) -> An
         check_fast(processor, name)
         with explained(f"The processor of {name} cannot be copied", "give the directory in which it is saved"):
             own = copy.deepcopy(processor)
-        # 0 is also what a processor has that was never told.
-        written = {"num_additional_image_tokens": getattr(own, "num_additional_image_tokens", None) or None}
+        # What it has counts as told, but for the 0 that a processor has that was told nothing.
+        written = {**vars(own), "num_additional_image_tokens": getattr(own, "num_additional_image_tokens", 0) or None}
     complete_processor(own, config, written)
     return own
 
