@@ -1,11 +1,13 @@
 """Weights: those that the folder holds, all of them, and numbers every one."""
 
+import re
 import shutil
 
 import pytest
 import torch
 import transformers
 from fixtures.broken_folders import LFS_POINTER, change_weights, logits, refusal, set_entry
+from fixtures.families import FAMILIES
 
 import vlmtrace as vt
 from vlmtrace.models.weights import stored_tensors
@@ -202,3 +204,42 @@ def test_shards_are_read_together(copy, model_store):
     model_store.load("llava").hf.save_pretrained(folder, max_shard_size="50KB")
     assert not (folder / "model.safetensors").exists()
     assert stored_tensors(folder, "x") == whole
+
+
+# Every family
+
+
+def lose_one(tensors, key):
+    tensors.pop(key)
+
+
+def rename_one(tensors, key):
+    tensors[f"{key}_of_another"] = tensors.pop(key)
+
+
+def cut_one(tensors, key):
+    tensors[key] = tensors[key][..., :-1].clone()
+
+
+def spoil_one(tensors, key):
+    tensors[key] = tensors[key].clone()
+    tensors[key].view(-1)[0] = float("nan")
+
+
+#: Every seventh in `make test`, all in `make test-slow`.
+DRAWN = [pytest.param(name, marks=pytest.mark.slow if i % 7 else pytest.mark.medium) for i, name in enumerate(FAMILIES)]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_of_every_family_nothing_is_drawn_left_out_or_nan(copy, name):
+    """One tensor of the language model in four ways: whatever transformers makes of a family's files on the way."""
+    folder = copy(name)
+    whole = (folder / "model.safetensors").read_bytes()
+    stored = stored_tensors(folder, name)
+    matrices = [key for key, held in stored.items() if len(held.shape) == 2 and min(held.shape) > 1]
+    key = sorted(key for key in matrices if re.search(r"\.1\..*(down_proj|fc2|w2|dense|out_proj|o_proj)", key))[0]
+    for change in (lose_one, rename_one, cut_one, spoil_one):
+        change_weights(folder, lambda tensors, change=change: change(tensors, key))
+        said = refusal(folder)
+        assert re.search("missing|not expected|another shape|not finite|cannot be put together", said), (key, said)
+        (folder / "model.safetensors").write_bytes(whole)
