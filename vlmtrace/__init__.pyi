@@ -2,6 +2,7 @@ from . import plots
 from .core.errors import VlmtraceError
 from .display.html_tables import formatted
 from .inputs.same_size import same_size
+from .inputs.saved_images import save_images
 from .methods.attribution.gradients import attribute_heads, attribute_modules, ranking_agreement
 from .methods.causal_tracing.noise import choose_level, noise_curve, noise_scale
 from .methods.causal_tracing.summary import average_effects, later_layers
@@ -17,6 +18,7 @@ from .methods.patching.ablation import ablate
 from .methods.patching.joint import patch_together, patch_whole_heads
 from .methods.patching.sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
 from .models import VLM
+from .models.in_memory import wrap_model
 from .models.loading import bundled_models, load_model
 from .pipeline.cluster.connection import connect
 from .tasks import load_pairs, load_questions, one_question, prepare_pairs
@@ -60,8 +62,10 @@ __all__ = [
     "ranking_agreement",
     "replace_image_tokens",
     "same_size",
+    "save_images",
     "score_maps",
     "select_samples",
     "selection_table",
     "usable_pairs",
+    "wrap_model",
 ]

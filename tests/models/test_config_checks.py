@@ -57,12 +57,6 @@ def test_what_is_possible_is_let_through(check):
     assert check(**entries) == entries
 
 
-def test_an_adapter_is_refused(check, tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(vt.VlmtraceError, match=r"holds an adapter .* merge it into that model"):
-        check()
-
-
 def test_there_are_no_more_layers_than_tensors():
     config = {"vision_config": {"num_hidden_layers": 41}, "max_window_layers": 80}
     check_layers(config, "m", n_tensors=41)

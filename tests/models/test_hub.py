@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from fixtures.adapters import factors_of, write_adapter
 from huggingface_hub import constants
 
 import vlmtrace as vt
@@ -108,6 +109,8 @@ def test_pickled_weights_are_refused(random_blip_dir, tmp_path):
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_code_of_a_repository_is_refused(random_blip_dir, tmp_path, name):
     folder = change(random_blip_dir, tmp_path / "code", name, auto_map={"AutoConfig": "evil.Config"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "blip_of_a_repository"}))
     (folder / "evil.py").write_text("raise SystemExit('this must never run')")
     with pytest.raises(vt.VlmtraceError, match=re.escape(f"code of its own (auto_map in {name})")):
         vt.load_model(folder)
@@ -229,7 +232,7 @@ def test_a_revision_that_is_not_there_is_said(sharded, monkeypatch):
 
 
 def test_weights_are_not_fetched_of_what_is_refused(sharded, tmp_path, monkeypatch):
-    code = change(sharded, tmp_path / "code", auto_map={"AutoModel": "evil.Model"})
+    code = change(sharded, tmp_path / "code", auto_map={"AutoModel": "evil.Model"}, model_type="theirs")
     with hub_server(code, monkeypatch) as server:
         with pytest.raises(vt.VlmtraceError, match="code of its own"):
             vt.load_model(REPO)
@@ -239,6 +242,32 @@ def test_weights_are_not_fetched_of_what_is_refused(sharded, tmp_path, monkeypat
     (sharded / "pytorch_model.bin").write_bytes(b"x")
     with hub_server(sharded, monkeypatch), pytest.raises(vt.VlmtraceError, match=r"only pytorch_model\.bin"):
         vt.load_model(REPO)
+
+
+def test_an_adapter_is_downloaded_and_so_is_nothing_else(random_blip, random_blip_dir, monkeypatch, tmp_path):
+    layer = "text_encoder.encoder.layer.1.output.dense"
+    folder = write_adapter(tmp_path / "adapter", random_blip_dir, factors_of(random_blip.hf, [layer]))
+    (folder / "training_args.bin").write_bytes(b"never fetched")
+    with hub_server(folder, monkeypatch) as server:
+        model = vt.load_model(REPO)
+        assert not [path for path in server.asked if path.endswith(".bin")]
+        server.asked.clear()
+        again = vt.load_model(f"{REPO}@{COMMIT}", check=False)
+        assert again.fingerprint() == model.fingerprint() != random_blip.fingerprint()
+        assert server.asked == [], "what the cache holds was asked for again"
+    assert model.revision == COMMIT
+
+
+def test_llavas_own_format_is_told_by_its_config_alone(monkeypatch, tmp_path):
+    folder = tmp_path / "original"
+    folder.mkdir()
+    config = {"model_type": "llava_llama", "mm_projector_type": "mlp2x_gelu", "hidden_size": 4096}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "pytorch_model-00001-of-00002.bin").write_bytes(b"never fetched")
+    with hub_server(folder, monkeypatch) as server:
+        with pytest.raises(vt.VlmtraceError, match=r"use llava-hf/llava-1\.5-7b-hf;"):
+            vt.load_model(REPO)
+        assert not [path for path in server.asked if path.endswith(".bin")]
 
 
 # No hub

@@ -1,10 +1,13 @@
 """Weights: those that the folder holds, all of them, and numbers every one."""
 
+import re
 import shutil
 
 import pytest
 import torch
+import transformers
 from fixtures.broken_folders import LFS_POINTER, change_weights, logits, refusal, set_entry
+from fixtures.families import FAMILIES
 
 import vlmtrace as vt
 from vlmtrace.models.weights import stored_tensors
@@ -95,6 +98,57 @@ def test_a_broken_file_is_told_by_its_name_and_sort(copy, content):
     assert ("git lfs pull" in said) == (content == "pointer") and ("web page" in said) == (content == "page")
 
 
+def test_a_tensor_under_two_names_is_refused(copy):
+    folder = copy("llava")
+    change_weights(folder, lambda tensors: tensors.update(twice(tensors, LAYER.format(1))))
+    said = refusal(folder)
+    assert f"hold {LAYER.format(1)} twice, as " in said
+
+
+def twice(tensors, key):
+    """The tensor under the other of its two names, with other numbers."""
+    today, older = key, key.replace("model.language_model", "language_model.model")
+    held = file_name(tensors, key)
+    return {older if held == today else today: tensors[held] + 1}
+
+
+#: What a text model of experts takes over from one without.
+SIZES = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads
+bos_token_id eos_token_id pad_token_id max_position_embeddings""".split()
+
+
+def moe_folder(copy):
+    """InternVL with a language model of experts."""
+    folder = copy("internvl")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    sizes = {name: getattr(config.text_config, name) for name in SIZES}
+    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, decoder_sparse_step=1)
+    config.text_config = transformers.Qwen3MoeConfig(**sizes, **experts)
+    transformers.AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_language_model_of_experts_is_loaded(copy):
+    vt.load_model(moe_folder(copy))
+
+
+@pytest.mark.parametrize("change", ["one gone", "another shape"])
+def test_experts_that_cannot_be_put_together_are_told_by_the_tensor_that_they_make(copy, change):
+    """In files each expert has tensors of its own, in memory all are in one."""
+    folder = moe_folder(copy)
+
+    def damage(tensors):
+        key = next(name for name in sorted(tensors) if "experts.1.up_proj" in name)
+        if change == "one gone":
+            tensors.pop(key)
+        else:
+            tensors[key] = tensors[key][:-1].clone()
+
+    change_weights(folder, damage)
+    said = refusal(folder)
+    assert "experts" in said and "CONVERSION" not in said and "report" not in said
+
+
 # What is right
 
 
@@ -109,6 +163,22 @@ def test_a_tied_head_may_be_missing_and_no_other(copy, tied):
         assert model.hf.lm_head.weight is model.hf.get_input_embeddings().weight
     else:
         assert "1 tensor is missing: lm_head.weight" in refusal(folder)
+
+
+def test_a_head_that_is_said_to_be_tied_and_is_another_is_the_files(copy, model_store):
+    """The files decide what the model is: tying them would throw away the head that was saved."""
+    folder = copy("gemma3")
+    tied = model_store.shared("gemma3")
+    key = next(key for key in stored_tensors(folder, "x") if key.endswith("embed_tokens.weight"))
+    head = "lm_head.weight"
+
+    def change(tensors):
+        tensors[head] = tensors[key] + torch.linspace(0, 1, tensors[key].shape[1])
+
+    change_weights(folder, change)
+    model = vt.load_model(folder)
+    assert not torch.allclose(model.hf.lm_head.weight, model.hf.get_input_embeddings().weight)
+    assert not torch.allclose(logits(model), logits(tied))
 
 
 def test_tensors_that_nothing_reads_may_be_there(copy, model_store):
@@ -134,3 +204,42 @@ def test_shards_are_read_together(copy, model_store):
     model_store.load("llava").hf.save_pretrained(folder, max_shard_size="50KB")
     assert not (folder / "model.safetensors").exists()
     assert stored_tensors(folder, "x") == whole
+
+
+# Every family
+
+
+def lose_one(tensors, key):
+    tensors.pop(key)
+
+
+def rename_one(tensors, key):
+    tensors[f"{key}_of_another"] = tensors.pop(key)
+
+
+def cut_one(tensors, key):
+    tensors[key] = tensors[key][..., :-1].clone()
+
+
+def spoil_one(tensors, key):
+    tensors[key] = tensors[key].clone()
+    tensors[key].view(-1)[0] = float("nan")
+
+
+#: Every seventh in `make test`, all in `make test-slow`.
+DRAWN = [pytest.param(name, marks=pytest.mark.slow if i % 7 else pytest.mark.medium) for i, name in enumerate(FAMILIES)]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_of_every_family_nothing_is_drawn_left_out_or_nan(copy, name):
+    """One tensor of the language model in four ways: whatever transformers makes of a family's files on the way."""
+    folder = copy(name)
+    whole = (folder / "model.safetensors").read_bytes()
+    stored = stored_tensors(folder, name)
+    matrices = [key for key, held in stored.items() if len(held.shape) == 2 and min(held.shape) > 1]
+    key = sorted(key for key in matrices if re.search(r"\.1\..*(down_proj|fc2|w2|dense|out_proj|o_proj)", key))[0]
+    for change in (lose_one, rename_one, cut_one, spoil_one):
+        change_weights(folder, lambda tensors, change=change: change(tensors, key))
+        said = refusal(folder)
+        assert re.search("missing|not expected|another shape|not finite|cannot be put together", said), (key, said)
+        (folder / "model.safetensors").write_bytes(whole)

@@ -125,7 +125,7 @@ except vt.VlmtraceError as error:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=paths.ROOT, stdin=subprocess.DEVNULL
     )
-    assert re.search(r"refused:|loaded", done.stdout), done.stdout + done.stderr
+    assert "loaded" in done.stdout, done.stdout + done.stderr  # transformers has this model's classes itself
     assert not owned.exists()
 
 

@@ -15,17 +15,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vlmtrace.core.arguments.kinds import is_array
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.paths import resolve
-from vlmtrace.core.pixels import Fault, marked, rgb, upright
+from vlmtrace.core.paths import find
+from vlmtrace.core.pixels import Fault, marked, of_array, rgb, upright
 
-#: An image as functions take it: an image, its path, or a binary file that is open for reading.
-ImageSource = Image.Image | str | Path | IO[bytes]
+#: An image as functions take it: an image, an array of its pixels (see `vlmtrace.core.pixels.of_array`), or its path.
+Picture = Image.Image | np.ndarray | str | Path
+
+#: What `open_image` takes: also a binary file that is open for reading.
+ImageSource = Image.Image | np.ndarray | str | Path | IO[bytes]
 
 #: Larger images are refused before they are decoded. Telephones take up to 108 million pixels in one piece.
 MOST_PIXELS = 120_000_000
@@ -65,7 +69,7 @@ def open_image(image: ImageSource) -> Image.Image:
     image that was read here stays as it is if it is read again.
 
     Args:
-        image: an image, the path of one (relative to the repository or absolute), or an open binary file
+        image: an image, an array of its pixels, its path (see `vlmtrace.core.paths.find`), or an open binary file
 
     Returns:
         the image in RGB, without metadata
@@ -86,7 +90,7 @@ def open_mask(mask: ImageSource, size: tuple[int, int] | None = None, owner: str
     in color, what is not black.
 
     Args:
-        mask: an image, the path of one (relative to the repository or absolute), or an open binary file
+        mask: an image, an array of its pixels, its path (see `vlmtrace.core.paths.find`), or an open binary file
         size: width and height of the upright image that the mask is of; None: that is not checked
         owner: what the mask belongs to, for the sentence, such as "pair 'a'"
 
@@ -131,12 +135,13 @@ class _Unreadable(Exception):
 def _decoded(source: ImageSource, noun: str, remedy: str, owner: str = "") -> Iterator[Image.Image]:
     """An image with its pixels; whatever goes wrong until they are used becomes one sentence."""
     try:
-        if isinstance(source, Image.Image):
-            _check_size(source)
-            source.load()
-            yield source
+        given = of_array(source) if is_array(source) else source
+        if isinstance(given, Image.Image):
+            _check_size(given)
+            given.load()
+            yield given
         else:
-            with _identified(source) as opened:
+            with _identified(given) as opened:
                 _check_size(opened)
                 opened.load()
                 yield opened
@@ -151,21 +156,21 @@ def _decoded(source: ImageSource, noun: str, remedy: str, owner: str = "") -> It
 
 
 def _subject(source: ImageSource, noun: str, owner: str) -> str:
-    named = f" {resolve(source)}" if isinstance(source, str | Path) else ""
+    named = f" {find(source)}" if isinstance(source, str | Path) else ""
     return f"The {noun}{named}{f' of {owner}' if owner else ''}"
 
 
-def _identified(source: str | Path | IO[bytes]) -> Image.Image:
+def _identified(source: Any) -> Image.Image:
     """The image that a file's content says it is, whatever its name ends in; only its header has been read."""
     file: Path | IO[bytes]
     if isinstance(source, str | Path):
-        file = resolve(source)
+        file = find(source)
         if not file.is_file():
             raise Fault("does not exist: correct its path in the pairs table")
     elif hasattr(source, "read"):
         file = source
     else:
-        raise Fault(f"is given as {type(source).__name__}: give an image or the path of one")
+        raise Fault(f"is given as {type(source).__name__}: give an image, an array of its pixels, or its path")
     try:
         return Image.open(file, formats=_formats())
     except UnidentifiedImageError:

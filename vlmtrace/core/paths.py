@@ -38,6 +38,24 @@ def resolve(path: str | Path) -> Path:
     return Path(path) if Path(path).is_absolute() else ROOT / path
 
 
+def find(path: str | Path) -> Path:
+    """A path that a person gave or a table holds, as one that can be opened.
+
+    Args:
+        path: absolute, from ~, relative to the repository as in tables, or, where nothing is there, relative to the
+            working folder as in a shell
+
+    Returns:
+        an absolute path
+    """
+    given = from_home(path)
+    inside = ROOT / given
+    try:
+        return inside if given.is_absolute() or inside.exists() or not given.exists() else Path.cwd() / given
+    except (OSError, ValueError):  # longer than a path can be, or with what none can hold
+        return inside
+
+
 def from_home(path: str | Path) -> Path:
     """A path with ~ in place of the user's folder written out.
 

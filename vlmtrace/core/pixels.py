@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import ExifTags, Image
 
@@ -23,8 +25,57 @@ _UPRIGHT = {
 _NOISE = 31
 
 
+#: Numbers of channels that an array of pixels may have: gray, RGB, RGBA.
+CHANNELS = (1, 3, 4)
+
+
 class Fault(Exception):
     """What is wrong with an image and what to do, as the rest of a sentence that begins with the image."""
+
+
+def of_array(values: Any) -> Image.Image:
+    """An image of an array of pixels.
+
+    Args:
+        values: (row, column), (row, column, channel) or (channel, row, column), of 1, 3 (RGB) or 4 (RGBA) channels;
+            whole numbers from 0 to 255, numbers from 0 to 1, or true and false. Where the first and the last axis could
+            both be the channels, it is the last
+
+    Returns:
+        the image, in 8 bits
+
+    Raises:
+        Fault: the array has other axes, or its numbers do not say what is white
+
+    >>> of_array(np.zeros((2, 3, 3), dtype=np.uint8)).size, of_array(np.ones((3, 4, 5))).getpixel((0, 0))
+    ((3, 2), (255, 255, 255))
+    """
+    try:
+        pixels = np.asarray(values)
+    except Exception as error:  # a tensor on a GPU, or one that needs a gradient
+        raise Fault(f"is an array whose numbers cannot be read ({error}): give one of NumPy") from error
+    if pixels.ndim == 3 and pixels.shape[2] not in CHANNELS and pixels.shape[0] in CHANNELS:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in CHANNELS):
+        shape = " × ".join(map(str, pixels.shape)) or "one number"
+        raise Fault(f"is an array of {shape}, not of rows × columns (× 1, 3 or 4 channels): reshape it")
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if not pixels.size:
+        raise Fault("has no pixels: give another")
+    kind = pixels.dtype.kind
+    least, most = (pixels.min(), pixels.max()) if kind in "iuf" else (0, 0)
+    if kind == "b":
+        pixels = pixels * 255
+    elif kind == "f" and least >= 0 and most <= 1:  # NaN, too, is not in between
+        pixels = np.rint(pixels.astype(np.float64) * 255)
+    elif not (kind in "iu" and least >= 0 and most <= 255):
+        said = f"from {least:.4g} to {most:.4g}" if kind in "iuf" else f"of the type {pixels.dtype}"
+        raise Fault(
+            f"holds numbers {said}, where whole numbers from 0 to 255 or others from 0 to 1 say what is white: give "
+            "the pixels as they were before a processor normalized them"
+        )
+    return Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
 
 
 def upright(pixels: Image.Image, decoded: Image.Image) -> Image.Image:

@@ -93,7 +93,7 @@ class Example:
 
         Args:
             model: the model that is asked
-            pair: columns of a pairs table; at least clean_image (a path or a picture) and clean_prompt
+            pair: columns of a pairs table; at least clean_image (a path, a picture or its pixels) and clean_prompt
         Raises:
             VlmtraceError: there is no image or no question
         """
@@ -101,7 +101,8 @@ class Example:
         self.pair = {str(key): value for key, value in dict(pair).items() if not _is_missing(value)}
         self.pair.setdefault("sample_id", "own")
         for column in ("clean_image", "clean_prompt"):
-            if not self.pair.get(column):
+            given = self.pair.get(column)
+            if given is None or (isinstance(given, str) and not given):
                 raise VlmtraceError(f"The example {self.name!r} has no {column}: give an image and a question.")
         self._kept: dict[Any, Any] = {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,14 +17,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from vlmtrace.core.images import open_image, open_mask
+from vlmtrace.core.images import Picture, open_image, open_mask
 from vlmtrace.core.schema import UNIT
 from vlmtrace.core.stats import mean_interval
 from vlmtrace.display.literal import ROOM, shortened
 from vlmtrace.display.style import ATTENTION, MISSING, SIGNED, signed_norm, thin_ticks
 from vlmtrace.display.wording import readable
 
-Picture = Image.Image | str | Path
 Corner = Literal["outside lower center", "outside upper center", "outside upper right"]
 
 #: How the outline of a mask is drawn, by the mask's column in the pairs table.

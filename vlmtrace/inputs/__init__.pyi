@@ -2,6 +2,7 @@ from .corruption import CORRUPTIONS, run_inputs
 from .image_regions import coverage, image_regions, on_image
 from .pair_rows import by_corruption
 from .same_size import same_size
+from .saved_images import save_images
 from .token_roles import token_table
 from .units import with_units
 
@@ -13,6 +14,7 @@ __all__ = [
     "on_image",
     "run_inputs",
     "same_size",
+    "save_images",
     "token_table",
     "with_units",
 ]

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from vlmtrace.core.arguments import checked
+from vlmtrace.core.arguments.kinds import is_array
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.types import Array
@@ -44,7 +45,7 @@ def coverage(mask: Image.Image, boxes: Array) -> Array:
     """Share of each box that a mask covers, by exact area averaging.
 
     Args:
-        mask: white where the object is
+        mask: white where the object is; or an array of its pixels
         boxes: (n, 4)
 
     Returns:
@@ -55,6 +56,7 @@ def coverage(mask: Image.Image, boxes: Array) -> Array:
     >>> coverage(mask, np.array([[0, 0, 1, 0.5], [0, 0.25, 1, 0.75]])).tolist()
     [1.0, 0.5]
     """
+    mask = open_mask(mask) if is_array(mask) else mask
     inside = np.asarray(mask.convert("L")) > 127  # (height, width)
     height, width = inside.shape
     known = ~np.isnan(boxes).any(axis=1)
@@ -182,7 +184,7 @@ def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: st
     regions = {"image": np.ones(len(boxes), dtype=bool)}
     corrupt = pair.get("corrupt_image")
     shown = ~np.isnan(boxes).any(axis=1)
-    if isinstance(corrupt, (str, Path, Image.Image)):
+    if corrupt is not None and (isinstance(corrupt, (str, Path, Image.Image)) or is_array(corrupt)):
         share = changed_share(open_image(pair["clean_image"]), open_image(corrupt), boxes)
         regions["changed"] = share >= CHANGED_SHARE
         regions["unchanged"] = shown & ~regions["changed"]

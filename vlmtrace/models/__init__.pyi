@@ -1,5 +1,6 @@
 from .families import FamilySpec, families_table
 from .hooks import HookPoint, attach_hooks
+from .in_memory import wrap_model
 from .loading import bundled_models, load_model
 from .randomized import randomized
 from .sweep.self_check import self_check
@@ -23,4 +24,5 @@ __all__ = [
     "load_model",
     "randomized",
     "self_check",
+    "wrap_model",
 ]

@@ -45,11 +45,6 @@ def check_config(folder: Path, name: str) -> dict[str, Any]:
     Raises:
         VlmtraceError: an entry is impossible, or says something that is not supported
     """
-    if (folder / "adapter_config.json").exists():
-        raise VlmtraceError(
-            f"{name} holds an adapter (adapter_config.json), which would be put into another model: merge it into that "
-            "model, and save the result with save_pretrained."
-        )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("transformers_weights") is not None:
         raise VlmtraceError(

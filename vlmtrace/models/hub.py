@@ -1,13 +1,12 @@
 """Where a model's files are: a directory on this machine, the hub's cache, or the hub.
 
-Nothing is loaded from a directory before it was looked at: weights must be safetensors, all of them there, and no
-configuration may ask for code of its own. What the cache holds whole is used without asking the hub, so that a run does
-not change by itself; without a connection, one sentence says at once what to download and where to put it.
+Nothing is loaded from a directory before `vlmtrace.models.model_folders` has looked at it. What the cache holds whole
+is used without asking the hub, so that a run does not change by itself; without a connection, one sentence says at once
+what to download and where to put it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -27,30 +26,25 @@ from huggingface_hub.errors import (
 )
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.paths import from_home
+from vlmtrace.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
+from vlmtrace.models.foreign_formats import check_format, check_repository
+from vlmtrace.models.model_folders import (
+    FOLDER,
+    INDEX,
+    OTHER_WEIGHTS,
+    PROCESSOR,
+    TEXTS,
+    WEIGHTS,
+    check_files,
+    check_no_code,
+    read_json,
+    shards,
+    unsafe_weights,
+)
 
 #: A model on the hub, and what pins it.
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-
-#: Configurations that may name classes to be imported from the repository.
-CONFIGS = (
-    "config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "tokenizer_config.json",
-    "qformer_tokenizer/tokenizer_config.json",
-)
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-#: Of each group, one file must be there.
-PROCESSOR = (
-    ("preprocessor_config.json", "processor_config.json"),
-    ("tokenizer.json", "vocab.txt", "tokenizer.model", "vocab.json", "spiece.model"),
-)
-
-#: What is fetched of a repository beside its weights: files at its top and in one folder, and nothing that is run.
-TEXTS, FOLDER = (".json", ".txt", ".model", ".jinja"), "qformer_tokenizer"
 
 #: Seconds that the hub has to answer before this machine counts as offline.
 PATIENCE = 5.0
@@ -60,24 +54,26 @@ def locate(name: str, bundled: Sequence[str] = ()) -> tuple[str, str | None]:
     """The directory of a model, checked, and the commit that it is of, where that is known.
 
     Args:
-        name: a directory (of `save_pretrained`, or one model's of the hub's cache), or an id on the hub, pinned by
-            @revision or not
+        name: a directory (of `save_pretrained`, or one model's of the hub's cache; ~ is the user's), or an id on the
+            hub, pinned by @revision or not
         bundled: what may be named instead, for the sentence
     Raises:
         VlmtraceError: there is no such model, it cannot be had, or it is refused; one sentence says what to do
     """
-    if Path(name).is_dir():
-        folder, commit = _in_cache_layout(Path(name))
+    path = from_home(name)
+    if path.is_dir():
+        folder, commit = _in_cache_layout(path)
         check_files(folder, name)
         return str(folder), commit
     match = HUB_ID.fullmatch(name)
-    if match is None or Path(name).exists():
+    if match is None or path.exists():
         raise VlmtraceError(
             f"There is no usable model {name!r}: give a bundled name ({', '.join(bundled) or 'none is installed'}), a "
             "directory written by save_pretrained for model and processor, or a hub id such as "
             "Salesforce/blip-vqa-base."
         )
     repo, revision = match["repo"], match["revision"] or constants.DEFAULT_REVISION
+    check_repository(repo)
     folder = _cached(repo, revision) or _fetch(repo, revision)
     check_files(folder, name)
     return str(folder), folder.name
@@ -100,94 +96,19 @@ def _in_cache_layout(folder: Path) -> tuple[Path, str | None]:
     return snapshots / commit, commit
 
 
-# Checks ------------------------------------------------------------------------------------------------------------
-
-
-def check_files(folder: Path, name: str) -> None:
-    """Refuse a directory that is incomplete, or from which more than numbers and texts would have to be read.
-
-    Raises:
-        VlmtraceError: a file is missing, the weights are not safetensors, or a configuration names code
-    """
-    if not (folder / "config.json").is_file():
-        raise VlmtraceError(f"The directory {name} holds no config.json: give one written by save_pretrained.")
-    check_no_code(folder, name)
-    if not (folder / WEIGHTS).is_file():
-        missing = [shard for shard in shards(folder, name) if not (folder / shard).is_file()]
-        if missing:
-            raise VlmtraceError(
-                f"{name} lacks {len(missing)} of the files that {INDEX} lists, the first is {missing[0]}: download "
-                "them again."
-            )
-    for group in PROCESSOR:
-        if not any((folder / file).is_file() for file in group):
-            raise VlmtraceError(
-                f"{name} holds none of {', '.join(group)}: save the processor into the same directory as the model."
-            )
-
-
-def check_no_code(folder: Path, name: str) -> None:
-    """Raise if a configuration asks for classes from the repository (auto_map)."""
-    for file in CONFIGS:
-        path = folder / file
-        if path.is_file() and "auto_map" in read_json(path):
-            raise VlmtraceError(
-                f"{name} brings code of its own (auto_map in {file}), which vlmtrace never runs: use a checkpoint of a "
-                "supported family that transformers loads by itself."
-            )
-
-
-def shards(folder: Path, name: str) -> list[str]:
-    """The files over which the weights are spread.
-
-    Raises:
-        VlmtraceError: there is no index of safetensors, or it names files elsewhere
-    """
-    index = folder / INDEX
-    if not index.is_file():
-        other = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5"))
-        raise VlmtraceError(_unsafe(name, f"only {', '.join(other[:3])}" if other else "none"))
-    weight_map = read_json(index).get("weight_map")
-    files = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
-    if not files or not all(isinstance(file, str) and re.fullmatch(r"[\w.-]+\.safetensors", file) for file in files):
-        raise VlmtraceError(f"{index} does not list safetensors files beside it: download it again.")
-    return files
-
-
-def _unsafe(name: str, found: str) -> str:
-    return (
-        f"{name} holds no weights as safetensors ({found}), and vlmtrace reads no others, since they can carry code: "
-        "use a revision that has model.safetensors, or load the model where you trust it and save it again with "
-        "save_pretrained."
-    )
-
-
-def read_json(path: Path) -> dict:
-    """What a JSON file holds; {} where there is none.
-
-    Raises:
-        VlmtraceError: it is no JSON, or no object
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise VlmtraceError(f"{path} is not valid JSON ({error}): download it again.") from error
-    if not isinstance(content, dict):
-        raise VlmtraceError(f"{path} holds no JSON object, but {json.dumps(content)[:40]}: download it again.")
-    return content
-
-
 # The hub -----------------------------------------------------------------------------------------------------------
 
 
 def _cached(repo: str, revision: str) -> Path | None:
     """The snapshot in the cache, if all of it is there."""
-    config = huggingface_hub.try_to_load_from_cache(repo, "config.json", revision=revision)
-    if not isinstance(config, str):
+    told = ("config.json", ADAPTER_CONFIG)
+    found = (huggingface_hub.try_to_load_from_cache(repo, file, revision=revision) for file in told)
+    file = next((file for file in found if isinstance(file, str)), None)
+    if file is None:
         return None
-    folder = Path(config).parent
+    folder = Path(file).parent
+    if is_adapter(folder):
+        return folder if (folder / ADAPTER_WEIGHTS).is_file() else None
     if (folder / WEIGHTS).is_file():
         there = True
     else:
@@ -208,9 +129,14 @@ def _fetch(repo: str, revision: str) -> Path:
         files = [file.rfilename for file in info.siblings or []]
         names = [file for file in files if file.rpartition("/")[0] in places]
         if not any(file.endswith(".safetensors") for file in names):
-            other = [file for file in names if file.endswith((".bin", ".pt", ".h5", ".msgpack"))]
-            raise VlmtraceError(_unsafe(repo, f"only {', '.join(other[:3])}" if other else "none"))
+            if "config.json" in names:
+                check_format(read_json(_download(repo, info.sha, ["config.json"]) / "config.json"), repo)
+            other = [file for file in names if file.endswith(OTHER_WEIGHTS)]
+            raise VlmtraceError(unsafe_weights(repo, f"only {', '.join(other[:3])}" if other else "none"))
         folder = _download(repo, info.sha, [file for file in names if file.endswith(TEXTS)])
+        if ADAPTER_CONFIG in names and ADAPTER_WEIGHTS in names:
+            return _download(repo, info.sha, [ADAPTER_WEIGHTS])
+        check_format(read_json(folder / "config.json"), repo)
         check_no_code(folder, repo)
         weights = [WEIGHTS] if WEIGHTS in names else shards(folder, repo)
         return _download(repo, info.sha, weights)

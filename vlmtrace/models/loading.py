@@ -10,10 +10,13 @@ from transformers import AutoConfig
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import MODELS
+from vlmtrace.models.adapter_files import MERGE, Adapter, is_adapter, read_adapter
+from vlmtrace.models.adapters import add_adapter
 from vlmtrace.models.config_checks import RESTORE, check_config, check_layers
 from vlmtrace.models.failures import explained
 from vlmtrace.models.families import families, family_of
-from vlmtrace.models.hub import check_files, locate, read_json
+from vlmtrace.models.hub import locate
+from vlmtrace.models.model_folders import check_files, processor_folder, read_json
 from vlmtrace.models.processor_checks import (
     check_image_processor,
     check_prompts,
@@ -24,7 +27,7 @@ from vlmtrace.models.processor_checks import (
 from vlmtrace.models.processors import load_processor
 from vlmtrace.models.sweep.self_check import self_check
 from vlmtrace.models.vlm import VLM
-from vlmtrace.models.weights import check_finite_weights, check_size, load_weights, stored_tensors
+from vlmtrace.models.weights import check_finite_weights, check_names, check_size, load_weights, stored_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -54,8 +57,9 @@ def load_model(
     """Load a vision-language model and check that patching it gives exact numbers.
 
     Args:
-        name_or_path: a bundled model's name, a directory written by `save_pretrained` (model and processor), or a
-            model id on the Hugging Face hub (id@revision pins it)
+        name_or_path: a bundled model's name; a directory written by `save_pretrained` (model and processor), or by that
+            of PEFT (a LoRA adapter, which is added to the weights of the model that it names); or a model id on the
+            Hugging Face hub (id@revision pins it). A model that is in memory already is taken by `wrap_model`
         device: a torch device, e.g. "cpu", "cuda", "cuda:1", "mps"
         dtype: "float32", or on accelerators "bfloat16" or "float16"; metrics are computed in float32 in any case
         revision: branch, tag or commit of a model on the hub; the commit that was loaded is `VLM.revision`
@@ -95,18 +99,24 @@ def load_model(
 
 def _build(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> VLM:
     """The model of a folder; what is cheap is checked before what takes memory or time."""
+    own, adapter = folder, read_adapter(folder, name) if is_adapter(folder) else None
+    folder = _base_of(adapter, name) if adapter else folder
     written = check_config(folder, name)
     families()  # packages that bring a family register its configuration with transformers when they are imported
     with explained(f"The configuration of {name} cannot be used", RESTORE):
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         family = family_of(config, name)
     stored = stored_tensors(folder, name)
     check_layers(written, name, len(stored))
-    processor = load_processor(folder, family.processor_context, name)
-    complete_processor(processor, config, read_json(folder / "processor_config.json"))
+    with processor_folder(own, folder) as place:
+        processor = load_processor(place, family.processor_context, name)
+        complete_processor(processor, config, read_json(place / "processor_config.json"))
     check_image_processor(processor, name)
     check_size(family, config, stored, name)
     hf = load_weights(folder, family, dtype, name)
+    check_names(hf, stored, name)
+    if adapter:
+        add_adapter(hf, adapter, name)
     check_tokenizer(processor, hf, written, name)
     with explained(f"{name} cannot be put on {device}"):
         hf.to(device)
@@ -124,6 +134,20 @@ def _locate(name: str) -> tuple[Path, str | None]:
             return MODELS / name, None
         folder, commit = locate(name, bundled)
         return Path(folder), commit
+
+
+def _base_of(adapter: Adapter, name: str) -> Path:
+    """The folder of the model that an adapter changes."""
+    try:
+        folder, _ = _locate(adapter.base)
+    except VlmtraceError as error:
+        raise VlmtraceError(
+            f"{name} holds an adapter for the model {adapter.base}, which cannot be had ({str(error).rstrip('.')}): "
+            "where it lies elsewhere, correct base_model_name_or_path of adapter_config.json."
+        ) from error
+    if is_adapter(folder):
+        raise VlmtraceError(f"{name} holds an adapter for {adapter.base}, which is an adapter itself: {MERGE}.")
+    return folder
 
 
 def find_device(name: str) -> torch.device:

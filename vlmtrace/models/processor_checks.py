@@ -28,10 +28,10 @@ CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 
 
 def complete_processor(processor: Any, config: Any, written: dict[str, Any]) -> None:
-    """Set what processors of LLaVA's kind did not hold before transformers 4.45, from the model's configuration.
+    """Set what processors did not hold before transformers 4.45 or lack for another reason, from the configuration.
 
     They say how many tokens an image has: by the patches' size, the features that are selected, and whether the encoder
-    has a class token. What the processor's files say is left as it is.
+    has a class token; or by the queries. What the processor's files say is left as it is.
 
     Args:
         processor: of transformers; it is changed
@@ -39,16 +39,22 @@ def complete_processor(processor: Any, config: Any, written: dict[str, Any]) -> 
         written: what processor_config.json holds
     """
     vision: Any = getattr(config, "vision_config", None)
-    if hasattr(processor, "vision_feature_select_strategy") and processor.vision_feature_select_strategy is None:
-        processor.vision_feature_select_strategy = getattr(config, "vision_feature_select_strategy", None)
-    if hasattr(processor, "patch_size") and processor.patch_size is None:
-        processor.patch_size = getattr(vision, "patch_size", None)
-    if hasattr(processor, "num_additional_image_tokens") and written.get("num_additional_image_tokens") is None:
-        known = CLASS_TOKENS.get(getattr(vision, "model_type", ""))
-        if known is not None:
-            processor.num_additional_image_tokens = known
-    if hasattr(processor, "num_image_tokens") and processor.num_image_tokens is None:
-        processor.num_image_tokens = (vision.image_size // vision.patch_size) ** 2
+    patch, side = getattr(vision, "patch_size", None), getattr(vision, "image_size", None)
+
+    def complete(entry: str, value: Any, whatever_the_default: bool = False) -> None:
+        """Set an entry that the files do not hold; the default of a class may be right for one checkpoint alone."""
+        lacking = hasattr(processor, entry) and written.get(entry) is None
+        if value is not None and lacking and (whatever_the_default or getattr(processor, entry) is None):
+            setattr(processor, entry, value)
+
+    is_pixtral = type(processor).__name__ == "PixtralProcessor"  # in others these may be multiples of the patches' size
+    complete("vision_feature_select_strategy", getattr(config, "vision_feature_select_strategy", None))
+    complete("patch_size", patch, is_pixtral)
+    complete("spatial_merge_size", getattr(config, "spatial_merge_size", None), is_pixtral)
+    complete("num_additional_image_tokens", CLASS_TOKENS.get(getattr(vision, "model_type", "")), True)
+    complete("num_query_tokens", getattr(config, "num_query_tokens", None))
+    if isinstance(patch, int) and isinstance(side, int):
+        complete("num_image_tokens", (side // patch) ** 2, True)
 
 
 def check_image_processor(processor: Any, name: str) -> None:

@@ -92,7 +92,7 @@ def load_processor(
                 stack.enter_context(without_video())
                 stack.enter_context(context())
             stack.enter_context(explained(f"The processor of {name} cannot be loaded", PROCESSOR))
-            processor = AutoProcessor.from_pretrained(path)
+            processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
     except VlmtraceError as error:
         cause = error.__cause__
         if not is_torchvision_available() and isinstance(cause, ImportError | ValueError) and NEEDED in str(cause):
@@ -110,10 +110,20 @@ def load_processor(
             with explained(f"The tokenizer of {name} cannot be loaded", PROCESSOR):
                 Tokenizer.from_file(str(file))
         raise
+    check_fast(processor, name)
+    return processor
+
+
+def check_fast(processor: Any, name: str) -> None:
+    """Raise if a processor's tokenizer cannot tell which characters a token stands for.
+
+    Args:
+        processor: of transformers
+        name: of the model, for the sentence
+    """
     tokenizer = getattr(processor, "tokenizer", None)
     if not getattr(tokenizer, "is_fast", False):
         raise VlmtraceError(
             f"The tokenizer of {name} ({type(tokenizer).__name__}) does not say which characters a token stands for: "
             "save it as a fast tokenizer (tokenizer.json)."
         )
-    return processor

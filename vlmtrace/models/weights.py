@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.failures import explained
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.finite import REMEDY
-from vlmtrace.models.hub import WEIGHTS, shards
+from vlmtrace.models.model_folders import LFS, WEIGHTS, shards
 
 #: Types of numbers that weights may have in a file; others belong to quantized checkpoints.
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -69,7 +73,7 @@ def stored_tensors(folder: Path, name: str) -> dict[str, StoredTensor]:
     files = [WEIGHTS] if (folder / WEIGHTS).is_file() else shards(folder, name)
     found: dict[str, StoredTensor] = {}
     for file in files:
-        remedy = REMEDY_WEIGHTS + _sort_of_text(folder / file)
+        remedy = REMEDY_WEIGHTS + sort_of_text(folder / file)
         reading = explained(f"{file} of {name} cannot be read as safetensors", remedy)
         with reading, safe_open(folder / file, "pt") as held:
             for key in held.keys():  # noqa: SIM118
@@ -80,17 +84,17 @@ def stored_tensors(folder: Path, name: str) -> dict[str, StoredTensor]:
     odd = [key for key, held in found.items() if held.dtype not in FLOATS and not key.endswith(COUNTERS)]
     if odd:
         raise VlmtraceError(
-            f"{name} holds numbers of type {found[odd[0]].dtype} in {_named(odd)}, as quantized checkpoints do, which "
+            f"{name} holds numbers of type {found[odd[0]].dtype} in {named(odd)}, as quantized checkpoints do, which "
             "are not supported: use the checkpoint in float32, bfloat16 or float16."
         )
     return found
 
 
-def _sort_of_text(path: Path) -> str:
-    """In words, what stands in a file that is no safetensors file, where it can be told."""
+def sort_of_text(path: Path) -> str:
+    """In words, what stands in a file that is no safetensors file, where it can be told; "" where it cannot."""
     with path.open("rb") as file:
         start = file.read(64).lstrip().lower()
-    if start.startswith(b"version https://git-lfs"):
+    if start.startswith(LFS):
         return " (it is a pointer of Git LFS: git lfs pull fetches the file itself)"
     return " (it is a web page)" if start.startswith((b"<!doctype", b"<html")) else ""
 
@@ -108,7 +112,8 @@ def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor],
         VlmtraceError: no model can be made of the configuration, or most of it would have no weights
     """
     loader = family.loader_class()
-    build = getattr(loader, "from_config", loader)
+    # Of a class that chooses by the configuration, one that asks for code of its own would otherwise ask the user.
+    build = partial(loader.from_config, trust_remote_code=False) if hasattr(loader, "from_config") else loader
     with explained(f"No model can be made of config.json of {name}"), torch.device("meta"), _quiet():
         model = build(copy.deepcopy(config))
     wanted = {id(value): (key, value) for key, value in model.state_dict(keep_vars=True).items()}
@@ -118,7 +123,7 @@ def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor],
         key, largest = max(wanted.values(), key=lambda item: item[1].numel())
         raise VlmtraceError(
             f"config.json of {name} describes a model of {n_wanted:,} numbers (its largest tensor, {key}, has "
-            f"{_sizes(largest.shape)}), and the weights hold {n_stored:,}: take configuration and weights of one "
+            f"{sizes(largest.shape)}), and the weights hold {n_stored:,}: take configuration and weights of one "
             "checkpoint."
         )
 
@@ -138,23 +143,24 @@ def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str) 
     Raises:
         VlmtraceError: tensors are missing, unexpected or of other shapes, with their names
     """
-    with explained(f"The weights of {name} cannot be loaded"), _quiet():
+    with _parts_told(name), explained(f"The weights of {name} cannot be loaded"), _quiet():
         hf, told = family.loader_class().from_pretrained(
             path,
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are told, and refused below with their names
+            trust_remote_code=False,
             **family.load_options,
         )
     missing, mismatched = sorted(told["missing_keys"]), sorted(told["mismatched_keys"])
     unexpected = sorted(key for key in told["unexpected_keys"] if not family.leaves_out(key))
-    shapes = [f"{key} with {_sizes(held)} where {_sizes(wanted)} is expected" for key, held, wanted in mismatched]
+    shapes = [f"{key} with {sizes(held)} where {sizes(wanted)} is expected" for key, held, wanted in mismatched]
     kinds = {"missing": missing, "of another shape": shapes, "not expected": unexpected}
     found = {kind: keys for kind, keys in kinds.items() if keys}
     faults = [
         f"{len(keys)} {'tensor is' if len(keys) == 1 else 'tensors are'} {kind}: "
-        f"{_named(keys, NAMED if len(found) == 1 else 1)}"
+        f"{named(keys, NAMED if len(found) == 1 else 1)}"
         for kind, keys in found.items()
     ]
     if faults:
@@ -164,6 +170,63 @@ def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str) 
             "save it again with save_pretrained."
         )
     return hf
+
+
+@contextlib.contextmanager
+def _parts_told(name: str) -> Iterator[None]:
+    """While this is entered, tensors that transformers cannot put together from those of a file are told by name.
+
+    Experts, say, lie in files one by one and in memory in one tensor. Of what fails transformers only writes a table.
+    """
+    logger = logging.getLogger("transformers.modeling_utils")
+    tables: list[str] = []
+
+    def listen(record: logging.LogRecord) -> bool:
+        tables.append(record.getMessage())
+        return True
+
+    logger.addFilter(listen)
+    try:
+        yield
+    except VlmtraceError as error:
+        row = re.compile(r"^(\S+)\s*\|\s*CONVERSION\b", re.MULTILINE)
+        keys = sorted({key for table in tables for key in row.findall(table)})
+        if not keys:
+            raise
+        raise VlmtraceError(
+            f"The weights of {name} are not those of the model that config.json describes: {named(keys)} cannot be put "
+            "together, since tensors of which it is made are missing or of another shape; take configuration and "
+            "weights of one checkpoint."
+        ) from error.__cause__
+    finally:
+        logger.removeFilter(listen)
+
+
+def check_names(hf: Any, stored: Iterable[str], name: str) -> None:
+    """Refuse files that hold a tensor of the model twice, by today's name and an older one, as only one would be used.
+
+    Args:
+        hf: the transformers model that was loaded
+        stored: names of the tensors in the files
+        name: of the model, for the sentence
+
+    Raises:
+        VlmtraceError: two names mean the same tensor
+    """
+    mapping = get_model_conversion_mapping(hf)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    held = hf.state_dict()
+    meant: dict[str, str] = {}
+    for key in stored:
+        found, made_of_several = rename_source_key(key, renamings, converters, hf.base_model_prefix, held)
+        if found not in held and key in held:
+            found, made_of_several = key, None
+        if made_of_several is None and found in held and meant.setdefault(found, key) != key:
+            raise VlmtraceError(
+                f"The weights of {name} hold {found} twice, as {meant[found]} and as {key}, and only one of them would "
+                "be used: save the model again with save_pretrained, or download it again."
+            )
 
 
 def check_finite_weights(hf: nn.Module, name: str) -> None:
@@ -183,15 +246,17 @@ def check_finite_weights(hf: nn.Module, name: str) -> None:
     ]
     if broken:
         raise VlmtraceError(
-            f"{len(broken)} of the tensors of {name} hold numbers that are not finite ({_named(broken)}). {REMEDY}"
+            f"{len(broken)} of the tensors of {name} hold numbers that are not finite ({named(broken)}). {REMEDY}"
         )
 
 
-def _named(keys: Sequence[str], n: int = NAMED) -> str:
+def named(keys: Sequence[str], n: int = NAMED) -> str:
+    """The first n of several names, and how many more there are."""
     return ", ".join(keys[:n]) + (f" and {len(keys) - n} more" if len(keys) > n else "")
 
 
-def _sizes(shape: Iterable[int]) -> str:
+def sizes(shape: Iterable[int]) -> str:
+    """A tensor's shape, as a sentence names it."""
     return " × ".join(map(str, shape)) or "one number"
 
 

@@ -7,6 +7,7 @@ import unicodedata
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.models.adapter_files import ADAPTER_CONFIG
 
 #: What random generators take, and more pairs than anybody evaluates.
 MOST_SEED, MOST_SAMPLES = 2**32 - 1, 10**7
@@ -67,7 +68,7 @@ def check_model(name: str, revision: str = "") -> None:
 
 def _holds_a_model(name: str) -> bool:
     try:
-        return any((paths.from_home(name) / holds).exists() for holds in ("config.json", "snapshots"))
+        return any((paths.from_home(name) / holds).exists() for holds in ("config.json", ADAPTER_CONFIG, "snapshots"))
     except (OSError, ValueError, RuntimeError):  # longer than paths are, links in a circle, the home of nobody
         return False
 

@@ -25,6 +25,7 @@ import click
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.adapter_files import is_adapter, read_adapter
 from vlmtrace.pipeline.checks import (
     MOST_SAMPLES,
     MOST_SEED,
@@ -253,7 +254,11 @@ def is_decoder_only(model: str) -> bool:
 
     Of a model on the hub the configuration is not here yet: only BLIP's name is known then.
     """
-    for folder in (paths.MODELS / model, paths.from_home(model)):
+    given = paths.from_home(model)
+    if is_adapter(given):
+        model = read_adapter(given, model).base
+        given = Path(model)
+    for folder in (paths.MODELS / model, given):
         if (folder / "config.json").is_file():
             from vlmtrace.models.families.registry import families  # it imports torch, which takes seconds
 

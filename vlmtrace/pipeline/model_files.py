@@ -12,6 +12,7 @@ import pandas as pd
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import content_of, read_json, write_json
+from vlmtrace.models.adapter_files import is_adapter, read_adapter
 
 if TYPE_CHECKING:
     from vlmtrace.models.vlm import VLM
@@ -40,6 +41,10 @@ def model_digest(name: str) -> str:
     if not folder.is_dir():
         return name
     digest = hashlib.sha256()
+    if is_adapter(folder):  # the model that it changes decides, too
+        base = read_adapter(folder, name).base
+        if not is_adapter(Path(base)):
+            digest.update(f"{model_digest(base)}\n".encode())
     for path in sorted(path for path in folder.rglob("*") if path.suffix in DECIDING and path.is_file()):
         try:
             content = content_digest(path)

@@ -11,8 +11,10 @@ import pandas as pd
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.paths import resolve
+from vlmtrace.core.images import Picture, open_image
+from vlmtrace.core.paths import RAW, find, relative
 from vlmtrace.core.schema import validate_questions
+from vlmtrace.inputs.saved_images import written_image
 from vlmtrace.tasks.building.csv_pairs import pairs_of_csv
 from vlmtrace.tasks.building.folder_layouts import images_below, label_place
 from vlmtrace.tasks.building.image_files import image_problem
@@ -39,12 +41,13 @@ QUESTION = "Is this {a} or {b}?"
 
 
 @checked
-def one_question(image: str | Path, prompt: str) -> pd.DataFrame:
+def one_question(image: Picture, prompt: str, folder: str | Path | None = None) -> pd.DataFrame:
     """A questions table of one row: your own image, and a question without options.
 
     Args:
-        image: path of the image, relative to the repository or absolute
+        image: path of the image (see `vlmtrace.core.paths.find`), or an image (PIL) or an array of its pixels
         prompt: the question
+        folder: where an image that is no file is written to, as the table holds its path; None: data/raw/own
 
     Returns:
         one row: sample_id (the image's file name without its ending), task and category ("own"), image, prompt
@@ -58,10 +61,13 @@ def one_question(image: str | Path, prompt: str) -> pd.DataFrame:
         >>> vt.one_question(image, "What color is the square?")["prompt"].tolist()
         ['What color is the square?']
     """
-    problem = image_problem(resolve(image))
+    if not isinstance(image, str | Path):
+        image = written_image(open_image(image), folder or RAW / "own")
+    path = find(image)
+    problem = image_problem(path)
     if problem:
         raise VlmtraceError(f"The image {image} cannot be used: {problem}. Give another file.")
-    row = {"sample_id": Path(image).stem, "task": "own", "category": "own", "image": str(image), "prompt": prompt}
+    row = {"sample_id": path.stem, "task": "own", "category": "own", "image": relative(path), "prompt": prompt}
     return validate_questions(pd.DataFrame([row]))
 
 

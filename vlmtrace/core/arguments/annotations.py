@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from PIL import Image
 
 from vlmtrace.core.arguments.containers import AtLeast, Either, GoneThrough, Listed, Named, Row
-from vlmtrace.core.arguments.kinds import Anything, DataTable, Instance, Kind, Number, Numbers, Truth, Whole
+from vlmtrace.core.arguments.kinds import Anything, DataTable, Instance, Kind, Number, Numbers, Pixels, Truth, Whole
 
 _PLAIN: dict[Any, Kind] = {
     Any: Anything(),
@@ -26,6 +27,7 @@ _PLAIN: dict[Any, Kind] = {
     int: Whole(),
     float: Number(),
     Path: Instance(PurePath, "a path"),
+    Image.Image: Pixels(),
     pd.DataFrame: DataTable(),
     pd.Series: Instance(pd.Series, "a row or column of a table (pandas.Series)"),
     np.ndarray: Instance(np.ndarray, "an array (numpy.ndarray)"),

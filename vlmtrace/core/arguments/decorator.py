@@ -18,6 +18,7 @@ from vlmtrace.core.errors import VlmtraceError
 
 #: Where a table or a model comes from, by the parameter's name.
 REMEDIES = {
+    "name_or_path": "give its name or directory, or take a model that is in memory with vt.wrap_model",
     "model": "load it with vt.load_model",
     "pairs": "load it with vt.load_pairs",
     "questions": "load it with vt.load_questions",
@@ -144,7 +145,8 @@ class Arguments:
         problem = kind.problem(value)
         if problem is None:
             return handed_on(kind, value)
-        whence = REMEDIES.get(label) if "pandas.DataFrame" in problem.expected or "VLM" in problem.expected else None
+        made = label == "name_or_path" or any(kind in problem.expected for kind in ("pandas.DataFrame", "VLM"))
+        whence = REMEDIES.get(label) if made else None
         remedy = problem.remedy or whence or "correct it"
         raise VlmtraceError(
             f"{self.name}: {label}{problem.place} must be {problem.expected}, not {problem.found}: {remedy}."

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 
 class Problem(NamedTuple):
@@ -159,6 +160,26 @@ class Instance:
     def problem(self, value: Any) -> Problem | None:
         """Of another class."""
         return None if isinstance(value, self.of) else Problem(self.says, shown(value))
+
+
+class Pixels:
+    """An image in memory: one of PIL, or an array of its pixels. Functions open it with `vlmtrace.core.images`."""
+
+    says = "an image (PIL), an array of its pixels"
+
+    def problem(self, value: Any) -> Problem | None:
+        """Neither of them."""
+        return None if isinstance(value, Image.Image) or is_array(value) else Problem(self.says, shown(value))
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of numbers, of NumPy or of a library that gives NumPy's (a tensor of PyTorch).
+
+    >>> is_array(np.zeros((2, 2))), is_array("image.png"), is_array(pd.Series([1])), is_array(Image.new("L", (2, 2)))
+    (True, False, False, False)
+    """
+    others = (Image.Image, np.generic, pd.Series, pd.DataFrame, pd.Index)
+    return hasattr(value, "__array__") and hasattr(value, "ndim") and not isinstance(value, others)
 
 
 class Truth:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype
+from PIL import Image
 
+from vlmtrace.core.arguments.kinds import is_array
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.stored import StoredTable
 
@@ -156,6 +158,11 @@ class Table:
                 raise VlmtraceError(f"The {called} has {values.shape[1]} columns {column.name!r}: keep one of them.")
             fault = column.fault(values)
             if fault:
+                if _holds_images(values):
+                    raise VlmtraceError(
+                        f"The column {column.name!r} of the {called} holds images: write them to files with "
+                        "vt.save_images, which puts their paths in their place."
+                    )
                 raise VlmtraceError(f"The column {column.name!r} of the {called} {fault}: correct it.")
             if not column.missing and column.kind != ANY and values.isna().any():
                 row = table.loc[values.isna().to_numpy()].iloc[0]
@@ -173,6 +180,14 @@ class Table:
 
 
 _KIND_WORDS = {"text": "text", "integer": "whole numbers", "number": "numbers", "boolean": "true or false"}
+
+
+def _holds_images(values: pd.Series) -> bool:
+    """Whether there are images in place of their paths."""
+    known = values.dropna()
+    first = known.iloc[0] if len(known) else None
+    is_text = isinstance(first, np.ndarray) and first.dtype.kind not in "biuf"  # a list, as a file gives it back
+    return isinstance(first, Image.Image) or (is_array(first) and not is_text)
 
 
 def _shown(value: object) -> str:
