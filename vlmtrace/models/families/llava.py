@@ -40,6 +40,7 @@ FAMILIES = [
         handled="layers above vision_feature_layer are not offered; features of several layers side by side; Pixtral, "
         "whose images have any size",
         adapt=of_pixtral,
+        several_images=True,
     ),
     FamilySpec(
         "llava_next",
@@ -47,6 +48,7 @@ FAMILIES = [
         "LlavaNextForConditionalGeneration",
         image_tokens=TILED,
         handled="padding, newlines",
+        several_images=True,
         pack=_pack_next,
     ),
     FamilySpec(
@@ -55,6 +57,7 @@ FAMILIES = [
         "LlavaOnevisionForConditionalGeneration",
         image_tokens=TILED,
         handled="padding, newlines",
+        several_images=True,
         pack=_pack_onevision,
     ),
 ]

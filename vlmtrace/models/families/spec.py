@@ -82,6 +82,7 @@ class FamilySpec:
         prompt_start: what precedes the prompt where the processor has no chat template, with {image} for the image's
             placeholder; "" where the processor itself puts the image's tokens
         prompt_end: what the processor itself adds behind the prompt
+        several_images: whether a prompt may have several images, each of which becomes tokens of its own
         generated_token_type: the kind that a generated token has in `token_type_ids`
         layout: how pixel values hold the patches
         square_side: config -> patches along each side of the square that one image token stands for; None where image
@@ -125,6 +126,7 @@ class FamilySpec:
     # What its prompts and images become
     prompt_start: str = "{image}\n"
     prompt_end: str = ""
+    several_images: bool = False
     generated_token_type: int = 0
     layout: PatchLayout = ROW_BY_ROW
     square_side: Callable[[Any], int] | None = lambda _config: 1
