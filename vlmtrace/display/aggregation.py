@@ -165,18 +165,21 @@ def patch_grids(
     """
     at_image = effects[shows_image(effects["token_role"])]
     images = sorted(set(at_image["token_role"]), key=lambda role: int(role.removeprefix("image") or 0))
-    grids = (
-        [None] * len(images) if grid is None else list(grid) if isinstance(grid[0], Sequence) else [grid] * len(images)
-    )
-    if len(images) > 1:
-        if len(grids) != len(images):
-            raise VlmtraceError(f"There are {len(images)} images and {len(grids)} grids: pass (rows, columns) of each.")
-        each = [
-            patch_grids(at_image[at_image["token_role"] == role].assign(token_role="image"), one)
-            for role, one in zip(images, grids, strict=True)
-        ]
-        return {layer: _beside([one[layer] for one in each]) for layer in each[0]}
-    grid = grids[0] if grids else None
+    given = [grid] if grid is None or isinstance(grid[0], int) else list(grid)
+    if len(images) < 2:
+        return _grids_of_one(at_image, given[0])  # type: ignore[arg-type]
+    if given[0] is not grid and len(given) != len(images):
+        raise VlmtraceError(f"There are {len(images)} images and {len(given)} grids: pass (rows, columns) of each.")
+    grids = given if len(given) == len(images) else given * len(images)
+    each = [
+        _grids_of_one(at_image[at_image["token_role"] == role], one)  # type: ignore[arg-type]
+        for role, one in zip(images, grids, strict=True)
+    ]
+    return {layer: _beside([one[layer] for one in each]) for layer in each[0]}
+
+
+def _grids_of_one(at_image: pd.DataFrame, grid: tuple[int, int] | None) -> dict[int, np.ndarray]:
+    """By layer, (row, column) of the effects of one image's patches."""
     patches = check_table(at_image, ["layer", "position"], "image patch")
     matrix = patches.pivot(index="layer", columns="position", values="patching_effect").sort_index()
     if "token" in patches and patches["token"].str.fullmatch(r"\d+,\d+").all():

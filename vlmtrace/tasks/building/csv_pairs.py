@@ -89,7 +89,7 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
 
     def build(row: Row, first: bool, generator: np.random.Generator) -> Row:
         images = [relative(_image(root.parent, row[column], column)) for column in IMAGE_LISTS]
-        lists = {
+        lists: dict[str, list[str | None]] = {
             name: [relative(_image(root.parent, image, name)) for image in split_list(row[name])]
             for name in IMAGE_LISTS.values()
             if row.get(name)
@@ -114,8 +114,7 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
             for name in MASK_LISTS.values()
             if name in own
         }
-        masks |= lists
-        further = {name.removesuffix(" "): value for name, value in (own | masks).items()}
+        further: Row = {name.removesuffix(" "): value for name, value in {**own, **masks, **lists}.items()}
         return pair | further | ({"sample_id": row["sample_id"]} if row.get("sample_id") else {})
 
     return draw(table, request.n, request.seed, build, filters, unit="rows")
