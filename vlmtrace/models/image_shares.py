@@ -96,15 +96,16 @@ def _find_share(model: VLM, size: Size, n: int) -> ImageShare:
     patches = patch_boxes(model, blank, inputs, encode)
     layout = model.family.layout
     n_tokens = int(model.is_image(inputs)[0].sum())
+    known = "vision_encoder" in model.blocks  # its positions are known to be patches
     return ImageShare(
         inputs,
         layout.grid(model.hf.config, inputs),
-        layout.positions(model.hf, inputs),
-        vision_tokens(model, inputs),
-        vision_boxes(model, blank, inputs, patches),
+        layout.positions(model.hf, inputs) if known else np.empty((0, 3), dtype=int),
+        vision_tokens(model, inputs) if known else [],
+        vision_boxes(model, blank, inputs, patches) if known else np.empty((0, 4)),
         image_names(model, inputs, n_tokens),
         token_boxes(model, blank, inputs, patches),
-        token_patches(model, inputs),
+        token_patches(model, inputs) if known else None,
     )
 
 

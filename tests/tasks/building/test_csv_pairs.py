@@ -183,7 +183,11 @@ def test_options_are_whole_words():
 def test_cells_that_list_images_become_lists(folder):
     save(photograph(turn=9), folder / "mask.png")
     lists = {"clean_images": "images/0.png; images/1.png", "corrupt_images": "images/0.png;images/2.png"}
-    two = row(0, "Is it a cat?", "yes", "no") | {"clean_image": "", "corrupt_image": "", "clean_object_masks": "mask.png;"} | lists
+    two = (
+        row(0, "Is it a cat?", "yes", "no")
+        | {"clean_image": "", "corrupt_image": "", "clean_object_masks": "mask.png;"}
+        | lists
+    )
     one = row(3, "Is it a cat?", "no", "yes") | dict.fromkeys([*lists, "clean_object_masks"], "")
     pairs = prepare(folder, two, one).pairs.sort_values("clean_image").reset_index(drop=True)
     listed = pairs["clean_images"].notna()
