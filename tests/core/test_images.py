@@ -252,7 +252,6 @@ def test_an_open_file_is_read(tmp_path):
         (b"", "the file is empty"),
         (b"<html>404</html>", "it is a page, not an image"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a pointer of Git LFS: run git lfs pull"),
-        (b"\x00\x00\x00\x14ftypqt  \x00\x00\x00\x00qt  ", "it is a video"),
         (b"plain text", "it is in no format of images that is known"),
     ],
 )
@@ -261,6 +260,19 @@ def test_what_is_no_image_is_named(tmp_path, content, said):
     with pytest.raises(vt.VlmtraceError, match=rf"a\.jpg cannot be read \({said}\): replace it or remove its row"):
         open_image(tmp_path / "a.jpg")
     assert image_problem(tmp_path / "a.jpg") == f"the image cannot be read: {said}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x00\x00\x00\x14ftypqt  \x00\x00\x00\x00qt  ", b"\x1aE\xdf\xa3\x01\x00webm", b"RIFF\x00\x01\x00\x00AVI LIST"],
+    ids=["mov", "webm", "avi"],
+)
+def test_of_a_video_it_is_said_what_can_be_done(tmp_path, content):
+    (tmp_path / "a.mp4").write_bytes(content)
+    said = r"a\.mp4 cannot be read \(it is a video\): save frames of it as images, and list them in clean_images and"
+    with pytest.raises(vt.VlmtraceError, match=said):
+        open_image(tmp_path / "a.mp4")
+    assert image_problem(tmp_path / "a.mp4") == "the image cannot be read: it is a video"
 
 
 def test_a_file_that_is_not_there_is_one_sentence(tmp_path):

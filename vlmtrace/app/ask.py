@@ -17,6 +17,7 @@ from vlmtrace.core.images import ImageError, open_image
 from vlmtrace.display.panels import image_panel
 from vlmtrace.display.style import new_figure, paper_style
 from vlmtrace.display.view import BrowserCanvas, View, png, script
+from vlmtrace.inputs.pictures import images_of
 
 #: What may be opened: no larger file (a connection to the kernel takes 10 MB), no more pixels than a photograph has.
 LARGEST_FILE = 6 * 2**20
@@ -27,6 +28,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 #: What a run is called where people choose it.
 RUNS = {"clean": "clean", "image": "corrupt image", "text": "corrupt question"}
+
+
+#: Columns of a pairs table that name the images of an example.
+IMAGES = ("clean_image", "corrupt_image", "clean_images", "corrupt_images")
 
 
 class AskCanvas(BrowserCanvas):
@@ -100,7 +105,8 @@ class Ask(View):
             self.session.ask(**pair | {"corrupt_prompt": question})
         else:
             # Options and masks belong to the question that stood there.
-            self.session.ask(clean_image=pair["clean_image"], clean_prompt=question, **self._other_image(pair))
+            shown = {name: pair[name] for name in IMAGES if pair.get(name) is not None}
+            self.session.ask(**shown, clean_prompt=question)
 
     @checked
     def open(self, content: bytes, run: str = "clean") -> None:
@@ -115,16 +121,14 @@ class Ask(View):
         picture = decode(content)
         pair = self._pair()
         if run == "image":
-            self.session.ask(**{k: v for k, v in pair.items() if not k.endswith("answer")} | {"corrupt_image": picture})
+            kept = {name: value for name, value in pair.items() if not name.endswith("answer")}
+            self.session.ask(**kept | _with_other_image(pair, picture))
         else:
             self.session.ask(clean_image=picture, clean_prompt=pair["clean_prompt"])
 
     def _pair(self) -> dict[str, Any]:
-        pair = {key: value for key, value in self.example.pair.items() if not key.endswith("_mask")}
+        pair = {key: value for key, value in self.example.pair.items() if not key.endswith(("_mask", "_masks"))}
         return pair | {"sample_id": "own"}
-
-    def _other_image(self, pair: dict[str, Any]) -> dict[str, Any]:
-        return {"corrupt_image": pair["corrupt_image"]} if pair.get("corrupt_image") is not None else {}
 
     def _receive(self, _widget: Any, message: dict, buffers: list) -> None:
         with self.busy(str(message.get("activity", "Ask"))):
@@ -162,6 +166,15 @@ class Ask(View):
         return self.preamble("from vlmtrace.display import Example") + (
             f"example = Example(model, pair)\nprint(example.answer({self.run!r}).text)\nexample.top({self.run!r})\n"
         )
+
+
+def _with_other_image(pair: dict[str, Any], picture: Image.Image) -> dict[str, Any]:
+    """The columns by which a picture takes the place of the clean image in the corrupt run."""
+    images = images_of(pair)
+    if len(images) == 1:
+        return {"corrupt_image": picture}
+    changed = [picture if image == pair["clean_image"] else image for image in images]
+    return {"corrupt_image": picture, "corrupt_images": changed}
 
 
 @paper_style

@@ -127,6 +127,11 @@ def heic_is_read() -> bool:
 # From a file to pixels ----------------------------------------------------------------------------------------------
 
 
+#: What is said of a video, and what can be done with one: frames are images like others.
+VIDEO = "it is a video"
+_FRAMES = "save frames of it as images, and list them in clean_images and corrupt_images"
+
+
 class _Unreadable(Exception):
     """Why a file is none that can be decoded."""
 
@@ -151,6 +156,7 @@ def _decoded(source: ImageSource, noun: str, remedy: str, owner: str = "") -> It
         raise ImageError(message, f"the {noun} {fault.split(': ')[0]}") from error
     except Exception as error:  # on broken files decoders raise whatever comes up: struct.error, KeyError, zlib.error
         why = _in_a_line(error)
+        remedy = _FRAMES if why == VIDEO and noun == "image" else remedy
         message = f"{_subject(source, noun, owner)} cannot be read ({why}): {remedy}."
         raise ImageError(message, f"the {noun} cannot be read: {why}") from error
 
@@ -206,8 +212,8 @@ def _kind(beginning: bytes) -> str:
         return "it is a pointer of Git LFS: run git lfs pull"
     if beginning.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
         return "it is a page, not an image"
-    if beginning[4:8] == b"ftyp":
-        return "it is a video"
+    if beginning[4:8] == b"ftyp" or beginning.startswith(b"\x1aE\xdf\xa3") or beginning[8:12] == b"AVI ":
+        return VIDEO
     return "it is in no format of images that is known"
 
 

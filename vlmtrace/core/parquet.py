@@ -30,7 +30,7 @@ def plain_table(table: pa.Table) -> pd.DataFrame:
 
 
 def plain_column(column: pa.ChunkedArray) -> pd.Series:
-    """One column as a Series of a plain type; lists and other containers stay what they are."""
+    """One column as a Series of a plain type; lists of text become Python's, other containers stay what they are."""
     import pyarrow as pa
     import pyarrow.types as kinds
 
@@ -46,9 +46,17 @@ def plain_column(column: pa.ChunkedArray) -> pd.Series:
         column = column.cast(pa.string()) if column.nbytes < 2**31 else column
     elif kinds.is_decimal(kind) or kinds.is_float16(kind):
         column = column.cast(pa.float64())
+    elif (kinds.is_list(kind) or kinds.is_large_list(kind)) and _is_text(kind.value_type):
+        return pd.Series(column.to_pylist(), dtype=object)
     elif kinds.is_null(kind):
         return pd.Series([None] * len(column), dtype=object)
     return column.to_pandas()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow.types as kinds
+
+    return kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind) or kinds.is_null(kind)
 
 
 def _unnamed_indices(table: pa.Table) -> set[str]:

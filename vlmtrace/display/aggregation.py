@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_columns, check_table
+from vlmtrace.inputs.token_roles import shows_image
 
 
 def with_pair_columns(table: pd.DataFrame, pairs: pd.DataFrame | None, columns: Sequence[str]) -> pd.DataFrame:
@@ -144,21 +146,41 @@ def token_matrix(effects: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return matrix, [str(token) for token in tokens]
 
 
-def patch_grids(effects: pd.DataFrame, grid: tuple[int, int] | None = None) -> dict[int, np.ndarray]:
+def patch_grids(
+    effects: pd.DataFrame, grid: tuple[int, int] | Sequence[tuple[int, int]] | None = None
+) -> dict[int, np.ndarray]:
     """Arrange the effects of one pair as they lie in the image, by layer.
 
     Args:
         effects: rows of one pair and module of the vision encoder; patches have the token_role "image", and stand row
             by row unless their tokens ("row,column") say otherwise: some vision encoders see them in another order
-        grid: rows and columns of patches; None: as many rows as columns
+        grid: rows and columns of patches, of several images a list of them; None: as many rows as columns
 
     Returns:
-        by layer, (row, column) of the patches' effects
+        by layer, (row, column) of the patches' effects. Several images lie side by side, as `picture_of` of
+        `vlmtrace.inputs.pictures` shows them
 
     Raises:
         VlmtraceError: the number of patches does not fill the grid
     """
-    patches = check_table(effects[effects["token_role"] == "image"], ["layer", "position"], "image patch")
+    at_image = effects[shows_image(effects["token_role"])]
+    images = sorted(set(at_image["token_role"]), key=lambda role: int(role.removeprefix("image") or 0))
+    given = [grid] if grid is None or isinstance(grid[0], int) else list(grid)
+    if len(images) < 2:
+        return _grids_of_one(at_image, given[0])  # type: ignore[arg-type]
+    if given[0] is not grid and len(given) != len(images):
+        raise VlmtraceError(f"There are {len(images)} images and {len(given)} grids: pass (rows, columns) of each.")
+    grids = given if len(given) == len(images) else given * len(images)
+    each = [
+        _grids_of_one(at_image[at_image["token_role"] == role], one)  # type: ignore[arg-type]
+        for role, one in zip(images, grids, strict=True)
+    ]
+    return {layer: _beside([one[layer] for one in each]) for layer in each[0]}
+
+
+def _grids_of_one(at_image: pd.DataFrame, grid: tuple[int, int] | None) -> dict[int, np.ndarray]:
+    """By layer, (row, column) of the effects of one image's patches."""
+    patches = check_table(at_image, ["layer", "position"], "image patch")
     matrix = patches.pivot(index="layer", columns="position", values="patching_effect").sort_index()
     if "token" in patches and patches["token"].str.fullmatch(r"\d+,\d+").all():
         names = patches.drop_duplicates("position").set_index("position")["token"]
@@ -170,6 +192,19 @@ def patch_grids(effects: pd.DataFrame, grid: tuple[int, int] | None = None) -> d
             f"{matrix.shape[1]} image patches do not fill {rows} × {columns}: pass grid=(rows, columns) of this model."
         )
     return {layer: values.to_numpy().reshape(rows, columns) for layer, values in matrix.iterrows()}
+
+
+def _beside(grids: Sequence[np.ndarray]) -> np.ndarray:
+    """Grids of images side by side, each stretched to the height of the picture: its cells are repeated."""
+    rows = math.lcm(*(len(grid) for grid in grids))
+    stretched = [grid.repeat(rows // len(grid), axis=0) for grid in grids]
+    if len({grid.shape for grid in grids}) == 1:
+        return np.concatenate(grids, axis=1)
+    widths = [grid.shape[1] / grid.shape[0] for grid in grids]  # of square patches, at equal heights
+    columns = [max(1, round(width * rows)) for width in widths]
+    return np.concatenate(
+        [grid[:, np.arange(n) * grid.shape[1] // n] for grid, n in zip(stretched, columns, strict=True)], axis=1
+    )
 
 
 def spread_over_kinds(pairs: pd.DataFrame, n: int) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,16 +16,17 @@ from vlmtrace.core.images import open_image
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
 from vlmtrace.inputs.image_regions import image_regions
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
+from vlmtrace.inputs.pictures import cells, given_images, n_images, picture_of
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM, Inputs
-from vlmtrace.models.image_geometry import as_tiles
+from vlmtrace.models.image_shares import tiles_of_images
 
 T = TypeVar("T")
 
 #: Columns of a pairs table by which an example is named in code.
 COLUMNS = (
     "sample_id clean_image corrupt_image clean_prompt corrupt_prompt correct_answer incorrect_answer "
-    "clean_object_mask clean_distractor_mask noun"
+    "clean_object_mask clean_distractor_mask noun clean_images corrupt_images clean_object_masks clean_distractor_masks"
 ).split()
 
 #: Answers longer than this are cut.
@@ -122,6 +123,11 @@ class Example:
         columns = {"image": "corrupt_image", "text": "corrupt_prompt"}
         return [name for name in CORRUPTIONS if self.pair.get(columns[name]) is not None]
 
+    @property
+    def images_in_code(self) -> str:
+        """How code names what the clean run sees: the image of `pair`, or the list of several."""
+        return 'pair["clean_images"]' if n_images(self.pair) > 1 else 'pair["clean_image"]'
+
     def __repr__(self) -> str:
         """Name and question."""
         return f"<Example {self.name}: {self.question}>"
@@ -142,8 +148,30 @@ class Example:
 
     @property
     def image(self) -> Image.Image:
-        """The clean image."""
-        return self.keep("image", lambda: open_image(self.pair["clean_image"]))
+        """The clean image; of several, the picture that shows them side by side."""
+        return self.keep("image", lambda: open_image(picture_of(self.pair)))
+
+    @property
+    def other_image(self) -> Image.Image:
+        """The image of the run with the corrupt image, as `image` shows the clean one; the clean one if it has none."""
+        return self.keep("other image", lambda: open_image(picture_of(self.frame().iloc[0].to_dict(), "corrupt_image")))
+
+    @checked
+    def cells(self, block: str) -> np.ndarray:
+        """Where the image positions of a block lie in `image`.
+
+        Args:
+            block: the vision encoder, or the block that holds image tokens
+
+        Returns:
+            (image position, 4): top, left, bottom, right in fractions of the picture, see `VLM.image_cells`
+        """
+        return self.keep(("cells", block), lambda: cells(self.model, self.pair, self.inputs(), block))
+
+    @checked
+    def image_positions(self, block: str) -> np.ndarray:
+        """Which positions of a block are the rows of `cells`: (position,) bool."""
+        return self.model.image_positions(self.inputs(), block, given_images(self.pair))
 
     @checked
     def seen(self, run: str = "clean") -> tuple[Image.Image, tuple[int, int]]:
@@ -157,7 +185,8 @@ class Example:
 
         def compute() -> tuple[Image.Image, tuple[int, int]]:
             inputs = self.inputs(run)
-            tiles = as_tiles(cast(Any, self.model), inputs)
+            column = "corrupt_image" if run == "image" else "clean_image"
+            tiles = tiles_of_images(self.model, given_images(self.pair, column), inputs)
             processor = self.model.processor.image_processor
             if getattr(processor, "do_normalize", True):
                 mean, std = (np.reshape(getattr(processor, f"image_{name}"), (3, 1, 1)) for name in ("mean", "std"))
@@ -166,7 +195,8 @@ class Example:
             # Without rescaling to 0 … 1 the model is given 0 … 255.
             scale = 255 if getattr(processor, "do_rescale", True) else 1
             picture = Image.fromarray(np.rint(np.clip(pixels * scale, 0, 255)).astype(np.uint8))
-            return picture, self.model.patch_grid(inputs)
+            grids = self.model.patch_grids(given_images(self.pair), inputs)
+            return picture, (sum(rows for rows, _ in grids), grids[0][1])
 
         return self.keep(("seen", run), compute)
 
@@ -192,6 +222,8 @@ class Example:
     def frame(self) -> pd.DataFrame:
         """The example as a pairs table of one row; what is not corrupted stays as in the clean run."""
         pair = {"corrupt_image": self.pair["clean_image"], "corrupt_prompt": self.question, **self.pair}
+        if "clean_images" in pair:
+            pair.setdefault("corrupt_images", pair["clean_images"])
         return pd.DataFrame([pair])
 
     @checked
@@ -337,8 +369,8 @@ def _answer_rows(example: Example, first: int) -> pd.DataFrame:
 def _image_attention(example: Example) -> AttentionRecord:
     model, block, module = example.model, example.model.head_block.name, example.model.image_module
     inputs, tokens = example.inputs(), example.tokens(block)
-    at_image = model.image_positions(inputs, model.image_block)
-    boxes = model.image_cells(example.pair["clean_image"], inputs, model.image_block)
+    at_image = example.image_positions(model.image_block)
+    boxes = example.cells(model.image_block)
     placed = ~np.isnan(boxes).any(axis=1)
     if not placed.any():
         raise VlmtraceError(

@@ -23,6 +23,7 @@ from vlmtrace.core.stats import mean_interval
 from vlmtrace.display.literal import ROOM, shortened
 from vlmtrace.display.style import ATTENTION, MISSING, SIGNED, signed_norm, thin_ticks
 from vlmtrace.display.wording import readable
+from vlmtrace.inputs.pictures import masks_side_by_side, n_images
 
 Corner = Literal["outside lower center", "outside upper center", "outside upper right"]
 
@@ -231,9 +232,12 @@ def masks_of(pair: pd.Series) -> dict[str, Picture]:
         pair: a row of a pairs table
 
     Returns:
-        by column, the path
+        by column, the path; of several images, the mask of the picture that shows them side by side
     """
-    return {column: pair[column] for column in OUTLINES if isinstance(pair.get(column), str)}
+    if n_images(pair) == 1:
+        return {column: pair[column] for column in OUTLINES if isinstance(pair.get(column), str)}
+    masks = {column: masks_side_by_side(pair, column) for column in OUTLINES}
+    return {column: mask for column, mask in masks.items() if mask is not None}
 
 
 def outline_legend(figure: FigureBase, columns: Iterable[str], loc: Corner = "outside lower center") -> None:

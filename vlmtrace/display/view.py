@@ -19,6 +19,7 @@ from PIL import Image
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.schema import listed
 from vlmtrace.display.example import COLUMNS, Example
 from vlmtrace.display.session import Session, session_of
 from vlmtrace.display.style import render_png
@@ -259,6 +260,8 @@ class View:
         for key, value in known:
             if isinstance(value, Image.Image):
                 rows.append(f'    "{key}": "FILE",  # the picture that you opened')
+            elif listed(value):
+                rows.append(f'    "{key}": {listed(value)!r},')
             else:
                 rows.append(f'    "{key}": {str(value)!r},')
         lines = [

@@ -1,6 +1,7 @@
 """From a table's row to tensors.
 
 corruption      which image and prompt each run of a pair has
+pictures        the images of a pair: one, or several that its prompt asks about together
 words           where words begin and end in a prompt, in any script
 token_roles     what each token is in its prompt: the correct option, the noun, punctuation, …
 image_regions   which image tokens show the object, the distractor or neither, and which differ within a pair

@@ -21,7 +21,7 @@ size are aligned without a look, and so are all images of a model whose processo
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -32,6 +32,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.models import VLM
 from vlmtrace.models.image_geometry import patch_boxes, token_boxes, vision_boxes
+from vlmtrace.models.image_shares import image_shares
 
 #: Width and height in pixels.
 Size = tuple[int, int]
@@ -67,15 +68,16 @@ class Places:
         return len(self.ids)
 
 
-_KEPT: WeakKeyDictionary[VLM, OrderedDict[Size, Places]] = WeakKeyDictionary()
+_KEPT: WeakKeyDictionary[VLM, OrderedDict[tuple[Size, int], Places]] = WeakKeyDictionary()
 
 
-def places_of(model: VLM, size: Size) -> Places:
+def places_of(model: VLM, size: Size, n_images: int = 1) -> Places:
     """What a model makes of every image of a size; found once, and kept.
 
     Args:
         model: its processor is asked
         size: width and height in pixels
+        n_images: how many images the prompt has; of several, all that is found is of one of them
 
     Returns:
         the sequence, the grid and the places
@@ -84,11 +86,11 @@ def places_of(model: VLM, size: Size) -> Places:
         VlmtraceError: the processor does not take images of this size
     """
     kept = _KEPT.setdefault(model, OrderedDict())
-    if size not in kept:
-        kept[size] = _find_places(model, size)
+    if (size, n_images) not in kept:
+        kept[size, n_images] = _find_places(model, size) if n_images == 1 else _places_among(model, size, n_images)
         while len(kept) > SIZES_KEPT:
             kept.popitem(last=False)
-    return kept[size]
+    return kept[size, n_images]
 
 
 def _find_places(model: VLM, size: Size) -> Places:
@@ -108,6 +110,15 @@ def _find_places(model: VLM, size: Size) -> Places:
         layout.positions(model.hf, inputs),
         boxes,
     )
+
+
+def _places_among(model: VLM, size: Size, n_images: int) -> Places:
+    share = image_shares(model, [size] * n_images)[0]
+    boxes = {model.head_block.name: relative_to_seen(share.token_boxes)}
+    if "vision_encoder" in model.blocks:
+        boxes["vision_encoder"] = relative_to_seen(share.vision_boxes)
+    shapes = {name: tuple(value.shape) for name, value in share.inputs.items()}
+    return Places(shapes, tuple(share.inputs["input_ids"][0].tolist()), share.grid, share.order, boxes)
 
 
 def relative_to_seen(boxes: Array) -> Array:
@@ -166,12 +177,39 @@ def size_mismatch(model: VLM, clean: Size, corrupt: Size) -> str | None:
         return None
     first, second = places_of(model, clean), places_of(model, corrupt)
     differs = _difference(first, second)
-    if differs is None:
-        return None
+    return None if differs is None else _sentence(model, clean, corrupt, differs)
+
+
+def _sentence(model: VLM, clean: Size, corrupt: Size, differs: str) -> str:
     return (
         f"The clean image of {clean[0]} × {clean[1]} pixels and the corrupt image of {corrupt[0]} × {corrupt[1]} are "
         f"not aligned for {model.name} ({differs}): {REMEDY}."
     )
+
+
+def sizes_mismatch(model: VLM, clean: Sequence[Size], corrupt: Sequence[Size]) -> str | None:
+    """As `size_mismatch`, for prompts of several images: each must be aligned with the one that takes its place.
+
+    Args:
+        model: its processor is asked
+        clean: width and height in pixels of the images of the clean run
+        corrupt: of as many images of the corrupt run
+
+    Returns:
+        None if all are; otherwise a sentence that says which image is not, and why
+
+    Raises:
+        VlmtraceError: the processor does not take images of one of the sizes, or not so many in a prompt
+    """
+    if len(clean) == 1:
+        return size_mismatch(model, clean[0], corrupt[0])
+    for i, (before, after) in enumerate(zip(clean, corrupt, strict=True)):
+        if before == after or not model.image_size_matters:
+            continue
+        differs = _difference(*(places_of(model, size, len(clean)) for size in (before, after)))
+        if differs is not None:
+            return f"Of image {i + 1}: {_sentence(model, before, after, differs)}"
+    return None
 
 
 def _difference(first: Places, second: Places) -> str | None:
@@ -191,15 +229,16 @@ def _grid(places: Places) -> str:
     return f"{rows} × {columns} patches" if tiles == 1 else f"{tiles} tiles of {rows} × {columns} patches"
 
 
-def is_aligned(model: VLM, clean: Size, corrupt: Size) -> bool:
+def is_aligned(model: VLM, clean: Size, corrupt: Size, n_images: int = 1) -> bool:
     """Whether images of two sizes are aligned for a model; False where its processor does not take one of them.
 
     Args:
         model: its processor is asked
         clean: width and height in pixels
         corrupt: of the other image
+        n_images: how many images their prompts have
     """
     try:
-        return size_mismatch(model, clean, corrupt) is None
+        return sizes_mismatch(model, [clean] * n_images, [corrupt] * n_images) is None
     except VlmtraceError:
         return False

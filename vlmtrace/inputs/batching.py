@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
-from vlmtrace.core.images import open_image
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_alike, runs_of_one
-from vlmtrace.inputs.token_roles import token_table
+from vlmtrace.inputs.token_roles import shows_image, token_table
 from vlmtrace.models import VLM
+from vlmtrace.models.several_images import Images, sizes_of
 
 #: Pairs that share a sweep: enough to fill the processor with a small model, few enough to stay in its cache.
 PAIRS_PER_SWEEP = 8
@@ -27,7 +25,7 @@ Plan = dict[str, list[tuple[str, int, int | None]]]
 
 
 def equal_length_batches(
-    model: VLM, prompts: Iterable[str], batch_size: int, *images: Iterable[Image.Image | str | Path]
+    model: VLM, prompts: Iterable[str], batch_size: int, *images: Iterable[Images]
 ) -> list[list[int]]:
     """Batches of prompts of equally many tokens.
 
@@ -35,13 +33,14 @@ def equal_length_batches(
         model: counts the tokens
         prompts: one per row
         batch_size: rows per batch at most
-        images: for each run its images, one per prompt; those of a batch are of equal size if the model needs that
+        images: for each run its images, one (or a list of several) per prompt; those of a batch are equally many, and
+            of equal size if the model needs that
 
     Returns:
         row numbers, batch by batch; each row is in one batch
     """
     columns = images if model.image_size_matters else ()
-    sizes = zip(*([open_image(image).size for image in column] for column in columns), strict=True)
+    sizes = zip(*([tuple(sizes_of(image)) for image in column] for column in columns), strict=True)
     rows: dict[tuple, list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault((model.count_tokens(prompt), next(sizes, ())), []).append(row)
@@ -136,5 +135,8 @@ def _choose_positions(table: pd.DataFrame, positions: Positions) -> pd.DataFrame
     if isinstance(positions, str) and positions == "all":
         return table
     wanted = [positions] if isinstance(positions, str) else list(positions)
-    column = "token_role" if all(isinstance(name, str) for name in wanted) else "position"
-    return table[table[column].isin(wanted)]
+    if not all(isinstance(name, str) for name in wanted):
+        return table[table["position"].isin(wanted)]
+    chosen = table["token_role"].isin(wanted)
+    # "image" means the tokens of all images, where several have roles of their own.
+    return table[chosen | shows_image(table["token_role"])] if "image" in wanted else table[chosen]

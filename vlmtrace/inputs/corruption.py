@@ -20,13 +20,14 @@ import torch
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.inputs.encodable import encode_questions
+from vlmtrace.inputs.pictures import given_images
 from vlmtrace.inputs.words import PIECE
 from vlmtrace.models import VLM, Inputs
 
 #: Optional column of a pairs table: the given beginning of the answer, behind which the model goes on.
 PREFIX = "answer_prefix"
 
-#: Corruption -> columns of image and prompt of its run.
+#: Corruption -> columns of image and prompt of its run. Of several images, `clean_images` or `corrupt_images` has all.
 CORRUPTIONS: dict[str, tuple[str, str]] = {
     "image": ("corrupt_image", "clean_prompt"),
     "text": ("clean_image", "corrupt_prompt"),
@@ -51,8 +52,11 @@ def run_inputs(model: VLM, pairs: pd.DataFrame, run: str) -> Inputs:
     """
     one_of(run, ("clean", *CORRUPTIONS), "run")
     image, prompt = CORRUPTIONS.get(run, ("clean_image", "clean_prompt"))
-    rows = pairs[[image, prompt]].assign(sample_id=pairs.get("sample_id"))
-    inputs = encode_questions(model, rows.rename(columns={image: "image", prompt: "prompt"}), "pair")
+    rows = [
+        {"image": given_images(pair, image), "prompt": pair[prompt], "sample_id": pair.get("sample_id")}
+        for pair in pairs.to_dict("records")
+    ]
+    inputs = encode_questions(model, rows, "pair")
     prefixes = [prefix_of(pair) for pair in pairs.to_dict("records")] if PREFIX in pairs else []
     if not any(prefixes):
         return inputs

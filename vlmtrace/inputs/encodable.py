@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.inputs.pictures import prompt_of
 from vlmtrace.models import VLM, Inputs
 from vlmtrace.models.input_limits import check_positions, processor_refusals
 
@@ -39,11 +40,17 @@ class EncodingCheck:
         self._specials = frozenset(model.tokenizer.all_special_ids)
         self._lengths: dict[tuple, int] = {}  # by kind, positions of the text sequence
 
-    def check(self, image: Image.Image, prompt: str, answers: Sequence[str] = (), prefix: str = "") -> None:
+    def check(
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        prompt: str,
+        answers: Sequence[str] = (),
+        prefix: str = "",
+    ) -> None:
         """Check that a question about an image can be asked, and that its answer fits behind it.
 
         Args:
-            image: the opened image
+            image: the opened image, or several
             prompt: the question, before a chat template
             answers: the options, as far as there are any
             prefix: the given beginning of the answer
@@ -51,13 +58,16 @@ class EncodingCheck:
         Raises:
             VlmtraceError: it cannot; the sentence says why
         """
-        model, text = self.model, self.model.prompt_text(prompt)
+        images = list(image) if isinstance(image, Sequence) else [image]
+        model, text = self.model, prompt_of(self.model, prompt, images)
         with processor_refusals(model, prompt):
             ids = model.tokenizer(text, **model.tokenizer_options(text)).input_ids
-        size = image.size if model.image_size_matters else None
-        kind = (size, len(ids), tuple(i for i in ids if i in self._specials))
+        sizes = tuple(one.size for one in images) if model.image_size_matters else len(images)
+        kind = (sizes, len(ids), tuple(i for i in ids if i in self._specials))
         if kind not in self._lengths:
-            self._lengths[kind] = model.encode([image], [text])["input_ids"].shape[1]
+            self._lengths[kind] = model.encode([images[0] if len(images) == 1 else images], [text])["input_ids"].shape[
+                1
+            ]
         longest = max((len(model.spell_answer(answer, prefix)) for answer in answers), default=1)
         before = len(model.spell_answer(prefix)) if prefix else 0
         check_positions(model, self._lengths[kind] + before, text, answer=generated_tokens(longest))
@@ -79,12 +89,15 @@ def named(name: str) -> Iterator[None]:
         raise VlmtraceError(f"{name[:1].upper()}{name[1:]}: {error}") from error
 
 
-def encode_questions(model: VLM, questions: Mapping[str, Any] | pd.DataFrame, kind: str = "question") -> Inputs:
+def encode_questions(
+    model: VLM, questions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | pd.DataFrame, kind: str = "question"
+) -> Inputs:
     """The inputs of one question, or of some that share a batch.
 
     Args:
         model: its processor makes them
-        questions: a row of a questions table, or several rows whose inputs have one length
+        questions: a row of a questions table, or several rows whose inputs have one length; the image of a row may be a
+            list of several
         kind: what a row is called
 
     Returns:
@@ -94,12 +107,19 @@ def encode_questions(model: VLM, questions: Mapping[str, Any] | pd.DataFrame, ki
         VlmtraceError: an image cannot be read or cannot be taken, or a prompt is too long; the sentence names the
             question
     """
-    rows = questions.to_dict("records") if isinstance(questions, pd.DataFrame) else [dict(questions)]
+    if isinstance(questions, pd.DataFrame):
+        questions = questions.to_dict("records")
+    rows = [questions] if isinstance(questions, Mapping) else list(questions)
+
+    def encoded(some: Sequence[Mapping[str, Any]]) -> Inputs:
+        texts = [prompt_of(model, row["prompt"], row["image"]) for row in some]
+        return model.encode([row["image"] for row in some], texts)
+
     try:
-        return model.encode([row["image"] for row in rows], [model.prompt_text(row["prompt"]) for row in rows])
+        return encoded(rows)
     except VlmtraceError:
         # One of them is at fault, or they do not fit together.
         for row in rows:
             with named(f"{kind} {row.get('sample_id')!r}"):
-                model.encode([row["image"]], [model.prompt_text(row["prompt"])])
+                encoded([row])
         raise

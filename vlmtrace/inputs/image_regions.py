@@ -10,6 +10,7 @@ place in it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from vlmtrace.core.arguments.kinds import is_array
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.types import Array
+from vlmtrace.inputs.pictures import by_image, given_images, n_images
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM, Inputs
+from vlmtrace.models.image_shares import image_role
 
 #: Region → the column of a pairs table that holds the path of its mask.
 MASKS = {"object": "clean_object_mask", "distractor": "clean_distractor_mask"}
@@ -98,6 +101,9 @@ def on_image(values: Array, boxes: Array) -> Array:
     if not placed.any():
         raise VlmtraceError("No image token stands for a place in the image, so nothing can be drawn on it.")
     values, boxes = values[..., placed], boxes[placed]
+    # Of images side by side, positions do not come row by row of the picture.
+    order = np.lexsort((boxes[:, 1].round(4), boxes[:, 0].round(4)))
+    values, boxes = values[..., order], boxes[order]
     grid = _grid(boxes)
     if grid:
         return values.reshape(*values.shape[:-1], *grid)
@@ -158,6 +164,37 @@ def changed_share(clean: Image.Image, corrupt: Image.Image, boxes: Array) -> Arr
     return coverage(Image.fromarray((255 * differs).astype(np.uint8)), boxes)
 
 
+#: A region, of all images or of one of several: "object", "image 2 object", "image 2".
+_REGION = re.compile(rf"(?:image [1-9][0-9]* )?(?:{'|'.join(IMAGE_REGIONS)})|image [1-9][0-9]*")
+
+
+def is_region(name: str) -> bool:
+    """Whether a name is that of a region of the image, or of one image of several.
+
+    Args:
+        name: such as "object", or of one image of several "image 2 object"; "image 2" is all of it
+
+    >>> is_region("object"), is_region("image 2 object"), is_region("image 2"), is_region("noun")
+    (True, True, True, False)
+    """
+    return _REGION.fullmatch(name) is not None
+
+
+def check_region(name: str) -> str:
+    """Return the name of a region.
+
+    Args:
+        name: see `is_region`
+
+    Returns:
+        the same
+
+    Raises:
+        VlmtraceError: there is no such region
+    """
+    return name if is_region(name) else one_of(name, IMAGE_REGIONS, "region")
+
+
 @checked
 def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: str | None = None) -> dict[str, Array]:
     """Which image positions belong to each of `IMAGE_REGIONS`, for one pair's clean image.
@@ -166,6 +203,11 @@ def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: st
     no position, the position that it covers most belongs to it. A position is changed where at least `CHANGED_SHARE` of
     its pixels differ between the pair's clean and corrupt image, and unchanged otherwise. Positions that show no place
     in the image (a class token) are part of `image` alone.
+
+    Where the prompt asks about several images, a region is that of all of them, and each image has its own beside it:
+    "image 1" for all of its positions, and "image 1 object", "image 1 changed" and so on. An image that is the same in
+    both runs has no changed position. Masks are those of `clean_object_masks` and `clean_distractor_masks`, or of the
+    columns of single masks for `clean_image`.
 
     Args:
         model: tells where image positions lie
@@ -180,7 +222,25 @@ def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: st
     Raises:
         VlmtraceError: an image or a mask cannot be read, or a mask is not of its image's size
     """
-    boxes = model.image_cells(pair["clean_image"], inputs, block or model.image_block)
+    block = block or model.image_block
+    images = given_images(pair)
+    boxes = model.image_cells(images, inputs, block)
+    if not isinstance(images, list):
+        return _regions_of_one(pair, boxes)
+    numbers = model.image_numbers(images, inputs, block)
+    regions: dict[str, Array] = {"image": np.ones(len(boxes), dtype=bool)}
+    for i, one in enumerate(by_image(pair)):
+        mine = numbers == i
+        for name, chosen in _regions_of_one(one, boxes[mine]).items():
+            of_image = np.zeros(len(boxes), dtype=bool)
+            of_image[mine] = chosen
+            regions[name] = regions.get(name, np.zeros(len(boxes), dtype=bool)) | of_image
+            regions[image_role(i) if name == "image" else f"{image_role(i)} {name}"] = of_image
+    return regions
+
+
+def _regions_of_one(pair: Mapping[str, Any], boxes: Array) -> dict[str, Array]:
+    """The regions of one image, by where its positions lie."""
     regions = {"image": np.ones(len(boxes), dtype=bool)}
     corrupt = pair.get("corrupt_image")
     shown = ~np.isnan(boxes).any(axis=1)
@@ -204,14 +264,14 @@ def image_regions(model: VLM, pair: Mapping[str, Any], inputs: Inputs, block: st
 def named_positions(
     model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs, names: Sequence[str]
 ) -> dict[str, Array]:
-    """Positions of a block by name: regions of the image, "options" (both), "all", or token roles.
+    """Positions of a block by name: regions of the image or of one of several, "options", "all", or token roles.
 
     Args:
         model: tells tokens and image positions
         pair: a row of a pairs table
         block: whose positions
         inputs: the pair's inputs (batch 1)
-        names: those that are wanted
+        names: those that are wanted; "options" are both, and of several images "image 2 object" is a region of one
 
     Returns:
         by name, bool (position of the block); a name that nothing in this pair's prompt or image has is left out
@@ -223,10 +283,13 @@ def named_positions(
     found = {str(role): roles == role for role in dict.fromkeys(roles)}
     found["options"] = np.isin(roles, ["correct", "incorrect"])
     found["all"] = np.ones(len(roles), dtype=bool)
-    at_image = model.image_positions(inputs, block)
+    at_image = model.image_positions(inputs, block, given_images(pair) if "clean_image" in pair else None)
     regions: tuple[str, ...] = ()
     if at_image.any():
-        regions = IMAGE_REGIONS
+        count = n_images(pair)
+        own = [image_role(i) for i in range(count)] if count > 1 else []
+        inner = [region for region in IMAGE_REGIONS if region != "image"]
+        regions = (*IMAGE_REGIONS, *own, *(f"{image} {region}" for image in own for region in inner))
         for name, chosen in image_regions(model, pair, inputs, block).items():
             found[name] = np.zeros(len(roles), dtype=bool)
             found[name][at_image] = chosen

@@ -9,6 +9,7 @@ from torch import Tensor
 from vlmtrace.core.progress import progress
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import run_inputs
+from vlmtrace.inputs.pictures import given_images
 from vlmtrace.models import VLM
 
 
@@ -19,7 +20,7 @@ def mean_image_token(model: VLM, pairs: pd.DataFrame, batch: int = 32) -> Tensor
 
     Args:
         model: embeds the images
-        pairs: clean_image and clean_prompt are read
+        pairs: clean_image (or clean_images) and clean_prompt are read
         batch: images per forward pass at most
 
     Returns:
@@ -27,7 +28,8 @@ def mean_image_token(model: VLM, pairs: pd.DataFrame, batch: int = 32) -> Tensor
     """
     total, n = torch.zeros(()), 0
     with torch.no_grad():
-        batches = equal_length_batches(model, pairs["clean_prompt"], batch, pairs["clean_image"])
+        images = [given_images(pair) for pair in pairs.to_dict("records")]
+        batches = equal_length_batches(model, pairs["clean_prompt"], batch, images)
         for rows in progress(batches, f"mean image token of {len(pairs)} images"):
             inputs = run_inputs(model, pairs.iloc[rows], "clean")
             tokens = model.image_embeddings(inputs).float().flatten(0, 1)  # (image · position, width)

@@ -10,15 +10,17 @@ import pandas as pd
 import torch
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.images import open_image
-from vlmtrace.inputs.alignment import size_mismatch
+from vlmtrace.core.schema import IMAGE_LISTS, list_problem
+from vlmtrace.inputs.alignment import sizes_mismatch
 from vlmtrace.inputs.answers import Answers, GivenAnswers, contrast_names, find_answers, first_ids
 from vlmtrace.inputs.corruption import prefix_of, run_inputs, token_mismatch
 from vlmtrace.inputs.encodable import named
+from vlmtrace.inputs.pictures import images_of
 from vlmtrace.models import VLM, Inputs, Readout, Trace
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.finite import check_finite
 from vlmtrace.models.products import FastProducts, by_fast_products
+from vlmtrace.models.several_images import opened
 from vlmtrace.models.types import BothAnswers, WholeAnswer
 from vlmtrace.models.vlm import inputs_of_pair, inputs_of_pairs, repeat_inputs
 
@@ -94,18 +96,24 @@ def encode_pair(model: VLM, pairs: pd.DataFrame, row: int, corruption: str) -> t
     """
     one = pairs.iloc[[row]]
     with named(f"pair {one['sample_id'].iloc[0]!r}"):
+        pair = one.iloc[0].to_dict()
+        problem = list_problem(pair)
+        if problem:
+            raise VlmtraceError(problem)
         # Read once, and only what this corruption needs.
         columns = ["clean_image"] if corruption == "text" else ["clean_image", "corrupt_image"]
-        images = [open_image(one[column].iloc[0]) for column in columns]
+        images = {column: opened(images_of(pair, column)) for column in columns}
         # Under image corruption both runs read the clean prompt.
         problem = (
-            token_mismatch(model, one.iloc[0])
+            token_mismatch(model, pair)
             if corruption == "text"
-            else size_mismatch(model, images[0].size, images[-1].size)
+            else sizes_mismatch(model, *([image.size for image in images[column]] for column in columns))
         )
         if problem:
             raise VlmtraceError(problem)
-    one = one.assign(**{column: [image] for column, image in zip(columns, images, strict=True)})
+        model.check_n_images(len(images["clean_image"]))
+    for column, found in images.items():
+        one = one.assign(**{IMAGE_LISTS[column] if len(found) > 1 else column: [found if len(found) > 1 else found[0]]})
     clean, corrupt = (run_inputs(model, one, run) for run in ("clean", corruption))
     return clean, corrupt
 

@@ -18,13 +18,15 @@ from PIL import Image
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_atomically
-from vlmtrace.core.images import open_image, open_mask
+from vlmtrace.core.images import open_mask
 from vlmtrace.core.paths import relative, resolve
 from vlmtrace.core.progress import progress
-from vlmtrace.core.schema import validate_pairs
+from vlmtrace.core.schema import IMAGE_LISTS, validate_pairs
 from vlmtrace.inputs.alignment import is_aligned
+from vlmtrace.inputs.pictures import images_of
 from vlmtrace.inputs.units import with_units
 from vlmtrace.models import VLM
+from vlmtrace.models.several_images import opened
 
 
 @checked
@@ -42,7 +44,8 @@ def same_size(model: VLM, pairs: pd.DataFrame, folder: str | Path) -> pd.DataFra
         folder: where the images are written, each under a name that tells its content
 
     Returns:
-        the table with the new paths in corrupt_image and in columns corrupt_…_mask; and with the column unit
+        the table with the new paths in corrupt_image, corrupt_images and columns corrupt_…_mask; and with the column
+        unit
 
     Raises:
         VlmtraceError: the table lacks a column, repeats a sample_id or has no row, or the folder cannot be written to
@@ -64,16 +67,39 @@ def same_size(model: VLM, pairs: pd.DataFrame, folder: str | Path) -> pd.DataFra
     rows = pairs.to_dict("records")
     for row in progress(rows, f"sizes of {len(rows)} pairs"):
         try:
-            clean, corrupt = (open_image(row[column]) for column in ("clean_image", "corrupt_image"))
+            clean, corrupt = (opened(images_of(row, column)) for column in ("clean_image", "corrupt_image"))
+            model.check_n_images(len(clean))
         except VlmtraceError:
             continue  # check_pairs sets it aside, with the reason
-        if is_aligned(model, clean.size, corrupt.size):
+        sizes = [image.size for image in clean]
+        if all(is_aligned(model, size, image.size, len(clean)) for size, image in zip(sizes, corrupt, strict=True)):
             continue
-        row["corrupt_image"] = _written(corrupt.resize(clean.size, resample), folder)
+        if len(clean) > 1:
+            _bring_all(row, sizes, corrupt, resample, folder)
+            continue
+        row["corrupt_image"] = _written(corrupt[0].resize(sizes[0], resample), folder)
         for column in masks:
-            row[column] = _resized_mask(row[column], corrupt.size, clean.size, folder)
-    changed = {column: [row[column] for row in rows] for column in ("corrupt_image", *masks)}
+            row[column] = _resized_mask(row[column], corrupt[0].size, sizes[0], folder)
+    lists = [name for name in IMAGE_LISTS.values() if name in pairs]
+    changed = {column: [row[column] for row in rows] for column in ("corrupt_image", *masks, *lists)}
     return pairs.assign(**changed)
+
+
+def _bring_all(
+    row: dict[str, Any],
+    sizes: list[tuple[int, int]],
+    corrupt: list[Image.Image],
+    resample: Image.Resampling,
+    folder: str | Path,
+) -> None:
+    """Bring those of a row's several corrupt images that differ in size from the clean ones to their sizes."""
+    paths = images_of(row, "corrupt_image")
+    changed = paths.index(row["corrupt_image"])
+    row["corrupt_images"] = [
+        path if image.size == size else _written(image.resize(size, resample), folder)
+        for path, image, size in zip(paths, corrupt, sizes, strict=True)
+    ]
+    row["corrupt_image"] = row["corrupt_images"][changed]
 
 
 def _resized_mask(path: Any, own: tuple[int, int], size: tuple[int, int], folder: str | Path) -> Any:

@@ -6,12 +6,14 @@ that option stands at position 5 in one prompt and at 7 in another.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from vlmtrace.core.arguments import checked
+from vlmtrace.inputs.pictures import given_images, prompt_of
 from vlmtrace.inputs.words import PIECE, WORD, find_word, script
 
 if TYPE_CHECKING:
@@ -29,6 +31,22 @@ FUNCTION_WORDS = frozenset(
 )
 
 
+#: The role of tokens that show an image: of the only one, or of one of several, counted from 1.
+IMAGE_ROLE = re.compile(r"image(?: [0-9]+)?")
+
+
+def shows_image(roles: pd.Series) -> pd.Series:
+    """Which token roles are those of an image, the only one or one of several.
+
+    Args:
+        roles: token roles
+
+    >>> shows_image(pd.Series(["image", "image 2", "noun"])).tolist()
+    [True, True, False]
+    """
+    return roles.astype(str).str.fullmatch(IMAGE_ROLE)
+
+
 @checked
 def token_table(model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs) -> pd.DataFrame:
     """What stands at each position of a block for one pair's clean prompt.
@@ -41,10 +59,11 @@ def token_table(model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs)
 
     Returns:
         one row per position: position, token, token_role; what a chat template writes around the prompt has the role
-        "template", special tokens aside
+        "template", special tokens aside; of several images, tokens have the roles "image 1", "image 2", …
     """
     asked = str(pair["clean_prompt"])
-    text = model.prompt_text(asked)
+    images = given_images(pair) if "clean_image" in pair else None
+    text = prompt_of(model, asked, images)
     # Chat templates may trim a prompt; words of the template are never taken for the prompt's.
     first = max(0, text.rfind(asked.strip()))
     words = range(first, first + len(asked.strip()))
@@ -52,7 +71,8 @@ def token_table(model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs)
         role: [(start + first, end + first) for start, end in found]
         for role, found in role_spans(text[words.start : words.stop], pair).items()
     }
-    tokens = model.tokens(block, text, inputs)
+    several = images if isinstance(images, list) else None
+    tokens = model.tokens(block, text, inputs) if several is None else model.tokens(block, text, inputs, several)
     return pd.DataFrame(
         {
             "position": range(len(tokens)),
@@ -130,7 +150,7 @@ def joined_words(tokens: Sequence[Token], text: str) -> pd.DataFrame:
     for i, token in enumerate(tokens):
         start, end = token.span
         start += len(text[start:end]) - len(text[start:end].lstrip())
-        special = token.role in ("image", token.text)
+        special = token.role == token.text or (token.role is not None and IMAGE_ROLE.fullmatch(token.role) is not None)
         match = None if special else next((m for m in words if m.start() <= start < min(m.end(), end)), None)
         key = ("word", match.start()) if match else ("token", i)
         own = text[start:end].strip()

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.files import content_of
 from vlmtrace.core.paths import resolve
-from vlmtrace.core.schema import UNIT, check_columns
+from vlmtrace.core.schema import IMAGE_LISTS, UNIT, check_columns, listed
 
 
 @checked
@@ -27,7 +27,8 @@ def with_units(pairs: pd.DataFrame) -> pd.DataFrame:
     """The table with the column unit; a unit that it says stays, and the pairs that are joined to it get it, too.
 
     The unit of a pair is the connected component to which it belongs where pairs that share an image, clean or corrupt,
-    are joined. Images are compared by the contents of their files, so a copy under another name is the same image.
+    are joined; of several images, any of them. Images are compared by the contents of their files, so a copy under
+    another name is the same image.
 
     Args:
         pairs: a pairs table, or one that came of it, or a table of questions, whose units are those of one image
@@ -46,11 +47,13 @@ def with_units(pairs: pd.DataFrame) -> pd.DataFrame:
         if "image" not in pairs:
             return pairs.assign(**{UNIT: pairs["sample_id"]})
         return pairs.assign(**{UNIT: _names(pairs, pairs["image"].map(_image).to_numpy())})
-    images = pd.concat([pairs["clean_image"].map(_image), pairs["corrupt_image"].map(_image)], ignore_index=True)
-    nodes = pd.factorize(images)[0].reshape(2, -1)  # (side, pair)
-    n = int(nodes.max(initial=-1)) + 1
-    edges = coo_array((np.ones(nodes.shape[1]), tuple(nodes)), shape=(n, n))
-    component = connected_components(edges, directed=False)[1][nodes[0]] if n else nodes[0]
+    rows = [_images_of(pair) for pair in pairs.to_dict("records")]
+    owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])  # (image,): the pair that shows it
+    nodes = pd.factorize(np.array([_image(image) for row in rows for image in row], dtype=object))[0]
+    n = len(rows) + int(nodes.max(initial=-1)) + 1
+    # Pairs and images are joined where a pair shows an image.
+    edges = coo_array((np.ones(len(nodes)), (owners, len(rows) + nodes)), shape=(n, n))
+    component = connected_components(edges, directed=False)[1][: len(rows)]
     names = _names(pairs, component)
     if UNIT in pairs:
         return pairs.assign(**{UNIT: names})
@@ -58,6 +61,12 @@ def with_units(pairs: pd.DataFrame) -> pd.DataFrame:
     table = pairs.copy()
     table.insert(place, UNIT, names)
     return table
+
+
+def _images_of(pair: dict[str, Any]) -> list[Any]:
+    """All images that a pair shows, in both runs."""
+    listed_images = [listed(pair.get(name)) or [pair[column]] for column, name in IMAGE_LISTS.items()]
+    return [image for images in listed_images for image in images]
 
 
 def _names(pairs: pd.DataFrame, component: np.ndarray) -> pd.Series:

@@ -13,12 +13,10 @@ a residual sum and a LayerNorm. Positions of the vision encoder are [CLS] and th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from vlmtrace.core.arguments import checked
@@ -29,6 +27,7 @@ from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import HookPoint
 from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals
 from vlmtrace.models.interventions import Interventions, from_patches
+from vlmtrace.models.several_images import Images, as_list
 from vlmtrace.models.sweep import blip as blip_sweep
 from vlmtrace.models.sweep import blip_interventions
 from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Site, Token, Trace
@@ -83,8 +82,10 @@ class Blip(VLM):
     # Inputs --------------------------------------------------------
 
     @checked
-    def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
-        """See `ModelInterface.encode`; prompts of a batch have one length."""
+    def encode(self, images: Sequence[Images], prompts: Sequence[str]) -> Inputs:
+        """See `ModelInterface.encode`; prompts of a batch have one length, and one image each."""
+        for image in images:
+            self.check_n_images(len(as_list(image)))
         lengths = {self.count_tokens(prompt) for prompt in prompts}
         if len(lengths) > 1:
             # BlipTextAttention (transformers 5) drops the mask of its cross-attention, so padding would be attended to.
@@ -92,7 +93,7 @@ class Blip(VLM):
                 f"Prompts of {', '.join(map(str, sorted(lengths)))} tokens cannot share a batch of {self.name}, since "
                 "padding would change the answer: encode prompts of equal length together."
             )
-        opened = [open_image(image) for image in images]
+        opened = [open_image(as_list(image)[0]) for image in images]
         with processor_refusals(self, prompts[0], opened[0]):
             pixels = self.processor.image_processor(opened, return_tensors="pt")
             text = self.tokenizer(list(prompts), return_tensors="pt")
@@ -102,7 +103,7 @@ class Blip(VLM):
             "input_ids": text["input_ids"].to(self.device),
         }
 
-    def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
+    def tokens(self, block: str, prompt: str, inputs: Inputs, images: Images | None = None) -> list[Token]:
         """[CLS] and patches; the words of the question; or the answer decoder's start token and the answer so far."""
         if block == "vision_encoder":
             rows, columns = self.patch_grid(inputs)
@@ -124,12 +125,12 @@ class Blip(VLM):
         ]
 
     @checked
-    def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str) -> np.ndarray:
+    def image_cells(self, image: Images, inputs: Inputs, block: str) -> np.ndarray:
         """See `ModelInterface.image_cells`; only the vision encoder sees the image by position."""
         one_of(block, ("vision_encoder",), f"block of {self.name} that sees the image")
-        return image_geometry.vision_boxes(self, open_image(image), inputs)
+        return image_geometry.vision_boxes(self, open_image(as_list(image)[0]), inputs)
 
-    def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
+    def image_positions(self, inputs: Inputs, block: str, images: Images | None = None) -> np.ndarray:
         """All positions of the vision encoder, and none of the text's."""
         is_seeing = block == "vision_encoder"
         rows, columns = self.patch_grid(inputs)
@@ -142,7 +143,7 @@ class Blip(VLM):
         )
         return np.full(length, is_seeing)
 
-    def token_patches(self, inputs: Inputs) -> np.ndarray:
+    def token_patches(self, inputs: Inputs, images: Images | None = None) -> np.ndarray:
         """Every image embedding is one position of the vision encoder: the identity."""
         return np.eye(len(self.image_positions(inputs, "vision_encoder")))
 

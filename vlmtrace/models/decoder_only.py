@@ -13,12 +13,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from vlmtrace.core.arguments import checked
@@ -28,9 +26,17 @@ from vlmtrace.models import image_geometry
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.image_prompts import ImagePrompts
+from vlmtrace.models.image_shares import (
+    ImageShare,
+    cells_of_images,
+    image_shares,
+    patches_of_images,
+    tokens_of_images,
+)
 from vlmtrace.models.interventions import Interventions
 from vlmtrace.models.layer_kinds import STATE, attention_path, by_name, language_block, stated_heads
 from vlmtrace.models.sequence_tokens import language_tokens, vision_tokens
+from vlmtrace.models.several_images import Images, as_list, sizes_of
 from vlmtrace.models.sweep import decoder_interventions
 from vlmtrace.models.sweep import decoder_only as decoder_only_sweep
 from vlmtrace.models.sweep.kept_keys import Recorder
@@ -95,18 +101,23 @@ class DecoderOnly(ImagePrompts):
 
     # The image --------------------------------------------------------
 
-    def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
+    def _shares(self, images: Images | None) -> list[ImageShare] | None:
+        """What each image becomes, where they are several; None: there is one."""
+        several = [] if images is None else as_list(images)
+        return image_shares(self, sizes_of(several)) if len(several) > 1 else None
+
+    def image_positions(self, inputs: Inputs, block: str, images: Images | None = None) -> np.ndarray:
         """The vision encoder's are all of its positions, the language model's those of image tokens."""
         if block == "vision_encoder":
-            return np.ones(len(vision_tokens(self, inputs)), dtype=bool)
+            return np.ones(len(self.tokens(block, "", inputs, images)), dtype=bool)
         return self.is_image(inputs)[0].cpu().numpy()
 
     @checked
-    def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str = "language_model") -> np.ndarray:
+    def image_cells(self, image: Images, inputs: Inputs, block: str = "language_model") -> np.ndarray:
         """Where in the image the image positions of a block lie, whatever the processor resized, cropped or tiled.
 
         Args:
-            image: the image of which `inputs` were made; only its size matters
+            image: the image, or list of images, of which `inputs` were made; only their sizes matter
             inputs: of one pair
             block: "language_model" for the image tokens (in order, see `is_image`), or "vision_encoder" for all of its
                 positions
@@ -114,27 +125,52 @@ class DecoderOnly(ImagePrompts):
         Returns:
             (image position, 4): top, left, bottom, right in fractions of the original image. NaN where a position has
             no place in the image: newlines, class tokens, padding, and the query tokens of BLIP-2, which see all of it.
-            Where LLaVA-OneVision shrinks the grid of a very large image, boxes are those of the patch at the middle
+            Where LLaVA-OneVision shrinks the grid of a very large image, boxes are those of the patch at the middle. Of
+            several images, one after the other, each position in fractions of its own; `image_numbers` says which
 
         Raises:
             VlmtraceError: there is no such block
         """
         one_of(block, self.blocks, f"block of {self.name}")
+        shares = self._shares(image)
+        if shares is not None:
+            return cells_of_images(shares, block)
         boxes = image_geometry.token_boxes if block == "language_model" else image_geometry.vision_boxes
-        return boxes(self, open_image(image), inputs)
+        return boxes(self, open_image(as_list(image)[0]), inputs)
 
-    def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
-        """As `sequence_tokens` names them."""
-        return vision_tokens(self, inputs) if block == "vision_encoder" else language_tokens(self, prompt, inputs)
+    def image_numbers(self, image: Images, inputs: Inputs, block: str) -> np.ndarray:
+        """As each image's share of the positions says."""
+        shares = self._shares(image)
+        if shares is None:
+            return super().image_numbers(image, inputs, block)
+        return np.concatenate([np.full(len(cells_of_images([share], block)), i) for i, share in enumerate(shares)])
+
+    def tokens(self, block: str, prompt: str, inputs: Inputs, images: Images | None = None) -> list[Token]:
+        """As `sequence_tokens` names them; of several images, tokens have roles such as "image 2"."""
+        shares = self._shares(images)
+        shown = None if shares is None else tokens_of_images(shares, block)
+        if block == "vision_encoder":
+            return vision_tokens(self, inputs) if shown is None else shown
+        return language_tokens(self, prompt, inputs, shown)
 
     def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
         """Rows and columns of image patches that the vision encoder sees, tiles one below the other."""
         tiles, rows, columns = self.family.layout.grid(self.hf.config, inputs)
         return tiles * rows, columns
 
-    def token_patches(self, inputs: Inputs) -> np.ndarray | None:
+    def patch_grids(self, images: Images, inputs: Inputs) -> list[tuple[int, int]]:
+        """Tiles one below the other."""
+        shares = self._shares(images)
+        if shares is None:
+            return [self.patch_grid(inputs)]
+        return [(tiles * rows, columns) for tiles, rows, columns in (share.grid for share in shares)]
+
+    def token_patches(self, inputs: Inputs, images: Images | None = None) -> np.ndarray | None:
         """See `ModelInterface.token_patches`; None also where vision positions are not known to be patches."""
-        return image_geometry.token_patches(self, inputs) if "vision_encoder" in self.blocks else None
+        if "vision_encoder" not in self.blocks:
+            return None
+        shares = self._shares(images)
+        return image_geometry.token_patches(self, inputs) if shares is None else patches_of_images(shares)
 
     # Forward passes --------------------------------------------------------
 

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from vlmtrace.core.arguments import checked
@@ -30,6 +28,7 @@ from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.image_prompts import ImagePrompts
 from vlmtrace.models.sequence_tokens import language_tokens
+from vlmtrace.models.several_images import Images, as_list
 from vlmtrace.models.types import Block, Inputs, Site, Token, Trace
 from vlmtrace.models.universal import BatchedSweeps
 from vlmtrace.models.vlm import VLM
@@ -62,7 +61,7 @@ class EncoderDecoder(BatchedSweeps, ImagePrompts):
     # Inputs --------------------------------------------------------
 
     @checked
-    def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
+    def encode(self, images: Sequence[Images], prompts: Sequence[str]) -> Inputs:
         """See `ModelInterface.encode`; the answer so far is kept under `decoder_input_ids`."""
         found = super().encode(images, prompts)
         return {**found, "decoder_input_ids": self._start_ids(len(found["input_ids"]))}
@@ -94,7 +93,7 @@ class EncoderDecoder(BatchedSweeps, ImagePrompts):
         """See `VLM.spell_answer`; the answer begins the decoder's text."""
         return VLM.spell_answer(self, answer, prefix, blank)
 
-    def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
+    def tokens(self, block: str, prompt: str, inputs: Inputs, images: Images | None = None) -> list[Token]:
         """The words of the prompt with the image's tokens, or the decoder's start and the answer so far."""
         if block == ENCODER:
             return language_tokens(self, prompt, inputs)
@@ -107,24 +106,24 @@ class EncoderDecoder(BatchedSweeps, ImagePrompts):
 
     # The image --------------------------------------------------------
 
-    def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
+    def image_positions(self, inputs: Inputs, block: str, images: Images | None = None) -> np.ndarray:
         """Those of image tokens in the encoder; none in the decoder."""
         if block == ENCODER:
             return self.is_image(inputs)[0].cpu().numpy()
         return np.zeros(inputs["decoder_input_ids"].shape[1], dtype=bool)
 
     @checked
-    def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str = ENCODER) -> np.ndarray:
+    def image_cells(self, image: Images, inputs: Inputs, block: str = ENCODER) -> np.ndarray:
         """See `ModelInterface.image_cells`."""
         one_of(block, (ENCODER,), f"block of {self.name} that holds the image's tokens")
-        return image_geometry.token_boxes(self, open_image(image), inputs)
+        return image_geometry.token_boxes(self, open_image(as_list(image)[0]), inputs)
 
     def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
         """As the family's layout says."""
         tiles, rows, columns = self.family.layout.grid(self.hf.config, inputs)
         return tiles * rows, columns
 
-    def token_patches(self, inputs: Inputs) -> None:
+    def token_patches(self, inputs: Inputs, images: Images | None = None) -> None:
         """None: the vision encoder is not offered for patching."""
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:

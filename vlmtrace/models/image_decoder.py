@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from vlmtrace.core.arguments import checked
+from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.models.decoder_only import DecoderOnly
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import HookPoint
 from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals
+from vlmtrace.models.several_images import Images, as_list
 from vlmtrace.models.types import Block, Inputs, Site, Token, Trace
 from vlmtrace.models.universal import BatchedSweeps
 
@@ -88,8 +87,9 @@ class ImageDecoder(BatchedSweeps):
 
     # Prompts and inputs --------------------------------------------------------
 
-    def prompt_text(self, prompt: str) -> str:
+    def prompt_text(self, prompt: str, n_images: Count = 1) -> str:
         """The question between the marks of checkpoints for questions about documents, or behind the start token."""
+        self.check_n_images(n_images)
         known = self.tokenizer.get_vocab()
         if all(mark in known for mark in ASKED):
             task, start, end, answer = ASKED
@@ -113,9 +113,11 @@ class ImageDecoder(BatchedSweeps):
             return len(self.tokenizer(text, **self.tokenizer_options(text)).input_ids)
 
     @checked
-    def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
+    def encode(self, images: Sequence[Images], prompts: Sequence[str]) -> Inputs:
         """See `ModelInterface.encode`; prompts of a batch have one length."""
-        opened = [open_image(image) for image in images]
+        for image in images:
+            self.check_n_images(len(as_list(image)))
+        opened = [open_image(as_list(image)[0]) for image in images]
         with processor_refusals(self, prompts[0], opened[0]):
             pixels = self.processor.image_processor(opened, return_tensors="pt")
             rows = [self.tokenizer(text, **self.tokenizer_options(text)).input_ids for text in prompts]
@@ -135,7 +137,7 @@ class ImageDecoder(BatchedSweeps):
         check_extended(self, before.shape[1] + new.shape[1])
         return {**inputs, "input_ids": torch.cat([before, new], dim=1)}
 
-    def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
+    def tokens(self, block: str, prompt: str, inputs: Inputs, images: Images | None = None) -> list[Token]:
         """Places of the last vision stage by row and column, or the words of the prompt and the answer so far."""
         if block == VISION:
             rows, columns = self.patch_grid(inputs)
@@ -166,7 +168,7 @@ class ImageDecoder(BatchedSweeps):
         """How many positions that are no patches stand before the others."""
         return CLASS_TOKENS[self.hf.config.encoder.model_type]
 
-    def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
+    def image_positions(self, inputs: Inputs, block: str, images: Images | None = None) -> np.ndarray:
         """All positions of the vision encoder, and none of the decoder's."""
         rows, columns = self.patch_grid(inputs)
         seeing = block == VISION
@@ -174,12 +176,12 @@ class ImageDecoder(BatchedSweeps):
         return np.full(seen if seeing else inputs["input_ids"].shape[1], seeing)
 
     @checked
-    def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str = VISION) -> np.ndarray:
+    def image_cells(self, image: Images, inputs: Inputs, block: str = VISION) -> np.ndarray:
         """See `ModelInterface.image_cells`: NaN, since how the processors pad and turn pages is not measured."""
         one_of(block, (VISION,), f"block of {self.name} that sees the image")
         return np.full((len(self.image_positions(inputs, VISION)), 4), np.nan)
 
-    def token_patches(self, inputs: Inputs) -> np.ndarray:
+    def token_patches(self, inputs: Inputs, images: Images | None = None) -> np.ndarray:
         """Every image embedding is one position of the vision encoder: the identity."""
         return np.eye(len(self.image_positions(inputs, VISION)))
 

@@ -98,20 +98,26 @@ def _has_class_tokens(model: VLM) -> bool:
     return strategy == "full" and class_tokens(model.hf) > 0
 
 
-def patch_boxes(model: VLM, image: Image.Image, black: Inputs | None = None) -> Array:
+def patch_boxes(
+    model: VLM,
+    image: Image.Image,
+    black: Inputs | None = None,
+    encode: Callable[[Image.Image], Inputs] | None = None,
+) -> Array:
     """The box of each patch: (tile, row, column, 4); where the processor has padded, it reaches beyond the image.
 
     Every tile shows some rectangle of the image, so its columns lie on a straight line from left to right: the line is
     fitted to all pixels of a ramp that runs from black to white, between those of an image all black (its inputs may be
-    given) and all white.
+    given) and all white. `encode` makes the inputs of an image; None: as the only one of its prompt.
     """
+    encode = model.encode_image if encode is None else encode
     width, height = image.size
     across, down = (np.rint((np.arange(n) + 0.5) / n * 255).astype(np.uint8) for n in (width, height))
     ramps = np.zeros((height, width, 3), dtype=np.uint8)
     ramps[..., 0], ramps[..., 1] = across[None], down[:, None]
     if black is None:
-        black = model.encode_image(Image.new("RGB", image.size))
-    shown = [model.encode_image(Image.fromarray(picture)) for picture in (np.full_like(ramps, 255), ramps)]
+        black = encode(Image.new("RGB", image.size))
+    shown = [encode(Image.fromarray(picture)) for picture in (np.full_like(ramps, 255), ramps)]
     # (tile, channel, height, width) each
     dark, white, ramp = (as_tiles(model, inputs) for inputs in (black, *shown))
     span = white - dark

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vlmtrace.core.arguments import checked
+from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.images import open_image
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals, quoted
+from vlmtrace.models.several_images import Images, opened
 from vlmtrace.models.types import Inputs
 from vlmtrace.models.vlm import VLM
 
@@ -44,28 +43,33 @@ class ImagePrompts(VLM):
         token = next(filter(None, named), "")
         return getattr(token, "content", token)
 
-    def prompt_text(self, prompt: str) -> str:
-        """The exact text handed to the processor: by its chat template, or with the image put before the prompt.
+    @checked
+    def prompt_text(self, prompt: str, n_images: Count = 1) -> str:
+        """The exact text handed to the processor: by its chat template, or with the images put before the prompt.
 
         Args:
             prompt: what is asked
+            n_images: how many images it is asked about
 
         Returns:
-            the text, with the image's placeholder in it where the family has one
+            the text, with a placeholder for each image in it where the family has one
 
         Raises:
-            VlmtraceError: the chat template leaves out the image or the prompt
+            VlmtraceError: the model takes one image in a prompt, or the chat template leaves out an image or the prompt
         """
+        self.check_n_images(n_images)
         if not getattr(self.processor, "chat_template", None):
-            return self.family.prompt_start.format(image=self.image_placeholder) + prompt
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            return self.family.prompt_start.format(image=self.image_placeholder) * n_images + prompt
+        content = [*[{"type": "image"}] * n_images, {"type": "text", "text": prompt}]
         messages = [{"role": "user", "content": content}]
         with processor_refusals(self, prompt, part="chat template"):
             text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-        if prompt.strip() not in text or (self.family.prompt_start and text.count(self.image_placeholder) != 1):
+        n_places = text.count(self.image_placeholder) if self.family.prompt_start else n_images
+        if prompt.strip() not in text or n_places != n_images:
+            images = "one image" if n_images == 1 else f"{n_images} images"
             raise VlmtraceError(
                 f"The chat template of {self.name} makes {quoted(text)} of the prompt {quoted(prompt)}, which does not "
-                "hold it and one image: use a processor with a chat template for images."
+                f"hold it and {images}: use a processor with a chat template for images."
             )
         return text
 
@@ -117,9 +121,9 @@ class ImagePrompts(VLM):
     # Inputs --------------------------------------------------------
 
     @checked
-    def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
-        """See `ModelInterface.encode`; pairs of a batch have one length, and each prompt one image."""
-        rows = [self._encode_one(open_image(image), text) for image, text in zip(images, prompts, strict=True)]
+    def encode(self, images: Sequence[Images], prompts: Sequence[str]) -> Inputs:
+        """See `ModelInterface.encode`; pairs of a batch have one length."""
+        rows = [self._encode_one(opened(image), text) for image, text in zip(images, prompts, strict=True)]
         shapes = {tuple((name, tuple(value.shape)) for name, value in row.items()) for row in rows}
         if len(shapes) > 1:
             raise VlmtraceError(
@@ -132,14 +136,19 @@ class ImagePrompts(VLM):
             for name, value in joined.items()
         }
 
-    def _encode_one(self, image: Image.Image, text: str) -> Inputs:
-        if self.family.prompt_start and text.count(self.image_placeholder) != 1:
+    def _encode_one(self, images: list[Image.Image], text: str) -> Inputs:
+        self.check_n_images(len(images))
+        n_places = text.count(self.image_placeholder) if self.family.prompt_start else len(images)
+        if n_places != len(images):
+            once = "once" if len(images) == 1 else f"{len(images)} times"
             raise VlmtraceError(
-                f"The prompt {quoted(text)} must hold {self.image_placeholder} once, where {self.name} is to see the "
-                "image: make it with prompt_text."
+                f"The prompt {quoted(text)} must hold {self.image_placeholder} {once}, where {self.name} is to see the "
+                f"image{'s' if len(images) > 1 else ''}: make it with prompt_text."
             )
-        with processor_refusals(self, text, image):
-            row = self.processor(images=image, text=text, return_tensors="pt", **self.tokenizer_options(text))
+        with processor_refusals(self, text, images[0]):
+            # A list in a list: processors that treat images of one prompt in another way are told so by it.
+            given = images[0] if len(images) == 1 else [images]
+            row = self.processor(images=given, text=text, return_tensors="pt", **self.tokenizer_options(text))
         check_length(self, row, text)
         # Some processors leave numbers in lists.
         return {name: torch.as_tensor(value) for name, value in row.items() if name in self.forward_arguments}

@@ -9,18 +9,17 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.families import FamilySpec, family_of
 from vlmtrace.models.hooks import HookPoint
 from vlmtrace.models.interventions import Interventions
+from vlmtrace.models.several_images import Images
 from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Site, Token, Trace
 
 
@@ -98,11 +97,11 @@ class ModelInterface(ABC):
     # Inputs --------------------------------------------------------
 
     @abstractmethod
-    def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
+    def encode(self, images: Sequence[Images], prompts: Sequence[str]) -> Inputs:
         """Prepare a batch of images and prompts as the model's own processor does.
 
         Args:
-            images: one per prompt, or paths to them
+            images: for each prompt its image, or a list of its images; or paths to them
             prompts: as `prompt_text` gives them
 
         Returns:
@@ -124,40 +123,71 @@ class ModelInterface(ABC):
         """
 
     @abstractmethod
-    def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
-        """What stands at each position of a block for one prompt (`inputs`: of one pair, for the image's grid)."""
+    def tokens(self, block: str, prompt: str, inputs: Inputs, images: Images | None = None) -> list[Token]:
+        """What stands at each position of a block for one prompt.
+
+        Args:
+            block: its name
+            prompt: as `prompt_text` gives it
+            inputs: of one pair, for the image's grid
+            images: those of which `inputs` were made, where they are several; only their sizes matter
+        """
 
     # The image --------------------------------------------------------
 
     @abstractmethod
     def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
-        """Rows and columns of image patches that the vision encoder sees."""
+        """Rows and columns of image patches that the vision encoder sees of the one image of a prompt."""
+
+    def patch_grids(self, images: Images, inputs: Inputs) -> list[tuple[int, int]]:
+        """Rows and columns of image patches that the vision encoder sees of each image of a prompt.
+
+        Args:
+            images: those of which `inputs` were made; only their sizes matter
+            inputs: of one pair
+        """
+        return [self.patch_grid(inputs)]
 
     @abstractmethod
-    def image_cells(self, image: Image.Image | str | Path, inputs: Inputs, block: str) -> np.ndarray:
+    def image_cells(self, image: Images, inputs: Inputs, block: str) -> np.ndarray:
         """Where in the image the image positions of a block lie, whatever the processor resized, cropped or tiled.
 
         Args:
-            image: the image of which `inputs` were made; only its size matters
+            image: the image, or list of images, of which `inputs` were made; only their sizes matter
             inputs: of one pair
             block: the vision encoder, or the block that holds image tokens
 
         Returns:
             (image position, 4): top, left, bottom, right in fractions of the original image, NaN where a position has
-            no place in it ([CLS], newlines). Rows of `image_block` are those of `image_embeddings`
+            no place in it ([CLS], newlines). Rows of `image_block` are those of `image_embeddings`. Of several images,
+            one after the other, each position in fractions of its own
         """
 
+    def image_numbers(self, image: Images, inputs: Inputs, block: str) -> np.ndarray:
+        """Of which image of the prompt each row of `image_cells` is: (image position,), counted from 0."""
+        return np.zeros(len(self.image_cells(image, inputs, block)), dtype=int)
+
     @abstractmethod
-    def image_positions(self, inputs: Inputs, block: str) -> np.ndarray:
-        """(position,) bool: which positions of a block are the rows of its `image_cells`, for inputs of one pair."""
+    def image_positions(self, inputs: Inputs, block: str, images: Images | None = None) -> np.ndarray:
+        """(position,) bool: which positions of a block are the rows of its `image_cells`, for inputs of one pair.
+
+        Args:
+            inputs: of one pair
+            block: its name
+            images: those of which `inputs` were made, where they are several; only their sizes matter
+        """
 
     @abstractmethod
     def image_embeddings(self, inputs: Inputs) -> Tensor:
         """What the language side receives of each image: (batch, image position, width)."""
 
     @abstractmethod
-    def token_patches(self, inputs: Inputs) -> np.ndarray | None:
+    def token_patches(self, inputs: Inputs, images: Images | None = None) -> np.ndarray | None:
         """Of which vision encoder positions each row of `image_embeddings` is made, for inputs of one pair.
+
+        Args:
+            inputs: of one pair
+            images: those of which `inputs` were made, where they are several; only their sizes matter
 
         Returns:
             (image position, vision position): rows sum to 1, or to 0 for what the model adds (newlines); None where

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.patch_layout import UnknownLayout
 from vlmtrace.models.types import Inputs, Token
 from vlmtrace.models.vlm import VLM
 
 
-def language_tokens(model: VLM, prompt: str, inputs: Inputs) -> list[Token]:
+def language_tokens(model: VLM, prompt: str, inputs: Inputs, images: Sequence[Token] | None = None) -> list[Token]:
     """What stands at each position of the language model.
 
     Args:
         model: with visual tokens
         prompt: as `prompt_text` gives it
         inputs: of one pair
+        images: what stands at the image tokens, in order; None: those of one image, by row and column
 
     Returns:
         one token per position; spans are those of the prompt's words
@@ -29,29 +31,35 @@ def language_tokens(model: VLM, prompt: str, inputs: Inputs) -> list[Token]:
     for a, b, size in SequenceMatcher(None, encoded.input_ids, ids, autojunk=False).get_matching_blocks():
         spans |= {b + i: tuple(encoded["offset_mapping"][a + i]) for i in range(size)}
     is_image = model.is_image(inputs)[0].tolist()
-    names = _image_names(model, inputs, sum(is_image))
+    if images is None:
+        images = [Token(name, role="image") for name in image_names(model, inputs, sum(is_image))]
+    if len(images) != sum(is_image):
+        raise VlmtraceError(
+            f"{model.name} has {sum(is_image)} image tokens for this prompt, and its images alone have {len(images)}: "
+            "bring the images to one size."
+        )
+    shown = iter(images)
     special = set(model.tokenizer.all_special_tokens) - {model.tokenizer.unk_token}
     found = []
     for i, text in enumerate(texts):
         if is_image[i]:
-            found.append(Token(next(names), role="image"))
+            found.append(next(shown))
         else:
             role = "last" if i == len(ids) - 1 else text if text in special or i not in spans else None
             found.append(Token(text, spans.get(i, (0, 0)), role))
     return found
 
 
-def _image_names(model: VLM, inputs: Inputs, n: int) -> Iterator[str]:
+def image_names(model: VLM, inputs: Inputs, n: int) -> list[str]:
     """Image tokens by "row,column", tiles one below the other; by their number where they form no such grid."""
     family, config = model.family, model.hf.config
     if isinstance(family.layout, UnknownLayout):
-        return iter(map(str, range(n)))
-
+        return [str(i) for i in range(n)]
     tiles, rows, columns = family.layout.grid(config, inputs)
     side = 0 if family.square_side is None else family.square_side(config)
     if side and family.pack is None and family.pooled is None and tiles * (rows // side) * (columns // side) == n:
-        return iter([f"{i // (columns // side)},{i % (columns // side)}" for i in range(n)])
-    return iter(map(str, range(n)))
+        return [f"{i // (columns // side)},{i % (columns // side)}" for i in range(n)]
+    return list(map(str, range(n)))
 
 
 def vision_tokens(model: VLM, inputs: Inputs) -> list[Token]:

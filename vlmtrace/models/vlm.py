@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlmtrace.core.arguments import Count, Natural, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.models.families import families
 from vlmtrace.models.finite import check_finite
 from vlmtrace.models.hooks import MODEL_LOCK, attach_hooks
 from vlmtrace.models.input_limits import processor_refusals
@@ -122,9 +123,35 @@ class VLM(ModelInterface):
     # Prompts and answers --------------------------------------------------------
 
     @checked
-    def prompt_text(self, prompt: str) -> str:
-        """The exact text handed to the processor, after a chat template where the model has one."""
+    def prompt_text(self, prompt: str, n_images: Count = 1) -> str:
+        """The exact text handed to the processor, after a chat template where the model has one.
+
+        Args:
+            prompt: what is asked
+            n_images: how many images it is asked about
+
+        Raises:
+            VlmtraceError: the model takes one image in a prompt, and several are asked about
+        """
+        self.check_n_images(n_images)
         return prompt
+
+    @checked
+    def check_n_images(self, n: Count) -> None:
+        """Check that the model takes so many images in one prompt.
+
+        Args:
+            n: how many
+
+        Raises:
+            VlmtraceError: it takes one, and `n` is more
+        """
+        if n > 1 and not self.family.several_images:
+            several = [spec.name for spec in families().values() if spec.several_images]
+            raise VlmtraceError(
+                f"{self.name} takes one image in a prompt, not {n}: ask about one image at a time, or use a model of "
+                f"a family that takes several ({', '.join(several)})."
+            )
 
     @checked
     def count_tokens(self, prompt: str) -> int:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import content_of, write_atomically
 from vlmtrace.core.paths import resolve
+from vlmtrace.core.schema import listed
 
 #: Under this name a part says, inside its own file, what it was computed from.
 KEY = b"vlmtrace.part"
@@ -75,13 +76,13 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 def is_image(column: object) -> bool:
     """Whether a column holds paths of images or masks."""
-    return str(column) == "image" or str(column).endswith(("_image", "_mask"))
+    return str(column) == "image" or str(column).endswith(("_image", "_images", "_mask", "_masks"))
 
 
 def image_state(images: pd.Series) -> list[tuple[str, int, int, int]]:
     """Size and times of change of image files, so that an image replaced under its old name is noticed."""
     found = []
-    for image in images:
+    for image in (one for cell in images for one in (listed(cell) or [cell])):
         try:
             status = os.stat(resolve(image))
             found.append((str(image), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
@@ -105,6 +106,8 @@ def _feed(digest: Any, value: Any) -> None:
         _feed(digest, [(str(name), str(column.dtype)) for name, column in columns])
         for _, column in columns:
             _feed(digest, column.to_list())
+    elif isinstance(value, np.ndarray) and value.dtype == object:
+        _feed(digest, value.tolist())  # its bytes are addresses
     elif isinstance(value, np.ndarray):
         _feed(digest, [str(value.dtype), value.shape, value.tobytes()])
     elif isinstance(value, Mapping):

@@ -14,6 +14,7 @@ import pandas as pd
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import UNIT
 from vlmtrace.core.stats import mean_interval
+from vlmtrace.inputs.token_roles import shows_image
 from vlmtrace.methods.evaluation import USE
 from vlmtrace.pipeline.runs import Run, open_run
 
@@ -67,7 +68,7 @@ def layer_profile(run: Run, tasks: Sequence[str]) -> pd.DataFrame:
     for task in tasks:
         table = run.table("module_patching", task)
         table = table[(table["block"] == head_block_of(table)) & table["module"].isin(ADDED)]
-        where = (table["token_role"] == "image").map({True: "image", False: "text"})
+        where = shows_image(table["token_role"]).map({True: "image", False: "text"})
         site = ["corruption", "sample_id", "module", "where", "layer"]
         summed = table.assign(where=where).groupby(site)["patching_effect"].sum(min_count=1).dropna().reset_index()
         pairs = run.table("selected", task).set_index("sample_id")

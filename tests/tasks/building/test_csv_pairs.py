@@ -175,3 +175,47 @@ def test_options_are_whole_words():
     assert not options_stand_in(
         {"clean_prompt": "Is the woman tall?", "correct_answer": "man", "incorrect_answer": "tall"}
     )
+
+
+# Several images ------------------------------------------------------------
+
+
+def test_cells_that_list_images_become_lists(folder):
+    save(photograph(turn=9), folder / "mask.png")
+    lists = {"clean_images": "images/0.png; images/1.png", "corrupt_images": "images/0.png;images/2.png"}
+    two = (
+        row(0, "Is it a cat?", "yes", "no")
+        | {"clean_image": "", "corrupt_image": "", "clean_object_masks": "mask.png;"}
+        | lists
+    )
+    one = row(3, "Is it a cat?", "no", "yes") | dict.fromkeys([*lists, "clean_object_masks"], "")
+    pairs = prepare(folder, two, one).pairs.sort_values("clean_image").reset_index(drop=True)
+    listed = pairs["clean_images"].notna()
+    assert listed.sum() == 1
+    pair = pairs[listed].iloc[0]
+    assert [path.rsplit("/", 1)[1] for path in pair["clean_images"]] == ["0.png", "1.png"]
+    assert [path.rsplit("/", 1)[1] for path in pair["corrupt_images"]] == ["0.png", "2.png"]
+    assert (pair["clean_image"], pair["corrupt_image"]) == (pair["clean_images"][1], pair["corrupt_images"][1])
+    assert pair["clean_object_masks"][0].endswith("mask.png") and pair["clean_object_masks"][1] is None
+
+
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        ({"clean_images": "images/0.png; images/1.png", "corrupt_images": "images/0.png"}, "as many in both"),
+        ({"clean_images": "images/0.png; images/1.png", "corrupt_images": ""}, "as many in both"),
+        ({"clean_images": "images/0.png; gone.png", "corrupt_images": "images/1.png; images/2.png"}, "is missing"),
+        (
+            {"clean_images": "images/4.png; images/5.png", "corrupt_images": "images/4.png; images/3.png"},
+            "is not image 2",
+        ),
+    ],
+    ids=["fewer", "none", "missing", "another image"],
+)
+def test_lists_that_cannot_be_used_have_a_reason(folder, lists, said):
+    prepared = prepare(
+        folder,
+        row(0, "Is it a cat?", "yes", "no") | lists,
+        row(3, "Is it a cat?", "no", "yes") | dict.fromkeys(lists, ""),
+    )
+    assert len(prepared.pairs) == 1 and said in prepared.set_aside["reason"].iloc[0]

@@ -4,6 +4,7 @@ columns           what a column and a table of the contract are
 pair_tables       notebooks 01 to 03: pairs and what the model answers; and the questions that 07 and 08 read
 effect_tables     notebooks 04 to 06: effects of patching, and what they say about heads and circuits
 question_tables   notebooks 07 and 08: causal tracing and the visual lens
+image_lists       the images of a prompt that asks about several
 cells             what no table may hold
 checks            all tables by name, and the checks that fail with one sentence
 markdown          the contract as a page of the documentation
@@ -24,12 +25,15 @@ from vlmtrace.core.schema.checks import (
 )
 from vlmtrace.core.schema.columns import Column, Table, check_columns
 from vlmtrace.core.schema.effect_tables import CELL, HEAD
+from vlmtrace.core.schema.image_lists import IMAGE_LISTS, MASK_LISTS, list_problem, listed
 from vlmtrace.core.schema.markdown import tables_markdown
 from vlmtrace.core.schema.pair_tables import SAME_PROMPTS, UNIT
 
 __all__ = [
     "CELL",
     "HEAD",
+    "IMAGE_LISTS",
+    "MASK_LISTS",
     "MAX_COLUMNS",
     "SAME_PROMPTS",
     "TABLES",
@@ -42,6 +46,8 @@ __all__ = [
     "check_table",
     "check_written",
     "is_writable",
+    "list_problem",
+    "listed",
     "pick",
     "tables_markdown",
     "validate_pairs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
@@ -36,15 +37,22 @@ def check_cells(table: pd.DataFrame, table_name: str) -> None:
             f"The {table_name} table has the column {twice[0]!r} more than once: rename or drop one of them."
         )
     for name, values in table.items():
-        texts = [value for value in values if isinstance(value, str)] if values.dtype.kind not in "biufcmM" else []
+        texts = [_text_of(value) for value in values] if values.dtype.kind not in "biufcmM" else []
         if is_writable("".join(texts)):
             continue
-        place = next(i for i, value in enumerate(values) if isinstance(value, str) and not is_writable(value))
+        place = next(i for i, text in enumerate(texts) if not is_writable(text))
         row = table["sample_id"].iloc[place] if "sample_id" in table and name != "sample_id" else place
         raise VlmtraceError(
             f"The {table_name} table's column {name!r}, row {row!r}, holds half a character, which no file can hold "
             f"({ascii(values.iloc[place])[:80]}): write it anew."
         )
+
+
+def _text_of(value: object) -> str:
+    """The text of a cell, or of all that it lists; empty: it holds none."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return "".join(entry for entry in value if isinstance(entry, str))
+    return value if isinstance(value, str) else ""
 
 
 def is_writable(text: str) -> bool:

@@ -11,6 +11,7 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema.cells import check_cells
 from vlmtrace.core.schema.columns import Table, check_columns
 from vlmtrace.core.schema.effect_tables import EFFECT_TABLES
+from vlmtrace.core.schema.image_lists import check_image_lists
 from vlmtrace.core.schema.pair_tables import PAIR_TABLES, PAIRS, QUESTIONS
 from vlmtrace.core.schema.question_tables import QUESTION_TABLES
 from vlmtrace.core.stored import StoredTable, batches_of
@@ -92,9 +93,9 @@ def validate_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         VlmtraceError: a column is missing or of another kind, a sample_id stands twice, a text is missing or empty,
-            or there is no row. One sentence names the column and the row
+            there is no row, or lists of images do not agree. One sentence names the column and the row
     """
-    return _validate(pairs, PAIRS)
+    return check_image_lists(_validate(pairs, PAIRS))
 
 
 def validate_questions(questions: pd.DataFrame) -> pd.DataFrame:

@@ -24,6 +24,9 @@ KINDS: dict[str, frozenset[str]] = {
     "boolean": frozenset({"boolean"}),
 }
 
+#: Kind of a column whose values are lists of text, in which an entry may be empty (None).
+TEXTS = "texts"
+
 #: Kind of a column that a data set brings along and nothing computes with: its values may be of any kind.
 ANY = "any"
 
@@ -34,7 +37,7 @@ class Column:
 
     Attributes:
         name: as it stands in the table
-        kind: one of `KINDS`, or `ANY`
+        kind: one of `KINDS`, `TEXTS`, or `ANY`
         meaning: what a value says
         unit: what a number is measured in; empty for names, counts and indices
         optional: whether a table may lack the column
@@ -59,6 +62,8 @@ class Column:
         known = values.dropna()
         if known.empty or self.kind == ANY:
             return True
+        if self.kind == TEXTS:
+            return all(_is_texts(value) for value in known)
         if isinstance(known.dtype, pd.CategoricalDtype):
             known = pd.Series(known.cat.categories)
         found = infer_dtype(known, skipna=True)
@@ -179,7 +184,19 @@ class Table:
             raise VlmtraceError(f"The {called} holds a row twice ({row}; {repeated.sum()} too many): drop them.")
 
 
-_KIND_WORDS = {"text": "text", "integer": "whole numbers", "number": "numbers", "boolean": "true or false"}
+_KIND_WORDS = {
+    "text": "text",
+    "texts": "lists of text",
+    "integer": "whole numbers",
+    "number": "numbers",
+    "boolean": "true or false",
+}
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list | tuple | np.ndarray) and all(
+        entry is None or isinstance(entry, str) for entry in value
+    )
 
 
 def _holds_images(values: pd.Series) -> bool:

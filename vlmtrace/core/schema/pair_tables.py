@@ -39,6 +39,19 @@ _ROLES = (
     Column("object", "text", "the prompt's word for what it is done to", optional=True, missing="it is an option"),
 )
 
+_ONE_IMAGE = "the prompt asks about one image"
+
+_SEVERAL = (
+    Column("clean_images", "texts", "paths of all images of the clean run, in the prompt's order, where it asks about "
+           "several; clean_image is the first that differs between the runs", optional=True, missing=_ONE_IMAGE),
+    Column("corrupt_images", "texts", "paths of all images of the run with corrupt images, as many", optional=True,
+           missing=_ONE_IMAGE),
+    Column("clean_object_masks", "texts", "of several images, the path of each one's mask of the object asked about, "
+           "empty where it has none", optional=True, missing=_ONE_IMAGE),
+    Column("clean_distractor_masks", "texts", "of several images, the path of each one's mask of the distractor, empty "
+           "where it has none", optional=True, missing=_ONE_IMAGE),
+)  # fmt: skip
+
 _PAIR = (
     Column("sample_id", "text", "name of the pair, unique in the task"),
     Column("task", "text", "the data set that gave the pair"),
@@ -65,6 +78,7 @@ _PAIR = (
            "training", optional=True),
     Column("answer_prefix", "text", "the given beginning of the answer, behind which the model goes on", optional=True,
            missing="none is given"),
+    *_SEVERAL,
 )  # fmt: skip
 
 _EVALUATED = (

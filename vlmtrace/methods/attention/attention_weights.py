@@ -19,11 +19,12 @@ from vlmtrace.core import stats
 from vlmtrace.core.arguments import Count, NonEmpty, Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import progress
-from vlmtrace.core.schema import HEAD, UNIT, check_columns
+from vlmtrace.core.schema import HEAD, MASK_LISTS, UNIT, check_columns
 from vlmtrace.core.types import Array
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.image_regions import MASKS, mask_coverage
+from vlmtrace.inputs.pictures import by_image, given_images
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM, Inputs, Site
 from vlmtrace.models.vlm import inputs_of_pair
@@ -65,7 +66,8 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: Count = 32) -> p
     block, module = model.head_block, model.image_module
     pairs = _with_masks(pairs)
     tables: dict[int, pd.DataFrame] = {}
-    batches = equal_length_batches(model, pairs["clean_prompt"], batch_size, pairs["clean_image"])
+    images = [given_images(pair) for pair in pairs.to_dict("records")]
+    batches = equal_length_batches(model, pairs["clean_prompt"], batch_size, images)
     for rows in progress(batches, f"attention of {len(pairs)} pairs"):
         batch = pairs.iloc[rows]
         inputs = run_inputs(model, batch, "clean")
@@ -74,12 +76,14 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: Count = 32) -> p
         for i, row in enumerate(rows):
             pair, one = pairs.iloc[row].to_dict(), inputs_of_pair(inputs, i, len(rows))
             tokens = token_table(model, pair, block.name, one)
-            boxes = model.image_cells(pair["clean_image"], one, model.image_block)
+            boxes = model.image_cells(images[row], one, model.image_block)
             placed = ~np.isnan(boxes).any(axis=1)
             if not placed.any():
                 raise VlmtraceError(f"No image token of {model.name} has a place in the image: leave it unscored.")
-            regions = _regions(pair, boxes[placed], norms[i][placed])
-            on_image = attended[:, i][..., model.image_positions(one, model.image_block)][..., placed]
+            numbers = model.image_numbers(images[row], one, model.image_block)
+            regions = _regions(pair, boxes[placed], norms[i][placed], numbers[placed])
+            at_image = model.image_positions(one, model.image_block, images[row])
+            on_image = attended[:, i][..., at_image][..., placed]
             shares = np.einsum("lhqi,ir->lhqr", on_image, regions)  # (L, H, Q, R)
             areas = dict(zip([f"{region}_area" for region in ATTENDED_REGIONS], regions.mean(axis=0), strict=True))
             table = _tidy(tokens, shares, 1 - on_image.sum(-1)).assign(**areas)
@@ -263,7 +267,10 @@ def _named(shares: dict[str, Array], even: dict[str, Array], alpha: float, seed:
 
 def _with_masks(pairs: pd.DataFrame) -> pd.DataFrame:
     check_columns(pairs, ["sample_id", "clean_image", "clean_prompt", MASKS["object"]], "pairs")
-    usable = pairs[pairs[MASKS["object"]].notna()].reset_index(drop=True)
+    masked = pairs[MASKS["object"]].notna()
+    if MASK_LISTS[MASKS["object"]] in pairs:
+        masked |= pairs[MASK_LISTS[MASKS["object"]]].notna()
+    usable = pairs[masked].reset_index(drop=True)
     if usable.empty:
         raise VlmtraceError(
             "No pair has an object mask: fill the column clean_object_mask, or leave attention unscored."
@@ -274,9 +281,16 @@ def _with_masks(pairs: pd.DataFrame) -> pd.DataFrame:
     return usable
 
 
-def _regions(pair: dict, boxes: Array, norms: Array) -> Array:
-    """How much of each image position belongs to each of `ATTENDED_REGIONS`: (position, region)."""
-    found, distractor = (mask_coverage(pair, column, boxes) for column in MASKS.values())
+def _regions(pair: dict, boxes: Array, norms: Array, numbers: Array) -> Array:
+    """How much of each image position belongs to each of `ATTENDED_REGIONS`: (position, region).
+
+    Of several images each position is compared with the masks of its own, whose number is given.
+    """
+    covered = np.zeros((len(MASKS), len(boxes)))
+    for i, one in enumerate(by_image(pair)):
+        for row, column in enumerate(MASKS.values()):
+            covered[row, numbers == i] = mask_coverage(one, column, boxes[numbers == i])
+    found, distractor = covered
     # Where both masks claim the same part of a patch, the object has it.
     distractor = np.minimum(distractor, 1 - found)
     background = 1 - found - distractor

@@ -20,6 +20,7 @@ from vlmtrace.display.panels import masks_of
 from vlmtrace.display.wording import head_name, token_label
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.image_regions import on_image
+from vlmtrace.inputs.pictures import cells, given_images, picture_of
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.methods.attention.figures import draw_attention
 from vlmtrace.models import VLM
@@ -32,7 +33,7 @@ class ImageAttention(NamedTuple):
     Attributes:
         module: whose attention it is
         weights: (layer, head, query position, row, column), shares of attention over the image, see `on_image` of
-            `vlmtrace.inputs`
+            `vlmtrace.inputs`; several images lie side by side
         tokens: columns position, token, token_role; one row per query position
     """
 
@@ -64,8 +65,8 @@ def image_attention(model: VLM, pair: pd.Series, module: str | None = None) -> I
     inputs = run_inputs(model, pair.to_frame().T, "clean")
     weights = model.attention(inputs, block.name, module)[:, 0].cpu().numpy()  # (layer, head, query, key)
     tokens = token_table(model, pair.to_dict(), block.name, inputs)
-    at_image = model.image_positions(inputs, model.image_block)
-    boxes = model.image_cells(pair["clean_image"], inputs, model.image_block)
+    at_image = model.image_positions(inputs, model.image_block, given_images(pair))
+    boxes = cells(model, pair, inputs, model.image_block)
     return ImageAttention(module, on_image(weights[..., at_image], boxes), tokens)
 
 
@@ -139,6 +140,6 @@ def draw_attention_on_image(
             raise VlmtraceError(f"There is no {name} {index} for {pair['sample_id']}: choose one of 0 to {count - 1}.")
     token = attention.tokens.set_index("position").loc[position]
     figure.set_size_inches(6, 3.8)
-    draw_attention(figure, pair["clean_image"], attention.weights[layer, head, position], masks_of(pair))
+    draw_attention(figure, picture_of(pair), attention.weights[layer, head, position], masks_of(pair))
     query = token_label(position, token["token"], token["token_role"])
     figure.suptitle(f"{pair['clean_prompt']}\n{head_name(attention.module, layer, head)} from {query}")

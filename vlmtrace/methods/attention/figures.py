@@ -29,6 +29,7 @@ from vlmtrace.display.panels import (
 )
 from vlmtrace.display.style import PAGE_HEIGHT, PAGE_WIDTH, PALETTE, legend_below, new_figure, paper_style
 from vlmtrace.display.wording import head_name
+from vlmtrace.inputs.pictures import picture_of
 from vlmtrace.methods.attention.attention_weights import DENSITY_FACTOR
 
 
@@ -123,11 +124,12 @@ def attention_gallery(
     grid = figure.subplots(len(pairs), len(heads) + 1, squeeze=False)
     for row, (axes, (_, pair)) in enumerate(zip(grid, pairs.iterrows(), strict=True)):
         masks = masks_of(pair)
-        outline_masks(axes[0], masks, image_panel(axes[0], pair["clean_image"]))
+        picture = picture_of(pair)
+        outline_masks(axes[0], masks, image_panel(axes[0], picture))
         asked = pair["clean_prompt"] if queries is None else f"{pair['clean_prompt']} [{queries[row]}]"
         axes[0].set_xlabel(textwrap.fill(asked, int(side * 16)), fontsize=7)
         for panel, grid_of_shares in zip(axes[1:], weights[row], strict=True):
-            shown = attention_panel(panel, pair["clean_image"], _checked(grid_of_shares), limit, masks)
+            shown = attention_panel(panel, picture, _checked(grid_of_shares), limit, masks)
             panel.set_xlabel(f"{grid_of_shares.sum():.0%} on the image", fontsize=7)
     for panel, head in zip(grid[0, 1:], heads, strict=True):
         panel.set_title(head)

@@ -148,7 +148,7 @@ class Attention(View):
 def _regions(example: Example) -> dict[str, list[int]]:
     """Patches that show the object asked about and the distractor, where masks tell."""
     model = example.model
-    placed = ~np.isnan(model.image_cells(example.image, example.inputs(), model.image_block)).any(axis=1)
+    placed = ~np.isnan(example.cells(model.image_block)).any(axis=1)
     found = {name: example.regions.get(name) for name in ("object", "distractor")}
     return {name: chosen[placed].nonzero()[0].tolist() for name, chosen in found.items() if chosen is not None}
 

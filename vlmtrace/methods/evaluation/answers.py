@@ -11,10 +11,10 @@ from scipy.stats import binomtest
 
 from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.images import open_image, open_mask
+from vlmtrace.core.images import open_mask
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import SAME_PROMPTS, TABLES, validate_pairs
-from vlmtrace.inputs.alignment import size_mismatch
+from vlmtrace.inputs.alignment import sizes_mismatch
 from vlmtrace.inputs.answers import (
     Answers,
     GivenAnswers,
@@ -27,10 +27,12 @@ from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import CORRUPTIONS, PREFIX, prefix_of, run_inputs, token_mismatch, with_instruction
 from vlmtrace.inputs.encodable import EncodingCheck, generated_tokens
 from vlmtrace.inputs.pair_rows import images_alone, row_problem
+from vlmtrace.inputs.pictures import by_image, given_images, images_of, prompt_of
 from vlmtrace.inputs.units import with_units
 from vlmtrace.models import VLM
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.products import FastProducts
+from vlmtrace.models.several_images import opened
 
 
 @checked
@@ -92,17 +94,18 @@ def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: Encoding
     options, prefix = (pair["correct_answer"], pair["incorrect_answer"]), prefix_of(pair)
     try:
         # Both images are read whatever the corruption: a table that names a broken file is at fault.
-        images = {column: open_image(pair[column]) for column in ("clean_image", "corrupt_image")}
-        for column, mask in pair.items():
-            if str(column).endswith("_mask") and isinstance(mask, str) and mask:
-                side = "corrupt_image" if str(column).startswith("corrupt") else "clean_image"
-                open_mask(mask, images[side].size, f"pair {pair['sample_id']!r}")
+        images = {column: opened(images_of(pair, column)) for column in ("clean_image", "corrupt_image")}
+        for i, one in enumerate(by_image(pair)):
+            for column, mask in one.items():
+                if str(column).endswith("_mask") and isinstance(mask, str) and mask:
+                    side = "corrupt_image" if str(column).startswith("corrupt") else "clean_image"
+                    open_mask(mask, images[side][i].size, f"pair {pair['sample_id']!r}")
         check_options(model, options, prefix)
         for run in ("clean", *corruptions):
             image, prompt = CORRUPTIONS.get(run, ("clean_image", "clean_prompt"))
             check.check(images[image], pair[prompt], options, prefix)
-        sizes = (images["clean_image"].size, images["corrupt_image"].size)
-        problem = size_mismatch(model, *sizes) if "image" in corruptions else None
+        sizes = [[image.size for image in images[column]] for column in ("clean_image", "corrupt_image")]
+        problem = sizes_mismatch(model, *sizes) if "image" in corruptions else None
         return problem or (token_mismatch(model, pair) if "text" in corruptions else None)
     except VlmtraceError as error:
         return str(error)
@@ -230,7 +233,8 @@ def evaluate(
     prefixes = usable[PREFIX].fillna("") if PREFIX in usable else pd.Series("", index=usable.index)
     batches = []
     for (_, images_only), part in usable.groupby([prefixes, alone], sort=False):
-        images = (part["clean_image"], part["corrupt_image"])
+        rows_of = part.to_dict("records")
+        images = [[given_images(pair, column) for pair in rows_of] for column in ("clean_image", "corrupt_image")]
         runs = ["image"] if images_only else corruptions
         for rows in equal_length_batches(model, part["clean_prompt"], batch_size, *images):
             batches.append((part.iloc[rows], runs))
@@ -269,9 +273,10 @@ def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str])
             runs[run] = GivenAnswers(model, inputs, model.answer_logits(inputs))
     shown = "image" if "image" in corruptions else "text"  # the runs that may give the incorrect option
     options = _answers(model, pairs, runs, shown, "options")
+    asked = pairs.to_dict("records")
     out = pairs.assign(
-        clean_input=[model.prompt_text(prompt) for prompt in pairs["clean_prompt"]],
-        corrupt_input=[model.prompt_text(prompt) for prompt in pairs["corrupt_prompt"]],
+        clean_input=[prompt_of(model, pair["clean_prompt"], given_images(pair)) for pair in asked],
+        corrupt_input=[prompt_of(model, pair["corrupt_prompt"], given_images(pair)) for pair in asked],
         correct_token_id=[one.correct[0] for one in options],
         incorrect_token_id=[one.contrast[0] for one in options],
         correct_tokens=[_names(model, one.correct) for one in options],

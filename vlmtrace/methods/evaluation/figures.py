@@ -25,6 +25,7 @@ from vlmtrace.display.panels import (
 )
 from vlmtrace.display.style import PALETTE, legend_below, new_figure, paper_style
 from vlmtrace.display.wording import order_label, readable
+from vlmtrace.inputs.pictures import picture_of
 
 #: What each measure of the accuracy table counts, as a panel's title says it.
 _MEASURE_TITLES = {
@@ -66,9 +67,9 @@ def pair_gallery(pairs: pd.DataFrame, n: Count = 6) -> Figure:
 
 
 def _draw_pair(clean: Axes, corrupt: Axes, pair: pd.Series) -> None:
-    size = image_panel(clean, pair["clean_image"])
+    size = image_panel(clean, picture_of(pair))
     outline_masks(clean, masks_of(pair), size)
-    image_panel(corrupt, pair["corrupt_image"])
+    image_panel(corrupt, picture_of(pair, "corrupt_image"))
     for axes, label in ((clean, f"clean: {pair['correct_answer']}"), (corrupt, f"corrupt: {pair['incorrect_answer']}")):
         axes.set_xlabel(shortened(label, 26, 2), fontweight="bold")
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy.stats import hypergeom
 
 from vlmtrace.core.arguments import Count, Natural, NotNegative, Probability, Seed, checked
@@ -37,6 +35,7 @@ from vlmtrace.methods.explanation.token_masking import (
     joint_attention,
 )
 from vlmtrace.models import VLM
+from vlmtrace.models.several_images import Images
 
 
 @checked
@@ -178,7 +177,7 @@ class Explanation:
 
 def causal_graph(
     model: VLM,
-    image: Image.Image | str | Path,
+    image: Images,
     prompt: str,
     head: int,
     layer: int | None = None,
@@ -190,7 +189,7 @@ def causal_graph(
 
     Args:
         model: the model that is asked
-        image: a path or a picture
+        image: a path or a picture, or a list of several
         prompt: the question as a pairs table holds it, before a chat template
         head: of the layer
         layer: of the language side; None: the last
@@ -208,7 +207,7 @@ def causal_graph(
 @checked
 def explain(
     model: VLM,
-    image: Image.Image | str | Path,
+    image: Images,
     prompt: str,
     answer: Sequence[Natural] | None = None,
     step: Natural = 0,
@@ -232,7 +231,7 @@ def explain(
 
     Args:
         model: the model that is asked
-        image: a path or a picture
+        image: a path or a picture, or a list of several
         prompt: the question as a pairs table holds it, before a chat template
         answer: ids of the answer's tokens; None: the model's own greedy answer
         step: which of them is explained, from 0

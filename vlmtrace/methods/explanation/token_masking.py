@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
+from vlmtrace.inputs.pictures import prompt_of
 from vlmtrace.inputs.token_roles import joined_words
-from vlmtrace.models import VLM, Inputs
+from vlmtrace.models import VLM, Inputs, Token
 from vlmtrace.models.attention_mask import cut
+from vlmtrace.models.several_images import Images
 
 #: Columns by which a token is named.
 TOKEN_COLUMNS = ["kind", "position", "cell", "token", "word"]
@@ -48,14 +48,12 @@ class MaskableQuestion:
         target_id: its id
     """
 
-    def __init__(
-        self, model: VLM, image: Image.Image | str | Path, prompt: str, answer: Sequence[int] | None, step: int
-    ):
+    def __init__(self, model: VLM, image: Images, prompt: str, answer: Sequence[int] | None, step: int):
         """Ask the question.
 
         Args:
             model: the model that is asked
-            image: a path or a picture
+            image: a path or a picture, or a list of several
             prompt: the question as a pairs table holds it, before a chat template
             answer: ids of the answer's tokens; None: the model's own greedy answer
             step: the token of the answer that is looked at, from 0
@@ -64,7 +62,7 @@ class MaskableQuestion:
         """
         model.check_attention_is_followed("An explanation")
         self.model = model
-        text = model.prompt_text(prompt)
+        text = prompt_of(model, prompt, image)
         asked = model.encode([image], [text])
         ids = model.answer_tokens(asked) if answer is None else model.check_tokens(answer)
         if not 0 <= step < len(ids):
@@ -72,7 +70,7 @@ class MaskableQuestion:
         self.inputs = model.extend(asked, ids[:step])
         self.target_id = int(ids[step])
         self.target = self._name(self.target_id)
-        self.tokens = _maskable_tokens(model, text, prompt, asked, step)
+        self.tokens = _maskable_tokens(model, text, prompt, asked, step, image)
 
     def _name(self, token: int) -> str:
         return self.model.tokenizer.convert_ids_to_tokens([token])[0]
@@ -104,10 +102,10 @@ class MaskableQuestion:
         return names, chances
 
 
-def _maskable_tokens(model: VLM, text: str, prompt: str, inputs: Inputs, step: int) -> pd.DataFrame:
+def _maskable_tokens(model: VLM, text: str, prompt: str, inputs: Inputs, step: int, image: Images) -> pd.DataFrame:
     """The image's tokens and the question's words."""
     block = model.head_block.name
-    found = model.tokens(block, text, inputs)
+    found = model.tokens(block, text, inputs, image)
     table = pd.DataFrame({"token": [token.text for token in found]}).join(joined_words(found, text))
     # Chat templates may trim a prompt.
     first = max(0, text.rfind(prompt.strip()))
@@ -119,14 +117,21 @@ def _maskable_tokens(model: VLM, text: str, prompt: str, inputs: Inputs, step: i
     one_sequence = model.image_module == "self_attention"
     if one_sequence and step == 0:
         asked[-1] = False  # the answer is read from there
-    at_image = np.flatnonzero(model.image_positions(inputs, model.image_block))
-    seen = model.tokens(model.image_block, text, inputs)
+    at_image = np.flatnonzero(model.image_positions(inputs, model.image_block, image))
+    seen = model.tokens(model.image_block, text, inputs, image)
     images = pd.DataFrame({"kind": "image", "position": at_image, "cell": range(len(at_image))})
-    images["token"] = images["word"] = [seen[i].text for i in at_image]
+    names = [_image_name(seen[i]) for i in at_image]
+    images["token"] = images["word"] = names
     words = table[asked].assign(kind="text", position=np.flatnonzero(asked))
     tokens = pd.concat([images, words], ignore_index=True)[TOKEN_COLUMNS].astype({"cell": "Int64"})
     offset = 0 if one_sequence else len(at_image)
     return tokens.assign(index=tokens["position"] + np.where(tokens["kind"] == "text", offset, 0))
+
+
+def _image_name(token: Token) -> str:
+    """Where a token lies; of several images, behind the number of its own."""
+    number = (token.role or "").removeprefix("image").strip()
+    return f"{number}:{token.text}" if number.isdigit() else token.text
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from vlmtrace.display.panels import image_panel
 from vlmtrace.display.style import new_figure, paper_style
 from vlmtrace.display.view import BrowserCanvas, View, png, script
+from vlmtrace.inputs.pictures import given_images
 from vlmtrace.methods.explanation.search import Explanation, GraphOptions, explain
 
 #: What the sliders offer.
@@ -82,7 +83,7 @@ class CausalView(View):
             key,
             lambda: explain(
                 example.model,
-                example.pair["clean_image"],
+                given_images(example.pair),
                 example.question,
                 answer=example.answer().ids,
                 step=self.step,
@@ -103,7 +104,7 @@ class CausalView(View):
 
     def _send(self) -> None:
         example, found = self.example, self.found
-        boxes = example.model.image_cells(example.image, example.inputs(), example.model.image_block)
+        boxes = example.cells(example.model.image_block)
         placed = ~np.isnan(boxes).any(axis=1)
         state: dict[str, Any] = {
             "example": f"{id(example)}", "answer": example.answer().tokens, "step": self.step,
@@ -174,7 +175,7 @@ class CausalView(View):
         options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())
         return self.preamble("from vlmtrace.methods.explanation.search import GraphOptions, explain") + (
             f"options = GraphOptions({options})\n"
-            'found = explain(\n    model, pair["clean_image"], pair["clean_prompt"],\n'
+            f'found = explain(\n    model, {self.example.images_in_code}, pair["clean_prompt"],\n'
             f"    answer={self.example.answer().ids}, step={self.step}, layer={self.layer}, options=options,\n)\n"
             "print(found)\nfound.tried\n"
         )
@@ -207,7 +208,7 @@ def _draw(view: CausalView) -> Figure:
     left, right = figure.subplots(1, 2)
     width, height = image_panel(left, example.image)
     graph = found.graphs[view.canvas.head]
-    boxes = example.model.image_cells(example.image, example.inputs(), example.model.image_block)
+    boxes = example.cells(example.model.image_block)
     masked = set(_names(found.masked))
     for row in graph.tokens[graph.tokens["kind"] == "image"].itertuples():
         top, low, bottom, high = boxes[row.cell]

@@ -21,7 +21,13 @@ from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT, validate_pairs
 from vlmtrace.inputs.batching import batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.image_regions import IMAGE_REGIONS, image_regions, named_positions
+from vlmtrace.inputs.image_regions import (
+    IMAGE_REGIONS,
+    check_region,
+    image_regions,
+    is_region,
+    named_positions,
+)
 from vlmtrace.inputs.image_tokens import mean_image_token
 from vlmtrace.inputs.pair_runs import PairRuns, read_again, repeated_runs
 from vlmtrace.methods.patching.direction import in_direction
@@ -143,7 +149,7 @@ def _blocked(
 ) -> list[tuple[str, Tensor]]:
     """By edge, the attention module that it belongs to, and which keys it takes from which queries: (B, Q, K) bool."""
     block = model.head_block
-    across = [source in IMAGE_REGIONS and model.image_module == "cross_attention" for source, _ in edges]
+    across = [is_region(source) and model.image_module == "cross_attention" for source, _ in edges]
     # Names by the block in whose positions they are sought.
     names = {model.image_block: ["all"]}
     names[block.name] = ["all", *(target for _, target in edges)]  # both may be the same block
@@ -209,7 +215,7 @@ def replace_image_tokens(
     """
     one_of(corruption, CORRUPTIONS, "corruption")
     for region in regions:
-        one_of(region, IMAGE_REGIONS, "region")
+        check_region(region)
     if model.injects_image_features_later:
         raise VlmtraceError(
             f"{model.name} adds image features behind later layers too, so that replacing image tokens does not remove "

@@ -26,6 +26,7 @@ from vlmtrace.core.schema import UNIT, validate_pairs
 from vlmtrace.inputs.alignment import is_aligned
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.pair_runs import PairRuns
+from vlmtrace.inputs.pictures import images_of
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.inputs.units import with_units
 from vlmtrace.methods.patching.joint import (
@@ -151,18 +152,18 @@ def draw_donors(model: VLM, pairs: pd.DataFrame, reference: pd.DataFrame, seed: 
     """
     generator = np.random.default_rng(seed)
     shapes = [_shapes(model, reference, row) for row in range(len(reference))]
-    sizes = [open_image(image).size for image in reference["clean_image"]]
+    sizes = [_sizes(pair) for pair in reference.to_dict("records")]
     # Pairs that share an image are one unit in whichever of the two tables they stand.
     together = pd.concat([pairs, reference], ignore_index=True)
     units = with_units(together)[UNIT].to_numpy()
     names, own_units, units = reference["sample_id"].to_numpy(), units[: len(pairs)], units[len(pairs) :]
     donors = []
     for row, (name, unit) in enumerate(zip(pairs["sample_id"], own_units, strict=True)):
-        own, size = _shapes(model, pairs, row), open_image(pairs["clean_image"].iloc[row]).size
+        own, size = _shapes(model, pairs, row), _sizes(pairs.iloc[row].to_dict())
         fits = [
             i
             for i in range(len(reference))
-            if shapes[i] == own and names[i] != name and units[i] != unit and is_aligned(model, size, sizes[i])
+            if shapes[i] == own and names[i] != name and units[i] != unit and _aligned(model, size, sizes[i])
         ]
         if not fits:
             raise VlmtraceError(
@@ -171,6 +172,16 @@ def draw_donors(model: VLM, pairs: pd.DataFrame, reference: pd.DataFrame, seed: 
             )
         donors.append(int(generator.choice(fits)))
     return donors
+
+
+def _sizes(pair: dict) -> list[tuple[int, int]]:
+    return [open_image(image).size for image in images_of(pair)]
+
+
+def _aligned(model: VLM, first: list[tuple[int, int]], second: list[tuple[int, int]]) -> bool:
+    return len(first) == len(second) and all(
+        is_aligned(model, a, b, len(first)) for a, b in zip(first, second, strict=True)
+    )
 
 
 def _shapes(model: VLM, pairs: pd.DataFrame, row: int) -> tuple:

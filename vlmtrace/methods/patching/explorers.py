@@ -30,6 +30,8 @@ from vlmtrace.display.panels import (
 from vlmtrace.display.style import PAGE_WIDTH, effect_limit, signed_colorbar, thin_ticks
 from vlmtrace.display.wording import readable, token_label
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
+from vlmtrace.inputs.pictures import given_images, picture_of
+from vlmtrace.inputs.token_roles import shows_image
 from vlmtrace.methods.patching.figures import draw_patch_effects, site_title
 from vlmtrace.models import VLM
 
@@ -98,7 +100,7 @@ def draw_modules(
     effects = pick(in_block, f"module_patching of {block}", module=module)
     limit = effect_limit(in_block["patching_effect"])
     figure.suptitle(site_title(effects))
-    if (effects["token_role"] == "image").any():
+    if shows_image(effects["token_role"]).any():
         _draw_patches(figure, model, pair, effects, limit)
     else:
         _draw_tokens(figure, pair, effects, limit)
@@ -121,7 +123,7 @@ def _draw_patches(figure: Figure, model: VLM, pair: pd.Series, effects: pd.DataF
     layers = sorted(effects["layer"].unique())
     chosen = [layers[index] for index in thin_ticks(len(layers), at_most=6)]
     clean_inputs = run_inputs(model, pair.to_frame().T, "clean")
-    grids = patch_grids(effects[effects["layer"].isin(chosen)], model.patch_grid(clean_inputs))
+    grids = patch_grids(effects[effects["layer"].isin(chosen)], model.patch_grids(given_images(pair), clean_inputs))
     figure.set_size_inches(PAGE_WIDTH, 1.35 + PAGE_WIDTH / (len(chosen) + 2))
     axes = figure.subplots(1, len(chosen) + 2)
     draw_patch_effects(axes, pair, grids, limit)
@@ -242,7 +244,7 @@ def _draw_runs(panel: FigureBase, pair: pd.Series, corruption: str) -> None:
     runs: Sequence[tuple[str, str, str]] = [("clean", "clean_image", "clean_prompt"), (corruption, image, prompt)]
     masks = masks_of(pair)
     for axes, (run, image_column, prompt_column) in zip(panel.subplots(1, 2), runs, strict=True):
-        size = image_panel(axes, pair[image_column])
+        size = image_panel(axes, picture_of(pair, image_column))
         if image_column == "clean_image":  # the masks are those of the clean image
             outline_masks(axes, masks, size)
         said = pair.get("generated_answer" if run == "clean" else f"{run}_generated_answer")

@@ -42,6 +42,8 @@ from vlmtrace.display.style import (
     thin_ticks,
 )
 from vlmtrace.display.wording import order_label, readable
+from vlmtrace.inputs.pictures import picture_of
+from vlmtrace.inputs.token_roles import shows_image
 
 #: What a figure of effects at single positions needs.
 _POSITION_COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "position", "token_role", "patching_effect"]
@@ -159,7 +161,7 @@ def image_effect_map(
     known = sorted(effects["layer"].unique())
     layers = [known[i] for i in thin_ticks(len(known), at_most=6)] if layers is None else layers
     effects = effects[effects["layer"].isin(layers) & effects["sample_id"].isin(shown["sample_id"])]
-    drawn = effects.loc[effects["token_role"] == "image", "patching_effect"]
+    drawn = effects.loc[shows_image(effects["token_role"]), "patching_effect"]
     limit = limit or effect_limit(drawn)
 
     figure = new_figure(height=0.9 + len(shown) * (0.45 + (PAGE_WIDTH - 0.5) / (len(layers) + 2)))
@@ -183,9 +185,9 @@ def draw_patch_effects(axes: Sequence[Axes], pair: pd.Series, grids: dict[int, n
         limit: colors range over −limit … limit
     """
     masks = masks_of(pair)
-    size = image_panel(axes[0], pair["clean_image"])
+    size = image_panel(axes[0], picture_of(pair))
     outline_masks(axes[0], masks, size)
-    image_panel(axes[1], pair["corrupt_image"])
+    image_panel(axes[1], picture_of(pair, "corrupt_image"))
     asked, clean = shortened(pair["clean_prompt"], 60, 2), shortened(pair["correct_answer"], 20, 1)
     axes[0].set_title(f"{asked}\nclean: {clean}", loc="left")
     axes[1].set_title(f"corrupt: {shortened(pair['incorrect_answer'], 20, 1)}", loc="left")

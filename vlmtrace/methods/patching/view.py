@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.images import open_image
 from vlmtrace.display.panels import effect_panel, head_panel
 from vlmtrace.display.style import effect_limit, new_figure, paper_style, signed_colorbar
 from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.display.wording import readable
 from vlmtrace.inputs.corruption import CORRUPTIONS
+from vlmtrace.inputs.token_roles import shows_image
 from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in, patched_readout
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.methods.patching.plans import module_plan, site_patches
@@ -237,10 +237,8 @@ class Patching(View):
         self.outcome = intervene_in(self.session.model, runs, self.patches)
         effects, heads, block = self.effects(), self.head_effects(), self.place[0]
         known, model = self.session.model.blocks[block], self.session.model
-        at_image = model.image_positions(self.example.inputs(), block)
-        boxes = (
-            model.image_cells(self.example.image, self.example.inputs(), block) if at_image.any() else np.empty((0, 4))
-        )
+        at_image = self.example.image_positions(block)
+        boxes = self.example.cells(block) if at_image.any() else np.empty((0, 4))
         placed = ~np.isnan(boxes).any(axis=1)
         in_image = at_image.nonzero()[0][placed]
         options = runs.answer_ids[0].tolist()
@@ -268,7 +266,8 @@ class Patching(View):
         }  # fmt: skip
         with self.canvas.hold_sync():
             # Traits that stay the same are not sent again.
-            self.canvas.picture, self.canvas.other = png(self.example.image), png(open_image(frame[image]))
+            other = self.example.image if image == "clean_image" else self.example.other_image
+            self.canvas.picture, self.canvas.other = png(self.example.image), png(other)
             self.canvas.state = state
 
     def _plain(self, patch: Patch) -> dict[str, Any]:
@@ -339,7 +338,8 @@ def _numbers(values: pd.Series, rows: int) -> list[list[float | None]]:
 def _draw(view: Patching) -> Figure:
     """The maps that are shown, and the three distributions."""
     heads, effects = view.head_effects(), view.effects()
-    effects = effects[effects["token_role"] != "image"] if (effects["token_role"] != "image").sum() > 1 else effects
+    text = ~shows_image(effects["token_role"])
+    effects = effects[text] if text.sum() > 1 else effects
     matrix = effects.pivot(index="layer", columns="position", values="patching_effect")
     tokens = effects.drop_duplicates("position")["token"].tolist()
     figure = new_figure(height=3.4)

@@ -30,22 +30,22 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vlmtrace.core.arguments import Count, Natural, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
+from vlmtrace.inputs.pictures import prompt_of
 from vlmtrace.inputs.token_roles import joined_words
 from vlmtrace.methods.relevancy.rules import bimodal_relevancy, normalised, self_attention_relevancy
 from vlmtrace.models import VLM, HookPoint, Inputs, Site, Token
 from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.layer_kinds import check_has_weights
+from vlmtrace.models.several_images import Images
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Relevancy:
 @checked
 def relevancy(
     model: VLM,
-    image: Image.Image | str | Path,
+    image: Images,
     prompt: str,
     answer: Sequence[Natural] | None = None,
     vision: bool = True,
@@ -146,7 +146,7 @@ def relevancy(
 
     Args:
         model: the model that is asked
-        image: a path or a picture
+        image: a path or a picture, or a list of several
         prompt: the question as a pairs table holds it, before a chat template
         answer: ids of the answer's tokens; None: the model's own greedy answer
         vision: also through the vision encoder, where the model allows (see `Relevancy.refused`)
@@ -168,21 +168,26 @@ def relevancy(
         ((1, 65), ['red'])
     """
     model.check_attention_is_followed("Relevancy")
-    text = model.prompt_text(prompt)
+    text = prompt_of(model, prompt, image)
     inputs = model.encode([image], [text])
     ids = model.answer_tokens(inputs, max_new_tokens) if answer is None else model.check_tokens(answer)
     if not ids:
         raise VlmtraceError(f"{model.name} answers {prompt!r} with nothing: give the tokens of an answer.")
-    refused = _why_no_vision(model, inputs) if vision else "Relevance through the vision encoder was not asked for."
+    refused = (
+        _why_no_vision(model, inputs, image) if vision else "Relevance through the vision encoder was not asked for."
+    )
     follow = _decoder_only if model.image_module == "self_attention" else _encoder_decoder
+    patches = model.token_patches(inputs, image) if refused is None else None
     with attention_graph(model, inputs, ids, refused is None) as (logits, weights):
         chunks = [
-            follow(model, inputs, chunk, weights, gradients, refused is None)
+            follow(model, inputs, chunk, weights, gradients, patches)
             for chunk, gradients in _gradients(logits, weights, steps_at_once)
         ]
         scores = logits.detach().cpu().numpy()
     found = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    return Relevancy(_answer_table(model, ids, scores), _prompt_table(model, text, inputs), **found, refused=refused)
+    return Relevancy(
+        _answer_table(model, ids, scores), _prompt_table(model, text, inputs, image), **found, refused=refused
+    )
 
 
 # Attention weights and their gradients ------------------------------------------------------------
@@ -263,7 +268,12 @@ class _Layers:
 
 
 def _decoder_only(
-    model: VLM, inputs: Inputs, chunk: range, weights: dict[Site, Tensor], gradients: dict[Site, Tensor], vision: bool
+    model: VLM,
+    inputs: Inputs,
+    chunk: range,
+    weights: dict[Site, Tensor],
+    gradients: dict[Site, Tensor],
+    vision: Array | None,
 ) -> dict[str, Array]:
     layers = _Layers(model, weights, gradients)
     n_prompt, n_steps = inputs["input_ids"].shape[1], _n_steps(model, weights, inputs)
@@ -277,7 +287,12 @@ def _decoder_only(
 
 
 def _encoder_decoder(
-    model: VLM, inputs: Inputs, chunk: range, weights: dict[Site, Tensor], gradients: dict[Site, Tensor], vision: bool
+    model: VLM,
+    inputs: Inputs,
+    chunk: range,
+    weights: dict[Site, Tensor],
+    gradients: dict[Site, Tensor],
+    vision: Array | None,
 ) -> dict[str, Array]:
     layers = _Layers(model, weights, gradients)
 
@@ -298,11 +313,11 @@ def _encoder_decoder(
 
 
 def _maps(
-    model: VLM, inputs: Inputs, layers: _Layers, image: Tensor, prompt: Tensor, previous: Tensor, vision: bool
+    model: VLM, inputs: Inputs, layers: _Layers, image: Tensor, prompt: Tensor, previous: Tensor, vision: Array | None
 ) -> dict[str, Array]:
     maps = {"image": image, "prompt": prompt, "previous": previous}
-    if vision:
-        patches = torch.as_tensor(model.token_patches(inputs), dtype=torch.float32, device=model.device)
+    if vision is not None:
+        patches = torch.as_tensor(vision, dtype=torch.float32, device=model.device)
         through = self_attention_relevancy(*layers.of("vision_encoder", "self_attention", tiles=True))
         by_tile = through.shape[1], through.shape[-1]
         placed = patches.sum(-1) > 0
@@ -321,13 +336,13 @@ def _n_steps(model: VLM, weights: dict[Site, Tensor], inputs: Inputs) -> int:
     return length - inputs["input_ids"].shape[1] + 1
 
 
-def _why_no_vision(model: VLM, inputs: Inputs) -> str | None:
+def _why_no_vision(model: VLM, inputs: Inputs, image: Images) -> str | None:
     """Why there is no relevance through the vision encoder; None: there is."""
     if "vision_encoder" not in model.blocks:
         return f"The positions of {model.name}'s vision encoder are not known to be patches of the image."
     if "self_attention" not in model.blocks["vision_encoder"].attention_modules:
         return f"The vision encoder of {model.name} keeps its attention weights to itself."
-    if model.token_patches(inputs) is None:
+    if model.token_patches(inputs, image) is None:
         return f"The image tokens of {model.name} stand for no particular patches."
     return None
 
@@ -344,8 +359,8 @@ def _answer_table(model: VLM, ids: Sequence[int], logits: Array) -> pd.DataFrame
     return table.assign(logit=logits)
 
 
-def _prompt_table(model: VLM, text: str, inputs: Inputs) -> pd.DataFrame:
+def _prompt_table(model: VLM, text: str, inputs: Inputs, image: Images) -> pd.DataFrame:
     block = model.head_block.name
-    tokens = model.tokens(block, text, inputs)
+    tokens = model.tokens(block, text, inputs, image)
     table = pd.DataFrame({"position": range(len(tokens)), "token": [token.text for token in tokens]})
-    return table.join(joined_words(tokens, text)).assign(is_image=model.image_positions(inputs, block))
+    return table.join(joined_words(tokens, text)).assign(is_image=model.image_positions(inputs, block, image))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy.stats import spearmanr
 
 from vlmtrace.core.arguments import Natural, Seed, checked
 from vlmtrace.methods.relevancy.propagation import relevancy
 from vlmtrace.models import VLM, randomized
+from vlmtrace.models.several_images import Images
 
 
 @checked
 def relevancy_control(
     model: VLM,
-    image: Image.Image | str | Path,
+    image: Images,
     prompt: str,
     seed: Seed = 0,
     top_layers: Natural | None = None,
@@ -29,7 +27,7 @@ def relevancy_control(
 
     Args:
         model: the model that is asked
-        image: a path or a picture
+        image: a path or a picture, or a list of several
         prompt: the question as a pairs table holds it, before a chat template
         seed: of the weights
         top_layers: what is randomized, None: all weights (see `vlmtrace.models.randomized`)

@@ -15,6 +15,7 @@ from vlmtrace.display.panels import Picture, image_panel, masks_of, outline_mask
 from vlmtrace.display.style import ATTENTION, new_figure, paper_style
 from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.inputs.image_regions import on_image
+from vlmtrace.inputs.pictures import given_images
 from vlmtrace.methods.relevancy.propagation import Relevancy, relevancy
 
 #: The ways from the image to the answer, by the name of their rows in `Relevancy.table`.
@@ -55,7 +56,7 @@ class RelevancyView(View):
         """Compute relevancy of the example and send all maps."""
         example = self.example
         self.found = found = example.keep(
-            "relevancy", lambda: relevancy(example.model, example.pair["clean_image"], example.question)
+            "relevancy", lambda: relevancy(example.model, given_images(example.pair), example.question)
         )
         maps, boxes = self._maps()
         text = found.tokens[~found.tokens["is_image"]]
@@ -85,7 +86,7 @@ class RelevancyView(View):
             if values is None:
                 continue
             block = example.model.image_block if name == "image" else "vision_encoder"
-            places = example.model.image_cells(example.image, example.inputs(), block)
+            places = example.cells(block)
             placed = ~np.isnan(places).any(axis=1)
             if placed.any():
                 maps[name], boxes[name] = values[:, placed], places[placed]
@@ -117,7 +118,7 @@ class RelevancyView(View):
     def code(self) -> str:
         """Lines that compute the same relevancy."""
         return self.preamble("from vlmtrace.methods.relevancy.propagation import relevancy") + (
-            'found = relevancy(model, pair["clean_image"], pair["clean_prompt"])\n'
+            f'found = relevancy(model, {self.example.images_in_code}, pair["clean_prompt"])\n'
             "table = found.table()\n"
             f"print(table[(table['step'] == {self.canvas.step}) & (table['kind'] == {self.canvas.way!r})])\n"
             "found.shares()\n"

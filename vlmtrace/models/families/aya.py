@@ -10,6 +10,7 @@ FAMILIES = [
         since="0.1.0",
         image_tokens="one per square of patches, tile by tile",
         handled="attention and feed-forward side by side, sliding windows",
+        several_images=True,
         square_side=lambda config: config.downsample_factor,
     ),
     FamilySpec(

@@ -20,6 +20,7 @@ FAMILIES = [
         since="0.1.0",
         image_tokens="one per square of patches",
         handled="an image that sees itself in both directions, sliding windows",
+        several_images=True,
         square_side=_gemma3_side,
         # Its forward pass does not cap the logits, whatever its text configuration says.
         caps_logits=False,
@@ -33,6 +34,7 @@ FAMILIES = [
         "sliding windows, capped logits",
         prompt_start="{image}",
         prompt_end="\n",
+        several_images=True,
         # What it generates belongs to the causal part of the sequence, not to the prompt.
         generated_token_type=1,
     ),

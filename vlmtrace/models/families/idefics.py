@@ -36,6 +36,7 @@ def _idefics(model_type: str, name: str, architecture: str, **more: Any) -> Fami
         text="model.text_model",
         vision="model.vision_model",
         vision_types=(f"{model_type}_vision",),
+        several_images=True,
         square_side=lambda config: config.scale_factor,
         **more,
     )

@@ -16,6 +16,7 @@ def _internvl(model_type: str, name: str, architecture: str, **more: Any) -> Fam
         handled="tiles and the tokens between them",
         vision_types=(f"{model_type}_vision",),
         vision_attention="attention",
+        several_images=True,
         square_side=lambda config: round(1 / config.downsample_ratio),
         **more,
     )

@@ -43,6 +43,7 @@ FAMILIES = [
         adapt=of_pixtral,
         # Whatever the text configuration says (that of Gemma 2 does): the forward pass of LLaVA's classes caps nothing.
         caps_logits=False,
+        several_images=True,
     ),
     FamilySpec(
         "llava_next",
@@ -51,6 +52,7 @@ FAMILIES = [
         since="0.1.0",
         image_tokens=TILED,
         handled="padding, newlines",
+        several_images=True,
         pack=_pack_next,
         caps_logits=False,
     ),
@@ -70,6 +72,7 @@ FAMILIES = [
         since="0.1.0",
         image_tokens=TILED,
         handled="padding, newlines",
+        several_images=True,
         pack=_pack_onevision,
         caps_logits=False,
     ),

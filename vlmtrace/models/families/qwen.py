@@ -79,6 +79,7 @@ def _qwen(model_type: str, name: str, architecture: str, handled: str = "", **mo
         # In every implementation the vision encoder's attention keeps its weights to itself.
         vision_attention_weights=False,
         prompt_start="<|vision_start|>{image}<|vision_end|>",
+        several_images=True,
         square_side=lambda config: config.vision_config.spatial_merge_size,
         **{"layout": SquareBySquare(), **more},
     )

@@ -17,7 +17,7 @@ import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import relative
-from vlmtrace.core.schema import TABLES
+from vlmtrace.core.schema import IMAGE_LISTS, MASK_LISTS, TABLES, list_problem
 from vlmtrace.inputs.pair_rows import row_problem
 from vlmtrace.inputs.words import find_word
 from vlmtrace.tasks.building.csv_files import find_csv, read_csv
@@ -44,7 +44,8 @@ RESERVED = ("row", "label")
 def pairs_of_csv(request: Request) -> pd.DataFrame:
     """Pairs that a CSV lists.
 
-    Paths of images are relative to the CSV. Where they are missing, sample_id, category and correct_first are filled
+    Paths of images are relative to the CSV; where a prompt asks about several, `clean_images` and `corrupt_images` list
+    them with semicolons between. Where they are missing, sample_id, category and correct_first are filled
     in, and the corrupt prompt is made from the answers that other rows of the category name; where the options do not
     stand in the prompt, it is the clean prompt: a pair of images alone.
 
@@ -68,6 +69,8 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
             raise VlmtraceError(f"{root} holds sample_id {repeated!r} more than once: give every row its own.")
     if "category" not in table:
         table["category"] = "all"
+    if any(name in table for name in IMAGE_LISTS.values()):
+        table = pd.DataFrame([_with_single_images(row) for row in table.to_dict("records")], index=table.index)
     problems = [fault or _problem(row) for row, fault in zip(table.to_dict("records"), read.faults, strict=True)]
     table = filters.keep(ROW, table, problems, "rows")
     if table.empty:
@@ -85,7 +88,12 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
     replacer = Replacer(request.model)
 
     def build(row: Row, first: bool, generator: np.random.Generator) -> Row:
-        images = [relative(_image(root.parent, row, column)) for column in ("clean_image", "corrupt_image")]
+        images = [relative(_image(root.parent, row[column], column)) for column in IMAGE_LISTS]
+        lists: dict[str, list[str | None]] = {
+            name: [relative(_image(root.parent, image, name)) for image in split_list(row[name])]
+            for name in IMAGE_LISTS.values()
+            if row.get(name)
+        }
         options = row["correct_answer"], row["incorrect_answer"]
         corrupt = _corrupt_prompt(
             row, options if first else options[::-1], replacer, answers[row["category"]], generator
@@ -101,10 +109,37 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
         )
         own = {name: value for name, value in row.items() if name not in {*pair, *RESERVED} and value != ""}
         masks = {name: _mask(root.parent, path) for name, path in own.items() if name.endswith("_mask")}
-        further = {name.removesuffix(" "): value for name, value in (own | masks).items()}
+        lists |= {
+            name: [_mask(root.parent, path) if path else None for path in split_list(own[name])]
+            for name in MASK_LISTS.values()
+            if name in own
+        }
+        further: Row = {name.removesuffix(" "): value for name, value in {**own, **masks, **lists}.items()}
         return pair | further | ({"sample_id": row["sample_id"]} if row.get("sample_id") else {})
 
     return draw(table, request.n, request.seed, build, filters, unit="rows")
+
+
+def split_list(cell: str) -> list[str]:
+    """What a cell lists, with semicolons between.
+
+    Args:
+        cell: of a column of several images or masks
+
+    >>> split_list("a.png; b.png"), split_list("")
+    (['a.png', 'b.png'], [])
+    """
+    return [part.strip() for part in cell.split(";")] if cell.strip() else []
+
+
+def _with_single_images(row: Row) -> Row:
+    """A row that lists several images, with the first that differs in the columns of single images, where empty."""
+    clean, corrupt = (split_list(row.get(name, "")) for name in IMAGE_LISTS.values())
+    if not clean or len(clean) != len(corrupt):
+        return row
+    changed = next((i for i, (a, b) in enumerate(zip(clean, corrupt, strict=True)) if a != b), 0)
+    images = dict(zip(IMAGE_LISTS, (clean[changed], corrupt[changed]), strict=True))
+    return row | {column: row[column] or image for column, image in images.items()}
 
 
 def _warn_of_options(table: pd.DataFrame, root: Path) -> None:
@@ -124,8 +159,7 @@ def _warn_of_options(table: pd.DataFrame, root: Path) -> None:
         )
 
 
-def _image(folder: Path, row: Row, column: str) -> Path:
-    name = row[column]
+def _image(folder: Path, name: str, column: str) -> Path:
     path = exact_file(folder, name)
     if path is None and re.match(r"(?:https?|ftp|s3|gs):", name, re.IGNORECASE):
         raise Rejected(IMAGE, f"{column}: it is an address on the web: save the image and write the path of its file")
@@ -161,7 +195,8 @@ def _corrupt_prompt(
 
 
 def _problem(row: Mapping[str, str]) -> str | None:
-    problem = row_problem(row)
+    lists = {name: split_list(row.get(name, "")) for name in (*IMAGE_LISTS.values(), *MASK_LISTS.values())}
+    problem = list_problem({**row, **lists}) or row_problem(row)
     if problem:
         return problem
     names = ("correct_answer", "incorrect_answer")

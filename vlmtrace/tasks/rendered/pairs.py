@@ -77,7 +77,7 @@ def sample(task: str, seed: int, index: int, split: str = "test") -> Pair:
     categories = tuple(OPTIONS[one_of(task, TASKS, "task")])
     rng = np.random.default_rng([TASKS.index(task), SPLITS.index(one_of(split, SPLITS, "split")), seed, index])
     category, correct_first = categories[index // 2 % len(categories)], index % 2 == 0
-    options = _draw_options(rng, task, category)
+    options = draw_options(rng, task, category)
     build = {"rendered_states": _states, "rendered_faces": _faces, "rendered_svo": _svo}[task]
     return build(rng, category, options, correct_first, held_out=split != "train")
 
@@ -88,8 +88,14 @@ def _replaceable(options: tuple[str, ...]) -> list[tuple[str, str]]:
     return [pair for pair in permutations(options, 2) if replacements(options, pair)]
 
 
-def _draw_options(rng: np.random.Generator, task: str, category: str) -> tuple[str, str]:
-    """The correct and the incorrect option; for faces the category is the correct emotion."""
+def draw_options(rng: np.random.Generator, task: str, category: str) -> tuple[str, str]:
+    """Draw the correct and the incorrect option.
+
+    Args:
+        rng: what is drawn from
+        task: one of TASKS
+        category: of the task; for faces, the correct emotion
+    """
     pairs = _replaceable(OPTIONS[task][category])
     if task == "rendered_faces":
         pairs = [pair for pair in pairs if pair[0] == category]
@@ -181,7 +187,7 @@ def _row(task: str, split: str, seed: int, index: int, folder: Path) -> dict[str
     if not all(path.is_file() for path in paths.values()):
         clean, corrupt = pair.clean.render(), pair.corrupt.render()
         masks = clean.mask(*pair.object_parts), clean.mask(*pair.distractor_parts)
-        _write(dict(zip(paths.values(), (clean.pixels, corrupt.pixels, *masks), strict=True)))
+        write_images(dict(zip(paths.values(), (clean.pixels, corrupt.pixels, *masks), strict=True)))
     roles = ("noun",) if task != "rendered_svo" else ("subject", "verb", "object")
     return {
         "sample_id": f"{task}-{split}-{seed}-{index:05d}",
@@ -254,7 +260,7 @@ def _open_row(seed: int, index: int, folder: Path) -> dict[str, object]:
     if not (image.is_file() and mask.is_file()):
         rendered = scene.render()
         asked = [part for part, thing in enumerate(scene.things, 1) if thing.noun == noun]
-        _write({image: rendered.pixels, mask: rendered.mask(*asked)})
+        write_images({image: rendered.pixels, mask: rendered.mask(*asked)})
     return {
         "sample_id": f"{OPEN}-{seed}-{index:05d}",
         "task": OPEN,
@@ -268,7 +274,12 @@ def _open_row(seed: int, index: int, folder: Path) -> dict[str, object]:
     }
 
 
-def _write(images: dict[Path, np.ndarray]) -> None:
+def write_images(images: dict[Path, np.ndarray]) -> None:
+    """Write pictures and masks as PNGs, each whole or not at all.
+
+    Args:
+        images: pixels by path
+    """
     for path, pixels in images.items():
         with write_atomically(path) as temporary:
             Image.fromarray(pixels).save(temporary)

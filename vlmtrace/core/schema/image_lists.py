@@ -1,0 +1,91 @@
+"""Columns that list the images of a prompt, and what must hold between them and the columns of single images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmtrace.core.errors import VlmtraceError
+
+#: Column of the one image of a run → column that lists its images where a prompt asks about several.
+IMAGE_LISTS = {"clean_image": "clean_images", "corrupt_image": "corrupt_images"}
+
+#: Column of a mask of `clean_image` → column that lists the masks of several images.
+MASK_LISTS = {"clean_object_mask": "clean_object_masks", "clean_distractor_mask": "clean_distractor_masks"}
+
+
+def listed(value: Any) -> list[Any] | None:
+    """What a cell lists; None: it holds no list.
+
+    Args:
+        value: of a column such as clean_images; read from a file it may be an array
+
+    >>> listed(["a.png", "b.png"]), listed("a.png"), listed(float("nan"))
+    (['a.png', 'b.png'], None, None)
+    """
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return list(value) if isinstance(value, list | tuple) and len(value) else None
+
+
+def list_problem(pair: Mapping[str, Any]) -> str | None:
+    """What is wrong with the lists of a pair's images and masks.
+
+    Args:
+        pair: a row of a pairs table
+
+    Returns:
+        a sentence; None: nothing is, or it has no lists
+
+    >>> list_problem({"clean_image": "a", "corrupt_image": "b", "clean_images": ["a", "c"], "corrupt_images": ["b"]})
+    'clean_images lists 2 images and corrupt_images 1: list as many in both.'
+    """
+    clean, corrupt = (listed(pair.get(name)) for name in IMAGE_LISTS.values())
+    if clean is None and corrupt is None:
+        return None
+    if clean is None or corrupt is None or len(clean) != len(corrupt):
+        counts = len(clean or ()), len(corrupt or ())
+        return f"clean_images lists {counts[0]} images and corrupt_images {counts[1]}: list as many in both."
+    differing = [i for i, (a, b) in enumerate(zip(clean, corrupt, strict=True)) if not _same(a, b)]
+    if not differing:
+        named = [i for i, image in enumerate(clean) if _same(pair.get("clean_image"), image)]
+        differing = named or [0]
+    changed = differing[0]
+    for column, found in (("clean_image", clean), ("corrupt_image", corrupt)):
+        if not _same(pair.get(column), found[changed]):
+            which = "the first of those that differ between the runs"
+            return f"{column} is not image {changed + 1} of {IMAGE_LISTS[column]}, {which}: name that image there."
+    for name in MASK_LISTS.values():
+        masks = listed(pair.get(name))
+        if masks is not None and len(masks) != len(clean):
+            return (
+                f"{name} lists {len(masks)} masks of {len(clean)} images: list one for each, None where there is none."
+            )
+    return None
+
+
+def _same(first: Any, second: Any) -> bool:
+    return first is second or (isinstance(first, str) and isinstance(second, str) and first == second)
+
+
+def check_image_lists(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return a pairs table whose lists of images agree with each other and with the columns of single images.
+
+    Args:
+        pairs: a pairs table
+
+    Returns:
+        the same table
+
+    Raises:
+        VlmtraceError: they do not; the sentence names the pair
+    """
+    if any(name in pairs for name in IMAGE_LISTS.values()):
+        for pair in pairs.to_dict("records"):
+            problem = list_problem(pair)
+            if problem:
+                raise VlmtraceError(f"Pair {pair.get('sample_id')!r}: {problem}")
+    return pairs
