@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import one_of
-from vlmtrace.core.images import open_image
 from vlmtrace.models import image_geometry
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
@@ -36,6 +35,7 @@ from vlmtrace.models.sweep import decoder_only as decoder_only_sweep
 from vlmtrace.models.sweep.kept_keys import Recorder
 from vlmtrace.models.sweep.replay_check import check_replay, leave_out_unknown_vision_encoder
 from vlmtrace.models.types import AnswerIds, Block, Call, Inputs, Patches, Readout, Site, Token, Trace
+from vlmtrace.models.weight_values import fetched, plain
 
 #: Rows of the unembedding that are turned into float32 at a time.
 VOCABULARY_AT_ONCE = 2**13
@@ -121,7 +121,7 @@ class DecoderOnly(ImagePrompts):
         """
         one_of(block, self.blocks, f"block of {self.name}")
         boxes = image_geometry.token_boxes if block == "language_model" else image_geometry.vision_boxes
-        return boxes(self, open_image(image), inputs)
+        return boxes(self, self.opened(image), inputs)
 
     def tokens(self, block: str, prompt: str, inputs: Inputs) -> list[Token]:
         """As `sequence_tokens` names them."""
@@ -148,18 +148,22 @@ class DecoderOnly(ImagePrompts):
         def replace(stream: Tensor) -> Tensor | None:
             if image is None:
                 return None
-            return stream.masked_scatter(self.is_image(inputs)[..., None], image.to(stream.dtype))
+            at = self.is_image(inputs)[..., None].to(stream.device)
+            return stream.masked_scatter(at, image.to(stream.device, stream.dtype))
 
         with attach_hooks([(HookPoint(self.text.layers[0], is_input=True), replace)]):
             run = self.hf if "pixel_values" in inputs else self.hf.get_submodule(self.family.text_only)
-            return run(**self.family.as_batch(inputs), use_cache=False, **options).logits[:, -n:].float()
+            return (
+                run(**self.family.as_batch(inputs), use_cache=False, **options).logits[:, -n:].float().to(self.device)
+            )
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:
         """The projected image tokens, as they enter the first layer of the language model."""
         kept: list[Tensor] = []
 
         def keep(stream: Tensor) -> None:
-            kept.append(stream[self.is_image(inputs)].unflatten(0, (len(stream), -1)))
+            at = self.is_image(inputs).to(stream.device)
+            kept.append(stream[at].unflatten(0, (len(stream), -1)).to(self.device))
             raise _Reached
 
         with attach_hooks([(HookPoint(self.text.layers[0], is_input=True), keep)]), contextlib.suppress(_Reached):
@@ -229,7 +233,7 @@ class DecoderOnly(ImagePrompts):
 
     def read(self, hidden: Tensor) -> Tensor:
         """Final norm, unembedding, and the scale and the cap where the model has them."""
-        return self.scaled(self.hf.get_output_embeddings()(self.final_norm(hidden)))
+        return self.scaled(self.hf.get_output_embeddings()(self.final_norm(hidden))).to(self.device)
 
     def unembed(self, normed: Tensor) -> Tensor:
         """See `ModelInterface.unembed`, after the scale and the cap where the model has them.
@@ -237,10 +241,12 @@ class DecoderOnly(ImagePrompts):
         In float32 whatever the model computes in: differences of log-probabilities would drown in its rounding.
         """
         head = self.hf.get_output_embeddings()
-        rows = len(head.weight) if head.weight.dtype == torch.float32 else VOCABULARY_AT_ONCE
-        logits = torch.cat([nn.functional.linear(normed, part.float()) for part in head.weight.split(rows)], dim=-1)
-        bias = getattr(head, "bias", None)
-        return self.scaled(logits if bias is None else logits + bias.float())
+        weight, bias = plain(fetched(head, "weight"), head), getattr(head, "bias", None)
+        rows = len(weight) if weight.dtype == torch.float32 else VOCABULARY_AT_ONCE
+        normed = normed.to(weight.device)
+        logits = torch.cat([nn.functional.linear(normed, part.float()) for part in weight.split(rows)], dim=-1)
+        logits = logits if bias is None else logits + fetched(head, "bias").float()
+        return self.scaled(logits.to(self.device))
 
     def scaled(self, logits: Tensor) -> Tensor:
         """Logits as the model gives them: some families multiply them by a number, or bound them, in the end."""

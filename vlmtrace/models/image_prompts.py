@@ -13,7 +13,6 @@ from torch import Tensor
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.images import open_image
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals, quoted
 from vlmtrace.models.types import Inputs
@@ -115,7 +114,7 @@ class ImagePrompts(VLM):
     @checked
     def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
         """See `ModelInterface.encode`; pairs of a batch have one length, and each prompt one image."""
-        rows = [self._encode_one(open_image(image), text) for image, text in zip(images, prompts, strict=True)]
+        rows = [self._encode_one(self.opened(image), text) for image, text in zip(images, prompts, strict=True)]
         shapes = {tuple((name, tuple(value.shape)) for name, value in row.items()) for row in rows}
         if len(shapes) > 1:
             raise VlmtraceError(

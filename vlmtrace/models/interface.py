@@ -18,9 +18,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.images import open_image
 from vlmtrace.models.families import FamilySpec, family_of
 from vlmtrace.models.hooks import HookPoint
 from vlmtrace.models.interventions import Interventions
+from vlmtrace.models.load_options import LoadOptions
 from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Site, Token, Trace
 
 
@@ -48,6 +50,7 @@ class ModelInterface(ABC):
         answers_apart: whether the answer's tokens go through a block of their own, so that the prompt's states are the
             same whatever the answer
         sweeps_regions: whether the fast sweep knows patches of several positions at once; the reference always does
+        load_options: how `load_model` loaded it, beside its name and device
     """
 
     name: str
@@ -67,6 +70,7 @@ class ModelInterface(ABC):
     image_size_matters: bool = False
     answers_apart: bool = False
     sweeps_regions: bool = False
+    load_options: LoadOptions = LoadOptions()
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
         """Take a loaded transformers model and its processor under the interface.
@@ -89,6 +93,10 @@ class ModelInterface(ABC):
         return getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
 
     # Inputs --------------------------------------------------------
+
+    def opened(self, image: Image.Image | str | Path) -> Image.Image:
+        """An image as the model's processor is handed it: opened, and resampled where `load_model` was told to."""
+        return self.load_options.sizing.apply(open_image(image), self.processor.image_processor)
 
     @abstractmethod
     def encode(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str]) -> Inputs:
