@@ -11,7 +11,9 @@ from vlmtrace.methods.lens.words import stream_vectors, word_scores
 from vlmtrace.models import randomized
 from vlmtrace.models.weight_values import float_copy, is_offloaded, weight_of
 
-FAMILIES = ["llava", "qwen3_vl", "gemma3"]
+pytestmark = pytest.mark.medium
+
+FAMILIES = ["llava", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_vl", "gemma3"))]
 
 
 def with_weights(hf):

@@ -1,6 +1,7 @@
 """Quantized models: numbers are those of the quantized model, and what reads weights reads what they stand for."""
 
 import json
+from importlib.util import find_spec
 from itertools import product
 
 import numpy as np
@@ -20,6 +21,17 @@ from vlmtrace.models.weight_values import is_quantized, weight_of
 
 BLOCK = "language_model"
 
+pytestmark = pytest.mark.medium
+
+#: torchao is no part of the tests' environment: it announces itself whenever transformers is imported.
+HAS_TORCHAO = find_spec("torchao") is not None
+WAYS = [
+    pytest.param(
+        name, marks=pytest.mark.skipif("torchao" in name and not HAS_TORCHAO, reason="torchao is not installed")
+    )
+    for name in QUANTIZATIONS
+]
+
 
 @pytest.fixture(scope="module")
 def path(shared_folders):
@@ -31,7 +43,7 @@ def whole(path):
     return vt.load_model(path)
 
 
-@pytest.fixture(scope="module", params=QUANTIZATIONS)
+@pytest.fixture(scope="module", params=WAYS)
 def quantized(request, path):
     return vt.load_model(path, quantization=request.param)
 

@@ -12,6 +12,8 @@ import vlmtrace as vt
 from vlmtrace.methods.lens.decomposition import lens_of
 from vlmtrace.models import weight_values
 
+pytestmark = pytest.mark.medium
+
 HEADS = [("self_attention", 0, 1), ("self_attention", 2, 3)]
 
 CALLS = {
@@ -40,7 +42,10 @@ def spread(model):
     return model
 
 
-@pytest.fixture(scope="module", params=["llava", "qwen3_vl", "gemma3"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_vl", "gemma3")]
+
+
+@pytest.fixture(scope="module", params=["llava", *SLOW])
 def both(request, model_store):
     return model_store.shared(request.param), spread(model_store.load(request.param))
 

@@ -10,6 +10,8 @@ from vlmtrace.models import self_check
 from vlmtrace.models.sweep import decoder_only
 from vlmtrace.models.sweep.rounding import rounds_coarsely
 
+pytestmark = pytest.mark.medium
+
 FAMILIES = ["llava", "qwen3_vl", "gemma3", "paligemma2", "internvl"]
 
 
