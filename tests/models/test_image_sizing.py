@@ -18,8 +18,8 @@ def n_positions(model, size):
 
 
 def test_fewer_pixels_are_fewer_image_tokens(path):
-    whole, small = vt.load_model(path, check=False), vt.load_model(path, max_pixels=60 * 60, check=False)
-    assert n_positions(small, (120, 120)) == n_positions(whole, (60, 60)) < n_positions(whole, (120, 120))
+    whole, small = vt.load_model(path, check=False), vt.load_model(path, max_pixels=3200, check=False)
+    assert n_positions(small, (84, 56)) == n_positions(whole, (69, 46)) < n_positions(whole, (84, 56))
     assert n_positions(small, (50, 50)) == n_positions(whole, (50, 50)), "a small image stays as it is"
 
 
