@@ -20,7 +20,7 @@ from vlmtrace.models.load_options import DTYPES, LoadOptions
         ({"image_size": "large"}, "image_size='large' is no width and height"),
         ({"image_size": (448, 0)}, "is no width and height"),
         ({"image_size": (448,)}, "is no width and height"),
-        ({"max_pixels": -1}, "max_pixels=-1 is no number from 1 to 120,000,000"),
+        ({"max_pixels": -1}, "max_pixels must be a whole number from 0 to 120,000,000, not -1"),
         ({"device_map": "auto", "device": "cuda"}, "device=cuda and device_map are both given"),
     ],
 )

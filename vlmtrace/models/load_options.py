@@ -108,7 +108,9 @@ class LoadOptions:
         if attn_implementation is not None:
             one_of(attn_implementation[:80], ATTENTION, "attn_implementation")
         if max_pixels is not None and not 0 <= max_pixels <= MOST_PIXELS:
-            raise VlmtraceError(f"max_pixels={max_pixels} is no number from 1 to {MOST_PIXELS:,}: correct it.")
+            raise VlmtraceError(
+                f"max_pixels must be a whole number from 0 to {MOST_PIXELS:,}, not {max_pixels}: correct it."
+            )
         sizing = ImageSizing(max_pixels or None, size_of(image_size))
         return cls(dtype, device_map, quantization, attn_implementation, sizing)
 
