@@ -22,6 +22,16 @@ RUN      =
 # A run of another model that the report compares with; for tiny-llava: tiny-blip's, which is made where it is missing.
 BESIDE   =
 DEVICE   = cpu
+# A large model (docs/large-models.md). DTYPE: float32, bfloat16, float16, float64, or auto (as the checkpoint is stored).
+# DEVICE_MAP=auto spreads it over GPUs, host memory and the disk; QUANTIZATION is bitsandbytes-8bit, bitsandbytes-4bit or
+# torchao-int8; ATTN_IMPLEMENTATION sdpa or eager. Images of more than MAX_PIXELS are made smaller; IMAGE_SIZE=448x336
+# brings every image to this width and height. Empty: as load_model does by itself.
+DTYPE        =
+DEVICE_MAP   =
+QUANTIZATION =
+ATTN_IMPLEMENTATION =
+MAX_PIXELS   =
+IMAGE_SIZE   =
 # Notebooks that run side by side; empty: 2, or 1 where a GPU would have to hold a model for each.
 JOBS     =
 # Where the parts of the long computations go: local:4 (four workers on this machine, one for each GPU if there are any),
@@ -52,8 +62,9 @@ VLMTRACE  := $(PYTHON) -m vlmtrace
 TEST      := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 
 # Values reach vlmtrace through the environment, so that no character in them can be misread by the shell.
-VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAME_SIZE SAMPLES SEED RUN BESIDE DEVICE JOBS CLUSTER \
-    CLUSTER_CONFIG HOST PORT THEME MINUTES KILLS INPUTS
+VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAME_SIZE SAMPLES SEED RUN BESIDE DEVICE DTYPE \
+    DEVICE_MAP QUANTIZATION ATTN_IMPLEMENTATION MAX_PIXELS IMAGE_SIZE JOBS CLUSTER CLUSTER_CONFIG HOST PORT THEME MINUTES \
+    KILLS INPUTS
 define hand_on
 export VLMTRACE_$(1) = $$(value $(1))
 
@@ -131,7 +142,7 @@ help:  ## this list
 	@echo "make TARGET [NAME=VALUE ...]"
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  \1\t\2/p' Makefile | expand -t 16
 	@echo "Names of a run, with their values now (empty ones are explained at the top of the Makefile):"
-	@for name in $(VARIABLES); do value=VLMTRACE_$$name; printf '  %-9s %s\n' "$$name" "$${!value}"; done
+	@for name in $(VARIABLES); do value=VLMTRACE_$$name; printf '  %-19s %s\n' "$$name" "$${!value}"; done
 
 # Installation: what pyproject.toml asks for, in the versions of constraints.txt.
 INSTALL = $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e

@@ -64,7 +64,7 @@ def imported(folder):
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("vlmtrace", ("bench", "cluster", "heic")), ("tests", ("dev", "bench")), ("docs", ("dev", "docs"))],
+    [("vlmtrace", ("bench", "cluster", "heic", "torchao")), ("tests", ("dev", "bench")), ("docs", ("dev", "docs"))],
 )
 def test_every_import_is_required(folder, extras):
     listed = set(requirements(*extras)) | (BROUGHT_ALONG if folder == "tests" else set())
@@ -75,7 +75,9 @@ def test_every_import_is_required(folder, extras):
 
 def test_every_requirement_is_pinned_within_its_bounds():
     pinned = constraints()
-    for name, requirement in requirements("cluster", "dev", "docs", "heic").items():
+    for name, requirement in requirements(
+        "accelerate", "bitsandbytes", "cluster", "dev", "docs", "heic", "torchao"
+    ).items():
         assert name in pinned, f"constraints.txt does not pin {name}"
         assert requirement.specifier, f"pyproject.toml gives no lower bound for {name}"
         assert requirement.specifier.contains(pinned[name]), f"{name}=={pinned[name]} contradicts {requirement}"

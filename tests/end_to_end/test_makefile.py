@@ -72,6 +72,8 @@ def test_variables_arrive_as_they_were_typed(folder):
         "DEVICE": "cuda:0",
         "BESIDE": "y",
     }
+    odd |= {"DTYPE": "auto", "DEVICE_MAP": "balanced", "QUANTIZATION": "torchao-int8", "MAX_PIXELS": "9"}
+    odd |= {"ATTN_IMPLEMENTATION": "eager", "IMAGE_SIZE": "448x336"}
     odd |= {"RUN": "x", "SEED": "3", "SAMPLES": "9", "JOBS": "3"}
     given = [f"{name}={value}" for name, value in odd.items()]
     _, environment, _ = make(folder, "all", *given)

@@ -6,6 +6,7 @@ import pytest
 
 import vlmtrace as vt
 from vlmtrace.models.config_checks import check_config, check_layers
+from vlmtrace.models.load_options import check_quantization
 
 
 @pytest.fixture
@@ -17,14 +18,17 @@ def check(tmp_path):
     return check_entries
 
 
-@pytest.mark.parametrize(
-    "config", [{"quant_method": "bitsandbytes"}, {"quant_method": "awq"}, {"bits": 4}, {}, "int8"], ids=str
-)
-def test_quantized_checkpoints_are_refused_wherever_it_is_said(check, config):
+@pytest.mark.parametrize("config", [{"quant_method": "awq"}, {"bits": 4}, {}, "int8", {"quant_method": ["x"]}], ids=str)
+def test_unknown_quantization_is_refused_wherever_it_is_said(config):
     for entries in ({"quantization_config": config}, {"text_config": {"compression_config": config}}):
-        with pytest.raises(vt.VlmtraceError, match=r"m is quantized .* are not supported"):
-            check(**entries)
-    check(quantization_config=None)
+        with pytest.raises(vt.VlmtraceError, match=r"m is quantized by .*, which is not supported"):
+            check_quantization(entries, "m")
+    assert check_quantization({"quantization_config": None}, "m") is None
+
+
+@pytest.mark.parametrize("config", [{"quant_method": "bitsandbytes"}, {"load_in_4bit": True}], ids=str)
+def test_known_quantization_is_told(config):
+    assert check_quantization({"text_config": {"quantization_config": config}}, "m") == "bitsandbytes"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,12 @@ flag = True
 seed = 0
 run = "default"
 device = "cpu"
+dtype = "float32"
+device_map = ""
+quantization = ""
+attn_implementation = ""
+max_pixels = None
+image_size = ""
 """
 
 
@@ -121,6 +127,13 @@ def refused(*arguments, environment=None):
         ("model=" + "x/" * 3000, "Unknown model"),
         ("device=foo bar", "DEVICE='foo bar' is not a device"),
         ("device=meta", "DEVICE='meta' is not a device"),
+        ("dtype=int8", "Unknown dtype 'int8'"),
+        ("device_map=everywhere", "Unknown device_map 'everywhere'"),
+        ("quantization=8bit", "Unknown quantization '8bit'"),
+        ("attn_implementation=flash", "Unknown attn_implementation 'flash'"),
+        ("max_pixels=0", "max_pixels=0 is not a whole number of at least 1"),
+        ("max_pixels=many", "max_pixels=many is not a whole number"),
+        ("image_size=large", "image_size='large' is no width and height"),
         ("root=/no/such/place", "There is nothing at /no/such/place"),
         ("questions=rendered_opne", "Unknown set of questions 'rendered_opne'"),
         ("question=What is it?", "must hold {a} and {b} once each"),
@@ -256,6 +269,13 @@ def test_a_notebook_of_the_third_format_is_read(tmp_path):
 
 
 BAD_OPTIONS = [
+    ("dtype", "int8", "Unknown dtype 'int8'"),
+    ("device-map", "x" * 5000, "Unknown device_map 'x"),
+    ("quantization", "8bit", "Unknown quantization '8bit'"),
+    ("attn-implementation", "flash", "Unknown attn_implementation 'flash'"),
+    ("max-pixels", "0", "MAX_PIXELS=0 is not a whole number of at least 1"),
+    ("image-size", "448", "image_size='448' is no width and height"),
+    ("image-size", "4\x0748", "IMAGE_SIZE holds the character"),
     ("device", "foo!", "DEVICE='foo!' is not a device"),
     ("device", "meta", "DEVICE='meta' is not a device"),
     ("seed", str(2**70), "SEED=1180591620717411303424 is too large: the most is 4294967295"),
@@ -380,6 +400,8 @@ def test_a_home_that_is_none_is_one_sentence(tmp_path, monkeypatch):
         ("port", "70000", "PORT=70000 is too large: the most is 65535"),
         ("port", "0", "PORT=0 is not a whole number of at least 1"),
         ("device", "foo!", "DEVICE='foo!' is not a device"),
+        ("quantization", "8bit", "Unknown quantization '8bit'"),
+        ("max-pixels", "-1", "MAX_PIXELS=-1 is not a whole number"),
         ("theme", "blue", "Unknown theme 'blue'"),
         ("host", "a\x07", "HOST holds the character"),
     ],

@@ -47,7 +47,9 @@ def home(tmp_path, monkeypatch):
     notebooks = tmp_path / "notebooks"
     notebooks.mkdir()
     for name, spec in declarations.stages().items():
-        parameters = 'model = "tiny-blip"\nseed = 0\nrun = "default"\ndevice = "cpu"\nsamples = 9\n'
+        parameters = 'model = "tiny-blip"\nseed = 0\nrun = "default"\ndevice = "cpu"\nsamples = 9\ndtype = "float32"\n'
+        parameters += "".join(f'{name} = ""\n' for name in ("device_map", "quantization", "attn_implementation"))
+        parameters += 'max_pixels = None\nimage_size = ""\n'
         parameters += (
             'task = "a"\nroot = ""\nquestion = ""\nsame_size = False' if spec.per == "task" else 'tasks = ["a"]'
         )
@@ -164,6 +166,20 @@ def test_parameters_reach_the_notebooks(ran, any_device):
     assert [given for given in ran.given if "tasks" in given] == [{**shared, "tasks": A}]
 
 
+def test_what_large_models_need_reaches_the_notebooks(ran):
+    told = {
+        "dtype": "bfloat16",
+        "device_map": "auto",
+        "quantization": "bitsandbytes-4bit",
+        "attn_implementation": "eager",
+        "max_pixels": "90000",
+        "image_size": "448x336",
+    }
+    make(ran, *(word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", value)))
+    loads = [given for given in ran.given if "dtype" in given]
+    assert len(loads) >= 4 and all(told.items() <= given.items() for given in loads)
+
+
 @pytest.mark.parametrize(("said", "given"), [("yes", "True"), ("no", None), ("", None)])
 def test_same_size_reaches_the_first_notebook(ran, said, given):
     make(ran, "--same-size", said)
@@ -187,6 +203,9 @@ def test_a_place_and_a_question_reach_what_needs_them(ran, tmp_path):
         (("--same-size", "yes"), [*ONE_TASK, "report"]),
         (("--samples", "5"), [*ONE_TASK, "report"]),
         (("--device", "cuda"), []),
+        (("--dtype", "bfloat16"), [*ONE_TASK, "report"]),
+        (("--max-pixels", "90000"), [*ONE_TASK, "report"]),
+        (("--device-map", "auto"), []),
     ],
 )
 def test_a_changed_parameter_makes_again_what_depends_on_it(ran, any_device, change, expected):

@@ -45,6 +45,15 @@ def test_a_table_made_with_the_same_parameters_is_taken():
     assert len(stage.read("evaluated")) == 5
 
 
+def test_a_table_of_a_model_that_was_loaded_otherwise_is_refused():
+    single, half = fake_model(), fake_model()
+    single.loading, half.loading = "float32", "bfloat16, max_pixels=900"
+    go("02_evaluate", model=single, writes={"evaluated": pairs()})
+    assert len(open_run("r").stage("04_module_patching", "t", model=single).read("evaluated")) == 5
+    with pytest.raises(VlmtraceError, match=r"made with a model in float32 .*, not bfloat16, max_pixels=900: choose"):
+        open_run("r").stage("04_module_patching", "t", model=half).read("evaluated")
+
+
 def test_parameters_that_only_one_stage_has_do_not_matter():
     road()
     assert len(open_run("r").stage("03_select_samples", "t", per_category=8).read("evaluated")) == 5

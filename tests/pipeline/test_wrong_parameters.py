@@ -39,6 +39,12 @@ WRONG = {
     "questions": WRONG_TEXTS,
     "run": WRONG_TEXTS,
     "device": WRONG_TEXTS,
+    "dtype": WRONG_TEXTS,
+    "device_map": (3, True, 2.5, [], math.nan),
+    "quantization": (3, True, 2.5, [], {}, math.nan),
+    "attn_implementation": (3, True, 2.5, [], {}, math.nan),
+    "max_pixels": (True, -1, 2.5, "x", "5", [], {}, math.nan, math.inf),
+    "image_size": (3, True, 2.5, {}, math.nan),
     "question": WRONG_TEXTS,
     "root": (3, True, math.nan, [], {}),
     "instruction": WRONG_TEXTS,
@@ -71,9 +77,11 @@ CASES = [(path, name) for path in NOTEBOOKS for name in code_cells(path)[0] if (
 def fast_models(monkeypatch, tmp_path):
     """Models that are loaded once, and runs that nothing has written to."""
     load, loaded = vt.load_model, {}
+    usual = {"device": "cpu", "dtype": "float32", "max_pixels": None}
+    usual |= dict.fromkeys(("device_map", "quantization", "attn_implementation", "image_size"), "")
 
     def once(name, **options):
-        if name in ("tiny-blip", "tiny-llava") and options == {"device": "cpu"}:
+        if name in ("tiny-blip", "tiny-llava") and options == usual:
             return loaded.setdefault(name, MODELS.get(name) or load(name))
         return load(name, **options)
 

@@ -22,6 +22,7 @@ from vlmtrace.core.files import write_atomically, write_json
 from vlmtrace.pipeline.checks import (
     MOST_SEED,
     check_device,
+    check_loading,
     check_model,
     check_number,
     check_tasks,
@@ -105,10 +106,18 @@ def prepared(folder: Path, **parameters: object) -> Path:
 @option("run", "", "Whose selected pairs are offered; empty: default, or the model's name.")
 @option("seed", "0", "Of the pairs that are made where the run has none.")
 @option("device", "cpu", "A torch device.")
+@option("dtype", "", "float32, bfloat16, float16, float64, or auto: as the checkpoint is; empty: float32.")
+@option("device_map", "", "auto, balanced or sequential: spread the model over GPUs, host memory and disk.")
+@option("quantization", "", "bitsandbytes-8bit, bitsandbytes-4bit or torchao-int8; empty: as the checkpoint is.")
+@option("attn_implementation", "", "sdpa or eager; empty: as transformers chooses.")
+@option("max_pixels", "", "Make larger images smaller; empty: no bound.")
+@option("image_size", "", "Resample every image to this width and height, such as 448x336; empty: its own.")
 @option("host", "127.0.0.1", "The interface to listen on.")
 @option("port", "8866", "Or the next that is free.")
 @option("theme", "light", "light or dark.")
-def main(model: str, tasks: str, run_name: str, seed: str, device: str, host: str, port: str, theme: str) -> None:
+def main(
+    model: str, tasks: str, run_name: str, seed: str, device: str, host: str, port: str, theme: str, **loading: str
+) -> None:
     """Serve the explorer until somebody ends this process."""
     try:
         first_port, number = check_number("PORT", port, 1, 65535), check_number("SEED", seed, 0, MOST_SEED)
@@ -117,6 +126,10 @@ def main(model: str, tasks: str, run_name: str, seed: str, device: str, host: st
         check_model(model)
         check_tasks(split_names(tasks))
         check_device(device)
+        check_loading(loading, device)
+        told: dict[str, object] = {name: value for name, value in loading.items() if value}
+        if loading["max_pixels"]:
+            told["max_pixels"] = int(loading["max_pixels"])
         run = open_run(run_name or default_run(model))
         port_found = free_port(host, first_port)
         notebook = prepared(
@@ -126,6 +139,7 @@ def main(model: str, tasks: str, run_name: str, seed: str, device: str, host: st
             run=run.name,
             seed=number,
             device=device,
+            **told,
         )
     except VlmtraceError as error:
         raise click.ClickException(str(error)) from error

@@ -46,10 +46,12 @@ def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor, block: 
         longer = hidden.shape[1] - blocked.shape[1]
         # A run whose sequence goes on with an answer: its tokens see and are seen as ever.
         here = F.pad(blocked, (0, longer * alone, 0, longer)) if longer > 0 else blocked
+        here = here.to(hidden.device)
         return args, {**options, name: with_blocked(options.get(name), here, attention, model.dtype)}
 
     def give_nothing(value: Tensor) -> Tensor:
-        return value.masked_fill(F.pad(blind, (0, 0, 0, max(0, value.shape[1] - blind.shape[1]))), 0)
+        unseeing = F.pad(blind, (0, 0, 0, max(0, value.shape[1] - blind.shape[1])))
+        return value.masked_fill(unseeing.to(value.device), 0)
 
     sites = [Site(own.name, module, layer) for layer in check_can_be_hidden(model.name, own, layers)]
     with MODEL_LOCK, contextlib.ExitStack() as stack:

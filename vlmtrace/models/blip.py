@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.images import open_image
 from vlmtrace.models import image_geometry
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import HookPoint
@@ -32,6 +31,7 @@ from vlmtrace.models.sweep import blip as blip_sweep
 from vlmtrace.models.sweep import blip_interventions
 from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Site, Token, Trace
 from vlmtrace.models.vlm import VLM
+from vlmtrace.models.weight_values import is_quantized, is_spread
 
 
 class Blip(VLM):
@@ -93,7 +93,7 @@ class Blip(VLM):
                 f"Prompts of {', '.join(map(str, sorted(lengths)))} tokens cannot share a batch of {self.name}, since "
                 "padding would change the answer: encode prompts of equal length together."
             )
-        opened = [open_image(as_list(image)[0]) for image in images]
+        opened = [self.opened(as_list(image)[0]) for image in images]
         with processor_refusals(self, prompts[0], opened[0]):
             pixels = self.processor.image_processor(opened, return_tensors="pt")
             text = self.tokenizer(list(prompts), return_tensors="pt")
@@ -128,7 +128,7 @@ class Blip(VLM):
     def image_cells(self, image: Images, inputs: Inputs, block: str) -> np.ndarray:
         """See `ModelInterface.image_cells`; only the vision encoder sees the image by position."""
         one_of(block, ("vision_encoder",), f"block of {self.name} that sees the image")
-        return image_geometry.vision_boxes(self, open_image(as_list(image)[0]), inputs)
+        return image_geometry.vision_boxes(self, self.opened(as_list(image)[0]), inputs)
 
     def image_positions(self, inputs: Inputs, block: str, images: Images | None = None) -> np.ndarray:
         """All positions of the vision encoder, and none of the text's."""
@@ -169,7 +169,7 @@ class Blip(VLM):
         start = inputs.get("decoder_input_ids")
         start = self._start_ids(len(question)) if start is None else start
         out = self.hf.text_decoder(input_ids=start, encoder_hidden_states=question, use_cache=False)
-        return out.logits[:, -n:].float()
+        return out.logits[:, -n:].float().to(self.device)
 
     def extend(self, inputs: Inputs, ids: Sequence[int] | Tensor) -> Inputs:
         """See `ModelInterface.extend`; the answer so far is kept under `decoder_input_ids`."""
@@ -224,7 +224,10 @@ class Blip(VLM):
     # Sweeps --------------------------------------------------------
 
     def sweep_unsupported_reason(self, inputs: Inputs) -> str | None:
-        """An input or a submodule that `vlmtrace.models.sweep.blip` does not compute with."""
+        """An input, a submodule or weights that `vlmtrace.models.sweep.blip` does not compute with."""
+        if is_quantized(self.hf) or is_spread(self.hf):
+            # The sweep computes with the weights themselves.
+            return "weights that are quantized or on several devices"
         extra = sorted(set(inputs) - {"pixel_values", "input_ids", "decoder_input_ids"})
         return f"the input {extra[0]}" if extra else blip_sweep.unknown_submodule(self.hf)
 

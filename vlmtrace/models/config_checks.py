@@ -10,9 +10,6 @@ from typing import Any
 
 from vlmtrace.core.errors import VlmtraceError
 
-#: Entries under which a checkpoint says how its weights were quantized.
-QUANTIZATION = ("quantization_config", "compression_config")
-
 #: Numbers of layers. Each layer has a tensor at least, and no model comes near the largest number.
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth", "encoder_layers", "decoder_layers")
 
@@ -56,13 +53,6 @@ def check_config(folder: Path, name: str) -> dict[str, Any]:
         key = path[-1]
         if key == "head_dim" and value == 0 and path[:-1] in without_positions:
             continue
-        if key in QUANTIZATION and value is not None:
-            method = value.get("quant_method") if isinstance(value, dict) else None
-            raise VlmtraceError(
-                f"{name} is quantized ({method or key}), and quantized checkpoints are not supported, since their "
-                "activations are not those of the model that was trained: use the checkpoint in float32, bfloat16 or "
-                "float16."
-            )
         expected = _expected(key, value)
         if expected:
             raise VlmtraceError(

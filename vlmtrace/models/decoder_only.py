@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import one_of
-from vlmtrace.core.images import open_image
 from vlmtrace.models import image_geometry
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
@@ -36,12 +35,13 @@ from vlmtrace.models.image_shares import (
 from vlmtrace.models.interventions import Interventions
 from vlmtrace.models.layer_kinds import STATE, attention_path, by_name, language_block, stated_heads
 from vlmtrace.models.sequence_tokens import language_tokens, vision_tokens
-from vlmtrace.models.several_images import Images, as_list, sizes_of
+from vlmtrace.models.several_images import Images, as_list
 from vlmtrace.models.sweep import decoder_interventions
 from vlmtrace.models.sweep import decoder_only as decoder_only_sweep
 from vlmtrace.models.sweep.kept_keys import Recorder
 from vlmtrace.models.sweep.replay_check import check_replay, leave_out_unknown_vision_encoder
 from vlmtrace.models.types import AnswerIds, Block, Call, Inputs, Patches, Readout, Site, Token, Trace
+from vlmtrace.models.weight_values import fetched, plain
 
 #: Rows of the unembedding that are turned into float32 at a time.
 VOCABULARY_AT_ONCE = 2**13
@@ -104,7 +104,7 @@ class DecoderOnly(ImagePrompts):
     def _shares(self, images: Images | None) -> list[ImageShare] | None:
         """What each image becomes, where they are several; None: there is one."""
         several = [] if images is None else as_list(images)
-        return image_shares(self, sizes_of(several)) if len(several) > 1 else None
+        return image_shares(self, [self.opened(one).size for one in several]) if len(several) > 1 else None
 
     def image_positions(self, inputs: Inputs, block: str, images: Images | None = None) -> np.ndarray:
         """The vision encoder's are all of its positions, the language model's those of image tokens."""
@@ -136,7 +136,7 @@ class DecoderOnly(ImagePrompts):
         if shares is not None:
             return cells_of_images(shares, block)
         boxes = image_geometry.token_boxes if block == "language_model" else image_geometry.vision_boxes
-        return boxes(self, open_image(as_list(image)[0]), inputs)
+        return boxes(self, self.opened(as_list(image)[0]), inputs)
 
     def image_numbers(self, image: Images, inputs: Inputs, block: str) -> np.ndarray:
         """As each image's share of the positions says."""
@@ -184,18 +184,21 @@ class DecoderOnly(ImagePrompts):
         def replace(stream: Tensor) -> Tensor | None:
             if image is None:
                 return None
-            return stream.masked_scatter(self.is_image(inputs)[..., None], image.to(stream.dtype))
+            at = self.is_image(inputs)[..., None].to(stream.device)
+            return stream.masked_scatter(at, image.to(stream.device, stream.dtype))
 
         with attach_hooks([(HookPoint(self.text.layers[0], is_input=True), replace)]):
             run = self.hf if self.family.pixels in inputs else self.hf.get_submodule(self.family.text_only)
-            return run(**self.family.as_batch(inputs), use_cache=False, **options).logits[:, -n:].float()
+            logits = run(**self.family.as_batch(inputs), use_cache=False, **options).logits
+            return logits[:, -n:].float().to(self.device)
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:
         """The projected image tokens, as they enter the first layer of the language model."""
         kept: list[Tensor] = []
 
         def keep(stream: Tensor) -> None:
-            kept.append(stream[self.is_image(inputs)].unflatten(0, (len(stream), -1)))
+            at = self.is_image(inputs).to(stream.device)
+            kept.append(stream[at].unflatten(0, (len(stream), -1)).to(self.device))
             raise _Reached
 
         with attach_hooks([(HookPoint(self.text.layers[0], is_input=True), keep)]), contextlib.suppress(_Reached):
@@ -270,7 +273,7 @@ class DecoderOnly(ImagePrompts):
 
     def read(self, hidden: Tensor) -> Tensor:
         """Final norm, unembedding, and the scale and the cap where the model has them."""
-        return self.scaled(self.hf.get_output_embeddings()(self.final_norm(hidden)))
+        return self.scaled(self.hf.get_output_embeddings()(self.final_norm(hidden))).to(self.device)
 
     def unembed(self, normed: Tensor) -> Tensor:
         """See `ModelInterface.unembed`, after the scale and the cap where the model has them.
@@ -278,10 +281,12 @@ class DecoderOnly(ImagePrompts):
         In float32 whatever the model computes in: differences of log-probabilities would drown in its rounding.
         """
         head = self.hf.get_output_embeddings()
-        rows = len(head.weight) if head.weight.dtype == torch.float32 else VOCABULARY_AT_ONCE
-        logits = torch.cat([nn.functional.linear(normed, part.float()) for part in head.weight.split(rows)], dim=-1)
-        bias = getattr(head, "bias", None)
-        return self.scaled(logits if bias is None else logits + bias.float())
+        weight, bias = plain(fetched(head, "weight"), head), getattr(head, "bias", None)
+        rows = len(weight) if weight.dtype == torch.float32 else VOCABULARY_AT_ONCE
+        normed = normed.to(weight.device)
+        logits = torch.cat([nn.functional.linear(normed, part.float()) for part in weight.split(rows)], dim=-1)
+        logits = logits if bias is None else logits + fetched(head, "bias").float()
+        return self.scaled(logits.to(self.device))
 
     def scaled(self, logits: Tensor) -> Tensor:
         """Logits as the model gives them: some families multiply them by a number, or bound them, in the end."""

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.images import open_image
 from vlmtrace.models import image_geometry
 from vlmtrace.models.decoder_only import DecoderOnly
 from vlmtrace.models.families import FamilySpec
@@ -116,7 +115,7 @@ class EncoderDecoder(BatchedSweeps, ImagePrompts):
     def image_cells(self, image: Images, inputs: Inputs, block: str = ENCODER) -> np.ndarray:
         """See `ModelInterface.image_cells`."""
         one_of(block, (ENCODER,), f"block of {self.name} that holds the image's tokens")
-        return image_geometry.token_boxes(self, open_image(as_list(image)[0]), inputs)
+        return image_geometry.token_boxes(self, self.opened(as_list(image)[0]), inputs)
 
     def patch_grid(self, inputs: Inputs) -> tuple[int, int]:
         """As the family's layout says."""

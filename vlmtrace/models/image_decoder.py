@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.images import open_image
 from vlmtrace.models.decoder_only import DecoderOnly
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import HookPoint
@@ -117,7 +116,7 @@ class ImageDecoder(BatchedSweeps):
         """See `ModelInterface.encode`; prompts of a batch have one length."""
         for image in images:
             self.check_n_images(len(as_list(image)))
-        opened = [open_image(as_list(image)[0]) for image in images]
+        opened = [self.opened(as_list(image)[0]) for image in images]
         with processor_refusals(self, prompts[0], opened[0]):
             pixels = self.processor.image_processor(opened, return_tensors="pt")
             rows = [self.tokenizer(text, **self.tokenizer_options(text)).input_ids for text in prompts]

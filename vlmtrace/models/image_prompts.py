@@ -14,7 +14,7 @@ from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals, quoted
-from vlmtrace.models.several_images import Images, opened
+from vlmtrace.models.several_images import Images, as_list
 from vlmtrace.models.types import Inputs
 from vlmtrace.models.vlm import VLM
 
@@ -123,7 +123,8 @@ class ImagePrompts(VLM):
     @checked
     def encode(self, images: Sequence[Images], prompts: Sequence[str]) -> Inputs:
         """See `ModelInterface.encode`; pairs of a batch have one length."""
-        rows = [self._encode_one(opened(image), text) for image, text in zip(images, prompts, strict=True)]
+        several = [[self.opened(one) for one in as_list(image)] for image in images]
+        rows = [self._encode_one(own, text) for own, text in zip(several, prompts, strict=True)]
         shapes = {tuple((name, tuple(value.shape)) for name, value in row.items()) for row in rows}
         if len(shapes) > 1:
             raise VlmtraceError(

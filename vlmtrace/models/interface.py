@@ -9,16 +9,20 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.images import open_image
 from vlmtrace.models.families import FamilySpec, family_of
 from vlmtrace.models.hooks import HookPoint
 from vlmtrace.models.interventions import Interventions
+from vlmtrace.models.load_options import LoadOptions
 from vlmtrace.models.several_images import Images
 from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Site, Token, Trace
 
@@ -51,6 +55,7 @@ class ModelInterface(ABC):
         fixes_heads: whether `run_with_fixed_heads` is faster than the hooked reference, which is taken otherwise
         skippable: names of the `stacks` of which lower layers need not run again in batched passes, see
             `vlmtrace.models.sweep.universal`; None: not tried yet
+        load_options: how `load_model` loaded it, beside its name and device
     """
 
     name: str
@@ -73,6 +78,7 @@ class ModelInterface(ABC):
     sweeps_regions: bool = False
     fixes_heads: bool = True
     skippable: frozenset[str] | None = None
+    load_options: LoadOptions = LoadOptions()
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
         """Take a loaded transformers model and its processor under the interface.
@@ -95,6 +101,10 @@ class ModelInterface(ABC):
         return getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
 
     # Inputs --------------------------------------------------------
+
+    def opened(self, image: Image.Image | str | Path) -> Image.Image:
+        """An image as the model's processor is handed it: opened, and resampled where `load_model` was told to."""
+        return self.load_options.sizing.apply(open_image(image), self.processor.image_processor)
 
     @abstractmethod
     def encode(self, images: Sequence[Images], prompts: Sequence[str]) -> Inputs:

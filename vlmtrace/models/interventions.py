@@ -54,7 +54,7 @@ class Setting:
 
     def over(self, value: Tensor, source: Tensor) -> Tensor:
         """An activation (P, states, S, D) with what is set here taken from the source (P, S, D)."""
-        mask = self.mask
+        mask = self.mask.to(value.device)
         if mask.shape[-1] > 1:
             mask = mask.repeat_interleave(value.shape[-1] // mask.shape[-1], dim=-1)
         if len(self.states) == value.shape[1]:
@@ -172,7 +172,8 @@ class Interventions:
 
 def _differs(site: Site, source: Trace, base: Trace) -> Tensor:
     """At which positions (P, 1, S, 1) an activation differs between two runs."""
-    return (source[site] != base[site]).any(-1)[:, None, :, None]
+    # Layers of one model may lie on several devices; masks lie where the logits are.
+    return (source[site] != base[site]).any(-1)[:, None, :, None].to(base.logits.device)
 
 
 def changed_positions(given: Interventions, source: Trace, base: Trace, block: str, length: int) -> Tensor:

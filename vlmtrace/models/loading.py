@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig
 
 from vlmtrace.core.arguments import checked
-from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import MODELS
 from vlmtrace.models.adapter_files import MERGE, Adapter, is_adapter, read_adapter
 from vlmtrace.models.adapters import add_adapter
@@ -16,6 +18,7 @@ from vlmtrace.models.config_checks import RESTORE, check_config, check_layers
 from vlmtrace.models.failures import explained
 from vlmtrace.models.families import families, family_of
 from vlmtrace.models.hub import locate
+from vlmtrace.models.load_options import AUTO, DTYPES, QUANTIZATIONS, LoadOptions, check_quantization
 from vlmtrace.models.model_folders import check_files, processor_folder, read_json
 from vlmtrace.models.processor_checks import (
     check_image_processor,
@@ -27,9 +30,18 @@ from vlmtrace.models.processor_checks import (
 from vlmtrace.models.processors import load_processor
 from vlmtrace.models.sweep.self_check import self_check
 from vlmtrace.models.vlm import VLM
-from vlmtrace.models.weights import check_finite_weights, check_names, check_size, load_weights, stored_tensors
+from vlmtrace.models.weight_values import settle
+from vlmtrace.models.weights import (
+    StoredTensor,
+    check_finite_weights,
+    check_names,
+    check_size,
+    load_weights,
+    stored_tensors,
+)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: How safetensors call the types that can be computed in.
+STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def bundled_models() -> list[str]:
@@ -53,6 +65,12 @@ def load_model(
     dtype: str = "float32",
     revision: str | None = None,
     check: bool = True,
+    *,
+    device_map: str | Mapping[str, Any] | None = None,
+    quantization: str | None = None,
+    attn_implementation: str | None = None,
+    max_pixels: int | None = None,
+    image_size: str | Sequence[int] | None = None,
 ) -> VLM:
     """Load a vision-language model and check that patching it gives exact numbers.
 
@@ -60,34 +78,50 @@ def load_model(
         name_or_path: a bundled model's name; a directory written by `save_pretrained` (model and processor), or by that
             of PEFT (a LoRA adapter, which is added to the weights of the model that it names); or a model id on the
             Hugging Face hub (id@revision pins it). A model that is in memory already is taken by `wrap_model`
-        device: a torch device, e.g. "cpu", "cuda", "cuda:1", "mps"
-        dtype: "float32", or on accelerators "bfloat16" or "float16"; metrics are computed in float32 in any case
+        device: a torch device, e.g. "cpu", "cuda", "cuda:1", "mps"; not given together with `device_map`
+        dtype: "float32", "bfloat16", "float16" or "float64", on any device, or "auto": as the checkpoint is stored.
+            Metrics are computed in float32 in any case
         revision: branch, tag or commit of a model on the hub; the commit that was loaded is `VLM.revision`
         check: look for NaN in the weights, try the chat template, and compare the fast sweep with hooked forward
             passes, see `self_check`. False saves their time, and is right only for files that have just passed it
             without a warning, on the same device and with the same versions of the libraries, as when several
             processes load one model
+        device_map: spread a model that one GPU cannot hold: "auto" (over all GPUs, then host memory, then the disk),
+            "balanced", "sequential", or a device for each submodule, as accelerate takes it
+            (https://huggingface.co/docs/accelerate); None: all of it is on `device`
+        quantization: "bitsandbytes-8bit" (Dettmers et al. 2022, LLM.int8, https://arxiv.org/abs/2208.07339),
+            "bitsandbytes-4bit" (NF4, Dettmers et al. 2023, QLoRA, https://arxiv.org/abs/2305.14314) or "torchao-int8"
+            (weights alone); None: as the checkpoint is stored. Results are those of the quantized model
+        attn_implementation: "sdpa" or "eager"; None: as transformers chooses
+        max_pixels: images of more pixels are made smaller before the model's processor, in their own shape; 0 or
+            None: no bound
+        image_size: width and height to which every image is resampled first, "448x336" or (448, 336), so that both
+            images of a pair have one size; None: images keep their own
 
     Returns:
         the model, ready for every function that takes one
 
     Raises:
         VlmtraceError: there is no such model, a file of it is broken, weights, configuration and processor do not
-            belong together, its family is not supported, its layers do not do what the family's are known to do, or
-            the device does not exist; another library's exception is the sentence's `__cause__`
+            belong together, its family is not supported, its layers do not do what the family's are known to do, the
+            device does not exist, or a library is not installed; another library's exception is the sentence's
+            `__cause__`
 
     Example:
         >>> import vlmtrace as vt
         >>> vt.load_model("tiny-blip")
         <Blip tiny-blip: layers × heads: vision_encoder 4×8, text_encoder 4×8, text_decoder 4×8>
+        >>> vt.load_model("tiny-llava", dtype="bfloat16").dtype
+        torch.bfloat16
     """
-    one_of(dtype, DTYPES, "dtype")
+    options = LoadOptions.of(dtype, device_map, quantization, attn_implementation, max_pixels, image_size)
     name = str(name_or_path)
     folder, commit = _locate(f"{name}@{revision}" if revision else name)
-    torch_device = find_device(device)
-    if torch_device.type == "cpu" and dtype != "float32":
-        raise VlmtraceError(f"dtype {dtype} is for accelerators: on the CPU use float32.")
-    model = _build(f"{name}@{revision}" if revision else name, folder, torch_device, DTYPES[dtype])
+    if options.device_map is not None and device != "cpu":
+        raise VlmtraceError(
+            f"device={device} and device_map are both given: leave device out, or name it in device_map alone."
+        )
+    model = _build(f"{name}@{revision}" if revision else name, folder, find_device(device), options)
     model.revision = commit
     if check:
         check_finite_weights(model.hf, model.name)
@@ -97,33 +131,69 @@ def load_model(
     return model
 
 
-def _build(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> VLM:
+def _build(name: str, folder: Path, device: torch.device, options: LoadOptions) -> VLM:
     """The model of a folder; what is cheap is checked before what takes memory or time."""
     own, adapter = folder, read_adapter(folder, name) if is_adapter(folder) else None
     folder = _base_of(adapter, name) if adapter else folder
     written = check_config(folder, name)
+    method = check_quantization(written, name)
+    if method and options.quantization:
+        raise VlmtraceError(
+            f"{name} is quantized already, by {method}: leave quantization out, or take the checkpoint that it was "
+            "made from."
+        )
     families()  # packages that bring a family register its configuration with transformers when they are imported
     with explained(f"The configuration of {name} cannot be used", RESTORE):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         family = family_of(config, name)
-    stored = stored_tensors(folder, name)
+    stored = stored_tensors(folder, name, is_quantized=method is not None)
     check_layers(written, name, len(stored))
     with processor_folder(own, folder) as place:
         processor = load_processor(place, family.processor_context, name)
         complete_processor(processor, config, read_json(place / "processor_config.json"))
     check_image_processor(processor, name)
     check_size(family, config, stored, name)
-    hf = load_weights(folder, family, dtype, name)
-    check_names(hf, stored, name)
+    dtype = _stored_dtype(config, stored) if options.dtype == AUTO else DTYPES[options.dtype]
+    options = options.with_dtype(dtype)
+    how = _how(options, dtype, device, method is not None)
+    hf = load_weights(folder, family, dtype, name, **how)
+    if method is None:
+        check_names(hf, stored, name)
     if adapter:
         add_adapter(hf, adapter, name)
+    settle(hf)
     check_tokenizer(processor, hf, written, name)
-    with explained(f"{name} cannot be put on {device}"):
-        hf.to(device)
+    if "device_map" not in how:
+        with explained(f"{name} cannot be put on {device}"):
+            hf.to(device)
     with explained(f"{name} is not a {family.architecture} as vlmtrace knows it"):
         model = family.interface_class()(name, hf, processor, family)
+    model.load_options = options
     check_stop_ids(model)
     return model
+
+
+def _how(options: LoadOptions, dtype: torch.dtype, device: torch.device, is_quantized: bool) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that follow from what the user asked for."""
+    found: dict[str, Any] = {}
+    if options.attn_implementation is not None:
+        found["attn_implementation"] = options.attn_implementation
+    if options.quantization is not None:
+        found["quantization_config"] = QUANTIZATIONS[options.quantization](dtype)
+    if options.device_map is not None:
+        found["device_map"] = options.device_map
+    elif options.quantization is not None or is_quantized:
+        found["device_map"] = {"": device}
+    return found
+
+
+def _stored_dtype(config: Any, stored: Mapping[str, StoredTensor]) -> torch.dtype:
+    """The number type of a checkpoint: what its configuration says, or that of most of its tensors."""
+    said = getattr(config, "dtype", None)
+    if isinstance(said, torch.dtype) and said in DTYPES.values():
+        return said
+    found = [STORED_DTYPES[tensor.dtype] for tensor in stored.values() if tensor.dtype in STORED_DTYPES]
+    return max(set(found), key=found.count, default=torch.float32)
 
 
 def _locate(name: str) -> tuple[Path, str | None]:

@@ -9,6 +9,7 @@ import torch
 from vlmtrace.core.arguments import Natural, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.vlm import VLM
+from vlmtrace.models.weight_values import is_offloaded, is_quantized
 
 
 @checked
@@ -27,7 +28,7 @@ def randomized(model: VLM, seed: Seed = 0, top_layers: Natural | None = None) ->
     Returns:
         the copy; it takes as much memory as the model
     Raises:
-        VlmtraceError: there are not so many layers
+        VlmtraceError: there are not so many layers, or the weights are quantized or offloaded
 
     Example:
         >>> import vlmtrace as vt
@@ -41,7 +42,13 @@ def randomized(model: VLM, seed: Seed = 0, top_layers: Natural | None = None) ->
     block = model.head_block
     if top_layers is not None and not 0 <= top_layers <= block.n_layers:
         raise VlmtraceError(f"top_layers={top_layers} does not exist: {block.name} has {block.n_layers} layers.")
+    if is_quantized(model.hf) or is_offloaded(model.hf):
+        raise VlmtraceError(
+            f"The weights of {model.name} are quantized or kept apart from it, so that they cannot be drawn anew: load "
+            "it without quantization, on devices that hold all of it."
+        )
     twin = type(model)(f"{model.name}, randomized", copy.deepcopy(model.hf), model.processor)
+    twin.load_options = model.load_options
     if top_layers is None:
         parts = [twin.hf]
     else:

@@ -21,6 +21,7 @@ from vlmtrace.models.input_limits import processor_refusals
 from vlmtrace.models.interface import ModelInterface
 from vlmtrace.models.layer_kinds import check_has_weights
 from vlmtrace.models.types import Block, Inputs, Site, Trace
+from vlmtrace.models.weight_values import computing_devices, sampled_weights
 
 
 class VLM(ModelInterface):
@@ -37,13 +38,23 @@ class VLM(ModelInterface):
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are."""
-        return next(self.hf.parameters()).device
+        """Where it takes its inputs and gives its logits; of a model on several devices, the first that computes."""
+        return computing_devices(self.hf)[0]
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """All on which it computes, `device` first."""
+        return computing_devices(self.hf)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number type of its parameters."""
-        return next(self.hf.parameters()).dtype
+        """The number type that it computes in: that of its parameters, but for codes of quantized weights."""
+        return next(value.dtype for value in self.hf.parameters() if value.is_floating_point())
+
+    @property
+    def loading(self) -> str:
+        """How it was loaded, as far as that decides about numbers, for records: "bfloat16, bitsandbytes-4bit"."""
+        return str(self.load_options.with_dtype(self.dtype))
 
     def __repr__(self) -> str:
         """Name, and layers × heads of each block."""
@@ -362,18 +373,22 @@ class VLM(ModelInterface):
         with MODEL_LOCK, torch.no_grad(), self.eager(), contextlib.ExitStack() as stack:
             for layer in range(found.n_layers):
                 handle = self.attention_module(Site(block, module, layer)).register_forward_hook(
-                    lambda _module, _args, output: weights.append(output[1].float())
+                    lambda _module, _args, output: weights.append(output[1].float().to(self.device))
                 )
                 stack.callback(handle.remove)
             self.answer_logits(inputs)
         return torch.stack(weights)
 
     def fingerprint(self) -> str:
-        """Identifies the weights: a digest over every parameter's name, shape and first values."""
+        """Identifies the weights: a digest over every parameter's name, shape and first values.
+
+        It is the same wherever the parts of the model lie. Of quantized weights the values are those that their codes
+        stand for.
+        """
         digest = hashlib.sha256()
-        for name, parameter in sorted(self.hf.named_parameters()):
-            digest.update(f"{name} {tuple(parameter.shape)}".encode())
-            digest.update(parameter.detach().flatten()[:256].float().cpu().numpy().tobytes())
+        for name, shape, values in sampled_weights(self.hf, 256):
+            digest.update(f"{name} {shape}".encode())
+            digest.update(values.numpy().tobytes())
         return digest.hexdigest()[:16]
 
 

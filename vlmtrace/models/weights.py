@@ -10,6 +10,9 @@ import contextlib
 import copy
 import logging
 import re
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +31,7 @@ from vlmtrace.models.failures import explained
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.finite import REMEDY
 from vlmtrace.models.model_folders import LFS, WEIGHTS, shards
+from vlmtrace.models.weight_values import named_values
 
 #: Types of numbers that weights may have in a file; others belong to quantized checkpoints.
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -57,18 +61,20 @@ class StoredTensor:
     shape: tuple[int, ...]
 
 
-def stored_tensors(folder: Path, name: str) -> dict[str, StoredTensor]:
+def stored_tensors(folder: Path, name: str, is_quantized: bool = False) -> dict[str, StoredTensor]:
     """What the weight files of a folder hold, read from their headers alone.
 
     Args:
         folder: of the model
         name: of the model, for the sentence
+        is_quantized: whether the configuration says that they hold codes and scales
 
     Returns:
         the tensors by name
 
     Raises:
         VlmtraceError: a file is broken, there is no tensor in them, or they hold numbers of a quantized model
+            and the configuration does not say so
     """
     files = [WEIGHTS] if (folder / WEIGHTS).is_file() else shards(folder, name)
     found: dict[str, StoredTensor] = {}
@@ -82,10 +88,15 @@ def stored_tensors(folder: Path, name: str) -> dict[str, StoredTensor]:
     if not found:
         raise VlmtraceError(f"The weights of {name} hold no tensor: {REMEDY_WEIGHTS}.")
     odd = [key for key, held in found.items() if held.dtype not in FLOATS and not key.endswith(COUNTERS)]
-    if odd:
+    if is_quantized and not odd:
         raise VlmtraceError(
-            f"{name} holds numbers of type {found[odd[0]].dtype} in {named(odd)}, as quantized checkpoints do, which "
-            "are not supported: use the checkpoint in float32, bfloat16 or float16."
+            f"config.json of {name} says that its weights are quantized, and they hold plain numbers, no codes: take "
+            "configuration and weights of one checkpoint."
+        )
+    if odd and not is_quantized:
+        raise VlmtraceError(
+            f"{name} holds numbers of type {found[odd[0]].dtype} in {named(odd)}, as quantized checkpoints do, and "
+            "its config.json does not say how they are quantized: use the checkpoint in float32, bfloat16 or float16."
         )
     return found
 
@@ -118,7 +129,8 @@ def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor],
         model = build(copy.deepcopy(config))
     wanted = {id(value): (key, value) for key, value in model.state_dict(keep_vars=True).items()}
     n_wanted = sum(value.numel() for _, value in wanted.values())
-    n_stored = sum(prod(held.shape) for held in stored.values())
+    # A byte of a quantized weight may hold two numbers.
+    n_stored = sum(prod(held.shape) * (1 if held.dtype in FLOATS else 2) for held in stored.values())
     if n_wanted > 2 * n_stored + SLACK // 4:
         key, largest = max(wanted.values(), key=lambda item: item[1].numel())
         raise VlmtraceError(
@@ -128,7 +140,7 @@ def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor],
         )
 
 
-def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str) -> nn.Module:
+def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str, **how: Any) -> nn.Module:
     """The transformers model of a folder, with every weight from its files and none left over.
 
     Args:
@@ -136,14 +148,16 @@ def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str) 
         family: of the model
         dtype: of its parameters
         name: of the model, for the sentence
+        **how: further arguments of `from_pretrained`: where its parts lie, quantization, attention
 
     Returns:
-        the model, on the CPU
+        the model, on the CPU unless `how` names other places
 
     Raises:
         VlmtraceError: tensors are missing, unexpected or of other shapes, with their names
     """
-    with _parts_told(name), explained(f"The weights of {name} cannot be loaded"), _quiet():
+    failure = f"The weights of {name} cannot be loaded"
+    with _parts_told(name), explained(failure), _quiet(), _offload_folder("device_map" in how) as offload:
         hf, told = family.loader_class().from_pretrained(
             path,
             dtype=dtype,
@@ -151,8 +165,10 @@ def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str) 
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are told, and refused below with their names
             trust_remote_code=False,
-            **family.load_options,
+            **{**family.load_options, **offload, **how},
         )
+        for folder in offload.values():
+            weakref.finalize(hf, shutil.rmtree, folder, ignore_errors=True)
     missing, mismatched = sorted(told["missing_keys"]), sorted(told["mismatched_keys"])
     unexpected = sorted(key for key in told["unexpected_keys"] if not family.leaves_out(key))
     shapes = [f"{key} with {sizes(held)} where {sizes(wanted)} is expected" for key, held, wanted in mismatched]
@@ -240,9 +256,7 @@ def check_finite_weights(hf: nn.Module, name: str) -> None:
         VlmtraceError: a weight is not finite
     """
     broken = [
-        key
-        for key, value in hf.state_dict().items()
-        if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, torch.aminmax(value)))
+        key for key, value in named_values(hf) if value.numel() and not all(map(torch.isfinite, torch.aminmax(value)))
     ]
     if broken:
         raise VlmtraceError(
@@ -258,6 +272,20 @@ def named(keys: Sequence[str], n: int = NAMED) -> str:
 def sizes(shape: Iterable[int]) -> str:
     """A tensor's shape, as a sentence names it."""
     return " × ".join(map(str, shape)) or "one number"
+
+
+@contextlib.contextmanager
+def _offload_folder(is_needed: bool) -> Iterator[dict[str, str]]:
+    """The argument that names a folder for weights that the disk holds; the folder is removed if loading fails."""
+    if not is_needed:
+        yield {}
+        return
+    folder = tempfile.mkdtemp(prefix="vlmtrace-offload-")
+    try:
+        yield {"offload_folder": folder}
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError, one_of
@@ -14,6 +15,12 @@ MOST_SEED, MOST_SAMPLES = 2**32 - 1, 10**7
 
 #: Parameters that are prompts or parts of them, in which lines may break.
 PROSE = ("instruction", "answer_prefix", "question", "prefix")
+
+#: How a model is loaded, beside its name and device; empty in each: as `load_model` does by itself.
+LOADING = ("dtype", "device_map", "quantization", "attn_implementation", "max_pixels", "image_size")
+
+#: The most pixels that an image may be given; larger ones are not read at all.
+MOST_PIXELS = 120_000_000
 
 _REVISION = r"[\w][\w./-]{0,199}"
 _HUB_ID = rf"[A-Za-z0-9_][\w.-]{{0,95}}/[A-Za-z0-9_][\w.-]{{0,95}}(@{_REVISION})?"
@@ -137,6 +144,28 @@ def check_device(name: str) -> None:
         there = bool(find_device(name))
     if not there:
         raise VlmtraceError(f"The device {name!r} cannot be used here: choose cpu, or cuda / mps where present.")
+
+
+def check_loading(given: Mapping[str, str | int | None], device: str = "cpu") -> None:
+    """Raise a sentence if no model can be loaded as it is told.
+
+    Args:
+        given: by the names of `LOADING`; empty or None: not told
+        device: a torch device
+    """
+    told = {name: value for name, value in given.items() if value}
+    if isinstance(told.get("max_pixels"), str):
+        told["max_pixels"] = check_number("MAX_PIXELS", str(told["max_pixels"]), 1, MOST_PIXELS)
+    if not told or told == {"dtype": "float32"}:
+        return
+    for name, value in told.items():
+        if isinstance(value, str):
+            check_text(name, value)
+    from vlmtrace.models.load_options import LoadOptions  # here, as it takes seconds
+
+    LoadOptions.of(**told)  # type: ignore[arg-type]
+    if told.get("device_map") and device != "cpu":
+        raise VlmtraceError(f"DEVICE={device} and DEVICE_MAP are both given: leave DEVICE out.")
 
 
 def check_number(name: str, text: str, least: int, most: int = 10**18) -> int:

@@ -27,10 +27,12 @@ from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.adapter_files import is_adapter, read_adapter
 from vlmtrace.pipeline.checks import (
+    LOADING,
     MOST_SAMPLES,
     MOST_SEED,
     check_data,
     check_device,
+    check_loading,
     check_model,
     check_number,
     check_tasks,
@@ -118,6 +120,12 @@ def run_options(command: Callable) -> Callable:
             ("seed", "0", "Of everything that is drawn."),
             ("run", "", "The run: a folder under data/runs; empty: default, or the model's name."),
             ("device", "cpu", "A torch device."),
+            ("dtype", "", "float32, bfloat16, float16, float64, or auto: as the checkpoint is; empty: float32."),
+            ("device_map", "", "auto, balanced or sequential: spread the model over GPUs, host memory and disk."),
+            ("quantization", "", "bitsandbytes-8bit, bitsandbytes-4bit or torchao-int8; empty: as the checkpoint is."),
+            ("attn_implementation", "", "sdpa or eager; empty: as transformers chooses."),
+            ("max_pixels", "", "Make larger images smaller; empty: no bound."),
+            ("image_size", "", "Resample every image to this width and height, such as 448x336; empty: its own."),
         ]
     ):
         command = option(name, default, text)(command)
@@ -231,7 +239,7 @@ def make(
     from vlmtrace.pipeline.cluster.connection import check_cluster, shared_cluster
     from vlmtrace.pipeline.schedule import jobs_of, make_report, run_jobs
 
-    at_once = check_number("JOBS", jobs, 1, MOST_JOBS) if jobs else 2 if made[0].device == "cpu" else 1
+    at_once = check_number("JOBS", jobs, 1, MOST_JOBS) if jobs else 2 if on_cpu(made[0]) else 1
     check_cluster(cluster, cluster_config)
     matters = any(spec.models == "decoder-only" for spec in stages().values() if spec.target == target)
     kinds = [not matters or is_decoder_only(given.model) for given in made]
@@ -247,6 +255,11 @@ def make(
         page = paths.relative(run.folder / "report" / "index.html")
         words = "Done" if worked else f"Nothing to do: run {given.run} is up to date"
         click.echo(f"{words}. Open {page} in a browser.")
+
+
+def on_cpu(given: Settings) -> bool:
+    """Whether several models can be in memory at a time, as no GPU has to hold them."""
+    return given.device == "cpu" and not given.device_map
 
 
 def is_decoder_only(model: str) -> bool:
@@ -330,6 +343,7 @@ def check(run_name: str, model: str, revision: str, tasks: str, root: str, quest
     if others["samples"]:
         check_number("SAMPLES", others["samples"], 1, MOST_SAMPLES)
     check_device(others["device"])
+    check_loading({name: others[name] for name in LOADING}, others["device"])
 
 
 @main.command("report")

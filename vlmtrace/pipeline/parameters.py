@@ -12,10 +12,12 @@ from typing import Any
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.pipeline.checks import (
+    MOST_PIXELS,
     MOST_SAMPLES,
     MOST_SEED,
     check_data,
     check_device,
+    check_loading,
     check_model,
     check_number,
     check_question,
@@ -42,6 +44,7 @@ WHOLE = {
     "samples": (1, MOST_SAMPLES),
     "per_category": (1, MOST_SAMPLES),
     "draws": (1, 10**6),
+    "max_pixels": (1, MOST_PIXELS),
     "n_random": (0, 10**6),
 }
 
@@ -162,4 +165,9 @@ _CHECKS: dict[str, Callable[[Any, Path], None]] = {
     "question": lambda question, _: check_question(question),
     "model": lambda model, _: check_model(model),
     "device": lambda device, _: check_device(device),
+    "dtype": lambda dtype, _: check_loading({"dtype": dtype}),
+    "device_map": lambda device_map, _: check_loading({"device_map": device_map}),
+    "quantization": lambda quantization, _: check_loading({"quantization": quantization}),
+    "attn_implementation": lambda name, _: check_loading({"attn_implementation": name}),
+    "image_size": lambda image_size, _: check_loading({"image_size": image_size}),
 }

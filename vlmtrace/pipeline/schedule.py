@@ -22,6 +22,7 @@ import click
 
 from vlmtrace.core.files import locked
 from vlmtrace.pipeline.checkpoints import digest_of, file_digest
+from vlmtrace.pipeline.checks import LOADING
 from vlmtrace.pipeline.dependencies import PACKAGE, code_digest, modules_behind, modules_used_by
 from vlmtrace.pipeline.kernels import OwnKernelManager, kernel_threads, warm_kernels
 from vlmtrace.pipeline.model_files import model_digest
@@ -51,6 +52,12 @@ class Settings:
         samples: pairs of each task, as text; "": as in notebook 01
         seed: as text
         device: a torch device
+        dtype: of the model's numbers; "": as in the notebooks
+        device_map: how a model is spread over devices; "": it is not
+        quantization: of its weights; "": as they are stored
+        attn_implementation: how its attention is computed; "": as transformers chooses
+        max_pixels: of an image, as text; "": no bound
+        image_size: of every image, such as 448x336; "": its own
     """
 
     run: str
@@ -65,6 +72,12 @@ class Settings:
     samples: str = ""
     seed: str = "0"
     device: str = "cpu"
+    dtype: str = ""
+    device_map: str = ""
+    quantization: str = ""
+    attn_implementation: str = ""
+    max_pixels: str = ""
+    image_size: str = ""
 
 
 @dataclass
@@ -99,6 +112,7 @@ class Job:
             "model": f"{given.model}@{given.revision}" if given.revision else given.model,
             "seed": given.seed,
             "device": given.device,
+            **{name: getattr(given, name) for name in LOADING},
             "run": given.run,
             "task": self.task,
             "tasks": "" if self.task else " ".join(given.tasks),
@@ -128,7 +142,7 @@ class Job:
         ]
         modules = modules_used_by(spec.notebook, drawing=not spec.writes)
         return {
-            "parameters": {name: value for name, value in given.items() if name not in ("device", "run")},
+            "parameters": {name: value for name, value in given.items() if name not in ("device", "device_map", "run")},
             "notebook": file_digest(spec.notebook),
             "code": code_digest(modules),
             "model": model_digest(self.settings.model),

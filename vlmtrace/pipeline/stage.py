@@ -88,6 +88,8 @@ class Stage:
         self.parameters = dict(parameters)
         if model is not None:
             self.parameters |= {"model": model.name, "fingerprint": model.fingerprint()}
+            if loading := _loading(model):
+                self.parameters["loading"] = loading
             if model.revision is not None:
                 self.parameters["revision"] = model.revision
         self.started = time.monotonic()
@@ -179,8 +181,8 @@ class Stage:
     ) -> pd.DataFrame:
         """Compute `function(model, pairs, **options)` in parts that survive an interruption, here or on a cluster.
 
-        A part belongs to the function, its options, the model (its weights and number type, and its files: processor,
-        tokenizer), the rows, images and masks it was made from, and the versions of this package and of what it
+        A part belongs to the function, its options, the model (its weights, how it was loaded, and its files: processor
+        and tokenizer), the rows, images and masks it was made from, and the versions of this package and of what it
         computes with: where any of these differ, or the file is damaged, it is computed again. Parts are deleted when
         the stage finishes.
 
@@ -243,7 +245,8 @@ class Stage:
         self, function: Callable[..., pd.DataFrame], model: VLM, pairs: pd.DataFrame, chunk: int, options: Any
     ) -> tuple[list[pd.DataFrame], Checkpoints]:
         """The rows of every part, and where the parts are kept."""
-        made_by = [model.fingerprint(), model_digest(model.name), str(getattr(model, "dtype", "")), versions()]
+        loaded = [str(getattr(model, "dtype", "")), _loading(model)]
+        made_by = [model.fingerprint(), model_digest(model.name), *loaded, versions()]
         key = digest_of(function.__module__, function.__name__, options, made_by, package_digest())
         pieces = list(chunks(pairs, chunk))
         if not pieces:
@@ -340,6 +343,12 @@ class Stage:
                     )
             if entry["writes"].get(self._name(path), digest) != digest:
                 print(f"{self._name(path)} was changed after {writer} wrote it, by hand or by another program.")
+
+
+def _loading(model: VLM) -> str:
+    """How a model was loaded, as far as it decides about numbers; "" where that is not known."""
+    found = getattr(model, "loading", "")
+    return found if isinstance(found, str) else ""
 
 
 def _compute_here(

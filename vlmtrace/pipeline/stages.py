@@ -20,7 +20,7 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 #: A stage and the stages whose tables it reads must agree on these: parameter and its name in a sentence.
-SHARED = {"seed": "seed", "model": "model", "fingerprint": "model weights"}
+SHARED = {"seed": "seed", "model": "model", "fingerprint": "model weights", "loading": "a model in"}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """What travels to a worker: names, never objects that it could not find again."""
 
+from dataclasses import replace
+
 import pytest
 from fixtures import cluster_functions
 from fixtures.clusters import fake_model
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.load_options import LoadOptions
 from vlmtrace.pipeline.cluster.job import find_function, name_function, name_model
 
 
@@ -38,6 +41,21 @@ def test_workers_use_the_kind_of_device_of_the_notebook_or_their_own():
     model = fake_model()
     assert name_model(model, "").device == "cpu" and name_model(model, "").checked
     assert name_model(model, "cuda").device == "cuda" and not name_model(model, "cuda").checked
+
+
+def test_workers_load_a_model_as_the_notebook_did():
+    model = fake_model()
+    model.load_options = LoadOptions.of("bfloat16", max_pixels=900, image_size="40x20", attn_implementation="eager")
+    told = dict(name_model(model, "").options)
+    assert told == {"max_pixels": 900, "image_size": (40, 20), "attn_implementation": "eager"}
+    assert LoadOptions.of("bfloat16", **told) == model.load_options
+
+
+def test_a_model_on_several_devices_is_no_workers(monkeypatch):
+    model = fake_model()
+    model.load_options = replace(LoadOptions(), device_map="auto")
+    with pytest.raises(VlmtraceError, match=r"spread over devices \(device_map\), and each worker"):
+        name_model(model, "")
 
 
 def test_a_directory_is_named_by_its_whole_path(tmp_path, monkeypatch):

@@ -161,10 +161,11 @@ def _ablations(
     for (module, layer), inside in _heads_inside(model, sets).items():
         if not inside.all():
             site = Site(model.head_block.name, module, layer)
-            yield model.hook_point(site), _ablate_outside(inside[:, None].to(model.device), side.corrupt[site])
+            yield model.hook_point(site), _ablate_outside(inside[:, None], side.corrupt[site])
 
 
 def _ablate_outside(inside: Tensor, corrupt: Tensor) -> Callable[[Tensor], Tensor]:
     """A hook: heads inside (set, 1, head) keep what they compute, all others get the output in corrupt (1, S, D)."""
-    keep = inside.repeat_interleave(corrupt.shape[-1] // inside.shape[-1], dim=-1)  # (set, 1, D)
+    # (set, 1, D)
+    keep = inside.repeat_interleave(corrupt.shape[-1] // inside.shape[-1], dim=-1).to(corrupt.device)
     return lambda value: torch.where(keep, value, corrupt)

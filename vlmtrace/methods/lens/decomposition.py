@@ -28,6 +28,7 @@ from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.models import VLM, HookPoint, Inputs, Site
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.hooks import attach_hooks
+from vlmtrace.models.weight_values import is_quantized, weight_of
 
 BLOCK = "language_model"
 
@@ -99,10 +100,10 @@ class Lens:
         Returns:
             (D,)
         """
-        bias = _projection(self.model, layer).bias
-        if bias is None:
+        projection = _projection(self.model, layer)
+        if projection.bias is None:
             return torch.zeros_like(self.attention[layer, self.at])
-        return self._behind(layer, bias.float())
+        return self._behind(layer, weight_of(projection, "bias").to(self.hidden.device))
 
     def _value(self, layer: int, head: int) -> Tensor:
         """Values of a head at every position: (T, E)."""
@@ -111,17 +112,21 @@ class Lens:
     def _written(self, layer: int, parts: Tensor, heads: Sequence[int]) -> Tensor:
         """Parts of single heads (n, E) through each head's slice of the output projection: (n, D)."""
         size = self.heads.shape[-1]
-        weight = _projection(self.model, layer).weight.float().unflatten(1, (-1, size))  # (D, H, E)
+        weight = self._output_weight(layer).unflatten(1, (-1, size))  # (D, H, E)
         if len(set(heads)) == 1:
             return self._behind(layer, parts.float() @ weight[:, heads[0]].T)
         return self._behind(layer, torch.einsum("ne,dne->nd", parts.float(), weight[:, list(heads)]))
+
+    def _output_weight(self, layer: int) -> Tensor:
+        """The output projection's weight, also where it is quantized or kept apart from the model: (D, H·E)."""
+        return weight_of(_projection(self.model, layer)).to(self.hidden.device)
 
     def _behind(self, layer: int, raw: Tensor) -> Tensor:
         """What the output projection gives, behind the norm that may follow, its scale frozen: (n, D)."""
         norm = _norms_behind(self.model, layer)
         if norm is None:
             return raw
-        whole = functional.linear(self.heads[layer, self.at].flatten(), _projection(self.model, layer).weight.float())
+        whole = functional.linear(self.heads[layer, self.at].flatten(), self._output_weight(layer))
         return FrozenNorm.of(norm[0], whole).linear(raw)
 
     # Reading --------------------------------------------------------
@@ -187,8 +192,9 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
     Returns:
         the run in parts: hidden states, outputs of heads and modules, attention weights, logits
     Raises:
-        VlmtraceError: the model is not decoder-only, there are several questions, or a layer adds more to the stream
-            than its attention and its feed-forward
+        VlmtraceError: the model is not decoder-only, there are several questions, a layer adds more to the stream
+            than its attention and its feed-forward, or its heads do not add up to its attention (an unknown kind of
+            quantization)
 
     Example:
         >>> import vlmtrace as vt
@@ -222,7 +228,7 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
     }
 
     def keep(name: str) -> Any:
-        return lambda value: kept[name].append(value[0].detach().float())
+        return lambda value: kept[name].append(value[0].detach().float().to(model.device))
 
     final_norm = model.final_norm  # refuses models whose layers are not read out by it
     points = []
@@ -259,7 +265,25 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
     final = FrozenNorm.of(final_norm, hidden[-1])
     at = range(length)[at]
     logits = model.unembed(final[at](hidden[-1, at]))
-    return Lens(model, inputs, at, hidden, added, mlp, heads, keys, values, weights, final, logits)
+    lens = Lens(model, inputs, at, hidden, added, mlp, heads, keys, values, weights, final, logits)
+    _check_heads(lens)
+    return lens
+
+
+def _check_heads(lens: Lens) -> None:
+    """Refuse a model whose output projections are not what `weight_of` makes of their weights."""
+    model = lens.model
+    is_exact = model.dtype == torch.float32 and not is_quantized(model.hf)
+    for layer, added in enumerate(lens.attention[:, lens.at]):
+        found = lens.head_outputs(layer).sum(0) + lens.attention_bias(layer)
+        off = (found - added).norm() / added.norm().clamp_min(1e-12)
+        # Where activations are quantized, too, a product is off by a percent or so.
+        if not off <= (1e-3 if is_exact else 5e-2):
+            raise VlmtraceError(
+                f"The heads of layer {layer} of {model.name} do not add up to what its attention writes (off by "
+                f"{off:.1%}): its weights are kept in a way that the lens does not know, so load it without "
+                "quantization."
+            )
 
 
 def _projection(model: VLM, layer: int) -> Any:

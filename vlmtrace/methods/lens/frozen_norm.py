@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from vlmtrace.models.weight_values import float_copy
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class FrozenNorm:
         if isinstance(norm, nn.Identity):
             width = at.shape[-1]
             return cls(at.new_ones(width), at.new_zeros(width), False, torch.ones_like(at[..., :1]))
-        exact: Any = copy.deepcopy(norm).float()
+        exact = float_copy(norm, at.device)
         # ±1000 in turn: mean 0, root mean square 1000, beside which the norm's epsilon is nothing.
         signs = torch.ones(at.shape[-1], device=at.device)
         signs[1::2] = -1

@@ -216,7 +216,7 @@ def ablated_log_odds(lens: Lens, heads: Sequence[tuple[int, int]], mean: Tensor)
 
         def put(value: Tensor) -> Tensor:
             value = value.clone()
-            value.unflatten(-1, mean.shape[1:])[:, lens.at, chosen] = mean[layer, chosen].to(value.dtype)
+            value.unflatten(-1, mean.shape[1:])[:, lens.at, chosen] = mean[layer, chosen].to(value.device, value.dtype)
             return value
 
         return put

@@ -35,6 +35,7 @@ from vlmtrace.methods.lens.decomposition import BLOCK, Lens, check_questions, le
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.methods.lens.map_scores import tokens_on_object
 from vlmtrace.models import VLM, Site
+from vlmtrace.models.weight_values import weight_of
 
 #: What can be read at a position; the first of a layer, the others of one of its heads.
 QUANTITIES = ("input", "key", "value", "output")
@@ -94,7 +95,7 @@ def head_input_map(lens: Lens, quantity: str, layer: int, head: int) -> Tensor:
         (width of a head, D)
     """
     module = lens.model.attention_module(Site(BLOCK, "self_attention", layer))
-    weight = getattr(module, {"key": "k_proj", "value": "v_proj"}[quantity]).weight.float()
+    weight = weight_of(getattr(module, {"key": "k_proj", "value": "v_proj"}[quantity])).to(lens.hidden.device)
     size = lens.heads.shape[-1]
     shared = head // (lens.heads.shape[2] // lens.keys.shape[2])
     before = norm_before(lens, layer)
@@ -136,8 +137,8 @@ def word_scores(lens: Lens, vectors: Tensor, positions: Tensor, through: str = "
     """
     if one_of(through, THROUGH, "way to read words") == "unembedding":
         return lens.read(vectors, positions).softmax(-1)
-    words = torch.nn.functional.normalize(lens.model.hf.get_input_embeddings().weight.float(), dim=-1)
-    return torch.nn.functional.normalize(vectors.float(), dim=-1) @ words.T
+    words = weight_of(lens.model.hf.get_input_embeddings()).to(vectors.device)
+    return torch.nn.functional.normalize(vectors.float(), dim=-1) @ torch.nn.functional.normalize(words, dim=-1).T
 
 
 @checked

@@ -55,7 +55,8 @@ def default_memory(model: VLM) -> int:
         a quarter of the free memory, on a CPU at most `CPU_MEMORY`
     """
     if model.device.type == "cuda":
-        return int(torch.cuda.mem_get_info(model.device)[0] * MEMORY_SHARE)
+        # States go through all of a model's devices: the one with the least room decides.
+        return int(min(torch.cuda.mem_get_info(one)[0] for one in model.devices) * MEMORY_SHARE)
     return min(CPU_MEMORY, int(psutil.virtual_memory().available * MEMORY_SHARE))
 
 

@@ -258,7 +258,8 @@ class _Layers:
     def of(self, block: str, module: str, tiles: bool = False) -> tuple[list[Tensor], list[Tensor]]:
         """(head, query, key) and (step, head, query, key) a layer; with tiles as the dimension before head."""
         sites = [Site(block, module, layer) for layer in range(self.model.blocks[block].n_layers)]
-        pairs = [(self.weights[site].detach(), self.gradients[site]) for site in sites]
+        device = self.model.device  # layers may lie on several
+        pairs = [(self.weights[site].detach().to(device), self.gradients[site].to(device)) for site in sites]
         if not tiles:
             pairs = [(weight[0], gradient[:, 0]) for weight, gradient in pairs]
         return [weight for weight, _ in pairs], [gradient for _, gradient in pairs]

@@ -78,7 +78,7 @@ def _visible(given: Interventions, replay: Replay) -> Interventions:
         mask = replay.masks[site.layer]
         if mask is not None:
             seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-            setting = Setting(setting.states, setting.mask & seen)
+            setting = Setting(setting.states, setting.mask & seen.to(setting.mask.device))
         blocked[site] = setting
     return Interventions(given.n, given.overwritten, blocked)
 
@@ -182,7 +182,7 @@ class _Suffix:
         hidden = torch.zeros(pairs, n, *blocked.mask.shape[2:], dtype=torch.bool, device=states.device)  # (P, S, T, T)
         here = blocked.among(n)
         assert here is not None, "some state is blocked here"
-        hidden[:, here.states] = here.mask
+        hidden[:, here.states] = here.mask.to(hidden.device)
         hidden = hidden[:, :, self.first :].flatten(0, 1)[:, None]  # (P·S, 1, L, T)
         options["attention_mask"] = _hiding(options["attention_mask"], hidden, self.model.dtype)
         blind = hidden.all(-1)[:, 0, :, None]  # (P·S, L, 1)

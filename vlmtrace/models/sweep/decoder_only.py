@@ -141,7 +141,8 @@ class SuffixSweep:
             if some.position_masks is not None:
                 states[:, chosen] = self._masked(layer, module, some, start)
             else:
-                states[:, chosen, some.positions[0] - start] = self._single(layer, module, some)
+                at = some.positions[0].to(states.device) - start
+                states[:, chosen, at] = self._single(layer, module, some)
         return states
 
     def _single(self, layer: int, module: str, patches: Patches) -> Tensor:
@@ -160,7 +161,8 @@ class SuffixSweep:
         """The layer's output (P, S, rows, D) from `start` on, where each patch sets several positions."""
         rows = slice(start, None)
         assert patches.position_masks is not None
-        chosen = patches.position_masks[:, :, rows, None]  # (P, S, rows, 1)
+        # (P, S, rows, 1)
+        chosen = patches.position_masks[:, :, rows, None].to(self.clean[BLOCK, module, layer].device)
         if any(head is not None for head in patches.heads):
             n_heads = self.model.blocks[BLOCK].heads_at(layer)
             width = self.clean[BLOCK, module, layer].shape[-1]

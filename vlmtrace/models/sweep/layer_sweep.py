@@ -74,8 +74,8 @@ def restore_window_hooks(
             reaching.setdefault(patches.modules[i], []).append(i)
 
     def restore(chosen: list[int], module: str) -> Callable[[Tensor], Tensor]:
-        positions = patches.positions[:, chosen]
-        rows = gather_rows(clean[patches.block, module, layer], positions)  # (P, chosen, D)
+        rows = gather_rows(clean[patches.block, module, layer], patches.positions[:, chosen])  # (P, chosen, D)
+        positions = patches.positions[:, chosen].to(rows.device)
         pairs = torch.arange(len(positions), device=rows.device)[:, None]
 
         def hook(value: Tensor) -> Tensor:
@@ -103,18 +103,18 @@ def row_index(positions: Tensor, width: int) -> Tensor:
 
 def take_row(states: Tensor, positions: Tensor) -> Tensor:
     """One row of each state: (P, S, T, D) -> (P, S, 1, D)."""
-    return states.gather(2, row_index(positions, states.shape[-1]))
+    return states.gather(2, row_index(positions.to(states.device), states.shape[-1]))
 
 
 def repeat_with_row(stream: Tensor, positions: Tensor, rows: Tensor) -> Tensor:
     """A stream (P, T, D) once for each patch, with one row (P, S, 1, D) replaced: (P, S, T, D)."""
     states = stream.unsqueeze(1).repeat(1, positions.shape[1], 1, 1)
-    return states.scatter_(2, row_index(positions, stream.shape[-1]), rows)
+    return states.scatter_(2, row_index(positions.to(stream.device), stream.shape[-1]), rows)
 
 
 def gather_rows(stream: Tensor, positions: Tensor) -> Tensor:
     """Rows of a stream that all states share: (P, T, D), (P, S) -> (P, S, D)."""
-    return stream.gather(1, positions[:, :, None].expand(-1, -1, stream.shape[-1]))
+    return stream.gather(1, positions.to(stream.device)[:, :, None].expand(-1, -1, stream.shape[-1]))
 
 
 def with_heads(heads: list[int | None], n_heads: int, new: Tensor, old: Tensor) -> Tensor:

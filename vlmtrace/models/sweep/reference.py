@@ -94,7 +94,7 @@ def run_with_fixed_heads(
                 site = Site(block.name, module, layer)
                 n_heads = block.heads_at(layer)
                 width = clean[site].shape[-1] // n_heads
-                mask = keep[row, layer, :n_heads].repeat_interleave(width).to(model.device)
+                mask = keep[row, layer, :n_heads].repeat_interleave(width).to(clean[site].device)
                 fixed = torch.where(mask, clean[site], corrupt[site])
                 points.append((model.hook_point(site), lambda _value, fixed=fixed: fixed))
         with attach_hooks(points):

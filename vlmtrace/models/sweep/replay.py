@@ -86,7 +86,7 @@ class Replay:
             return [0] * len(patches)
         if patches.position_masks is None:
             reached = torch.zeros(len(patches), self.length, dtype=torch.bool, device=device)  # (S, T)
-            reached[torch.arange(len(patches)), patches.positions[0]] = True
+            reached[torch.arange(len(patches), device=device), patches.positions[0].to(device)] = True
         else:
             reached = patches.position_masks.any(0).to(device)
         if not self._looks_ahead():
@@ -111,7 +111,7 @@ class Replay:
     def _first_reached(self, reached: Tensor, lowest: int = 1) -> int:
         for mask in self.masks[lowest:]:
             assert mask is not None
-            reached = reached | (seen(mask) & reached).any(-1).any(0)[0]
+            reached = reached | (seen(mask).to(reached.device) & reached).any(-1).any(0)[0]
         return int(reached.nonzero()[0])
 
     def state_bytes(self, first: int) -> int:
@@ -179,9 +179,11 @@ class Replay:
             options[SHARED_KEYS] = dict(options[SHARED_KEYS])
         if self.kinds[layer] == ATTENTION:
             mask = self.masks[layer]
-            options["attention_mask"] = None if mask is None else mask[:, :, rows]
+            at = rows.to(mask.device) if isinstance(rows, Tensor) and mask is not None else rows
+            options["attention_mask"] = None if mask is None else mask[:, :, at]
         elif self.kinds[layer] == CROSS_ATTENTION and given.get("cross_attention_mask") is not None:
-            options["cross_attention_mask"] = given["cross_attention_mask"][:, :, rows]
+            mask = given["cross_attention_mask"]
+            options["cross_attention_mask"] = mask[:, :, rows.to(mask.device) if isinstance(rows, Tensor) else rows]
         return options
 
     def prepare(self, layer: int, first: int) -> None:
@@ -284,8 +286,13 @@ class Replay:
         Returns:
             (P, S, D)
         """
-        options = self._options(layer, positions, lambda value, dim: value.index_select(dim, positions))
-        return self._with_context(layer, self.calls[layer].hidden[:, positions], options, context, mlp)
+
+        def chosen(value: Tensor, dim: int) -> Tensor:
+            return value.index_select(dim, positions.to(value.device))
+
+        options = self._options(layer, positions, chosen)
+        hidden = self.calls[layer].hidden
+        return self._with_context(layer, hidden[:, positions.to(hidden.device)], options, context, mlp)
 
     def _with_context(
         self, layer: int, hidden: Tensor, options: dict[str, Any], context: Tensor, mlp: Tensor | None

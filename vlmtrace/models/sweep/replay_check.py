@@ -14,8 +14,8 @@ from vlmtrace.models.vlm import VLM
 
 
 def tolerance(model: VLM, values: Tensor) -> float:
-    """By how much values may differ that are the same computation in another order; −∞ among them does not count."""
-    share = 1e-4 if model.dtype == torch.float32 else 5e-2
+    """By how much values may differ that are the same computation of a layer; −∞ among them does not count."""
+    share = max(1e-4, 2 * torch.finfo(model.dtype).eps)
     return share * max(float(values[values.isfinite()].abs().amax() if values.isfinite().any() else 0.0), 1.0)
 
 
@@ -60,7 +60,7 @@ def check_replay(model: VLM, trace: Trace, inputs: Inputs) -> None:
         refuse_unless_same(again, found, found, f"text layer {i}, run by itself, gives another output")
         if i + 1 < n:
             # Where image features are added in between, those positions may differ.
-            at = ~model.is_image(inputs) if model.adds_image_features_after(i) else ...
+            at = ~model.is_image(inputs).to(found.device) if model.adds_image_features_after(i) else ...
             entering = trace.calls[i + 1].hidden
             sentence = f"the input of text layer {i + 1} is not the output of the one before"
             refuse_unless_same(entering[at], found[at], found, sentence)

@@ -143,7 +143,8 @@ def _merged(
         own_share = (own_normalizer - normalizer).sigmoid()[
             ..., None
         ]  # float32, also where contexts are in half precision
-        own_context = torch.lerp(context.float(), own_context.float(), own_share).to(query.dtype)
+        kind = torch.promote_types(query.dtype, torch.float32)
+        own_context = torch.lerp(context.to(kind), own_context.to(kind), own_share.to(kind)).to(query.dtype)
     if sinks is not None:
         if before:
             own_normalizer = torch.logaddexp(own_normalizer, normalizer)

@@ -137,7 +137,8 @@ def _patched(model: VLM, clean: Trace, corrupt: Trace, patches: Patches, pair: i
 def _patched_stream(clean: Tensor, corrupt: Tensor, patches: Patches) -> Tensor:
     """The corrupt residual stream (1, M, D) once for each patch, with its position or positions clean: (1, S, M, D)."""
     if patches.position_masks is not None:
-        return torch.where(patches.position_masks[..., None], clean[:, None], corrupt[:, None])
+        masks = patches.position_masks.to(clean.device)
+        return torch.where(masks[..., None], clean[:, None], corrupt[:, None])
     return repeat_with_row(corrupt, patches.positions, gather_rows(clean, patches.positions).unsqueeze(2))
 
 
@@ -155,11 +156,15 @@ def _resumed(model: VLM, below: list[Tensor], states: Tensor) -> Iterator[None]:
         module.forward = forward
 
     stubbed = [model.layer_module("vision_encoder", i) for i in range(len(below) + 1)]
+    # Where a model is spread over devices, accelerate has put a forward of its own there.
+    before = [module.__dict__.get("forward") for module in stubbed]
     given = [*(stream.expand(states.shape[1], -1, -1) for stream in below), states]
     try:
         for module, gives in zip(stubbed, given, strict=True):
             stub(module, gives)
         yield
     finally:
-        for module in stubbed:
+        for module, own in zip(stubbed, before, strict=True):
             module.__dict__.pop("forward", None)
+            if own is not None:
+                module.forward = own

@@ -27,9 +27,10 @@ class ModelName:
         name: as `load_model` was given it
         source: where it is loaded from: the name, or the absolute path of a directory
         device: the kind of device: "cpu", "cuda" or "mps"
-        dtype: "float32", "bfloat16" or "float16"
+        dtype: of its numbers, as `load_model` takes it
         fingerprint: of the notebook's model
         checked: whether the notebook has checked it on this kind of device
+        options: further arguments of `load_model`, name and value
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelName:
     dtype: str
     fingerprint: str
     checked: bool
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,18 @@ def name_model(model: VLM, device: str) -> ModelName:
         device: that workers use; "": the kind that the model is on
 
     Raises:
-        VlmtraceError: it has no name to load it by
+        VlmtraceError: it has no name to load it by, or is spread over several devices
     """
     name = str(getattr(model, "name", ""))
+    from vlmtrace.models.load_options import LoadOptions  # here, as torch takes seconds
+
+    told = getattr(model, "load_options", None)
+    told = told if isinstance(told, LoadOptions) else LoadOptions()
+    if told.device_map is not None:
+        raise VlmtraceError(
+            f"{name[:80]} is spread over devices (device_map), and each worker of a cluster has one: load it on one "
+            "device, with quantization where it is too large, or compute it here."
+        )
     try:
         check_model(name)
     except VlmtraceError as error:
@@ -122,7 +133,7 @@ def name_model(model: VLM, device: str) -> ModelName:
     source = str(folder.resolve()) if not bundled and folder.is_dir() else name
     used = device or own
     dtype = str(model.dtype).removeprefix("torch.")
-    return ModelName(name, source, used, dtype, model.fingerprint(), checked=used == own)
+    return ModelName(name, source, used, dtype, model.fingerprint(), used == own, tuple(told.given().items()))
 
 
 def name_job(

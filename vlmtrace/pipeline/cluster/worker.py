@@ -158,7 +158,8 @@ def load(wanted: ModelName) -> VLM:
 
     disable_progress_bar()
     try:
-        model = load_model(wanted.source, wanted.device, wanted.dtype, check=not wanted.checked)
+        options = dict(wanted.options)
+        model = load_model(wanted.source, wanted.device, wanted.dtype, check=not wanted.checked, **options)
     except Exception as error:
         free_memory(error)
         raise Unfit(f"it cannot load {wanted.name} ({told(error)})") from error

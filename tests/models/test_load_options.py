@@ -1,0 +1,92 @@
+"""Number types, placement and the like are checked before anything is read, and the model is as it was asked for."""
+
+import numpy as np
+import pytest
+import torch
+from fixtures.broken_folders import refusal, set_entry
+
+import vlmtrace as vt
+from vlmtrace.models import load_options
+from vlmtrace.models.load_options import DTYPES, LoadOptions
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"dtype": "int8"}, "Unknown dtype 'int8'"),
+        ({"device_map": "everywhere"}, "Unknown device_map 'everywhere'"),
+        ({"quantization": "4bit"}, "Unknown quantization '4bit'"),
+        ({"attn_implementation": "flash_attention_2"}, "Unknown attn_implementation 'flash_attention_2'"),
+        ({"image_size": "large"}, "image_size='large' is no width and height"),
+        ({"image_size": (448, 0)}, "is no width and height"),
+        ({"image_size": (448,)}, "is no width and height"),
+        ({"max_pixels": -1}, "max_pixels must be a whole number from 0 to 120,000,000, not -1"),
+        ({"device_map": "auto", "device": "cuda"}, "device=cuda and device_map are both given"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(model_store, given, sentence):
+    with pytest.raises(vt.VlmtraceError, match=sentence):
+        vt.load_model(model_store.path("llava"), **given)
+
+
+def test_empty_texts_mean_nothing_as_in_notebooks():
+    assert LoadOptions.of(device_map="", quantization="", attn_implementation="", image_size="") == LoadOptions()
+
+
+@pytest.mark.parametrize(
+    ("given", "missing", "extra"),
+    [
+        ({"device_map": "auto"}, "accelerate", "accelerate"),
+        ({"quantization": "bitsandbytes-4bit"}, "bitsandbytes", "bitsandbytes"),
+        ({"quantization": "bitsandbytes-8bit"}, "accelerate", "bitsandbytes"),
+        ({"quantization": "torchao-int8"}, "torchao", "torchao"),
+    ],
+)
+def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch, given, missing, extra):
+    monkeypatch.setattr(load_options, "find_spec", lambda name: None if name == missing else object())
+    with pytest.raises(vt.VlmtraceError, match=rf"needs the package {missing}.*pip install 'vlmtrace\[{extra}\]'"):
+        LoadOptions.of(**given)
+
+
+def test_a_checkpoint_that_needs_a_missing_library_names_it(monkeypatch, copy):
+    monkeypatch.setattr(load_options, "find_spec", lambda name: None if name == "bitsandbytes" else object())
+    folder = copy("llava")
+    set_entry("config.json", ("quantization_config",), {"quant_method": "bitsandbytes", "load_in_4bit": True})(folder)
+    assert "quantized by bitsandbytes, needs the package bitsandbytes" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_every_type_runs_on_the_cpu(model_store, random_pairs, name):
+    model = vt.load_model(model_store.path("llava"), dtype=name)
+    assert model.dtype == DTYPES[name] and model.uses_fast_sweep and model.loading == name
+    found = vt.patch_modules(model, random_pairs[:1], blocks=["language_model"], positions=["last"])
+    expected = vt.patch_modules(
+        model_store.shared("llava"), random_pairs[:1], blocks=["language_model"], positions=["last"]
+    )
+    off = np.abs(found["logit_diff"] - expected["logit_diff"]).max()
+    assert off < (1e-4 if name in ("float32", "float64") else 0.3)
+    assert (off > 0) == (name != "float32"), "it was computed in another type"
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+def test_auto_is_the_type_that_the_checkpoint_is_stored_in(model_store, tmp_path, stored):
+    model = model_store.load("llava")
+    model.hf.to(stored).save_pretrained(tmp_path)
+    model.processor.save_pretrained(tmp_path)
+    assert vt.load_model(tmp_path, dtype="auto", check=False).dtype == stored
+    set_entry("config.json", ("dtype",), None)(tmp_path)
+    assert vt.load_model(tmp_path, dtype="auto", check=False).dtype == stored, "config.json does not say it"
+    assert vt.load_model(tmp_path, check=False).dtype == torch.float32
+
+
+def test_attention_is_computed_as_asked(model_store):
+    for name in load_options.ATTENTION:
+        model = vt.load_model(model_store.path("llava"), attn_implementation=name)
+        assert model.hf.config.get_text_config()._attn_implementation == name
+        assert model.loading == f"float32, {name}"
+
+
+def test_what_loads_the_same_again_is_kept():
+    options = LoadOptions.of("bfloat16", attn_implementation="eager", max_pixels=900, image_size="40x20")
+    assert LoadOptions.of("bfloat16", **options.given()) == options
+    assert str(options) == "bfloat16, eager, max_pixels=900, image_size=40x20"
