@@ -16,10 +16,11 @@ from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.models import Patches
 from vlmtrace.models.families import family_of, registry
 from vlmtrace.models.families.guess import CannotGuess, guess
+from vlmtrace.models.guessed import GuessedDecoder
 from vlmtrace.models.layer_kinds import check_can_be_hidden
 from vlmtrace.models.sweep import reference
 from vlmtrace.models.sweep.self_check import self_check
-from vlmtrace.models.universal import GuessedDecoder, UniversalDecoder
+from vlmtrace.models.universal import UniversalDecoder
 
 LANGUAGE = "language_model"
 
@@ -60,6 +61,12 @@ def test_an_encoder_of_its_own_is_not_guessed(model_store):
     config = model_store.shared("blip2").hf.config
     config = type(config)(**config.to_dict() | {"text_config": {"model_type": "t5", "num_layers": 2}})
     with pytest.raises(CannotGuess, match="an encoder of its own"):
+        guess(config)
+
+
+def test_no_more_layers_are_built_than_a_text_stack_is_known_to_have(model_store):
+    config = type(model_store.shared("llava").hf.config)(text_config={"model_type": "llama", "num_hidden_layers": 1001})
+    with pytest.raises(CannotGuess, match="whose 1001 layers are more"):
         guess(config)
 
 

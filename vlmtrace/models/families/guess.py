@@ -44,6 +44,10 @@ FEED_FORWARDS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "fc2")
 INNER = ("model", "decoder", "language_model", "text_model", "encoder")
 
 
+#: Models of more layers are not built to look at their names: no text stack is known to have as many.
+MOST_LAYERS = 1000
+
+
 class CannotGuess(VlmtraceError):
     """A part of a model has none of the names under which it is looked for."""
 
@@ -67,6 +71,8 @@ def guess(config: Any) -> FamilySpec | None:
     text = config.get_text_config()
     if getattr(config, "is_encoder_decoder", False) or getattr(text, "is_encoder_decoder", False):
         raise CannotGuess("whose language model has an encoder of its own")
+    if getattr(text, "num_hidden_layers", 0) > MOST_LAYERS:
+        raise CannotGuess(f"whose {text.num_hidden_layers} layers are more than it looks through")
     try:
         with torch.device("meta"):
             hf = AutoModelForImageTextToText.from_config(copy.deepcopy(config))
@@ -81,7 +87,7 @@ def guess(config: Any) -> FamilySpec | None:
         type(hf).__name__,
         image_tokens="unknown",
         handled="parts are guessed, and said when a model loads",
-        interface="vlmtrace.models.universal:GuessedDecoder",
+        interface="vlmtrace.models.guessed:GuessedDecoder",
         text=names[id(stack)],
         vision=names.get(id(vision), "") if vision is not hf else "",
         # A model without one of these names is patched all the same: only words cannot be read off its layers.
