@@ -83,7 +83,7 @@ def test_training_shows_no_held_out_combination():
         several.load(1, seed=0, split="holdout")
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_family_of_several_images_answers_and_is_patched(model_store):
     model = model_store.shared("qwen2_vl")
     pairs = vt.load_pairs("rendered_pictures", n=6, model=model)
