@@ -35,7 +35,7 @@ from vlmtrace.models.image_shares import (
 from vlmtrace.models.interventions import Interventions
 from vlmtrace.models.layer_kinds import STATE, attention_path, by_name, language_block, stated_heads
 from vlmtrace.models.sequence_tokens import language_tokens, vision_tokens
-from vlmtrace.models.several_images import Images, as_list
+from vlmtrace.models.several_images import Images, as_list, sizes_of
 from vlmtrace.models.sweep import decoder_interventions
 from vlmtrace.models.sweep import decoder_only as decoder_only_sweep
 from vlmtrace.models.sweep.kept_keys import Recorder
@@ -104,7 +104,7 @@ class DecoderOnly(ImagePrompts):
     def _shares(self, images: Images | None) -> list[ImageShare] | None:
         """What each image becomes, where they are several; None: there is one."""
         several = [] if images is None else as_list(images)
-        return image_shares(self, [self.opened(one).size for one in several]) if len(several) > 1 else None
+        return image_shares(self, sizes_of(several)) if len(several) > 1 else None
 
     def image_positions(self, inputs: Inputs, block: str, images: Images | None = None) -> np.ndarray:
         """The vision encoder's are all of its positions, the language model's those of image tokens."""

@@ -21,7 +21,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.models.image_geometry import as_tiles, patch_boxes, token_boxes, token_patches, vision_boxes
 from vlmtrace.models.sequence_tokens import image_names, vision_tokens
-from vlmtrace.models.several_images import Images, as_list
+from vlmtrace.models.several_images import Images, as_list, sizes_of
 from vlmtrace.models.types import Inputs, Token
 from vlmtrace.models.vlm import VLM
 
@@ -161,7 +161,7 @@ def tiles_of_images(model: VLM, images: Images, inputs: Inputs) -> Array:
     several = as_list(images)
     if len(several) == 1:
         return as_tiles(model, inputs)
-    shares = image_shares(model, [model.opened(one).size for one in several])
+    shares = image_shares(model, sizes_of(several))
     found = [as_tiles(model, part) for part in inputs_of_images(inputs, shares)]
     if len({tiles.shape[1:] for tiles in found}) > 1:
         raise VlmtraceError(
