@@ -20,7 +20,7 @@ class _Thinker:
         return getattr(import_module("transformers"), cls.architecture)
 
     @classmethod
-    def from_config(cls, config: Any) -> Any:
+    def from_config(cls, config: Any, **_options: Any) -> Any:
         """Of the configuration of the whole."""
         return cls._class()(config.thinker_config)
 
