@@ -53,7 +53,7 @@ PYTHON3  = python3
 SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: all explore test-fast test test-all test-slow test-browser test-cluster torture lint docs lab app model bench \
+.PHONY: all explore test-fast test test-all test-slow test-every test-browser test-cluster torture lint docs lab app model bench \
     bench-scale clean help
 
 PYTHON    := .venv/bin/python
@@ -83,10 +83,13 @@ test-fast: $(INSTALLED)  ## the tests to run while you work (a minute)
 test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every family (10 minutes)
 	$(TEST) -n 2 -m "not slow" tests --ignore=tests/end_to_end/browser --ignore=tests/cluster
 
-test-slow: $(INSTALLED)  ## what make test leaves out: every site of every family, raw folders, broken models (7 minutes)
-	$(TEST) -n 2 -m slow tests --ignore=tests/end_to_end/browser --ignore=tests/cluster
+test-slow: $(INSTALLED)  ## what make test leaves out: every site of sixteen families, raw folders, broken models (7 minutes)
+	$(TEST) -n 2 -m "slow and not every" tests --ignore=tests/end_to_end/browser --ignore=tests/cluster
 
-test-all: test test-slow torture  ## all tests but those in a browser (22 minutes)
+test-every: $(INSTALLED)  ## every site of every family (half an hour)
+	$(TEST) -n 2 -m every tests/models/families
+
+test-all: test test-slow test-every torture  ## all tests but those in a browser (an hour)
 
 torture: $(INSTALLED)  ## random kills and malformed inputs, for MINUTES; SEED draws them
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(PYTHON) -m torture

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fixtures.broken_folders import logits, refusal, set_entry
-from fixtures.families import FAMILIES
+from fixtures.families import TIERED
 
 import vlmtrace as vt
 from vlmtrace.models.processor_checks import check_image_processor
@@ -28,7 +28,7 @@ NOT_IN_THE_CONFIG = {"deepseek_ocr2", "unlimited_ocr"}
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TIERED)
 def test_an_old_processor_is_completed_from_the_config(name, copy, model_store):
     lacking = [key for key in LACKING if key in json.loads((model_store.path(name) / FILE).read_text())]
     if not lacking:

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 import transformers
-from fixtures.families import FAMILIES
+from fixtures.families import TIERED
 from fixtures.family_builders.given_features import GIVEN
 from fixtures.models import scramble
 from PIL import Image
@@ -41,7 +41,7 @@ def unknown(model_store, monkeypatch):
 # Guessing ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TIERED)
 def test_guesses_are_what_the_families_say(model_store, name):
     known = model_store.shared(name)
     guessed = guess(known.hf.config)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures.families import ALIKE, FAMILIES, THROUGHOUT
+from fixtures.families import TIERED
 from PIL import Image
 
 import vlmtrace as vt
@@ -28,12 +28,7 @@ VACUOUS = 2e-3
 TRIED = 60
 
 
-def tier(name):
-    """Those for all that families differ in are tested at once; those that are like another one only at the end."""
-    return () if name in THROUGHOUT else pytest.mark.slow if name in ALIKE else pytest.mark.medium
-
-
-@pytest.fixture(scope="session", params=[pytest.param(name, marks=tier(name)) for name in FAMILIES])
+@pytest.fixture(scope="session", params=TIERED)
 def family(request, model_store):
     return request.param, model_store.shared(request.param)
 
