@@ -24,7 +24,7 @@ LACKING = (
 
 
 #: Families whose processors count in numbers that the configuration does not hold, and whose own are no published ones.
-NOT_IN_THE_CONFIG = {"deepseek_ocr2", "unlimited_ocr"}
+NOT_IN_THE_CONFIG = {"deepseek_ocr2", "unlimited_ocr", "fast_vlm"}
 
 
 @pytest.mark.medium

@@ -48,11 +48,14 @@ def complete_processor(processor: Any, config: Any, written: dict[str, Any]) -> 
             setattr(processor, entry, value)
 
     is_pixtral = type(processor).__name__ == "PixtralProcessor"  # in others these may be multiples of the patches' size
-    complete("vision_feature_select_strategy", getattr(config, "vision_feature_select_strategy", None))
+    # ViP-LLaVA's model drops the class token in any case, and its configuration does not say so.
+    selects = "default" if getattr(config, "model_type", "") == "vipllava" else None
+    complete("vision_feature_select_strategy", getattr(config, "vision_feature_select_strategy", selects))
     complete("patch_size", patch, is_pixtral)
     complete("spatial_merge_size", getattr(config, "spatial_merge_size", None), is_pixtral)
     complete("num_additional_image_tokens", CLASS_TOKENS.get(getattr(vision, "model_type", "")), True)
     complete("num_query_tokens", getattr(config, "num_query_tokens", None))
+    complete("num_image_tokens", getattr(config, "latent_query_num", None), True)
     if isinstance(patch, int) and isinstance(side, int):
         complete("num_image_tokens", (side // patch) ** 2, True)
 
