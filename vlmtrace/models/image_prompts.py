@@ -155,12 +155,10 @@ class ImagePrompts(VLM):
         return {name: torch.as_tensor(value) for name, value in row.items() if name in self.forward_arguments}
 
     @property
-    def stop_ids(self) -> set[int]:
-        """See `VLM.stop_ids`; an answer also ends before an image's token, which nothing would stand for."""
-        config, known = self.hf.config, self.hf.get_output_embeddings()
-        ids = {getattr(config, name, None) for name in ("image_token_id", "video_token_id")}
-        n = getattr(known, "out_features", None) or 0
-        return super().stop_ids | {one for one in ids if isinstance(one, int) and 0 <= one < n}
+    def image_ids(self) -> set[int]:
+        """See `VLM.image_ids`."""
+        ids = {getattr(self.hf.config, name, None) for name in ("image_token_id", "video_token_id")}
+        return {one for one in ids if isinstance(one, int)}
 
     def is_image(self, inputs: Inputs) -> Tensor:
         """(pair, position) bool: where image tokens stand in the language model."""

@@ -261,6 +261,11 @@ class VLM(ModelInterface):
         ids = self.tokenizer.eos_token_id if ids is None else ids
         return {ids} if isinstance(ids, int) else set(ids or ())
 
+    @property
+    def image_ids(self) -> set[int]:
+        """Tokens that stand for an image: an answer ends before one, since no image comes with it."""
+        return set()
+
     # Runs --------------------------------------------------------
 
     @checked
@@ -294,11 +299,15 @@ class VLM(ModelInterface):
         """
         image = self.image_embeddings(inputs) if image is None else image
         found = inputs["input_ids"].new_empty(len(inputs["input_ids"]), 0) if begun is None else begun  # (batch, token)
-        stop = torch.tensor(sorted(self.stop_ids), device=found.device)
+        ends, images = self.stop_ids | self.image_ids, torch.tensor(sorted(self.image_ids), device=found.device)
+        stop = torch.tensor(sorted(ends), device=found.device)
+        other = next(token for token in (*sorted(self.stop_ids), *range(len(ends) + 1)) if token not in self.image_ids)
         while found.shape[1] < max_new_tokens and not torch.isin(found, stop).any(1).all():
-            token = self.answer_logits(self.extend(inputs, found), image=image).argmax(-1, keepdim=True)
+            # Answers that have ended run on with the others of their batch.
+            read = found.masked_fill(torch.isin(found, images), other)
+            token = self.answer_logits(self.extend(inputs, read), image=image).argmax(-1, keepdim=True)
             found = torch.cat([found, token], dim=1)
-        return [list(itertools.takewhile(lambda token: token not in self.stop_ids, row)) for row in found.tolist()]
+        return [list(itertools.takewhile(lambda token: token not in ends, row)) for row in found.tolist()]
 
     @checked
     def answer_tokens(self, inputs: Inputs, max_new_tokens: Count = 8, image: Tensor | None = None) -> list[int]:

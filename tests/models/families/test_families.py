@@ -369,6 +369,6 @@ def test_answer_tokens_are_what_the_model_generates(model, random_pairs):
 def test_an_answer_ends_before_an_images_token(name, model_store, random_pairs):
     """Random models write one sooner or later; behind it the processor's counts of image tokens would be wrong."""
     model = model_store.shared(name)
-    assert model.hf.config.image_token_id in model.stop_ids
+    assert model.hf.config.image_token_id in model.image_ids
     answers = vt.evaluate(model, random_pairs)["generated_answer"]
     assert len(answers) == len(random_pairs)
