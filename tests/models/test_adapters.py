@@ -106,6 +106,22 @@ def test_layers_that_were_trained_whole_are_replaced(model_store, tmp_path):
     check_equal(logits(vt.load_model(folder, check=False)), logits(other), plain)
 
 
+@pytest.mark.parametrize(
+    ("change", "entries", "sentence"),
+    [
+        (lambda a, b: (a[:0], b[:, :0]), {}, "are empty, or hold no floating-point numbers"),
+        (lambda a, b: (a.to(torch.int8), b.to(torch.int8)), {}, "are empty, or hold no floating-point numbers"),
+        (lambda a, b: (a, b), {"modules_to_save": ["lm_head"]}, "says that it holds lm_head whole"),
+        (lambda a, b: (a, b), {"lora_alpha": float("inf")}, "gives no numbers as lora_alpha"),
+    ],
+)
+def test_nothing_of_an_adapter_is_left_out_in_silence(model_store, factors, tmp_path, change, entries, sentence):
+    changed = {layer: tuple(part.contiguous() for part in change(*pair)) for layer, pair in factors.items()}
+    folder = write_adapter(tmp_path / "adapter", model_store.path("llava"), changed, **entries)
+    with pytest.raises(vt.VlmtraceError, match=sentence):
+        vt.load_model(folder, check=False)
+
+
 def test_the_bias_of_a_layer_with_factors_is_replaced(model_store, tmp_path):
     other, layer = model_store.load("llava"), "model.multi_modal_projector.linear_1"
     factors, bias = factors_of(other.hf, [layer]), torch.linspace(-1, 1, len(other.hf.get_submodule(layer).bias))

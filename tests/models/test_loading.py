@@ -34,7 +34,7 @@ def test_unsupported_family_names_the_supported_ones(random_blip_dir, tmp_path):
     config = json.loads((other / "config.json").read_text()) | {"architectures": ["BlipForConditionalGeneration"]}
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        vt.VlmtraceError, match=r"is a BlipForConditionalGeneration.*supported are.*BlipForQuestionAnswering"
+        vt.VlmtraceError, match=r"is a BlipForConditionalGeneration.*families_table.. lists the [0-9]+ types"
     ):
         vt.load_model(other)
 

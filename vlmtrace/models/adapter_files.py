@@ -7,6 +7,7 @@ that is not known here is refused by its name, never left out.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Adapter:
         alpha: of every layer that has none of its own
         alphas: regular expression of a layer's name → its own alpha
         by_root: whether s is alpha / √rank
+        whole: parts of names of layers that were trained whole, whose weights it holds
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Adapter:
     alpha: float
     alphas: Mapping[str, float]
     by_root: bool
+    whole: tuple[str, ...] = ()
 
     def scale(self, layer: str, rank: int) -> float:
         """The factor s of a layer.
@@ -137,7 +140,8 @@ def read_adapter(folder: Path, name: str) -> Adapter:
                 f"{ADAPTER_CONFIG} of {name} has {pattern!r} in alpha_pattern, which is no regular expression "
                 f"({error}): restore it."
             ) from error
-    return Adapter(folder, _base(content, folder, name), float(alpha), own, bool(content.get("use_rslora")))
+    whole = tuple(str(part) for part in content.get("modules_to_save") or ())
+    return Adapter(folder, _base(content, folder, name), float(alpha), own, bool(content.get("use_rslora")), whole)
 
 
 def _base(content: Mapping[str, Any], folder: Path, name: str) -> str:
@@ -156,7 +160,7 @@ def _base(content: Mapping[str, Any], folder: Path, name: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(value: Any) -> str:

@@ -70,11 +70,22 @@ def add_adapter(hf: nn.Module, adapter: Adapter, name: str) -> None:
     for layer, pair in factors.items():
         weight = places.weight(f"{layer}.weight")
         rank = len(pair["A"])
+        if not rank or not all(factor.is_floating_point() for factor in pair.values()):
+            raise VlmtraceError(
+                f"The factors of {layer} in {name} are empty, or hold no floating-point numbers: save the adapter "
+                "again."
+            )
         places.check_shape(weight, (len(pair["B"]), *pair["A"].shape[1:]), layer)
         if pair["A"].ndim != 2 or pair["B"].shape[1:] != (rank,):
             raise VlmtraceError(f"The factors of {layer} in {name} are no matrices of one rank: {MERGE}.")
         added = adapter.scale(layer, rank) * (pair["B"].float() @ pair["A"].float())  # (output, input)
         weight.copy_(weight.float() + added.to(weight.device))
+    missing = [part for part in adapter.whole if not any(part in key for key in whole)]
+    if missing:
+        raise VlmtraceError(
+            f"{name} says that it holds {', '.join(missing)} whole (modules_to_save), and {ADAPTER_WEIGHTS} has no "
+            "such tensor: save the adapter again."
+        )
     for key, tensor in whole.items():  # of layers that were trained whole (modules_to_save, bias)
         weight = places.weight(key)
         places.check_shape(weight, tensor.shape, key)

@@ -156,7 +156,7 @@ def size_of(image_size: str | Sequence[int] | None) -> tuple[int, int] | None:
         numbers = [int(number) for number in image_size]
     if len(numbers) != 2 or not all(1 <= number <= LONGEST_SIDE for number in numbers):
         raise VlmtraceError(
-            f"image_size={str(image_size)[:40]!r} is no width and height: write 448x336, or (448, 336)."
+            f"image_size={str(image_size)[:40]!r} is no width and height: write both, as in 448x336 or (448, 336)."
         )
     return numbers[0], numbers[1]
 

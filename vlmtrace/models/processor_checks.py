@@ -53,7 +53,7 @@ def complete_processor(processor: Any, config: Any, written: dict[str, Any]) -> 
     complete("vision_feature_select_strategy", getattr(config, "vision_feature_select_strategy", selects))
     complete("patch_size", patch, is_pixtral)
     complete("spatial_merge_size", getattr(config, "spatial_merge_size", None), is_pixtral)
-    complete("num_additional_image_tokens", CLASS_TOKENS.get(getattr(vision, "model_type", "")), True)
+    complete("num_additional_image_tokens", CLASS_TOKENS.get(str(getattr(vision, "model_type", ""))), True)
     complete("num_query_tokens", getattr(config, "num_query_tokens", None))
     complete("num_image_tokens", getattr(config, "latent_query_num", None), True)
     if isinstance(patch, int) and isinstance(side, int):

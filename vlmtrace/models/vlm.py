@@ -142,7 +142,7 @@ class VLM(ModelInterface):
             n_images: how many images it is asked about
 
         Raises:
-            VlmtraceError: the model takes one image in a prompt, and several are asked about
+            VlmtraceError: the family is one of which one image in a prompt is taken, and several are asked about
         """
         self.check_n_images(n_images)
         return prompt
@@ -160,8 +160,8 @@ class VLM(ModelInterface):
         if n > 1 and not self.family.several_images:
             several = [spec.name for spec in families().values() if spec.several_images]
             raise VlmtraceError(
-                f"{self.name} takes one image in a prompt, not {n}: ask about one image at a time, or use a model of "
-                f"a family that takes several ({', '.join(several)})."
+                f"{self.name} is of a family of which vlmtrace takes one image in a prompt, not {n}: ask about one "
+                f"image at a time, or use a model of a family that takes several ({', '.join(several)})."
             )
 
     @checked

@@ -372,3 +372,15 @@ def test_an_answer_ends_before_an_images_token(name, model_store, random_pairs):
     assert model.hf.config.image_token_id in model.image_ids
     answers = vt.evaluate(model, random_pairs)["generated_answer"]
     assert len(answers) == len(random_pairs)
+
+
+@pytest.mark.parametrize("name", ["blip2"])
+def test_patches_of_two_pairs_of_one_length_equal_each_alone(name, model_store, random_pairs):
+    """OPT lays the rows of all pairs one behind the other before its feed-forward."""
+    model, pairs = model_store.shared(name), random_pairs.iloc[[0, 0, 0]].copy()
+    pairs["sample_id"] = ["a", "b", "c"]
+    pairs["clean_image"] = random_pairs["clean_image"].iloc[[0, 1, 2]].to_numpy()
+    together = vt.patch_modules(model, pairs, blocks=[LANGUAGE])
+    alone = pd.concat([vt.patch_modules(model, pairs.iloc[[i]], blocks=[LANGUAGE]) for i in range(3)])
+    np.testing.assert_allclose(together["logit_diff"], alone["logit_diff"], atol=1e-4)
+    assert together["logit_diff"].abs().max() > VACUOUS

@@ -172,5 +172,7 @@ def test_a_broken_package_is_named_in_one_sentence_and_left_out(install, tmp_pat
     for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
-    with pytest.raises(vt.VlmtraceError, match=rf"which vlmtrace does not know: supported are .*\. {sentence}"):
+    with pytest.raises(
+        vt.VlmtraceError, match=rf"which vlmtrace does not know: .* types of model that are supported\. {sentence}"
+    ):
         vt.load_model(tmp_path)

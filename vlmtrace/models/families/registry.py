@@ -109,8 +109,8 @@ def family_of(config: Any, name: str) -> FamilySpec:
     if found is None or reason:
         supported, broken = _found()
         sentence = (
-            f"{name} is a {', '.join(architectures) or config.model_type}, {reason}: supported are "
-            f"{', '.join(spec.architecture for spec in supported.values())}."
+            f"{name} is a {', '.join(architectures) or config.model_type}, {reason}: "
+            f"vlmtrace.models.families_table() lists the {len(supported)} types of model that are supported."
         )
         raise VlmtraceError(" ".join([sentence, *broken]))
     adapted = found.adapt(found, config)

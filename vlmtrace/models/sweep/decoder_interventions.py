@@ -223,6 +223,7 @@ def _hiding(mask: Tensor | None, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         mask = torch.zeros(1, 1, 1, 1, dtype=dtype, device=hidden.device)
     elif mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, low)
+    hidden = hidden.to(mask.device)  # where layers lie on several devices
     if len(mask) > 1:
         mask = mask.repeat_interleave(len(hidden) // len(mask), dim=0)
     return mask.expand(hidden.shape).masked_fill(hidden, low)

@@ -54,14 +54,16 @@ def _at(value: Any, length: int, choose: Choose) -> Any:
     return value
 
 
-def for_each_state(value: Tensor, n_states: int) -> Tensor:
+def for_each_state(value: Tensor, n_states: int, n_pairs: int = 1) -> Tensor:
     """What is there for each pair, (P, …), for each of n states of a pair, or so that it goes with them.
 
-    Numbers of a single pair go with any number of states; what chooses among rows (the kinds of tokens) has to be there
-    for each.
+    What all pairs share has one entry. Its numbers go with any number of states; what chooses among rows (the kinds of
+    tokens) or numbers positions has to be there for each.
     """
-    goes_with_all = len(value) == 1 and (value.is_floating_point() or value.is_complex())
-    return value if goes_with_all else value.repeat_interleave(n_states, dim=0)
+    if len(value) > 1:
+        return value.repeat_interleave(n_states, dim=0)
+    goes_with_all = value.is_floating_point() or value.is_complex()
+    return value if goes_with_all else value.repeat_interleave(n_states * n_pairs, dim=0)
 
 
 def without_image(options: dict[str, Any], n: int) -> dict[str, Any]:

@@ -165,9 +165,10 @@ class Replay:
 
     def options(self, layer: int, rows: slice, repeats: int) -> dict[str, Any]:
         """What a layer is called with for some query rows of `repeats` states per pair; masks stay one per pair."""
+        n_pairs = len(self.calls[layer].hidden)
 
         def chosen(value: Tensor, dim: int) -> Tensor:
-            return for_each_state(value[(slice(None),) * dim + (rows,)], repeats)
+            return for_each_state(value[(slice(None),) * dim + (rows,)], repeats, n_pairs)
 
         return self._options(layer, rows, chosen)
 
@@ -298,10 +299,11 @@ class Replay:
         self, layer: int, hidden: Tensor, options: dict[str, Any], context: Tensor, mlp: Tensor | None
     ) -> Tensor:
         points: list[tuple[HookPoint, Any]] = [
-            (self.model.hook_point(Site(BLOCK, "self_attention", layer)), lambda _: context)
+            # Some layers (OPT's) lay all rows of a batch one behind the other.
+            (self.model.hook_point(Site(BLOCK, "self_attention", layer)), lambda found: context.reshape(found.shape))
         ]
         if mlp is not None:
-            points.append((self.model.hook_point(Site(BLOCK, "mlp", layer)), lambda _: mlp))
+            points.append((self.model.hook_point(Site(BLOCK, "mlp", layer)), lambda found: mlp.reshape(found.shape)))
         options = without_image({**options, "attention_mask": None}, len(hidden))
         with no_attention(self.model.hf), attach_hooks(points):
             return stream_of(self.layers[layer], hidden, **options)
