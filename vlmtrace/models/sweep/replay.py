@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -299,14 +300,18 @@ class Replay:
         self, layer: int, hidden: Tensor, options: dict[str, Any], context: Tensor, mlp: Tensor | None
     ) -> Tensor:
         points: list[tuple[HookPoint, Any]] = [
-            # Some layers (OPT's) lay all rows of a batch one behind the other.
-            (self.model.hook_point(Site(BLOCK, "self_attention", layer)), lambda found: context.reshape(found.shape))
+            (self.model.hook_point(Site(BLOCK, "self_attention", layer)), partial(_laid_as, context))
         ]
         if mlp is not None:
-            points.append((self.model.hook_point(Site(BLOCK, "mlp", layer)), lambda found: mlp.reshape(found.shape)))
+            points.append((self.model.hook_point(Site(BLOCK, "mlp", layer)), partial(_laid_as, mlp)))
         options = without_image({**options, "attention_mask": None}, len(hidden))
         with no_attention(self.model.hf), attach_hooks(points):
             return stream_of(self.layers[layer], hidden, **options)
+
+
+def _laid_as(given: Tensor, found: Tensor) -> Tensor:
+    """Rows of an activation (…, D) in the dimensions of those that they replace: OPT's lie one behind the other."""
+    return given.reshape(*found.shape[:-1], given.shape[-1])
 
 
 def _inner_width(text: Any) -> int:
