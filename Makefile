@@ -80,10 +80,10 @@ explore: $(INSTALLED)  ## single images and open questions: causal tracing, the 
 test-fast: $(INSTALLED)  ## the tests to run while you work (a minute)
 	$(TEST) -n 2 -m "not slow and not medium" tests --ignore=tests/end_to_end --ignore=tests/cluster
 
-test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every family (10 minutes)
+test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every family (15 minutes)
 	$(TEST) -n 2 -m "not slow" tests --ignore=tests/end_to_end/browser --ignore=tests/cluster
 
-test-slow: $(INSTALLED)  ## what make test leaves out: every site of sixteen families, raw folders, broken models (7 minutes)
+test-slow: $(INSTALLED)  ## what make test leaves out: every site of sixteen families, raw folders, broken models (14 minutes)
 	$(TEST) -n 2 -m "slow and not every" tests --ignore=tests/end_to_end/browser --ignore=tests/cluster
 
 test-every: $(INSTALLED)  ## every site of every family (half an hour)

@@ -360,7 +360,7 @@ def test_answer_tokens_are_what_the_model_generates(model, random_pairs):
     length = inputs["input_ids"].shape[1]
     ids = ids[length:] if ids[:length] == inputs["input_ids"][0].tolist() else ids
     found = model.answer_tokens(inputs, max_new_tokens=4)
-    stop = next((i for i, token in enumerate(ids) if token in model.stop_ids), len(ids))
+    stop = next((i for i, token in enumerate(ids) if token in model.stop_ids | model.image_ids), len(ids))
     assert found == ids[:stop]
 
 
