@@ -79,8 +79,8 @@ def load_model(
             of PEFT (a LoRA adapter, which is added to the weights of the model that it names); or a model id on the
             Hugging Face hub (id@revision pins it). A model that is in memory already is taken by `wrap_model`
         device: a torch device, e.g. "cpu", "cuda", "cuda:1", "mps"; not given together with `device_map`
-        dtype: "float32", "bfloat16", "float16" or "float64", on any device, or "auto": as the checkpoint is stored.
-            Metrics are computed in float32 in any case
+        dtype: "float32", "bfloat16", "float16" or "float64", on any device ("mps" has no float64), or "auto": as the
+            checkpoint is stored. Metrics are computed in float32 in any case
         revision: branch, tag or commit of a model on the hub; the commit that was loaded is `VLM.revision`
         check: look for NaN in the weights, try the chat template, and compare the fast sweep with hooked forward
             passes, see `self_check`. False saves their time, and is right only for files that have just passed it
