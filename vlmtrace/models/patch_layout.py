@@ -79,6 +79,28 @@ def all_patches(tiles: int, rows: int, columns: int) -> Array:
     return np.stack(np.meshgrid(*map(np.arange, (tiles, rows, columns)), indexing="ij"), -1)
 
 
+class PatchList(PatchLayout):
+    """All patches of an image of any size lie in one list, row by row, each as a small picture of its own."""
+
+    def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
+        """As the processor says."""
+        tiles, rows, columns = inputs["image_grid_thw"][0].tolist()
+        return tiles, rows, columns
+
+    def positions(self, hf: Any, inputs: Inputs) -> Array:
+        """There is no class token."""
+        return all_patches(*self.grid(hf.config, inputs)).reshape(-1, 3)
+
+    def tiles(self, config: Any, inputs: Inputs) -> Array:
+        """Put together from the patches; of the frames that a patch may repeat, the first."""
+        pixels = inputs["pixel_values"].float().cpu().numpy()
+        tiles, rows, columns = self.grid(config, inputs)
+        height, width = patch_size(config)
+        patches = pixels.reshape(tiles, rows, columns, -1, 3, height, width)[:, :, :, 0]
+        # (tile, row, column, channel, height, width) -> (tile, channel, row, height, column, width)
+        return patches.transpose(0, 3, 1, 4, 2, 5).reshape(tiles, 3, rows * height, columns * width)
+
+
 class TokenGrid(PatchLayout):
     """Each tile is a square grid of image tokens, and what a token stands for counts as a patch.
 

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -37,45 +37,15 @@ from vlmtrace.core.stored import StoredTable
 from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of, file_digest, package_digest
 from vlmtrace.pipeline.cluster.connection import current
 from vlmtrace.pipeline.model_files import check_sites, model_digest
-from vlmtrace.pipeline.records import plain, plain_name, upstream, versions
-from vlmtrace.pipeline.stages import SHARED, stages
+from vlmtrace.pipeline.records import plain, plain_name, versions
+from vlmtrace.pipeline.run_folder import RunFolder, check_upstream
+from vlmtrace.pipeline.stages import stages
 from vlmtrace.pipeline.stored_parts import gathered, in_order, write_parquet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vlmtrace.models.vlm import VLM
-
-
-@runtime_checkable
-class RunFolder(Protocol):
-    """What a stage needs of its run; `vlmtrace.pipeline.runs.Run` says what each does.
-
-    Attributes:
-        name: the run's name
-        folder: data/runs/<name>
-    """
-
-    name: str
-    folder: Path
-
-    def path(self, table: str, task: str | None = None) -> Path:
-        """Where a table lies."""
-
-    def table_and_digest(self, table: str, task: str | None = None) -> tuple[pd.DataFrame, str]:
-        """A table and the digest of its file."""
-
-    def stored(self, table: str, task: str | None = None) -> StoredTable:
-        """A table that stays on disk."""
-
-    def record(self) -> dict[str, Any]:
-        """What run.json says."""
-
-    def changing(self) -> contextlib.AbstractContextManager[None]:
-        """The lock of whoever changes tables and record."""
-
-    def merge(self, stage: str, entry: Mapping[str, Any]) -> None:
-        """Put a stage's entry into run.json, by who holds the lock."""
 
 
 class Stage:
@@ -113,7 +83,7 @@ class Stage:
         """
         path = self.run.path(table, task or self.task)
         found, digest = self.run.table_and_digest(table, task or self.task)
-        self._check_upstream(path, digest)
+        check_upstream(self.run, self._name(path), digest, self.parameters)
         check_sites(found, self.model, paths.relative(path))
         self.reads[self._name(path)] = digest
         return found
@@ -136,7 +106,7 @@ class Stage:
         """
         path = self.run.path(table, task or self.task)
         found = self.run.stored(table, task or self.task)
-        self._check_upstream(path, found.digest)
+        check_upstream(self.run, self._name(path), found.digest, self.parameters)
         for batch in found.batches(["block", "layer", "head"], whole_pairs=False):
             check_sites(batch, self.model, paths.relative(path))
         self.reads[self._name(path)] = found.digest
@@ -321,28 +291,6 @@ class Stage:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.run.folder).with_suffix("").as_posix()
-
-    def _check_upstream(self, path: Path, digest: str) -> None:
-        """Refuse a table that does not belong with this stage; a table that no stage wrote (one's own) always does."""
-        stages = self.run.record()["stages"]
-        mine = plain(self.parameters)
-        for writer, entry in upstream(self._name(path), stages):
-            for name, words in SHARED.items():
-                theirs = entry["parameters"].get(name)
-                if name in mine and theirs is not None and theirs != mine[name]:
-                    raise VlmtraceError(
-                        f"Run {self.run.name!r} was made with {words} {theirs} ({writer}), not {mine[name]}: "
-                        f"choose another run, or run {writer} again with {words} {mine[name]} first."
-                    )
-            for table, read in entry["reads"].items():
-                source = self.run.folder / f"{table}.parquet"
-                if source.is_file() and file_digest(source) != read:
-                    raise VlmtraceError(
-                        f"Run {self.run.name!r}: {table} has changed since {writer} read it, so {self._name(path)} "
-                        f"is out of date: run {writer} again first."
-                    )
-            if entry["writes"].get(self._name(path), digest) != digest:
-                print(f"{self._name(path)} was changed after {writer} wrote it, by hand or by another program.")
 
 
 def _loading(model: VLM) -> str:

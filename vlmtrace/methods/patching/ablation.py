@@ -30,14 +30,16 @@ from vlmtrace.inputs.pictures import images_of
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.inputs.units import with_units
 from vlmtrace.methods.patching.joint import (
-    BATCH_SIZE,
     Part,
-    add_missing_sites,
     as_patches,
     attention_heads,
     check_any,
     effect_rows,
     head_columns,
+)
+from vlmtrace.methods.patching.joint_runs import (
+    BATCH_SIZE,
+    add_missing_sites,
     placed_patch,
     runs_by_pair,
     together_readout,

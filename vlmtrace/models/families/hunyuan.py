@@ -14,31 +14,8 @@ from torch import Tensor
 
 from vlmtrace.core.types import Array
 from vlmtrace.models.families.spec import FamilySpec
-from vlmtrace.models.patch_layout import PatchLayout, all_patches, patch_size, squares_of
+from vlmtrace.models.patch_layout import PatchList, squares_of
 from vlmtrace.models.types import Inputs
-
-
-class RowsOfOneImage(PatchLayout):
-    """All patches of an image lie in one row, as they are read."""
-
-    def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
-        """As the processor says."""
-        tiles, rows, columns = inputs["image_grid_thw"][0].tolist()
-        return tiles, rows, columns
-
-    def positions(self, hf: Any, inputs: Inputs) -> Array:
-        """There is no class token."""
-        return all_patches(*self.grid(hf.config, inputs)).reshape(-1, 3)
-
-    def tiles(self, config: Any, inputs: Inputs) -> Array:
-        """Put together from the patches."""
-        pixels = inputs["pixel_values"].float().cpu().numpy()
-        tiles, rows, columns = self.grid(config, inputs)
-        height, width = patch_size(config)
-        placed = pixels.reshape(tiles, rows, columns, -1, height, width)
-        # (tile, row, column, channel, height, width) -> (tile, channel, row, height, column, width)
-        placed = placed.transpose(0, 3, 1, 4, 2, 5)
-        return placed.reshape(tiles, placed.shape[1], rows * height, columns * width)
 
 
 def _pack(hf: Any, patches: Array, inputs: Inputs, newline: float) -> Array:
@@ -84,7 +61,7 @@ FAMILIES = [
         vision_types=("hunyuan_vl_vision",),
         # Its attention gives no weights unless flash attention computes it.
         vision_attention_weights=False,
-        layout=RowsOfOneImage(),
+        layout=PatchList(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
         pack=_pack,
         adapt=_adapt,

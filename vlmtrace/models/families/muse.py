@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from vlmtrace.core.types import Array
-from vlmtrace.models.families.kimi import PatchByPatch
 from vlmtrace.models.families.spec import FamilySpec
+from vlmtrace.models.patch_layout import PatchList
 from vlmtrace.models.types import Inputs
 
 
-class PatchWindows(PatchByPatch):
+class PatchWindows(PatchList):
     """The vision encoder lays the patches of an attention window side by side."""
 
     def positions(self, hf: Any, inputs: Inputs) -> Array:
