@@ -6,7 +6,7 @@ import torch
 
 import vlmtrace as vt
 from vlmtrace.methods.lens.contributions import head_contributions
-from vlmtrace.methods.lens.decomposition import lens_of
+from vlmtrace.methods.lens.questions import lens_of
 from vlmtrace.methods.lens.words import stream_vectors, word_scores
 from vlmtrace.models import randomized
 from vlmtrace.models.weight_values import float_copy, is_offloaded, weight_of

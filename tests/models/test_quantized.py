@@ -12,7 +12,7 @@ from fixtures.quantizable import write_llava
 
 import vlmtrace as vt
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.methods.lens.decomposition import lens_of
+from vlmtrace.methods.lens.questions import lens_of
 from vlmtrace.models import Patches, randomized
 from vlmtrace.models.load_options import QUANTIZATIONS
 from vlmtrace.models.sweep import reference

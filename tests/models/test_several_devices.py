@@ -9,7 +9,7 @@ import pytest
 from fixtures.pretended_devices import FIRST, SECOND, Placed, Pretending, place
 
 import vlmtrace as vt
-from vlmtrace.methods.lens.decomposition import lens_of
+from vlmtrace.methods.lens.questions import lens_of
 from vlmtrace.models import weight_values
 
 pytestmark = pytest.mark.medium

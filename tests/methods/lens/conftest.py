@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlmtrace.methods.lens.decomposition import lens_of
+from vlmtrace.methods.lens.questions import lens_of
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,9 @@ from vlmtrace.methods.lens.contributions import (
     position_contributions,
     top_heads,
 )
-from vlmtrace.methods.lens.decomposition import lens_of, open_lens, question_inputs, text_only_inputs, token_text
+from vlmtrace.methods.lens.decomposition import open_lens, token_text
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
+from vlmtrace.methods.lens.questions import lens_of, question_inputs, text_only_inputs
 from vlmtrace.methods.lens.renormed import renormed_contributions, renormed_modules
 from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.types import Site

@@ -9,8 +9,8 @@ from PIL import Image
 import vlmtrace as vt
 from vlmtrace import plots
 from vlmtrace.methods.lens.contributions import head_contributions, top_heads
-from vlmtrace.methods.lens.decomposition import lens_of
 from vlmtrace.methods.lens.explorers import patch_explorer, word_explorer
+from vlmtrace.methods.lens.questions import lens_of
 from vlmtrace.methods.lens.words import decode_to_words, image_boxes, stream_vectors
 from vlmtrace.tasks.rendered import open_questions
 

@@ -8,7 +8,6 @@ from PIL import Image
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.methods.lens.decomposition import lens_of
 from vlmtrace.methods.lens.map_comparison import map_table
 from vlmtrace.methods.lens.map_scores import (
     MAPS,
@@ -21,6 +20,7 @@ from vlmtrace.methods.lens.map_scores import (
     score_maps,
     tokens_on_object,
 )
+from vlmtrace.methods.lens.questions import lens_of
 
 
 def test_rollout_by_hand():

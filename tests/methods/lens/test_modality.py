@@ -8,8 +8,8 @@ from scipy.stats import false_discovery_control, spearmanr
 
 import vlmtrace as vt
 from vlmtrace.methods.lens.contributions import lens_contributions, top_heads
-from vlmtrace.methods.lens.decomposition import lens_of
 from vlmtrace.methods.lens.modality import ablate_heads, ablation_table, agreement, random_heads, shared_heads
+from vlmtrace.methods.lens.questions import lens_of
 from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.types import Site
 

@@ -6,8 +6,8 @@ import pytest
 
 import vlmtrace as vt
 from vlmtrace.methods.lens import randomization
-from vlmtrace.methods.lens.decomposition import lens_of
 from vlmtrace.methods.lens.map_scores import image_maps
+from vlmtrace.methods.lens.questions import lens_of
 from vlmtrace.methods.lens.randomization import randomization_control, randomization_table
 
 

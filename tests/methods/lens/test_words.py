@@ -7,8 +7,9 @@ from fixtures.families import THROUGHOUT
 from PIL import Image
 
 import vlmtrace as vt
-from vlmtrace.methods.lens.decomposition import lens_of, open_lens, question_inputs
+from vlmtrace.methods.lens.decomposition import open_lens
 from vlmtrace.methods.lens.map_scores import object_tokens
+from vlmtrace.methods.lens.questions import lens_of, question_inputs
 from vlmtrace.methods.lens.words import (
     decode_to_words,
     first_layers,

@@ -1,10 +1,11 @@
 from .contributions import lens_contributions
-from .decomposition import lens_of, open_lens, token_text
+from .decomposition import open_lens, token_text
 from .explorers import patch_explorer, word_explorer
 from .figures import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual
 from .map_comparison import map_table
 from .map_scores import image_maps, score_maps
 from .modality import ablate_heads, ablation_table, agreement, shared_heads
+from .questions import lens_of
 from .randomization import randomization_control, randomization_table
 from .word_figures import word_grid, words_by_layer
 from .words import decode_to_words, image_boxes, stream_vectors, word_layers

@@ -25,7 +25,8 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT
 from vlmtrace.core.types import Array
-from vlmtrace.methods.lens.decomposition import Lens, check_questions, lens_of, token_text
+from vlmtrace.methods.lens.decomposition import Lens, token_text
+from vlmtrace.methods.lens.questions import check_questions, lens_of
 from vlmtrace.methods.lens.renormed import renormed_contributions, renormed_modules
 from vlmtrace.models import VLM
 

@@ -19,9 +19,10 @@ from vlmtrace.display.panels import outline_legend
 from vlmtrace.display.style import PAGE_WIDTH
 from vlmtrace.inputs.image_regions import on_image
 from vlmtrace.methods.lens.contributions import head_contributions, position_contributions, top_heads
-from vlmtrace.methods.lens.decomposition import BLOCK, Lens, check_questions, lens_of, token_text
+from vlmtrace.methods.lens.decomposition import BLOCK, Lens, token_text
 from vlmtrace.methods.lens.figures import draw_maps
 from vlmtrace.methods.lens.map_scores import TOP
+from vlmtrace.methods.lens.questions import check_questions, lens_of
 from vlmtrace.methods.lens.word_figures import draw_patch, draw_words
 from vlmtrace.methods.lens.words import QUANTITIES, THROUGH, decode_to_words, image_boxes, stream_vectors
 from vlmtrace.models import VLM

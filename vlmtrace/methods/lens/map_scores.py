@@ -40,7 +40,8 @@ from vlmtrace.core.types import Array
 from vlmtrace.inputs.image_regions import coverage
 from vlmtrace.inputs.image_tokens import mean_image_token
 from vlmtrace.methods.lens.contributions import head_contributions, position_contributions, top_heads
-from vlmtrace.methods.lens.decomposition import BLOCK, Lens, check_questions, lens_of, token_text
+from vlmtrace.methods.lens.decomposition import BLOCK, Lens, token_text
+from vlmtrace.methods.lens.questions import check_questions, lens_of
 from vlmtrace.models import VLM
 
 MAPS = ("lens", "attention", "rollout", "gradient", "random")

@@ -24,7 +24,8 @@ from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT
 from vlmtrace.core.types import Array
 from vlmtrace.methods.lens.contributions import Head, head_means, top_heads
-from vlmtrace.methods.lens.decomposition import BLOCK, Lens, check_questions, lens_of
+from vlmtrace.methods.lens.decomposition import BLOCK, Lens
+from vlmtrace.methods.lens.questions import check_questions, lens_of
 from vlmtrace.models import VLM, Site
 from vlmtrace.models.hooks import attach_hooks
 

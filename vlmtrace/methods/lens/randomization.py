@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 
 from vlmtrace.core.arguments import Count, Natural, NonEmpty, Seed, checked
 from vlmtrace.core.progress import counter
-from vlmtrace.methods.lens.decomposition import check_questions, lens_of
 from vlmtrace.methods.lens.map_scores import MAPS, TOP, image_maps
+from vlmtrace.methods.lens.questions import check_questions, lens_of
 from vlmtrace.models import VLM, randomized
 
 

@@ -31,9 +31,10 @@ from vlmtrace.core.arguments import Count, Natural, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.types import Array
-from vlmtrace.methods.lens.decomposition import BLOCK, Lens, check_questions, lens_of, token_text
+from vlmtrace.methods.lens.decomposition import BLOCK, Lens, token_text
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.methods.lens.map_scores import tokens_on_object
+from vlmtrace.methods.lens.questions import check_questions, lens_of
 from vlmtrace.models import VLM, Site
 from vlmtrace.models.weight_values import weight_of
 

@@ -1,0 +1,95 @@
+"""From a row of a questions table to its lens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from vlmtrace.core.arguments import checked
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.inputs.encodable import named
+from vlmtrace.methods.lens.decomposition import Lens, open_lens
+from vlmtrace.models import VLM, Inputs
+from vlmtrace.models.diagnosis import named_rows
+
+#: Columns that a table of questions needs (see `load_questions`).
+QUESTION = ("sample_id", "image", "prompt")
+
+
+@checked
+def lens_of(model: VLM, question: Any, prefix: str = "", text_only: str | None = None) -> Lens:
+    """Run a model on one row of a questions table and keep what the lens reads.
+
+    Args:
+        model: a decoder-only model
+        question: a row with image and prompt
+        prefix: the beginning of an answer, put behind the prompt
+        text_only: the column of sentences that are read instead of the image; None: the image is shown
+    Raises:
+        VlmtraceError: as `open_lens`
+    """
+    if not model.has_visual_tokens:
+        return open_lens(model, {})  # says why not
+    name = f"question {question['sample_id']!r}"
+    with named(name):
+        if text_only is None:
+            inputs = question_inputs(model, question["image"], question["prompt"], prefix)
+        else:
+            inputs = text_only_inputs(model, question[text_only], question["prompt"], prefix)
+    with named_rows(model, inputs, [name]):
+        return open_lens(model, inputs)
+
+
+def question_inputs(model: VLM, image: Any, prompt: str, prefix: str = "") -> Inputs:
+    """Inputs of a question about an image.
+
+    Args:
+        model: the model that is asked
+        image: a path or a picture
+        prompt: the question, before a chat template
+        prefix: the beginning of an answer, e.g. "The color of the circle is"
+    Returns:
+        model inputs (batch 1)
+    """
+    text = model.prompt_text(prompt)
+    return _with_prefix(model, model.encode([image], [text]), text, prefix)
+
+
+def text_only_inputs(model: VLM, sentences: str, prompt: str, prefix: str = "") -> Inputs:
+    """Inputs of a question about what some sentences say; they stand in front of it, and there is no image.
+
+    Args:
+        model: the model that is asked
+        sentences: what the image would show, in words
+        prompt: the question, before a chat template
+        prefix: the beginning of an answer
+    Returns:
+        model inputs (batch 1)
+    """
+    text = model.text_only_prompt(f"{sentences} {prompt}")
+    return _with_prefix(model, model.encode_text(text), text, prefix)
+
+
+def _with_prefix(model: VLM, inputs: Inputs, text: str, prefix: str) -> Inputs:
+    if not prefix.strip():
+        return inputs
+    longer = text if text[-1:].isspace() else f"{text} "
+    ids, more = (model.tokenizer(part, add_special_tokens=False).input_ids for part in (text, longer + prefix.strip()))
+    same = next((i for i, (a, b) in enumerate(zip(ids, more, strict=False)) if a != b), len(ids))
+    return model.extend(inputs, more[same:])
+
+
+def check_questions(questions: pd.DataFrame, *more: str) -> None:
+    """Check that a questions table has its columns and at least one row.
+
+    Args:
+        questions: the table
+        more: columns that are needed beside sample_id, image and prompt
+    Raises:
+        VlmtraceError: a column is missing or there is no row
+    """
+    missing = [column for column in (*QUESTION, *more) if column not in questions]
+    if missing or questions.empty:
+        lacks = f"lacks the columns {', '.join(missing)}" if missing else "has no row"
+        raise VlmtraceError(f"The table of questions {lacks}: make it with load_questions.")
