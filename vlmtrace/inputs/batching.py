@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
-from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_alike, runs_of_one
+from vlmtrace.inputs.batch_runs import PairRuns, runs_of_one
+from vlmtrace.inputs.pair_runs import encode_pair, run_alike
 from vlmtrace.inputs.token_roles import shows_image, token_table
 from vlmtrace.models import VLM
 from vlmtrace.models.several_images import Images, sizes_of

@@ -19,6 +19,7 @@ from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT, validate_pairs
+from vlmtrace.inputs.batch_runs import PairRuns, repeated_runs
 from vlmtrace.inputs.batching import batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.image_regions import (
@@ -29,7 +30,7 @@ from vlmtrace.inputs.image_regions import (
     named_positions,
 )
 from vlmtrace.inputs.image_tokens import mean_image_token
-from vlmtrace.inputs.pair_runs import PairRuns, read_again, repeated_runs
+from vlmtrace.inputs.pair_runs import read_again
 from vlmtrace.methods.patching.direction import in_direction
 from vlmtrace.methods.patching.metrics import concat_in_order, patching_effect
 from vlmtrace.methods.patching.together import is_fast, readout_of

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from vlmtrace.core.arguments import Positive, checked
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.inputs.pair_runs import PairRuns, both_answers
+from vlmtrace.inputs.batch_runs import PairRuns, both_answers
 from vlmtrace.models import VLM, Inputs, Patches, Readout, Trace
 from vlmtrace.models.sweep import reference
 from vlmtrace.models.types import AnswerIds, BothAnswers

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from vlmtrace.inputs.pair_runs import PairRuns, both_answers
+from vlmtrace.inputs.batch_runs import PairRuns, both_answers
 from vlmtrace.methods.patching.intervention import Patch
 from vlmtrace.methods.patching.run_sweep import default_memory, memory_for_states
 from vlmtrace.models import VLM, Readout
