@@ -91,14 +91,12 @@ class Idefics(DecoderOnly):
             if image is None:
                 # Without an image no position sees any, and what stands in its place does not matter.
                 given[MASK] = torch.zeros(*given["input_ids"].shape, 1, device=self.device)
-                image = torch.zeros(len(given["input_ids"]), 1, self._image_width, device=self.device)
+                width = self.hf.config.vision_config.embed_dim
+                image = torch.zeros(len(given["input_ids"]), 1, width, device=self.device)
             name = "perceiver_embeddings" if self.hf.config.use_resampler else "image_encoder_embeddings"
-            given[name] = image.unflatten(1, (given[MASK].shape[-1], -1))  # (pair, image, row, width)
+            rows = image.unflatten(1, (given[MASK].shape[-1], -1))  # (pair, image, row, width)
+            given[name] = rows.to(self.dtype)
         return self.hf(**given, use_cache=False, logits_to_keep=n).logits[:, -n:].float().to(self.device)
-
-    @property
-    def _image_width(self) -> int:
-        return self.hf.config.vision_config.embed_dim
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:
         """What the gated layers look at: (pair, row, width), image by image."""

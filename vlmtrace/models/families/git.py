@@ -48,7 +48,6 @@ FAMILIES = [
         image_tokens="the class token and one per patch, in front of the words",
         handled="image tokens without ids of their own; layers of BERT's kind, with norms behind what they add",
         interface="vlmtrace.models.image_first:ImageFirst",
-        loader="AutoModelForCausalLM",
         refusal=_refusal,
         text="git.encoder",
         layers="layer",
