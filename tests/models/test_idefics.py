@@ -100,6 +100,17 @@ def test_several_images_are_refused_in_a_sentence(model):
         model.prompt_text("is this red or blue?", n_images=2)
 
 
+def test_a_prompt_that_is_an_address_is_not_fetched(model, picture, monkeypatch):
+    """The processor takes such a part for where an image lies."""
+    fetched = []
+    monkeypatch.setattr(type(model.processor.image_processor), "fetch_images", lambda _self, url: fetched.append(url))
+    with pytest.raises(
+        vt.VlmtraceError, match=r"is an address alone, and the processor of .* would take it for an image"
+    ):
+        model.encode([picture], [model.prompt_text(" http://localhost/picture.png")])
+    assert not fetched
+
+
 @pytest.mark.medium
 def test_methods_run_on_it_or_say_why_not(model, random_pairs):
     pairs = random_pairs.iloc[[0]]

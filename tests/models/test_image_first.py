@@ -112,7 +112,7 @@ def test_a_knockout_takes_attention_away_in_every_layer(git, picture):
 
 
 @pytest.mark.medium
-def test_methods_run_on_it_or_say_why_not(git, random_pairs, picture):
+def test_methods_run_on_it_or_say_why_not(git, random_pairs, picture, tmp_path):
     pairs = random_pairs.iloc[[0]]
     cuts = vt.knock_out_attention(git, pairs, edges=[("image", "last")])
     assert cuts["logit_diff"].abs().max() > 1e-3
@@ -120,7 +120,8 @@ def test_methods_run_on_it_or_say_why_not(git, random_pairs, picture):
     assert vt.attribute_heads(git, pairs)["logit_diff"].abs().max() > 1e-3
     found = relevancy(git, picture, "is this circle red or blue?", answer=[git.answer_token("red")])
     assert np.isfinite(found.image).all() and found.image.any()
-    question = {"sample_id": "a", "category": "color", "image": picture, "answer": "red"}
+    picture.save(tmp_path / "picture.png")
+    question = {"sample_id": "a", "category": "color", "image": str(tmp_path / "picture.png"), "answer": "red"}
     questions = pd.DataFrame([{**question, "prompt": "is this circle red or blue?"}])
     assert len(vt.causal_trace(git, questions, draws=2, modules=["residual"]))
     with pytest.raises(vt.VlmtraceError, match="has no k_proj"):

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.decoder_only import DecoderOnly
 from vlmtrace.models.hooks import MODEL_LOCK
+from vlmtrace.models.input_limits import quoted
 from vlmtrace.models.types import Inputs
 from vlmtrace.models.weight_values import fetched, plain
 
@@ -69,8 +72,19 @@ class Idefics(DecoderOnly):
         # A chat template may have written them already.
         text = text.removeprefix(self.tokenizer.bos_token or "").replace(f"{AROUND}{mark}{AROUND}", mark)
         before, _, after = text.partition(mark)
+        self._refuse_address(before, after)
         parts = [part for part in (before, images[0], after) if part]
         return self.processor(text=[parts], return_tensors="pt", add_special_tokens=False)
+
+    def _refuse_address(self, *parts: str) -> None:
+        """The processor would fetch an image from it."""
+        for part in map(str.strip, parts):
+            address = urlparse(part)
+            if " " not in part and address.scheme and address.netloc:
+                raise VlmtraceError(
+                    f"The prompt {quoted(part)} is an address alone, and the processor of {self.name} would take it "
+                    "for an image: ask something about it, in words."
+                )
 
     def extend(self, inputs: Inputs, ids: Sequence[int] | Tensor) -> Inputs:
         """See `ModelInterface.extend`; new tokens see of the image what the last one does."""
