@@ -129,7 +129,11 @@ def test_maps_of_the_image_follow_the_patches_not_their_order(model_store, rando
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"model_type": "git", "architectures": ["GitForCausalLM"]}, "without tokens of its own"),
+        (
+            {"model_type": "git", "architectures": ["GitForCausalLM"], "num_image_with_embedding": 6},
+            "trained on several frames of a video",
+        ),
+        ({"model_type": "udop", "architectures": ["UdopForConditionalGeneration"]}, "words of a page"),
         (
             {
                 "model_type": "blip-2",

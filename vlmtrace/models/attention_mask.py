@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmtrace.models.hooks import MODEL_LOCK, attach_hooks
-from vlmtrace.models.layer_kinds import check_can_be_hidden
+from vlmtrace.models.layer_kinds import by_name, check_can_be_hidden
 from vlmtrace.models.types import Site
 from vlmtrace.models.vlm import VLM
 
@@ -42,6 +42,7 @@ def cut(model: VLM, module: str, layers: Sequence[int], blocked: Tensor, block: 
     alone = module == "self_attention"
 
     def hook(attention: Any, args: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        options, args = by_name(attention, args, options), args[:1]  # its mask may have come without its name
         hidden = args[0] if args else options["hidden_states"]
         longer = hidden.shape[1] - blocked.shape[1]
         # A run whose sequence goes on with an answer: its tokens see and are seen as ever.

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import one_of
@@ -33,7 +34,7 @@ from vlmtrace.models.image_shares import (
     tokens_of_images,
 )
 from vlmtrace.models.interventions import Interventions
-from vlmtrace.models.layer_kinds import STATE, attention_path, by_name, language_block, stated_heads
+from vlmtrace.models.layer_kinds import attention_path, by_name, language_block, records_keys, stated_heads
 from vlmtrace.models.sequence_tokens import language_tokens, vision_tokens
 from vlmtrace.models.several_images import Images, as_list, sizes_of
 from vlmtrace.models.sweep import decoder_interventions
@@ -67,12 +68,18 @@ class DecoderOnly(ImagePrompts):
         """See `ModelInterface`; the blocks are read from the configuration and the submodules."""
         super().__init__(name, hf, processor, family)
         self.text: Any = hf.get_submodule(self.family.text)
+        self.text_layers: Sequence[nn.Module] = self._find_text_layers()
         vision = hf.get_submodule(self.family.vision).modules() if self.family.vision else ()
         self.vision_layers = next((module for module in vision if isinstance(module, nn.ModuleList)), nn.ModuleList())
         n_heads = stated_heads(hf.config.get_text_config())
-        language = language_block(self.text.layers, self.family.attention_output, n_heads)
+        language = language_block(self.text_layers, self.family.attention_output, n_heads)
         self.blocks = {block.name: block for block in (*self._vision_block(), language)}
         self.entry_blocks = tuple(self.blocks)
+
+    def _find_text_layers(self) -> Sequence[nn.Module]:
+        """The layers of the language model, in the order in which they run."""
+        layers: Any = self.text.get_submodule(self.family.layers)
+        return layers
 
     def _vision_block(self) -> list[Block]:
         """The vision encoder, if each of its positions is known to be a patch of the image; only layers that are read.
@@ -187,7 +194,7 @@ class DecoderOnly(ImagePrompts):
             at = self.is_image(inputs)[..., None].to(stream.device)
             return stream.masked_scatter(at, image.to(stream.device, stream.dtype))
 
-        with attach_hooks([(HookPoint(self.text.layers[0], is_input=True), replace)]):
+        with attach_hooks([(HookPoint(self.text_layers[0], is_input=True), replace)]):
             run = self.hf if self.family.pixels in inputs else self.hf.get_submodule(self.family.text_only)
             logits = run(**self.family.as_batch(inputs), use_cache=False, **options).logits
             return logits[:, -n:].float().to(self.device)
@@ -201,7 +208,7 @@ class DecoderOnly(ImagePrompts):
             kept.append(stream[at].unflatten(0, (len(stream), -1)).to(self.device))
             raise _Reached
 
-        with attach_hooks([(HookPoint(self.text.layers[0], is_input=True), keep)]), contextlib.suppress(_Reached):
+        with attach_hooks([(HookPoint(self.text_layers[0], is_input=True), keep)]), contextlib.suppress(_Reached):
             self.hf(**self.family.as_batch(inputs), use_cache=False)
         return kept[0]
 
@@ -217,7 +224,8 @@ class DecoderOnly(ImagePrompts):
 
         def keep(layer: int, module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
             options = by_name(module, args, options)
-            records = sites is None and block.kind_at(layer) != STATE
+            attention = self.attention_module(Site(block.name, "self_attention", layer))
+            records = sites is None and records_keys(attention, block.kind_at(layer))
             # A cache would keep this run's keys and values: with it, a patched run would read those of the unpatched.
             call = Call(args[0].detach(), {**options, "past_key_values": None}, Recorder() if records else None)
             calls.append(call)
@@ -226,7 +234,7 @@ class DecoderOnly(ImagePrompts):
         with MODEL_LOCK:
             handles = [
                 layer.register_forward_pre_hook(partial(keep, i), with_kwargs=True)
-                for i, layer in enumerate(self.text.layers)
+                for i, layer in enumerate(self.text_layers)
             ]
             try:
                 trace = super().trace(inputs, sites, image)
@@ -239,7 +247,9 @@ class DecoderOnly(ImagePrompts):
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
         """See `ModelInterface.eager`: the configuration says how attention is computed; it is changed and restored."""
-        configs = {id(part.config): part.config for part in self.hf.modules() if hasattr(part, "config")}
+        found = (getattr(part, "config", None) for part in self.hf.modules())
+        # A layer may keep a mere number under this name.
+        configs = {id(config): config for config in found if isinstance(config, PreTrainedConfig)}
         with MODEL_LOCK:
             before = [(config, config._attn_implementation) for config in configs.values()]
             try:
@@ -269,7 +279,8 @@ class DecoderOnly(ImagePrompts):
     @property
     def final_norm(self) -> nn.Module:
         """As the family says; a model without one has the identity."""
-        return getattr(self.text, self.family.norm) or nn.Identity()
+        norm = getattr(self.text, self.family.norm) if self.family.norm else None
+        return norm or nn.Identity()
 
     def read(self, hidden: Tensor) -> Tensor:
         """Final norm, unembedding, and the scale and the cap where the model has them."""
@@ -304,7 +315,7 @@ class DecoderOnly(ImagePrompts):
 
     def layer_module(self, block: str, layer: int) -> nn.Module:
         """Of the vision encoder or the language model."""
-        return (self.vision_layers if block == "vision_encoder" else self.text.layers)[layer]
+        return (self.vision_layers if block == "vision_encoder" else self.text_layers)[layer]
 
     def hook_point(self, site: Site) -> HookPoint:
         """The layer's output, its feed-forward's output, or what enters its attention's output projection."""
@@ -347,7 +358,7 @@ class DecoderOnly(ImagePrompts):
     def _says_what_it_shares(self) -> bool:
         """Whether each layer tells whether it reads the keys and values of another, and passes its own on."""
         attentions = [
-            self.attention_module(Site("language_model", "self_attention", i)) for i in range(len(self.text.layers))
+            self.attention_module(Site("language_model", "self_attention", i)) for i in range(len(self.text_layers))
         ]
         return all(hasattr(one, "is_kv_shared_layer") and hasattr(one, "store_full_length_kv") for one in attentions)
 

@@ -93,9 +93,8 @@ def token_patches(model: VLM, inputs: Inputs) -> Array | None:
 
 
 def _has_class_tokens(model: VLM) -> bool:
-    """Whether the class tokens of the vision encoder are among the image tokens (LLaVA's setting "full")."""
-    strategy = getattr(model.hf.config, "vision_feature_select_strategy", None)
-    return strategy == "full" and class_tokens(model.hf) > 0
+    """Whether the class tokens of the vision encoder are among the image tokens (GIT, LLaVA's setting "full")."""
+    return model.family.reads_class_token(model.hf.config) and class_tokens(model.hf) > 0
 
 
 def patch_boxes(

@@ -147,12 +147,16 @@ class ImagePrompts(VLM):
                 f"image{'s' if len(images) > 1 else ''}: make it with prompt_text."
             )
         with processor_refusals(self, text, images[0]):
-            # A list in a list: processors that treat images of one prompt in another way are told so by it.
-            given = images[0] if len(images) == 1 else [images]
-            row = self.processor(images=given, text=text, return_tensors="pt", **self.tokenizer_options(text))
+            row = self._processed(images, text)
         check_length(self, row, text)
         # Some processors leave numbers in lists.
         return {name: torch.as_tensor(value) for name, value in row.items() if name in self.forward_arguments}
+
+    def _processed(self, images: list[Image.Image], text: str) -> Any:
+        """What the processor makes of the images of one prompt and its text."""
+        # A list in a list: processors that treat images of one prompt in another way are told so by it.
+        given = images[0] if len(images) == 1 else [images]
+        return self.processor(images=given, text=text, return_tensors="pt", **self.tokenizer_options(text))
 
     @property
     def image_ids(self) -> set[int]:

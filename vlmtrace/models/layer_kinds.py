@@ -36,8 +36,8 @@ STATEFUL = ("linear_attn", "conv")
 #: Where layers pass keys and values on to those above them, by the kind of their attention.
 SHARED_KEYS = "shared_kv_states"
 
-#: What a layer that looks at the image is called with.
-IMAGE_STATES = "cross_attention_states"
+#: What a layer that looks at the image is called with: in Mllama, and in IDEFICS.
+IMAGE_STATES = ("cross_attention_states", "image_hidden_states")
 
 
 def attention_path(layer: nn.Module, paths: str | tuple[str, ...]) -> str:
@@ -79,7 +79,26 @@ def kind_of(layer: nn.Module, path: str) -> str:
     name = path.partition(".")[0]
     if name in STATEFUL:
         return STATE
-    return CROSS_ATTENTION if IMAGE_STATES in _parameters(type(layer.get_submodule(name))) else ATTENTION
+    attention = layer.get_submodule(name)
+    looks = _caches_image(attention) or getattr(attention, "is_cross_attention", False)
+    return CROSS_ATTENTION if looks else ATTENTION
+
+
+def records_keys(attention: nn.Module, kind: str) -> bool:
+    """Whether a text layer hands a cache the keys and values that it attends to.
+
+    Args:
+        attention: of the layer, or what stands in its place
+        kind: of the layer
+
+    Returns:
+        False where it carries a state, and where it makes keys of the image anew in each run
+    """
+    return kind == ATTENTION or (kind == CROSS_ATTENTION and _caches_image(attention))
+
+
+def _caches_image(attention: nn.Module) -> bool:
+    return IMAGE_STATES[0] in _parameters(type(attention))
 
 
 def stated_heads(text: Any) -> int:

@@ -129,7 +129,9 @@ def _sizes(value: Any) -> Iterable[tuple[str, Any]]:
 def _n_words(hf: Any) -> int:
     """How many tokens have an embedding; where an image encoder stands in front of a text decoder, the decoder's."""
     reads = hf.decoder if hf.config.model_type == "vision-encoder-decoder" else hf
-    return reads.get_input_embeddings().weight.shape[0]
+    words = reads.get_input_embeddings()
+    # IDEFICS keeps those of the tokens that it added to its language model's vocabulary beside the others.
+    return words.weight.shape[0] + getattr(words, "num_additional_embeddings", 0)
 
 
 def check_tokenizer(processor: Any, hf: Any, written: dict[str, Any], name: str) -> None:

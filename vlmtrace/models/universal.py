@@ -139,7 +139,7 @@ class UniversalDecoder(BatchedSweeps, DecoderOnly):
             )
         run = self.hf if self.sees(inputs) else self.hf.get_submodule(self.family.text_only)
         with attach_hooks(points):
-            return run(**inputs, use_cache=False).logits[:, -n:].float()
+            return run(**self.family.as_batch(inputs), use_cache=False).logits[:, -n:].float()
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:
         """See `DecoderOnly.image_embeddings`; of several streams, those of all."""

@@ -1,4 +1,7 @@
-"""Idefics 3 and SmolVLM: an image is cut into tiles, of which the language model sees one after the other."""
+"""Idefics 2, 3 and SmolVLM: an image is cut into tiles, of which the language model sees one after the other.
+
+IDEFICS, the first, looks at the image by cross-attention, in gated layers between those of its language model.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +59,23 @@ FAMILIES = [
         text="model.text_model",
         vision="model.vision_model",
         vision_types=("idefics2_vision",),
+        square_side=None,
+        caps_logits=False,
+    ),
+    FamilySpec(
+        "idefics",
+        "IDEFICS 1",
+        "IdeficsForVisionText2Text",
+        image_tokens="none: cross-attention from within the language model",
+        handled="gated layers of cross-attention count as layers of their own, in which self_attention is the "
+        "attention to the image",
+        interface="vlmtrace.models.idefics:Idefics",
+        processor_settings={"image_token": "<image>"},
+        text="model",
+        vision="model.vision_model",
+        vision_types=("idefics_vision",),
+        attention_output=("self_attn.o_proj", "cross_attn.o_proj"),
+        prompt_start="{image}",
         square_side=None,
         caps_logits=False,
     ),

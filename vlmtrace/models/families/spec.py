@@ -64,6 +64,11 @@ def _feature_layer(config: Any) -> int | Sequence[int] | None:
     return getattr(config, "vision_feature_layer", None)
 
 
+def _reads_class_token(config: Any) -> bool:
+    """As LLaVA's configuration and those after it say."""
+    return getattr(config, "vision_feature_select_strategy", None) == "full"
+
+
 @dataclass(frozen=True)
 class StackSpec:
     """Where a stack of layers keeps its parts, in a model that has several of text.
@@ -109,7 +114,8 @@ class FamilySpec:
         adapt: spec and config -> the spec for this model, where it depends on what the family was joined with
         text: path of the stack of text layers
         vision: path of the vision encoder; "" where there is none
-        norm: path in the stack of text layers: the final norm
+        layers: path in the stack of text layers: the list of its layers
+        norm: path in the stack of text layers: the final norm; "" where there is none
         attention_output: path in a text layer: the output projection of its attention, or of what stands in its place;
             several where layers differ, of which each has one
         mlp: path in a text layer: the feed-forward, or its last module
@@ -133,6 +139,7 @@ class FamilySpec:
         layout: how pixel values hold the patches
         square_side: config -> patches along each side of the square that one image token stands for; None where image
             tokens stand for no particular patches
+        reads_class_token: config -> whether class tokens of the vision encoder are among the image tokens
         mixes_squares: whether the squares around it enter an image token, too, by convolutions behind the vision
             encoder: it lies where its square does, but is not made of it alone
         pack: rearranges image tokens after projection; None where they come row by row, tile by tile
@@ -169,6 +176,7 @@ class FamilySpec:
     # Where its submodules are
     text: str = "model.language_model"
     vision: str = "model.vision_tower"
+    layers: str = "layers"
     norm: str = "norm"
     attention_output: str | tuple[str, ...] = "self_attn.o_proj"
     mlp: str = "mlp"
@@ -188,6 +196,7 @@ class FamilySpec:
     more_token_fills: Mapping[str, int] = field(default_factory=dict)
     layout: PatchLayout = ROW_BY_ROW
     square_side: Callable[[Any], int] | None = lambda _config: 1
+    reads_class_token: Callable[[Any], bool] = _reads_class_token
     mixes_squares: bool = False
     pack: Pack | None = None
     pooled: Callable[[Inputs], Array] | None = None

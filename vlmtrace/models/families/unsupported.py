@@ -26,14 +26,6 @@ UNSUPPORTED = [
     ),
     UnsupportedFamily("udop", "UDOP", "which reads the words of a page with their places, and no image without them"),
     UnsupportedFamily(
-        "git", "GIT", "whose image stands in front of the words without tokens of its own in the text sequence"
-    ),
-    UnsupportedFamily(
-        "idefics",
-        "IDEFICS 1",
-        "which looks at the image by cross-attention between the layers of its language model",
-    ),
-    UnsupportedFamily(
         "nemotron_h_omni",
         "Nemotron-H Omni",
         "of whose layers each is attention, feed-forward or a state alone, so that none has all modules",

@@ -39,7 +39,7 @@ def options_at(options: dict[str, Any], length: int, choose: Choose) -> dict[str
     Returns:
         all options
     """
-    return {name: value if name == IMAGE_STATES else _at(value, length, choose) for name, value in options.items()}
+    return {name: value if name in IMAGE_STATES else _at(value, length, choose) for name, value in options.items()}
 
 
 def _at(value: Any, length: int, choose: Choose) -> Any:
@@ -73,5 +73,21 @@ def without_image(options: dict[str, Any], n: int) -> dict[str, Any]:
         options: of a layer of cross-attention, or of any other
         n: how many rows of a batch it runs on
     """
-    image = options.get(IMAGE_STATES)
-    return options if image is None else {**options, IMAGE_STATES: image[:1, :1].expand(n, -1, -1)}
+    return {
+        name: value[:1, :1].expand(n, -1, -1) if name in IMAGE_STATES and value is not None else value
+        for name, value in options.items()
+    }
+
+
+def with_image(options: dict[str, Any], n_states: int) -> dict[str, Any]:
+    """The same call, with the image of each pair for each of its n states."""
+    return {
+        name: value.repeat_interleave(n_states, dim=0) if name in IMAGE_STATES and value is not None else value
+        for name, value in options.items()
+    }
+
+
+def image_rows(options: dict[str, Any]) -> int:
+    """Of how many rows the image consists that a layer of cross-attention is called with; 0 for any other layer."""
+    found = (options.get(name) for name in IMAGE_STATES)
+    return max((states.shape[1] for states in found if states is not None), default=0)

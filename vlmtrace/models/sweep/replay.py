@@ -15,10 +15,24 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.hooks import HookPoint, attach_hooks
-from vlmtrace.models.layer_kinds import ATTENTION, CROSS_ATTENTION, SHARED_KEYS, STATE, key_sources
+from vlmtrace.models.layer_kinds import (
+    ATTENTION,
+    CROSS_ATTENTION,
+    SHARED_KEYS,
+    STATE,
+    key_sources,
+    records_keys,
+)
 from vlmtrace.models.sweep.carried_states import CarriedStates
 from vlmtrace.models.sweep.kept_keys import Prefix, Recorded, Recorder
-from vlmtrace.models.sweep.layer_calls import for_each_state, options_at, stream_of, without_image
+from vlmtrace.models.sweep.layer_calls import (
+    for_each_state,
+    image_rows,
+    options_at,
+    stream_of,
+    with_image,
+    without_image,
+)
 from vlmtrace.models.sweep.layer_masks import BLOCK, masks_of, seen
 from vlmtrace.models.sweep.shared_keys import SharedKeys
 from vlmtrace.models.sweep.shared_prefix import no_attention, shared_prefixes
@@ -33,7 +47,7 @@ class Replay:
         kinds: by layer, how it gets to know what stands elsewhere, see `vlmtrace.models.layer_kinds`
         masks: by layer, what each position sees: (1 or P, 1, T, T), bool or added to the scores; None: everything
         recorded: by layer, keys and values of all positions; of a layer that looks at the image alone, those of the
-            image; None: it carries a state
+            image; None: it carries a state, or makes those of the image anew
         between: by layer, what the model adds between this layer's output and the next one's input, None: nothing
     """
 
@@ -49,6 +63,9 @@ class Replay:
         self.layers = [model.layer_module(BLOCK, i) for i in range(block.n_layers)]
         self.kinds = [block.kind_at(i) for i in range(block.n_layers)]
         attentions = [model.attention_module(Site(BLOCK, "self_attention", i)) for i in range(block.n_layers)]
+        self._records = [records_keys(*layer) for layer in zip(attentions, self.kinds, strict=True)]
+        cross = [i for i, kind in enumerate(self.kinds) if kind == CROSS_ATTENTION]
+        self._anew = [i for i in cross if not self._records[i]]  # layers that make the image's keys in every run
         self.sources = key_sources(attentions)
         self._passed_as = [str(getattr(attention, "layer_type", "")) for attention in attentions]
         self.length = corrupt.calls[0].hidden.shape[1]
@@ -60,7 +77,7 @@ class Replay:
         self._carried: dict[int, tuple[int, CarriedStates]] = {}
         for i, call in enumerate(self.calls):
             recorder, out = call.recorder, corrupt.activations.get(Site(BLOCK, "residual", i))
-            if out is None or (recorder is None and self.kinds[i] != STATE):
+            if out is None or (recorder is None and self._records[i]):
                 recorder, out = self._record(i)
             source = self.sources[i]
             self.recorded.append(recorder if source is None else self.recorded[source])
@@ -68,7 +85,7 @@ class Replay:
             self.between.append(self.calls[i + 1].hidden - out if adds else None)
 
     def _record(self, layer: int) -> tuple[Recorder | None, Tensor]:
-        call, recorder = self.calls[layer], None if self.kinds[layer] == STATE else Recorder()
+        call, recorder = self.calls[layer], Recorder() if self._records[layer] else None
         options = {**call.options, "past_key_values": recorder}
         if self.kinds[layer] == ATTENTION:
             options["attention_mask"] = self.masks[layer]
@@ -123,7 +140,9 @@ class Replay:
         size = max(4, self.calls[0].hidden.element_size())
         scored = rows if self.scores_own_only(first) else self.length
         image = [kept.key.shape[2] for kept in self.recorded if kept is not None and kept.key.ndim == 4]
-        scored = max(scored, *image) if CROSS_ATTENTION in self.kinds else scored
+        anew = max((image_rows(self.calls[i].options) for i in self._anew), default=0)
+        scored = max(scored, anew, *image) if CROSS_ATTENTION in self.kinds else scored
+        elements += 3 * anew * text.hidden_size  # the image, its keys and its values
         # Scores and their softmax in float32, and in the model's own precision.
         return (elements + 3 * rows * scored * self.model.blocks[BLOCK].n_heads) * size
 
@@ -212,6 +231,8 @@ class Replay:
         options = self.options(layer, slice(first, None), n_states)
         rows = states.flatten(0, 1)  # (P·S, L, D): a layer takes all states as one batch.
         recorded = self.recorded[layer]
+        if layer in self._anew:
+            return stream_of(self.layers[layer], rows, **with_image(options, n_states)).view(states.shape)
         if recorded is None:
             self.prepare(layer, first)
             carried = self._carried[layer][1].repeated(n_states) if first else None
