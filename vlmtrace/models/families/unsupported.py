@@ -21,9 +21,6 @@ UNSUPPORTED = [
         "ViLT",
         "which chooses among labels instead of giving words, from patches that it draws anew for each run",
     ),
-    UnsupportedFamily(
-        "pix2struct", "Pix2Struct", "whose question is drawn into the image, so that none of its words can be patched"
-    ),
     UnsupportedFamily("udop", "UDOP", "which reads the words of a page with their places, and no image without them"),
     UnsupportedFamily(
         "git", "GIT", "whose image stands in front of the words without tokens of its own in the text sequence"
