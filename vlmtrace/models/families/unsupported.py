@@ -19,9 +19,9 @@ UNSUPPORTED = [
     UnsupportedFamily(
         "vilt",
         "ViLT",
-        "which chooses among labels instead of giving words, from patches that it draws anew for each run",
+        "which chooses among labels of its own, so that no answer has tokens, and puts an image's patches in another "
+        "order in every run",
     ),
-    UnsupportedFamily("udop", "UDOP", "which reads the words of a page with their places, and no image without them"),
     UnsupportedFamily(
         "git", "GIT", "whose image stands in front of the words without tokens of its own in the text sequence"
     ),
