@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmtrace.core.arguments import checked
+from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.image_decoder import DECODER, VISION, ImageDecoder
@@ -93,7 +93,8 @@ class Pix2Struct(ImageDecoder):
 
     # Prompts and inputs --------------------------------------------------------
 
-    def prompt_text(self, prompt: str, n_images: int = 1) -> str:
+    @checked
+    def prompt_text(self, prompt: str, n_images: Count = 1) -> str:
         """The question as it is drawn, or behind the start token of the decoder."""
         if not self.draws_prompts:
             return super().prompt_text(prompt, n_images)
