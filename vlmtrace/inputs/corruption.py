@@ -109,10 +109,11 @@ def token_mismatch(model: VLM, pair: Mapping[str, Any]) -> str | None:
 
     Returns:
         None if both prompts have equally many tokens and all words that are not replaced stand at the same positions
-        (see `shifted_token`); otherwise a sentence that says what does not
+        (see `shifted_token`), or if the model draws prompts (see `drawn_mismatch`); otherwise a sentence that says what
+        does not
     """
     prompts = [pair[column] for column in ("clean_prompt", "corrupt_prompt")]
-    if prompts[0] == prompts[1]:
+    if prompts[0] == prompts[1] or model.draws_prompts:
         return None
     counts = [model.count_tokens(prompt) for prompt in prompts]
     if counts[0] != counts[1]:
@@ -130,6 +131,26 @@ def token_mismatch(model: VLM, pair: Mapping[str, Any]) -> str | None:
         f"{model.name}'s tokenizer ({token!r} is token {shifted[0]} of the one, and token {shifted[1]} of the other "
         "belongs to it): replace each word by one of the same number of tokens."
     )
+
+
+def drawn_mismatch(model: VLM, pair: Mapping[str, Any], corruptions: Sequence[str]) -> str | None:
+    """Whether the positions of a pair's runs correspond, for a model that draws prompts into the image.
+
+    Args:
+        model: draws them
+        pair: a row of a pairs table
+        corruptions: of the corrupt runs
+
+    Returns:
+        None if they do, or if the model reads prompts as tokens; otherwise a sentence that says what does not
+
+    Raises:
+        VlmtraceError: a prompt cannot be drawn, or an image cannot be read
+    """
+    if not model.draws_prompts:
+        return None
+    clean, *corrupt = (run_inputs(model, pd.DataFrame([pair]), run) for run in ("clean", *corruptions))
+    return next(filter(None, (model.misaligned(clean, inputs) for inputs in corrupt)), None)
 
 
 def _tokens_and_words(model: VLM, prompt: str) -> tuple[list[int], list[int]]:

@@ -63,6 +63,9 @@ def encode_pair(model: VLM, pairs: pd.DataFrame, row: int, corruption: str) -> t
     for column, found in images.items():
         one = one.assign(**{IMAGE_LISTS[column] if len(found) > 1 else column: [found if len(found) > 1 else found[0]]})
     clean, corrupt = (run_inputs(model, one, run) for run in ("clean", corruption))
+    problem = model.misaligned(clean, corrupt)
+    if problem:
+        raise VlmtraceError(f"Pair {pairs['sample_id'].iloc[row]!r}: {problem}")
     return clean, corrupt
 
 

@@ -1,4 +1,4 @@
-"""Models of an image encoder and a text decoder that begins with the prompt: Donut and TrOCR.
+"""Models of an image encoder and a text decoder that begins with the prompt: Donut, TrOCR and, in part, Pix2Struct.
 
     pixels ──▶ vision_encoder ──▶ image embeddings
                                       │ keys and values of cross-attention, in every layer
@@ -50,17 +50,23 @@ class ImageDecoder(BatchedSweeps):
     answer_block = DECODER
     entry_blocks = (VISION, DECODER)
     image_module = "cross_attention"
-    edges = (("image", "options"), ("image", "last"), ("options", "last"))
+    edges: tuple[tuple[str, str], ...] = (("image", "options"), ("image", "last"), ("options", "last"))
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
         """See `ModelInterface`; the blocks are read from the configuration and the submodules."""
         super().__init__(name, hf, processor, family)
-        attentions = ("self_attention", "cross_attention")
+        self.stages: list[nn.Module] = []
+        self.layers: dict[str, Any] = {}
+        self._find_parts()
+
+    def _find_parts(self) -> None:
+        """Set `stages`, `layers` and `blocks`."""
+        attentions, hf = ("self_attention", "cross_attention"), self.hf
         seeing, decoder = hf.config.encoder, hf.config.decoder
-        self.stages: list[nn.Module] = list(hf.encoder.encoder.layers) if seeing.model_type == STAGED else []
+        self.stages = list(hf.encoder.encoder.layers) if seeing.model_type == STAGED else []
         vision: Any = self.stages[-1].blocks if self.stages else hf.encoder.layers
         heads = seeing.num_heads[-1] if self.stages else seeing.num_attention_heads
-        self.layers: dict[str, Any] = {VISION: vision, DECODER: hf.decoder.model.decoder.layers}
+        self.layers = {VISION: vision, DECODER: hf.decoder.model.decoder.layers}
         self.blocks = {
             VISION: Block(VISION, len(vision), heads, ("residual",)),
             DECODER: Block(
@@ -120,14 +126,17 @@ class ImageDecoder(BatchedSweeps):
         with processor_refusals(self, prompts[0], opened[0]):
             pixels = self.processor.image_processor(opened, return_tensors="pt")
             rows = [self.tokenizer(text, **self.tokenizer_options(text)).input_ids for text in prompts]
+        self._check_one_length(rows)
+        ids = torch.tensor(rows, device=self.device)
+        check_length(self, {"input_ids": ids}, prompts[0])
+        return {"pixel_values": pixels["pixel_values"].to(self.device, self.dtype), "input_ids": ids}
+
+    def _check_one_length(self, rows: Sequence[Sequence[int]]) -> None:
         if len({len(row) for row in rows}) > 1:
             raise VlmtraceError(
                 f"Prompts of unlike length cannot share a batch of {self.name}, since padding is never used: encode "
                 "those of equal length together."
             )
-        ids = torch.tensor(rows, device=self.device)
-        check_length(self, {"input_ids": ids}, prompts[0])
-        return {"pixel_values": pixels["pixel_values"].to(self.device, self.dtype), "input_ids": ids}
 
     def extend(self, inputs: Inputs, ids: Sequence[int] | Tensor) -> Inputs:
         """See `ModelInterface.extend`."""
@@ -212,11 +221,15 @@ class ImageDecoder(BatchedSweeps):
         layer = self.layer_module(site.block, site.layer)
         if site.module == "residual":
             return HookPoint(layer, is_input=False)
-        return HookPoint(layer.get_submodule(PATHS[site.module]), is_input=site.module != "mlp")
+        return HookPoint(layer.get_submodule(self._path(site)), is_input=site.module != "mlp")
+
+    def _path(self, site: Site) -> str:
+        """Where a layer of a site's block keeps its module: the feed-forward, or the output projection."""
+        return PATHS[site.module]
 
     def attention_module(self, site: Site) -> nn.Module:
         """The module that holds the output projection."""
-        return self.layer_module(site.block, site.layer).get_submodule(PATHS[site.module].partition(".")[0])
+        return self.layer_module(site.block, site.layer).get_submodule(self._path(site).rpartition(".")[0])
 
     def check_layers(self, trace: Trace, inputs: Inputs) -> None:
         """Say that sweeps are slower than those of other families."""

@@ -48,6 +48,7 @@ class ModelInterface(ABC):
         falls_back_to_reference: whether a model whose fast sweep differs from the hooked reference is used all the
             same, with the reference; if not, it is refused
         image_size_matters: whether images of unlike size can give unlike numbers of tokens, so that they share no batch
+        draws_prompts: whether a prompt is drawn into the image, so that its words have places there and are no tokens
         answers_apart: whether the answer's tokens go through a block of their own, so that the prompt's states are the
             same whatever the answer
         engine: what answers patches, in a word or two, for `families_table`
@@ -73,6 +74,7 @@ class ModelInterface(ABC):
     has_visual_tokens: bool = False
     falls_back_to_reference: bool = True
     image_size_matters: bool = False
+    draws_prompts: bool = False
     answers_apart: bool = False
     engine: str = "fast sweep"
     sweeps_regions: bool = False
@@ -131,6 +133,18 @@ class ModelInterface(ABC):
             inputs: a batch
             ids: the same for all of the batch, or (batch, token)
         """
+
+    def misaligned(self, clean: Inputs, corrupt: Inputs) -> str | None:
+        """Why positions of two runs do not correspond, where neither tokens nor the sizes of images tell it.
+
+        Args:
+            clean: of one pair
+            corrupt: of the same pair, of equal shapes
+
+        Returns:
+            a sentence; None: they correspond, as far as the model itself can tell
+        """
+        return None
 
     @abstractmethod
     def tokens(self, block: str, prompt: str, inputs: Inputs, images: Images | None = None) -> list[Token]:

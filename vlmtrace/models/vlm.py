@@ -72,6 +72,11 @@ class VLM(ModelInterface):
         return next(block for block in self.blocks.values() if block.head_modules)
 
     @property
+    def question_block(self) -> str:
+        """The name of the block that reads the question's words: the head block, but where they are drawn."""
+        return self.head_block.name
+
+    @property
     def image_block(self) -> str:
         """The block whose sequence holds the image tokens that the language side reads."""
         return self.head_block.name if self.image_module == "self_attention" else "vision_encoder"
@@ -127,7 +132,7 @@ class VLM(ModelInterface):
         if in_one_block != (self.image_module == "self_attention"):
             raise VlmtraceError(
                 f"{method} follows attention back from an answer in one sequence with the image, or as in BLIP, and "
-                f"{self.name} reads its question in its {self.head_block.name} and answers in its {self.answer_block}: "
+                f"{self.name} reads its question in its {self.question_block} and answers in its {self.answer_block}: "
                 "use patching, or another model."
             )
 

@@ -24,7 +24,15 @@ from vlmtrace.inputs.answers import (
     read_answers,
 )
 from vlmtrace.inputs.batching import equal_length_batches
-from vlmtrace.inputs.corruption import CORRUPTIONS, PREFIX, prefix_of, run_inputs, token_mismatch, with_instruction
+from vlmtrace.inputs.corruption import (
+    CORRUPTIONS,
+    PREFIX,
+    drawn_mismatch,
+    prefix_of,
+    run_inputs,
+    token_mismatch,
+    with_instruction,
+)
 from vlmtrace.inputs.encodable import EncodingCheck, generated_tokens
 from vlmtrace.inputs.pair_rows import images_alone, row_problem
 from vlmtrace.inputs.pictures import by_image, given_images, images_of, prompt_of
@@ -106,7 +114,8 @@ def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: Encoding
             check.check(images[image], pair[prompt], options, prefix)
         sizes = [[image.size for image in images[column]] for column in ("clean_image", "corrupt_image")]
         problem = sizes_mismatch(model, *sizes) if "image" in corruptions else None
-        return problem or (token_mismatch(model, pair) if "text" in corruptions else None)
+        problem = problem or (token_mismatch(model, pair) if "text" in corruptions else None)
+        return problem or drawn_mismatch(model, pair, corruptions)
     except VlmtraceError as error:
         return str(error)
 

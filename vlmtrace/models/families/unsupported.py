@@ -19,12 +19,9 @@ UNSUPPORTED = [
     UnsupportedFamily(
         "vilt",
         "ViLT",
-        "which chooses among labels instead of giving words, from patches that it draws anew for each run",
+        "which chooses among labels of its own, so that no answer has tokens, and puts an image's patches in another "
+        "order in every run",
     ),
-    UnsupportedFamily(
-        "pix2struct", "Pix2Struct", "whose question is drawn into the image, so that none of its words can be patched"
-    ),
-    UnsupportedFamily("udop", "UDOP", "which reads the words of a page with their places, and no image without them"),
     UnsupportedFamily(
         "nemotron_h_omni",
         "Nemotron-H Omni",
