@@ -113,6 +113,8 @@ class FamilySpec:
         attention_output: path in a text layer: the output projection of its attention, or of what stands in its place;
             several where layers differ, of which each has one
         mlp: path in a text layer: the feed-forward, or its last module
+        one_part_per_layer: whether each text layer is attention (or carries a state) or a feed-forward, and not both:
+            one without any `attention_output` is the latter
         text_only: path of what runs a prompt without an image; "" for the whole model
         vision_types: types of vision encoder whose positions are known to be the patches of `layout`; a model with
             another one is used without its vision encoder
@@ -172,6 +174,7 @@ class FamilySpec:
     norm: str = "norm"
     attention_output: str | tuple[str, ...] = "self_attn.o_proj"
     mlp: str = "mlp"
+    one_part_per_layer: bool = False
     text_only: str = ""
     vision_types: tuple[str, ...] = CLIP_OR_SIGLIP
     vision_layers_read: Callable[[Any], int | Sequence[int] | None] = _feature_layer

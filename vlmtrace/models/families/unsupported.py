@@ -33,9 +33,4 @@ UNSUPPORTED = [
         "IDEFICS 1",
         "which looks at the image by cross-attention between the layers of its language model",
     ),
-    UnsupportedFamily(
-        "nemotron_h_omni",
-        "Nemotron-H Omni",
-        "of whose layers each is attention, feed-forward or a state alone, so that none has all modules",
-    ),
 ]
