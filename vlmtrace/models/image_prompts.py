@@ -148,7 +148,9 @@ class ImagePrompts(VLM):
             )
         with processor_refusals(self, text, images[0]):
             # A list in a list: processors that treat images of one prompt in another way are told so by it.
-            given = images[0] if len(images) == 1 else [images]
+            given: Any = images[0] if len(images) == 1 else [images]
+            if self.family.still_frames:
+                given = images * self.family.still_frames
             row = self.processor(images=given, text=text, return_tensors="pt", **self.tokenizer_options(text))
         check_length(self, row, text)
         # Some processors leave numbers in lists.

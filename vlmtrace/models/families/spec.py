@@ -127,6 +127,8 @@ class FamilySpec:
         prompt_start: what precedes the prompt where the processor has no chat template, with {image} for the image's
             placeholder; "" where the processor itself puts the image's tokens
         prompt_end: what the processor itself adds behind the prompt
+        still_frames: how many frames the videos have that the processor takes: an image is shown in all of them; 0: it
+            takes images
         several_images: whether a prompt may have several images, each of which becomes tokens of its own
         generated_token_type: the kind that a generated token has in `token_type_ids`
         pixels: the input that holds the image
@@ -184,6 +186,7 @@ class FamilySpec:
     # What its prompts and images become
     prompt_start: str = "{image}\n"
     prompt_end: str = ""
+    still_frames: int = 0
     several_images: bool = False
     generated_token_type: int = 0
     pixels: str = "pixel_values"

@@ -4,11 +4,6 @@ from vlmtrace.models.families.spec import UnsupportedFamily
 
 UNSUPPORTED = [
     UnsupportedFamily(
-        "instructblipvideo",
-        "InstructBLIP-Video",
-        "whose processor takes videos of four frames and no images (InstructBLIP takes images)",
-    ),
-    UnsupportedFamily(
         "diffusion_gemma", "Diffusion Gemma", "which writes an answer in many passes instead of token by token"
     ),
     UnsupportedFamily("evolla", "Evolla", "which answers about proteins, and reads no image"),
