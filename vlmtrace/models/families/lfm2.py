@@ -1,6 +1,50 @@
 """LFM2-VL: most layers of the language model are short convolutions instead of attention."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vlmtrace.core.types import Array
 from vlmtrace.models.families.spec import FamilySpec
+from vlmtrace.models.patch_layout import PatchLayout, all_patches, patch_size
+from vlmtrace.models.types import Inputs
+
+
+class PaddedTiles(PatchLayout):
+    """Each tile is a row of patches, row by row, with padding behind them; tiles may differ in size."""
+
+    elsewhere = "[PAD]"
+
+    def grid(self, config: Any, inputs: Inputs) -> tuple[int, int, int]:
+        """Tiles, and the rows and columns of the largest of them."""
+        sizes = inputs["spatial_shapes"]
+        rows, columns = sizes.amax(dim=0).tolist()
+        return len(sizes), rows, columns
+
+    def positions(self, hf: Any, inputs: Inputs) -> Array:
+        """As many patches as a tile has, then padding."""
+        found = np.full((*inputs[self.pixels].shape[:2], 3), -1)
+        for tile, (rows, columns) in enumerate(inputs["spatial_shapes"].tolist()):
+            patches = all_patches(1, rows, columns).reshape(-1, 3)
+            found[tile, : len(patches)] = patches + np.array([tile, 0, 0])
+        return found.reshape(-1, 3)
+
+    def tiles(self, config: Any, inputs: Inputs) -> Array:
+        """Put together from the patches; a tile smaller than the largest lies at the top left, and the rest is 0."""
+        n, rows, columns = self.grid(config, inputs)
+        height, width = patch_size(config)
+        pixels = inputs[self.pixels].float().cpu().numpy()
+        channels = pixels.shape[-1] // (height * width)
+        found = np.zeros((n, channels, rows * height, columns * width), dtype=pixels.dtype)
+        for tile, patches, (high, wide) in zip(found, pixels, inputs["spatial_shapes"].tolist(), strict=True):
+            placed = patches[: high * wide].reshape(high, wide, height, width, channels)
+            # (row, column, height, width, channel) -> (channel, row, height, column, width)
+            placed = placed.transpose(4, 0, 2, 1, 3).reshape(channels, high * height, wide * width)
+            tile[:, : high * height, : wide * width] = placed
+        return found
+
 
 FAMILIES = [
     FamilySpec(
@@ -13,7 +57,8 @@ FAMILIES = [
         norm="embedding_norm",
         attention_output=("self_attn.out_proj", "conv.out_proj"),
         mlp="feed_forward",
-        vision_types=(),
+        vision_types=("siglip2_vision_model",),
+        layout=PaddedTiles(),
         square_side=None,
     )
 ]

@@ -122,6 +122,7 @@ class FamilySpec:
             numbers count from the end), the one or those that are read; None: the last
         vision_attention: path in a vision layer: its attention
         vision_attention_weights: whether that attention gives its weights
+        vision_gives_tuples: whether a vision layer gives a tuple, of which the residual stream is the first entry
         vision_in_one_row: whether the vision encoder takes all images of a batch as one sequence, so that its attention
             scores grow with the square of their number
         prompt_start: what precedes the prompt where the processor has no chat template, with {image} for the image's
@@ -182,6 +183,7 @@ class FamilySpec:
     vision_layers_read: Callable[[Any], int | Sequence[int] | None] = _feature_layer
     vision_attention: str = "self_attn"
     vision_attention_weights: bool = True
+    vision_gives_tuples: bool = False
     vision_in_one_row: bool = False
     # What its prompts and images become
     prompt_start: str = "{image}\n"
