@@ -13,6 +13,7 @@ from vlmtrace.models.attention_mask import cut
 from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.interventions import Interventions, Setting
 from vlmtrace.models.sweep import reference
+from vlmtrace.models.sweep.replay import Replay
 from vlmtrace.models.sweep.replay_check import check_replay
 
 BLOCK = "language_model"
@@ -221,6 +222,17 @@ def test_a_single_position_is_stepped_to_as_in_a_sequence():
     case = Case("llava_nemotron_h", bound)
     last = case.length - 1
     case.assert_swept_as_hooked(patches_of([("residual", 0, None, last), ("mlp", 1, None, last)]))
+
+
+def test_memory_counts_the_scan_of_a_state_space_model():
+    case = Case("llava_nemotron_h")
+    text, replay = case.model.hf.config.get_text_config(), Replay(case.model, case.corrupt)
+    scores = text.chunk_size**2 * text.mamba_num_heads * 4  # of one chunk, in bytes
+    for n_chunks in (1, 2):
+        assert replay.state_bytes(case.length - n_chunks * text.chunk_size) > 4 * n_chunks * scores
+    # Rows are filled up to whole chunks.
+    few = replay.state_bytes(case.length - 1) - replay.state_bytes(case.length)
+    assert few > 4 * scores
 
 
 def test_the_image_is_read_in_layers_of_cross_attention():

@@ -135,6 +135,7 @@ class Replay:
         text = self.model.hf.config.get_text_config()
         rows = self.length - first
         elements = rows * (8 * text.hidden_size + 3 * _inner_width(text)) + 2 * text.vocab_size
+        elements += _scan_elements(text, rows)
         size = max(4, self.calls[0].hidden.element_size())
         scored = rows if self.scores_own_only(first) else self.length
         image = [kept.key.shape[2] for kept in self.recorded if kept is not None and kept.key.ndim == 4]
@@ -351,6 +352,14 @@ class Replay:
 def _laid_as(given: Tensor, found: Tensor) -> Tensor:
     """Rows of an activation (…, D) in the dimensions of those that they replace: OPT's lie one behind the other."""
     return given.reshape(*found.shape[:-1], given.shape[-1])
+
+
+def _scan_elements(text: Any, rows: int) -> int:
+    """Numbers that the scan of a state space model holds of some rows: for each head, scores within whole chunks."""
+    chunk, heads = getattr(text, "chunk_size", None), getattr(text, "mamba_num_heads", None)
+    if not chunk or not heads:
+        return 0
+    return -(-rows // chunk) * chunk * heads * 4 * (chunk + text.ssm_state_size + text.mamba_head_dim)
 
 
 def _inner_width(text: Any) -> int:
