@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vlmtrace.models.families.lfm2 import PaddedTiles
+from vlmtrace.models.families.lfm2 import PaddedTiles, pack_tiles
 from vlmtrace.models.patch_layout import TokenRow, squares_of
 
 
@@ -71,3 +71,13 @@ def test_tiles_of_unlike_size_are_put_together_from_their_patches():
     np.testing.assert_allclose(found[0], pictures[0], atol=1e-6)
     np.testing.assert_allclose(found[1, :, :2, :4], pictures[1], atol=1e-6)
     assert not found[1, :, 2:].any() and not found[1, :, :, 4:].any()
+
+
+def test_tokens_of_tiles_of_unlike_size_are_squares_of_their_own_patches():
+    hf = SimpleNamespace(config=SimpleNamespace(downsample_factor=2))
+    inputs = {"spatial_shapes": torch.tensor([[2, 4], [2, 2]])}
+    values = np.arange(16.0).reshape(2, 2, 4, 1)
+    assert pack_tiles(hf, values, inputs, newline=0.0)[:, 0].tolist() == [2.5, 4.5, 10.5]
+    edges = [[[row / 2, column / 4, (row + 1) / 2, (column + 1) / 4] for column in range(4)] for row in range(2)]
+    boxes = pack_tiles(hf, np.array([edges, edges]), inputs, newline=np.nan)
+    np.testing.assert_allclose(boxes, [[0, 0, 1, 0.5], [0, 0.5, 1, 1], [0, 0, 1, 0.5]])

@@ -8,7 +8,7 @@ import numpy as np
 
 from vlmtrace.core.types import Array
 from vlmtrace.models.families.spec import FamilySpec
-from vlmtrace.models.patch_layout import PatchLayout, all_patches, patch_size
+from vlmtrace.models.patch_layout import PatchLayout, all_patches, patch_size, squares_of
 from vlmtrace.models.types import Inputs
 
 
@@ -46,6 +46,16 @@ class PaddedTiles(PatchLayout):
         return found
 
 
+def pack_tiles(hf: Any, patches: Array, inputs: Inputs, newline: float) -> Array:
+    """Squares of each tile's own patches, row by row; see `FamilySpec.pack`."""
+    side, boxes = hf.config.downsample_factor, bool(np.isnan(newline))
+    found = []
+    for tile, (rows, columns) in zip(patches, inputs["spatial_shapes"].tolist(), strict=True):
+        squares = squares_of(tile[None, :rows, :columns], side, boxes=boxes)[0]
+        found.append(squares.reshape(-1, *patches.shape[3:]))
+    return np.concatenate(found)
+
+
 FAMILIES = [
     FamilySpec(
         "lfm2_vl",
@@ -53,12 +63,13 @@ FAMILIES = [
         "Lfm2VlForConditionalGeneration",
         image_tokens="one per square of patches, tile by tile",
         handled="layers of short convolutions, whose self_attention is what they gather, with one head and no "
-        "attention weights; image tokens have no place in the image; its processor needs torchvision",
+        "attention weights; tiles of unlike size; its processor needs torchvision",
         norm="embedding_norm",
         attention_output=("self_attn.out_proj", "conv.out_proj"),
         mlp="feed_forward",
         vision_types=("siglip2_vision_model",),
         layout=PaddedTiles(),
-        square_side=None,
+        square_side=lambda config: config.downsample_factor,
+        pack=pack_tiles,
     )
 ]
