@@ -61,3 +61,18 @@ def test_streams_side_by_side_are_one_activation(axis, shape):
         assert torch.equal(seen[-1][1, 3, :4], value.movedim(axis, 2)[1, 3, 0]), "streams are not in order"
         changed = (out != value).movedim(axis, 2)
         assert changed[1, 3].all() and changed.sum() == 12, "more than one position of one row was set"
+
+
+def test_what_enters_a_module_is_found_by_name_too():
+    """Llama 4 calls the layers of its vision encoder with names alone."""
+
+    class Named(torch.nn.Module):
+        def forward(self, hidden_state, scale):
+            return hidden_state * scale
+
+    module, value = Named(), torch.ones(1, 2, 3)
+    with attach_hooks([(HookPoint(module, is_input=True), lambda entering: entering + 1)]):
+        assert torch.equal(module(hidden_state=value, scale=2.0), 4 * value)
+        assert torch.equal(module(scale=2.0, hidden_state=value), 4 * value)
+        assert torch.equal(module(value, 2.0), 4 * value)
+    assert torch.equal(module(hidden_state=value, scale=2.0), 2 * value)

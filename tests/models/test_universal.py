@@ -50,6 +50,7 @@ def test_guesses_are_what_the_families_say(model_store, name):
     spec = known.family
     paths = (spec.attention_output,) if isinstance(spec.attention_output, str) else spec.attention_output
     assert guessed.text == spec.text and guessed.mlp == spec.mlp
+    assert guessed.one_part_per_layer == spec.one_part_per_layer
     assert set(guessed.attention_output) <= set(paths)
     assert spec.norm == guessed.norm or guessed.norm == ""
     assert not guessed.vision_types and guessed.square_side is None, "positions in the image are never guessed"
@@ -78,7 +79,7 @@ def assert_exact(model, pairs):
     clean, corrupt = model.trace(clean), model.trace(inputs)
     ids = model.answer_ids(pair["correct_answer"], pair["incorrect_answer"])
     block, length = model.blocks[LANGUAGE], clean[LANGUAGE, "residual", 0].shape[1]
-    chosen = [(m, layer, at) for m in block.modules for layer in range(block.n_layers) for at in (1, length - 2)]
+    chosen = [(m, layer, at) for m in block.modules for layer in block.layers_with(m) for at in (1, length - 2)]
     modules, layers, positions = (list(column) for column in zip(*chosen, strict=True))
     patches = Patches(LANGUAGE, modules, layers, [None] * len(chosen), torch.tensor([positions]))
     fast = model.sweep(clean, corrupt, inputs, patches, ids, memory=2**30)
@@ -87,7 +88,7 @@ def assert_exact(model, pairs):
     assert worst <= 1e-4, f"logits are off by {worst:.2g}"
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", pytest.param("nemotron_h_omni", marks=pytest.mark.medium)])
 def test_an_unknown_model_is_patched_by_the_fast_sweep_where_that_is_exact(unknown, random_pairs, name):
     with pytest.warns(
         UserWarning, match=r"which vlmtrace does not know\. Its parts were guessed: text layers .*used\."
@@ -107,6 +108,14 @@ def test_an_unknown_model_whose_layers_get_more_is_patched_by_batches(unknown, r
     assert_exact(model, random_pairs)
     effects = vt.patch_heads(model, random_pairs.iloc[[0]], positions=["correct"])
     assert effects["logit_diff"].abs().max() > 1e-3
+
+
+@pytest.mark.medium
+def test_an_unknown_model_may_have_layers_of_one_part(unknown, model_store):
+    known, model = model_store.shared("nemotron_h_omni").blocks[LANGUAGE], unknown("nemotron_h_omni", check=False)
+    found = model.blocks[LANGUAGE]
+    assert found.lacking == known.lacking and found.heads == known.heads == (8, 0, 4, 0, 8)
+    assert found.kinds == known.kinds
 
 
 def test_a_model_loaded_without_its_check_uses_no_sweep_that_was_not_compared(unknown, random_pairs):

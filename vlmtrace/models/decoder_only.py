@@ -72,7 +72,8 @@ class DecoderOnly(ImagePrompts):
         vision = hf.get_submodule(self.family.vision).modules() if self.family.vision else ()
         self.vision_layers = next((module for module in vision if isinstance(module, nn.ModuleList)), nn.ModuleList())
         n_heads = stated_heads(hf.config.get_text_config())
-        language = language_block(self.text_layers, self.family.attention_output, n_heads)
+        paths, one_part = self.family.attention_output, self.family.one_part_per_layer
+        language = language_block(self.text_layers, paths, n_heads, one_part)
         self.blocks = {block.name: block for block in (*self._vision_block(), language)}
         self.entry_blocks = tuple(self.blocks)
 
@@ -224,7 +225,11 @@ class DecoderOnly(ImagePrompts):
 
         def keep(layer: int, module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
             options = by_name(module, args, options)
-            attention = self.attention_module(Site(block.name, "self_attention", layer))
+            attention = (
+                self.attention_module(Site(block.name, "self_attention", layer))
+                if block.has("self_attention", layer)
+                else None
+            )
             records = sites is None and records_keys(attention, block.kind_at(layer))
             # A cache would keep this run's keys and values: with it, a patched run would read those of the unpatched.
             call = Call(args[0].detach(), {**options, "past_key_values": None}, Recorder() if records else None)
@@ -277,6 +282,16 @@ class DecoderOnly(ImagePrompts):
         return bool(getattr(self.hf.config.get_text_config(), "num_kv_shared_layers", 0))
 
     @property
+    def unembedding(self) -> nn.Module | None:
+        """What makes logits of the normed residual stream: the model's, or that of the language model inside it."""
+        head, path = self.hf.get_output_embeddings(), self.family.text
+        while head is None and path:
+            path = path.rpartition(".")[0]
+            around = self.hf.get_submodule(path)
+            head = around.get_output_embeddings() if hasattr(around, "get_output_embeddings") else None
+        return head
+
+    @property
     def final_norm(self) -> nn.Module:
         """As the family says; a model without one has the identity."""
         norm = getattr(self.text, self.family.norm) if self.family.norm else None
@@ -284,14 +299,17 @@ class DecoderOnly(ImagePrompts):
 
     def read(self, hidden: Tensor) -> Tensor:
         """Final norm, unembedding, and the scale and the cap where the model has them."""
-        return self.scaled(self.hf.get_output_embeddings()(self.final_norm(hidden))).to(self.device)
+        head = self.unembedding
+        assert head is not None, "a language model has one"
+        return self.scaled(head(self.final_norm(hidden))).to(self.device)
 
     def unembed(self, normed: Tensor) -> Tensor:
         """See `ModelInterface.unembed`, after the scale and the cap where the model has them.
 
         In float32 whatever the model computes in: differences of log-probabilities would drown in its rounding.
         """
-        head = self.hf.get_output_embeddings()
+        head = self.unembedding
+        assert head is not None, "a language model has one"
         weight, bias = plain(fetched(head, "weight"), head), getattr(head, "bias", None)
         rows = len(weight) if weight.dtype == torch.float32 else VOCABULARY_AT_ONCE
         normed = normed.to(weight.device)

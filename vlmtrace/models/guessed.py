@@ -105,10 +105,13 @@ class GuessedDecoder(UniversalDecoder):
         block, length = self.blocks[LANGUAGE], len(is_image)
         image = is_image.nonzero()[:, 0]
         places = sorted({int(image[0]), min(int(image[-1]) + 1, length - 1), length - 1})
-        layers = range(block.n_layers)
         kinds: list[tuple[str, int, int | None]]
-        kinds = [(module, layer, None) for module in block.modules for layer in layers]
-        kinds += [(module, layer, block.heads_at(layer) - 1) for module in block.head_modules for layer in layers]
+        kinds = [(module, layer, None) for module in block.modules for layer in block.layers_with(module)]
+        kinds += [
+            (module, layer, block.heads_at(layer) - 1)
+            for module in block.head_modules
+            for layer in block.layers_with(module)
+        ]
         return Patches(
             LANGUAGE,
             [module for module, _, _ in kinds for _ in places],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -61,9 +62,12 @@ def attach_hooks(
         return None if new is None else new.reshape(value.shape)
 
     def before(axis: int | None, function: Callable[[Tensor], Tensor | None]) -> Callable:
-        def hook(_module: nn.Module, args: tuple) -> tuple | None:
-            new = called(axis, function, args[0])
-            return None if new is None else (new, *args[1:])
+        def hook(module: nn.Module, args: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+            first = None if args else _first_argument(module)
+            new = called(axis, function, args[0] if first is None else options[first])
+            if new is None:
+                return None
+            return ((new, *args[1:]), options) if first is None else (args, {**options, first: new})
 
         return hook
 
@@ -79,12 +83,17 @@ def attach_hooks(
     with MODEL_LOCK, contextlib.ExitStack() as stack:
         for point, function in points:
             if point.is_input:
-                handle = point.module.register_forward_pre_hook(before(point.stream_axis, function))
+                handle = point.module.register_forward_pre_hook(before(point.stream_axis, function), with_kwargs=True)
             else:
                 handle = point.module.register_forward_hook(after(point.stream_axis, function))
                 _before_recorders(point.module)
             stack.callback(handle.remove)
         yield
+
+
+def _first_argument(module: nn.Module) -> str:
+    """The name of the first argument of a module that is called with names alone, as Llama 4's vision layers are."""
+    return next(name for name in inspect.signature(type(module).forward).parameters if name != "self")
 
 
 def _before_recorders(module: nn.Module) -> None:

@@ -155,7 +155,9 @@ class ImagePrompts(VLM):
     def _processed(self, images: list[Image.Image], text: str) -> Any:
         """What the processor makes of the images of one prompt and its text."""
         # A list in a list: processors that treat images of one prompt in another way are told so by it.
-        given = images[0] if len(images) == 1 else [images]
+        given: Any = images[0] if len(images) == 1 else [images]
+        if self.family.still_frames:
+            given = images * self.family.still_frames
         return self.processor(images=given, text=text, return_tensors="pt", **self.tokenizer_options(text))
 
     @property

@@ -211,6 +211,8 @@ def from_patches(patches: Patches, block: Block) -> Interventions:
     by_site: dict[Site, list[int]] = {}
     for i in range(len(patches)):
         for layer in patches.window(i):
+            if not block.has(patches.modules[i], layer):
+                continue  # of a window of layers some may lack the module
             by_site.setdefault(Site(patches.block, patches.modules[i], layer), []).append(i)
     overwritten = {}
     for site, chosen in by_site.items():

@@ -1,7 +1,8 @@
 """How a text layer gets to know what stands elsewhere: by attention, from the image alone, or by a state it carries on.
 
 Most layers of most models have attention. Some models mix them with layers that carry a state from position to position
-(linear attention, short convolutions), or with layers that look at the image alone, by cross-attention.
+(linear attention, state space models, short convolutions), with layers that look at the image alone, by
+cross-attention, or with layers that are nothing but a feed-forward.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ CROSS_ATTENTION = "cross_attention"
 #: A layer that carries a state from each position to the next, and has no attention weights.
 STATE = "state"
 
+#: A layer that is a feed-forward alone: no position gets to know of another.
+NO_ATTENTION = "none"
+
+#: Layers that make no keys and values.
+WITHOUT_KEYS = (STATE, NO_ATTENTION)
+
 #: What configurations call layers that attend to the positions of their own sequence, all of them or the last ones.
 PLAIN_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 
@@ -32,6 +39,9 @@ STATE_TYPES = ("linear_attention", "conv", "mamba", "recurrent")
 
 #: What text layers call a module that carries a state.
 STATEFUL = ("linear_attn", "conv")
+
+#: What state space models call the cache that holds their state.
+STATE_CACHE = "cache_params"
 
 #: Where layers pass keys and values on to those above them, by the kind of their attention.
 SHARED_KEYS = "shared_kv_states"
@@ -66,6 +76,17 @@ def attention_path(layer: nn.Module, paths: str | tuple[str, ...]) -> str:
     )
 
 
+def has_attention(layer: nn.Module, paths: str | tuple[str, ...]) -> bool:
+    """Whether a layer has one of the output projections that a family's layers may have.
+
+    Args:
+        layer: a text layer
+        paths: as `FamilySpec.attention_output`
+    """
+    known = {name for name, _ in layer.named_modules()}
+    return not known.isdisjoint((paths,) if isinstance(paths, str) else paths)
+
+
 def kind_of(layer: nn.Module, path: str) -> str:
     """How a layer gets to know what stands elsewhere.
 
@@ -77,24 +98,24 @@ def kind_of(layer: nn.Module, path: str) -> str:
         `ATTENTION`, `CROSS_ATTENTION` or `STATE`
     """
     name = path.partition(".")[0]
-    if name in STATEFUL:
-        return STATE
     attention = layer.get_submodule(name)
+    if name in STATEFUL or STATE_CACHE in _parameters(type(attention)):
+        return STATE
     looks = _caches_image(attention) or getattr(attention, "is_cross_attention", False)
     return CROSS_ATTENTION if looks else ATTENTION
 
 
-def records_keys(attention: nn.Module, kind: str) -> bool:
+def records_keys(attention: nn.Module | None, kind: str) -> bool:
     """Whether a text layer hands a cache the keys and values that it attends to.
 
     Args:
-        attention: of the layer, or what stands in its place
+        attention: of the layer, or what stands in its place; None: nothing does
         kind: of the layer
 
     Returns:
-        False where it carries a state, and where it makes keys of the image anew in each run
+        False where it carries a state or is a feed-forward alone, and where it makes keys of the image anew in each run
     """
-    return kind == ATTENTION or (kind == CROSS_ATTENTION and _caches_image(attention))
+    return kind == ATTENTION or (kind == CROSS_ATTENTION and attention is not None and _caches_image(attention))
 
 
 def _caches_image(attention: nn.Module) -> bool:
@@ -122,7 +143,7 @@ def heads_of(layer: nn.Module, path: str, otherwise: int) -> int:
     """
     attention = layer.get_submodule(path.partition(".")[0])
     if kind_of(layer, path) == STATE:
-        return int(getattr(attention, "num_v_heads", 1))
+        return int(getattr(attention, "num_v_heads", getattr(attention, "num_heads", 1)))
     width = getattr(layer.get_submodule(path), "in_features", None)
     size = getattr(attention, "v_head_dim", None) or getattr(attention, "head_dim", None)
     if not width or not size or width % size:
@@ -148,21 +169,25 @@ def kinds_in(config: Any, n_layers: int) -> tuple[str, ...]:
     return tuple(known.get(kind, kind) for kind in types)
 
 
-def language_block(layers: Iterable[nn.Module], paths: str | tuple[str, ...], n_heads: int) -> Block:
+def language_block(
+    layers: Iterable[nn.Module], paths: str | tuple[str, ...], n_heads: int, one_part: bool = False
+) -> Block:
     """The block of a stack of text layers, of which each tells its own heads.
 
     Args:
         layers: of the language model
         paths: as `FamilySpec.attention_output`
         n_heads: what the configuration says of all of them
+        one_part: as `FamilySpec.one_part_per_layer`
 
     Returns:
         the block; attention weights are offered where every layer has some, of as many heads
     """
     layers, attention = list(layers), ("self_attention",)
-    found = [attention_path(layer, paths) for layer in layers]
-    heads = tuple(heads_of(layer, path, n_heads) for layer, path in zip(layers, found, strict=True))
-    kinds = tuple(kind_of(layer, path) for layer, path in zip(layers, found, strict=True))
+    found = [None if one_part and not has_attention(layer, paths) else attention_path(layer, paths) for layer in layers]
+    by_layer = list(zip(layers, found, strict=True))
+    heads = tuple(0 if path is None else heads_of(layer, path, n_heads) for layer, path in by_layer)
+    kinds = tuple(NO_ATTENTION if path is None else kind_of(layer, path) for layer, path in by_layer)
     return Block(
         "language_model",
         len(layers),
@@ -172,14 +197,15 @@ def language_block(layers: Iterable[nn.Module], paths: str | tuple[str, ...], n_
         attention_modules=attention if set(kinds) <= {ATTENTION} and len(set(heads)) == 1 else (),
         heads=heads if len(set(heads)) > 1 else (),
         kinds=kinds if set(kinds) - {ATTENTION} else (),
+        lacking=tuple(attention if path is None else ("mlp",) for path in found) if one_part else (),
     )
 
 
-def key_sources(attentions: Iterable[nn.Module]) -> list[int | None]:
+def key_sources(attentions: Iterable[nn.Module | None]) -> list[int | None]:
     """By layer, the lower one whose keys and values its attention reads; None: its own.
 
     Args:
-        attentions: the attention of each layer, from the lowest on
+        attentions: the attention of each layer, from the lowest on; None where a layer has none
 
     Raises:
         VlmtraceError: no lower layer passes on what an attention reads
@@ -200,7 +226,8 @@ def key_sources(attentions: Iterable[nn.Module]) -> list[int | None]:
 def check_can_be_hidden(name: str, block: Block, layers: Iterable[int]) -> list[int]:
     """The layers in which positions can be hidden from others, of those in which they are to be.
 
-    A layer that looks at the image alone lets no position see another, so that there is nothing to hide in it.
+    A layer that looks at the image alone, or is nothing but a feed-forward, lets no position see another, so that there
+    is nothing to hide in it.
 
     Args:
         name: the model's, for the sentence
@@ -223,7 +250,7 @@ def check_can_be_hidden(name: str, block: Block, layers: Iterable[int]) -> list[
                 "no position can be hidden from another in it: choose layers with attention "
                 f"({kept})."
             )
-        if block.kind_at(layer) not in (ATTENTION, CROSS_ATTENTION):
+        if block.kind_at(layer) not in (ATTENTION, CROSS_ATTENTION, NO_ATTENTION):
             raise VlmtraceError(
                 f"Layer {layer} of {name} is of a kind ({block.kind_at(layer)}) of which it is not known that a "
                 f"position can be hidden from another in it: choose layers with attention ({_with_attention(block)})."

@@ -38,6 +38,9 @@ def complete_processor(processor: Any, config: Any, written: dict[str, Any]) -> 
         config: the model's transformers configuration
         written: what processor_config.json holds
     """
+    frames = getattr(processor, "video_processor", None)
+    if not hasattr(processor, "image_processor") and hasattr(frames, "image_mean"):
+        processor.image_processor = frames  # of a processor of videos alone: an image is prepared as a frame is
     vision: Any = getattr(config, "vision_config", None)
     patch, side = getattr(vision, "patch_size", None), getattr(vision, "image_size", None)
 

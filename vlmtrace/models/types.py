@@ -22,9 +22,10 @@ class Block:
         head_modules: the modules whose activation is a concatenation of heads, and can be patched by head
         attention_modules: the modules whose attention weights can be read
         hooked_modules: attention modules that are in no sweep; their heads can be patched by hooks
-        heads: how many heads each layer has, where layers differ; empty: `n_heads` each
+        heads: how many heads each layer has, where layers differ, 0 without any attention; empty: `n_heads` each
         kinds: what each layer's "self_attention" is, where not all are attention to the block's own positions: see
             `vlmtrace.models.layer_kinds`; empty: all are
+        lacking: of each layer, those of the modules that it does not have, where layers differ; empty: each has all
     """
 
     name: str
@@ -36,6 +37,30 @@ class Block:
     hooked_modules: tuple[str, ...] = ()
     heads: tuple[int, ...] = ()
     kinds: tuple[str, ...] = ()
+    lacking: tuple[tuple[str, ...], ...] = ()
+
+    def has(self, module: str, layer: int) -> bool:
+        """Whether a layer has one of the block's modules.
+
+        Args:
+            module: of the block
+            layer: counted from 0
+
+        Example:
+            >>> from vlmtrace.models import Block
+            >>> block = Block("language_model", 2, 8, ("residual", "mlp"), lacking=((), ("mlp",)))
+            >>> block.has("mlp", 0), block.has("mlp", 1)
+            (True, False)
+        """
+        return not self.lacking or module not in self.lacking[layer]
+
+    def layers_with(self, module: str) -> list[int]:
+        """The layers that have a module.
+
+        Args:
+            module: of the block
+        """
+        return [layer for layer in range(self.n_layers) if self.has(module, layer)]
 
     def heads_at(self, layer: int) -> int:
         """How many heads a layer has.
@@ -51,7 +76,7 @@ class Block:
         return self.heads[layer] if self.heads else self.n_heads
 
     def kind_at(self, layer: int) -> str:
-        """What a layer's "self_attention" is: "attention", "cross_attention" or "state".
+        """What a layer's "self_attention" is: "attention", "cross_attention", "state", or "none" where it lacks one.
 
         Args:
             layer: counted from 0

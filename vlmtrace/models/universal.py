@@ -23,7 +23,7 @@ from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.image_prompts import ImagePrompts
 from vlmtrace.models.interventions import Interventions
-from vlmtrace.models.layer_kinds import ATTENTION, kinds_in
+from vlmtrace.models.layer_kinds import ATTENTION, NO_ATTENTION, kinds_in
 from vlmtrace.models.sweep import universal as universal_sweep
 from vlmtrace.models.sweep.replay_check import largest_difference, leave_out_unknown_vision_encoder, tolerance
 from vlmtrace.models.types import AnswerIds, Inputs, Patches, Readout, Site, Trace
@@ -100,6 +100,7 @@ class UniversalDecoder(BatchedSweeps, DecoderOnly):
         super().__init__(name, hf, processor, family)
         language = self.blocks[LANGUAGE]
         kinds = kinds_in(hf.config.get_text_config(), language.n_layers)
+        kinds = tuple(kind if language.has("self_attention", i) else NO_ATTENTION for i, kind in enumerate(kinds))
         if set(kinds) - {ATTENTION}:
             self.blocks[LANGUAGE] = dataclasses.replace(language, kinds=kinds, attention_modules=())
 
@@ -129,7 +130,7 @@ class UniversalDecoder(BatchedSweeps, DecoderOnly):
     def last_logits(self, inputs: Inputs, n: int, image: Tensor | None = None) -> Tensor:
         """See `DecoderOnly.last_logits`; all layers run all positions, which `logits_to_keep` might spare some of."""
         points: list[Any] = []
-        head = self.hf.get_output_embeddings()
+        head = self.unembedding
         if head is not None:
             points.append((HookPoint(head, is_input=True), lambda hidden: hidden[:, -n:]))
         if image is not None:
@@ -177,7 +178,10 @@ class UniversalDecoder(BatchedSweeps, DecoderOnly):
         for caps in (self.family.caps_logits, not self.family.caps_logits):
             self.family = dataclasses.replace(self.family, caps_logits=caps)
             try:
-                logits = self.scaled(self.hf.get_output_embeddings()(super().final_norm(last)))
+                head = self.unembedding
+                if head is None:
+                    return False
+                logits = self.scaled(head(super().final_norm(last)))
                 worst = largest_difference(logits, trace.logits)
             except (AttributeError, RuntimeError, TypeError):
                 return False  # several streams, or no final norm and unembedding of the usual kind

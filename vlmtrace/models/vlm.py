@@ -95,6 +95,7 @@ class VLM(ModelInterface):
             if blocks is None or block.name in blocks
             for layer in range(block.n_layers)
             for module in block.modules
+            if block.has(module, layer)
         ]
 
     @checked
@@ -115,6 +116,12 @@ class VLM(ModelInterface):
         if not 0 <= site.layer < block.n_layers:
             raise VlmtraceError(
                 f"Layer {site.layer} does not exist: {block.name} of {self.name} has layers 0 to {block.n_layers - 1}."
+            )
+        if not block.has(site.module, site.layer):
+            there = ", ".join(map(str, block.layers_with(site.module)))
+            raise VlmtraceError(
+                f"Layer {site.layer} of {block.name} of {self.name} has no {site.module}: choose among the layers that "
+                f"have one ({there})."
             )
         return site
 

@@ -36,8 +36,8 @@ from vlmtrace.models.weight_values import named_values
 #: Types of numbers that weights may have in a file; others belong to quantized checkpoints.
 FLOATS = ("F64", "F32", "F16", "BF16")
 
-#: Tensors of whole numbers that are no weights: positions and counters, which older checkpoints hold.
-COUNTERS = ("position_ids", "num_batches_tracked", "relative_position_index")
+#: Tensors of whole numbers that are no weights: positions and counters, which older checkpoints hold; RADIO's tokens.
+COUNTERS = ("position_ids", "num_batches_tracked", "relative_position_index", "summary_idxs")
 
 #: Bytes beyond those of the file for which a wrong configuration may ask before it is refused without a list of names.
 SLACK = 2**27

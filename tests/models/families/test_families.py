@@ -84,9 +84,11 @@ def test_language_model_sweep_equals_reference(model, random_pairs, corruption, 
     clean, corrupt, inputs, ids, table = run(model, random_pairs, 1, corruption)
     block = model.blocks[LANGUAGE]
     image = first_position(table, "image") + 2 if "image" in set(table["token_role"]) else 3
-    layers, positions = range(block.n_layers), (image, first_position(table, "correct"), len(table) - 1)
-    modules = [(module, layer, None, at) for module in block.modules for layer in layers for at in positions]
-    ends = [(layer, head) for layer in layers for head in {0, block.heads_at(layer) - 1}]
+    positions = (image, first_position(table, "correct"), len(table) - 1)
+    modules = [
+        (module, layer, None, at) for module in block.modules for layer in block.layers_with(module) for at in positions
+    ]
+    ends = [(layer, head) for layer in block.layers_with("self_attention") for head in {0, block.heads_at(layer) - 1}]
     heads = [("self_attention", layer, head, at) for layer, head in ends for at in positions[:2]]
     for chosen in (modules, heads):
         assert_same(model, clean, corrupt, inputs, ids, patches(LANGUAGE, chosen), record_property)
@@ -109,7 +111,12 @@ def test_sweeps_equal_the_reference_at_every_site(model, random_pairs, corruptio
     blocks = [block for block in model.blocks.values() if corruption == "image" or block.name == LANGUAGE]
     for block in blocks:
         where = list(product(range(block.n_layers), tried(clean[block.name, "residual", 0].shape[1])))
-        modules = [(module, layer, None, place) for module in block.modules for layer, place in where]
+        modules = [
+            (module, layer, None, place)
+            for module in block.modules
+            for layer, place in where
+            if block.has(module, layer)
+        ]
         heads = [
             (module, layer, head, place)
             for module in block.head_modules
@@ -151,11 +158,13 @@ def test_two_pairs_in_one_batch_equal_each_alone(model, random_pairs):
 def test_identities(model, random_pairs):
     """What must hold without any reference."""
     clean, corrupt, inputs, ids, table = run(model, random_pairs, 2, "image")
-    n, last = model.blocks[LANGUAGE].n_layers, len(table) - 1
+    block = model.blocks[LANGUAGE]
+    n, last = block.n_layers, len(table) - 1
     base, goal = Readout.of(corrupt.logits, ids), Readout.of(clean.logits, ids)
     assert (base.logit_diff - goal.logit_diff).abs() > 0.01
     # Clean into clean, and corrupt into corrupt: nothing changes.
-    everywhere = [(m, layer, None, 3) for m in ("residual", "mlp", "self_attention") for layer in range(n)]
+    modules = ("residual", "mlp", "self_attention")
+    everywhere = [(module, layer, None, 3) for module in modules for layer in block.layers_with(module)]
     same = model.sweep(corrupt, corrupt, inputs, patches(LANGUAGE, everywhere), ids, memory=2**24)
     torch.testing.assert_close(same.logit_diff, base.logit_diff[:, None].expand_as(same.logit_diff), atol=1e-4, rtol=0)
     # The last layer's last position is all that is read.

@@ -13,6 +13,7 @@ from vlmtrace.models.attention_mask import cut
 from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.interventions import Interventions, Setting
 from vlmtrace.models.sweep import reference
+from vlmtrace.models.sweep.replay import Replay
 from vlmtrace.models.sweep.replay_check import check_replay
 
 BLOCK = "language_model"
@@ -22,7 +23,7 @@ IDS = torch.tensor([[11, 12], [13, 14]])
 #: Effects below this are too small, against what may differ, to prove anything.
 VACUOUS = 2e-3
 
-CARRY_STATES = ("lfm2_vl", "llava_qwen3_5")
+CARRY_STATES = ("lfm2_vl", "llava_qwen3_5", "llava_nemotron_h")
 
 
 def joined(rows):
@@ -32,9 +33,12 @@ def joined(rows):
 class Case:
     """A model, and clean and corrupt runs: of two pairs together, and of each alone."""
 
-    def __init__(self, name):
+    def __init__(self, name, change=None):
         self.name = name
         self.model, make = bare_model(name)
+        if change is not None:
+            with torch.no_grad():
+                change(self.model)
         self.block = self.model.blocks[BLOCK]
         self.alone = [tuple(make(number) for number in pair) for pair in PAIRS]
         clean, self.inputs = (joined([pair[side] for pair in self.alone]) for side in (0, 1))
@@ -77,13 +81,12 @@ def test_layers_can_be_run_one_by_one(case):
 
 
 def test_sweeps_equal_hooked_passes(case):
-    layers, places = range(case.block.n_layers), (1, 4, case.length - 1)
-    case.assert_swept_as_hooked(
-        patches_of([(module, layer, None, at) for module in case.block.modules for layer in layers for at in places])
-    )
+    block, places = case.block, (1, 4, case.length - 1)
+    modules = [(module, layer) for module in block.modules for layer in block.layers_with(module)]
+    case.assert_swept_as_hooked(patches_of([(*site, None, at) for site in modules for at in places]))
     heads = [
         ("self_attention", layer, head, at)
-        for layer in layers
+        for layer in block.layers_with("self_attention")
         for head in {0, case.block.heads_at(layer) - 1}
         for at in places
     ]
@@ -100,7 +103,10 @@ def test_regions_and_windows_equal_hooked_passes(case):
     members = torch.zeros(len(PAIRS), len(chosen), case.length, dtype=torch.bool)
     members[:, :, 3:6] = True
     case.assert_swept_as_hooked(patches_of(chosen, position_masks=members))
-    windows = [("mlp", 0, None, 4), ("self_attention", 1, None, 4), ("self_attention", 0, None, case.length - 1)]
+    last = case.length - 1
+    # A window begins with a layer that has the module; those above it may lack it.
+    lowest, second = case.block.layers_with("mlp")[0], case.block.layers_with("self_attention")[1]
+    windows = [("mlp", lowest, None, 4), ("self_attention", second, None, 4), ("self_attention", 0, None, last)]
     case.assert_swept_as_hooked(patches_of(windows, windows=[3, 2, 3]))
 
 
@@ -118,7 +124,7 @@ def test_joint_patches_equal_hooked_passes(case):
     """Some heads of three layers and a residual stream, all at once."""
     generator = torch.Generator().manual_seed(1)
     overwritten = {}
-    for layer in range(3):
+    for layer in case.block.layers_with("self_attention")[:3]:
         mask = torch.rand(1, 2, case.length, case.block.heads_at(layer), generator=generator) < 0.5
         mask[:, :, :2] = False
         overwritten[Site(BLOCK, "self_attention", layer)] = Setting([0, 1], mask)
@@ -188,6 +194,13 @@ def test_heads_are_those_of_each_layer():
     assert len(block.every_head) == 28
     model, _ = bare_model("lfm2_vl")
     assert model.blocks[BLOCK].heads == (1, 4, 1, 1)
+    model, _ = bare_model("llava_nemotron_h")
+    block = model.blocks[BLOCK]
+    assert block.heads == (8, 0, 4, 8, 0) and len(block.every_head) == 20
+    assert block.kinds == ("state", "none", "attention", "state", "none")
+    assert block.layers_with("mlp") == [1, 4] and block.layers_with("residual") == [0, 1, 2, 3, 4]
+    with pytest.raises(vt.VlmtraceError, match=r"Layer 0 of language_model of \w+ has no mlp: .* \(1, 4\)\."):
+        model.check_site(Site(BLOCK, "mlp", 0))
 
 
 @pytest.mark.parametrize("at", [-1, -3])
@@ -195,6 +208,31 @@ def test_states_start_with_what_the_layers_carry_there(case, at):
     """The last position alone takes a path of its own in the layers, which would overwrite the state in place."""
     last = case.length + at
     case.assert_swept_as_hooked(patches_of([("residual", 0, None, last), ("mlp", 1, None, last)] * 2))
+
+
+def test_a_single_position_is_stepped_to_as_in_a_sequence():
+    """State space models bound their steps from below, but not where a position comes alone."""
+
+    def bound(model):
+        for layer in (0, 3):
+            mixer = model.layer_module(BLOCK, layer).mixer
+            mixer.dt_bias.fill_(-20.0)  # steps of nothing, but for the bound
+            mixer.time_step_limit = (0.5, float("inf"))
+
+    case = Case("llava_nemotron_h", bound)
+    last = case.length - 1
+    case.assert_swept_as_hooked(patches_of([("residual", 0, None, last), ("mlp", 1, None, last)]))
+
+
+def test_memory_counts_the_scan_of_a_state_space_model():
+    case = Case("llava_nemotron_h")
+    text, replay = case.model.hf.config.get_text_config(), Replay(case.model, case.corrupt)
+    scores = text.chunk_size**2 * text.mamba_num_heads * 4  # of one chunk, in bytes
+    for n_chunks in (1, 2):
+        assert replay.state_bytes(case.length - n_chunks * text.chunk_size) > 4 * n_chunks * scores
+    # Rows are filled up to whole chunks.
+    few = replay.state_bytes(case.length - 1) - replay.state_bytes(case.length)
+    assert few > 4 * scores
 
 
 def test_the_image_is_read_in_layers_of_cross_attention():

@@ -311,8 +311,9 @@ def _first_order(model: VLM, runs: PairRuns, gradients: dict[Site, Tensor], patc
         site = Site(patches.block, module, layer)
         if site not in products:
             step = runs.clean[site] - runs.corrupt[site]  # (B, S, D)
-            heads = (gradients[site].float() * step.float()).unflatten(-1, (block.heads_at(layer), -1))
-            products[site] = heads.sum(-1).cpu()  # (B, S, head)
+            by_column = gradients[site].float() * step.float()  # (B, S, D)
+            # A layer without heads has modules that are patched whole.
+            products[site] = by_column.unflatten(-1, (max(1, block.heads_at(layer)), -1)).sum(-1).cpu()  # (B, S, head)
         position = int(patches.positions[0, i])
         chosen = products[site][:, position]  # (B, head)
         change[:, i] = chosen.sum(-1) if head is None else chosen[:, head]

@@ -149,18 +149,25 @@ def _sites(
         if not 1 <= size <= block.n_layers:
             raise VlmtraceError(f"window={size} is not a number of layers of {name}: choose 1 to {block.n_layers}.")
         found[name] = [
-            (module, layer, _around(layer, size if module in WINDOWED else 1, block.n_layers))
+            (module, layer, _around(layer, size if module in WINDOWED else 1, block.layers_with(module)))
             for module in block.modules
             if module in wanted
-            for layer in range(block.n_layers)
+            for layer in block.layers_with(module)
         ]
     return found
 
 
-def _around(layer: int, size: int, n_layers: int) -> range:
-    """Windows at the ends are cut short, so that each is centred on its layer."""
+def _around(layer: int, size: int, known: list[int]) -> range:
+    """Windows at the ends are cut short, so that each is centred on its layer.
+
+    Args:
+        layer: in the middle
+        size: layers of a window
+        known: the layers that have the module: a window begins and ends with one of them
+    """
     first = layer - (size - 1) // 2
-    return range(max(0, first), min(n_layers, first + size))
+    inside = [one for one in known if first <= one < first + size]
+    return range(inside[0], inside[-1] + 1)
 
 
 # One step of an answer ------------------------------------------------------------

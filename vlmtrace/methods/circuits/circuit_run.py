@@ -127,7 +127,7 @@ def _heads_inside(model: VLM, sets: Sequence[Sequence[HeadSite]]) -> dict[tuple[
     inside = {
         (module, layer): torch.zeros(len(sets), block.heads_at(layer), dtype=torch.bool)
         for module in block.head_modules
-        for layer in range(block.n_layers)
+        for layer in block.layers_with(module)
     }
     for row, heads in enumerate(sets):
         for module, layer, head in heads:

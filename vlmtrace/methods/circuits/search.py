@@ -204,7 +204,7 @@ def candidate_heads(model: VLM, pairs: pd.DataFrame, corruption: str = "image") 
         all heads; one with a large estimated effect of denoising or of noising comes early. Four passes per pair
     """
     block = model.head_block
-    sites = [Site(block.name, module, layer) for layer in range(block.n_layers) for module in block.head_modules]
+    sites = [Site(block.name, module, layer) for module in block.head_modules for layer in block.layers_with(module)]
     plan: Plan = {block.name: [(site.module, site.layer, None) for site in sites]}
     total: dict[tuple[str, Site], np.ndarray] = {}
     for _, runs, _ in batches_of_pairs(model, pairs.reset_index(drop=True), corruption, plan, "all"):

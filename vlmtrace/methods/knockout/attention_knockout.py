@@ -125,6 +125,8 @@ def _cut_readouts(
     for module in dict.fromkeys(module for module, _ in cuts):
         mine = [number for number, (its, _) in enumerate(cuts) if its == module]
         for layer in layers:
+            if not model.head_block.has(module, layer):
+                continue  # nothing to hide in it
             reaching = [(cut, i) for cut in mine for i, window in enumerate(windows) if layer in window]
             masks = torch.stack([cuts[cut][1] for cut, _ in reaching], dim=1)  # (B, n, Q, K)
             blocked[Site(block, module, layer)] = Setting([cut * len(windows) + i for cut, i in reaching], masks)

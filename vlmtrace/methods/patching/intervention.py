@@ -326,7 +326,7 @@ def _copy_clean(
         batch: interventions
     """
     length, width = clean.shape[1:]
-    columns = width // model.blocks[site.block].heads_at(site.layer)
+    columns = width // max(1, model.blocks[site.block].heads_at(site.layer))  # of a head; none is meant without heads
     keep = torch.zeros(len(batch), length, width, dtype=torch.bool, device=clean.device)  # (I, S, D)
     for row, patches in enumerate(batch):
         for patch in patches:

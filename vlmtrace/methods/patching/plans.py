@@ -19,7 +19,7 @@ from vlmtrace.models import VLM, Patches
 
 
 def module_plan(model: VLM, modules: Sequence[str] | None, blocks: Sequence[str] | None) -> Plan:
-    """Plan whole activations: every layer of the chosen modules of the chosen blocks.
+    """Plan whole activations: the chosen modules of the chosen blocks, in every layer that has them.
 
     Args:
         model: the model whose blocks are meant
@@ -35,7 +35,12 @@ def module_plan(model: VLM, modules: Sequence[str] | None, blocks: Sequence[str]
     known = list(model.blocks) if blocks is None else [one_of(name, model.blocks, "block") for name in blocks]
     chosen = _choose_modules({name: model.blocks[name].modules for name in known}, modules)
     return {
-        name: [(module, layer, None) for layer in range(model.blocks[name].n_layers) for module in wanted]
+        name: [
+            (module, layer, None)
+            for layer in range(model.blocks[name].n_layers)
+            for module in wanted
+            if model.blocks[name].has(module, layer)
+        ]
         for name, wanted in chosen.items()
     }
 

@@ -16,7 +16,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.batch_runs import PairRuns, both_answers
 from vlmtrace.models import VLM, Inputs, Patches, Readout, Trace
 from vlmtrace.models.sweep import reference
-from vlmtrace.models.types import AnswerIds, BothAnswers
+from vlmtrace.models.types import AnswerIds, Block, BothAnswers
 from vlmtrace.models.vlm import inputs_of_pair
 
 #: Share of the free memory that a sweep may take when `memory_gb` is not given.
@@ -87,15 +87,16 @@ def sweep_patches(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> 
     """
     block = patches.block
     # By site, (B, S): the positions at which the pair's activation differs at all.
-    sites = {(patches.modules[i], layer) for i in range(len(patches)) for layer in patches.window(i)}
+    windows = [_layers_set(patches, i, model.blocks[block]) for i in range(len(patches))]
+    sites = {(patches.modules[i], layer) for i, window in enumerate(windows) for layer in window}
     differs = {
         (module, layer): (runs.clean[block, module, layer] != runs.corrupt[block, module, layer]).any(-1).cpu()
         for module, layer in sites
     }
     active = [
         i
-        for i in range(len(patches))
-        if any(_changes(patches, i, differs[patches.modules[i], layer]) for layer in patches.window(i))
+        for i, window in enumerate(windows)
+        if any(_changes(patches, i, differs[patches.modules[i], layer]) for layer in window)
     ]
     base = runs.corrupt_readout
     values = [column[:, None].repeat(1, len(patches)) for column in (base.correct, base.incorrect, base.log_normalizer)]
@@ -157,6 +158,11 @@ def _lengthened(patches: Patches, trace: Trace) -> Patches:
         return patches
     length = trace[patches.block, patches.modules[0], patches.layers[0]].shape[1]
     return dataclasses.replace(patches, position_masks=F.pad(masks, (0, length - masks.shape[-1])))
+
+
+def _layers_set(patches: Patches, patch: int, block: Block) -> list[int]:
+    """The layers that a patch sets: those of its window that have the module."""
+    return [layer for layer in patches.window(patch) if block.has(patches.modules[patch], layer)]
 
 
 def _changes(patches: Patches, patch: int, differs: torch.Tensor) -> bool:

@@ -254,8 +254,8 @@ class Patching(View):
             "layers": known.n_layers, "heads": known.n_heads,
             "tokens": self.example.tokens(block).to_dict("records"), "inImage": in_image.tolist(),
             "boxes": boxes[placed].round(6).tolist(),
-            "effects": _numbers(effects["patching_effect"], known.n_layers),
-            "headEffects": None if heads is None else _by_head(heads),
+            "effects": _by_layer(effects, "position", known.n_layers),
+            "headEffects": None if heads is None else _by_layer(heads, "head", known.n_layers),
             "positions": self.positions, "patches": [self._plain(patch) for patch in self.patches],
             "questions": {"clean": self.example.question, "corrupt": str(frame[question])},
             "canUndo": bool(self._before), "options": options,
@@ -324,14 +324,10 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _by_head(heads: pd.DataFrame) -> list[list[float | None]]:
-    """Layer × head; None where a layer has fewer heads than others."""
-    matrix = heads.pivot(index="layer", columns="head", values="patching_effect").sort_index().sort_index(axis=1)
-    return [[_number(value) for value in row] for row in matrix.to_numpy()]
-
-
-def _numbers(values: pd.Series, rows: int) -> list[list[float | None]]:
-    return [[_number(value) for value in row] for row in values.to_numpy().reshape(rows, -1)]
+def _by_layer(effects: pd.DataFrame, columns: str, n_layers: int) -> list[list[float | None]]:
+    """Layer × position or head; None where a layer lacks the module, or has fewer heads than others."""
+    matrix = effects.pivot(index="layer", columns=columns, values="patching_effect").sort_index(axis=1)
+    return [[_number(value) for value in row] for row in matrix.reindex(range(n_layers)).to_numpy()]
 
 
 @paper_style

@@ -1,7 +1,9 @@
-"""BLIP-2 and InstructBLIP: queries read the image for a frozen language model, OPT's, Llama's or T5's."""
+"""BLIP-2, InstructBLIP and InstructBLIP-Video: queries read the image for a frozen OPT, Llama or T5."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -57,14 +59,25 @@ def _refusal(config: Any) -> str | None:
     return f"whose language model {text.model_type} is not known (those with OPT, Llama and T5 are supported)"
 
 
-def _queries(model_type: str, name: str, architecture: str, vision_type: str) -> FamilySpec:
+@contextlib.contextmanager
+def without_torchvision() -> Iterator[None]:
+    """While this is entered, frames are prepared with Pillow."""
+    from vlmtrace.models.still_frames import with_still_frames  # imports transformers, which is slow
+
+    with with_still_frames():
+        yield
+
+
+def _queries(model_type: str, name: str, architecture: str, vision_type: str, **more: Any) -> FamilySpec:
+    said = {
+        "since": "0.1.0",
+        "image_tokens": "32 queries, which see all of the image",
+        "handled": "with OPT, Llama or T5; image tokens have no place in the image",
+    }
     return FamilySpec(
         model_type,
         name,
         architecture,
-        since="0.1.0",
-        image_tokens="32 queries, which see all of the image",
-        handled="with OPT, Llama or T5; image tokens have no place in the image",
         refusal=_refusal,
         adapt=_adapt,
         text="language_model.model",
@@ -74,10 +87,24 @@ def _queries(model_type: str, name: str, architecture: str, vision_type: str) ->
         vision_types=(vision_type,),
         prompt_start="",
         square_side=None,
+        **{**said, **more},
     )
 
 
 FAMILIES = [
     _queries("blip-2", "BLIP-2", "Blip2ForConditionalGeneration", "blip_2_vision_model"),
     _queries("instructblip", "InstructBLIP", "InstructBlipForConditionalGeneration", "instructblip_vision_model"),
+    _queries(
+        "instructblipvideo",
+        "InstructBLIP-Video",
+        "InstructBlipVideoForConditionalGeneration",
+        "instructblipvideo_vision_model",
+        since="0.2.0",
+        image_tokens="32 queries for each of four frames, which see all of a frame",
+        handled="its processor takes videos of four frames: an image is shown in all four, as a video in which nothing "
+        "moves; with OPT, Llama or T5; image tokens have no place in the image",
+        processor_context=without_torchvision,
+        still_frames=4,
+        is_image=lambda config, inputs: inputs["input_ids"] == config.video_token_id,
+    ),
 ]

@@ -35,10 +35,15 @@ PROJECTIONS = (
     "linear_attn.out_proj",
     "conv.out_proj",
     "cross_attn.o_proj",
+    "mixer.o_proj",
+    "mixer.out_proj",
 )
 
 #: Names of the feed-forward in a text layer.
 FEED_FORWARDS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "fc2")
+
+#: Names of what is a layer's only part, where each layer is attention, a state or a feed-forward alone.
+ONLY_PARTS = ("mixer",)
 
 #: Names under which a stack of layers lies within what `get_decoder` gives.
 INNER = ("model", "decoder", "language_model", "text_model", "encoder")
@@ -80,6 +85,8 @@ def guess(config: Any) -> FamilySpec | None:
         raise CannotGuess(f"which transformers cannot build ({type(error).__name__})") from error
     names = {id(module): name for name, module in hf.named_modules()}
     stack = _stack(hf)
+    only = _only_part(stack.layers)
+    mixing = [layer for layer in stack.layers if not only or _first_in(layer, PROJECTIONS)]
     vision = hf.get_encoder(modality="image")
     return FamilySpec(
         config.model_type,
@@ -92,8 +99,9 @@ def guess(config: Any) -> FamilySpec | None:
         vision=names.get(id(vision), "") if vision is not hf else "",
         # A model without one of these names is patched all the same: only words cannot be read off its layers.
         norm=next((name for name in NORMS if hasattr(stack, name)), ""),
-        attention_output=_in_all(stack.layers, PROJECTIONS, "output projection of attention"),
-        mlp=_the_same_in_all(stack.layers, FEED_FORWARDS, "feed-forward"),
+        attention_output=_in_all(mixing, PROJECTIONS, "output projection of attention"),
+        mlp=only or _the_same_in_all(stack.layers, FEED_FORWARDS, "feed-forward"),
+        one_part_per_layer=bool(only),
         vision_types=(),
         layout=UnknownLayout(),
         square_side=None,
@@ -112,6 +120,20 @@ def _stack(hf: Any) -> Any:
     raise CannotGuess("whose text layers it cannot find")
 
 
+def _only_part(layers: Any) -> str:
+    """The name of the only part of each layer, where some of these parts mix positions and others do not; else ""."""
+    name = next((name for name in ONLY_PARTS if all(hasattr(layer, name) for layer in layers)), "")
+    mixes = {_first_in(layer, PROJECTIONS) is not None for layer in layers}
+    feeds = any(_first_in(layer, FEED_FORWARDS) for layer in layers)
+    return name if mixes == {True, False} and not feeds else ""
+
+
+def _first_in(layer: Any, paths: tuple[str, ...]) -> str | None:
+    """The first of several paths that a layer has; None: it has none of them."""
+    known = {name for name, _ in layer.named_modules()}
+    return next((path for path in paths if path in known), None)
+
+
 def _the_same_in_all(layers: Any, paths: tuple[str, ...], what: str) -> str:
     """Of several paths the one that all layers have."""
     found = _in_all(layers, paths, what)
@@ -124,8 +146,7 @@ def _in_all(layers: Any, paths: tuple[str, ...], what: str) -> tuple[str, ...]:
     """Of several paths those that layers have: of each layer the first."""
     found: dict[str, None] = {}
     for layer in layers:
-        known = {name for name, _ in layer.named_modules()}
-        path = next((path for path in paths if path in known), None)
+        path = _first_in(layer, paths)
         if path is None:
             raise CannotGuess(f"in whose text layers it cannot find the {what}")
         found[path] = None

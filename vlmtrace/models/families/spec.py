@@ -119,6 +119,8 @@ class FamilySpec:
         attention_output: path in a text layer: the output projection of its attention, or of what stands in its place;
             several where layers differ, of which each has one
         mlp: path in a text layer: the feed-forward, or its last module
+        one_part_per_layer: whether each text layer is attention (or carries a state) or a feed-forward, and not both:
+            one without any `attention_output` is the latter
         text_only: path of what runs a prompt without an image; "" for the whole model
         vision_types: types of vision encoder whose positions are known to be the patches of `layout`; a model with
             another one is used without its vision encoder
@@ -126,11 +128,14 @@ class FamilySpec:
             numbers count from the end), the one or those that are read; None: the last
         vision_attention: path in a vision layer: its attention
         vision_attention_weights: whether that attention gives its weights
+        vision_gives_tuples: whether a vision layer gives a tuple, of which the residual stream is the first entry
         vision_in_one_row: whether the vision encoder takes all images of a batch as one sequence, so that its attention
             scores grow with the square of their number
         prompt_start: what precedes the prompt where the processor has no chat template, with {image} for the image's
             placeholder; "" where the processor itself puts the image's tokens
         prompt_end: what the processor itself adds behind the prompt
+        still_frames: how many frames the videos have that the processor takes: an image is shown in all of them; 0: it
+            takes images
         several_images: whether a prompt may have several images, each of which becomes tokens of its own
         generated_token_type: the kind that a generated token has in `token_type_ids`
         pixels: the input that holds the image
@@ -180,15 +185,18 @@ class FamilySpec:
     norm: str = "norm"
     attention_output: str | tuple[str, ...] = "self_attn.o_proj"
     mlp: str = "mlp"
+    one_part_per_layer: bool = False
     text_only: str = ""
     vision_types: tuple[str, ...] = CLIP_OR_SIGLIP
     vision_layers_read: Callable[[Any], int | Sequence[int] | None] = _feature_layer
     vision_attention: str = "self_attn"
     vision_attention_weights: bool = True
+    vision_gives_tuples: bool = False
     vision_in_one_row: bool = False
     # What its prompts and images become
     prompt_start: str = "{image}\n"
     prompt_end: str = ""
+    still_frames: int = 0
     several_images: bool = False
     generated_token_type: int = 0
     pixels: str = "pixel_values"

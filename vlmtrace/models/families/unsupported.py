@@ -4,11 +4,6 @@ from vlmtrace.models.families.spec import UnsupportedFamily
 
 UNSUPPORTED = [
     UnsupportedFamily(
-        "instructblipvideo",
-        "InstructBLIP-Video",
-        "whose processor takes videos of four frames and no images (InstructBLIP takes images)",
-    ),
-    UnsupportedFamily(
         "diffusion_gemma", "Diffusion Gemma", "which writes an answer in many passes instead of token by token"
     ),
     UnsupportedFamily("evolla", "Evolla", "which answers about proteins, and reads no image"),
@@ -21,10 +16,5 @@ UNSUPPORTED = [
         "ViLT",
         "which chooses among labels of its own, so that no answer has tokens, and puts an image's patches in another "
         "order in every run",
-    ),
-    UnsupportedFamily(
-        "nemotron_h_omni",
-        "Nemotron-H Omni",
-        "of whose layers each is attention, feed-forward or a state alone, so that none has all modules",
     ),
 ]

@@ -28,16 +28,16 @@ class CarriedStates:
         self.convolution: dict[int, Tensor] = {}
         self.recurrent: dict[int, Tensor] = {}
 
-    def get_conv_state(self, _layer: int, state_idx: int = 0) -> Tensor | None:
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         """Called by the layer: the last inputs of its convolution; None: there was no position yet."""
         return self.convolution.get(state_idx)
 
-    def get_recurrent_state(self, _layer: int, state_idx: int = 0) -> Tensor | None:
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         """Called by the layer: its state; None: there was no position yet."""
         return self.recurrent.get(state_idx)
 
     def update_conv_state(
-        self, new: Tensor, _layer: int, state_idx: int = 0, conv_kernel_size: int | None = None, **_options: Any
+        self, new: Tensor, layer_idx: int, state_idx: int = 0, conv_kernel_size: int | None = None, **_options: Any
     ) -> Tensor:
         """Called by the layer with its convolution's inputs (…, position); it goes on with those before them, too."""
         size = conv_kernel_size or new.shape[-1]
@@ -49,12 +49,12 @@ class CarriedStates:
         self.convolution[state_idx] = whole[..., -size:]
         return whole
 
-    def update_recurrent_state(self, new: Tensor, _layer: int, state_idx: int = 0, **_options: Any) -> Tensor:
+    def update_recurrent_state(self, new: Tensor, layer_idx: int, state_idx: int = 0, **_options: Any) -> Tensor:
         """Called by the layer with its state behind the last position."""
         self.recurrent[state_idx] = new
         return new
 
-    def is_recording_past(self, _layer: int) -> bool:
+    def is_recording_past(self, layer_idx: int) -> bool:
         """Called by the layer. Were this false, a single position would change the inputs that are kept in place."""
         return True
 

@@ -166,10 +166,12 @@ class _Suffix:
         if context is None and self._setting(given, "mlp", layer, skipped, n) is None:
             out = _repeated(self._rows(self.base[BLOCK, "residual", layer]), n)
         else:
-            heads = _repeated(self._rows(self.base[BLOCK, "self_attention", layer]), n)
-            heads = self._over(heads, given, "self_attention", layer, skipped)
+            heads = None
+            if self.model.blocks[BLOCK].has("self_attention", layer):
+                heads = _repeated(self._rows(self.base[BLOCK, "self_attention", layer]), n)
+                heads = self._over(heads, given, "self_attention", layer, skipped)
             with attach_hooks(self._hooks(("mlp",), given, layer, skipped, n)):
-                out = self.replay.rows(layer, slice(self.first, None), heads, None)
+                out = self.replay.rows(layer, slice(self.first, None), heads, None, n)
         return self._over(out, given, "residual", layer, skipped)
 
     def _masked(self, layer: int, states: Tensor, blocked: Setting, hooks: list, shared: SharedKeys) -> Tensor:

@@ -150,11 +150,14 @@ class SuffixSweep:
         new = gather_rows(self.clean[BLOCK, module, layer], patches.positions)
         if module == "residual":
             return new
-        context, mlp = gather_rows(self.corrupt[BLOCK, "self_attention", layer], patches.positions), None
+        block, context, mlp = self.model.blocks[BLOCK], None, None
+        if block.has("self_attention", layer):
+            context = gather_rows(self.corrupt[BLOCK, "self_attention", layer], patches.positions)
         if module == "mlp":
             mlp = new
         else:
-            context = with_heads(patches.heads, self.model.blocks[BLOCK].heads_at(layer), new, context)
+            assert context is not None, "it is patched"
+            context = with_heads(patches.heads, block.heads_at(layer), new, context)
         return self.replay.single_rows(layer, patches.positions[0], context, mlp)
 
     def _masked(self, layer: int, module: str, patches: Patches, start: int) -> Tensor:
@@ -174,6 +177,8 @@ class SuffixSweep:
             return new
         if module == "self_attention":
             return self.replay.rows(layer, rows, new, None)
+        if not self.model.blocks[BLOCK].has("self_attention", layer):
+            return self.replay.rows(layer, rows, None, new)
         context = self.corrupt[BLOCK, "self_attention", layer][:, None, rows].expand(-1, len(patches), -1, -1)
         return self.replay.rows(layer, rows, context, new)
 
@@ -195,14 +200,15 @@ def run_with_fixed_heads(
     keep = keep_clean["self_attention"]
     stream = run.calls[0].hidden.expand(len(keep), -1, -1)  # (set, T, D)
     for layer, call in enumerate(run.calls):
-        site = Site(BLOCK, "self_attention", layer)
-        chosen, rest = clean[site], corrupt[site]  # (1, T, D)
+        site, points = Site(BLOCK, "self_attention", layer), []
         n_heads, module = model.blocks[BLOCK].heads_at(layer), model.layer_module(BLOCK, layer)
-        width = chosen.shape[-1] // n_heads
-        mask = keep[:, layer, :n_heads].repeat_interleave(width, dim=-1)[:, None].to(chosen.device)  # (set, 1, D)
-        fixed = torch.where(mask, chosen, rest)
+        if n_heads:
+            chosen, rest = clean[site], corrupt[site]  # (1, T, D)
+            width = chosen.shape[-1] // n_heads
+            mask = keep[:, layer, :n_heads].repeat_interleave(width, dim=-1)[:, None].to(chosen.device)  # (set, 1, D)
+            points.append((model.hook_point(site), partial(_given, torch.where(mask, chosen, rest))))
         options = options_at(call.options, stream.shape[1], lambda value, _dim: for_each_state(value, len(keep)))
-        with no_attention(model.hf), attach_hooks([(model.hook_point(site), partial(_given, fixed))]):
+        with no_attention(model.hf), attach_hooks(points):
             out = stream_of(module, stream, **without_image(options, len(keep)))
         if model.adds_image_features_after(layer) and layer + 1 < len(run.calls):
             out = out + run.calls[layer + 1].hidden - stream_of(module, call.hidden, **call.options)

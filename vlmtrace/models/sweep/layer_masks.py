@@ -31,7 +31,7 @@ def masks_of(model: VLM, calls: list[Call]) -> list[Tensor | None]:
     masks: list[Tensor | None] = []
     for layer, call in enumerate(calls):
         mask, attends = call.options.get("attention_mask"), model.blocks[BLOCK].kind_at(layer) == ATTENTION
-        attention = model.attention_module(Site(BLOCK, "self_attention", layer))
+        attention = model.attention_module(Site(BLOCK, "self_attention", layer)) if attends else None
         if not attends or (mask is None and getattr(attention, "is_causal", True)):
             # None means causal to a causal layer, but only while queries and keys are the same positions.
             n, device = call.hidden.shape[1], call.hidden.device

@@ -68,9 +68,10 @@ def restore_window_hooks(
     """
     if patches.windows is None:
         return []
+    block = model.blocks[patches.block]
     reaching: dict[str, list[int]] = {}
     for i in range(n_states):
-        if layer in patches.window(i) and layer > patches.layers[i]:
+        if layer in patches.window(i) and layer > patches.layers[i] and block.has(patches.modules[i], layer):
             reaching.setdefault(patches.modules[i], []).append(i)
 
     def restore(chosen: list[int], module: str) -> Callable[[Tensor], Tensor]:

@@ -18,7 +18,7 @@ from vlmtrace.models.vlm import VLM
 
 def with_patch(corrupt: Tensor, clean: Tensor, positions: list[int], head: int | None, n_heads: int) -> Tensor:
     """The corrupt activation (1, position, width) with some positions, or one head's slice of them, set to clean."""
-    width = corrupt.shape[-1] // n_heads
+    width = corrupt.shape[-1] // max(1, n_heads)  # a layer without heads has modules that are patched whole
     columns = slice(None) if head is None else slice(head * width, (head + 1) * width)
     patched = corrupt.clone()
     patched[:, positions, columns] = clean[:, positions, columns]
@@ -50,7 +50,11 @@ def sweep(
             else patches.position_masks[0, i].nonzero()[:, 0]
         )
         positions, head = chosen.tolist(), patches.heads[i]
-        sites = [Site(patches.block, patches.modules[i], layer) for layer in patches.window(i)]
+        sites = [
+            Site(patches.block, patches.modules[i], layer)
+            for layer in patches.window(i)
+            if block.has(patches.modules[i], layer)
+        ]
         points = [
             (
                 model.hook_point(site),
@@ -90,7 +94,7 @@ def run_with_fixed_heads(
     for row in range(len(next(iter(keep_clean.values())))):
         points = []
         for module, keep in keep_clean.items():
-            for layer in range(block.n_layers):
+            for layer in block.layers_with(module):
                 site = Site(block.name, module, layer)
                 n_heads = block.heads_at(layer)
                 width = clean[site].shape[-1] // n_heads
@@ -111,7 +115,7 @@ def hook_points_act(model: VLM, inputs: Inputs) -> list[Site]:
     dead = []
     for block in model.blocks.values():
         for module in dict.fromkeys((*block.modules, *block.hooked_modules)):
-            site = Site(block.name, module, block.n_layers - 1)
+            site = Site(block.name, module, block.layers_with(module)[-1])
             point: HookPoint = model.hook_point(site)
             with torch.no_grad(), attach_hooks([(point, torch.zeros_like)]):
                 if torch.equal(model.answer_logits(inputs), before):

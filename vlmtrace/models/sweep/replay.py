@@ -18,8 +18,10 @@ from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.layer_kinds import (
     ATTENTION,
     CROSS_ATTENTION,
+    NO_ATTENTION,
     SHARED_KEYS,
     STATE,
+    WITHOUT_KEYS,
     key_sources,
     records_keys,
 )
@@ -39,6 +41,9 @@ from vlmtrace.models.sweep.shared_prefix import no_attention, shared_prefixes
 from vlmtrace.models.types import Patches, Site, Trace
 from vlmtrace.models.vlm import VLM
 
+#: What a state space model calls the bounds of its steps, which it keeps only where positions come as a sequence.
+BOUNDED_STEP = "time_step_limit"
+
 
 class Replay:
     """The corrupt run of the language model, ready to be taken up at any layer and position.
@@ -47,7 +52,7 @@ class Replay:
         kinds: by layer, how it gets to know what stands elsewhere, see `vlmtrace.models.layer_kinds`
         masks: by layer, what each position sees: (1 or P, 1, T, T), bool or added to the scores; None: everything
         recorded: by layer, keys and values of all positions; of a layer that looks at the image alone, those of the
-            image; None: it carries a state, or makes those of the image anew
+            image; None: it carries a state, is a feed-forward alone, or makes those of the image anew
         between: by layer, what the model adds between this layer's output and the next one's input, None: nothing
     """
 
@@ -62,7 +67,11 @@ class Replay:
         block = model.blocks[BLOCK]
         self.layers = [model.layer_module(BLOCK, i) for i in range(block.n_layers)]
         self.kinds = [block.kind_at(i) for i in range(block.n_layers)]
-        attentions = [model.attention_module(Site(BLOCK, "self_attention", i)) for i in range(block.n_layers)]
+        attentions = [
+            model.attention_module(Site(BLOCK, "self_attention", i)) if block.has("self_attention", i) else None
+            for i in range(block.n_layers)
+        ]
+        self._steps = [hasattr(attention, BOUNDED_STEP) for attention in attentions]
         self._records = [records_keys(*layer) for layer in zip(attentions, self.kinds, strict=True)]
         cross = [i for i, kind in enumerate(self.kinds) if kind == CROSS_ATTENTION]
         self._anew = [i for i in cross if not self._records[i]]  # layers that make the image's keys in every run
@@ -137,6 +146,7 @@ class Replay:
         text = self.model.hf.config.get_text_config()
         rows = self.length - first
         elements = rows * (8 * text.hidden_size + 3 * _inner_width(text)) + 2 * text.vocab_size
+        elements += _scan_elements(text, rows)
         size = max(4, self.calls[0].hidden.element_size())
         scored = rows if self.scores_own_only(first) else self.length
         image = [kept.key.shape[2] for kept in self.recorded if kept is not None and kept.key.ndim == 4]
@@ -151,7 +161,7 @@ class Replay:
         if self.calls[0].hidden.device.type != "cpu" or self._caps_scores():
             return False
         return all(
-            kind == STATE or (kind == ATTENTION and self._has_even_heads(i) and self.sees_all_before(i, first))
+            kind in WITHOUT_KEYS or (kind == ATTENTION and self._has_even_heads(i) and self.sees_all_before(i, first))
             for i, kind in enumerate(self.kinds)
         )
 
@@ -234,9 +244,7 @@ class Replay:
         if layer in self._anew:
             return stream_of(self.layers[layer], rows, **with_image(options, n_states)).view(states.shape)
         if recorded is None:
-            self.prepare(layer, first)
-            carried = self._carried[layer][1].repeated(n_states) if first else None
-            return stream_of(self.layers[layer], rows, **{**options, "past_key_values": carried}).view(states.shape)
+            return self._advance_without_keys(layer, rows, options, first, n_states).view(states.shape)
         if self.kinds[layer] == CROSS_ATTENTION:
             prefix = Prefix.of_image(recorded, n_states)
             options = without_image(options, len(rows))
@@ -247,6 +255,22 @@ class Replay:
             out = stream_of(self.layers[layer], rows, **{**options, "past_key_values": prefix})
         shared.keep(layer, options, len(states), states.shape[2])
         return out.view(states.shape)
+
+    def _advance_without_keys(
+        self, layer: int, rows: Tensor, options: dict[str, Any], first: int, n_states: int
+    ) -> Tensor:
+        """A layer that carries a state, or is a feed-forward alone, on rows (P·S, L, D) from `first` on."""
+        if self.kinds[layer] == NO_ATTENTION or not first:
+            return stream_of(self.layers[layer], rows, **{**options, "past_key_values": None})
+        self.prepare(layer, first)
+        carried = self._carried[layer][1].repeated(n_states)
+        length = rows.shape[1]
+        if length == 1 and self._steps[layer]:
+            # A position that comes alone is stepped to without the bounds that steps of a whole sequence have: another
+            # behind it, which it does not see, keeps it a sequence.
+            rows = rows.repeat(1, 2, 1)
+            options = options_at(options, 1, lambda value, dim: value.repeat_interleave(2, dim))
+        return stream_of(self.layers[layer], rows, **{**options, "past_key_values": carried})[:, :length]
 
     def advance_read(self, layer: int, states: Tensor, first: int, n_read: int, shared: SharedKeys) -> Tensor:
         """As `advance`, for the last positions alone: (P, S, L, D) -> (P, S, R, D).
@@ -265,7 +289,7 @@ class Replay:
             return self.advance(layer, states, first, shared)
         if self.kinds[layer] == STATE:
             return self.advance(layer, states, first, shared)[:, :, -n_read:]
-        if self.kinds[layer] == CROSS_ATTENTION:
+        if self.kinds[layer] in (CROSS_ATTENTION, NO_ATTENTION):
             return self.advance(layer, states[:, :, -n_read:], start, shared)
         states = self._entering(layer, states, first)
         recorder, recorded = Recorder(stops=True, start=first), self.recorded[layer]
@@ -286,24 +310,34 @@ class Replay:
         added = self.between[layer - 1] if layer else None
         return states if added is None else states + added[:, None, first:]
 
-    def rows(self, layer: int, rows: slice, context: Tensor, mlp: Tensor | None) -> Tensor:
+    def rows(
+        self, layer: int, rows: slice, context: Tensor | None, mlp: Tensor | None, n_states: int | None = None
+    ) -> Tensor:
         """A layer's output at some rows, given the heads' outputs and maybe the feed-forward's: (P, S, rows, D) each.
 
         The layer itself runs, on those rows; what its attention computes is overwritten by `context`.
+
+        Args:
+            layer: which
+            rows: of the sequence
+            context: the heads' outputs; None: the layer has no attention
+            mlp: the feed-forward's output; None: as the layer computes it
+            n_states: S, where neither is given
         """
-        n_states = context.shape[1]
+        n_states = n_states or next(given.shape[1] for given in (context, mlp) if given is not None)
         options = self.options(layer, rows, n_states)
         hidden = self.calls[layer].hidden[:, rows].repeat_interleave(n_states, dim=0)  # (P·S, rows, D)
         mlp = None if mlp is None else mlp.flatten(0, 1)
-        return self._with_context(layer, hidden, options, context.flatten(0, 1), mlp).unflatten(0, (-1, n_states))
+        context = None if context is None else context.flatten(0, 1)
+        return self._with_context(layer, hidden, options, context, mlp).unflatten(0, (-1, n_states))
 
-    def single_rows(self, layer: int, positions: Tensor, context: Tensor, mlp: Tensor | None) -> Tensor:
+    def single_rows(self, layer: int, positions: Tensor, context: Tensor | None, mlp: Tensor | None) -> Tensor:
         """As `rows`, with one row per state: the layer takes the states of a pair as if they were one sequence.
 
         Args:
             layer: which
             positions: (S,), each state's row
-            context: (P, S, D)
+            context: (P, S, D); None: the layer has no attention
             mlp: (P, S, D), or None
 
         Returns:
@@ -318,13 +352,13 @@ class Replay:
         return self._with_context(layer, hidden[:, positions.to(hidden.device)], options, context, mlp)
 
     def _with_context(
-        self, layer: int, hidden: Tensor, options: dict[str, Any], context: Tensor, mlp: Tensor | None
+        self, layer: int, hidden: Tensor, options: dict[str, Any], context: Tensor | None, mlp: Tensor | None
     ) -> Tensor:
         points: list[tuple[HookPoint, Any]] = [
-            (self.model.hook_point(Site(BLOCK, "self_attention", layer)), partial(_laid_as, context))
+            (self.model.hook_point(Site(BLOCK, module, layer)), partial(_laid_as, given))
+            for module, given in (("self_attention", context), ("mlp", mlp))
+            if given is not None
         ]
-        if mlp is not None:
-            points.append((self.model.hook_point(Site(BLOCK, "mlp", layer)), partial(_laid_as, mlp)))
         options = without_image({**options, "attention_mask": None}, len(hidden))
         with no_attention(self.model.hf), attach_hooks(points):
             return stream_of(self.layers[layer], hidden, **options)
@@ -333,6 +367,14 @@ class Replay:
 def _laid_as(given: Tensor, found: Tensor) -> Tensor:
     """Rows of an activation (…, D) in the dimensions of those that they replace: OPT's lie one behind the other."""
     return given.reshape(*found.shape[:-1], given.shape[-1])
+
+
+def _scan_elements(text: Any, rows: int) -> int:
+    """Numbers that the scan of a state space model holds of some rows: for each head, scores within whole chunks."""
+    chunk, heads = getattr(text, "chunk_size", None), getattr(text, "mamba_num_heads", None)
+    if not chunk or not heads:
+        return 0
+    return -(-rows // chunk) * chunk * heads * 4 * (chunk + text.ssm_state_size + text.mamba_head_dim)
 
 
 def _inner_width(text: Any) -> int:

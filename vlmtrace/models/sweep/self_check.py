@@ -111,7 +111,7 @@ def _check_positions(model: VLM, trace: Trace, prompt: str, inputs: Inputs) -> N
     for name, block in model.blocks.items():
         known = len(model.tokens(name, prompt, inputs)) if name != "vision_encoder" else None
         for module in block.modules if known is not None else ():
-            seen = trace[name, module, 0].shape[1]
+            seen = trace[name, module, block.layers_with(module)[0]].shape[1]
             if seen != known:
                 raise VlmtraceError(
                     f"{model.name} is not supported: {module} of {name} has {seen} positions where its sequence has "
@@ -132,6 +132,13 @@ def _one_patch_per_module(block: Block, trace: Trace, generator: np.random.Gener
     modules = list(block.modules)
     last = trace[block.name, modules[0], 0].shape[1] - 1
     layers = sorted(generator.integers(0, block.n_layers, len(modules)).tolist())
+    # Where a drawn layer lacks the module, the nearest one that has it.
+    near = [
+        min(block.layers_with(module), key=lambda there: abs(there - at))
+        for module, at in zip(modules, layers, strict=True)
+    ]
+    modules = [modules[i] for i in np.argsort(near, kind="stable")]
+    layers = sorted(near)
     positions = generator.integers(min(1, last), last + 1, len(modules))
     heads = [
         block.heads_at(layer) - 1 if module in block.head_modules else None
@@ -147,9 +154,10 @@ def _one_patch_below(block: Block, trace: Trace) -> Patches:
 
 
 def _one_region(block: Block, trace: Trace, generator: np.random.Generator) -> Patches:
-    """A patch of the block's last module in the first layer, at half of the positions: all layers above run again."""
+    """A patch of the block's last module in its first layer, at half of the positions: all layers above run again."""
     module = block.modules[-1]
-    chosen = generator.random(trace[block.name, module, 0].shape[1]) < 0.5
+    first = block.layers_with(module)[0]
+    chosen = generator.random(trace[block.name, module, first].shape[1]) < 0.5
     chosen[-1] = True
     mask = torch.as_tensor(chosen, device=trace.logits.device)[None, None]  # (1, 1, S)
-    return Patches(block.name, [module], [0], [None], mask.int().argmax(-1), mask)
+    return Patches(block.name, [module], [first], [None], mask.int().argmax(-1), mask)

@@ -150,8 +150,10 @@ def _resumed(model: VLM, below: list[Tensor], states: Tensor) -> Iterator[None]:
     """
 
     def stub(module: nn.Module, gives: Tensor) -> None:
-        def forward(hidden_states: Tensor, *_args: Any, **_options: Any) -> Tensor:
-            return gives.reshape(hidden_states.shape)
+        def forward(*args: Any, **options: Any) -> Tensor | tuple[Tensor]:
+            # Whatever its name, what enters a layer comes first.
+            found = gives.reshape((*args, *options.values())[0].shape)
+            return (found,) if model.family.vision_gives_tuples else found
 
         module.forward = forward
 
