@@ -216,8 +216,8 @@ def check_some_attend(name: str, block: Block) -> list[int]:
     if not found:
         kinds = ", ".join(sorted(set(block.kinds)))
         raise VlmtraceError(
-            f"No layer of {block.name} of {name} is known to attend to single positions of its sequence (they are of the "
-            f"kinds {kinds}), so that attention cannot be knocked out: {INSTEAD}."
+            f"No layer of {block.name} of {name} is known to attend to single positions of its sequence (they are of "
+            f"the kinds {kinds}), so that attention cannot be knocked out: {INSTEAD}."
         )
     return found
 

@@ -110,7 +110,7 @@ def test_a_window_has_no_more_layers_than_attend(name, model, random_pairs):
 def test_a_model_in_which_no_layer_attends_to_single_positions_is_refused(model_store, random_pairs):
     model = model_store.shared("glm5_next")
     assert not attending_layers(model.head_block)
-    sentence = r"No layer of language_model .* kinds indexed_attention, state\).*\(patch_modules, patch_heads\)"
+    sentence = r"No layer of language_model .* of the kinds indexed_attention, state\).*\(patch_modules, patch_heads\)"
     with pytest.raises(vt.VlmtraceError, match=sentence):
         vt.knock_out_attention(model, random_pairs.iloc[[0]])
     # What the sentence advises works.
