@@ -25,6 +25,7 @@ NO_PROMPT = {
 IMAGE = Image.linear_gradient("L").convert("RGB").resize((96, 96))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", TIERED)
 def test_inputs_grow_as_the_families_say(model_store, name):
     known = model_store.shared(name)
