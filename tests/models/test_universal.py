@@ -160,8 +160,18 @@ def test_streams_side_by_side_are_refused_unless_a_family_says_where_they_lie(mo
     width = model.hf.config.get_text_config().hidden_size
     assert told.trace(inputs)[LANGUAGE, "residual", 1].shape == (1, inputs["input_ids"].shape[1], n_streams * width)
     spec = dataclasses.replace(model.family, stream_axis=None)
-    with pytest.raises(vt.VlmtraceError, match=r"residual of language_model has \d+ positions where .*stream_axis"):
-        self_check(UniversalDecoder(model.name, model.hf, model.processor, spec))
+    untold = UniversalDecoder(model.name, model.hf, model.processor, spec)
+    image = torch.zeros_like(told.image_embeddings(inputs))
+    # Without the check of loading, too, and wherever activations are read or replaced.
+    for use in (
+        lambda: self_check(untold),
+        lambda: untold.trace(inputs),
+        lambda: untold.image_embeddings(inputs),
+        lambda: untold.generate(inputs),
+        lambda: untold.answer_logits(inputs, image),
+    ):
+        with pytest.raises(vt.VlmtraceError, match=r"A text layer .* of four dimensions .*\(stream_axis\)"):
+            use()
 
 
 def test_words_are_not_read_off_streams_that_the_model_mixes(model_store):

@@ -23,7 +23,7 @@ from vlmtrace.core.arguments.kinds import is_array
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.types import Array
-from vlmtrace.inputs.pictures import by_image, given_images, n_images
+from vlmtrace.inputs.pictures import by_image, given_images, n_images, prompt_of
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM, Inputs
 from vlmtrace.models.image_shares import image_role
@@ -261,6 +261,14 @@ def _regions_of_one(pair: Mapping[str, Any], boxes: Array) -> dict[str, Array]:
     return {name: chosen for name, chosen in regions.items() if chosen.any()}
 
 
+def _reads_prompt(model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs) -> bool:
+    """Whether words of the prompt stand at positions of a block; none do in a vision encoder or an answer decoder."""
+    images = given_images(pair) if "clean_image" in pair else None
+    text = prompt_of(model, str(pair["clean_prompt"]), images)
+    several = [images] if isinstance(images, list) else []
+    return any(token.role is None for token in model.tokens(block, text, inputs, *several))
+
+
 def named_positions(
     model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs, names: Sequence[str]
 ) -> dict[str, Array]:
@@ -282,6 +290,8 @@ def named_positions(
     roles = token_table(model, pair, block, inputs)["token_role"].to_numpy()
     found = {str(role): roles == role for role in dict.fromkeys(roles)}
     found["options"] = np.isin(roles, ["correct", "incorrect"])
+    if "options" in names and not found["options"].any() and not _reads_prompt(model, pair, block, inputs):
+        del found["options"]
     found["all"] = np.ones(len(roles), dtype=bool)
     at_image = model.image_positions(inputs, block, given_images(pair) if "clean_image" in pair else None)
     regions: tuple[str, ...] = ()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlmtrace.core.arguments import checked
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.decoder_only import DecoderOnly
+from vlmtrace.models.growing_inputs import Growth, growths
+from vlmtrace.models.hooks import MODEL_LOCK
 from vlmtrace.models.image_prompts import ImagePrompts
 from vlmtrace.models.interventions import Interventions
 from vlmtrace.models.sweep import universal as universal_sweep
@@ -27,15 +34,25 @@ class GuessedDecoder(UniversalDecoder):
     Attributes:
         replays: whether the fast sweep of `DecoderOnly` is used, which was then compared with batches of whole passes
             in every layer and module; where a model loads without its check it is not
+        grows: whether a prompt with the first token of an answer behind it gives the logits that the model itself gives
+            when it generates; None: not tried yet
     """
 
     replays: bool = False
+    grows: bool | None = None
 
     @property
     def image_placeholder(self) -> str:
-        """See `ImagePrompts.image_placeholder`; where the processor does not say, the image token itself."""
+        """See `ImagePrompts.image_placeholder`; where the processor does not say, the image token itself.
+
+        Raises:
+            VlmtraceError: no token stands for the image
+        """
         token = getattr(self.processor, "image_token", None)
-        token = self.tokenizer.convert_ids_to_tokens(self._image_id()) if token is None else token
+        if token is None:
+            if self._image_id() < 0:
+                raise self._without_image_token()
+            token = self.tokenizer.convert_ids_to_tokens(self._image_id())
         return getattr(token, "content", token)
 
     def is_image(self, inputs: Inputs) -> Tensor:
@@ -47,6 +64,70 @@ class GuessedDecoder(UniversalDecoder):
         names = ("image_token_id", "image_token_index", "image_patch_id")
         found = (getattr(source, name, None) for source in sources for name in names)
         return next((token for token in found if isinstance(token, int)), -1)
+
+    def extend(self, inputs: Inputs, ids: Sequence[int] | Tensor) -> Inputs:
+        """See `ModelInterface.extend`; further inputs grow as those of words behind a prompt do.
+
+        Raises:
+            VlmtraceError: it is not known how one of them grows, or the model itself goes on otherwise
+        """
+        n_new = torch.as_tensor(ids).shape[-1]
+        if self.grows is None and n_new:
+            self.grows = self._find_growth(self.encode([noise(0)], [self.prompt_text(PROMPT)]))
+        if n_new and not self.grows:
+            raise VlmtraceError(
+                f"{self.name} is of a type that vlmtrace does not know, and where it goes on with an answer, it gives "
+                "other logits than for a prompt with the answer's tokens behind it: compare answers of one token, or "
+                "describe the type as a family (its more_token_fills and generated_token_type say what it takes)."
+            )
+        return self._longer(inputs, ids)
+
+    def _longer(self, inputs: Inputs, ids: Sequence[int] | Tensor) -> Inputs:
+        longer = super().extend(inputs, ids)
+        n_new = longer["input_ids"].shape[1] - inputs["input_ids"].shape[1]
+        if n_new and set(inputs) - self._filled:
+            for name, growth in self._growths.items():
+                if name in inputs:
+                    longer[name] = torch.cat([inputs[name], growth(inputs[name], n_new)], dim=1)
+        return longer
+
+    @torch.no_grad()
+    def _find_growth(self, inputs: Inputs) -> bool:
+        """Whether inputs grow as the model's own generation goes on, with either type for a generated token."""
+        own, images = self.family, sorted({*self.image_ids, self._image_id()} - {-1})
+        options: dict[str, Any] = dict(max_new_tokens=2, min_new_tokens=2, do_sample=False, num_beams=1)
+        try:
+            with MODEL_LOCK:
+                made = self.hf.generate(
+                    **inputs, **options, suppress_tokens=images, output_logits=True, return_dict_in_generate=True
+                )
+            expected = made.logits[1].float().to(self.device)
+        except Exception:  # whatever a class raises that cannot generate by itself: there is nothing to compare with
+            return True
+        allowed = max(1e-3, 16 * torch.finfo(self.dtype).eps) * max(1.0, float(expected.abs().amax()))
+        for kind in (own.generated_token_type, 1 - own.generated_token_type):
+            self.family = dataclasses.replace(own, generated_token_type=kind)
+            try:
+                found = self.last_logits(self._longer(inputs, made.sequences[:, -2:-1]), 1)[:, 0]
+            except VlmtraceError:
+                self.family = own
+                raise
+            except Exception:  # whatever a class raises over inputs that do not fit each other
+                continue
+            if largest_difference(found, expected) <= allowed:
+                return True
+        self.family = own
+        return False
+
+    @property
+    def _filled(self) -> set[str]:
+        """The inputs of which a family says how they grow, and that of the image."""
+        return {"input_ids", self.family.pixels, *self.family.token_fills}
+
+    @functools.cached_property
+    def _growths(self) -> dict[str, Growth]:
+        """By further input with one entry per position, how it grows: a property of the processor, tried once."""
+        return growths(self.name, lambda text: self.encode([noise(0)], [text]), self.prompt_text(PROMPT), self._filled)
 
     @checked
     def trace(self, inputs: Inputs, sites: Sequence[Site] | None = None, image: Tensor | None = None) -> Trace:
@@ -62,6 +143,8 @@ class GuessedDecoder(UniversalDecoder):
         super().check_layers(trace, inputs)
         with torch.no_grad():
             self.replays = self.fixes_heads = self._replay_is_exact(inputs)
+        with contextlib.suppress(VlmtraceError):  # said where an answer of several tokens is asked for
+            self.grows = self._find_growth(inputs)
         spec = self.family
         warnings.warn(
             f"{self.name} is a {spec.architecture}, which vlmtrace does not know. Its parts were guessed: text layers "

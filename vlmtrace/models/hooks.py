@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from vlmtrace.core.arguments import Count, checked
+from vlmtrace.core.errors import VlmtraceError
 
 #: Who runs a model or hooks it holds this lock: hooks of one thread must not act on the run of another.
 MODEL_LOCK = threading.RLock()
@@ -25,11 +26,14 @@ class HookPoint(NamedTuple):
         stream_axis: the dimension in which several residual streams lie side by side, as in Gemma 3n's (stream, batch,
             position, width), where 4-dimensional activations are such streams; functions see (batch, position, width of
             all streams). None: activations have no such dimension
+        refuses_streams: whether 4-dimensional activations are refused where `stream_axis` says nothing of them. Their
+            streams would be taken for positions
     """
 
     module: nn.Module
     is_input: bool
     stream_axis: int | None = None
+    refuses_streams: bool = False
 
 
 @checked
@@ -49,9 +53,19 @@ def attach_hooks(
 
     Yields:
         nothing; the model runs inside
+
+    Raises:
+        VlmtraceError: an activation has a dimension of which it is not known what it is
     """
 
-    def called(axis: int | None, function: Callable[[Tensor], Tensor | None], value: Tensor) -> Tensor | None:
+    def called(point: HookPoint, function: Callable[[Tensor], Tensor | None], value: Tensor) -> Tensor | None:
+        axis = point.stream_axis
+        if axis is None and point.refuses_streams and value.ndim == 4:
+            raise VlmtraceError(
+                f"A text layer ({type(point.module).__name__}) passes on activations of four dimensions "
+                f"{tuple(value.shape)}, as where several residual streams lie side by side, which would be taken for "
+                "positions: the model is not supported before a family says in which dimension they lie (stream_axis)."
+            )
         if axis is not None and value.ndim == 4:
             streams = value.movedim(axis, -2)  # (batch, position, stream, width)
             new = function(streams.flatten(-2))
@@ -61,19 +75,19 @@ def attach_hooks(
         new = function(value.reshape(n_pairs, -1, value.shape[-1]))
         return None if new is None else new.reshape(value.shape)
 
-    def before(axis: int | None, function: Callable[[Tensor], Tensor | None]) -> Callable:
+    def before(point: HookPoint, function: Callable[[Tensor], Tensor | None]) -> Callable:
         def hook(module: nn.Module, args: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
             first = None if args else _first_argument(module)
-            new = called(axis, function, args[0] if first is None else options[first])
+            new = called(point, function, args[0] if first is None else options[first])
             if new is None:
                 return None
             return ((new, *args[1:]), options) if first is None else (args, {**options, first: new})
 
         return hook
 
-    def after(axis: int | None, function: Callable[[Tensor], Tensor | None]) -> Callable:
+    def after(point: HookPoint, function: Callable[[Tensor], Tensor | None]) -> Callable:
         def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
-            new = called(axis, function, output[0] if isinstance(output, tuple) else output)
+            new = called(point, function, output[0] if isinstance(output, tuple) else output)
             if new is None:
                 return None
             return (new, *output[1:]) if isinstance(output, tuple) else new
@@ -83,9 +97,9 @@ def attach_hooks(
     with MODEL_LOCK, contextlib.ExitStack() as stack:
         for point, function in points:
             if point.is_input:
-                handle = point.module.register_forward_pre_hook(before(point.stream_axis, function), with_kwargs=True)
+                handle = point.module.register_forward_pre_hook(before(point, function), with_kwargs=True)
             else:
-                handle = point.module.register_forward_hook(after(point.stream_axis, function))
+                handle = point.module.register_forward_hook(after(point, function))
                 _before_recorders(point.module)
             stack.callback(handle.remove)
         yield

@@ -46,6 +46,9 @@ STATE_CACHE = "cache_params"
 #: Where layers pass keys and values on to those above them, by the kind of their attention.
 SHARED_KEYS = "shared_kv_states"
 
+#: What can be done where no layer attends to single positions.
+INSTEAD = "patch its modules or heads instead (patch_modules, patch_heads)"
+
 #: What a layer that looks at the image is called with: in Mllama, and in IDEFICS.
 IMAGE_STATES = ("cross_attention_states", "image_hidden_states")
 
@@ -223,6 +226,47 @@ def key_sources(attentions: Iterable[nn.Module | None]) -> list[int | None]:
     return found
 
 
+def attending_layers(block: Block) -> list[int]:
+    """The layers with attention to the positions of their own sequence: those in which positions can be hidden.
+
+    Args:
+        block: of the layers
+
+    Returns:
+        their numbers, ascending
+
+    Example:
+        >>> from vlmtrace.models import Block
+        >>> mixed = Block("language_model", 3, 8, ("self_attention",), kinds=("state", "attention", "state"))
+        >>> attending_layers(mixed)
+        [1]
+    """
+    return [layer for layer in range(block.n_layers) if block.kind_at(layer) == ATTENTION]
+
+
+def check_some_attend(name: str, block: Block) -> list[int]:
+    """The layers in which positions can be hidden from others.
+
+    Args:
+        name: the model's, for the sentence
+        block: whose layers
+
+    Returns:
+        those of `attending_layers`, one at least
+
+    Raises:
+        VlmtraceError: there are none
+    """
+    found = attending_layers(block)
+    if not found:
+        kinds = ", ".join(sorted(set(block.kinds)))
+        raise VlmtraceError(
+            f"No layer of {block.name} of {name} is known to attend to single positions of its sequence (they are of "
+            f"the kinds {kinds}), so that attention cannot be knocked out: {INSTEAD}."
+        )
+    return found
+
+
 def check_can_be_hidden(name: str, block: Block, layers: Iterable[int]) -> list[int]:
     """The layers in which positions can be hidden from others, of those in which they are to be.
 
@@ -242,25 +286,20 @@ def check_can_be_hidden(name: str, block: Block, layers: Iterable[int]) -> list[
             that is not known
     """
     layers = list(layers)
+    kept = ", ".join(map(str, attending_layers(block)))
+    instead = f"choose layers with attention ({kept})" if kept else INSTEAD
     for layer in layers:
         if block.kind_at(layer) == STATE:
-            kept = _with_attention(block)
             raise VlmtraceError(
                 f"Layer {layer} of {name} carries a state from position to position instead of attention weights, so "
-                "no position can be hidden from another in it: choose layers with attention "
-                f"({kept})."
+                f"no position can be hidden from another in it: {instead}."
             )
         if block.kind_at(layer) not in (ATTENTION, CROSS_ATTENTION, NO_ATTENTION):
             raise VlmtraceError(
                 f"Layer {layer} of {name} is of a kind ({block.kind_at(layer)}) of which it is not known that a "
-                f"position can be hidden from another in it: choose layers with attention ({_with_attention(block)})."
+                f"position can be hidden from another in it: {instead}."
             )
     return [layer for layer in layers if block.kind_at(layer) == ATTENTION]
-
-
-def _with_attention(block: Block) -> str:
-    """The layers with attention to the positions of their own sequence, in words."""
-    return ", ".join(str(i) for i in range(block.n_layers) if block.kind_at(i) == ATTENTION) or "there are none"
 
 
 def check_has_weights(name: str, block: Block) -> None:
@@ -280,7 +319,13 @@ def check_has_weights(name: str, block: Block) -> None:
         why = "some of its layers carry a state, look at the image alone, or do more than attend"
     elif block.heads:
         why = "some of its layers have fewer heads than others"
-    raise VlmtraceError(f"{block.name} of {name} gives no attention weights, since {why}: patch its heads instead.")
+    if block.head_modules:
+        instead = "patch its heads instead (patch_heads)"
+    elif block.hooked_modules:
+        instead = "patch its heads instead (patch_whole_heads)"
+    else:
+        instead = "patch its residual stream instead (patch_modules)"
+    raise VlmtraceError(f"{block.name} of {name} gives no attention weights, since {why}: {instead}.")
 
 
 def by_name(module: nn.Module, args: tuple, options: dict[str, Any]) -> dict[str, Any]:

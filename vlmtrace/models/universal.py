@@ -118,14 +118,17 @@ class UniversalDecoder(BatchedSweeps, DecoderOnly):
 
     def entry_point(self, block: str) -> HookPoint:
         """See `ModelInterface.entry_point`."""
-        return super().entry_point(block)._replace(stream_axis=self._stream_axis(block))
+        return self._in_streams(super().entry_point(block), block)
 
     def hook_point(self, site: Site) -> HookPoint:
         """See `DecoderOnly.hook_point`."""
-        return super().hook_point(site)._replace(stream_axis=self._stream_axis(site.block))
+        return self._in_streams(super().hook_point(site), site.block)
 
-    def _stream_axis(self, block: str) -> int | None:
-        return self.family.stream_axis if block == LANGUAGE else None
+    def _in_streams(self, point: HookPoint, block: str) -> HookPoint:
+        """A hook point that knows where streams lie; where that is not known, activations of streams are refused."""
+        if block != LANGUAGE:
+            return point
+        return point._replace(stream_axis=self.family.stream_axis, refuses_streams=True)
 
     def last_logits(self, inputs: Inputs, n: int, image: Tensor | None = None) -> Tensor:
         """See `DecoderOnly.last_logits`; all layers run all positions, which `logits_to_keep` might spare some of."""
@@ -164,13 +167,16 @@ class UniversalDecoder(BatchedSweeps, DecoderOnly):
             VlmtraceError: they are not
         """
         if not self.is_image(inputs).any():
-            raise VlmtraceError(
-                f"{self.name} is not supported: its prompts hold no token that stands for the image, so that it is not "
-                "known where the image enters."
-            )
+            raise self._without_image_token()
         leave_out_unknown_vision_encoder(self, trace, inputs)
         self.reads = self._find_readout(trace)
         self._say_slower()
+
+    def _without_image_token(self) -> VlmtraceError:
+        return VlmtraceError(
+            f"{self.name} is not supported: its prompts hold no token that stands for the image, so that it is not "
+            "known where the image enters."
+        )
 
     def _find_readout(self, trace: Trace) -> bool:
         """Whether `read` gives the model's logits, with or without the cap that the configuration names."""

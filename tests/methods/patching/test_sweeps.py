@@ -217,3 +217,24 @@ def test_effects_carry_the_unit_of_their_pair(random_blip, random_pairs):
     ):
         assert set(table["unit"]) == {"a"}
     assert "unit" not in vt.patch_heads(random_blip, random_pairs.iloc[[0]], positions=["correct"])
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [("random_blip", "text_decoder"), ("random_blip", "vision_encoder"), ("florence2", "text_decoder")],
+)
+def test_options_are_refused_where_no_word_of_the_prompt_stands(model_store, random_pairs, name, block):
+    """Nothing would be patched, and the table would be empty."""
+    model = model_store.shared(name)
+    sentence = rf"Unknown position of {block} 'options': choose"
+    with pytest.raises(vt.VlmtraceError, match=sentence):
+        vt.patch_regions(model, random_pairs.iloc[[0]], block=block, regions=["options"])
+    # What the sentence offers is patched.
+    last = "last" if block == "text_decoder" else "image"
+    table = vt.patch_regions(model, random_pairs.iloc[[0]], modules=["residual"], block=block, regions=[last])
+    assert len(table) == model.blocks[block].n_layers and set(table["token_role"]) == {last}
+
+
+def test_a_prompt_without_its_options_has_no_rows_for_them(random_blip, random_pairs):
+    pairs = random_pairs.iloc[[0]].assign(clean_prompt="what color is it?", corrupt_prompt="what shape is it?")
+    assert vt.patch_regions(random_blip, pairs, block="text_encoder", regions=["options"]).empty

@@ -100,7 +100,8 @@ KNOCKOUTS = Table(
         Column("module", "text", "the attention that is knocked out, or image_embeddings where tokens are replaced"),
         Column("layer", "integer", "the middle layer of the window; 0 where tokens are replaced"),
         _no_position("no single position"),
-        Column("token", "text", "how many layers lose the attention, or how many tokens are replaced"),
+        Column("token", "text", "how many layers lose the attention (and which, in a model of which others have none), "
+               "or how many tokens are replaced"),
         Column("token_role", "text", "the edge, as `source → target`, or the region that is replaced"),
         *_KNOCKED,
     ),

@@ -37,6 +37,7 @@ from vlmtrace.methods.patching.together import is_fast, readout_of
 from vlmtrace.models import VLM, Inputs, Readout, Site
 from vlmtrace.models.attention_mask import cut
 from vlmtrace.models.interventions import Interventions, Setting
+from vlmtrace.models.layer_kinds import check_some_attend
 from vlmtrace.models.vlm import inputs_of_pair
 
 #: (source, target): the positions attended to, and those that attend.
@@ -59,18 +60,24 @@ def knock_out_attention(
 
     Attention knockout (Geva et al. 2023, https://arxiv.org/abs/2304.14767).
 
+    Some models mix layers of attention with layers that carry a state from position to position (linear attention,
+    short convolutions) or look at the image alone. From those no single position can be taken away: they run on as they
+    are, and a window is made of layers of attention that follow one another with such layers left out. What the others
+    pass on stays, so that an edge that is cut in all layers of attention may still be there in part.
+
     Args:
         model: the model to run
         pairs: a pairs table, with mask columns for "object", "distractor" and "background"
         corruption: "image" or "text": effects are shares of the gap that it makes
         edges: (source, target) names: what is attended to, and what attends. Regions of the image ("image", "object",
             "distractor", "background"), "options", "all", or token roles; None: the model's own `edges`
-        window: how many layers are knocked out at once; None: a fifth of them
+        window: how many layers are knocked out at once; None: a fifth of them. Only layers of attention count
         contrast: as in `patch_modules`
 
     Returns:
-        The module_patching table, one row per pair, edge and layer (the middle of the window): position is missing,
-        token says how many layers were knocked out ("2 layers"), token_role is "source → target", and
+        The module_patching table, one row per pair, edge and layer of attention (the middle of the window): position
+        is missing, token says how many layers were knocked out ("2 layers"), and which, where others have no attention
+        ("2 layers: 3, 7"), token_role is "source → target", and
 
         - p_correct: probability of the correct answer's first token (0 to 1); p_diff: that less the clean run's
         - logit_diff: LD_knocked − LD_clean, in logits
@@ -79,7 +86,8 @@ def knock_out_attention(
         A pair has no rows for an edge that its image or prompt has nothing of.
 
     Raises:
-        VlmtraceError: a name is unknown, the window is not a number of layers, or the table breaks the contract
+        VlmtraceError: a name is unknown, the window is not a number of layers, the table breaks the contract, or no
+            layer of the model has attention to single positions
 
     Example:
         >>> import vlmtrace as vt
@@ -93,30 +101,39 @@ def knock_out_attention(
     pairs = validate_pairs(pairs).reset_index(drop=True)
     block = model.head_block
     chosen = list(model.edges if edges is None else edges)
-    size = max(1, round(WINDOW_SHARE * block.n_layers)) if window is None else window
-    if not 1 <= size <= block.n_layers:
-        raise VlmtraceError(f"window={size} is not a number of layers of {block.name}: choose 1 to {block.n_layers}.")
-    firsts = [layer - (size - 1) // 2 for layer in range(block.n_layers)]
-    # Windows at the ends are cut short, so that each is centred on its layer.
-    windows = [range(max(0, first), min(block.n_layers, first + size)) for first in firsts]
+    windows = _windows(model, window)
     tables = []
     with counter(len(pairs), f"knockouts in {len(pairs)} pairs") as advance:
         for batch, runs, _ in batches_of_pairs(model, pairs, corruption, {block.name: []}, "all", contrast):
             cuts = _blocked(model, batch, runs.clean_inputs, chosen)
-            readouts = _cut_readouts(model, runs, cuts, windows)
+            readouts = _cut_readouts(model, runs, cuts, list(windows.values()))
             for edge, (module, blocked), by_layer in zip(chosen, cuts, readouts, strict=True):
                 usable = blocked.flatten(1).any(1).cpu().numpy()  # (B,)
-                for layer, (layers, readout) in enumerate(zip(windows, by_layer, strict=True)):
-                    columns = {"module": module, "layer": layer, "token": f"{len(layers)} layers"}
+                for (layer, layers), readout in zip(windows.items(), by_layer, strict=True):
+                    which = f": {', '.join(map(str, layers))}" if block.kinds else ""
+                    columns = {"module": module, "layer": layer, "token": f"{len(layers)} layers{which}"}
                     rows = _rows(batch, runs, corruption, readout, model, columns | {"token_role": " → ".join(edge)})
                     tables.append(rows[usable])
             advance(len(batch))
     return concat_in_order(pairs, tables, "all")
 
 
+def _windows(model: VLM, window: int | None) -> dict[int, list[int]]:
+    """The layers that are knocked out at once, by the layer in their middle; all of them attend to single positions."""
+    block = model.head_block
+    layers = check_some_attend(model.name, block)
+    size = max(1, round(WINDOW_SHARE * len(layers))) if window is None else window
+    if not 1 <= size <= len(layers):
+        kind = f"layers of attention ({', '.join(map(str, layers))})" if block.kinds else "layers"
+        raise VlmtraceError(f"window={size} is not a number of {kind} of {block.name}: choose 1 to {len(layers)}.")
+    firsts = [i - (size - 1) // 2 for i in range(len(layers))]
+    # Windows at the ends are cut short, so that each is centred on its layer.
+    return {layer: layers[max(0, first) : first + size] for layer, first in zip(layers, firsts, strict=True)}
+
+
 @torch.no_grad()
 def _cut_readouts(
-    model: VLM, runs: PairRuns, cuts: Sequence[tuple[str, Tensor]], windows: Sequence[range]
+    model: VLM, runs: PairRuns, cuts: Sequence[tuple[str, Tensor]], windows: Sequence[Sequence[int]]
 ) -> list[list[Readout]]:
     """Readouts (B,) of the clean runs without some attention, by cut (module, which keys it takes) and window."""
     block = model.head_block.name
@@ -220,9 +237,12 @@ def replace_image_tokens(
     for region in regions:
         check_region(region)
     if model.injects_image_features_later:
+        # Where no position is an image token, there is no attention to one that could be cut.
+        seen = any(is_region(source) for source, _ in model.edges)
+        instead = "cut attention instead (knock_out_attention)" if seen else "patch its modules instead (patch_modules)"
         raise VlmtraceError(
             f"{model.name} adds image features behind later layers too, so that replacing image tokens does not remove "
-            "the image: cut attention instead."
+            f"the image: {instead}."
         )
     pairs = validate_pairs(pairs).reset_index(drop=True)
     mean = mean_image_token(model, pairs if reference is None else reference)

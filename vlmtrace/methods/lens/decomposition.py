@@ -201,6 +201,12 @@ def open_lens(model: VLM, inputs: Inputs, at: int = -1) -> Lens:
         >>> model.tokenizer.decode([lens.token]), question["answer"]
         ('red', 'red')
     """
+    if model.image_module == "self_attention" and model.head_block.name != model.answer_block:
+        raise VlmtraceError(
+            f"{model.name} reads the image's tokens in its {model.head_block.name} and answers in its "
+            f"{model.answer_block}, and the lens takes models apart that do both in one stack of layers: use a "
+            "decoder-only one, e.g. tiny-llava, or patch this one (patch_modules, patch_heads)."
+        )
     if not model.has_visual_tokens:
         raise VlmtraceError(
             f"{model.name} does not read image tokens in its text sequence, and the lens is made for models that do: "
