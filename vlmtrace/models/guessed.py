@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from vlmtrace.core.arguments import checked
+from vlmtrace.core.caller import warn
 from vlmtrace.models.decoder_only import DecoderOnly
 from vlmtrace.models.image_prompts import ImagePrompts
 from vlmtrace.models.interventions import Interventions
@@ -38,6 +38,11 @@ class GuessedDecoder(UniversalDecoder):
         token = self.tokenizer.convert_ids_to_tokens(self._image_id()) if token is None else token
         return getattr(token, "content", token)
 
+    @property
+    def image_ids(self) -> set[int]:
+        """See `VLM.image_ids`."""
+        return {*super().image_ids, self._image_id()} - {-1}
+
     def is_image(self, inputs: Inputs) -> Tensor:
         """See `ImagePrompts.is_image`."""
         return inputs["input_ids"] == self._image_id()
@@ -63,7 +68,7 @@ class GuessedDecoder(UniversalDecoder):
         with torch.no_grad():
             self.replays = self.fixes_heads = self._replay_is_exact(inputs)
         spec = self.family
-        warnings.warn(
+        warn(
             f"{self.name} is a {spec.architecture}, which vlmtrace does not know. Its parts were guessed: text layers "
             f"{spec.text}.layers, final norm {spec.norm or 'unknown'}, in a layer {' or '.join(spec.attention_output)} "
             f"and {spec.mlp}. Its vision encoder is not offered for patching, and places in the image are not known. "
@@ -72,8 +77,7 @@ class GuessedDecoder(UniversalDecoder):
                 if self.replays
                 else "The fast sweep does not fit its layers: it is patched by whole passes in batches, which takes "
                 "several times as long."
-            ),
-            stacklevel=3,
+            )
         )
 
     def _say_slower(self) -> None:
