@@ -112,3 +112,8 @@ def test_cells_of_one_pair_take_turns_to_verify():
     assert set(selected.groupby(["category", "correct_first"]).size()) == {1}
     counts = selected["split_use"].value_counts()
     assert counts["verify"] == len(selected) // 2
+
+
+def test_a_table_that_was_not_selected_is_told_to_be():
+    with pytest.raises(vt.VlmtraceError, match=r"has no column 'split_use': make it with vt\.select_samples"):
+        vt.selection_table(table(), table().assign(split="test"))

@@ -31,6 +31,10 @@ TEXTS = "texts"
 ANY = "any"
 
 
+#: So many names of columns a sentence tells.
+MOST_NAMES = 30
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a table.
@@ -154,7 +158,7 @@ class Table:
         if self.unless and table.empty and not len(table.columns):
             return table
         called = _called(self.name, origin)
-        check_columns(table, self.required, self.name, origin)
+        require_columns(table, self.required, self.name, origin, [column.name for column in self.columns])
         for column in self.columns:
             if column.name not in table:
                 continue
@@ -202,9 +206,14 @@ def _is_texts(value: object) -> bool:
 def _holds_images(values: pd.Series) -> bool:
     """Whether there are images in place of their paths."""
     known = values.dropna()
-    first = known.iloc[0] if len(known) else None
-    is_text = isinstance(first, np.ndarray) and first.dtype.kind not in "biuf"  # a list, as a file gives it back
-    return isinstance(first, Image.Image) or (is_array(first) and not is_text)
+    return len(known) > 0 and _is_pixels(known.iloc[0])
+
+
+def _is_pixels(value: object) -> bool:
+    """Whether a value is an image, an array of pixels, or a list that holds one."""
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype.kind not in "biuf"):
+        return any(map(_is_pixels, value))  # a list, or as a file gives one back
+    return isinstance(value, Image.Image) or is_array(value)
 
 
 def _shown(value: object) -> str:
@@ -217,7 +226,9 @@ def _called(table_name: str, origin: str) -> str:
     return f"{table_name} table ({origin})" if origin else f"{table_name} table"
 
 
-def check_columns(table: pd.DataFrame | StoredTable, needed: Iterable[str], table_name: str, origin: str = "") -> None:
+def require_columns(
+    table: pd.DataFrame | StoredTable, needed: Iterable[str], table_name: str, origin: str = "", own: Iterable[str] = ()
+) -> None:
     """Raise one sentence if a column is missing; it names a column that is spelled alike, if there is one.
 
     Args:
@@ -225,17 +236,17 @@ def check_columns(table: pd.DataFrame | StoredTable, needed: Iterable[str], tabl
         needed: names of the columns that must be there
         table_name: what the sentence calls the table
         origin: where the table comes from, such as a file's path; empty: nothing is said of it
+        own: further names that columns of the table rightly have, so that none of them is a misspelled one
 
     Raises:
         VlmtraceError: a column is missing
-
-    >>> check_columns(pd.DataFrame({"sample": ["a"]}), ["sample_id"], "pairs")
-    Traceback (most recent call last):
-    ...
-    vlmtrace.core.errors.VlmtraceError: The pairs table has no column 'sample_id': rename 'sample'.
     """
+    needed = list(needed)
     for column in needed:
         if column not in table.columns:
-            close = difflib.get_close_matches(column, [str(name) for name in table.columns], n=1)
-            hint = f"rename {close[0]!r}" if close else f"it has {', '.join(map(str, table.columns)) or 'no columns'}"
+            others = [str(name) for name in table.columns if name not in {*needed, *own}]
+            close = difflib.get_close_matches(column, others, n=1)
+            names = ", ".join(map(str, list(table.columns)[:MOST_NAMES])) or "no columns"
+            more = f" and {len(table.columns) - MOST_NAMES} more" if len(table.columns) > MOST_NAMES else ""
+            hint = f"rename {close[0]!r}" if close else f"it has {names}{more}"
             raise VlmtraceError(f"The {_called(table_name, origin)} has no column {column!r}: {hint}.")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pandas as pd
 
 from vlmtrace.core.arguments import Count, Seed, Share, checked
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import UNIT, check_columns
 from vlmtrace.inputs.units import with_units
@@ -144,10 +143,9 @@ def _split(units: pd.Series, n_verify: int, sides: dict[str, str]) -> dict[int, 
 def _warn_of_empty_side(selected: pd.DataFrame, verify_share: float) -> None:
     """Say it if pairs hang together so much that all of them are on one side of the split."""
     if selected[USE].nunique() < 2 and 0 < verify_share < 1 and len(selected) > 1:
-        warnings.warn(
+        warn(
             f"All {len(selected)} selected pairs are to {selected[USE].iloc[0]}: they form {selected[UNIT].nunique()} "
-            "units (pairs that share an image belong together), too few to split. Use pairs with images of their own.",
-            stacklevel=3,
+            "units (pairs that share an image belong together), too few to split. Use pairs with images of their own."
         )
 
 
@@ -175,6 +173,9 @@ def selection_table(evaluated: pd.DataFrame, selected: pd.DataFrame, per_categor
         >>> counts[["available", "eligible", "got"]].sum().to_dict()
         {'available': 4, 'eligible': 4, 'got': 4}
     """
+    if USE not in selected:
+        raise VlmtraceError(f"The selected table has no column {USE!r}: make it with vt.select_samples.")
+    check_columns(selected, STRATUM, "selected")
     flags = evaluated.assign(eligible=eligible(evaluated))
     table = flags.groupby(STRATUM, sort=True).agg(available=("sample_id", "size"), eligible=("eligible", "sum"))
     got = selected.groupby([*STRATUM, USE]).size().unstack(USE, fill_value=0)
