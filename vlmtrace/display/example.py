@@ -16,10 +16,11 @@ from vlmtrace.core.images import open_image
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
 from vlmtrace.inputs.image_regions import image_regions
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
-from vlmtrace.inputs.pictures import cells, given_images, n_images, picture_of
+from vlmtrace.inputs.pictures import are_same, cells, given_images, images_of, n_images, picture_of
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM, Inputs
 from vlmtrace.models.image_shares import tiles_of_images
+from vlmtrace.models.several_images import opened
 
 T = TypeVar("T")
 
@@ -119,9 +120,22 @@ class Example:
 
     @property
     def corruptions(self) -> list[str]:
-        """The corruptions that this example has a corrupt run of."""
+        """The corruptions that this example has a corrupt run of: a second image or question that is not the first."""
+        return self.keep("corruptions", self._find_corruptions)
+
+    def _find_corruptions(self) -> list[str]:
         columns = {"image": "corrupt_image", "text": "corrupt_prompt"}
-        return [name for name in CORRUPTIONS if self.pair.get(columns[name]) is not None]
+        given = [name for name in CORRUPTIONS if self.pair.get(columns[name]) is not None]
+        if "text" in given and self.pair["corrupt_prompt"] == self.question:
+            given.remove("text")
+        if "image" in given:
+            try:
+                pictures = [opened(images_of(self.pair, column)) for column in ("clean_image", "corrupt_image")]
+            except VlmtraceError:
+                return given  # what is wrong with an image is said where it is shown
+            if are_same(*pictures):
+                given.remove("image")
+        return given
 
     @property
     def images_in_code(self) -> str:
@@ -286,7 +300,8 @@ class Example:
         """
         if not self.corruptions:
             raise VlmtraceError(
-                f"{self.name} has no corrupt run to patch: in Ask, give a second image or a second question."
+                f"{self.name} has no corrupt run to patch: in Ask, give a second image or a second question that is "
+                "not the first."
             )
         one_of(corruption, self.corruptions, f"corruption of {self.name}")
 
