@@ -487,3 +487,10 @@ def test_a_side_that_is_too_long_is_refused_before_decoding(tmp_path):
     Image.new("L", (1, 70_000)).save(tmp_path / "strip.png")
     with pytest.raises(vt.VlmtraceError, match=r"has 1 × 70000 pixels, more than 65,535 on a side: save it smaller"):
         open_image(tmp_path / "strip.png")
+
+
+def test_a_path_that_is_none_is_told_in_part():
+    for given, told in (("a" * 5000, "aaa… cannot be read"), ("a\0b", r"a\\x00b' does not exist")):
+        with pytest.raises(vt.VlmtraceError, match=told) as raised:
+            open_image(given)
+        assert len(str(raised.value)) < 500 and str(raised.value).isprintable()

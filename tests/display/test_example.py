@@ -30,3 +30,20 @@ def test_a_second_image_that_cannot_be_read_is_told_where_it_is_shown(random_bli
     assert example.corruptions == ["image", "text"]
     with pytest.raises(vt.VlmtraceError, match=r"gone\.png does not exist"):
         example.inputs("image")
+
+
+@pytest.mark.parametrize("lists_alone", [True, False])
+def test_one_corrupt_image_stands_for_its_place_among_several(model_store, random_pairs, lists_alone):
+    """Left alone, the corrupt image was not seen at all: the corrupt run had the clean images."""
+    first, second, other = *random_pairs["clean_image"][:2], random_pairs["corrupt_image"][1]
+    pair = {"clean_images": [first, second], "clean_prompt": "is this circle red or blue?"}
+    pair |= {"corrupt_images": [first, other]} if lists_alone else {"clean_image": second, "corrupt_image": other}
+    example = Example(model_store.shared("llava"), pair)
+    assert example.pair["corrupt_images"] == [first, other]
+    assert (example.pair["clean_image"], example.pair["corrupt_image"]) == (second, other)
+    assert example.corruptions == ["image"]
+
+
+def test_an_example_without_an_image_is_told(random_blip):
+    with pytest.raises(vt.VlmtraceError, match="has no clean_image: give an image and a question"):
+        Example(random_blip, {"clean_image": [], "clean_prompt": "is it?"})

@@ -13,6 +13,7 @@ from PIL import Image
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
+from vlmtrace.core.schema import IMAGE_LISTS, listed, place_of
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
 from vlmtrace.inputs.image_regions import image_regions
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
@@ -102,11 +103,28 @@ class Example:
         self.model = model
         self.pair = {str(key): value for key, value in dict(pair).items() if not _is_missing(value)}
         self.pair.setdefault("sample_id", "own")
+        self._complete_lists()
         for column in ("clean_image", "clean_prompt"):
             given = self.pair.get(column)
-            if given is None or (isinstance(given, str) and not given):
+            if given is None or (isinstance(given, str | list | tuple) and not given):
                 raise VlmtraceError(f"The example {self.name!r} has no {column}: give an image and a question.")
         self._kept: dict[Any, Any] = {}
+
+    def _complete_lists(self) -> None:
+        """Where several images are listed: the one that differs, and the corrupt list that it alone makes."""
+        lists = {column: listed(self.pair.get(name)) for column, name in IMAGE_LISTS.items()}
+        clean, corrupt = lists["clean_image"], lists["corrupt_image"]
+        if clean is None:
+            return
+        other = self.pair.get("corrupt_image")
+        if corrupt is None and other is not None and len(clean) > 1:
+            place = place_of(self.pair.get("clean_image"), clean) or 0
+            self.pair["corrupt_images"] = corrupt = [other if i == place else one for i, one in enumerate(clean)]
+        both = zip(clean, corrupt or clean, strict=False)
+        changed = next((i for i, (a, b) in enumerate(both) if place_of(a, [b]) is None), 0)
+        for column, images in (("clean_image", clean), ("corrupt_image", corrupt)):
+            if images is not None and changed < len(images):
+                self.pair.setdefault(column, images[changed])
 
     @property
     def name(self) -> str:

@@ -169,7 +169,9 @@ def test_what_stands_for_an_image_belongs_to_no_answer_and_no_prompt(model_store
     model = model_store.shared(family)
     place = model.image_placeholder
     for prefix in (place, f"The {place} is", place.upper()):
-        with pytest.raises(vt.VlmtraceError, match=r"None of the 8 pairs can be used with .* holds .*: leave it out"):
+        with pytest.raises(
+            vt.VlmtraceError, match=r"None of the 8 pairs .*\(answer_prefix\) cannot be given: .* holds .*: leave"
+        ):
             vt.evaluate(model, random_pairs, answer_prefix=prefix)
     with pytest.raises(vt.VlmtraceError, match=r"The answer .* holds .*: leave it out"):
         vt.evaluate(model, random_pairs.assign(correct_answer=place))

@@ -319,3 +319,10 @@ def test_images_that_no_row_names_are_accounted_for(folder):
     assert unnamed["row"].tolist() == ["images/3.png", "images/4.png", "images/5.png"]
     with pytest.raises(vt.VlmtraceError, match=r"has no complete row \(correct_answer is empty \(1\)\)"):
         prepare(folder, row(1, "Is it?", "", "no"))
+
+
+@pytest.mark.parametrize("cell", ["images/0.png|images/1.png", "['images/0.png']", "images/0.png;images/1.png"])
+def test_a_list_written_otherwise_is_told_how(folder, cell):
+    prepared = prepare(folder, row(0, "Is it?", "yes", "no") | {"clean_image": cell}, row(1, "Is it?", "no", "yes"))
+    (reason,) = prepared.set_aside["reason"]
+    assert reason.startswith("clean_image: the image file is missing (several are listed in clean_images"), reason

@@ -26,7 +26,7 @@ from vlmtrace.core.schema.checks import (
 )
 from vlmtrace.core.schema.columns import Column, Table
 from vlmtrace.core.schema.effect_tables import CELL, HEAD
-from vlmtrace.core.schema.image_lists import IMAGE_LISTS, MASK_LISTS, list_problem, listed
+from vlmtrace.core.schema.image_lists import IMAGE_LISTS, MASK_LISTS, list_problem, listed, place_of
 from vlmtrace.core.schema.markdown import tables_markdown
 from vlmtrace.core.schema.pair_tables import SAME_PROMPTS, UNIT
 
@@ -50,6 +50,7 @@ __all__ = [
     "list_problem",
     "listed",
     "pick",
+    "place_of",
     "tables_markdown",
     "validate_pairs",
     "validate_questions",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 import numpy as np
 import pandas as pd
@@ -172,7 +173,8 @@ class Table:
                         f"The column {column.name!r} of the {called} holds images: write them to files with "
                         "vt.save_images, which puts their paths in their place."
                     )
-                raise VlmtraceError(f"The column {column.name!r} of the {called} {fault}: correct it.")
+                remedy = "write them as text (str)" if _holds_paths(values) else "correct it"
+                raise VlmtraceError(f"The column {column.name!r} of the {called} {fault}: {remedy}.")
             if not column.missing and column.kind != ANY and values.isna().any():
                 row = table.loc[values.isna().to_numpy()].iloc[0]
                 name = row["sample_id"] if "sample_id" in table else row.name
@@ -209,10 +211,17 @@ def _holds_images(values: pd.Series) -> bool:
     return len(known) > 0 and _is_pixels(known.iloc[0])
 
 
+def _holds_paths(values: pd.Series) -> bool:
+    known = values.dropna()
+    return len(known) > 0 and isinstance(known.iloc[0], PurePath)
+
+
 def _is_pixels(value: object) -> bool:
-    """Whether a value is an image, an array of pixels, or a list that holds one."""
+    """Whether a value is an image, an array of pixels, an image's file as datasets hold it, or a list of such."""
     if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype.kind not in "biuf"):
         return any(map(_is_pixels, value))  # a list, or as a file gives one back
+    if isinstance(value, Mapping):
+        return isinstance(value.get("bytes"), bytes)
     return isinstance(value, Image.Image) or is_array(value)
 
 

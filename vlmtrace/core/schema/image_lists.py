@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,19 @@ def list_problem(pair: Mapping[str, Any]) -> str | None:
     return None
 
 
+def place_of(image: Any, images: Sequence[Any]) -> int | None:
+    """Where an image stands in a list; None: nowhere.
+
+    Args:
+        image: its path, or what is in memory
+        images: paths, or what is in memory
+
+    >>> place_of("b.png", ["a.png", "b.png"])
+    1
+    """
+    return next((i for i, other in enumerate(images) if _same(image, other)), None)
+
+
 def _is_given(image: Any) -> bool:
     """Whether a cell names or holds an image."""
     missing = image is None or (isinstance(image, float) and image != image)
@@ -125,7 +138,7 @@ def check_image_lists(pairs: pd.DataFrame) -> pd.DataFrame:
     Raises:
         VlmtraceError: they do not; the sentence names the pair
     """
-    if any(name in pairs for name in IMAGE_LISTS.values()):
+    if any(name in pairs for name in (*IMAGE_LISTS.values(), *MASK_LISTS.values())):
         for pair in pairs.to_dict("records"):
             problem = list_problem(pair)
             if problem:

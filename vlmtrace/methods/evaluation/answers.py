@@ -13,7 +13,7 @@ from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_mask
 from vlmtrace.core.progress import progress
-from vlmtrace.core.schema import SAME_PROMPTS, TABLES, validate_pairs
+from vlmtrace.core.schema import SAME_PROMPTS, TABLES, check_columns, validate_pairs
 from vlmtrace.inputs.alignment import sizes_mismatch
 from vlmtrace.inputs.answers import (
     Answers,
@@ -109,6 +109,8 @@ def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: Encoding
                 if str(column).endswith("_mask") and isinstance(mask, str) and mask:
                     side = "corrupt_image" if str(column).startswith("corrupt") else "clean_image"
                     open_mask(mask, images[side][i].size, f"pair {pair['sample_id']!r}")
+        if prefix:
+            _check_prefix(model, prefix)
         check_options(model, options, prefix)
         for run in ("clean", *corruptions):
             image, prompt = CORRUPTIONS.get(run, ("clean_image", "clean_prompt"))
@@ -123,6 +125,13 @@ def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: Encoding
         return problem or (token_mismatch(model, pair) if "text" in corruptions else None)
     except VlmtraceError as error:
         return str(error)
+
+
+def _check_prefix(model: VLM, prefix: str) -> None:
+    try:
+        model.spell_answer(prefix)
+    except VlmtraceError as error:
+        raise VlmtraceError(f"The beginning of the answer (answer_prefix) cannot be given: {error}") from error
 
 
 @checked
@@ -367,6 +376,9 @@ def accuracy_table(evaluated: pd.DataFrame, by: NonEmpty[str] = ("task", "catego
         columns *by, measure, accuracy (share of pairs, 0 to 1), n (pairs), and ci_low, ci_high: the 95 % interval of
         Wilson 1927 (https://doi.org/10.1080/01621459.1927.10502953); one row per group and measure
 
+    Raises:
+        VlmtraceError: a column is missing
+
     Example:
         >>> import vlmtrace as vt
         >>> model = vt.load_model("tiny-blip")
@@ -375,6 +387,7 @@ def accuracy_table(evaluated: pd.DataFrame, by: NonEmpty[str] = ("task", "catego
         >>> accuracy.set_index("measure")["accuracy"].to_dict()
         {'clean': 1.0, 'image_flipped': 1.0, 'text_changed': 1.0, 'both_sides': 1.0}
     """
+    check_columns(evaluated, (*by, "is_correct"), "evaluated")
     table = evaluated.copy()
     if "image_is_flipped" in table:
         table["both_sides"] = table["is_correct"] & table["image_is_flipped"]

@@ -8,7 +8,7 @@ import pandas as pd
 from vlmtrace.core.arguments import Count, Seed, Share, checked
 from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.schema import UNIT, check_columns
+from vlmtrace.core.schema import TABLES, UNIT, check_columns
 from vlmtrace.inputs.units import with_units
 
 #: Column of the selected table: heads are found on "discover" pairs and tested on "verify" pairs.
@@ -38,9 +38,15 @@ def eligible(evaluated: pd.DataFrame) -> pd.Series:
         bool, one value per row of `evaluated`
 
     Raises:
-        VlmtraceError: a column is missing
+        VlmtraceError: a column is missing, or is not of true and false
     """
-    check_columns(evaluated, (*STRATUM, "sample_id", "is_correct"), "evaluated")
+    measured = [name for name in ("image", "text") if f"{name}_logit_diff" in evaluated]
+    needed = (*STRATUM, "sample_id", "is_correct", *(["clean_logit_diff"] if measured else []))
+    check_columns(evaluated, needed, "evaluated")
+    for column in CRITERIA:
+        fault = TABLES["evaluated"].column(column).fault(evaluated[column]) if column in evaluated else ""
+        if fault:  # "False" as text would be true
+            raise VlmtraceError(f"The column {column!r} of the evaluated table {fault}: correct it.")
     # What is missing was not asked for: a pair of images alone has no text corruption.
     present = [
         evaluated[column].map(lambda met: pd.isna(met) or bool(met)).astype(bool)
@@ -94,6 +100,8 @@ def select_samples(
         raise VlmtraceError(f"per_category={per_category} leaves no pair for each option order: ask for at least 2.")
     evaluated = with_units(evaluated).reset_index(drop=True)  # rows are drawn by their number, whatever their labels
     pool = evaluated[eligible(evaluated)]
+    if evaluated.empty:
+        raise VlmtraceError("The evaluated table has no rows: evaluate pairs that the model can take.")
     if pool.empty:
         met = {name: evaluated[name].dropna() for name in CRITERIA if name in evaluated}
         shares = ", ".join(f"{name} {known.mean():.0%}" for name, known in met.items() if len(known))

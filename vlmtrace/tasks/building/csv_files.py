@@ -127,6 +127,8 @@ def encoding_of(path: Path) -> str:
     for first, kind in OTHER_KINDS.items():
         if start.startswith(first):
             raise VlmtraceError(f"{path} is {kind}.")
+    if start.lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith((b"<!doctype html", b"<html")):
+        raise VlmtraceError(f"{path} is a page of the web, and not the file that it speaks of: download that file.")
     return next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8")
 
 

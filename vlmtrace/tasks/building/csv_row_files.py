@@ -120,6 +120,8 @@ def _image(folder: Path, name: str, column: str) -> Path:
     if path is None and re.match(r"(?:https?|ftp|s3|gs):", name, re.IGNORECASE):
         raise Rejected(IMAGE, f"{column}: it is an address on the web: save the image and write the path of its file")
     problem = "the image file is missing" if path is None else image_problem(path)
+    if path is None and re.search(r"[;|\[]", name):
+        problem = "the image file is missing (several are listed in clean_images and corrupt_images, as a.png; b.png)"
     if path is None or problem:
         raise Rejected(IMAGE, f"{column}: {problem}")
     return path

@@ -108,4 +108,4 @@ def refused(filters: Filters, limit: int = 3) -> str:
     aside = filters.set_aside()
     # Images that no row names are not what a row lacks.
     counts = aside.loc[aside["step"] != NAMED_BY_ROW, "reason"].value_counts()
-    return ", ".join(f"{reason} ({n})" for reason, n in counts.head(limit).items())
+    return ", ".join(f"{reason.removesuffix('.')} ({n})" for reason, n in counts.head(limit).items())
