@@ -312,3 +312,10 @@ def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(images.Image, "open", refuse)  # root, who runs some test suites, may read everything
     with pytest.raises(vt.VlmtraceError, match=r"a\.png cannot be read \(Permission denied\): replace it"):
         open_image(tmp_path / "a.png")
+
+
+def test_a_path_that_is_none_is_told_in_part():
+    for given, told in (("a" * 5000, "aaa… cannot be read"), ("a\0b", r"a\\x00b' does not exist")):
+        with pytest.raises(vt.VlmtraceError, match=told) as raised:
+            open_image(given)
+        assert len(str(raised.value)) < 500 and str(raised.value).isprintable()

@@ -33,6 +33,27 @@ def test_a_good_table_passes_unchanged(random_pairs):
             lambda t: t.rename(columns={"clean_image": "clean_img"}),
             "no column 'clean_image': rename 'clean_img'",
         ),
+        # A column that is needed itself is no misspelled one.
+        (lambda t: t.drop(columns="clean_prompt"), "no column 'clean_prompt': it has sample_id, "),
+        (lambda t: t.drop(columns="clean_image"), "no column 'clean_image': it has sample_id, "),
+        (lambda t: t.drop(columns="correct_answer"), "no column 'correct_answer': it has sample_id, "),
+        (
+            lambda t: t.drop(columns="category").assign(**{f"column {i}": i for i in range(50)}),
+            r"no column 'category': it has sample_id, .* and \d+ more\.",
+        ),
+        (
+            lambda t: t.drop(columns="clean_image").assign(clean_images=[["a.png", "b.png"]] * len(t)),
+            "has 'clean_images' and no column 'clean_image': name in it the first image",
+        ),
+        (
+            lambda t: t.assign(clean_image=[Path(path) for path in t["clean_image"]]),
+            r"must hold text, not .*Path.*: write them as text \(str\)\.",
+        ),
+        (lambda t: t.assign(clean_image=[{"bytes": b"x"}] * len(t)), "holds images: write them to files with vt.save"),
+        (
+            lambda t: t.assign(clean_object_masks=[["a.png", "b.png"]] * len(t)),
+            "clean_object_masks lists 2 masks, and clean_images no images",
+        ),
         (lambda t: t.assign(sample_id="pair-3"), "sample_id 'pair-3' more than once .7 rows"),
         (lambda t: pd.concat([t, t[["category"]]], axis=1), "has the column 'category' more than once: rename or drop"),
         (

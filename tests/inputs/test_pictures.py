@@ -234,3 +234,32 @@ def test_masks_follow_their_images(pairs, tmp_path):
     assert mask.shape == (40, 36 + 80)
     assert mask[0, 0] == mask[0, 36] == 255 and mask[0, 30] == mask[0, 36 + 79] == mask[39, 0] == 0
     assert masks_side_by_side(unlike.drop(["clean_object_masks", "clean_object_mask"]), "clean_object_mask") is None
+
+
+@pytest.mark.parametrize("kind", [Image.open, lambda path: np.asarray(Image.open(path))], ids=["PIL", "array"])
+def test_images_in_lists_are_told_to_be_written(pairs, tmp_path, kind):
+    lists = ["clean_images", "corrupt_images"]
+    held = pairs.assign(**{name: [[kind(path) for path in images] for images in pairs[name]] for name in lists})
+    held = held.assign(**{name: [kind(path) for path in pairs[name]] for name in ("clean_image", "corrupt_image")})
+    with pytest.raises(VlmtraceError, match="'clean_image' of the pairs table holds images: write them to files with"):
+        validate_pairs(held)
+    listed = pairs.assign(clean_images=held["clean_images"])
+    with pytest.raises(VlmtraceError, match="'clean_images' of the pairs table holds images: write them to files with"):
+        validate_pairs(listed)
+    validate_pairs(vt.save_images(held, tmp_path / "saved"))
+
+
+@pytest.mark.parametrize("column", ["clean_images", "corrupt_images"])
+def test_one_image_may_be_listed_in_one_run_alone(random_pairs, column):
+    single = column.removesuffix("s")
+    pairs = random_pairs.assign(**{column: [[path] for path in random_pairs[single]]})
+    pd.testing.assert_frame_equal(validate_pairs(pairs), pairs)
+    two = random_pairs.assign(**{column: [[path, path] for path in random_pairs[single]]})
+    with pytest.raises(VlmtraceError, match="list as many in both"):
+        validate_pairs(two)
+
+
+def test_lists_of_masks_without_lists_of_images_are_named(random_pairs):
+    masks = random_pairs.assign(clean_object_masks=[["a.png", "b.png"]] * len(random_pairs), clean_images=None)
+    with pytest.raises(VlmtraceError, match="clean_object_masks lists 2 masks, and clean_images no images"):
+        validate_pairs(masks)

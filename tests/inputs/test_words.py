@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from vlmtrace.inputs.token_roles import joined_words, role_spans
-from vlmtrace.inputs.words import find_word
+from vlmtrace.inputs.words import find_word, folded
 from vlmtrace.models import Token
-from vlmtrace.tasks.building.token_replacement import symmetric_token_replacement
+from vlmtrace.tasks.building.token_replacement import cased_as, symmetric_token_replacement
 
 DECOMPOSED = {form: unicodedata.normalize("NFD", form) for form in ("café", "빨강")}
 
@@ -82,3 +82,10 @@ def test_tokens_of_a_script_without_blanks_are_no_single_word():
     tokens = [Token("这是", (0, 2)), Token("红色", (2, 4)), Token("red", (4, 7)), Token("ish", (7, 10))]
     table = joined_words(tokens, "这是红色reddish"[:10])
     assert table["word_index"].tolist() == [0, 1, 2, 2], table
+
+
+def test_a_capital_i_with_a_dot_is_the_letter_i():
+    assert folded("İstanbul") == folded("istanbul") == folded("ISTANBUL")
+    assert find_word("Is it İstanbul or Izmir?", "istanbul") == [(6, 14)]
+    assert find_word("Is it istanbul or izmir?", "İstanbul") == [(6, 14)]
+    assert cased_as("İzmir", "ankara") == "izmir"

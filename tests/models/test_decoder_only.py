@@ -162,6 +162,21 @@ def test_a_prompt_without_a_place_for_the_image_is_refused(llava):
         llava.encode([Image.new("RGB", (40, 40))], ["is this red or blue?"])
 
 
+@pytest.mark.parametrize("kind", ["llava", "florence2", "donut", "tiny-blip"])
+def test_every_prompt_of_a_batch_needs_its_image(model_store, kind):
+    model = vt.load_model(kind) if kind == "tiny-blip" else model_store.shared(kind)
+    image = Image.new("RGB", (40, 40))
+    text = model.prompt_text("is this red?")
+    with pytest.raises(vt.VlmtraceError, match="nothing to encode: give one prompt at least, and its image"):
+        model.encode([], [])
+    with pytest.raises(vt.VlmtraceError, match="2 images are given for 1 prompt: give each prompt its image"):
+        model.encode([image, image], [text])
+    with pytest.raises(vt.VlmtraceError, match="1 image is given for 2 prompts"):
+        model.encode([image], [text, text])
+    with pytest.raises(vt.VlmtraceError, match="0 images are given for 1 prompt"):
+        model.encode([], [text])
+
+
 def test_prompts_of_unlike_length_share_no_batch(llava):
     texts = [llava.prompt_text(prompt) for prompt in ("is this red?", "is the girl or the dog kicking the ball?")]
     with pytest.raises(vt.VlmtraceError, match="unlike length cannot share a batch"):

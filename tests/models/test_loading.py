@@ -125,3 +125,20 @@ def test_another_class_in_a_known_place_is_unknown(random_blip_dir):
     layer.self_attn.__class__ = Other
     assert model.sweep_unsupported_reason({}) == "the Other at vision_model.encoder.layers.2.self_attn"
     assert model.sweep_unsupported_reason({"attention_mask": torch.ones(1)}) == "the input attention_mask"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"eos_token_id": ', r"generation_config\.json is not valid JSON .*: download it again"),
+        ("[]", r"generation_config\.json holds no JSON object, but \[\]"),
+        ('{"early_stopping": "?"}', r"^generation_config\.json of .* cannot be used .*early_stopping.*: correct it"),
+        ('{"max_new_tokens": "many"}', r"^generation_config\.json of .* cannot be used .*: correct it"),
+    ],
+)
+def test_a_broken_generation_config_is_named(random_blip_dir, tmp_path, text, said):
+    """transformers leaves a file out that it cannot parse: then other tokens than the model's own end its answers."""
+    folder = shutil.copytree(random_blip_dir, tmp_path / "copy")
+    (folder / "generation_config.json").write_text(text)
+    with pytest.raises(vt.VlmtraceError, match=said):
+        vt.load_model(folder)

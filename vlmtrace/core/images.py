@@ -34,6 +34,9 @@ ImageSource = Image.Image | np.ndarray | str | Path | IO[bytes]
 #: Larger images are refused before they are decoded. Telephones take up to 108 million pixels in one piece.
 MOST_PIXELS = 120_000_000
 
+#: Characters of a path that a sentence tells.
+LONGEST_PATH = 300
+
 #: No side may be longer: it is the most that JPEG can hold, and a strip of one pixel takes processors very long.
 LONGEST_SIDE = 65_535
 
@@ -162,8 +165,14 @@ def _decoded(source: ImageSource, noun: str, remedy: str, owner: str = "") -> It
 
 
 def _subject(source: ImageSource, noun: str, owner: str) -> str:
-    named = f" {find(source)}" if isinstance(source, str | Path) else ""
+    named = f" {_short(str(find(source)))}" if isinstance(source, str | Path) else ""
     return f"The {noun}{named}{f' of {owner}' if owner else ''}"
+
+
+def _short(path: str) -> str:
+    """A path as a sentence can tell it, also where a table holds something else by mistake."""
+    shown = path if len(path) <= LONGEST_PATH else f"{path[:LONGEST_PATH]}…"
+    return shown if shown.isprintable() else ascii(shown)
 
 
 def _identified(source: Any) -> Image.Image:

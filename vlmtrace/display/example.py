@@ -13,13 +13,15 @@ from PIL import Image
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
+from vlmtrace.core.schema import IMAGE_LISTS, listed, place_of
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
 from vlmtrace.inputs.image_regions import image_regions
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
-from vlmtrace.inputs.pictures import cells, given_images, n_images, picture_of
+from vlmtrace.inputs.pictures import are_same, cells, given_images, images_of, n_images, picture_of
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM, Inputs
 from vlmtrace.models.image_shares import tiles_of_images
+from vlmtrace.models.several_images import opened
 
 T = TypeVar("T")
 
@@ -101,11 +103,28 @@ class Example:
         self.model = model
         self.pair = {str(key): value for key, value in dict(pair).items() if not _is_missing(value)}
         self.pair.setdefault("sample_id", "own")
+        self._complete_lists()
         for column in ("clean_image", "clean_prompt"):
             given = self.pair.get(column)
-            if given is None or (isinstance(given, str) and not given):
+            if given is None or (isinstance(given, str | list | tuple) and not given):
                 raise VlmtraceError(f"The example {self.name!r} has no {column}: give an image and a question.")
         self._kept: dict[Any, Any] = {}
+
+    def _complete_lists(self) -> None:
+        """Where several images are listed: the one that differs, and the corrupt list that it alone makes."""
+        lists = {column: listed(self.pair.get(name)) for column, name in IMAGE_LISTS.items()}
+        clean, corrupt = lists["clean_image"], lists["corrupt_image"]
+        if clean is None:
+            return
+        other = self.pair.get("corrupt_image")
+        if corrupt is None and other is not None and len(clean) > 1:
+            place = place_of(self.pair.get("clean_image"), clean) or 0
+            self.pair["corrupt_images"] = corrupt = [other if i == place else one for i, one in enumerate(clean)]
+        both = zip(clean, corrupt or clean, strict=False)
+        changed = next((i for i, (a, b) in enumerate(both) if place_of(a, [b]) is None), 0)
+        for column, images in (("clean_image", clean), ("corrupt_image", corrupt)):
+            if images is not None and changed < len(images):
+                self.pair.setdefault(column, images[changed])
 
     @property
     def name(self) -> str:
@@ -119,9 +138,22 @@ class Example:
 
     @property
     def corruptions(self) -> list[str]:
-        """The corruptions that this example has a corrupt run of."""
+        """The corruptions that this example has a corrupt run of: a second image or question that is not the first."""
+        return self.keep("corruptions", self._find_corruptions)
+
+    def _find_corruptions(self) -> list[str]:
         columns = {"image": "corrupt_image", "text": "corrupt_prompt"}
-        return [name for name in CORRUPTIONS if self.pair.get(columns[name]) is not None]
+        given = [name for name in CORRUPTIONS if self.pair.get(columns[name]) is not None]
+        if "text" in given and self.pair["corrupt_prompt"] == self.question:
+            given.remove("text")
+        if "image" in given:
+            try:
+                pictures = [opened(images_of(self.pair, column)) for column in ("clean_image", "corrupt_image")]
+            except VlmtraceError:
+                return given  # what is wrong with an image is said where it is shown
+            if are_same(*pictures):
+                given.remove("image")
+        return given
 
     @property
     def images_in_code(self) -> str:
@@ -286,7 +318,8 @@ class Example:
         """
         if not self.corruptions:
             raise VlmtraceError(
-                f"{self.name} has no corrupt run to patch: in Ask, give a second image or a second question."
+                f"{self.name} has no corrupt run to patch: in Ask, give a second image or a second question that is "
+                "not the first."
             )
         one_of(corruption, self.corruptions, f"corruption of {self.name}")
 

@@ -34,6 +34,13 @@ CORRUPTIONS: dict[str, tuple[str, str]] = {
 }
 
 
+#: Corruption -> why a pair has none.
+NOTHING_CORRUPTED = {
+    "image": "the clean and the corrupt image are the same, so there is no image corruption",
+    "text": "the clean and the corrupt prompt are the same, so there is no text corruption",
+}
+
+
 @checked
 def run_inputs(model: VLM, pairs: pd.DataFrame, run: str) -> Inputs:
     """Model inputs of one run for a batch of pairs.

@@ -51,6 +51,21 @@ def n_images(pair: Mapping[str, Any]) -> int:
     return len(images_of(pair))
 
 
+def are_same(first: Sequence[Image.Image], second: Sequence[Image.Image]) -> bool:
+    """Whether two runs see the same pictures, whatever files they come from.
+
+    Args:
+        first: opened images of one run, in order
+        second: those of the other
+
+    >>> are_same([Image.new("RGB", (2, 2))], [Image.new("RGB", (2, 2), "red")])
+    False
+    """
+    return len(first) == len(second) and all(
+        a.size == b.size and np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(first, second, strict=True)
+    )
+
+
 def prompt_of(model: VLM, prompt: str, images: Any) -> str:
     """The exact text of a prompt about some images.
 

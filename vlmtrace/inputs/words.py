@@ -54,15 +54,15 @@ def find_word(prompt: str, word: str) -> list[tuple[int, int]]:
     >>> find_word("这是红色还是蓝色？", "蓝色")
     [(6, 8)]
     """
-    folded, clusters = _folded(prompt)
+    text, clusters = _folded(prompt)
     sought = _folded(word.strip())[0]
     free: list[tuple[int, int]] = []
     hyphenated: list[tuple[int, int]] = []
-    at = folded.find(sought) if sought else -1
+    at = text.find(sought) if sought else -1
     while at >= 0:
         end = at + len(sought)
         begins = at == 0 or clusters[at] != clusters[at - 1]
-        ends = end == len(folded) or clusters[end] != clusters[end - 1]
+        ends = end == len(text) or clusters[end] != clusters[end - 1]
         if begins and ends:
             span = clusters[at][0], clusters[end - 1][1]
             if not _is_joined(prompt[: span[0]], prompt[span[0] :], at_start=True) and not _is_joined(
@@ -70,24 +70,34 @@ def find_word(prompt: str, word: str) -> list[tuple[int, int]]:
             ):
                 (hyphenated if _is_hyphenated(prompt, span) else free).append(span)
                 at = end - 1
-        at = folded.find(sought, at + 1)
+        at = text.find(sought, at + 1)
     return free or hyphenated
+
+
+def folded(text: str) -> str:
+    """A text as words are compared: without case and in one Unicode form.
+
+    >>> folded("İstanbul") == folded("istanbul") == folded("ISTANBUL")
+    True
+    """
+    return _folded(text)[0]
 
 
 @lru_cache(maxsize=2**12)
 def _folded(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
     """A text without case and in one Unicode form, and for each character the span of the text that it is of."""
-    folded, spans, start = [], [], 0
+    found, spans, start = [], [], 0
     while start < len(text):
         end = start + 1
         while end < len(text) and (_is_mark(text[end]) or "\u1160" <= text[end] <= "\u11ff"):
             end += 1
         cluster = text[start:end].strip(_VARIATIONS).replace("’", "'").replace("ʼ", "'")
         form = unicodedata.normalize("NFC", unicodedata.normalize("NFC", cluster).casefold())
-        folded.append(form)
+        form = form.replace("i\u0307", "i")  # a capital I with a dot (İstanbul) is that of i, which has one
+        found.append(form)
         spans += [(start, end)] * len(form)
         start = end
-    return "".join(folded), tuple(spans)
+    return "".join(found), tuple(spans)
 
 
 def _is_mark(character: str) -> bool:

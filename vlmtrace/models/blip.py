@@ -26,7 +26,7 @@ from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import HookPoint
 from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals
 from vlmtrace.models.interventions import Interventions, from_patches
-from vlmtrace.models.several_images import Images, as_list
+from vlmtrace.models.several_images import Images, as_list, check_batch
 from vlmtrace.models.sweep import blip as blip_sweep
 from vlmtrace.models.sweep import blip_interventions
 from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Site, Token, Trace
@@ -84,6 +84,7 @@ class Blip(VLM):
     @checked
     def encode(self, images: Sequence[Images], prompts: Sequence[str]) -> Inputs:
         """See `ModelInterface.encode`; prompts of a batch have one length, and one image each."""
+        check_batch(images, prompts)
         for image in images:
             self.check_n_images(len(as_list(image)))
         lengths = {self.count_tokens(prompt) for prompt in prompts}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vlmtrace.core.arguments import checked
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.decoder_only import DecoderOnly
 from vlmtrace.models.growing_inputs import Growth, growths
@@ -54,6 +54,11 @@ class GuessedDecoder(UniversalDecoder):
                 raise self._without_image_token()
             token = self.tokenizer.convert_ids_to_tokens(self._image_id())
         return getattr(token, "content", token)
+
+    @property
+    def image_ids(self) -> set[int]:
+        """See `VLM.image_ids`."""
+        return {*super().image_ids, self._image_id()} - {-1}
 
     def is_image(self, inputs: Inputs) -> Tensor:
         """See `ImagePrompts.is_image`."""
@@ -146,7 +151,7 @@ class GuessedDecoder(UniversalDecoder):
         with contextlib.suppress(VlmtraceError):  # said where an answer of several tokens is asked for
             self.grows = self._find_growth(inputs)
         spec = self.family
-        warnings.warn(
+        warn(
             f"{self.name} is a {spec.architecture}, which vlmtrace does not know. Its parts were guessed: text layers "
             f"{spec.text}.layers, final norm {spec.norm or 'unknown'}, in a layer {' or '.join(spec.attention_output)} "
             f"and {spec.mlp}. Its vision encoder is not offered for patching, and places in the image are not known. "
@@ -155,8 +160,7 @@ class GuessedDecoder(UniversalDecoder):
                 if self.replays
                 else "The fast sweep does not fit its layers: it is patched by whole passes in batches, which takes "
                 "several times as long."
-            ),
-            stacklevel=3,
+            )
         )
 
     def _say_slower(self) -> None:

@@ -25,7 +25,7 @@ from vlmtrace.models.decoder_only import DecoderOnly
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import HookPoint
 from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals
-from vlmtrace.models.several_images import Images, as_list
+from vlmtrace.models.several_images import Images, as_list, check_batch
 from vlmtrace.models.types import Block, Inputs, Site, Token, Trace
 from vlmtrace.models.universal import BatchedSweeps
 
@@ -120,6 +120,7 @@ class ImageDecoder(BatchedSweeps):
     @checked
     def encode(self, images: Sequence[Images], prompts: Sequence[str]) -> Inputs:
         """See `ModelInterface.encode`; prompts of a batch have one length."""
+        check_batch(images, prompts)
         for image in images:
             self.check_n_images(len(as_list(image)))
         opened = [self.opened(as_list(image)[0]) for image in images]

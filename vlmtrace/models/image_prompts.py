@@ -13,8 +13,8 @@ from torch import Tensor
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.families import FamilySpec
-from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals, quoted
-from vlmtrace.models.several_images import Images, as_list
+from vlmtrace.models.input_limits import check_extended, check_length, holds_image, processor_refusals, quoted
+from vlmtrace.models.several_images import Images, as_list, check_batch
 from vlmtrace.models.types import Inputs
 from vlmtrace.models.vlm import VLM
 
@@ -55,9 +55,12 @@ class ImagePrompts(VLM):
             the text, with a placeholder for each image in it where the family has one
 
         Raises:
-            VlmtraceError: the model takes one image in a prompt, or the chat template leaves out an image or the prompt
+            VlmtraceError: the model takes one image in a prompt, the prompt holds a placeholder already, or the chat
+                template leaves out an image or the prompt
         """
         self.check_n_images(n_images)
+        if self.image_placeholder and self.image_placeholder in prompt:
+            raise holds_image("prompt", prompt, self.image_placeholder)
         if not getattr(self.processor, "chat_template", None):
             return self.family.prompt_start.format(image=self.image_placeholder) * n_images + prompt
         content = [*[{"type": "image"}] * n_images, {"type": "text", "text": prompt}]
@@ -106,6 +109,10 @@ class ImagePrompts(VLM):
 
     def spell_answer(self, answer: str, prefix: str = "", blank: bool | None = None) -> list[int]:
         """See `VLM.spell_answer`; the answer goes on from the prompt, or from the prefix behind it."""
+        # In any case: an answer is measured in whatever case the model writes it.
+        for part in (prefix, answer):
+            if self.image_placeholder and self.image_placeholder.lower() in part.lower():
+                raise holds_image("answer", part, self.image_placeholder)
         before = self.prompt_text("is this a or b?") + self.family.prompt_end
         joined = before, before
         for part in filter(None, (prefix, answer)):
@@ -123,6 +130,7 @@ class ImagePrompts(VLM):
     @checked
     def encode(self, images: Sequence[Images], prompts: Sequence[str]) -> Inputs:
         """See `ModelInterface.encode`; pairs of a batch have one length."""
+        check_batch(images, prompts)
         several = [[self.opened(one) for one in as_list(image)] for image in images]
         rows = [self._encode_one(own, text) for own, text in zip(several, prompts, strict=True)]
         shapes = {tuple((name, tuple(value.shape)) for name, value in row.items()) for row in rows}

@@ -57,6 +57,20 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= QUOTED + 10 else f"{text[:half]} … {text[-half:]}")
 
 
+def holds_image(kind: str, text: str, what: str) -> VlmtraceError:
+    """The sentence that what stands for an image is written where no image can be.
+
+    Args:
+        kind: "prompt" or "answer"
+        text: that holds it
+        what: stands for an image
+    """
+    return VlmtraceError(
+        f"The {kind} {quoted(text)} holds {what}, and the images of a prompt are put into it by the model's own "
+        "format: leave it out."
+    )
+
+
 def check_length(model: ModelInterface, inputs: Inputs, text: str, answer: int = 0) -> None:
     """Check that a prompt, its image and an answer are no longer than what a model has positions for.
 

@@ -121,8 +121,8 @@ class ModelInterface(ABC):
 
         Raises:
             VlmtraceError: an image cannot be read, the processor refuses it (a strip too narrow, say), a prompt is
-                longer than the model's positions, or the prompts differ in length (nothing is ever padded, so that
-                padding can never change a number)
+                longer than the model's positions, the prompts differ in length (nothing is ever padded, so that
+                padding can never change a number), there is none, or there are not as many images
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
@@ -39,6 +39,9 @@ from vlmtrace.models.weights import (
     load_weights,
     stored_tensors,
 )
+
+#: Which tokens end an answer.
+GENERATION = "generation_config.json"
 
 #: How safetensors call the types that can be computed in.
 STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -131,11 +134,27 @@ def load_model(
     return model
 
 
+def check_generation(folder: Path, name: str) -> None:
+    """Refuse a generation_config.json that transformers cannot read: it says which tokens end an answer.
+
+    Args:
+        folder: of the model
+        name: of the model, for the sentence
+
+    Raises:
+        VlmtraceError: the file is no JSON, or an entry is impossible
+    """
+    written = read_json(folder / GENERATION)
+    with explained(f"generation_config.json of {name} cannot be used", "correct it, or download it again"):
+        GenerationConfig.from_dict(written)
+
+
 def _build(name: str, folder: Path, device: torch.device, options: LoadOptions) -> VLM:
     """The model of a folder; what is cheap is checked before what takes memory or time."""
     own, adapter = folder, read_adapter(folder, name) if is_adapter(folder) else None
     folder = _base_of(adapter, name) if adapter else folder
     written = check_config(folder, name)
+    check_generation(folder, name)
     method = check_quantization(written, name)
     if method and options.quantization:
         raise VlmtraceError(

@@ -6,12 +6,12 @@ What can be told without running the model is told here; `check_prompts` is for 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
 from PIL import Image
 
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.failures import ONE_CHECKPOINT, explained
 from vlmtrace.models.processors import PROCESSOR
@@ -224,7 +224,4 @@ def check_prompts(model: VLM) -> None:
                 "tokenizer its bos_token, as in the checkpoint's tokenizer_config.json."
             )
     if "strftime_now" in str(getattr(model.processor, "chat_template", "")):
-        warnings.warn(
-            f"The chat template of {model.name} writes the date into every prompt: results of other days differ.",
-            stacklevel=2,
-        )
+        warn(f"The chat template of {model.name} writes the date into every prompt: results of other days differ.")

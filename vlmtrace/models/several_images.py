@@ -51,6 +51,27 @@ def opened(images: Images) -> list[Image.Image]:
     return [open_image(image) for image in as_list(images)]
 
 
+def check_batch(images: Sequence[Images], prompts: Sequence[str]) -> None:
+    """Check that a batch has a prompt, and that each has its image.
+
+    Args:
+        images: for each prompt its image, or a list of its images
+        prompts: as many
+
+    Raises:
+        VlmtraceError: there is none, or images and prompts are not equally many
+    """
+    if not len(prompts) and not len(images):
+        raise VlmtraceError("There is nothing to encode: give one prompt at least, and its image.")
+    if len(prompts) != len(images):
+        given = "1 image is" if len(images) == 1 else f"{len(images)} images are"
+        asked = "1 prompt" if len(prompts) == 1 else f"{len(prompts)} prompts"
+        raise VlmtraceError(
+            f"{given} given for {asked}: give each prompt its image, or the list of its images where it asks about "
+            "several."
+        )
+
+
 def sizes_of(images: Images) -> list[tuple[int, int]]:
     """Width and height in pixels of the images of one prompt, in order."""
     return [image.size for image in opened(images)]

@@ -7,7 +7,6 @@ but its layers may do what they like.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlmtrace.core.arguments import checked
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.decoder_only import DecoderOnly
 from vlmtrace.models.families import FamilySpec
@@ -82,10 +82,9 @@ class BatchedSweeps(VLM):
         raise VlmtraceError(f"{self.name} has no fast path for fixed heads: run them with hooks.")
 
     def _say_slower(self) -> None:
-        warnings.warn(
+        warn(
             f"{self.name} is patched by whole forward passes in batches: the numbers are exact, but a sweep takes "
-            "several times as long as one that runs only what a patch can reach.",
-            stacklevel=4,
+            "several times as long as one that runs only what a patch can reach."
         )
 
 

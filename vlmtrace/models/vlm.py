@@ -17,7 +17,7 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.models.families import families
 from vlmtrace.models.finite import check_finite
 from vlmtrace.models.hooks import MODEL_LOCK, attach_hooks
-from vlmtrace.models.input_limits import processor_refusals
+from vlmtrace.models.input_limits import holds_image, processor_refusals
 from vlmtrace.models.interface import ModelInterface
 from vlmtrace.models.layer_kinds import check_has_weights
 from vlmtrace.models.types import Block, Inputs, Site, Trace
@@ -206,7 +206,7 @@ class VLM(ModelInterface):
             the ids, one at least
 
         Raises:
-            VlmtraceError: the answer is empty or a token of it is unknown to the tokenizer
+            VlmtraceError: the answer is empty, a token of it is unknown to the tokenizer, or one stands for an image
         """
         return self._known(answer, self.tokenizer(answer, add_special_tokens=False).input_ids)
 
@@ -215,6 +215,8 @@ class VLM(ModelInterface):
             raise VlmtraceError(
                 f"The answer {answer!r} cannot be written in tokens of {self.name}'s vocabulary: use another word."
             )
+        if self.image_ids.intersection(ids):
+            raise holds_image("answer", answer, "a token that stands for an image")
         return ids
 
     @checked

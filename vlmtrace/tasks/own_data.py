@@ -15,6 +15,7 @@ from vlmtrace.core.images import Picture, open_image
 from vlmtrace.core.paths import RAW, find, relative
 from vlmtrace.core.schema import validate_questions
 from vlmtrace.inputs.saved_images import written_image
+from vlmtrace.inputs.words import folded
 from vlmtrace.tasks.building.csv_pairs import pairs_of_csv
 from vlmtrace.tasks.building.folder_layouts import images_below, label_place
 from vlmtrace.tasks.building.image_files import image_problem
@@ -118,8 +119,8 @@ def _labels_of(folders: pd.Series) -> pd.Series:
     labels = folders.str.replace("_", " ").str.split().str.join(" ").astype(str)
     spelling: dict[str, str] = {}
     for label in labels.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable").index:
-        spelling.setdefault(label.casefold(), label)
-    return labels.map(lambda label: spelling[label.casefold()])
+        spelling.setdefault(folded(label), label)
+    return labels.map(lambda label: spelling[folded(label)])
 
 
 DECLARED = (

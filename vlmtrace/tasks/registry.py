@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import pkgutil
-import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.tasks.declaration import KINDS, Task
 
@@ -41,10 +41,9 @@ def declared() -> dict[str, Task]:
         except Exception as error:  # whatever another package gets wrong must not stop this one
             package = point.dist.name if point.dist else point.value
             reason = " ".join(str(error).split()).rstrip(".") or "no reason given"
-            warnings.warn(
+            warn(
                 f"The data sets of the package {package} (entry point {point.name} = {point.value}) cannot be used "
-                f"({type(error).__name__}: {reason}): update or uninstall {package}.",
-                stacklevel=2,
+                f"({type(error).__name__}: {reason}): update or uninstall {package}."
             )
             continue
         found |= brought

@@ -141,3 +141,39 @@ def test_a_mask_that_later_stages_cannot_use_sets_its_pair_aside(random_blip, ra
     usable, set_aside = vt.check_pairs(random_blip, random_pairs.assign(clean_object_mask=masks))
     assert set_aside["sample_id"].tolist() == ["pair-0", "pair-1"] and len(usable) == len(random_pairs) - 2
     assert "does not exist" in set_aside["reason"][0] and "10 × 10 pixels" in set_aside["reason"][1]
+
+
+def test_a_pair_of_one_image_has_no_image_corruption(random_blip, random_pairs, tmp_path):
+    """The same file, or the same pixels in another: no effect of such a pair would be a number."""
+    Image.open(random_pairs["clean_image"][1]).save(tmp_path / "copy.bmp")
+    images = [random_pairs["clean_image"][0], str(tmp_path / "copy.bmp"), *random_pairs["corrupt_image"][2:]]
+    pairs = random_pairs.assign(corrupt_image=images)
+    for corruptions in (["image"], ["image", "text"]):
+        usable, aside = vt.check_pairs(random_blip, pairs, corruptions)
+        assert aside["sample_id"].tolist() == ["pair-0", "pair-1"] and len(usable) == 6
+        assert set(aside["reason"]) == {"the clean and the corrupt image are the same, so there is no image corruption"}
+    assert vt.check_pairs(random_blip, pairs, ["text"])[1].empty, "the corrupt image is not run"
+
+
+def test_check_pairs_sets_aside_what_has_no_text_corruption_where_there_is_no_other(random_blip, random_pairs):
+    pairs = random_pairs.assign(corrupt_prompt=random_pairs["clean_prompt"])
+    usable, aside = vt.check_pairs(random_blip, pairs, ["text"])
+    assert usable.empty and set(aside["reason"]) == {
+        "the clean and the corrupt prompt are the same, so there is no text corruption"
+    }
+    assert vt.check_pairs(random_blip, pairs)[1].empty, "it is a pair of images alone"
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "gemma3"])
+def test_what_stands_for_an_image_belongs_to_no_answer_and_no_prompt(model_store, random_pairs, family):
+    model = model_store.shared(family)
+    place = model.image_placeholder
+    for prefix in (place, f"The {place} is", place.upper()):
+        with pytest.raises(
+            vt.VlmtraceError, match=r"None of the 8 pairs .*\(answer_prefix\) cannot be given: .* holds .*: leave"
+        ):
+            vt.evaluate(model, random_pairs, answer_prefix=prefix)
+    with pytest.raises(vt.VlmtraceError, match=r"The answer .* holds .*: leave it out"):
+        vt.evaluate(model, random_pairs.assign(correct_answer=place))
+    with pytest.raises(vt.VlmtraceError, match=r"The prompt 'is .*' holds .*: leave it out"):
+        vt.evaluate(model, random_pairs, instruction=place)

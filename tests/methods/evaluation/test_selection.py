@@ -112,3 +112,21 @@ def test_cells_of_one_pair_take_turns_to_verify():
     assert set(selected.groupby(["category", "correct_first"]).size()) == {1}
     counts = selected["split_use"].value_counts()
     assert counts["verify"] == len(selected) // 2
+
+
+def test_a_table_that_was_not_selected_is_told_to_be():
+    with pytest.raises(vt.VlmtraceError, match=r"has no column 'split_use': make it with vt\.select_samples"):
+        vt.selection_table(table(), table().assign(split="test"))
+
+
+def test_what_is_no_evaluated_table_is_one_sentence():
+    with pytest.raises(vt.VlmtraceError, match="evaluated table has no rows"):
+        vt.select_samples(table().assign(clean_image="a", corrupt_image="b").iloc[:0])
+    with pytest.raises(vt.VlmtraceError, match="'is_correct' of the evaluated table must hold true or false"):
+        eligible(table().assign(is_correct="False"))
+    with pytest.raises(vt.VlmtraceError, match="has no column 'clean_logit_diff'"):
+        eligible(table().assign(image_logit_diff=0.0))
+    with pytest.raises(vt.VlmtraceError, match="evaluated table has no column 'kind'"):
+        vt.accuracy_table(table(), by=["kind"])
+    with pytest.raises(vt.VlmtraceError, match="evaluated table has no column 'is_correct'"):
+        vt.accuracy_table(table().drop(columns="is_correct"), by=["category"])

@@ -143,3 +143,8 @@ def test_of_two_names_of_one_column_the_better_one_counts(tmp_path):
     path = write(tmp_path, "image_id,file_name,question\n7,a.png,why\n")
     names = {"file_name": "image", "image_id": "image", "question": "prompt"}
     assert read_csv(path, ["image", "prompt"], names=names).table.values.tolist() == [["a.png", "why"]]
+
+
+def test_a_page_of_the_web_is_no_table(tmp_path):
+    with pytest.raises(vt.VlmtraceError, match="is a page of the web, and not the file that it speaks of"):
+        read_csv(write(tmp_path, "\n<!doctype HTML><html>..."), HEADER)

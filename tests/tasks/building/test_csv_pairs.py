@@ -1,13 +1,18 @@
 """Pairs from a CSV: what the table form accepts, the CSV accepts, too; what neither does has a reason."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 from fixtures.pair_checks import count
 from fixtures.raw_data import photograph, save
+from PIL import Image
 
 import vlmtrace as vt
+from vlmtrace.core.images import open_image
 from vlmtrace.inputs.pair_rows import images_alone
 from vlmtrace.tasks.building.csv_pairs import correct_first, options_stand_in
+from vlmtrace.tasks.building.row_audit import NAMED_BY_ROW
 
 COLUMNS = ["clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer"]
 
@@ -24,8 +29,11 @@ def row(i, prompt="Is it a cat or a dog?", a="cat", b="dog", **further):
 
 
 def prepare(folder, *rows, model=count):
+    """The account of the rows; that of images that no row names has a test of its own."""
     pd.DataFrame(rows).to_csv(folder / "mine.csv", index=False)
-    return vt.prepare_pairs("csv", root=folder / "mine.csv", model=model)
+    prepared = vt.prepare_pairs("csv", root=folder / "mine.csv", model=model)
+    aside = prepared.set_aside
+    return dataclasses.replace(prepared, set_aside=aside[aside["step"] != NAMED_BY_ROW].reset_index(drop=True))
 
 
 @pytest.mark.parametrize(
@@ -219,3 +227,102 @@ def test_lists_that_cannot_be_used_have_a_reason(folder, lists, said):
         row(3, "Is it a cat?", "no", "yes") | dict.fromkeys(lists, ""),
     )
     assert len(prepared.pairs) == 1 and said in prepared.set_aside["reason"].iloc[0]
+
+
+def test_a_semicolon_behind_the_last_image_changes_nothing(folder):
+    lists = {"clean_images": "images/0.png; images/1.png;", "corrupt_images": "images/0.png;images/2.png; ;"}
+    no_singles = {"clean_image": "", "corrupt_image": ""}
+    pairs = prepare(folder, row(0, "Is it a cat?", "yes", "no") | no_singles | lists).pairs
+    assert [len(pairs[name].iloc[0]) for name in lists] == [2, 2]
+
+
+def test_an_empty_place_between_images_has_a_reason(folder):
+    lists = {"clean_images": "images/0.png;; images/1.png", "corrupt_images": "images/0.png;;images/2.png"}
+    prepared = prepare(
+        folder,
+        row(0, "Is it a cat?", "yes", "no") | lists,
+        row(3, "Is it a cat?", "no", "yes") | dict.fromkeys(lists, ""),
+    )
+    assert "clean_images lists 3 images, of which one is empty" in prepared.set_aside["reason"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "added"),
+    [
+        (["clean_image", "corrupt_image"], {"clean_images": "images/0.png", "corrupt_images": "images/1.png"}),
+        (["clean_image"], {"clean_images": "images/0.png;"}),
+        (["corrupt_image"], {"corrupt_images": "images/1.png"}),
+        ([], {"clean_images": "images/0.png"}),
+    ],
+    ids=["lists alone", "the clean list", "the corrupt list", "one list beside"],
+)
+def test_single_images_and_lists_stand_for_each_other(folder, left_out, added):
+    told = {name: value for name, value in row(0, "Is it?", "yes", "no").items() if name not in left_out} | added
+    pd.DataFrame([told]).to_csv(folder / "mine.csv", index=False)
+    for root in (folder / "mine.csv", folder):
+        (pair,) = vt.load_pairs("csv", root=root).to_dict("records")
+        assert (pair["clean_image"][-5:], pair["corrupt_image"][-5:]) == ("0.png", "1.png")
+        assert not {"clean_images", "corrupt_images"} & pair.keys(), "one image is no list of several"
+
+
+# Masks, equal images, images without a row ------------------------------------------------------------
+
+
+def test_a_mask_that_cannot_be_used_sets_its_pair_aside(folder):
+    save(Image.new("L", (3, 3), 255), folder / "small.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+    save(Image.new("L", open_image(folder / "images/3.png").size, 255), folder / "right.png")
+    asked = ("Is it a cat?", "yes", "no")
+    prepared = prepare(
+        folder,
+        row(0, *asked, clean_object_mask="gone.png"),
+        row(1, *asked, clean_object_mask="small.png"),
+        row(2, *asked, clean_distractor_mask="broken.png"),
+        row(3, *asked, clean_object_mask="right.png"),
+    )
+    assert prepared.pairs["clean_object_mask"].tolist() == [str(folder / "right.png")]
+    reasons = prepared.set_aside.set_index("row")["reason"]
+    assert reasons["row 2"] == "clean_object_mask: the mask file is missing"
+    assert "is 3 × 3 pixels and its image" in reasons["row 3"]
+    assert reasons["row 4"].startswith("clean_distractor_mask: the mask cannot be read")
+
+
+def test_the_one_mask_of_one_image_may_stand_in_the_list(folder):
+    save(Image.new("L", open_image(folder / "images/0.png").size, 255), folder / "mask.png")
+    pairs = prepare(folder, row(0, "Is it?", "yes", "no", clean_object_masks="mask.png;")).pairs
+    assert pairs["clean_object_mask"].tolist() == [str(folder / "mask.png")] and "clean_object_masks" not in pairs
+
+
+def test_a_row_of_which_nothing_is_corrupted_is_set_aside(folder):
+    open_image(folder / "images/0.png").save(folder / "images/copy.bmp")
+    same = {"corrupt_image": "images/copy.bmp"}
+    prepared = prepare(
+        folder,
+        row(0, "Is it a cat?", "yes", "no") | same,
+        row(0, corrupt_prompt="Is it a cow or a pig?") | same,  # can still be run under text corruption
+    )
+    assert prepared.pairs["correct_answer"].tolist() == ["cat"]
+    assert prepared.set_aside["reason"].tolist() == [
+        "both images are the same, and so are both prompts: nothing is corrupted"
+    ]
+
+
+def test_images_that_no_row_names_are_accounted_for(folder):
+    save(photograph(turn=7), folder / "elsewhere" / "0.png")
+    (folder / "images" / ".hidden.png").write_bytes(b"")
+    (folder / "images" / "link.png").symlink_to(folder / "images" / "0.png")
+    pd.DataFrame([row(0, "Is it?", "yes", "no"), row(1, "Is it?", "", "no")]).to_csv(folder / "mine.csv", index=False)
+    prepared = vt.prepare_pairs("csv", root=folder / "mine.csv")
+    first = prepared.filters.iloc[0]
+    assert (first["step"], first["unit"], first["rows_in"], first["rows_used"]) == (NAMED_BY_ROW, "images", 6, 3)
+    unnamed = prepared.set_aside[prepared.set_aside["step"] == NAMED_BY_ROW]
+    assert unnamed["row"].tolist() == ["images/3.png", "images/4.png", "images/5.png"]
+    with pytest.raises(vt.VlmtraceError, match=r"has no complete row \(correct_answer is empty \(1\)\)"):
+        prepare(folder, row(1, "Is it?", "", "no"))
+
+
+@pytest.mark.parametrize("cell", ["images/0.png|images/1.png", "['images/0.png']", "images/0.png;images/1.png"])
+def test_a_list_written_otherwise_is_told_how(folder, cell):
+    prepared = prepare(folder, row(0, "Is it?", "yes", "no") | {"clean_image": cell}, row(1, "Is it?", "no", "yes"))
+    (reason,) = prepared.set_aside["reason"]
+    assert reason.startswith("clean_image: the image file is missing (several are listed in clean_images"), reason

@@ -279,3 +279,38 @@ def test_the_archive_of_mit_states_is_accounted_for(fill):
     assert prepared.set_aside.set_index("row")["reason"]["../adj_ants.csv"].startswith("it is no image")
     wrapped = vt.load_pairs("mit_states", 4, root=root.parent, model=count)
     assert wrapped.equals(prepared.pairs)
+
+
+# What is made from photographs
+
+
+def test_thumbnails_beside_photographs_are_no_photographs(fill):
+    labels = ("cat", "dog", "cow", "pig")
+    root = fill(*labels, "cat/thumbnails", "dog/more", "cow/masks/fine", "cow/@eaDir", "@eaDir", "pig/previews")
+    prepared = prepared_of("folder", root)
+    reasons = prepared.set_aside.set_index("row")["reason"]
+    assert reasons["cat/thumbnails/0.jpg"] == "it lies in 'thumbnails', a folder of what is made from photographs"
+    assert "'masks'" in reasons["cow/masks/fine/0.jpg"] and "'previews'" in reasons["pig/previews/1.jpg"]
+    assert (
+        reasons["cow/@eaDir/0.jpg"] == reasons["@eaDir/0.jpg"] == "it lies in a folder that a system keeps for itself"
+    )
+    assert not any("dog/more" in row for row, reason in reasons.items() if not reason.startswith("not needed"))
+    assert folders_of(prepared) <= {*labels, "more"}
+
+
+def test_a_collection_of_depth_maps_keeps_them(fill):
+    root = fill(*(f"{label}/depth" for label in ("cat", "dog", "cow", "pig")))
+    assert folders_of(prepared_of("folder", root)) == {"depth"}
+
+
+def test_labels_in_two_cases_of_a_dotted_i_are_one(fill):
+    labels = ("İstanbul", "istanbul", "ankara", "izmir", "bursa")
+    prepared = prepared_of("folder", fill(*labels))
+    assert not {"İstanbul", "istanbul"} <= {*prepared.pairs["correct_answer"], *prepared.pairs["incorrect_answer"]}
+
+
+def test_the_same_picture_in_another_format_is_no_corrupt_image(tmp_path):
+    for i, label in enumerate(("cat", "dog", "cow", "pig")):
+        save(photograph(turn=1), tmp_path / label / f"0.{'png' if i % 2 else 'bmp'}")
+    with pytest.raises(vt.VlmtraceError, match="no usable image is left that shows the other option"):
+        vt.load_pairs("folder", root=tmp_path, model=count)

@@ -187,3 +187,10 @@ def test_text_files_that_cannot_be_read_are_one_sentence(tmp_path):
     (tmp_path / "q" / "answers.txt").unlink()
     with pytest.raises(vt.VlmtraceError, match=r"lacks answers.txt beside questions.txt"):
         vt.load_questions("coco_qa", root=tmp_path / "q")
+
+
+@pytest.mark.parametrize("content", ["5", "[]", '[{"caption": "a cat"}]'])
+def test_json_without_questions_is_named(tmp_path, content):
+    (tmp_path / "q.json").write_text(content)
+    with pytest.raises(vt.VlmtraceError, match=r"holds no questions for coco_qa: in q\.json there is no record with"):
+        vt.load_questions("coco_qa", root=tmp_path)

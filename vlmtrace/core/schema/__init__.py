@@ -15,6 +15,7 @@ Columns may be added, but none is renamed or dropped without a line in CHANGELOG
 from vlmtrace.core.schema.cells import MAX_COLUMNS, check_cells, is_writable
 from vlmtrace.core.schema.checks import (
     TABLES,
+    check_columns,
     check_read,
     check_table,
     check_written,
@@ -23,9 +24,9 @@ from vlmtrace.core.schema.checks import (
     validate_questions,
     written_by,
 )
-from vlmtrace.core.schema.columns import Column, Table, check_columns
+from vlmtrace.core.schema.columns import Column, Table
 from vlmtrace.core.schema.effect_tables import CELL, HEAD
-from vlmtrace.core.schema.image_lists import IMAGE_LISTS, MASK_LISTS, list_problem, listed
+from vlmtrace.core.schema.image_lists import IMAGE_LISTS, MASK_LISTS, list_problem, listed, place_of
 from vlmtrace.core.schema.markdown import tables_markdown
 from vlmtrace.core.schema.pair_tables import SAME_PROMPTS, UNIT
 
@@ -49,6 +50,7 @@ __all__ = [
     "list_problem",
     "listed",
     "pick",
+    "place_of",
     "tables_markdown",
     "validate_pairs",
     "validate_questions",

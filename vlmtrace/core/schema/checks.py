@@ -9,9 +9,9 @@ import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema.cells import check_cells
-from vlmtrace.core.schema.columns import Table, check_columns
+from vlmtrace.core.schema.columns import Table, require_columns
 from vlmtrace.core.schema.effect_tables import EFFECT_TABLES
-from vlmtrace.core.schema.image_lists import check_image_lists
+from vlmtrace.core.schema.image_lists import check_image_lists, check_single_columns
 from vlmtrace.core.schema.pair_tables import PAIR_TABLES, PAIRS, QUESTIONS
 from vlmtrace.core.schema.question_tables import QUESTION_TABLES
 from vlmtrace.core.stored import StoredTable, batches_of
@@ -82,6 +82,31 @@ def written_by(notebook: str) -> tuple[str, ...]:
     return tuple(table.name for table in TABLES.values() if table.notebook == notebook)
 
 
+def check_columns(
+    table: pd.DataFrame | StoredTable, needed: Iterable[str], table_name: str, origin: str = "", own: Iterable[str] = ()
+) -> None:
+    """Raise one sentence if a column is missing; it names a column that is spelled alike, if there is one.
+
+    Args:
+        table: any table
+        needed: names of the columns that must be there
+        table_name: what the sentence calls the table; of one of the contract, its columns are known not to be
+            misspelled ones
+        origin: where the table comes from, such as a file's path; empty: nothing is said of it
+        own: further names that columns of the table rightly have
+
+    Raises:
+        VlmtraceError: a column is missing
+
+    >>> check_columns(pd.DataFrame({"sample": ["a"]}), ["sample_id"], "pairs")
+    Traceback (most recent call last):
+    ...
+    vlmtrace.core.errors.VlmtraceError: The pairs table has no column 'sample_id': rename 'sample'.
+    """
+    known = TABLES[table_name].columns if table_name in TABLES else ()
+    require_columns(table, needed, table_name, origin, [*own, *(column.name for column in known)])
+
+
 def validate_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs unchanged if they keep the contract.
 
@@ -95,6 +120,7 @@ def validate_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
         VlmtraceError: a column is missing or of another kind, a sample_id stands twice, a text is missing or empty,
             there is no row, or lists of images do not agree. One sentence names the column and the row
     """
+    check_single_columns(pairs)
     return check_image_lists(_validate(pairs, PAIRS))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,10 @@ TEXTS = "texts"
 
 #: Kind of a column that a data set brings along and nothing computes with: its values may be of any kind.
 ANY = "any"
+
+
+#: So many names of columns a sentence tells.
+MOST_NAMES = 30
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ class Table:
         if self.unless and table.empty and not len(table.columns):
             return table
         called = _called(self.name, origin)
-        check_columns(table, self.required, self.name, origin)
+        require_columns(table, self.required, self.name, origin, [column.name for column in self.columns])
         for column in self.columns:
             if column.name not in table:
                 continue
@@ -168,7 +173,8 @@ class Table:
                         f"The column {column.name!r} of the {called} holds images: write them to files with "
                         "vt.save_images, which puts their paths in their place."
                     )
-                raise VlmtraceError(f"The column {column.name!r} of the {called} {fault}: correct it.")
+                remedy = "write them as text (str)" if _holds_paths(values) else "correct it"
+                raise VlmtraceError(f"The column {column.name!r} of the {called} {fault}: {remedy}.")
             if not column.missing and column.kind != ANY and values.isna().any():
                 row = table.loc[values.isna().to_numpy()].iloc[0]
                 name = row["sample_id"] if "sample_id" in table else row.name
@@ -202,9 +208,21 @@ def _is_texts(value: object) -> bool:
 def _holds_images(values: pd.Series) -> bool:
     """Whether there are images in place of their paths."""
     known = values.dropna()
-    first = known.iloc[0] if len(known) else None
-    is_text = isinstance(first, np.ndarray) and first.dtype.kind not in "biuf"  # a list, as a file gives it back
-    return isinstance(first, Image.Image) or (is_array(first) and not is_text)
+    return len(known) > 0 and _is_pixels(known.iloc[0])
+
+
+def _holds_paths(values: pd.Series) -> bool:
+    known = values.dropna()
+    return len(known) > 0 and isinstance(known.iloc[0], PurePath)
+
+
+def _is_pixels(value: object) -> bool:
+    """Whether a value is an image, an array of pixels, an image's file as datasets hold it, or a list of such."""
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype.kind not in "biuf"):
+        return any(map(_is_pixels, value))  # a list, or as a file gives one back
+    if isinstance(value, Mapping):
+        return isinstance(value.get("bytes"), bytes)
+    return isinstance(value, Image.Image) or is_array(value)
 
 
 def _shown(value: object) -> str:
@@ -217,7 +235,9 @@ def _called(table_name: str, origin: str) -> str:
     return f"{table_name} table ({origin})" if origin else f"{table_name} table"
 
 
-def check_columns(table: pd.DataFrame | StoredTable, needed: Iterable[str], table_name: str, origin: str = "") -> None:
+def require_columns(
+    table: pd.DataFrame | StoredTable, needed: Iterable[str], table_name: str, origin: str = "", own: Iterable[str] = ()
+) -> None:
     """Raise one sentence if a column is missing; it names a column that is spelled alike, if there is one.
 
     Args:
@@ -225,17 +245,17 @@ def check_columns(table: pd.DataFrame | StoredTable, needed: Iterable[str], tabl
         needed: names of the columns that must be there
         table_name: what the sentence calls the table
         origin: where the table comes from, such as a file's path; empty: nothing is said of it
+        own: further names that columns of the table rightly have, so that none of them is a misspelled one
 
     Raises:
         VlmtraceError: a column is missing
-
-    >>> check_columns(pd.DataFrame({"sample": ["a"]}), ["sample_id"], "pairs")
-    Traceback (most recent call last):
-    ...
-    vlmtrace.core.errors.VlmtraceError: The pairs table has no column 'sample_id': rename 'sample'.
     """
+    needed = list(needed)
     for column in needed:
         if column not in table.columns:
-            close = difflib.get_close_matches(column, [str(name) for name in table.columns], n=1)
-            hint = f"rename {close[0]!r}" if close else f"it has {', '.join(map(str, table.columns)) or 'no columns'}"
+            others = [str(name) for name in table.columns if name not in {*needed, *own}]
+            close = difflib.get_close_matches(column, others, n=1)
+            names = ", ".join(map(str, list(table.columns)[:MOST_NAMES])) or "no columns"
+            more = f" and {len(table.columns) - MOST_NAMES} more" if len(table.columns) > MOST_NAMES else ""
+            hint = f"rename {close[0]!r}" if close else f"it has {names}{more}"
             raise VlmtraceError(f"The {_called(table_name, origin)} has no column {column!r}: {hint}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,29 @@ def list_problem(pair: Mapping[str, Any]) -> str | None:
     >>> list_problem({"clean_image": "a", "corrupt_image": "b", "clean_images": ["a", "c"], "corrupt_images": ["b"]})
     'clean_images lists 2 images and corrupt_images 1: list as many in both.'
     """
-    clean, corrupt = (listed(pair.get(name)) for name in IMAGE_LISTS.values())
-    if clean is None and corrupt is None:
-        return None
-    if clean is None or corrupt is None or len(clean) != len(corrupt):
-        counts = len(clean or ()), len(corrupt or ())
-        return f"clean_images lists {counts[0]} images and corrupt_images {counts[1]}: list as many in both."
+    lists = {column: listed(pair.get(name)) for column, name in IMAGE_LISTS.items()}
+    if not any(lists.values()):
+        return next(
+            (
+                f"{name} lists {len(masks)} masks, and clean_images no images: list them, or name the one mask in "
+                f"{column}."
+                for column, name in MASK_LISTS.items()
+                if (masks := listed(pair.get(name))) is not None and len(masks) > 1
+            ),
+            None,
+        )
+    for column, images in lists.items():
+        if images is not None and not all(map(_is_given, images)):
+            name = IMAGE_LISTS[column]
+            return f"{name} lists {len(images)} images, of which one is empty: name each, or leave its place out."
+    # Where one run lists a single image, the other need not list its own.
+    single = max(len(images or ()) for images in lists.values()) == 1
+    clean, corrupt = (
+        [pair[column]] if single and images is None and _is_given(pair.get(column)) else images or []
+        for column, images in lists.items()
+    )
+    if len(clean) != len(corrupt):
+        return f"clean_images lists {len(clean)} images and corrupt_images {len(corrupt)}: list as many in both."
     differing = [i for i, (a, b) in enumerate(zip(clean, corrupt, strict=True)) if not _same(a, b)]
     if not differing:
         named = [i for i, image in enumerate(clean) if _same(pair.get("clean_image"), image)]
@@ -56,6 +73,8 @@ def list_problem(pair: Mapping[str, Any]) -> str | None:
     changed = differing[0]
     for column, found in (("clean_image", clean), ("corrupt_image", corrupt)):
         if not _same(pair.get(column), found[changed]):
+            if listed(pair.get(IMAGE_LISTS[column])) is None:
+                continue
             which = "the first of those that differ between the runs"
             return f"{column} is not image {changed + 1} of {IMAGE_LISTS[column]}, {which}: name that image there."
     for name in MASK_LISTS.values():
@@ -67,8 +86,44 @@ def list_problem(pair: Mapping[str, Any]) -> str | None:
     return None
 
 
+def place_of(image: Any, images: Sequence[Any]) -> int | None:
+    """Where an image stands in a list; None: nowhere.
+
+    Args:
+        image: its path, or what is in memory
+        images: paths, or what is in memory
+
+    >>> place_of("b.png", ["a.png", "b.png"])
+    1
+    """
+    return next((i for i, other in enumerate(images) if _same(image, other)), None)
+
+
+def _is_given(image: Any) -> bool:
+    """Whether a cell names or holds an image."""
+    missing = image is None or (isinstance(image, float) and image != image)
+    return not (missing or (isinstance(image, str) and not image.strip()))
+
+
 def _same(first: Any, second: Any) -> bool:
     return first is second or (isinstance(first, str) and isinstance(second, str) and first == second)
+
+
+def check_single_columns(pairs: pd.DataFrame) -> None:
+    """Check that a pairs table that lists images has the columns of single images, too.
+
+    Args:
+        pairs: a pairs table
+
+    Raises:
+        VlmtraceError: it has not
+    """
+    for column, name in IMAGE_LISTS.items():
+        if name in pairs and column not in pairs:
+            raise VlmtraceError(
+                f"The pairs table has {name!r} and no column {column!r}: name in it the first image of the list that "
+                "differs between the runs."
+            )
 
 
 def check_image_lists(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +138,7 @@ def check_image_lists(pairs: pd.DataFrame) -> pd.DataFrame:
     Raises:
         VlmtraceError: they do not; the sentence names the pair
     """
-    if any(name in pairs for name in IMAGE_LISTS.values()):
+    if any(name in pairs for name in (*IMAGE_LISTS.values(), *MASK_LISTS.values())):
         for pair in pairs.to_dict("records"):
             problem = list_problem(pair)
             if problem:

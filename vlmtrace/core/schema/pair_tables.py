@@ -135,7 +135,7 @@ FILTERS = Table(
 
 SET_ASIDE = Table(
     "set_aside",
-    "One row per raw row that did not become a pair.",
+    "One row per raw row that did not become a pair, and per image beside those of a table that no row names.",
     (
         Column("step", "text", "the filter that it did not pass"),
         Column("row", "text", "what the raw data call the row"),

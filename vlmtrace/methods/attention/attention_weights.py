@@ -8,8 +8,6 @@ is found by patching it. Shapes: B pairs of a batch, L layers, H heads, Q query 
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import torch
@@ -17,6 +15,7 @@ from scipy.stats import false_discovery_control
 
 from vlmtrace.core import stats
 from vlmtrace.core.arguments import Count, NonEmpty, Probability, Seed, checked
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import HEAD, MASK_LISTS, UNIT, check_columns
@@ -277,7 +276,7 @@ def _with_masks(pairs: pd.DataFrame) -> pd.DataFrame:
         )
     if len(usable) < len(pairs):
         missing = len(pairs) - len(usable)
-        warnings.warn(f"{missing} of {len(pairs)} pairs have no object mask and are left out.", stacklevel=3)
+        warn(f"{missing} of {len(pairs)} pairs have no object mask and are left out.")
     return usable
 
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from vlmtrace.core.arguments import Count, NonEmpty, NotNegative, Positive, Seed, checked
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import UNIT, validate_questions
@@ -363,9 +364,8 @@ def _warn_of_answers_left(table: pd.DataFrame, level: float) -> None:
     steps = table.drop_duplicates(["sample_id", "step"])
     left = steps["still_answers"] > 0.5
     if left.any():
-        warnings.warn(
+        warn(
             f"Under noise of level {level:g} the corrupt run still gives the answer in most draws at {left.sum()} of "
             f"{len(steps)} steps: there is little to restore. Choose a higher level (see noise_curve), or leave those "
-            "questions out.",
-            stacklevel=3,
+            "questions out."
         )

@@ -8,7 +8,6 @@ the pairs that found the heads is then tested on others, by running the model wi
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from scipy.stats import false_discovery_control
 
 from vlmtrace.core import stats
 from vlmtrace.core.arguments import Count, NotNegative, Probability, Seed, checked
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import CELL, HEAD, check_columns
 from vlmtrace.core.stored import StoredTable
@@ -192,8 +192,7 @@ def _warn_if_hopeless(cell: str, n_units: int, n_heads: int, n_permutations: int
     """Say it if so few units, or permutations, cannot show a head even if its effect is the same on each."""
     smallest = stats.smallest_mean_p(n_units, n_permutations)
     if smallest * n_heads >= alpha:
-        warnings.warn(
+        warn(
             f"{cell}: with {n_units} independent pairs no p-value falls below {smallest:.2g}, too much for one head "
-            f"among {n_heads} to pass a false discovery rate of {alpha}: use more samples.",
-            stacklevel=3,
+            f"among {n_heads} to pass a false discovery rate of {alpha}: use more samples."
         )

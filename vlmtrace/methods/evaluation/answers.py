@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import pandas as pd
@@ -10,10 +9,11 @@ import torch
 from scipy.stats import binomtest
 
 from vlmtrace.core.arguments import Count, NonEmpty, checked
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_mask
 from vlmtrace.core.progress import progress
-from vlmtrace.core.schema import SAME_PROMPTS, TABLES, validate_pairs
+from vlmtrace.core.schema import SAME_PROMPTS, TABLES, check_columns, validate_pairs
 from vlmtrace.inputs.alignment import sizes_mismatch
 from vlmtrace.inputs.answers import (
     Answers,
@@ -26,6 +26,7 @@ from vlmtrace.inputs.answers import (
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import (
     CORRUPTIONS,
+    NOTHING_CORRUPTED,
     PREFIX,
     drawn_mismatch,
     prefix_of,
@@ -35,8 +36,9 @@ from vlmtrace.inputs.corruption import (
 )
 from vlmtrace.inputs.encodable import EncodingCheck, generated_tokens
 from vlmtrace.inputs.pair_rows import images_alone, row_problem
-from vlmtrace.inputs.pictures import by_image, given_images, images_of, prompt_of
+from vlmtrace.inputs.pictures import are_same, by_image, given_images, images_of, prompt_of
 from vlmtrace.inputs.units import with_units
+from vlmtrace.inputs.words import folded
 from vlmtrace.models import VLM
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.products import FastProducts
@@ -55,10 +57,10 @@ def check_pairs(
     - a mask (a column that ends in "_mask") cannot be read, or is not of its image's size;
     - a prompt and its answer are longer than the model has positions for, or cannot be put into its tokens;
     - an answer cannot be written in the model's tokens, or both are the same tokens;
-    - "image" is among the corruptions, and its two images are not aligned (see `vlmtrace.inputs.alignment`):
-      `same_size` brings them to one size;
+    - "image" is among the corruptions, and its two images are the same picture, or are not aligned (see
+      `vlmtrace.inputs.alignment`): `same_size` brings them to one size;
     - "text" is among the corruptions, and its clean and corrupt prompts do not have the same number of tokens or their
-      words not at the same positions.
+      words not at the same positions; or it is the only one, and they are the same.
 
     Args:
         model: its processor and tokenizer decide
@@ -108,16 +110,30 @@ def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: Encoding
                 if str(column).endswith("_mask") and isinstance(mask, str) and mask:
                     side = "corrupt_image" if str(column).startswith("corrupt") else "clean_image"
                     open_mask(mask, images[side][i].size, f"pair {pair['sample_id']!r}")
+        if prefix:
+            _check_prefix(model, prefix)
         check_options(model, options, prefix)
         for run in ("clean", *corruptions):
             image, prompt = CORRUPTIONS.get(run, ("clean_image", "clean_prompt"))
             check.check(images[image], pair[prompt], options, prefix)
         sizes = [[image.size for image in images[column]] for column in ("clean_image", "corrupt_image")]
-        problem = sizes_mismatch(model, *sizes) if "image" in corruptions else None
+        if "image" in corruptions:
+            if are_same(images["clean_image"], images["corrupt_image"]):
+                return NOTHING_CORRUPTED["image"]
+            problem = sizes_mismatch(model, *sizes)
+        elif "text" in corruptions and pair["clean_prompt"] == pair["corrupt_prompt"]:
+            return NOTHING_CORRUPTED["text"]
         problem = problem or (token_mismatch(model, pair) if "text" in corruptions else None)
         return problem or drawn_mismatch(model, pair, corruptions)
     except VlmtraceError as error:
         return str(error)
+
+
+def _check_prefix(model: VLM, prefix: str) -> None:
+    try:
+        model.spell_answer(prefix)
+    except VlmtraceError as error:
+        raise VlmtraceError(f"The beginning of the answer (answer_prefix) cannot be given: {error}") from error
 
 
 @checked
@@ -162,17 +178,12 @@ def _usable(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str]) -> tupl
     """The usable pairs, and which of them are pairs of images alone."""
     usable, set_aside = check_pairs(model, pairs, corruptions)
     alone = images_alone(usable)
-    if "text" in corruptions and "image" not in corruptions:
-        names = usable["sample_id"][alone]
-        set_aside = pd.concat([set_aside, pd.DataFrame({"sample_id": names, "reason": _NO_TEXT}, dtype=str)])
-        usable, alone = usable[~alone].reset_index(drop=True), alone[~alone].reset_index(drop=True)
     if len(set_aside):
-        warnings.warn(_set_aside_warning(set_aside, len(pairs)), stacklevel=4)
+        warn(_set_aside_warning(set_aside, len(pairs)))
     if "text" in corruptions and alone.any():
-        warnings.warn(
-            f"{int(alone.sum())} of {len(usable)} pairs are pairs of images alone ({_NO_TEXT}): they are answered with "
-            "the corrupt image only, and their columns of text corruption are empty.",
-            stacklevel=4,
+        warn(
+            f"{int(alone.sum())} of {len(usable)} pairs are pairs of images alone ({NOTHING_CORRUPTED['text']}): they "
+            "are answered with the corrupt image only, and their columns of text corruption are empty."
         )
     if usable.empty:
         raise VlmtraceError(
@@ -251,9 +262,6 @@ def evaluate(
         _evaluate_batch(model, batch, runs) for batch, runs in progress(batches, f"answering {len(usable)} pairs")
     ]
     return _with_missing(pd.concat(tables).sort_index(), corruptions)
-
-
-_NO_TEXT = "the clean and the corrupt prompt are the same, so there is no text corruption"
 
 
 def _with_missing(evaluated: pd.DataFrame, corruptions: Sequence[str]) -> pd.DataFrame:
@@ -340,7 +348,7 @@ def _gives(
 ) -> list[bool]:
     """Whether each answer is the expected one, in the very tokens that are measured."""
     return [
-        answer.strip(" .").casefold() == other.strip().casefold() and tuple(own[: len(tokens)]) == tuple(tokens)
+        folded(answer.strip(" .")) == folded(other.strip()) and tuple(own[: len(tokens)]) == tuple(tokens)
         for answer, own, other, tokens in zip(answers, ids, expected, measured, strict=True)
     ]
 
@@ -370,6 +378,9 @@ def accuracy_table(evaluated: pd.DataFrame, by: NonEmpty[str] = ("task", "catego
         columns *by, measure, accuracy (share of pairs, 0 to 1), n (pairs), and ci_low, ci_high: the 95 % interval of
         Wilson 1927 (https://doi.org/10.1080/01621459.1927.10502953); one row per group and measure
 
+    Raises:
+        VlmtraceError: a column is missing
+
     Example:
         >>> import vlmtrace as vt
         >>> model = vt.load_model("tiny-blip")
@@ -378,6 +389,7 @@ def accuracy_table(evaluated: pd.DataFrame, by: NonEmpty[str] = ("task", "catego
         >>> accuracy.set_index("measure")["accuracy"].to_dict()
         {'clean': 1.0, 'image_flipped': 1.0, 'text_changed': 1.0, 'both_sides': 1.0}
     """
+    check_columns(evaluated, (*by, "is_correct"), "evaluated")
     table = evaluated.copy()
     if "image_is_flipped" in table:
         table["both_sides"] = table["is_correct"] & table["image_is_flipped"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pandas as pd
 
 from vlmtrace.core.arguments import Count, Seed, Share, checked
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.schema import UNIT, check_columns
+from vlmtrace.core.schema import TABLES, UNIT, check_columns
 from vlmtrace.inputs.units import with_units
 
 #: Column of the selected table: heads are found on "discover" pairs and tested on "verify" pairs.
@@ -39,9 +38,15 @@ def eligible(evaluated: pd.DataFrame) -> pd.Series:
         bool, one value per row of `evaluated`
 
     Raises:
-        VlmtraceError: a column is missing
+        VlmtraceError: a column is missing, or is not of true and false
     """
-    check_columns(evaluated, (*STRATUM, "sample_id", "is_correct"), "evaluated")
+    measured = [name for name in ("image", "text") if f"{name}_logit_diff" in evaluated]
+    needed = (*STRATUM, "sample_id", "is_correct", *(["clean_logit_diff"] if measured else []))
+    check_columns(evaluated, needed, "evaluated")
+    for column in CRITERIA:
+        fault = TABLES["evaluated"].column(column).fault(evaluated[column]) if column in evaluated else ""
+        if fault:  # "False" as text would be true
+            raise VlmtraceError(f"The column {column!r} of the evaluated table {fault}: correct it.")
     # What is missing was not asked for: a pair of images alone has no text corruption.
     present = [
         evaluated[column].map(lambda met: pd.isna(met) or bool(met)).astype(bool)
@@ -95,6 +100,8 @@ def select_samples(
         raise VlmtraceError(f"per_category={per_category} leaves no pair for each option order: ask for at least 2.")
     evaluated = with_units(evaluated).reset_index(drop=True)  # rows are drawn by their number, whatever their labels
     pool = evaluated[eligible(evaluated)]
+    if evaluated.empty:
+        raise VlmtraceError("The evaluated table has no rows: evaluate pairs that the model can take.")
     if pool.empty:
         met = {name: evaluated[name].dropna() for name in CRITERIA if name in evaluated}
         shares = ", ".join(f"{name} {known.mean():.0%}" for name, known in met.items() if len(known))
@@ -144,10 +151,9 @@ def _split(units: pd.Series, n_verify: int, sides: dict[str, str]) -> dict[int, 
 def _warn_of_empty_side(selected: pd.DataFrame, verify_share: float) -> None:
     """Say it if pairs hang together so much that all of them are on one side of the split."""
     if selected[USE].nunique() < 2 and 0 < verify_share < 1 and len(selected) > 1:
-        warnings.warn(
+        warn(
             f"All {len(selected)} selected pairs are to {selected[USE].iloc[0]}: they form {selected[UNIT].nunique()} "
-            "units (pairs that share an image belong together), too few to split. Use pairs with images of their own.",
-            stacklevel=3,
+            "units (pairs that share an image belong together), too few to split. Use pairs with images of their own."
         )
 
 
@@ -175,6 +181,9 @@ def selection_table(evaluated: pd.DataFrame, selected: pd.DataFrame, per_categor
         >>> counts[["available", "eligible", "got"]].sum().to_dict()
         {'available': 4, 'eligible': 4, 'got': 4}
     """
+    if USE not in selected:
+        raise VlmtraceError(f"The selected table has no column {USE!r}: make it with vt.select_samples.")
+    check_columns(selected, STRATUM, "selected")
     flags = evaluated.assign(eligible=eligible(evaluated))
     table = flags.groupby(STRATUM, sort=True).agg(available=("sample_id", "size"), eligible=("eligible", "sum"))
     got = selected.groupby([*STRATUM, USE]).size().unstack(USE, fill_value=0)

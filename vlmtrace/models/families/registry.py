@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pkgutil
-import warnings
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -13,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.families.guess import CannotGuess, guess
 from vlmtrace.models.families.spec import FamilySpec, UnsupportedFamily
@@ -44,7 +44,7 @@ def _found() -> tuple[dict[str, FamilySpec], tuple[str, ...]]:
                 raise VlmtraceError(f"{', '.join(taken)} is a family already")
         except Exception as error:  # whatever somebody else's package raises: it must not take the others down
             broken.append(_cannot_be_used(point, error))
-            warnings.warn(broken[-1], stacklevel=3)
+            warn(broken[-1])
             continue
         found |= brought
     return found, tuple(broken)

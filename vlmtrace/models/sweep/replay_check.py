@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.sweep.layer_calls import stream_of
 from vlmtrace.models.types import Inputs, Trace
@@ -78,8 +77,7 @@ def leave_out_unknown_vision_encoder(model: VLM, trace: Trace, inputs: Inputs) -
     if known != seen:
         del model.blocks[name]
         model.entry_blocks = tuple(model.blocks)
-        warnings.warn(
+        warn(
             f"The vision encoder of {model.name} has {seen} positions where its patches are {known}: it is not offered "
-            "for patching.",
-            stacklevel=3,
+            "for patching."
         )

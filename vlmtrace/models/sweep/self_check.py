@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 
 import numpy as np
 import torch
 from PIL import Image
 
 from vlmtrace.core.arguments import checked
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.sweep import reference
@@ -45,10 +45,9 @@ def self_check(model: VLM) -> None:
     unknown = model.sweep_unsupported_reason(corrupt)
     if unknown:
         model.uses_fast_sweep = False
-        warnings.warn(
+        warn(
             f"The fast sweep does not know {unknown} of {model.name}: sweeps will use the hooked reference, which is "
-            "slow but right.",
-            stacklevel=2,
+            "slow but right."
         )
     names = ["an image of noise"]
     for inputs in (clean, corrupt):
@@ -96,10 +95,9 @@ def self_check(model: VLM) -> None:
             f"{model.name} is not supported: a patch of it gives logits that differ by {worst:.2g} from those of a "
             f"hooked forward pass, where {allowed:.2g} is rounding."
         )
-    warnings.warn(
+    warn(
         f"The fast sweep differs from the hooked reference by {worst:.2g} on {model.name}: "
-        "sweeps will use the reference, which is slow but right.",
-        stacklevel=2,
+        "sweeps will use the reference, which is slow but right."
     )
 
 

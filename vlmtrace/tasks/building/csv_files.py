@@ -18,8 +18,17 @@ from typing import TextIO
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.schema import MAX_COLUMNS, check_columns
-from vlmtrace.tasks.building.csv_header import ABOVE, MAX_HEADER, column_names, header_place, is_sep, plain, split_line
+from vlmtrace.core.schema import MAX_COLUMNS
+from vlmtrace.tasks.building.csv_header import (
+    ABOVE,
+    MAX_HEADER,
+    check_header,
+    column_names,
+    header_place,
+    is_sep,
+    plain,
+    split_line,
+)
 
 #: Endings of files in a folder that may be tables.
 ENDINGS = (".csv", ".tsv")
@@ -62,7 +71,12 @@ class CsvTable:
 
 
 def read_csv(
-    path: Path, columns: Sequence[str], *, known: Iterable[str] = (), names: Mapping[str, str] | None = None
+    path: Path,
+    columns: Sequence[str],
+    *,
+    known: Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
+    instead: Mapping[str, str] | None = None,
 ) -> CsvTable:
     """A CSV, whoever wrote it.
 
@@ -72,6 +86,7 @@ def read_csv(
         known: further columns whose names are understood in capitals or with blanks, too
         names: what else columns may be called, in lower case → the column; where a table has several names of one
             column, the first in this order counts
+        instead: column → another, one of `known`, that says the same where the first is missing
 
     Returns:
         the table
@@ -83,7 +98,7 @@ def read_csv(
     wanted = {**(names or {}), **{name: name for name in (*columns, *known)}}
     try:
         with open(path, encoding=encoding, newline="") as file:
-            return _read(file, path, columns, wanted)
+            return _read(file, path, columns, wanted, instead or {})
     except UnicodeDecodeError as error:
         raise VlmtraceError(
             f"{path} is not a readable CSV ({_undecodable(path, encoding, error)}): save it as UTF-8 (in Excel: 'CSV "
@@ -112,6 +127,8 @@ def encoding_of(path: Path) -> str:
     for first, kind in OTHER_KINDS.items():
         if start.startswith(first):
             raise VlmtraceError(f"{path} is {kind}.")
+    if start.lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith((b"<!doctype html", b"<html")):
+        raise VlmtraceError(f"{path} is a page of the web, and not the file that it speaks of: download that file.")
     return next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8")
 
 
@@ -127,17 +144,19 @@ def _undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
     return str(error)
 
 
-def _read(file: TextIO, path: Path, columns: Sequence[str], wanted: Mapping[str, str]) -> CsvTable:
+def _read(
+    file: TextIO, path: Path, columns: Sequence[str], wanted: Mapping[str, str], instead: Mapping[str, str]
+) -> CsvTable:
     lines = _lines(file, path)
     top = list(islice(lines, ABOVE))
-    above, delimiter = header_place(top, columns, wanted)
+    above, delimiter = header_place(top, columns, wanted, instead)
     numbered = 1 + above - sum(map(is_sep, top[:above]))  # Excel does not show its own line
     records = _records(chain(top[above:], lines), delimiter, path, numbered)
     _, first = next(records, (numbered, []))
     if len(first) > MAX_COLUMNS:
         raise VlmtraceError(f"{path} has {len(first):,} columns, more than {MAX_COLUMNS:,}: it is no table of rows.")
     header = column_names([cell.strip() for cell in first], wanted, path)
-    check_columns(pd.DataFrame(columns=[name for name in header if name]), columns, f"CSV {path.name}")
+    check_header([name for name in header if name], columns, path, wanted, instead)
     rows, names, faults = [], [], []
     for number, record in records:
         if record:  # a line without anything is no row
@@ -202,7 +221,15 @@ def _cells(record: Sequence[str], header: Sequence[str | None]) -> tuple[list[st
     return [*cells, *[""] * (len(header) - len(cells))][: len(header)], fault
 
 
-def find_csv(root: Path, columns: Sequence[str], task: str, names: Mapping[str, str] | None = None) -> Path:
+def find_csv(
+    root: Path,
+    columns: Sequence[str],
+    task: str,
+    names: Mapping[str, str] | None = None,
+    *,
+    known: Iterable[str] = (),
+    instead: Mapping[str, str] | None = None,
+) -> Path:
     """The CSV that root is, or the one in the folder root that has these columns.
 
     Args:
@@ -210,6 +237,8 @@ def find_csv(root: Path, columns: Sequence[str], task: str, names: Mapping[str, 
         columns: names that its header must have
         task: name of the data set, for the sentence
         names: what else columns may be called, in lower case → the column
+        known: further columns, as for `read_csv`
+        instead: as for `read_csv`
 
     Returns:
         the file
@@ -219,7 +248,7 @@ def find_csv(root: Path, columns: Sequence[str], task: str, names: Mapping[str, 
     """
     if root.is_file():
         return root
-    faults = {path: csv_fault(path, columns, names) for path in tables_in(root)}
+    faults = {path: csv_fault(path, columns, names, known, instead) for path in tables_in(root)}
     found = [path for path, fault in faults.items() if fault is None]
     if len(found) > 1:
         raise several_tables(root, task, found)
@@ -257,24 +286,32 @@ def tables_in(folder: Path, endings: Sequence[str] = ENDINGS) -> list[Path]:
     )
 
 
-def csv_fault(path: Path, columns: Sequence[str], names: Mapping[str, str] | None) -> str | None:
+def csv_fault(
+    path: Path,
+    columns: Sequence[str],
+    names: Mapping[str, str] | None,
+    known: Iterable[str] = (),
+    instead: Mapping[str, str] | None = None,
+) -> str | None:
     """Why a file is not the table that is looked for, as far as its header says.
 
     Args:
         path: the file
         columns: names that its header must have
         names: what else columns may be called
+        known: further columns
+        instead: as for `read_csv`
 
     Returns:
         a sentence; None: it is the table, whatever faults its rows have
     """
-    wanted = {**(names or {}), **{name: name for name in columns}}
+    wanted = {**(names or {}), **{name: name for name in (*columns, *known)}}
     try:
         with open(path, encoding=encoding_of(path), newline="") as file:
             top = list(islice(_lines(file, path), ABOVE))
-        above, delimiter = header_place(top, columns, wanted)
+        above, delimiter = header_place(top, columns, wanted, instead)
         header = [wanted.get(plain(cell), cell) for cell in split_line("".join(top[above : above + 1]), delimiter)]
-        check_columns(pd.DataFrame(columns=header), columns, f"CSV {path.name}")
+        check_header(header, columns, path, wanted, instead or {})
     except VlmtraceError as error:
         return str(error)
     except (OSError, UnicodeDecodeError) as error:

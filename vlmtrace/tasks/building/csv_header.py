@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.schema import check_columns
 
 DELIMITERS = (",", ";", "\t", "|")
 
@@ -37,13 +40,19 @@ def split_line(line: str, delimiter: str) -> list[str]:
         return []
 
 
-def header_place(top: Sequence[str], columns: Sequence[str], wanted: Mapping[str, str]) -> tuple[int, str]:
+def header_place(
+    top: Sequence[str],
+    columns: Sequence[str],
+    wanted: Mapping[str, str],
+    instead: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
     """Where the header is: the first line that has the columns, if only comments and a title stand above it.
 
     Args:
         top: the first lines of a file
         columns: names that the header must have
         wanted: what columns may be called → the column
+        instead: column → another that says the same where the first is missing
 
     Returns:
         how many lines stand above the header, and what stands between its cells
@@ -55,6 +64,7 @@ def header_place(top: Sequence[str], columns: Sequence[str], wanted: Mapping[str
         for delimiter in DELIMITERS:
             cells = split_line(line, delimiter)
             found = {wanted[plain(cell)] for cell in cells if plain(cell) in wanted}
+            found |= {column for column, other in (instead or {}).items() if other in found}
             if found.issuperset(columns):
                 return place, delimiter
             if best[0] < len(found) and (best[0] <= 0 or place == best[1]):
@@ -105,3 +115,23 @@ def column_names(cells: Sequence[str], wanted: Mapping[str, str], path: Path) ->
         for place, rank in zip(found, ranks, strict=True):
             header[place] = name if rank == best else None
     return header
+
+
+def check_header(
+    header: Sequence[str], columns: Sequence[str], path: Path, wanted: Mapping[str, str], instead: Mapping[str, str]
+) -> None:
+    """Check that a header has the columns that are needed.
+
+    Args:
+        header: the names of a file's columns
+        columns: those that it must have
+        path: the file
+        wanted: what columns may be called → the column
+        instead: column → another that says the same
+
+    Raises:
+        VlmtraceError: one is missing; a known column is not taken for a misspelled one
+    """
+    needed = [name for name in columns if name in header or instead.get(name) not in header]
+    own = set(wanted.values())
+    check_columns(pd.DataFrame(columns=[*header]), needed, f"CSV {path.name}", own=own)

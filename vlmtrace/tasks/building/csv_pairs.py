@@ -7,25 +7,25 @@ alone, and its corrupt prompt is the clean one.
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import relative
 from vlmtrace.core.schema import IMAGE_LISTS, MASK_LISTS, TABLES, list_problem
 from vlmtrace.inputs.pair_rows import row_problem
 from vlmtrace.inputs.words import find_word
 from vlmtrace.tasks.building.csv_files import find_csv, read_csv
-from vlmtrace.tasks.building.image_files import image_problem
-from vlmtrace.tasks.building.named_files import exact_file
+from vlmtrace.tasks.building.csv_row_files import RowFiles, files_of, split_list, with_single_images
+from vlmtrace.tasks.building.image_files import same_picture
 from vlmtrace.tasks.building.row_audit import refused
 from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, Row, draw, pair_row
 from vlmtrace.tasks.building.token_replacement import Replacer, words_beside
+from vlmtrace.tasks.building.unnamed_files import account_unnamed
 from vlmtrace.tasks.declaration import Request
 
 #: What a row of one's own CSV must say; everything else of a pair follows from it, unless it stands there too.
@@ -59,9 +59,12 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
         VlmtraceError: the file cannot be read, a column is missing, no row can be used, or a sample_id stands twice
     """
     filters = request.filters
-    root = find_csv(request.root, NEEDED_COLUMNS, request.task)
-    read = read_csv(root, NEEDED_COLUMNS, known=[column.name for column in TABLES["pairs"].columns])
+    known = [column.name for column in TABLES["pairs"].columns]
+    root = find_csv(request.root, NEEDED_COLUMNS, request.task, instead=IMAGE_LISTS, known=known)
+    read = read_csv(root, NEEDED_COLUMNS, known=known, instead=IMAGE_LISTS)
     table = read.table.rename(columns={name: f"{name} " for name in RESERVED}).assign(row=read.rows)
+    table = table.assign(**{name: "" for name in NEEDED_COLUMNS if name not in table})
+    account_unnamed(filters, files_of(table, root.parent), root.parent)
     if "sample_id" in table:
         given = table["sample_id"][table["sample_id"] != ""]
         if given.duplicated().any():
@@ -70,7 +73,8 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
     if "category" not in table:
         table["category"] = "all"
     if any(name in table for name in IMAGE_LISTS.values()):
-        table = pd.DataFrame([_with_single_images(row) for row in table.to_dict("records")], index=table.index)
+        rows = [with_single_images(row) for row in table.to_dict("records")]
+        table = pd.DataFrame(rows, index=table.index, columns=table.columns)
     problems = [fault or _problem(row) for row, fault in zip(table.to_dict("records"), read.faults, strict=True)]
     table = filters.keep(ROW, table, problems, "rows")
     if table.empty:
@@ -88,58 +92,29 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
     replacer = Replacer(request.model)
 
     def build(row: Row, first: bool, generator: np.random.Generator) -> Row:
-        images = [relative(_image(root.parent, row[column], column)) for column in IMAGE_LISTS]
-        lists: dict[str, list[str | None]] = {
-            name: [relative(_image(root.parent, image, name)) for image in split_list(row[name])]
-            for name in IMAGE_LISTS.values()
-            if row.get(name)
-        }
+        files = RowFiles(root.parent, row)
         options = row["correct_answer"], row["incorrect_answer"]
         corrupt = _corrupt_prompt(
             row, options if first else options[::-1], replacer, answers[row["category"]], generator
         )
+        if corrupt == row["clean_prompt"] and same_picture(files.single["clean_image"], files.single["corrupt_image"]):
+            raise Rejected(IMAGE, "both images are the same, and so are both prompts: nothing is corrupted")
         pair = pair_row(
             request.task,
             row,
             category=row["category"],
-            images=(images[0], images[1]),
+            images=(relative(files.single["clean_image"]), relative(files.single["corrupt_image"])),
             prompts=(row["clean_prompt"], corrupt),
             options=options,
             correct_first=first,
         )
         own = {name: value for name, value in row.items() if name not in {*pair, *RESERVED} and value != ""}
-        masks = {name: _mask(root.parent, path) for name, path in own.items() if name.endswith("_mask")}
-        lists |= {
-            name: [_mask(root.parent, path) if path else None for path in split_list(own[name])]
-            for name in MASK_LISTS.values()
-            if name in own
-        }
-        further: Row = {name.removesuffix(" "): value for name, value in {**own, **masks, **lists}.items()}
+        listed = {*IMAGE_LISTS.values(), *MASK_LISTS.values()}
+        kept = {name.removesuffix(" "): value for name, value in own.items() if name not in listed}
+        further: Row = kept | files.lists() | files.masks(own)
         return pair | further | ({"sample_id": row["sample_id"]} if row.get("sample_id") else {})
 
     return draw(table, request.n, request.seed, build, filters, unit="rows")
-
-
-def split_list(cell: str) -> list[str]:
-    """What a cell lists, with semicolons between.
-
-    Args:
-        cell: of a column of several images or masks
-
-    >>> split_list("a.png; b.png"), split_list("")
-    (['a.png', 'b.png'], [])
-    """
-    return [part.strip() for part in cell.split(";")] if cell.strip() else []
-
-
-def _with_single_images(row: Row) -> Row:
-    """A row that lists several images, with the first that differs in the columns of single images, where empty."""
-    clean, corrupt = (split_list(row.get(name, "")) for name in IMAGE_LISTS.values())
-    if not clean or len(clean) != len(corrupt):
-        return row
-    changed = next((i for i, (a, b) in enumerate(zip(clean, corrupt, strict=True)) if a != b), 0)
-    images = dict(zip(IMAGE_LISTS, (clean[changed], corrupt[changed]), strict=True))
-    return row | {column: row[column] or image for column, image in images.items()}
 
 
 def _warn_of_options(table: pd.DataFrame, root: Path) -> None:
@@ -151,29 +126,11 @@ def _warn_of_options(table: pd.DataFrame, root: Path) -> None:
     ]
     if rows:
         one = rows[0]
-        warnings.warn(
+        warn(
             f"{len(rows)} of {len(table)} rows of {root.name} have options that do not stand in their clean_prompt "
             f"(e.g. {one['row']}: {one['correct_answer']!r} or {one['incorrect_answer']!r} in {one['clean_prompt']!r}"
-            "): they are pairs of images alone, without text corruption.",
-            stacklevel=5,
+            "): they are pairs of images alone, without text corruption."
         )
-
-
-def _image(folder: Path, name: str, column: str) -> Path:
-    path = exact_file(folder, name)
-    if path is None and re.match(r"(?:https?|ftp|s3|gs):", name, re.IGNORECASE):
-        raise Rejected(IMAGE, f"{column}: it is an address on the web: save the image and write the path of its file")
-    problem = "the image file is missing" if path is None else image_problem(path)
-    if path is None or problem:
-        raise Rejected(IMAGE, f"{column}: {problem}")
-    return path
-
-
-def _mask(folder: Path, name: str) -> str:
-    try:
-        return relative(exact_file(folder, name) or folder / name)
-    except (OSError, RuntimeError):  # links in a circle: whoever draws the mask will say that it cannot be read
-        return (folder / name).as_posix()
 
 
 def _corrupt_prompt(
@@ -195,7 +152,9 @@ def _corrupt_prompt(
 
 
 def _problem(row: Mapping[str, str]) -> str | None:
-    lists = {name: split_list(row.get(name, "")) for name in (*IMAGE_LISTS.values(), *MASK_LISTS.values())}
+    lists: dict[str, list[str]] = {name: split_list(row.get(name, "")) for name in IMAGE_LISTS.values()}
+    n_images = max(1, *map(len, lists.values()))
+    lists |= {name: split_list(row.get(name, ""), n_images) for name in MASK_LISTS.values()}
     problem = list_problem({**row, **lists}) or row_problem(row)
     if problem:
         return problem

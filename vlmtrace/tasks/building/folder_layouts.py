@@ -11,6 +11,7 @@ import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.tasks.building.image_files import as_text, files_below, image_files
+from vlmtrace.tasks.building.named_files import DERIVED
 from vlmtrace.tasks.building.row_audit import refused
 from vlmtrace.tasks.declaration import Request
 
@@ -27,6 +28,9 @@ SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 
 #: Where no folder is a collection's test set, its held-out images are those for validation.
 INSTEAD = {"test": ("test", "val")}
+
+#: Folders in which a network drive, an archive or a recycle bin keeps copies, in lower case.
+SYSTEMS = frozenset("@eadir __macosx #recycle $recycle.bin lost+found".split())
 
 #: Folders that hold nothing but one folder: an archive's own, and the one that it was unpacked into.
 WRAPPINGS = 2
@@ -70,6 +74,7 @@ def images_below(
         _elsewhere(path, root, place) if folder is None else None
         for path, folder in zip(images["path"], folders, strict=True)
     ]
+    astray = _derived(images["path"], folders, astray, place)
     images = images.assign(folder=[unicodedata.normalize("NFC", folder or "") for folder in folders])
     images = filters.keep(PLACED, images, astray, "images")
     if images.empty:
@@ -153,6 +158,36 @@ def _label_folder(path: Path, place: Path) -> str | None:
     """The folder in `place` below which a file lies; None: it lies in none."""
     parts = path.relative_to(place).parts if path.is_relative_to(place) else ()
     return parts[0] if len(parts) > 1 else None
+
+
+def _derived(
+    paths: Sequence[Path], folders: Sequence[str | None], astray: Sequence[str | None], place: Path
+) -> list[str | None]:
+    """Why images lie astray: also those in folders of thumbnails or masks beside a label's photographs.
+
+    A label whose images all lie in such folders (a collection of depth maps, say) keeps them.
+    """
+    astray = [
+        reason or ("it lies in a folder that a system keeps for itself" if _is_systems(path, place) else None)
+        for path, reason in zip(paths, astray, strict=True)
+    ]
+    below = [
+        next((part for part in path.relative_to(place).parts[1:-1] if DERIVED.search(part.lower())), None)
+        if reason is None
+        else None
+        for path, reason in zip(paths, astray, strict=True)
+    ]
+    photographed = {
+        folder for folder, part, reason in zip(folders, below, astray, strict=True) if part is None and reason is None
+    }
+    return [
+        f"it lies in {part!r}, a folder of what is made from photographs" if part and folder in photographed else reason
+        for folder, part, reason in zip(folders, below, astray, strict=True)
+    ]
+
+
+def _is_systems(path: Path, place: Path) -> bool:
+    return any(part.lower() in SYSTEMS for part in path.relative_to(place).parts[:-1])
 
 
 def _elsewhere(path: Path, root: Path, place: Path) -> str:

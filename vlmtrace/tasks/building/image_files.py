@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from vlmtrace.core.arguments import checked
+from vlmtrace.core.files import content_of
 from vlmtrace.core.images import FORMATS, HEIC, NEEDS_HEIF, ImageError, heic_is_read, open_image
 
 #: What files are that people keep beside photographs, by the endings of their names.
@@ -163,6 +164,22 @@ def image_problem(path: Path) -> str | None:
     if (darkest == brightest).all():
         return "the image is blank: all of it has one color"
     return None
+
+
+def same_picture(first: Path, second: Path) -> bool:
+    """Whether two files hold the same picture: as bytes, or pixel by pixel.
+
+    Args:
+        first: the file of an image
+        second: that of another
+
+    Raises:
+        VlmtraceError: one cannot be read
+    """
+    if content_of(first) == content_of(second):
+        return True
+    one, other = open_image(first.resolve()), open_image(second.resolve())
+    return one.size == other.size and np.array_equal(np.asarray(one), np.asarray(other))
 
 
 @checked

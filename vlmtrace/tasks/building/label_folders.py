@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.files import content_of
 from vlmtrace.core.paths import relative
-from vlmtrace.tasks.building.image_files import image_problem
+from vlmtrace.tasks.building.image_files import image_problem, same_picture
 from vlmtrace.tasks.building.row_audit import refused
 from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, digest, draw, pair_row
 from vlmtrace.tasks.building.token_replacement import Pool, Replacer
@@ -130,7 +129,7 @@ def _take(stock: deque[Path], clean: Path, mirrored: Mapping[Path, Path]) -> Pat
         if mirrored.get(path, clean) != clean or mirrored.get(clean, path) != path:
             stock.append(path)
         elif image_problem(path) is None:
-            if content_of(path) != content_of(clean):
+            if not same_picture(path, clean):
                 return path
             stock.append(path)  # may serve another pair
     return None

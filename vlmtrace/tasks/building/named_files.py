@@ -26,6 +26,7 @@ from vlmtrace.tasks.building.image_files import image_files
 #: never means a file in one of them.
 DERIVED = re.compile(
     r"(?<![a-z])(?:mask|segment|segm?(?![a-z])|thumb|preview|depth|disparity|panoptic|saliency|heatmap)"
+    r"|^@eadir$"  # where a network drive keeps its thumbnails
 )
 
 #: A file's number: the whole of its name, or what follows a split as COCO and its kin write it.

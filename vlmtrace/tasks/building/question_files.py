@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vlmtrace.tasks.building.named_files import NamedImages, NoFile
 from vlmtrace.tasks.building.question_tables import NEEDED_COLUMNS, find_table, read_table
 from vlmtrace.tasks.building.row_audit import refused
 from vlmtrace.tasks.building.sampling import IMAGE, Rejected, digest, draw
+from vlmtrace.tasks.building.unnamed_files import account_unnamed
 from vlmtrace.tasks.declaration import Request
 
 ANSWERED, KIND, IMAGE_THERE = "question and answer are there", "kind of question is asked for", "image is there"
@@ -48,6 +50,8 @@ def read_questions(
     place = find_table(request.root, request.task, request.split, splits)
     read = read_table(place)
     table = read.table.assign(row=read.rows)
+    images = NamedImages(place if place.is_dir() else place.parent, request.root if request.root.is_dir() else None)
+    account_unnamed(filters, _files_of(images, table["image_id"]), images.folder)
     empty = [
         fault or next((f"{column} is empty" for column in NEEDED_COLUMNS if not row[column].strip()), None)
         for row, fault in zip(table.to_dict("records"), read.faults, strict=True)
@@ -57,7 +61,6 @@ def read_questions(
     table["category"] = [category_of(row) for row in table.to_dict("records")]
     known = [None if kind in kinds else f"it asks for {kind}" for kind in table["category"]]
     table = filters.keep(KIND, table, known, "questions")
-    images = NamedImages(place if place.is_dir() else place.parent, request.root if request.root.is_dir() else None)
     found: list[Path | None] = []
     reasons: list[str | None] = []
     for name in table["image_id"]:
@@ -73,6 +76,13 @@ def read_questions(
             "the images beside the questions or into a folder images, under the names that the questions use."
         )
     return filters.keep(IMAGE_THERE, table.assign(path=found), reasons, "questions")
+
+
+def _files_of(images: NamedImages, names: pd.Series) -> Iterator[Path]:
+    """The files that questions name, whatever becomes of these questions."""
+    for name in names.unique():
+        with contextlib.suppress(NoFile):
+            yield images.find(name)
 
 
 def draw_questions(table: pd.DataFrame, request: Request) -> pd.DataFrame:

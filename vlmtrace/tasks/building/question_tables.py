@@ -86,6 +86,12 @@ def find_table(root: Path, task: str, split: str, splits: Sequence[str]) -> Path
     found = fitting or found
     if len(found) > 1:
         raise several_tables(root, task, found)
+    others = tables_in(root, JSON_ENDINGS)
+    if not found and others and not tables_in(root):
+        named = ", ".join(path.name for path in others[:3])
+        raise VlmtraceError(
+            f"{root} holds no questions for {task}: in {named} there is no record with {', '.join(NEEDED_COLUMNS)}."
+        )
     # The sentence of the last says what is there.
     return found[0] if found else find_csv(root, NEEDED_COLUMNS, task, COLUMN_NAMES)
 

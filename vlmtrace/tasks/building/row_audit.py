@@ -10,6 +10,9 @@ import pandas as pd
 FILTERS = ("step", "unit", "rows_in", "rows_used", "rows_set_aside")
 SET_ASIDE = ("step", "row", "reason")
 
+#: The step that names images of which no row tells anything.
+NAMED_BY_ROW = "a row names the image"
+
 
 @dataclass
 class Filters:
@@ -102,5 +105,7 @@ def refused(filters: Filters, limit: int = 3) -> str:
     >>> refused(Filters(reasons=[("a", "1", "no image"), ("a", "2", "no image"), ("b", "3", "no partner")]))
     'no image (2), no partner (1)'
     """
-    counts = filters.set_aside()["reason"].value_counts()
-    return ", ".join(f"{reason} ({n})" for reason, n in counts.head(limit).items())
+    aside = filters.set_aside()
+    # Images that no row names are not what a row lacks.
+    counts = aside.loc[aside["step"] != NAMED_BY_ROW, "reason"].value_counts()
+    return ", ".join(f"{reason.removesuffix('.')} ({n})" for reason, n in counts.head(limit).items())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.inputs.words import find_word
+from vlmtrace.inputs.words import find_word, folded
 
 if TYPE_CHECKING:
     from vlmtrace.models import VLM
@@ -141,9 +141,9 @@ class Replacer:
             from vlmtrace.inputs.answers import check_options  # needs torch, as a model does
 
             check_options(self.model, options)
-        banned = {word.casefold() for word in _with_synonyms(options, self.synonyms)}
+        banned = {folded(word) for word in _with_synonyms(options, self.synonyms)}
         for pool in pools:
-            allowed = [[word for word in words if word.casefold() not in banned] for words in pool]
+            allowed = [[word for word in words if folded(word) not in banned] for words in pool]
             for _ in range(TRIES):
                 replaced = prompt
                 try:
@@ -185,10 +185,10 @@ def symmetric_token_replacement(
         VlmtraceError: an option does not stand in the prompt, or the pool has no word for it
     """
     synonyms = synonyms or {}
-    banned = {word.casefold() for word in _with_synonyms(options, synonyms)}
-    banned |= {word.casefold() for word in pool if find_word(prompt, word)}
+    banned = {folded(word) for word in _with_synonyms(options, synonyms)}
+    banned |= {folded(word) for word in pool if find_word(prompt, word)}
     # One word in two cases is one word.
-    distinct = {word.casefold(): word for word in sorted(pool, reverse=True)}
+    distinct = {folded(word): word for word in sorted(pool, reverse=True)}
     candidates = sorted(
         word for key, word in distinct.items() if key not in banned and banned.isdisjoint(synonyms.get(word, ()))
     )
@@ -223,7 +223,7 @@ def cased_as(word: str, other: str) -> str:
     ('yellow', 'Yellow', 'YELLOW')
     """
     if other.islower():
-        return word.lower()
+        return word.lower().replace("i\u0307", "i")  # what Python makes of a capital I with a dot
     if other.isupper() and len(other) > 1:
         return word.upper()
     return word[:1].upper() + word[1:] if other[:1].isupper() else word
