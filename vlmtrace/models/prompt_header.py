@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import Pix2StructImageProcessorPil
 from transformers.models.pix2struct.image_processing_pil_pix2struct import DEFAULT_FONT_PATH, render_text
 
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import MOST_PIXELS
 from vlmtrace.core.types import Array
@@ -60,11 +60,10 @@ def find_font(name: str) -> Font:
     cached = huggingface_hub.try_to_load_from_cache(DEFAULT_FONT_PATH, ARIAL)
     if isinstance(cached, str):
         return Font("Arial", Path(cached).read_bytes())
-    warnings.warn(
+    warn(
         f"{name} reads its question as an image of letters, and Arial, in which transformers draws them, is not in the "
         f"hub's cache: DejaVu Sans is used. For the letters that the model was trained on, run: hf download "
-        f"{DEFAULT_FONT_PATH} {ARIAL}.",
-        stacklevel=2,
+        f"{DEFAULT_FONT_PATH} {ARIAL}."
     )
     return _dejavu()
 

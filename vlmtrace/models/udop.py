@@ -12,7 +12,6 @@ last corner, so that the last patch stands at the separators. Rows of 0 take the
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vlmtrace.core.arguments import Count, checked
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import one_of
 from vlmtrace.models.encoder_decoder import ENCODER, EncoderDecoder
 from vlmtrace.models.families import FamilySpec
@@ -71,10 +71,9 @@ class Udop(EncoderDecoder):
     def check_layers(self, trace: Trace, inputs: Inputs) -> None:
         """Say that sweeps are slower than those of other families, and that the page's words are not given."""
         super().check_layers(trace, inputs)
-        warnings.warn(
+        warn(
             f"{self.name} was trained on the words of a page with their places. It is given the image and the question "
-            "alone, as of a page on which no word was recognized.",
-            stacklevel=4,
+            "alone, as of a page on which no word was recognized."
         )
 
     # Positions of the encoder --------------------------------------------------------
