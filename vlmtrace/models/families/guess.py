@@ -95,6 +95,7 @@ def guess(config: Any) -> FamilySpec | None:
         attention_output=_in_all(stack.layers, PROJECTIONS, "output projection of attention"),
         mlp=_the_same_in_all(stack.layers, FEED_FORWARDS, "feed-forward"),
         vision_types=(),
+        one_image="its parts are guessed, and two images were never tried",
         layout=UnknownLayout(),
         square_side=None,
     )

@@ -14,6 +14,7 @@ FAMILIES = [
         attention_output=("self_attn.out_proj", "conv.out_proj"),
         mlp="feed_forward",
         vision_types=(),
+        several_images=True,
         square_side=None,
     )
 ]

@@ -14,6 +14,7 @@ FAMILIES = [
         vision="vision_model",
         mlp="feed_forward",
         vision_types=(),
+        several_images=True,
         square_side=None,
     )
 ]

@@ -27,6 +27,7 @@ FAMILIES = [
         text="model",
         vision="model.embed_tokens_extend.image_embed.img_processor",
         vision_types=(),
+        several_images=True,
         square_side=None,
         pixels="image_pixel_values",
         is_image=_is_image,
