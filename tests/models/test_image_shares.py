@@ -185,9 +185,9 @@ def test_a_painted_box_is_found_in_its_image(taking, which):
     for position in mine[:: max(1, len(mine) // 3)]:
         moved = changes(taking, images, which, boxes[position], block)
         assert moved[numbers != which].max() < 1e-5, "a position of the other image changes"
-        # Of tiles that show the same place, any may change most.
-        found = boxes[int(moved.argmax())]
-        assert shared_area(found, boxes[position]) > 0.5, f"{position} was painted, {int(moved.argmax())} changed most"
+        # Of tiles that show the same place, any may change most; and encoders carry a change on to other tokens.
+        most, nearly = int(moved.argmax()), block == LANGUAGE and moved[position] > 0.8 * moved.max()
+        assert nearly or shared_area(boxes[most], boxes[position]) > 0.5, f"{position} was painted, {most} changed most"
 
 
 def test_image_tokens_are_made_of_the_patches_that_they_name(taking, unlike):

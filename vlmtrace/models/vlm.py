@@ -157,9 +157,9 @@ class VLM(ModelInterface):
             VlmtraceError: it takes one, and `n` is more
         """
         if n > 1 and not self.family.several_images:
-            because = f" ({self.family.one_image})" if self.family.one_image else ""
+            why = self.family.one_image or "several were never tried"
             raise VlmtraceError(
-                f"{self.name} is of a family of which vlmtrace takes one image in a prompt, not {n}{because}: ask "
+                f"{self.name} is of a family of which vlmtrace takes one image in a prompt, not {n} ({why}): ask "
                 "about one image at a time, or use a model of a family that takes several, see "
                 "vlmtrace.models.families_table()."
             )
