@@ -238,4 +238,8 @@ def check_columns(table: pd.DataFrame | StoredTable, needed: Iterable[str], tabl
         if column not in table.columns:
             close = difflib.get_close_matches(column, [str(name) for name in table.columns], n=1)
             hint = f"rename {close[0]!r}" if close else f"it has {', '.join(map(str, table.columns)) or 'no columns'}"
+            if close and "video" in close[0].lower():
+                hint = (
+                    "a video is not read: save frames of it as images, and list them in clean_images and corrupt_images"
+                )
             raise VlmtraceError(f"The {_called(table_name, origin)} has no column {column!r}: {hint}.")
