@@ -13,7 +13,15 @@ from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.image_regions import image_regions, named_positions, on_image
 from vlmtrace.inputs.pair_runs import encode_pair
-from vlmtrace.inputs.pictures import boxes_side_by_side, by_image, cells, images_of, masks_side_by_side, side_by_side
+from vlmtrace.inputs.pictures import (
+    boxes_side_by_side,
+    by_image,
+    cells,
+    images_of,
+    masks_side_by_side,
+    picture_height,
+    side_by_side,
+)
 from vlmtrace.inputs.units import with_units
 from vlmtrace.methods.attention import head_attention
 from vlmtrace.pipeline.checkpoints import digest_of, image_state, is_image
@@ -234,3 +242,11 @@ def test_masks_follow_their_images(pairs, tmp_path):
     assert mask.shape == (40, 36 + 80)
     assert mask[0, 0] == mask[0, 36] == 255 and mask[0, 30] == mask[0, 36 + 79] == mask[39, 0] == 0
     assert masks_side_by_side(unlike.drop(["clean_object_masks", "clean_object_mask"]), "clean_object_mask") is None
+
+
+def test_figures_give_pictures_the_room_of_the_highest(tmp_path):
+    pairs = two_image_pairs(tmp_path, UNLIKE)
+    # The second of 60 × 30 pixels is scaled to the height of the first, 36 × 40.
+    assert picture_height(pairs) == pytest.approx(40 / (36 + 80))
+    alone = pairs.drop(columns=["clean_images", "corrupt_images"])
+    assert picture_height(alone) == picture_height(pd.concat([pairs, alone])) == picture_height(pairs[:0]) == 1
