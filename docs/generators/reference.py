@@ -57,7 +57,9 @@ def families() -> str:
             "vision_attention",
             "since",
         ]
-    ]
+    ].copy()
+    how["several_images"] = ["no" + f": {why}" * bool(why) for why in table["one_image"]]
+    how.loc[table["several_images"], "several_images"] = "yes"
     how = how.rename(columns={"vision_attention": "its attention weights"})
     particular = table[["family", "image_tokens", "handled"]].rename(
         columns={"image_tokens": "image tokens in the language model", "handled": "particular, and handled"}

@@ -250,8 +250,16 @@ def test_what_is_no_image_is_named(tmp_path, content, said):
 
 @pytest.mark.parametrize(
     "content",
-    [b"\x00\x00\x00\x14ftypqt  \x00\x00\x00\x00qt  ", b"\x1aE\xdf\xa3\x01\x00webm", b"RIFF\x00\x01\x00\x00AVI LIST"],
-    ids=["mov", "webm", "avi"],
+    [
+        b"\x00\x00\x00\x14ftypqt  \x00\x00\x00\x00qt  ",
+        b"\x00\x00\x00\x08wide\x00\x00\x10\x00mdat",
+        b"\x1aE\xdf\xa3\x01\x00webm",
+        b"RIFF\x00\x01\x00\x00AVI LIST",
+        b"\x00\x00\x01\xba\x44\x00\x04",
+        b"FLV\x01\x05\x00\x00\x00\x09",
+        b"0&\xb2u\x8ef\xcf\x11\xa6\xd9",
+    ],
+    ids=["mov", "old mov", "webm", "avi", "mpg", "flv", "wmv"],
 )
 def test_of_a_video_it_is_said_what_can_be_done(tmp_path, content):
     (tmp_path / "a.mp4").write_bytes(content)

@@ -10,7 +10,15 @@ from fixtures.contract import complete
 
 import vlmtrace
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.schema import TABLES, check_read, check_written, tables_markdown, validate_pairs, written_by
+from vlmtrace.core.schema import (
+    TABLES,
+    check_columns,
+    check_read,
+    check_written,
+    tables_markdown,
+    validate_pairs,
+    written_by,
+)
 from vlmtrace.pipeline.stages import stages
 
 PACKAGE = Path(vlmtrace.__file__).parent
@@ -275,3 +283,8 @@ def test_keys_and_values_of_the_contract_fit_together(table):
             assert value in column.meaning or len(column.values) == 2, (
                 f"{table.name}.{column.name} does not tell {value}"
             )
+
+
+def test_of_a_column_of_videos_it_is_said_what_can_be_done():
+    with pytest.raises(VlmtraceError, match="'clean_image': a video is not read: save frames of it as images"):
+        check_columns(pd.DataFrame({"clean_video": ["a.mp4"]}), ["clean_image"], "pairs")

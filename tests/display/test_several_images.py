@@ -110,3 +110,21 @@ def test_grids_of_images_stand_side_by_side():
 def test_outlines_are_those_of_both_images(pairs):
     masks = masks_of(pairs.iloc[0])
     assert list(masks) == ["clean_object_mask"] and masks["clean_object_mask"].size == (72, 40)
+
+
+def test_labels_tell_the_images_apart_beside_long_ones():
+    roles = ["<|begin_of_image|>", "image 1", "<|end_of_image|>", "image 2", "correct", "incorrect", "last"]
+    rows = [
+        dict(sample_id=f"{category}-{i}", category=category, correct_first=i == 0, layer=layer, position=at,
+             token_role=role, patching_effect=0.5)
+        for category in ("which", "color") for i in range(2) for layer in range(3) for at, role in enumerate(roles)
+        if (category, i) != ("color", 1)
+    ]  # fmt: skip
+    effects = pd.DataFrame(rows).assign(corruption="image", block="language_model", module="residual")
+    figure = plots.effect_heatmap(effects, "residual")
+    figure.canvas.draw()
+    seen = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
+    for title in ("which, incorrect option first (n = 1)", "color, correct option first (n = 1)"):
+        axes = seen[title]
+        assert [label.get_text() for label in axes.get_xticklabels()] == roles
+        assert axes.xaxis.get_tick_params()["labelbottom"], "nothing stands below it, so that it has the labels"

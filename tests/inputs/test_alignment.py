@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.families import THROUGHOUT
+from fixtures.families import THROUGHOUT, TIERED, tier
 from fixtures.sized_pairs import ONE_SIZE, QWEN, TILED, pair_of
 from PIL import Image
 
@@ -15,6 +15,29 @@ from vlmtrace.inputs.pair_runs import encode_pair
 
 def test_every_family_has_its_case():
     assert {*QWEN, *ONE_SIZE, *TILED} == set(THROUGHOUT), "add the new family to its kind above"
+
+
+@pytest.mark.parametrize("name", TIERED)
+def test_of_every_family_it_is_said_whether_sizes_agree(name, model_store):
+    """Whatever a processor makes of them, by itself or among several; where nothing is known of places, too."""
+    model = model_store.shared(name)
+    for n_images in (1, 2) if model.family.several_images else (1,):
+        try:
+            found = alignment.sizes_mismatch(model, [(56, 28)] * n_images, [(28, 56)] * n_images)
+        except vt.VlmtraceError as error:
+            assert "use images of one size" in str(error)
+        else:
+            assert found is None or "SAME_SIZE=yes" in found
+        assert alignment.sizes_mismatch(model, [(56, 28)] * n_images, [(56, 28)] * n_images) is None
+
+
+@pytest.mark.parametrize("name", [pytest.param("kosmos2_5", marks=tier("kosmos2_5"))])
+def test_without_places_the_form_of_the_images_must_agree(name, model_store):
+    model = model_store.shared(name)
+    flat, upright = places_of(model, (56, 28)), places_of(model, (28, 56))
+    assert flat.shapes == upright.shapes and flat.ids == upright.ids, "the case proves nothing"
+    assert "their inputs differ in form" in size_mismatch(model, (56, 28), (28, 56))
+    assert size_mismatch(model, (56, 28), (112, 56)) is None
 
 
 @pytest.mark.parametrize("name", QWEN)

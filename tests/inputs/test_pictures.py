@@ -13,7 +13,15 @@ from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.image_regions import image_regions, named_positions, on_image
 from vlmtrace.inputs.pair_runs import encode_pair
-from vlmtrace.inputs.pictures import boxes_side_by_side, by_image, cells, images_of, masks_side_by_side, side_by_side
+from vlmtrace.inputs.pictures import (
+    boxes_side_by_side,
+    by_image,
+    cells,
+    images_of,
+    masks_side_by_side,
+    picture_height,
+    side_by_side,
+)
 from vlmtrace.inputs.units import with_units
 from vlmtrace.methods.attention import head_attention
 from vlmtrace.pipeline.checkpoints import digest_of, image_state, is_image
@@ -263,3 +271,11 @@ def test_lists_of_masks_without_lists_of_images_are_named(random_pairs):
     masks = random_pairs.assign(clean_object_masks=[["a.png", "b.png"]] * len(random_pairs), clean_images=None)
     with pytest.raises(VlmtraceError, match="clean_object_masks lists 2 masks, and clean_images no images"):
         validate_pairs(masks)
+
+
+def test_figures_give_pictures_the_room_of_the_highest(tmp_path):
+    pairs = two_image_pairs(tmp_path, UNLIKE)
+    # The second of 60 × 30 pixels is scaled to the height of the first, 36 × 40.
+    assert picture_height(pairs) == pytest.approx(40 / (36 + 80))
+    alone = pairs.drop(columns=["clean_images", "corrupt_images"])
+    assert picture_height(alone) == picture_height(pd.concat([pairs, alone])) == picture_height(pairs[:0]) == 1

@@ -59,7 +59,10 @@ def test_where_both_ends_could_be_channels_it_is_the_last():
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.zeros((2, 40, 40, 3)), "is an array of 2 × 40 × 40 × 3, not of rows × columns"),
+        (
+            np.zeros((2, 40, 40, 3)),
+            "is an array of 2 × 40 × 40 × 3, not of rows × columns (× 1, 3 or 4 channels): give its images one by",
+        ),
         (np.zeros((40, 40, 2)), "is an array of 40 × 40 × 2"),
         (np.zeros(9), "is an array of 9,"),
         (np.array(0.5), "is an array of one number"),

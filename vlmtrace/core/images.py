@@ -132,6 +132,17 @@ def heic_is_read() -> bool:
 
 #: What is said of a video, and what can be done with one: frames are images like others.
 VIDEO = "it is a video"
+#: How videos begin: Matroska and WebM, MPEG (two), Flash, Windows Media, Ogg.
+_VIDEO_STARTS = (
+    b"\x1aE\xdf\xa3",
+    b"\x00\x00\x01\xba",
+    b"\x00\x00\x01\xb3",
+    b"FLV\x01",
+    b"0&\xb2u\x8ef\xcf\x11",
+    b"OggS",
+)
+#: Behind its length, the name of the first part of MP4 and QuickTime.
+_QUICKTIME = (b"ftyp", b"moov", b"mdat", b"wide")
 _FRAMES = "save frames of it as images, and list them in clean_images and corrupt_images"
 
 
@@ -221,7 +232,7 @@ def _kind(beginning: bytes) -> str:
         return "it is a pointer of Git LFS: run git lfs pull"
     if beginning.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
         return "it is a page, not an image"
-    if beginning[4:8] == b"ftyp" or beginning.startswith(b"\x1aE\xdf\xa3") or beginning[8:12] == b"AVI ":
+    if beginning.startswith(_VIDEO_STARTS) or beginning[4:8] in _QUICKTIME or beginning[8:12] == b"AVI ":
         return VIDEO
     return "it is in no format of images that is known"
 

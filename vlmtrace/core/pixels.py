@@ -58,7 +58,8 @@ def of_array(values: Any) -> Image.Image:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in CHANNELS):
         shape = " × ".join(map(str, pixels.shape)) or "one number"
-        raise Fault(f"is an array of {shape}, not of rows × columns (× 1, 3 or 4 channels): reshape it")
+        remedy = "reshape it" if pixels.ndim < 4 else "give its images one by one, in a list"
+        raise Fault(f"is an array of {shape}, not of rows × columns (× 1, 3 or 4 channels): {remedy}")
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if not pixels.size:

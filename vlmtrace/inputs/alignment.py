@@ -12,7 +12,8 @@ Two images are **aligned** for a model if all of this holds:
 3. *The same places*: a position that shows a part of the one image shows a part of the other (none is padding here and
    picture there), and the middle of its box in the one lies within its box in the other, in the vision encoder and
    among the image tokens. Boxes are measured **relative to what the model sees** of each image: where it is cropped at
-   its center (LLaVA-1.5) or stretched (BLIP, Gemma 3), images of any shape are aligned.
+   its center (LLaVA-1.5) or stretched (BLIP, Gemma 3), images of any shape are aligned. Where no place is known, the
+   inputs must say the same of the images' form: sizes, numbers of tiles, masks of padding.
 
 All of this depends on the images' sizes alone, so it is found once for each size, from an empty image; images of one
 size are aligned without a look, and so are all images of a model whose processor makes one size of them (BLIP's).
@@ -31,8 +32,9 @@ from PIL import Image
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.models import VLM
-from vlmtrace.models.image_geometry import patch_boxes, token_boxes, vision_boxes
+from vlmtrace.models.image_geometry import has_places, patch_boxes, token_boxes, vision_boxes
 from vlmtrace.models.image_shares import image_shares
+from vlmtrace.models.types import Inputs
 
 #: Width and height in pixels.
 Size = tuple[int, int]
@@ -54,6 +56,7 @@ class Places:
         grid: tiles, and rows and columns of patches in each
         order: tile, row and column of each position of the vision encoder
         boxes: by block, where its image positions lie: (position, 4), relative to all that the model sees
+        form: where no position has a known place, all that its inputs say in whole numbers, by name
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -61,6 +64,7 @@ class Places:
     grid: tuple[int, int, int]
     order: Array
     boxes: Mapping[str, Array]
+    form: Mapping[str, list]
 
     @property
     def n_tokens(self) -> int:
@@ -96,29 +100,35 @@ def places_of(model: VLM, size: Size, n_images: int = 1) -> Places:
 def _find_places(model: VLM, size: Size) -> Places:
     image = Image.new("RGB", size)
     inputs = model.encode_image(image)
-    layout = model.family.layout
-    patches = patch_boxes(model, image, black=inputs)
+    patches = patch_boxes(model, image, black=inputs) if has_places(model) else None
     boxes = {}
     if "vision_encoder" in model.blocks:
-        boxes["vision_encoder"] = relative_to_seen(vision_boxes(model, image, inputs, patches))
+        boxes["vision_encoder"] = vision_boxes(model, image, inputs, patches)
     if model.has_visual_tokens:
-        boxes[model.head_block.name] = relative_to_seen(token_boxes(model, image, inputs, patches))
+        boxes[model.head_block.name] = token_boxes(model, image, inputs, patches)
+    return _places(model, inputs, boxes)
+
+
+def _places_among(model: VLM, size: Size, n_images: int) -> Places:
+    share = image_shares(model, [size] * n_images)[0]
+    boxes = {model.head_block.name: share.token_boxes}
+    if "vision_encoder" in model.blocks:
+        boxes["vision_encoder"] = share.vision_boxes
+    return _places(model, share.inputs, boxes)
+
+
+def _places(model: VLM, inputs: Inputs, boxes: Mapping[str, Array]) -> Places:
+    layout = model.family.layout
     return Places(
         {name: tuple(value.shape) for name, value in inputs.items()},
         tuple(inputs["input_ids"][0].tolist()),
         layout.grid(model.hf.config, inputs),
         layout.positions(model.hf, inputs),
-        boxes,
+        {block: relative_to_seen(found) for block, found in boxes.items()},
+        {}
+        if has_places(model)
+        else {name: value.tolist() for name, value in inputs.items() if not value.is_floating_point()},
     )
-
-
-def _places_among(model: VLM, size: Size, n_images: int) -> Places:
-    share = image_shares(model, [size] * n_images)[0]
-    boxes = {model.head_block.name: relative_to_seen(share.token_boxes)}
-    if "vision_encoder" in model.blocks:
-        boxes["vision_encoder"] = relative_to_seen(share.vision_boxes)
-    shapes = {name: tuple(value.shape) for name, value in share.inputs.items()}
-    return Places(shapes, tuple(share.inputs["input_ids"][0].tolist()), share.grid, share.order, boxes)
 
 
 def relative_to_seen(boxes: Array) -> Array:
@@ -217,7 +227,8 @@ def _difference(first: Places, second: Places) -> str | None:
         return f"{_grid(first)} against {_grid(second)}"
     if first.n_tokens != second.n_tokens:
         return f"{first.n_tokens} against {second.n_tokens} positions with the same prompt"
-    if first.shapes != second.shapes or first.ids != second.ids or not np.array_equal(first.order, second.order):
+    alike = first.shapes == second.shapes and first.ids == second.ids and first.form == second.form
+    if not alike or not np.array_equal(first.order, second.order):
         return "their inputs differ in form"
     if not all(same_places(first.boxes[block], second.boxes[block]) for block in first.boxes):
         return "equally many positions, which show other places in the image"

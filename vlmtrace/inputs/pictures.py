@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.schema import IMAGE_LISTS, MASK_LISTS, listed
 from vlmtrace.core.types import Array
 from vlmtrace.models import VLM
+from vlmtrace.models.several_images import sizes_of
 
 #: How the seam between images is marked in a picture that shows them side by side.
 SEAM = (255, 255, 255)
@@ -121,6 +123,25 @@ def picture_of(pair: Mapping[str, Any], column: str = "clean_image") -> Any:
     """
     images = images_of(pair, column)
     return images[0] if len(images) == 1 else side_by_side([open_image(image) for image in images])
+
+
+def picture_height(pairs: pd.DataFrame) -> float:
+    """The room that figures give to a picture, as its height over its width.
+
+    Args:
+        pairs: a pairs table
+
+    Returns:
+        of the highest picture that shows several images side by side; 1 where each pair has one image, of any shape
+
+    Raises:
+        VlmtraceError: one of several images cannot be read
+    """
+    heights = [1.0]
+    if len(pairs) and all(n_images(pair) > 1 for _, pair in pairs.iterrows()):
+        sides = [_widths(sizes_of(images_of(pair, "clean_image"))) for _, pair in pairs.iterrows()]
+        heights = [height / sum(widths) for widths, height in sides]
+    return min(1.0, max(heights))
 
 
 def masks_side_by_side(pair: Mapping[str, Any], column: str) -> Image.Image | None:

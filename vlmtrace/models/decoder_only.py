@@ -171,7 +171,7 @@ class DecoderOnly(ImagePrompts):
         shares = self._shares(images)
         if shares is None:
             return [self.patch_grid(inputs)]
-        return [(tiles * rows, columns) for tiles, rows, columns in (share.grid for share in shares)]
+        return [self.patch_grid(share.inputs) for share in shares]
 
     def token_patches(self, inputs: Inputs, images: Images | None = None) -> np.ndarray | None:
         """See `ModelInterface.token_patches`; None also where vision positions are not known to be patches."""

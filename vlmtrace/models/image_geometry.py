@@ -26,6 +26,11 @@ WHOLE = 5e-3
 FLAT = 5e-3
 
 
+def has_places(model: VLM) -> bool:
+    """Whether any position of a model stands for a place in the image that is known."""
+    return "vision_encoder" in model.blocks or model.family.square_side is not None
+
+
 def vision_boxes(model: VLM, image: Image.Image, inputs: Inputs, patches: Array | None = None) -> Array:
     """The box of each of the vision encoder's positions: (position, 4); `patches` as from `patch_boxes`, if at hand."""
     positions = model.family.layout.positions(model.hf, inputs)  # (position, 3): tile, row, column

@@ -62,7 +62,8 @@ class ImagePrompts(VLM):
         if self.image_placeholder and self.image_placeholder in prompt:
             raise holds_image("prompt", prompt, self.image_placeholder)
         if not getattr(self.processor, "chat_template", None):
-            return self.family.prompt_start.format(image=self.image_placeholder) * n_images + prompt
+            start, image = self.family.prompt_start, self.image_placeholder
+            return "".join(start.format(image=image, number=number + 1) for number in range(n_images)) + prompt
         content = [*[{"type": "image"}] * n_images, {"type": "text", "text": prompt}]
         messages = [{"role": "user", "content": content}]
         with processor_refusals(self, prompt, part="chat template"):

@@ -3,23 +3,24 @@
 Processors may treat an image differently where it has company (LLaVA-OneVision cuts a single image into tiles, and none
 of several), so nothing is taken over from prompts of one image. A prompt that shows one picture n times is sent through
 the model's own processor: one n-th of what arrives is what an image of this size becomes among n. All of it depends on
-the image's size and on n alone, so it is found once for each and kept.
+the image's size and on n alone, so it is found once for each and kept. Only where images are padded to the largest of
+their prompt (`FamilySpec.pads_images`) the others' sizes count, too.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
-from vlmtrace.models.image_geometry import as_tiles, patch_boxes, token_boxes, token_patches, vision_boxes
+from vlmtrace.models.image_geometry import as_tiles, has_places, patch_boxes, token_boxes, token_patches, vision_boxes
 from vlmtrace.models.sequence_tokens import image_names, vision_tokens
 from vlmtrace.models.several_images import Images, as_list, sizes_of
 from vlmtrace.models.types import Inputs, Token
@@ -38,9 +39,7 @@ class ImageShare:
 
     Attributes:
         inputs: this image's part of the prompt's inputs, with the text up to its last token
-        grid: tiles, and rows and columns of patches in each
-        order: tile, row and column of each of its positions in the vision encoder: (position, 3); -1: no patch
-        vision: what stands at those positions
+        vision: what stands at its positions in the vision encoder
         vision_boxes: (position, 4), where in the image they lie
         names: of its image tokens in the language model
         token_boxes: (image token, 4), where in the image they lie
@@ -48,8 +47,6 @@ class ImageShare:
     """
 
     inputs: Inputs
-    grid: tuple[int, int, int]
-    order: Array
     vision: list[Token]
     vision_boxes: Array
     names: list[str]
@@ -57,7 +54,9 @@ class ImageShare:
     patches: Array | None
 
 
-_KEPT: WeakKeyDictionary[VLM, OrderedDict[tuple[Size, int], ImageShare]] = WeakKeyDictionary()
+#: The size of an image and how many its prompt has; or the sizes of all, and which of them it is.
+_Key = tuple[tuple[Size, ...], int] | tuple[Size, int]
+_KEPT: WeakKeyDictionary[VLM, OrderedDict[_Key, ImageShare]] = WeakKeyDictionary()
 
 
 def image_shares(model: VLM, sizes: Sequence[Size]) -> list[ImageShare]:
@@ -73,49 +72,63 @@ def image_shares(model: VLM, sizes: Sequence[Size]) -> list[ImageShare]:
     Raises:
         VlmtraceError: the model takes fewer images, or its processor refuses images of one of the sizes
     """
-    return [_share(model, size, len(sizes)) for size in sizes]
+    found = [_kept(model, (size, len(sizes)), partial(_of_equals, model, size, len(sizes))) for size in sizes]
+    if not model.family.pads_images or len(set(sizes)) == 1:
+        return found
+    return [_kept(model, (tuple(sizes), i), partial(_among, model, sizes, i, found)) for i in range(len(sizes))]
 
 
-def _share(model: VLM, size: Size, n: int) -> ImageShare:
+def _kept(model: VLM, key: _Key, find: Callable[[], ImageShare]) -> ImageShare:
     kept = _KEPT.setdefault(model, OrderedDict())
-    if (size, n) not in kept:
-        kept[size, n] = _find_share(model, size, n)
+    if key not in kept:
+        kept[key] = find()
         while len(kept) > SIZES_KEPT:
             kept.popitem(last=False)
-    return kept[size, n]
+    return kept[key]
 
 
-def _find_share(model: VLM, size: Size, n: int) -> ImageShare:
-    prompt = model.prompt_text("?", n)
+def _of_equals(model: VLM, size: Size, n: int) -> ImageShare:
+    """Of an image among n of its size."""
+    prompt, alone = model.prompt_text("?", n), model.encode_image(Image.new("RGB", size))
+    return _measured(model, size, lambda image: first_of(model, model.encode([[image] * n], [prompt]), n, alone))
+
+
+def _among(model: VLM, sizes: Sequence[Size], index: int, shares: Sequence[ImageShare]) -> ImageShare:
+    """Of an image among others, to whose size it is padded; `shares` are those among images of its own size."""
+    prompt, blank = model.prompt_text("?", len(sizes)), [Image.new("RGB", size) for size in sizes]
 
     def encode(image: Image.Image) -> Inputs:
-        return first_of(model, model.encode([[image] * n], [prompt]), n)
+        inputs = model.encode([[*blank[:index], image, *blank[index + 1 :]]], [prompt])
+        return inputs_of_images(inputs, shares, with_padding=True)[index]
 
+    return _measured(model, sizes[index], encode)
+
+
+def _measured(model: VLM, size: Size, encode: Callable[[Image.Image], Inputs]) -> ImageShare:
+    """Of an image of that size, whose part of a prompt's inputs `encode` gives."""
     blank = Image.new("RGB", size)
     inputs = encode(blank)
-    patches = patch_boxes(model, blank, inputs, encode)
-    layout = model.family.layout
-    n_tokens = int(model.is_image(inputs)[0].sum())
     known = "vision_encoder" in model.blocks  # its positions are known to be patches
+    patches = patch_boxes(model, blank, inputs, encode) if has_places(model) else None
     return ImageShare(
         inputs,
-        layout.grid(model.hf.config, inputs),
-        layout.positions(model.hf, inputs) if known else np.empty((0, 3), dtype=int),
         vision_tokens(model, inputs) if known else [],
         vision_boxes(model, blank, inputs, patches) if known else np.empty((0, 4)),
-        image_names(model, inputs, n_tokens),
+        image_names(model, inputs, int(model.is_image(inputs)[0].sum())),
         token_boxes(model, blank, inputs, patches),
         token_patches(model, inputs) if known else None,
     )
 
 
-def first_of(model: VLM, inputs: Inputs, n: int) -> Inputs:
+def first_of(model: VLM, inputs: Inputs, n: int, alone: Inputs) -> Inputs:
     """The first image's part of the inputs of a prompt whose n images are of one size.
 
     Args:
         model: tells where image tokens stand
         inputs: of one prompt
         n: how many images it has
+        alone: of a prompt with one such image: along the dimension that has another length there, images follow each
+            other
 
     Returns:
         inputs as of one image: of the text what stands up to its last token, of everything else the n-th part
@@ -133,15 +146,20 @@ def first_of(model: VLM, inputs: Inputs, n: int) -> Inputs:
     text = inputs["input_ids"].shape
     found = {}
     for name, value in inputs.items():
+        axis = _axis_of_images(value.shape, n, alone[name].shape if name in alone else ())
         if value.shape == text:
             found[name] = value[:, :length]
-        elif len(value) % n == 0:
-            found[name] = value[: len(value) // n]
-        elif value.ndim > 1 and value.shape[1] % n == 0:
-            found[name] = value[:, : value.shape[1] // n]
         else:
-            found[name] = value
+            found[name] = value if axis is None else value.narrow(axis, 0, value.shape[axis] // n)
     return found
+
+
+def _axis_of_images(shape: Sequence[int], n: int, alone: Sequence[int]) -> int | None:
+    """The dimension along which n equal images follow each other; None: the input is of all of them."""
+    shared = [axis for axis, length in enumerate(shape) if length % n == 0]
+    longer = [axis for axis in shared if len(alone) == len(shape) and shape[axis] != alone[axis]]
+    # Of n images together with as many tiles as one has alone nothing is longer.
+    return next(iter([*longer, *(axis for axis in shared if axis < 2)]), None)
 
 
 def tiles_of_images(model: VLM, images: Images, inputs: Inputs) -> Array:
@@ -171,17 +189,19 @@ def tiles_of_images(model: VLM, images: Images, inputs: Inputs) -> Array:
     return np.concatenate(found)
 
 
-def inputs_of_images(inputs: Inputs, shares: Sequence[ImageShare]) -> list[Inputs]:
+def inputs_of_images(inputs: Inputs, shares: Sequence[ImageShare], with_padding: bool = False) -> list[Inputs]:
     """The part that each image has of a prompt's pixels, and of what says their form; of the text, as in its share.
 
     Args:
         inputs: of one pair
         shares: of the prompt's images, from `image_shares`
+        with_padding: whether what the processor has padded an image with is kept
     """
     found: list[Inputs] = [{} for _ in shares]
     for name, value in inputs.items():
         shapes = [share.inputs[name].shape for share in shares]
-        axis = next((axis for axis in (0, 1) if _adds_up(value, shapes, axis)), None)
+        axes = range(value.ndim)
+        axis = next((axis for axis in axes if sum(shape[axis] for shape in shapes) == value.shape[axis]), None)
         start = 0
         for part, share, shape in zip(found, shares, shapes, strict=True):
             if name == "input_ids" or axis is None:
@@ -189,13 +209,9 @@ def inputs_of_images(inputs: Inputs, shares: Sequence[ImageShare]) -> list[Input
                 continue
             own = value.narrow(axis, start, shape[axis])
             # What is longer than the image alone would make it is padding.
-            part[name] = own[tuple(slice(length) for length in shape)]
+            part[name] = own if with_padding else own[tuple(slice(length) for length in shape)]
             start += shape[axis]
     return found
-
-
-def _adds_up(value: Tensor, shapes: Sequence[Sequence[int]], axis: int) -> bool:
-    return value.ndim > axis and sum(shape[axis] for shape in shapes) == value.shape[axis]
 
 
 def tokens_of_images(shares: Sequence[ImageShare], block: str) -> list[Token]:

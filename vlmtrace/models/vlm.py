@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vlmtrace.core.arguments import Count, Natural, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.models.families import families
 from vlmtrace.models.finite import check_finite
 from vlmtrace.models.hooks import MODEL_LOCK, attach_hooks
 from vlmtrace.models.input_limits import holds_image, processor_refusals
@@ -170,10 +169,11 @@ class VLM(ModelInterface):
             VlmtraceError: it takes one, and `n` is more
         """
         if n > 1 and not self.family.several_images:
-            several = [spec.name for spec in families().values() if spec.several_images]
+            why = self.family.one_image or "several were never tried"
             raise VlmtraceError(
-                f"{self.name} is of a family of which vlmtrace takes one image in a prompt, not {n}: ask about one "
-                f"image at a time, or use a model of a family that takes several ({', '.join(several)})."
+                f"{self.name} is of a family of which vlmtrace takes one image in a prompt, not {n} ({why}): ask "
+                "about one image at a time, or use a model of a family that takes several, see "
+                "vlmtrace.models.families_table()."
             )
 
     @checked

@@ -11,7 +11,7 @@ import pandas as pd
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.images import Picture, open_image
+from vlmtrace.core.images import VIDEO, Picture, open_image
 from vlmtrace.core.paths import RAW, find, relative
 from vlmtrace.core.schema import validate_questions
 from vlmtrace.inputs.saved_images import written_image
@@ -67,7 +67,8 @@ def one_question(image: Picture, prompt: str, folder: str | Path | None = None) 
     path = find(image)
     problem = image_problem(path)
     if problem:
-        raise VlmtraceError(f"The image {image} cannot be used: {problem}. Give another file.")
+        remedy = "Save a frame of it as an image." if problem.endswith(VIDEO) else "Give another file."
+        raise VlmtraceError(f"The image {image} cannot be used: {problem}. {remedy}")
     row = {"sample_id": path.stem, "task": "own", "category": "own", "image": relative(path), "prompt": prompt}
     return validate_questions(pd.DataFrame([row]))
 

@@ -77,3 +77,8 @@ def test_empty_tables_are_refused(data):
     ):
         with pytest.raises(VlmtraceError, match="has no rows"):
             draw(table.iloc[:0])
+
+
+def test_a_pair_of_images_alone_shows_its_prompt_once(data):
+    alone = data.pairs.assign(corrupt_prompt=data.pairs["clean_prompt"])
+    assert plots.pair_gallery(alone, 2).subfigs[0].get_suptitle() == "color: Is this circle red or blue?"

@@ -94,6 +94,12 @@ def test_the_table_has_a_row_for_every_family():
     assert table.loc["vipllava", "since"] == "0.2.0" and table.loc["llava", "supported_by"] == "fast sweep"
 
 
+def test_every_family_takes_several_images_or_says_why_not():
+    for family in (one for module in registry.own_modules() for one in getattr(module, "FAMILIES", ())):
+        assert bool(family.one_image) != family.several_images, f"{family.name} says neither, or both"
+        assert not family.one_image or family.one_image[0].islower(), f"{family.one_image!r} is no part of a sentence"
+
+
 def test_what_an_encoder_of_timm_needs_is_said_in_one_sentence(monkeypatch):
     config = SimpleNamespace(
         model_type="fast_vlm",

@@ -258,4 +258,8 @@ def require_columns(
             names = ", ".join(map(str, list(table.columns)[:MOST_NAMES])) or "no columns"
             more = f" and {len(table.columns) - MOST_NAMES} more" if len(table.columns) > MOST_NAMES else ""
             hint = f"rename {close[0]!r}" if close else f"it has {names}{more}"
+            if close and "video" in close[0].lower():
+                hint = (
+                    "a video is not read: save frames of it as images, and list them in clean_images and corrupt_images"
+                )
             raise VlmtraceError(f"The {_called(table_name, origin)} has no column {column!r}: {hint}.")

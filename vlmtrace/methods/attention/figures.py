@@ -29,7 +29,7 @@ from vlmtrace.display.panels import (
 )
 from vlmtrace.display.style import PAGE_HEIGHT, PAGE_WIDTH, PALETTE, legend_below, new_figure, paper_style
 from vlmtrace.display.wording import head_name
-from vlmtrace.inputs.pictures import picture_of
+from vlmtrace.inputs.pictures import picture_height, picture_of
 from vlmtrace.methods.attention.attention_weights import DENSITY_FACTOR
 
 
@@ -120,7 +120,7 @@ def attention_gallery(
         )
     limit = float(weights.max()) or 1.0
     side = PAGE_WIDTH / (len(heads) + 1)
-    figure = new_figure(height=min(0.9 + len(pairs) * (side + 0.35), PAGE_HEIGHT))
+    figure = new_figure(height=min(0.9 + len(pairs) * (side * picture_height(pairs) + 0.35), PAGE_HEIGHT))
     grid = figure.subplots(len(pairs), len(heads) + 1, squeeze=False)
     for row, (axes, (_, pair)) in enumerate(zip(grid, pairs.iterrows(), strict=True)):
         masks = masks_of(pair)

@@ -25,7 +25,7 @@ from vlmtrace.display.panels import (
 )
 from vlmtrace.display.style import PALETTE, legend_below, new_figure, paper_style
 from vlmtrace.display.wording import order_label, readable
-from vlmtrace.inputs.pictures import picture_of
+from vlmtrace.inputs.pictures import picture_height, picture_of
 
 #: What each measure of the accuracy table counts, as a panel's title says it.
 _MEASURE_TITLES = {
@@ -56,7 +56,7 @@ def pair_gallery(pairs: pd.DataFrame, n: Count = 6) -> Figure:
     columns = ["category", "clean_image", "corrupt_image", "clean_prompt", "corrupt_prompt"]
     shown = spread_over_kinds(check_table(pairs, [*columns, "correct_answer", "incorrect_answer"], "pairs"), n)
     rows = -(-len(shown) // 2)
-    figure = new_figure(height=0.3 + rows * 2.3)
+    figure = new_figure(height=0.3 + rows * (0.9 + 1.4 * picture_height(shown)))
     outer = figure.subfigures(rows, 2, squeeze=False, wspace=0.03)
     for panel, (_, pair) in zip(outer.flat, shown.iterrows(), strict=False):
         axes = panel.subplots(1, 2)
@@ -75,8 +75,10 @@ def _draw_pair(clean: Axes, corrupt: Axes, pair: pd.Series) -> None:
 
 
 def _pair_text(pair: pd.Series) -> str:
-    """Category and both prompts; the width suits half a page."""
-    lines = [f"{readable(pair['category'])}: {pair['clean_prompt']}", f"text corruption: {pair['corrupt_prompt']}"]
+    """Category and both prompts, or the one of a pair of images alone; the width suits half a page."""
+    lines = [f"{readable(pair['category'])}: {pair['clean_prompt']}"]
+    if pair["corrupt_prompt"] != pair["clean_prompt"]:
+        lines.append(f"text corruption: {pair['corrupt_prompt']}")
     return "\n".join(shortened(textwrap.fill(line, 60, subsequent_indent="   "), 60, 3) for line in lines)
 
 

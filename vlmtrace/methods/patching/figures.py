@@ -16,7 +16,7 @@ from vlmtrace.core.arguments import Count, Natural, NonEmpty, Positive, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.aggregation import patch_grids, role_means, spread_over_kinds, with_pair_columns
-from vlmtrace.display.literal import shortened
+from vlmtrace.display.literal import ROOM, shortened
 from vlmtrace.display.panels import (
     by_unit,
     effect_panel,
@@ -42,8 +42,11 @@ from vlmtrace.display.style import (
     thin_ticks,
 )
 from vlmtrace.display.wording import order_label, readable
-from vlmtrace.inputs.pictures import picture_of
+from vlmtrace.inputs.pictures import picture_height, picture_of
 from vlmtrace.inputs.token_roles import shows_image
+
+#: How much higher a figure is for each letter of a slanted label beyond the tenth.
+INCHES_PER_LETTER = 0.045
 
 #: What a figure of effects at single positions needs.
 _POSITION_COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "position", "token_role", "patching_effect"]
@@ -93,6 +96,8 @@ def effect_heatmap(
     limit = limit or effect_limit(drawn)
 
     height = 0.75 + 0.13 * min(max(effects["layer"].nunique(), 4), 16)
+    longest = max(len(label) for _, means in panels if means for label in means.labels)
+    height += INCHES_PER_LETTER * max(0, min(longest, ROOM.short[0]) - 10)
     figure = new_figure(height=0.9 + len(rows) * height)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for (facet, means), axes in zip(panels, grid.flat, strict=True):
@@ -164,7 +169,8 @@ def image_effect_map(
     drawn = effects.loc[shows_image(effects["token_role"]), "patching_effect"]
     limit = limit or effect_limit(drawn)
 
-    figure = new_figure(height=0.9 + len(shown) * (0.45 + (PAGE_WIDTH - 0.5) / (len(layers) + 2)))
+    side = (PAGE_WIDTH - 0.5) / (len(layers) + 2) * picture_height(shown)
+    figure = new_figure(height=0.9 + len(shown) * (0.45 + side))
     panels = figure.subplots(len(shown), len(layers) + 2, squeeze=False)
     for (_, pair), axes in zip(shown.iterrows(), panels, strict=True):
         grids = patch_grids(effects[effects["sample_id"] == pair["sample_id"]], grid)
@@ -226,9 +232,10 @@ def _label_once(grid: np.ndarray) -> None:
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
     for column in grid.T:
-        labels = [[label.get_text() for label in axes.get_xticklabels()] for axes in column if axes.get_visible()]
+        seen = [axes for axes in column if axes.get_visible()]
+        labels = [[label.get_text() for label in axes.get_xticklabels()] for axes in seen]
         if all(found == labels[0] for found in labels):
-            for axes in column[:-1]:
+            for axes in seen[:-1]:
                 axes.tick_params(labelbottom=False)
 
 

@@ -10,6 +10,7 @@ FAMILIES = [
         image_tokens="128 or 256 queries, which see all of the image",
         handled="experts; image tokens have no place in the image",
         vision_types=("idefics3_vision",),
+        several_images=True,
         square_side=None,
         caps_logits=False,
     )

@@ -19,6 +19,7 @@ FAMILIES = [
         "Cohere2VisionForConditionalGeneration",
         image_tokens="one per square of patches, tile by tile",
         handled="attention and feed-forward side by side, sliding windows",
+        several_images=True,
         square_side=lambda config: config.downsample_factor,
     ),
 ]

@@ -15,5 +15,6 @@ FAMILIES = [
         # The fast sweep computes attention as the eager implementation does.
         load_options={"attn_implementation": "eager"},
         vision_types=("blip_vision_model",),
+        one_image="its question encoder looks at one image by cross-attention",
     )
 ]

@@ -86,6 +86,7 @@ def _queries(model_type: str, name: str, architecture: str, vision_type: str, **
         text_only="language_model",
         vision_types=(vision_type,),
         prompt_start="",
+        one_image="its processor makes tokens of one image",
         square_side=None,
         **{**said, **more},
     )

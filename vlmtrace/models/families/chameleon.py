@@ -17,6 +17,7 @@ FAMILIES = [
         prompt_start="{image}",
         # The processor ends every prompt with its separator.
         prompt_end="</s>",
+        several_images=True,
         layout=UnknownLayout(),
         square_side=None,
     )

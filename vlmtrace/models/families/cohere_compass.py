@@ -18,6 +18,7 @@ FAMILIES = [
         # In every implementation the vision encoder's attention keeps its weights to itself.
         vision_attention_weights=False,
         prompt_start="<|VISION_START|>{image}<|VISION_END|>",
+        several_images=True,
         layout=SquareBySquare(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
         later_image_features=lambda config: len(config.vision_config.deepstack_visual_indexes),

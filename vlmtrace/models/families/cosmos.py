@@ -31,6 +31,7 @@ FAMILIES = [
         prompt_start="<|vision_start|>{image}<|vision_end|>",
         # Without these kinds there are no positions along three axes, and the processor gives them only if told to.
         processor_settings={"return_mm_token_type_ids": True},
+        several_images=True,
         layout=ChannelsLast(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
         unread_weights=r"_moe_gen\.|(^|\.)(action_|time_embedder|proj_(in|out)\.)|add_[qkv]_proj|to_add_out|norm_added_|"
@@ -48,6 +49,7 @@ FAMILIES = [
         vision_attention="attn",
         vision_attention_weights=False,
         prompt_start="<|vision_start|>{image}<|vision_end|>",
+        several_images=True,
         layout=SquareBySquare(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
         later_image_features=lambda config: len(config.vision_config.deepstack_visual_indexes),

@@ -31,6 +31,7 @@ FAMILIES = [
         "DeepseekVLForConditionalGeneration",
         handled="images filled up to a square",
         vision="model.vision_model",
+        several_images=True,
     ),
     FamilySpec(
         "deepseek_vl_hybrid",
@@ -39,6 +40,7 @@ FAMILIES = [
         handled="images filled up to a square; SigLIP is the vision encoder that is offered, and what SAM sees of the "
         "image in high resolution stays as it is",
         vision="model.vision_model",
+        several_images=True,
     ),
     FamilySpec(
         "janus",
@@ -47,6 +49,7 @@ FAMILIES = [
         handled="answers in words; images filled up to a square",
         vision="model.vision_model",
         vision_types=("janus_vision_model",),
+        several_images=True,
     ),
     FamilySpec(
         "deepseek_ocr2",
@@ -55,6 +58,7 @@ FAMILIES = [
         image_tokens="queries, which see all of a tile",
         handled="experts, tiles; image tokens have no place in the image",
         vision_types=(),
+        several_images=True,
         layout=OfSam(),
         square_side=None,
     ),
@@ -66,6 +70,7 @@ FAMILIES = [
         handled="experts, tiles; SAM and CLIP one behind the other, neither of them offered; image tokens have no "
         "place in the image; an answer counts as a part of the prompt, so that it forgets none of its beginning",
         vision_types=(),
+        several_images=True,
         layout=OfSam(),
         square_side=None,
         as_batch=_with_lists,

@@ -33,6 +33,7 @@ FAMILIES = [
         vision_types=ENCODERS,
         vision_attention_weights=False,
         prompt_start="",
+        one_image="its decoder reads one page or line by cross-attention",
         layout=UnknownLayout(),
         square_side=None,
     )

@@ -87,6 +87,7 @@ FAMILIES = [
         vision="",
         vision_types=(),
         prompt_start="{image}",
+        several_images=True,
         layout=Codes(),
         square_side=None,
     ),
@@ -104,6 +105,7 @@ FAMILIES = [
         prompt_start="",
         # The processor itself marks the beginning of the answer.
         prompt_end="<0x04>",
+        one_image="its processor takes one image with a prompt",
         layout=PatchTokens(),
     ),
 ]

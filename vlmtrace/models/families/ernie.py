@@ -14,9 +14,10 @@ FAMILIES = [
         vision_attention="attn",
         # In every implementation the vision encoder's attention keeps its weights to itself.
         vision_attention_weights=False,
-        prompt_start="Picture 1:<|IMAGE_START|>{image}<|IMAGE_END|>",
+        prompt_start="Picture {number}:<|IMAGE_START|>{image}<|IMAGE_END|>",
         # A generated token is a word.
         more_token_fills={"moe_mm_token_type_ids": 0},
+        several_images=True,
         layout=SquareBySquare(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
     )

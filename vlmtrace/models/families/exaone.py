@@ -15,6 +15,7 @@ FAMILIES = [
         vision_attention="attn",
         vision_attention_weights=False,
         prompt_start="<vision>{image}</vision>",
+        several_images=True,
         layout=WindowByWindow(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
         caps_logits=False,

@@ -10,6 +10,7 @@ FAMILIES = [
         "FastVlmForConditionalGeneration",
         image_tokens="one per cell of the encoder's last, small map",
         handled="the vision encoder is not offered: most of it is convolutions",
+        several_images=True,
         packages=timm_encoder,
         vision_types=(),
         layout=TokenGrid(),

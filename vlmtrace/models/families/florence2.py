@@ -14,6 +14,7 @@ FAMILIES = [
         vision_types=(),
         # The processor itself puts the image's tokens in front of the prompt.
         prompt_start="",
+        one_image="its processor puts the tokens of one image in front of the prompt",
         layout=UnknownLayout(),
         square_side=None,
         stacks={

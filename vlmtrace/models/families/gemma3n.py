@@ -16,6 +16,7 @@ FAMILIES = [
         vision="",
         vision_types=(),
         prompt_start="{image}",
+        one_image="two images were never tried, since its processor was not at hand",
         layout=UnknownLayout(),
         square_side=None,
         stream_axis=0,

@@ -55,6 +55,7 @@ FAMILIES = [
         handled="an image that sees itself in both directions, sliding windows, heads of two widths; in models with "
         "experts, mlp is the branch beside them; embeddings of their own for each layer, shared keys and values",
         vision_types=("gemma4_vision",),
+        several_images=True,
         layers_read_embeddings=lambda config: bool(config.text_config.hidden_size_per_layer_input),
         layout=Padded(),
         square_side=lambda config: config.vision_config.pooling_kernel_size,
@@ -67,6 +68,7 @@ FAMILIES = [
         handled="no vision encoder, an image that sees itself in both directions, sliding windows, heads of two widths",
         vision="model.embed_vision",
         vision_types=(),
+        several_images=True,
         layout=Merged(),
     ),
 ]

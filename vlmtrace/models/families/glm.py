@@ -19,6 +19,7 @@ def _glm(model_type: str, name: str, architecture: str, vision_type: str, handle
         # In every implementation the vision encoder's attention keeps its weights to itself.
         vision_attention_weights=False,
         prompt_start="<|begin_of_image|>{image}<|end_of_image|>",
+        several_images=True,
         layout=SquareBySquare(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
     )

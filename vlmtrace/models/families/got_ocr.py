@@ -28,7 +28,12 @@ def _got(model_type: str, name: str, **more: Any) -> FamilySpec:
 
 
 FAMILIES = [
-    _got("got_ocr2", "GOT-OCR 2", prompt_start="<|im_start|>user\n<img>{image}</img>\n"),
+    _got(
+        "got_ocr2",
+        "GOT-OCR 2",
+        prompt_start="<|im_start|>user\n<img>{image}</img>\n",
+        one_image="its processor takes several as the pages of one document",
+    ),
     # The chat template writes the image's tokens, all of them.
-    _got("pp_chart2table", "PP-Chart2Table", prompt_start=""),
+    _got("pp_chart2table", "PP-Chart2Table", prompt_start="", one_image="its prompt holds the tokens of one chart"),
 ]

@@ -103,6 +103,7 @@ def guess(config: Any) -> FamilySpec | None:
         mlp=only or _the_same_in_all(stack.layers, FEED_FORWARDS, "feed-forward"),
         one_part_per_layer=bool(only),
         vision_types=(),
+        one_image="its parts are guessed, and two images were never tried",
         layout=UnknownLayout(),
         square_side=None,
     )

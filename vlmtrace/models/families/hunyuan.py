@@ -61,6 +61,7 @@ FAMILIES = [
         vision_types=("hunyuan_vl_vision",),
         # Its attention gives no weights unless flash attention computes it.
         vision_attention_weights=False,
+        several_images=True,
         layout=PatchList(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
         pack=_pack,

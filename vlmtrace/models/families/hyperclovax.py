@@ -14,6 +14,7 @@ FAMILIES = [
         vision_types=("qwen2_5_vl_vision",),
         vision_attention="attn",
         vision_attention_weights=False,
+        several_images=True,
         layout=WindowByWindow(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
         readout_scale=lambda config: config.text_config.logits_scaling,

@@ -59,6 +59,8 @@ FAMILIES = [
         text="model.text_model",
         vision="model.vision_model",
         vision_types=("idefics2_vision",),
+        several_images=True,
+        pads_images=True,
         square_side=None,
         caps_logits=False,
     ),

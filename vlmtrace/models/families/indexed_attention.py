@@ -16,6 +16,7 @@ def _by_batches(model_type: str, name: str, architecture: str, handled: str, **m
         interface="vlmtrace.models.universal:UniversalDecoder",
         vision="",
         vision_types=(),
+        one_image="two images were never tried, since its processor was not at hand",
         layout=UnknownLayout(),
         square_side=None,
         **more,

@@ -15,6 +15,7 @@ FAMILIES = [
         # In every implementation the vision encoder's attention keeps its weights to itself.
         vision_attention_weights=False,
         prompt_start="<|media_begin|>image<|media_content|>{image}<|media_end|>\n",
+        several_images=True,
         layout=PatchList(),
         square_side=lambda config: config.vision_config.merge_kernel_size[0],
     )

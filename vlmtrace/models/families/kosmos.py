@@ -34,6 +34,7 @@ def _kosmos(model_type: str, name: str, architecture: str, **more: Any) -> Famil
         mlp="ffn",
         text_only="text_model",
         prompt_start="",
+        one_image="its processor puts the tokens of one image in front of the prompt",
         square_side=None,
         is_image=_is_image,
         more_token_fills={MASK: 0},

@@ -68,6 +68,7 @@ FAMILIES = [
         attention_output=("self_attn.out_proj", "conv.out_proj"),
         mlp="feed_forward",
         vision_types=("siglip2_vision_model",),
+        several_images=True,
         layout=PaddedTiles(),
         square_side=lambda config: config.downsample_factor,
         pack=pack_tiles,

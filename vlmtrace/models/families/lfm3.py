@@ -17,6 +17,7 @@ FAMILIES = [
         # Not all of its layers have attention.
         vision_attention_weights=False,
         prompt_start="<|vision_start|>{image}<|vision_end|>",
+        several_images=True,
         layout=SquareBySquare(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
     )

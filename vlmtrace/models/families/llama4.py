@@ -35,6 +35,7 @@ FAMILIES = [
         mlp="feed_forward",
         vision_types=("llama4_vision_model",),
         vision_gives_tuples=True,
+        several_images=True,
         layout=ClassTokenBehind(),
         square_side=None,
     )

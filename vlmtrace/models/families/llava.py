@@ -62,6 +62,7 @@ FAMILIES = [
         "LlavaNextVideoForConditionalGeneration",
         image_tokens=TILED,
         handled="padding, newlines; for images",
+        several_images=True,
         pack=_pack_next,
         caps_logits=False,
     ),

@@ -57,6 +57,7 @@ def _minicpm(model_type: str, name: str, architecture: str) -> FamilySpec:
         attention_output=("self_attn.o_proj", "linear_attn.out_proj"),
         vision_types=(),
         prompt_start="{image}\n",
+        several_images=True,
         layout=SliceBySlice(),
         as_batch=_in_one_strip,
         # The vision encoder merges two by two patches, and its projector as many again, unless the mode is "4x".

@@ -12,6 +12,7 @@ FAMILIES = [
         handled="experts, images of any size",
         vision_types=("minimax_m3_vl_vision",),
         vision_attention_weights=False,
+        several_images=True,
         layout=SquareBySquare(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
         caps_logits=False,

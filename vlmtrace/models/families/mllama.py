@@ -15,6 +15,7 @@ FAMILIES = [
         vision_types=(),
         attention_output=("self_attn.o_proj", "cross_attn.o_proj"),
         prompt_start="{image}",
+        one_image="its language model looks at images by cross-attention, where they are not told apart",
         square_side=None,
     )
 ]

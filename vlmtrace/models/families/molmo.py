@@ -62,6 +62,7 @@ FAMILIES = [
         "directions",
         vision_types=("molmo2_vision",),
         prompt_start="{image}",
+        several_images=True,
         layout=Crops(),
         pooled=_pooled,
         as_batch=_as_batch,

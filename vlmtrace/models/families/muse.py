@@ -35,6 +35,7 @@ def _muse(model_type: str, name: str, architecture: str, handled: str = "") -> F
         # In every implementation the vision encoder's attention keeps its weights to itself.
         vision_attention_weights=False,
         prompt_start="{image}",
+        several_images=True,
         layout=PatchWindows(),
         square_side=lambda config: config.vision_config.merge_size,
         readout_scale=lambda config: config.text_config.output_multiplier,

@@ -11,6 +11,7 @@ FAMILIES = [
         handled="tiles and the tokens between them, visual words",
         vision_types=("ovis2_vision",),
         vision_attention="attention",
+        several_images=True,
         square_side=lambda config: config.vision_config.hidden_stride,
     )
 ]

@@ -15,6 +15,7 @@ FAMILIES = [
         # It lists them image by image, which is no tensor.
         vision_attention_weights=False,
         prompt_start="<|IMAGE_START|>{image}<|IMAGE_END|>",
+        several_images=True,
         layout=PatchList(),
         square_side=lambda config: config.vision_config.spatial_merge_size,
     )

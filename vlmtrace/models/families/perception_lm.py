@@ -10,6 +10,7 @@ FAMILIES = [
         "PerceptionLMForConditionalGeneration",
         image_tokens="one per square of patches of the whole image and of its tiles",
         handled="tiles; the vision encoder is not offered: it is timm's",
+        several_images=True,
         packages=timm_encoder,
         vision_types=(),
         layout=TokenGrid(),

@@ -33,6 +33,7 @@ FAMILIES = [
         vision="model.embed_tokens_extend.image_embed.img_processor",
         vision_types=("phi4_multimodal_vision",),
         vision_layers_read=lambda config: config.vision_config.feature_layer,
+        several_images=True,
         square_side=None,
         pixels="image_pixel_values",
         is_image=_is_image,

@@ -21,6 +21,7 @@ def _qwen3_5(model_type: str, name: str, architecture: str) -> FamilySpec:
         vision_attention_weights=False,
         attention_output=("self_attn.o_proj", "linear_attn.out_proj"),
         prompt_start="<|vision_start|>{image}<|vision_end|>",
+        several_images=True,
         square_side=lambda config: config.vision_config.spatial_merge_size,
         layout=SquareBySquare(),
     )

@@ -53,6 +53,7 @@ def _thinker(model_type: str, name: str, architecture: str, loader: type[_Thinke
         vision_attention="attn",
         vision_attention_weights=False,
         prompt_start="<|vision_bos|>{image}<|vision_eos|>",
+        several_images=True,
         square_side=lambda config: config.vision_config.spatial_merge_size,
         caps_logits=False,
         **more,

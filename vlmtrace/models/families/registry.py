@@ -138,7 +138,8 @@ def families_table() -> pd.DataFrame:
     Returns:
         One row per model type: family, model_type, architecture (the transformers class), supported_by (what answers
         patches, see `ModelInterface.engine`), since (the version of vlmtrace that supported it first), several_images
-        (whether a prompt may have several), vision_encoder (whether its residual stream can be patched),
+        (whether a prompt may have several), one_image (why not, where
+        it may not), vision_encoder (whether its residual stream can be patched),
         vision_attention (whether its attention weights can be read), image_tokens (what one image token stands for),
         self_check (what is checked when a model loads, and what follows where that fails), handled (what is particular
         about the family, and taken care of)
@@ -156,6 +157,7 @@ def families_table() -> pd.DataFrame:
             "supported_by": spec.interface_class().engine,
             "since": spec.since,
             "several_images": spec.several_images,
+            "one_image": spec.one_image,
             "vision_encoder": bool(spec.vision_types),
             "vision_attention": bool(spec.vision_types) and spec.vision_attention_weights,
             "image_tokens": spec.image_tokens,

@@ -132,11 +132,14 @@ class FamilySpec:
         vision_in_one_row: whether the vision encoder takes all images of a batch as one sequence, so that its attention
             scores grow with the square of their number
         prompt_start: what precedes the prompt where the processor has no chat template, with {image} for the image's
-            placeholder; "" where the processor itself puts the image's tokens
+            placeholder, and {number} where images are counted; "" where the processor itself puts the image's tokens
         prompt_end: what the processor itself adds behind the prompt
         still_frames: how many frames the videos have that the processor takes: an image is shown in all of them; 0: it
             takes images
         several_images: whether a prompt may have several images, each of which becomes tokens of its own
+        one_image: why a prompt has one image, as the end of a sentence; "" where it may have several
+        pads_images: whether an image is padded to the size of the largest in its prompt, and the vision encoder runs
+            the padding, too
         generated_token_type: the kind that a generated token has in `token_type_ids`
         pixels: the input that holds the image
         is_image: config and inputs -> where image tokens stand in the language model, (pair, position) bool
@@ -198,6 +201,8 @@ class FamilySpec:
     prompt_end: str = ""
     still_frames: int = 0
     several_images: bool = False
+    one_image: str = ""
+    pads_images: bool = False
     generated_token_type: int = 0
     pixels: str = "pixel_values"
     is_image: Callable[[Any, Inputs], Tensor] = tokens_with_image_id

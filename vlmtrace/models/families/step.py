@@ -13,6 +13,7 @@ FAMILIES = [
         "and the vision encoder is not offered: it runs twice, on crops and on the whole image",
         vision="model.vision_model",
         vision_types=(),
+        several_images=True,
         square_side=None,
         layout=TokenRow(tokens_with_image_id),
         caps_logits=False,

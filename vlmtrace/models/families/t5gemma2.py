@@ -13,6 +13,7 @@ FAMILIES = [
         interface="vlmtrace.models.encoder_decoder:EncoderDecoder",
         vision_types=(),
         prompt_start="{image}",
+        one_image="in an encoder-decoder positions are not told apart by image",
         layout=UnknownLayout(),
         square_side=None,
         stacks={

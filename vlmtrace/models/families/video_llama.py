@@ -42,6 +42,7 @@ FAMILIES = [
         vision_types=("video_llama_3_vision",),
         vision_attention_weights=False,
         prompt_start="{image}\n",
+        several_images=True,
         layout=SquaresOfTheProcessor(),
         pack=_pack,
         caps_logits=False,

@@ -30,6 +30,7 @@ FAMILIES = [
         image_tokens="one per patch",
         handled="for images; the encoder of videos is not run",
         vision="model.image_tower",
+        several_images=True,
         pixels=PIXELS,
         layout=OfImages(),
         caps_logits=False,

@@ -8,6 +8,7 @@ FAMILIES = [
         "ViP-LLaVA",
         "VipLlavaForConditionalGeneration",
         handled="features of several layers side by side",
+        several_images=True,
         caps_logits=False,
     ),
 ]
