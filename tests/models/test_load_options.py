@@ -1,5 +1,7 @@
 """Number types, placement and the like are checked before anything is read, and the model is as it was asked for."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -90,3 +92,25 @@ def test_what_loads_the_same_again_is_kept():
     options = LoadOptions.of("bfloat16", attn_implementation="eager", max_pixels=900, image_size="40x20")
     assert LoadOptions.of("bfloat16", **options.given()) == options
     assert str(options) == "bfloat16, eager, max_pixels=900, image_size=40x20"
+
+
+def test_the_remedy_names_what_else_may_be_at_fault():
+    assert "one checkpoint" in LoadOptions().remedy and "without" not in LoadOptions().remedy
+    said = LoadOptions.of(device_map="auto", image_size="40x20").remedy
+    assert said.startswith("load it without device_map and image_size, and if that works, choose another")
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_codes_of_four_bits_are_not_computed_in_float64(copy, stored):
+    folder = copy("llava")
+    if stored:
+        set_entry("config.json", ("quantization_config",), {"quant_method": "bitsandbytes", "load_in_4bit": True})(
+            folder
+        )
+        written = json.loads((folder / "config.json").read_text())
+        with pytest.raises(vt.VlmtraceError, match="float64: choose another dtype"):
+            load_options.check_computable(torch.float64, None, written, "it")
+        load_options.check_computable(torch.float32, None, written, "it")
+        return
+    with pytest.raises(vt.VlmtraceError, match="float64: choose another dtype"):
+        vt.load_model(folder, quantization="bitsandbytes-4bit", dtype="float64")

@@ -12,7 +12,9 @@ import torch
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import LONGEST_SIDE, MOST_PIXELS
+from vlmtrace.models.failures import ONE_CHECKPOINT
 from vlmtrace.models.image_sizing import ImageSizing
+from vlmtrace.models.placement import check_places
 
 #: What the weights can be computed in.
 DTYPES = {
@@ -105,6 +107,8 @@ class LoadOptions:
             _require(method, f"quantization={quantization}")
         if device_map is not None:
             _require("accelerate", "device_map")
+            if not isinstance(device_map, str):
+                check_places(device_map)
         if attn_implementation is not None:
             one_of(attn_implementation[:80], ATTENTION, "attn_implementation")
         if max_pixels is not None and not 0 <= max_pixels <= MOST_PIXELS:
@@ -126,6 +130,24 @@ class LoadOptions:
     def with_dtype(self, dtype: torch.dtype) -> LoadOptions:
         """The same with the number type that "auto" turned out to be."""
         return replace(self, dtype=str(dtype).removeprefix("torch."))
+
+    @property
+    def remedy(self) -> str:
+        """What to do where a model cannot be loaded or does not run: something else may be at fault than its files."""
+        blamed = [
+            name
+            for name, value in (
+                ("device_map", self.device_map),
+                ("quantization", self.quantization),
+                ("image_size", self.sizing.size),
+                ("max_pixels", self.sizing.max_pixels),
+            )
+            if value is not None
+        ]
+        if not blamed:
+            return ONE_CHECKPOINT
+        said = " and ".join(blamed)
+        return f"load it without {said}, and if that works, choose another {said}; otherwise {ONE_CHECKPOINT}"
 
     def given(self) -> dict[str, Any]:
         """The arguments of `load_model` that load the same again elsewhere, beside dtype and device_map."""
@@ -203,6 +225,27 @@ def check_quantization(written: Any, name: str) -> str | None:
         if isinstance(value, dict) and (found := check_quantization(value, name)):
             return found
     return None
+
+
+def check_computable(dtype: torch.dtype, quantization: str | None, written: Mapping[str, Any], name: str) -> None:
+    """Refuse a number type that codes of 4 bits cannot be computed in.
+
+    Args:
+        dtype: that was asked for, or that the checkpoint is stored in
+        quantization: that was asked for
+        written: what config.json holds
+        name: of the model, for the sentence
+
+    Raises:
+        VlmtraceError: it is float64, and the weights are or become codes of 4 bits
+    """
+    told = written.get("quantization_config")
+    in_4_bits = quantization == "bitsandbytes-4bit" or (isinstance(told, dict) and bool(told.get("load_in_4bit")))
+    if dtype == torch.float64 and in_4_bits:
+        raise VlmtraceError(
+            f"bitsandbytes computes with 4-bit weights in float32, bfloat16 or float16, and {name} is asked for in "
+            "float64: choose another dtype."
+        )
 
 
 def _loads_in_bits(told: Mapping[str, Any]) -> bool:

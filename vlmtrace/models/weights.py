@@ -27,7 +27,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.models.failures import explained
+from vlmtrace.models.failures import ONE_CHECKPOINT, explained
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.finite import REMEDY
 from vlmtrace.models.model_folders import LFS, WEIGHTS, shards
@@ -110,7 +110,7 @@ def sort_of_text(path: Path) -> str:
     return " (it is a web page)" if start.startswith((b"<!doctype", b"<html")) else ""
 
 
-def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor], name: str) -> None:
+def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor], name: str) -> nn.Module:
     """Refuse a configuration whose model is far larger than the weights, before memory is taken for it.
 
     Args:
@@ -118,6 +118,9 @@ def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor],
         config: the model's transformers configuration
         stored: what the files hold
         name: of the model, for the sentence
+
+    Returns:
+        the model without numbers (on the device "meta")
 
     Raises:
         VlmtraceError: no model can be made of the configuration, or most of it would have no weights
@@ -138,9 +141,12 @@ def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor],
             f"{sizes(largest.shape)}), and the weights hold {n_stored:,}: take configuration and weights of one "
             "checkpoint."
         )
+    return model
 
 
-def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str, **how: Any) -> nn.Module:
+def load_weights(
+    path: Path, family: FamilySpec, dtype: torch.dtype, name: str, remedy: str = ONE_CHECKPOINT, **how: Any
+) -> nn.Module:
     """The transformers model of a folder, with every weight from its files and none left over.
 
     Args:
@@ -148,6 +154,7 @@ def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str, 
         family: of the model
         dtype: of its parameters
         name: of the model, for the sentence
+        remedy: what to do where they cannot be loaded
         **how: further arguments of `from_pretrained`: where its parts lie, quantization, attention
 
     Returns:
@@ -157,7 +164,7 @@ def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str, 
         VlmtraceError: tensors are missing, unexpected or of other shapes, with their names
     """
     failure = f"The weights of {name} cannot be loaded"
-    with _parts_told(name), explained(failure), _quiet(), _offload_folder("device_map" in how) as offload:
+    with _parts_told(name), explained(failure, remedy), _quiet(), _offload_folder("device_map" in how) as offload:
         hf, told = family.loader_class().from_pretrained(
             path,
             dtype=dtype,
