@@ -21,7 +21,9 @@ from vlmtrace.models.load_options import DTYPES, LoadOptions
         ({"attn_implementation": "flash_attention_2"}, "Unknown attn_implementation 'flash_attention_2'"),
         ({"image_size": "large"}, "image_size='large' is no width and height"),
         ({"image_size": (448, 0)}, "is no width and height"),
-        ({"image_size": (448,)}, "is no width and height"),
+        ({"image_size": (448,)}, "is no width and height.*one number for a square"),
+        ({"image_size": 0}, "is no width and height"),
+        ({"image_size": (30000, 30000)}, "more pixels than the 120,000,000"),
         ({"max_pixels": -1}, "max_pixels must be a whole number from 0 to 120,000,000, not -1"),
         ({"device_map": "auto", "device": "cuda"}, "device=cuda and device_map are both given"),
     ],
@@ -114,3 +116,31 @@ def test_codes_of_four_bits_are_not_computed_in_float64(copy, stored):
         return
     with pytest.raises(vt.VlmtraceError, match="float64: choose another dtype"):
         vt.load_model(folder, quantization="bitsandbytes-4bit", dtype="float64")
+
+
+@pytest.mark.parametrize("given", [84, "84", "84x84", (84, 84)])
+def test_one_number_is_a_square(model_store, random_pairs, given):
+    model = vt.load_model(model_store.path("llava"), image_size=given, check=False)
+    assert model.load_options.sizing.size == (84, 84) and model.loading == "float32, image_size=84x84"
+
+
+def test_a_size_that_the_processor_cannot_take_is_told_at_load(model_store):
+    said = r"^image_size=900x3 cannot be used with .*aspect ratio.*: choose another"
+    with pytest.raises(vt.VlmtraceError, match=said):
+        vt.load_model(model_store.path("qwen2_vl"), image_size=(900, 3), check=False)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (84, r"self-check of .* fails \(.*84.*\): load it without image_size"),
+        (448, r"^image_size=448x448 cannot be used with .* more than the 256 positions"),
+    ],
+)
+def test_a_size_that_positions_do_not_fit_is_not_blamed_on_the_files(copy, size, said):
+    folder = copy("llava")
+    for entry in ("do_resize", "do_center_crop"):
+        set_entry("processor_config.json", ("image_processor", entry), False)(folder)
+    with pytest.raises(vt.VlmtraceError, match=said):
+        vt.load_model(folder, image_size=size)
+    assert vt.load_model(folder, image_size=42).uses_fast_sweep

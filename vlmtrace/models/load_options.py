@@ -90,7 +90,7 @@ class LoadOptions:
         quantization: str | None = None,
         attn_implementation: str | None = None,
         max_pixels: int | None = None,
-        image_size: str | Sequence[int] | None = None,
+        image_size: str | int | Sequence[int] | None = None,
     ) -> LoadOptions:
         """Check what was given; "" stands for None, as in notebooks.
 
@@ -160,25 +160,31 @@ class LoadOptions:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def size_of(image_size: str | Sequence[int] | None) -> tuple[int, int] | None:
-    """Width and height, given as two numbers or as text.
+def size_of(image_size: str | int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Width and height, given as two numbers or as text; one number stands for a square.
 
     Raises:
-        VlmtraceError: it is neither
+        VlmtraceError: it is neither, or more pixels than an image may have
 
-    >>> size_of("448x336"), size_of((448, 336)), size_of("")
-    ((448, 336), (448, 336), None)
+    >>> size_of("448x336"), size_of((448, 336)), size_of(448), size_of("448"), size_of("")
+    ((448, 336), (448, 336), (448, 448), (448, 448), None)
     """
-    if not image_size:
+    if not isinstance(image_size, int) and not image_size:
         return None
     if isinstance(image_size, str):
-        found = re.fullmatch(r"\s*([0-9]{1,6})\s*[x×,]\s*([0-9]{1,6})\s*", image_size)
-        numbers = list(map(int, found.groups())) if found else []
+        found = re.fullmatch(r"\s*([0-9]{1,6})\s*(?:[x×,]\s*([0-9]{1,6})\s*)?", image_size)
+        numbers = [int(number or found[1]) for number in found.groups()] if found else []
     else:
-        numbers = [int(number) for number in image_size]
+        numbers = [image_size] * 2 if isinstance(image_size, int) else [int(number) for number in image_size]
     if len(numbers) != 2 or not all(1 <= number <= LONGEST_SIDE for number in numbers):
         raise VlmtraceError(
-            f"image_size={str(image_size)[:40]!r} is no width and height: write both, as in 448x336 or (448, 336)."
+            f"image_size={str(image_size)[:40]!r} is no width and height: write both, as in 448x336 or (448, 336), or "
+            "one number for a square."
+        )
+    if numbers[0] * numbers[1] > MOST_PIXELS:
+        raise VlmtraceError(
+            f"image_size={numbers[0]}x{numbers[1]} has more pixels than the {MOST_PIXELS:,} that an image may have: "
+            "choose a smaller one."
         )
     return numbers[0], numbers[1]
 

@@ -24,6 +24,7 @@ from vlmtrace.models.placement import check_not_offloaded, find_device, resolved
 from vlmtrace.models.processor_checks import (
     check_image_processor,
     check_prompts,
+    check_sizing,
     check_stop_ids,
     check_tokenizer,
     complete_processor,
@@ -71,7 +72,7 @@ def load_model(
     quantization: str | None = None,
     attn_implementation: str | None = None,
     max_pixels: int | None = None,
-    image_size: str | Sequence[int] | None = None,
+    image_size: str | int | Sequence[int] | None = None,
 ) -> VLM:
     """Load a vision-language model and check that patching it gives exact numbers.
 
@@ -96,8 +97,8 @@ def load_model(
         attn_implementation: "sdpa" or "eager"; None: as transformers chooses
         max_pixels: images of more pixels are made smaller before the model's processor, in their own shape; 0 or
             None: no bound
-        image_size: width and height to which every image is resampled first, "448x336" or (448, 336), so that both
-            images of a pair have one size; None: images keep their own
+        image_size: width and height to which every image is resampled first, "448x336" or (448, 336), or 448 for a
+            square, so that both images of a pair have one size; None: images keep their own
 
     Returns:
         the model, ready for every function that takes one
@@ -124,6 +125,7 @@ def load_model(
         )
     model = _build(f"{name}@{revision}" if revision else name, folder, find_device(device), options)
     model.revision = commit
+    check_sizing(model)
     if check:
         check_finite_weights(model.hf, model.name)
         check_prompts(model)

@@ -31,7 +31,7 @@ from vlmtrace.models.failures import ONE_CHECKPOINT, explained
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.finite import REMEDY
 from vlmtrace.models.model_folders import LFS, WEIGHTS, shards
-from vlmtrace.models.weight_values import named_values
+from vlmtrace.models.weight_values import named_values, quiet_libraries
 
 #: Types of numbers that weights may have in a file; others belong to quantized checkpoints.
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -164,7 +164,13 @@ def load_weights(
         VlmtraceError: tensors are missing, unexpected or of other shapes, with their names
     """
     failure = f"The weights of {name} cannot be loaded"
-    with _parts_told(name), explained(failure, remedy), _quiet(), _offload_folder("device_map" in how) as offload:
+    with (
+        quiet_libraries(),
+        _parts_told(name),
+        explained(failure, remedy),
+        _quiet(),
+        _offload_folder("device_map" in how) as offload,
+    ):
         hf, told = family.loader_class().from_pretrained(
             path,
             dtype=dtype,

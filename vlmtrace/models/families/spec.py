@@ -99,7 +99,7 @@ class FamilySpec:
         interface: "module:class", the subclass of `VLM` under which models of the family are used
         loader: the transformers class whose `from_pretrained` loads a model, or "module:class"
         load_options: further arguments of that call
-        processor_context: makes a context in which the family's processor is loaded where torchvision is missing
+        processor_context: makes a context in which the family's processor is loaded, where packages may be missing
         processor_settings: attributes that the processor's class lacks or has otherwise than the model needs them
         packages: config -> packages, by their names for import, without which such a model cannot be built
         since: the version of vlmtrace in which the family was first supported
@@ -124,6 +124,8 @@ class FamilySpec:
             scores grow with the square of their number
         prompt_start: what precedes the prompt where the processor has no chat template, with {image} for the image's
             placeholder; "" where the processor itself puts the image's tokens
+        chats: whether its models are trained with a chat template as a rule, so that one that lacks it is warned of;
+            of those that never put an image's tokens into a prompt (`prompt_start` without {image}) it is not asked
         prompt_end: what the processor itself adds behind the prompt
         several_images: whether a prompt may have several images, each of which becomes tokens of its own
         generated_token_type: the kind that a generated token has in `token_type_ids`
@@ -180,6 +182,7 @@ class FamilySpec:
     vision_in_one_row: bool = False
     # What its prompts and images become
     prompt_start: str = "{image}\n"
+    chats: bool = True
     prompt_end: str = ""
     several_images: bool = False
     generated_token_type: int = 0

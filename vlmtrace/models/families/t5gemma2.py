@@ -13,6 +13,7 @@ FAMILIES = [
         interface="vlmtrace.models.encoder_decoder:EncoderDecoder",
         vision_types=(),
         prompt_start="{image}",
+        chats=False,
         layout=UnknownLayout(),
         square_side=None,
         stacks={
