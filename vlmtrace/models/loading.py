@@ -169,7 +169,7 @@ def _build(name: str, folder: Path, device: torch.device, options: LoadOptions) 
     if method is None:
         check_names(hf, stored, name)
     if adapter:
-        add_adapter(hf, adapter, name)
+        add_adapter(hf, adapter, name, {key: held.shape for key, held in stored.items()}, family.leaves_out)
     settle(hf)
     check_tokenizer(processor, hf, written, name)
     if "device_map" not in how:
