@@ -101,6 +101,11 @@ class LoadOptions:
         device_map, quantization = device_map or None, quantization or None
         attn_implementation = attn_implementation or None
         if isinstance(device_map, str) and device_map not in PLACEMENTS:
+            if re.fullmatch(r"(cpu|disk|meta|mps|(cuda|xpu|npu)(:[0-9]+)?)", device_map):
+                raise VlmtraceError(
+                    f"device_map={device_map} names one device: write device={device_map}, or in Python "
+                    f"device_map={{'': '{device_map}'}}, which other entries may go with."
+                )
             one_of(device_map[:80], PLACEMENTS, "device_map")
         if quantization is not None:
             method = one_of(quantization[:80], QUANTIZATIONS, "quantization").partition("-")[0]

@@ -393,7 +393,8 @@ class VLM(ModelInterface):
 
         Two models that differ in one number have two fingerprints. It is the same wherever the parts of the model lie,
         and in every number type that holds the values as they are. Of quantized weights the values are those that
-        their codes stand for. Reading all of them takes about a second for 10⁸ parameters.
+        their codes stand for. Reading all of them takes about a second for 10⁸ parameters, or a fraction of it
+        where the processor has instructions for it.
         """
         digest = hashlib.sha256()
         for name, shape, values in weight_digests(self.hf):

@@ -7,12 +7,10 @@ running its module asks here.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import logging
 import os
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -170,34 +168,6 @@ def settle(hf: nn.Module) -> None:
             setattr(part, packing, False)
     # It says at every product that activations are quantized in half precision.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """While this is entered, what loads a model says nothing of which its user has nothing to do.
-
-    On some processors bitsandbytes looks for a faster product by a package that it does not require (kernels), and
-    warns if there is none; accelerate tells that weights lie where its user has put them.
-    """
-
-    def not_of_kernels(record: logging.LogRecord) -> bool:
-        return "kernels" not in record.getMessage()
-
-    def not_of_offloading(record: logging.LogRecord) -> bool:
-        return "on the meta device because they were offloaded" not in record.getMessage()
-
-    filters = {"bitsandbytes.backends.cpu.ops": not_of_kernels, "accelerate.big_modeling": not_of_offloading}
-    loggers = [(logging.getLogger(name), said) for name, said in filters.items()]
-    for logger, said in loggers:
-        logger.addFilter(said)
-    try:
-        with warnings.catch_warnings():
-            # A device map may name single weights.
-            warnings.filterwarnings("ignore", "The following device_map keys do not match any submodules")
-            yield
-    finally:
-        for logger, said in loggers:
-            logger.removeFilter(said)
 
 
 def is_quantized(hf: Any) -> bool:

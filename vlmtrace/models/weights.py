@@ -31,7 +31,8 @@ from vlmtrace.models.failures import ONE_CHECKPOINT, explained
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.finite import REMEDY
 from vlmtrace.models.model_folders import LFS, WEIGHTS, shards
-from vlmtrace.models.weight_values import named_values, quiet_libraries
+from vlmtrace.models.quiet import quiet_libraries, without_table
+from vlmtrace.models.weight_values import named_values
 
 #: Types of numbers that weights may have in a file; others belong to quantized checkpoints.
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -128,7 +129,7 @@ def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor],
     loader = family.loader_class()
     # Of a class that chooses by the configuration, one that asks for code of its own would otherwise ask the user.
     build = partial(loader.from_config, trust_remote_code=False) if hasattr(loader, "from_config") else loader
-    with explained(f"No model can be made of config.json of {name}"), torch.device("meta"), _quiet():
+    with explained(f"No model can be made of config.json of {name}"), torch.device("meta"), without_table():
         model = build(copy.deepcopy(config))
     wanted = {id(value): (key, value) for key, value in model.state_dict(keep_vars=True).items()}
     n_wanted = sum(value.numel() for _, value in wanted.values())
@@ -168,7 +169,7 @@ def load_weights(
         quiet_libraries(),
         _parts_told(name),
         explained(failure, remedy),
-        _quiet(),
+        without_table(),
         _offload_folder("device_map" in how) as offload,
     ):
         hf, told = family.loader_class().from_pretrained(
@@ -299,18 +300,3 @@ def _offload_folder(is_needed: bool) -> Iterator[dict[str, str]]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """While this is entered, transformers does not print its table of keys: what matters in it is told or refused."""
-    logger = logging.getLogger("transformers.modeling_utils")
-
-    def only_errors(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
-
-    logger.addFilter(only_errors)  # with another level of its own, this logger says more than before
-    try:
-        yield
-    finally:
-        logger.removeFilter(only_errors)
