@@ -17,8 +17,8 @@ from vlmtrace.models.load_options import DTYPES, LoadOptions
     [
         ({"dtype": "int8"}, "Unknown dtype 'int8'"),
         ({"device_map": "everywhere"}, "Unknown device_map 'everywhere'"),
-        ({"device_map": "cuda:0"}, "names one device: write device=cuda:0"),
-        ({"device_map": "disk"}, r"names one device.*device_map=\{'': 'disk'\}"),
+        ({"device_map": "cuda:0"}, "names one place for all: write device=cuda:0"),
+        ({"device_map": "disk"}, r"names one place for all: write device_map=\{'': 'disk'\}"),
         ({"quantization": "4bit"}, "Unknown quantization '4bit'"),
         ({"attn_implementation": "flash_attention_2"}, "Unknown attn_implementation 'flash_attention_2'"),
         ({"image_size": "large"}, "image_size='large' is no width and height"),

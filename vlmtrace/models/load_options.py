@@ -14,7 +14,7 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import LONGEST_SIDE, MOST_PIXELS
 from vlmtrace.models.failures import ONE_CHECKPOINT
 from vlmtrace.models.image_sizing import ImageSizing
-from vlmtrace.models.placement import check_places
+from vlmtrace.models.placement import DISK, check_places
 
 #: What the weights can be computed in.
 DTYPES = {
@@ -101,11 +101,9 @@ class LoadOptions:
         device_map, quantization = device_map or None, quantization or None
         attn_implementation = attn_implementation or None
         if isinstance(device_map, str) and device_map not in PLACEMENTS:
-            if re.fullmatch(r"(cpu|disk|meta|mps|(cuda|xpu|npu)(:[0-9]+)?)", device_map):
-                raise VlmtraceError(
-                    f"device_map={device_map} names one device: write device={device_map}, or in Python "
-                    f"device_map={{'': '{device_map}'}}, which other entries may go with."
-                )
+            if re.fullmatch(r"(cpu|disk|mps|(cuda|xpu|npu)(:[0-9]+)?)", device_map):
+                remedy = f"device={device_map}" if device_map != DISK else f"device_map={{'': '{DISK}'}} in Python"
+                raise VlmtraceError(f"device_map={device_map} names one place for all: write {remedy}.")
             one_of(device_map[:80], PLACEMENTS, "device_map")
         if quantization is not None:
             method = one_of(quantization[:80], QUANTIZATIONS, "quantization").partition("-")[0]
