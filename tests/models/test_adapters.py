@@ -275,3 +275,56 @@ def test_make_takes_an_adapter_and_knows_when_its_model_changes(model_store, fac
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"note": 1}))
     assert model_digest(str(folder)) != first
+
+
+# What lay apart when the adapter was trained
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("qwen3_5_moe", ("experts.1.up_proj", "experts.2.gate_proj", "layers.0.mlp.experts.0.down_proj", "q_proj")),
+        ("glm4v_moe", ("experts.3.down_proj", "experts.0.gate_proj")),
+        ("qianfan_ocr", ("attn.qkv",)),
+        ("ernie4_5_vl_moe", ("experts.0.up_proj", "experts.1.down_proj", "experts.5.gate_proj")),
+    ],
+)
+def test_layers_that_are_parts_of_one_tensor_now_are_changed_as_files_would_be(model_store, tmp_path, name, changed):
+    base = model_store.path(name)
+    file = base / "model.safetensors"
+    held, generator = load_file(file), torch.Generator().manual_seed(0)
+    keys = [key for key in held if key.removesuffix(".weight").endswith(changed) and held[key].ndim == 2]
+    assert len(keys) >= len(changed)
+    factors = {
+        key.removesuffix(".weight"): (
+            0.3 * torch.randn(2, held[key].shape[1], generator=generator),
+            0.3 * torch.randn(held[key].shape[0], 2, generator=generator),
+        )
+        for key in keys
+    }
+    wanted = shutil.copytree(base, tmp_path / "changed")
+    added = {
+        key: held[key] + 16 / 2 * factors[key.removesuffix(".weight")][1] @ factors[key.removesuffix(".weight")][0]
+        for key in keys
+    }
+    save_file(held | added, wanted / "model.safetensors", {"format": "pt"})
+    expected = vt.load_model(wanted, check=False).hf.state_dict()
+    found = vt.load_model(write_adapter(tmp_path / "adapter", base, factors, r=2), check=False).hf.state_dict()
+    plain = model_store.shared(name).hf.state_dict()
+    assert any(not torch.equal(plain[key], value) for key, value in expected.items())
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=1e-6, rtol=1e-6, msg=key)
+
+
+def test_changes_of_what_takes_no_part_in_answers_are_left_aside_and_told(model_store, tmp_path):
+    """Cosmos 3 Edge has experts that generate images; its text layers alone are loaded."""
+    whole = model_store.shared("cosmos3_edge")
+    layer = "model.language_model.layers.1.self_attn.q_proj"
+    factors = factors_of(whole.hf, [layer])
+    unused = {f"{layer}_moe_gen": (a.clone(), b.clone()) for a, b in factors.values()}
+    folder = write_adapter(tmp_path / "adapter", model_store.path("cosmos3_edge"), factors | unused)
+    with pytest.warns(UserWarning, match=r"1 of the changes of .* take no part in its answers.*q_proj_moe_gen"):
+        found = vt.load_model(folder, check=False)
+    alone = write_adapter(tmp_path / "alone", model_store.path("cosmos3_edge"), factors)
+    assert found.fingerprint() == vt.load_model(alone, check=False).fingerprint() != whole.fingerprint()

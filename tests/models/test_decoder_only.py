@@ -248,15 +248,6 @@ def test_video_parts_are_left_out_and_everything_is_put_back(model_store):
             processor.video_processor([])
 
 
-def test_a_missing_package_is_named(monkeypatch):
-    def missing(*_args, **_options):
-        raise ImportError("\nThisProcessor requires the Torchvision library but it was not found.")
-
-    monkeypatch.setattr(AutoProcessor, "from_pretrained", missing)
-    with pytest.raises(vt.VlmtraceError, match=r"requires the Torchvision library.*pip install torchvision"):
-        load_processor("some-model")
-
-
 def test_tokenizers_without_offsets_are_refused(monkeypatch):
     class Slow:
         tokenizer = type("SlowTokenizer", (), {"is_fast": False})()

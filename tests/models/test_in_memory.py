@@ -6,7 +6,9 @@ import json
 import pandas as pd
 import pytest
 import torch
+from accelerate import cpu_offload, dispatch_model
 from fixtures.broken_folders import logits
+from fixtures.pretended_devices import SECOND, place
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer, BertConfig, BertModel, BlipForQuestionAnswering
 
@@ -152,6 +154,24 @@ def test_attention_is_computed_as_the_family_needs_it(model_store):
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 
 
+def test_what_accelerate_has_wrapped_is_taken(model_store):
+    """Its wrappers act in the copy, on the copy's parts."""
+    loaded = model_store.load("llava")
+    hf = dispatch_model(loaded.hf, {"": "cpu"}, force_hooks=True)
+    model = vt.wrap_model(hf, loaded.processor)
+    assert model.uses_fast_sweep and torch.equal(logits(model), logits(model_store.shared("llava")))
+    assert "forward" in model.hf.lm_head.__dict__ and model.hf.lm_head.forward.args[0] is model.hf.lm_head
+
+
+def test_weights_in_host_memory_or_on_the_disk_are_told(model_store):
+    loaded = model_store.load("llava")
+    hf = cpu_offload(loaded.hf, "cpu")
+    hf.hf_device_map = {"": "cpu"}
+    said = r"not in memory.*device_map put them on the disk.*vt.load_model, which takes"
+    with pytest.raises(vt.VlmtraceError, match=said):
+        vt.wrap_model(hf, loaded.processor)
+
+
 # What is refused
 
 
@@ -174,7 +194,13 @@ def wrapped(kind, hf):
         (lambda hf: setattr(hf.model.language_model.layers[0].self_attn, "adapter", Peft()), "merge_and_unload"),
         (lambda hf: hf.model.language_model, "is a LlavaModel|is a LlamaModel"),
         (lambda hf: "tiny-llava", "takes a transformers model.*not str.*vt.load_model"),
-        (lambda hf: hf.to("meta"), "not in memory"),
+        (lambda hf: hf.to("meta"), "not in memory.*on the device meta"),
+        (lambda hf: hf.model.language_model.rotary_emb.to("meta"), "not in memory.*rotary_emb.inv_freq"),
+        (lambda hf: hf.model.vision_tower.to(torch.bfloat16), "several number types.*bfloat16 in model.vision_tower"),
+        (lambda hf: hf.to(torch.bfloat16).lm_head.float(), "several number types.*float32 in lm_head.weight"),
+        (lambda hf: hf.model.language_model.layers[1].half(), "several number types.*float16 in .*layers.1"),
+        (lambda hf: hf.to(torch.float8_e4m3fn), "as float8_e4m3fn, in which nothing can be computed"),
+        (lambda hf: place(hf.model.language_model.layers[1], SECOND), "several devices.*lm_head.weight on cpu"),
         (lambda hf: nn.Linear(2, 2), "takes a transformers model.*not Linear"),
         (lambda hf: BertModel(TINY_BERT), "is a BertModel"),
         (lambda hf: hf.lm_head.weight.data.view(-1)[3].fill_(float("nan")), "not finite"),
@@ -184,7 +210,9 @@ def wrapped(kind, hf):
 def test_what_is_no_whole_model_is_one_sentence(model_store, change, said):
     loaded = model_store.load("llava")
     changed = change(loaded.hf)
-    given = changed if isinstance(changed, (str, nn.Module)) and not isinstance(changed, nn.Embedding) else loaded.hf
+    whole = isinstance(changed, str) or not any(changed is part for part in list(loaded.hf.modules())[1:])
+    is_language_model = changed is loaded.hf.model.language_model
+    given = changed if isinstance(changed, (str, nn.Module)) and (whole or is_language_model) else loaded.hf
     with pytest.raises(vt.VlmtraceError, match=said) as caught:
         vt.wrap_model(given, loaded.processor)
     assert "\n" not in str(caught.value)

@@ -1,5 +1,7 @@
 """Number types, placement and the like are checked before anything is read, and the model is as it was asked for."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -15,11 +17,15 @@ from vlmtrace.models.load_options import DTYPES, LoadOptions
     [
         ({"dtype": "int8"}, "Unknown dtype 'int8'"),
         ({"device_map": "everywhere"}, "Unknown device_map 'everywhere'"),
+        ({"device_map": "cuda:0"}, "names one place for all: write device=cuda:0"),
+        ({"device_map": "disk"}, r"names one place for all: write device_map=\{'': 'disk'\}"),
         ({"quantization": "4bit"}, "Unknown quantization '4bit'"),
         ({"attn_implementation": "flash_attention_2"}, "Unknown attn_implementation 'flash_attention_2'"),
         ({"image_size": "large"}, "image_size='large' is no width and height"),
         ({"image_size": (448, 0)}, "is no width and height"),
-        ({"image_size": (448,)}, "is no width and height"),
+        ({"image_size": (448,)}, "is no width and height.*one number for a square"),
+        ({"image_size": 0}, "is no width and height"),
+        ({"image_size": (30000, 30000)}, "more pixels than the 120,000,000"),
         ({"max_pixels": -1}, "max_pixels must be a whole number from 0 to 120,000,000, not -1"),
         ({"device_map": "auto", "device": "cuda"}, "device=cuda and device_map are both given"),
     ],
@@ -90,3 +96,53 @@ def test_what_loads_the_same_again_is_kept():
     options = LoadOptions.of("bfloat16", attn_implementation="eager", max_pixels=900, image_size="40x20")
     assert LoadOptions.of("bfloat16", **options.given()) == options
     assert str(options) == "bfloat16, eager, max_pixels=900, image_size=40x20"
+
+
+def test_the_remedy_names_what_else_may_be_at_fault():
+    assert "one checkpoint" in LoadOptions().remedy and "without" not in LoadOptions().remedy
+    said = LoadOptions.of(device_map="auto", image_size="40x20").remedy
+    assert said.startswith("load it without device_map and image_size, and if that works, choose another")
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_codes_of_four_bits_are_not_computed_in_float64(copy, stored):
+    folder = copy("llava")
+    if stored:
+        set_entry("config.json", ("quantization_config",), {"quant_method": "bitsandbytes", "load_in_4bit": True})(
+            folder
+        )
+        written = json.loads((folder / "config.json").read_text())
+        with pytest.raises(vt.VlmtraceError, match="float64: choose another dtype"):
+            load_options.check_computable(torch.float64, None, written, "it")
+        load_options.check_computable(torch.float32, None, written, "it")
+        return
+    with pytest.raises(vt.VlmtraceError, match="float64: choose another dtype"):
+        vt.load_model(folder, quantization="bitsandbytes-4bit", dtype="float64")
+
+
+@pytest.mark.parametrize("given", [84, "84", "84x84", (84, 84)])
+def test_one_number_is_a_square(model_store, random_pairs, given):
+    model = vt.load_model(model_store.path("llava"), image_size=given, check=False)
+    assert model.load_options.sizing.size == (84, 84) and model.loading == "float32, image_size=84x84"
+
+
+def test_a_size_that_the_processor_cannot_take_is_told_at_load(model_store):
+    said = r"^image_size=900x3 cannot be used with .*aspect ratio.*: choose another"
+    with pytest.raises(vt.VlmtraceError, match=said):
+        vt.load_model(model_store.path("qwen2_vl"), image_size=(900, 3), check=False)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (84, r"self-check of .* fails \(.*84.*\): load it without image_size"),
+        (448, r"^image_size=448x448 cannot be used with .* more than the 256 positions"),
+    ],
+)
+def test_a_size_that_positions_do_not_fit_is_not_blamed_on_the_files(copy, size, said):
+    folder = copy("llava")
+    for entry in ("do_resize", "do_center_crop"):
+        set_entry("processor_config.json", ("image_processor", entry), False)(folder)
+    with pytest.raises(vt.VlmtraceError, match=said):
+        vt.load_model(folder, image_size=size)
+    assert vt.load_model(folder, image_size=42).uses_fast_sweep

@@ -142,3 +142,29 @@ def test_a_broken_generation_config_is_named(random_blip_dir, tmp_path, text, sa
     (folder / "generation_config.json").write_text(text)
     with pytest.raises(vt.VlmtraceError, match=said):
         vt.load_model(folder)
+
+
+def test_the_fingerprint_tells_models_apart_that_differ_in_one_number(model_store):
+    """A fine-tuned one may differ in one row, far behind the first values; a buffer that is saved is a weight, too."""
+    model = model_store.load("llava")
+    seen = {model.fingerprint()}
+    for key in ("lm_head.weight", "model.language_model.embed_tokens.weight", "model.vision_tower.pre_layrnorm.bias"):
+        with torch.no_grad():
+            model.hf.get_parameter(key).view(-1)[-1] += 1e-3
+        seen.add(model.fingerprint())
+    assert len(seen) == 4
+    model.hf.register_buffer("scale", torch.ones(3))
+    with_buffer = model.fingerprint()
+    model.hf.scale[2] = 2
+    assert len({*seen, with_buffer, model.fingerprint()}) == 6
+    model.hf.register_buffer("scratch", torch.ones(3), persistent=False)
+    before = model.fingerprint()
+    model.hf.scratch[0] = 5
+    assert model.fingerprint() == before
+
+
+def test_the_fingerprint_reads_a_weight_in_parts_of_any_size(model_store, monkeypatch):
+    model = model_store.shared("llava")
+    expected = model.fingerprint()
+    monkeypatch.setattr("vlmtrace.models.weight_values.AT_ONCE", 7)
+    assert model.fingerprint() == expected

@@ -201,3 +201,18 @@ def test_a_template_that_writes_the_date_is_told(copy):
     folder = with_template(copy("llava"), "{{ strftime_now('%Y') }} " + LOOP + TEXT + END)
     with pytest.warns(UserWarning, match="writes the date into every prompt"):
         vt.load_model(folder)
+
+
+def test_a_model_that_is_asked_bare_prompts_is_told(copy, recwarn):
+    folder = copy("llava")
+    vt.load_model(folder)
+    assert not [one for one in recwarn if "no chat template" in str(one.message)]
+    (folder / "chat_template.jinja").unlink()
+    with pytest.warns(UserWarning, match=r"llava has no chat template, and is asked bare prompts, such as '<image>.n"):
+        vt.load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["paligemma", "blip2", "random_blip"])
+def test_one_that_never_had_a_template_is_not(model_store, name, recwarn):
+    vt.load_model(model_store.path(name))
+    assert not [one for one in recwarn if "no chat template" in str(one.message)]

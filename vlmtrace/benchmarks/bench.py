@@ -32,7 +32,8 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_json
 from vlmtrace.core.paths import DATA
 from vlmtrace.models import VLM
-from vlmtrace.models.loading import bundled_models, find_device, load_model
+from vlmtrace.models.loading import bundled_models, load_model
+from vlmtrace.models.placement import find_device
 
 LARGE = "BLIP of blip-vqa-base's size, random weights"
 LONG = "LLaVA of 640 positions, random weights"

@@ -7,8 +7,9 @@ one model. Every tensor of the adapter's file must find its place; if one does n
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.adapter_files import ADAPTER_WEIGHTS, MERGE, Adapter
+from vlmtrace.models.adapter_joins import joined_changes
 from vlmtrace.models.failures import explained
 from vlmtrace.models.finite import REMEDY
 from vlmtrace.models.weights import REMEDY_WEIGHTS, named, sizes, sort_of_text
@@ -31,13 +33,22 @@ PREFIX = "base_model.model."
 
 
 @torch.no_grad()
-def add_adapter(hf: nn.Module, adapter: Adapter, name: str) -> None:
+def add_adapter(
+    hf: nn.Module,
+    adapter: Adapter,
+    name: str,
+    stored: Mapping[str, tuple[int, ...]] | None = None,
+    leaves_out: Callable[[str], bool] = lambda key: False,
+) -> None:
     """Add a LoRA adapter to a model's weights.
 
     Args:
         hf: the transformers model that the adapter changes; its weights are changed
         adapter: what is added
         name: of the adapter, for the sentence
+        stored: shapes of the tensors in the files of the model, by name: an adapter may change some that the model
+            holds as parts of others
+        leaves_out: whether the family leaves a tensor of the files aside, since it takes no part in answers
 
     Raises:
         VlmtraceError: the adapter's file cannot be read, a tensor of it has no place in the model or is not of its
@@ -66,9 +77,20 @@ def add_adapter(hf: nn.Module, adapter: Adapter, name: str) -> None:
     single = [layer for layer, pair in factors.items() if len(pair) < 2]
     if single:
         raise VlmtraceError(f"{name} holds one of two factors for {named(single)}: save the adapter again.")
-    places = _Places(hf, adapter.base, name)
+    places = _Places(hf, adapter.base, name, stored or {})
+    unused = [layer for layer in factors if leaves_out(f"{layer}.weight") and not places.has(f"{layer}.weight")]
+    unused += [key for key in whole if leaves_out(key) and not places.has(key)]
+    if unused:
+        warnings.warn(
+            f"{len(unused)} of the changes of {name} are of parts of {adapter.base} that take no part in its answers, "
+            f"and are left aside ({named(unused)}).",
+            stacklevel=2,
+        )
+    factors = {layer: pair for layer, pair in factors.items() if layer not in unused}
+    apart: dict[str, Tensor] = {}
     for layer, pair in factors.items():
-        weight = places.weight(f"{layer}.weight")
+        parts = places.shape_apart(f"{layer}.weight")
+        weight = places.weight(f"{layer}.weight") if parts is None else torch.empty(parts, device="meta")
         rank = len(pair["A"])
         if not rank or not all(factor.is_floating_point() for factor in pair.values()):
             raise VlmtraceError(
@@ -79,6 +101,13 @@ def add_adapter(hf: nn.Module, adapter: Adapter, name: str) -> None:
         if pair["A"].ndim != 2 or pair["B"].shape[1:] != (rank,):
             raise VlmtraceError(f"The factors of {layer} in {name} are no matrices of one rank: {MERGE}.")
         added = adapter.scale(layer, rank) * (pair["B"].float() @ pair["A"].float())  # (output, input)
+        if parts is not None:
+            apart[f"{layer}.weight"] = added
+            continue
+        weight.copy_(weight.float() + added.to(weight.device))
+    for key, added in places.joined(apart).items():
+        weight = places.weight(key)
+        places.check_shape(weight, added.shape, key)
         weight.copy_(weight.float() + added.to(weight.device))
     missing = [part for part in adapter.whole if not any(part in key for key in whole)]
     if missing:
@@ -87,6 +116,8 @@ def add_adapter(hf: nn.Module, adapter: Adapter, name: str) -> None:
             "such tensor: save the adapter again."
         )
     for key, tensor in whole.items():  # of layers that were trained whole (modules_to_save, bias)
+        if key in unused:
+            continue
         weight = places.weight(key)
         places.check_shape(weight, tensor.shape, key)
         weight.copy_(tensor)
@@ -95,7 +126,8 @@ def add_adapter(hf: nn.Module, adapter: Adapter, name: str) -> None:
 class _Places:
     """Where the tensors of an adapter belong in a model, also where transformers has renamed its parts since."""
 
-    def __init__(self, hf: Any, base: str, name: str):
+    def __init__(self, hf: Any, base: str, name: str, stored: Mapping[str, tuple[int, ...]]):
+        self.hf, self.stored = hf, stored
         self.held = dict(hf.named_parameters(remove_duplicate=False))
         self.uses = Counter(map(id, self.held.values()))
         self.prefix, self.base, self.name = hf.base_model_prefix, base, name
@@ -104,11 +136,29 @@ class _Places:
         self.converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
         self.ready: set[str] = set()
 
+    def _renamed(self, key: str) -> tuple[str, str | None]:
+        return rename_source_key(key, self.renamings, self.converters, self.prefix, self.held)
+
+    def has(self, key: str) -> bool:
+        """Whether the model has a parameter of this name, today's or an older one."""
+        return key in self.held or self._renamed(key)[0] in self.held
+
+    def shape_apart(self, key: str) -> tuple[int, ...] | None:
+        """The shape of a tensor of the files that the model holds as a part of another; None: it is held as it is."""
+        if key in self.held or key not in self.stored:
+            return None
+        found, converted = self._renamed(key)
+        return None if converted is None or found not in self.held else self.stored[key]
+
+    def joined(self, changes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Changes of tensors that the model holds as parts of others, as changes of those."""
+        return joined_changes(self.hf, changes, self.stored, self._renamed, self.converters) if changes else {}
+
     def weight(self, key: str) -> Tensor:
         """The parameter of this name, today's or an older one."""
         found = key
         if key not in self.held:
-            found, converted = rename_source_key(key, self.renamings, self.converters, self.prefix, self.held)
+            found, converted = self._renamed(key)
             if converted is not None or found not in self.held:
                 raise VlmtraceError(
                     f"{self.name} changes {key}, which the model {self.base} does not have: correct "

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import from_home
-from vlmtrace.models.failures import explained
+from vlmtrace.models.failures import ONE_CHECKPOINT, explained
 from vlmtrace.models.families import FamilySpec, families, family_of
+from vlmtrace.models.load_options import DTYPES
 from vlmtrace.models.model_folders import read_json
 from vlmtrace.models.processor_checks import (
     check_image_processor,
@@ -26,6 +27,7 @@ from vlmtrace.models.processor_checks import (
 from vlmtrace.models.processors import PROCESSOR, check_fast, load_processor
 from vlmtrace.models.sweep.self_check import self_check
 from vlmtrace.models.vlm import VLM
+from vlmtrace.models.weight_values import is_quantized
 from vlmtrace.models.weights import check_finite_weights
 
 #: Wrappers that people put around a model, by the name of their class → how to get at the model.
@@ -60,7 +62,8 @@ def wrap_model(hf: Any, processor: Any, name: str = "", check: bool = True) -> V
 
     Raises:
         VlmtraceError: it is no transformers model, its family is not supported, an adapter is not merged, weights are
-            not in memory or not finite, or model and processor do not belong together
+            not in memory, not finite, or of types or on devices that do not go together, or model and processor do not
+            belong together
 
     Example:
         >>> import vlmtrace as vt
@@ -92,9 +95,21 @@ def wrap_model(hf: Any, processor: Any, name: str = "", check: bool = True) -> V
     if check:
         check_finite_weights(shared, name)
         check_prompts(model)
-        with explained(f"The self-check of {name} fails"):
+        with explained(f"The self-check of {name} fails", _remedy(shared)):
             self_check(model)
     return model
+
+
+def _remedy(hf: nn.Module) -> str:
+    """What to do where a model cannot be run: most often its parts do not go together."""
+    kinds: dict[str, list[str]] = {}
+    for key, value in hf.named_parameters():
+        if value.is_floating_point():
+            kinds.setdefault(str(value.dtype).removeprefix("torch."), []).append(key)
+    if len(kinds) < 2 or is_quantized(hf):
+        return ONE_CHECKPOINT
+    said = ", ".join(f"{kind} in {keys[0]}" for kind, keys in kinds.items())
+    return f"its weights are of several number types ({said}), and must be of one, as after model.to(torch.float32)"
 
 
 def _check_kind(hf: Any, name: str) -> None:
@@ -112,11 +127,33 @@ def _check_kind(hf: Any, name: str) -> None:
             f"wrap_model takes a transformers model, such as AutoModelForImageTextToText.from_pretrained gives, not "
             f"{kind}: load a model by its name or directory with vt.load_model."
         )
-    away = [key for key, value in hf.named_parameters() if value.device.type == "meta"]
+    _check_weights(hf, name)
+
+
+def _check_weights(hf: nn.Module, name: str) -> None:
+    """Raise a sentence if weights are elsewhere, or of a type that nothing is computed in."""
+    values = {**dict(hf.named_parameters()), **dict(hf.named_buffers())}
+    away = [key for key, value in values.items() if value.device.type == "meta"]
+    placed = getattr(hf, "hf_device_map", None)
     if away:
+        how = "device_map put them on the disk or in host memory" if placed else "they are on the device meta"
         raise VlmtraceError(
-            f"{len(away)} of the tensors of {name} are not in memory (the first is {away[0]}): load it without device "
-            '"meta", or by its directory with vt.load_model.'
+            f"{len(away)} of the tensors of {name} are not in memory (the first is {away[0]}; {how}): load it without "
+            "that, or by its directory with vt.load_model, which takes a device_map, too."
+        )
+    devices = {str(value.device): key for key, value in hf.named_parameters()}
+    if len(devices) > 1 and not placed:
+        said = ", ".join(f"{key} on {device}" for device, key in devices.items())
+        raise VlmtraceError(
+            f"{name} lies on several devices ({said}), and nothing carries activations between them: load it with "
+            "device_map, or put it on one, as with model.to('cuda')."
+        )
+    odd = {key: value.dtype for key, value in hf.named_parameters() if value.dtype not in DTYPES.values()}
+    if odd and not is_quantized(hf):
+        key, dtype = next(iter(odd.items()))
+        raise VlmtraceError(
+            f"{name} holds {key} as {str(dtype).removeprefix('torch.')}, in which nothing can be computed: put it into "
+            f"one of {', '.join(DTYPES)}, as with model.to(torch.bfloat16)."
         )
 
 

@@ -12,7 +12,9 @@ import torch
 
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import LONGEST_SIDE, MOST_PIXELS
+from vlmtrace.models.failures import ONE_CHECKPOINT
 from vlmtrace.models.image_sizing import ImageSizing
+from vlmtrace.models.placement import DISK, check_places
 
 #: What the weights can be computed in.
 DTYPES = {
@@ -88,7 +90,7 @@ class LoadOptions:
         quantization: str | None = None,
         attn_implementation: str | None = None,
         max_pixels: int | None = None,
-        image_size: str | Sequence[int] | None = None,
+        image_size: str | int | Sequence[int] | None = None,
     ) -> LoadOptions:
         """Check what was given; "" stands for None, as in notebooks.
 
@@ -99,12 +101,17 @@ class LoadOptions:
         device_map, quantization = device_map or None, quantization or None
         attn_implementation = attn_implementation or None
         if isinstance(device_map, str) and device_map not in PLACEMENTS:
+            if re.fullmatch(r"(cpu|disk|mps|(cuda|xpu|npu)(:[0-9]+)?)", device_map):
+                remedy = f"device={device_map}" if device_map != DISK else f"device_map={{'': '{DISK}'}} in Python"
+                raise VlmtraceError(f"device_map={device_map} names one place for all: write {remedy}.")
             one_of(device_map[:80], PLACEMENTS, "device_map")
         if quantization is not None:
             method = one_of(quantization[:80], QUANTIZATIONS, "quantization").partition("-")[0]
             _require(method, f"quantization={quantization}")
         if device_map is not None:
             _require("accelerate", "device_map")
+            if not isinstance(device_map, str):
+                check_places(device_map)
         if attn_implementation is not None:
             one_of(attn_implementation[:80], ATTENTION, "attn_implementation")
         if max_pixels is not None and not 0 <= max_pixels <= MOST_PIXELS:
@@ -127,6 +134,24 @@ class LoadOptions:
         """The same with the number type that "auto" turned out to be."""
         return replace(self, dtype=str(dtype).removeprefix("torch."))
 
+    @property
+    def remedy(self) -> str:
+        """What to do where a model cannot be loaded or does not run: something else may be at fault than its files."""
+        blamed = [
+            name
+            for name, value in (
+                ("device_map", self.device_map),
+                ("quantization", self.quantization),
+                ("image_size", self.sizing.size),
+                ("max_pixels", self.sizing.max_pixels),
+            )
+            if value is not None
+        ]
+        if not blamed:
+            return ONE_CHECKPOINT
+        said = " and ".join(blamed)
+        return f"load it without {said}, and if that works, choose another {said}; otherwise {ONE_CHECKPOINT}"
+
     def given(self) -> dict[str, Any]:
         """The arguments of `load_model` that load the same again elsewhere, beside dtype and device_map."""
         found = {
@@ -138,25 +163,31 @@ class LoadOptions:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def size_of(image_size: str | Sequence[int] | None) -> tuple[int, int] | None:
-    """Width and height, given as two numbers or as text.
+def size_of(image_size: str | int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Width and height, given as two numbers or as text; one number stands for a square.
 
     Raises:
-        VlmtraceError: it is neither
+        VlmtraceError: it is neither, or more pixels than an image may have
 
-    >>> size_of("448x336"), size_of((448, 336)), size_of("")
-    ((448, 336), (448, 336), None)
+    >>> size_of("448x336"), size_of((448, 336)), size_of(448), size_of("448"), size_of("")
+    ((448, 336), (448, 336), (448, 448), (448, 448), None)
     """
-    if not image_size:
+    if not isinstance(image_size, int) and not image_size:
         return None
     if isinstance(image_size, str):
-        found = re.fullmatch(r"\s*([0-9]{1,6})\s*[x×,]\s*([0-9]{1,6})\s*", image_size)
-        numbers = list(map(int, found.groups())) if found else []
+        found = re.fullmatch(r"\s*([0-9]{1,6})\s*(?:[x×,]\s*([0-9]{1,6})\s*)?", image_size)
+        numbers = [int(number or found[1]) for number in found.groups()] if found else []
     else:
-        numbers = [int(number) for number in image_size]
+        numbers = [image_size] * 2 if isinstance(image_size, int) else [int(number) for number in image_size]
     if len(numbers) != 2 or not all(1 <= number <= LONGEST_SIDE for number in numbers):
         raise VlmtraceError(
-            f"image_size={str(image_size)[:40]!r} is no width and height: write both, as in 448x336 or (448, 336)."
+            f"image_size={str(image_size)[:40]!r} is no width and height: write both, as in 448x336 or (448, 336), or "
+            "one number for a square."
+        )
+    if numbers[0] * numbers[1] > MOST_PIXELS:
+        raise VlmtraceError(
+            f"image_size={numbers[0]}x{numbers[1]} has more pixels than the {MOST_PIXELS:,} that an image may have: "
+            "choose a smaller one."
         )
     return numbers[0], numbers[1]
 
@@ -203,6 +234,27 @@ def check_quantization(written: Any, name: str) -> str | None:
         if isinstance(value, dict) and (found := check_quantization(value, name)):
             return found
     return None
+
+
+def check_computable(dtype: torch.dtype, quantization: str | None, written: Mapping[str, Any], name: str) -> None:
+    """Refuse a number type that codes of 4 bits cannot be computed in.
+
+    Args:
+        dtype: that was asked for, or that the checkpoint is stored in
+        quantization: that was asked for
+        written: what config.json holds
+        name: of the model, for the sentence
+
+    Raises:
+        VlmtraceError: it is float64, and the weights are or become codes of 4 bits
+    """
+    told = written.get("quantization_config")
+    in_4_bits = quantization == "bitsandbytes-4bit" or (isinstance(told, dict) and bool(told.get("load_in_4bit")))
+    if dtype == torch.float64 and in_4_bits:
+        raise VlmtraceError(
+            f"bitsandbytes computes with 4-bit weights in float32, bfloat16 or float16, and {name} is asked for in "
+            "float64: choose another dtype."
+        )
 
 
 def _loads_in_bits(told: Mapping[str, Any]) -> bool:

@@ -18,11 +18,13 @@ from vlmtrace.models.config_checks import RESTORE, check_config, check_layers
 from vlmtrace.models.failures import explained
 from vlmtrace.models.families import families, family_of
 from vlmtrace.models.hub import locate
-from vlmtrace.models.load_options import AUTO, DTYPES, QUANTIZATIONS, LoadOptions, check_quantization
+from vlmtrace.models.load_options import AUTO, DTYPES, QUANTIZATIONS, LoadOptions, check_computable, check_quantization
 from vlmtrace.models.model_folders import check_files, processor_folder, read_json
+from vlmtrace.models.placement import check_not_offloaded, find_device, resolved
 from vlmtrace.models.processor_checks import (
     check_image_processor,
     check_prompts,
+    check_sizing,
     check_stop_ids,
     check_tokenizer,
     complete_processor,
@@ -73,7 +75,7 @@ def load_model(
     quantization: str | None = None,
     attn_implementation: str | None = None,
     max_pixels: int | None = None,
-    image_size: str | Sequence[int] | None = None,
+    image_size: str | int | Sequence[int] | None = None,
 ) -> VLM:
     """Load a vision-language model and check that patching it gives exact numbers.
 
@@ -98,8 +100,8 @@ def load_model(
         attn_implementation: "sdpa" or "eager"; None: as transformers chooses
         max_pixels: images of more pixels are made smaller before the model's processor, in their own shape; 0 or
             None: no bound
-        image_size: width and height to which every image is resampled first, "448x336" or (448, 336), so that both
-            images of a pair have one size; None: images keep their own
+        image_size: width and height to which every image is resampled first, "448x336" or (448, 336), or 448 for a
+            square, so that both images of a pair have one size; None: images keep their own
 
     Returns:
         the model, ready for every function that takes one
@@ -126,10 +128,11 @@ def load_model(
         )
     model = _build(f"{name}@{revision}" if revision else name, folder, find_device(device), options)
     model.revision = commit
+    check_sizing(model)
     if check:
         check_finite_weights(model.hf, model.name)
         check_prompts(model)
-        with explained(f"The self-check of {model.name} fails"):
+        with explained(f"The self-check of {model.name} fails", options.remedy):
             self_check(model)
     return model
 
@@ -171,15 +174,21 @@ def _build(name: str, folder: Path, device: torch.device, options: LoadOptions) 
         processor = load_processor(place, family.processor_context, name)
         complete_processor(processor, config, read_json(place / "processor_config.json"))
     check_image_processor(processor, name)
-    check_size(family, config, stored, name)
+    bare = check_size(family, config, stored, name)
     dtype = _stored_dtype(config, stored) if options.dtype == AUTO else DTYPES[options.dtype]
+    check_computable(dtype, options.quantization, written, name)
     options = options.with_dtype(dtype)
-    how = _how(options, dtype, device, method is not None)
-    hf = load_weights(folder, family, dtype, name, **how)
+    how = _how(options, dtype, device, method)
+    if isinstance(options.device_map, Mapping):
+        quantized = options.quantization or method
+        if quantized and not _offloads_quantized(written):
+            check_not_offloaded(options.device_map, name, quantized)
+        how["device_map"] = resolved(options.device_map, bare, family.text, name)
+    hf = load_weights(folder, family, dtype, name, options.remedy, **how)
     if method is None:
         check_names(hf, stored, name)
     if adapter:
-        add_adapter(hf, adapter, name)
+        add_adapter(hf, adapter, name, {key: held.shape for key, held in stored.items()}, family.leaves_out)
     settle(hf)
     check_tokenizer(processor, hf, written, name)
     if "device_map" not in how:
@@ -192,7 +201,13 @@ def _build(name: str, folder: Path, device: torch.device, options: LoadOptions) 
     return model
 
 
-def _how(options: LoadOptions, dtype: torch.dtype, device: torch.device, is_quantized: bool) -> dict[str, Any]:
+def _offloads_quantized(written: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint says that bitsandbytes may leave parts of it as they are, in host memory."""
+    told = written.get("quantization_config")
+    return isinstance(told, dict) and bool(told.get("llm_int8_enable_fp32_cpu_offload"))
+
+
+def _how(options: LoadOptions, dtype: torch.dtype, device: torch.device, method: str | None) -> dict[str, Any]:
     """The arguments of `from_pretrained` that follow from what the user asked for."""
     found: dict[str, Any] = {}
     if options.attn_implementation is not None:
@@ -201,7 +216,7 @@ def _how(options: LoadOptions, dtype: torch.dtype, device: torch.device, is_quan
         found["quantization_config"] = QUANTIZATIONS[options.quantization](dtype)
     if options.device_map is not None:
         found["device_map"] = options.device_map
-    elif options.quantization is not None or is_quantized:
+    elif options.quantization is not None or method is not None:
         found["device_map"] = {"": device}
     return found
 
@@ -237,25 +252,3 @@ def _base_of(adapter: Adapter, name: str) -> Path:
     if is_adapter(folder):
         raise VlmtraceError(f"{name} holds an adapter for {adapter.base}, which is an adapter itself: {MERGE}.")
     return folder
-
-
-def find_device(name: str) -> torch.device:
-    """The torch device of a name, if this machine has it.
-
-    Args:
-        name: e.g. "cpu", "cuda:1"
-
-    Returns:
-        the device
-
-    Raises:
-        VlmtraceError: the name is unknown or the device absent
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise VlmtraceError(
-            f"The device {name!r} cannot be used here: choose cpu, or cuda / mps where present."
-        ) from error
-    return device

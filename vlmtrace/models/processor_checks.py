@@ -198,6 +198,26 @@ def check_stop_ids(model: VLM) -> None:
         )
 
 
+def check_sizing(model: VLM) -> None:
+    """Refuse a size of images that the model's processor cannot take, or that makes more tokens than it has places.
+
+    Args:
+        model: just loaded, with the options that it was loaded with
+
+    Raises:
+        VlmtraceError: an image of this size cannot be prepared
+    """
+    sizing = model.load_options.sizing
+    if sizing.size is None:
+        return
+    try:
+        with explained("its processor fails", "choose another"):
+            model.encode_image(Image.new("RGB", sizing.size))
+    except VlmtraceError as error:
+        why = str(error.__cause__ or error).strip().rstrip(".")
+        raise VlmtraceError(f"{sizing} cannot be used with {model.name} ({why}): choose another.") from error
+
+
 def check_prompts(model: VLM) -> None:
     """Refuse a chat template that does not put every prompt as it is, and once, beside one image.
 
@@ -223,5 +243,13 @@ def check_prompts(model: VLM) -> None:
                 f"Prompts of {model.name} start with {start} twice, by chat template and tokenizer: give the "
                 "tokenizer its bos_token, as in the checkpoint's tokenizer_config.json."
             )
+    asked = model.family.chats and model.has_visual_tokens and "{image}" in model.family.prompt_start
+    if asked and not getattr(model.processor, "chat_template", None):
+        bare = model.prompt_text("What is it?")
+        warnings.warn(
+            f"{model.name} has no chat template, and is asked bare prompts, such as {bare!r}: if it was trained to "
+            "answer in a chat, put the chat_template.jinja of its checkpoint beside its tokenizer.",
+            stacklevel=2,
+        )
     if "strftime_now" in str(getattr(model.processor, "chat_template", "")):
         warn(f"The chat template of {model.name} writes the date into every prompt: results of other days differ.")

@@ -8,8 +8,10 @@ while the processor is built. Where images themselves are prepared with torchvis
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,7 +29,18 @@ PROCESSOR = "take the processor of the same checkpoint, as save_pretrained write
 
 
 #: What transformers names where it can prepare images with torchvision alone.
-NEEDED = "torchvision"
+TORCHVISION = "torchvision"
+
+#: How transformers and Python say that a package is missing, each with the package's name.
+MISSING = (
+    r"pip install (?:-U |--upgrade )?[`'\"]?(?P<name>[A-Za-z][\w-]*(?:\.\w+)?(?:\[\w+\])?)",
+    r"[Nn]o module named '(?P<name>\w+)",
+    r"(?:requires|need to have) (?:the )?[`'\"]?(?P<name>[A-Za-z][\w-]*)[`'\"]?,? (?:library|package|or |installed)",
+    r"(?i)(?P<name>torchvision)",
+)
+
+#: Packages that pip knows by another name than Python does.
+PYTHON_NAMES = {"pillow": "PIL", "opencv-python": "cv2", "protobuf": "google.protobuf", "scikit-learn": "sklearn"}
 
 
 class NoVideo(PushToHubMixin):
@@ -75,7 +88,7 @@ def load_processor(
 
     Args:
         path: the directory
-        context: entered while a processor is loaded without torchvision, see `FamilySpec.processor_context`
+        context: entered while a processor is loaded, see `FamilySpec.processor_context`
         name: of the model, for the sentence; None: the directory's
 
     Returns:
@@ -90,20 +103,24 @@ def load_processor(
         with contextlib.ExitStack() as stack:
             if not is_torchvision_available():
                 stack.enter_context(without_video())
-                stack.enter_context(context())
+            stack.enter_context(context())
             stack.enter_context(explained(f"The processor of {name} cannot be loaded", PROCESSOR))
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
     except VlmtraceError as error:
         cause = error.__cause__
-        if not is_torchvision_available() and isinstance(cause, ImportError | ValueError) and NEEDED in str(cause):
+        package = missing_package(cause)
+        if package == TORCHVISION:
             raise VlmtraceError(
                 f"The processor of {name} prepares images with torchvision, which is not installed: pip install "
                 "torchvision, in the version that belongs to the installed torch."
             ) from cause
+        if package is not None:
+            raise VlmtraceError(
+                f"The processor of {name} needs the package {package}, which is not installed: pip install {package}."
+            ) from cause
         if isinstance(cause, ImportError):
             raise VlmtraceError(
-                f"The processor of {name} needs a package that is not installed ({reason(cause)}): install "
-                "it, for images usually by pip install torchvision."
+                f"The processor of {name} needs a package that is not installed ({reason(cause)}): install it."
             ) from cause
         file = Path(path) / "tokenizer.json"
         if file.exists():  # the tokenizer is a part of the processor: say so where it is the one that is broken
@@ -112,6 +129,38 @@ def load_processor(
         raise
     check_fast(processor, name)
     return processor
+
+
+def missing_package(error: BaseException | None) -> str | None:
+    """The name for pip of the package for lack of which something failed; None if it failed for another reason.
+
+    >>> missing_package(ImportError("Package `not-there` is required. Install it with `pip install not-there`."))
+    'not-there'
+    >>> missing_package(ImportError("Package `torch` is required. Install it with `pip install torch`.")) is None
+    True
+    >>> missing_package(ValueError("The processor is of no known type.")) is None
+    True
+    """
+    if not isinstance(error, ImportError | ValueError):
+        return None
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        found = error.name.partition(".")[0]
+    else:
+        text = str(error)
+        found = next((match["name"] for one in MISSING if (match := re.search(one, text))), "")
+    names = {python.partition(".")[0]: pip for pip, python in PYTHON_NAMES.items()}  # of imports
+    package = names.get(found, found if found.startswith("transformers[") else found.lower())
+    return package if package and not _is_there(package) else None
+
+
+def _is_there(package: str) -> bool:
+    """Whether a package is installed, by its name for pip; one with parts of its own ("a[b]") may lack some."""
+    if "[" in package:
+        return False
+    try:
+        return find_spec(PYTHON_NAMES.get(package, package.replace("-", "_"))) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
 def check_fast(processor: Any, name: str) -> None:

@@ -8,8 +8,11 @@ running its module asks here.
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -19,6 +22,9 @@ from vlmtrace.core.errors import VlmtraceError
 
 #: What bitsandbytes calls its parameters.
 CODES = ("Params4bit", "Int8Params")
+
+#: How many values are brought to the CPU at once to be digested, by how many threads.
+AT_ONCE, MOST_THREADS = 2**24, 4
 
 
 def weight_of(module: nn.Module, name: str = "weight") -> Tensor:
@@ -100,20 +106,33 @@ def float_copy(module: nn.Module, device: torch.device) -> Any:
     return twin
 
 
-def sampled_weights(hf: nn.Module, n: int) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
-    """The first values of every parameter, in the order of their names.
+def weight_digests(hf: nn.Module) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
+    """A digest of all values of every weight, in the order of their names: parameters, and buffers that are saved.
 
     Args:
         hf: the transformers model
-        n: how many values
 
     Yields:
-        name, shape, and (up to n,) in float32 on the CPU
+        name, shape, and the SHA-256 of the values in float32, on whatever device and however they are kept
     """
-    for name, parameter in sorted(hf.named_parameters()):
+    saved = {
+        f"{path}.{own}" if path else own
+        for path, module in hf.named_modules()
+        for own, value in module.named_buffers(recurse=False)
+        if own not in module._non_persistent_buffers_set and value.is_floating_point()
+    }
+    names = sorted([*(name for name, _ in hf.named_parameters()), *saved])
+
+    def digested(name: str) -> tuple[str, tuple[int, ...], bytes]:
         path, _, own = name.rpartition(".")
         module = hf.get_submodule(path)
-        yield name, tuple(parameter.shape), plain(fetched(module, own), module).flatten()[:n].float().cpu()
+        values, digest = plain(fetched(module, own), module).flatten(), hashlib.sha256()
+        for part in values.split(AT_ONCE):
+            digest.update(part.float().cpu().numpy())
+        return name, tuple(getattr(module, own).shape), digest.digest()
+
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
+        yield from pool.map(digested, names)
 
 
 def named_values(hf: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -27,10 +27,11 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.models.failures import explained
+from vlmtrace.models.failures import ONE_CHECKPOINT, explained
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.finite import REMEDY
 from vlmtrace.models.model_folders import LFS, WEIGHTS, shards
+from vlmtrace.models.quiet import quiet_libraries, without_table
 from vlmtrace.models.weight_values import named_values
 
 #: Types of numbers that weights may have in a file; others belong to quantized checkpoints.
@@ -110,7 +111,7 @@ def sort_of_text(path: Path) -> str:
     return " (it is a web page)" if start.startswith((b"<!doctype", b"<html")) else ""
 
 
-def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor], name: str) -> None:
+def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor], name: str) -> nn.Module:
     """Refuse a configuration whose model is far larger than the weights, before memory is taken for it.
 
     Args:
@@ -119,13 +120,16 @@ def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor],
         stored: what the files hold
         name: of the model, for the sentence
 
+    Returns:
+        the model without numbers (on the device "meta")
+
     Raises:
         VlmtraceError: no model can be made of the configuration, or most of it would have no weights
     """
     loader = family.loader_class()
     # Of a class that chooses by the configuration, one that asks for code of its own would otherwise ask the user.
     build = partial(loader.from_config, trust_remote_code=False) if hasattr(loader, "from_config") else loader
-    with explained(f"No model can be made of config.json of {name}"), torch.device("meta"), _quiet():
+    with explained(f"No model can be made of config.json of {name}"), torch.device("meta"), without_table():
         model = build(copy.deepcopy(config))
     wanted = {id(value): (key, value) for key, value in model.state_dict(keep_vars=True).items()}
     n_wanted = sum(value.numel() for _, value in wanted.values())
@@ -138,9 +142,12 @@ def check_size(family: FamilySpec, config: Any, stored: dict[str, StoredTensor],
             f"{sizes(largest.shape)}), and the weights hold {n_stored:,}: take configuration and weights of one "
             "checkpoint."
         )
+    return model
 
 
-def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str, **how: Any) -> nn.Module:
+def load_weights(
+    path: Path, family: FamilySpec, dtype: torch.dtype, name: str, remedy: str = ONE_CHECKPOINT, **how: Any
+) -> nn.Module:
     """The transformers model of a folder, with every weight from its files and none left over.
 
     Args:
@@ -148,6 +155,7 @@ def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str, 
         family: of the model
         dtype: of its parameters
         name: of the model, for the sentence
+        remedy: what to do where they cannot be loaded
         **how: further arguments of `from_pretrained`: where its parts lie, quantization, attention
 
     Returns:
@@ -157,7 +165,13 @@ def load_weights(path: Path, family: FamilySpec, dtype: torch.dtype, name: str, 
         VlmtraceError: tensors are missing, unexpected or of other shapes, with their names
     """
     failure = f"The weights of {name} cannot be loaded"
-    with _parts_told(name), explained(failure), _quiet(), _offload_folder("device_map" in how) as offload:
+    with (
+        quiet_libraries(),
+        _parts_told(name),
+        explained(failure, remedy),
+        without_table(),
+        _offload_folder("device_map" in how) as offload,
+    ):
         hf, told = family.loader_class().from_pretrained(
             path,
             dtype=dtype,
@@ -286,18 +300,3 @@ def _offload_folder(is_needed: bool) -> Iterator[dict[str, str]]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """While this is entered, transformers does not print its table of keys: what matters in it is told or refused."""
-    logger = logging.getLogger("transformers.modeling_utils")
-
-    def only_errors(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
-
-    logger.addFilter(only_errors)  # with another level of its own, this logger says more than before
-    try:
-        yield
-    finally:
-        logger.removeFilter(only_errors)

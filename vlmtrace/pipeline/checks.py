@@ -139,7 +139,7 @@ def check_device(name: str) -> None:
     elif kind == "mps":
         there = torch.backends.mps.is_available() and int(number or 0) == 0
     else:
-        from vlmtrace.models.loading import find_device
+        from vlmtrace.models.placement import find_device
 
         there = bool(find_device(name))
     if not there:

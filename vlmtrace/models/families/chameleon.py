@@ -15,6 +15,7 @@ FAMILIES = [
         vision="model.vqmodel",
         vision_types=(),
         prompt_start="{image}",
+        chats=False,
         # The processor ends every prompt with its separator.
         prompt_end="</s>",
         several_images=True,

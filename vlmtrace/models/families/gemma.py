@@ -33,6 +33,7 @@ FAMILIES = [
         handled="a prompt that sees itself in both directions (so that the fast sweep gains little over hooks), "
         "sliding windows, capped logits",
         prompt_start="{image}",
+        chats=False,
         prompt_end="\n",
         several_images=True,
         # What it generates belongs to the causal part of the sequence, not to the prompt.

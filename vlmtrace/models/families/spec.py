@@ -104,7 +104,7 @@ class FamilySpec:
         interface: "module:class", the subclass of `VLM` under which models of the family are used
         loader: the transformers class whose `from_pretrained` loads a model, or "module:class"
         load_options: further arguments of that call
-        processor_context: makes a context in which the family's processor is loaded where torchvision is missing
+        processor_context: makes a context in which the family's processor is loaded, where packages may be missing
         processor_settings: attributes that the processor's class lacks or has otherwise than the model needs them
         packages: config -> packages, by their names for import, without which such a model cannot be built
         since: the version of vlmtrace in which the family was first supported
@@ -133,6 +133,8 @@ class FamilySpec:
             scores grow with the square of their number
         prompt_start: what precedes the prompt where the processor has no chat template, with {image} for the image's
             placeholder, and {number} where images are counted; "" where the processor itself puts the image's tokens
+        chats: whether its models are trained with a chat template as a rule, so that one that lacks it is warned of;
+            of those that never put an image's tokens into a prompt (`prompt_start` without {image}) it is not asked
         prompt_end: what the processor itself adds behind the prompt
         still_frames: how many frames the videos have that the processor takes: an image is shown in all of them; 0: it
             takes images
@@ -198,6 +200,7 @@ class FamilySpec:
     vision_in_one_row: bool = False
     # What its prompts and images become
     prompt_start: str = "{image}\n"
+    chats: bool = True
     prompt_end: str = ""
     still_frames: int = 0
     several_images: bool = False

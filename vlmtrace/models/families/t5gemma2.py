@@ -14,6 +14,7 @@ FAMILIES = [
         vision_types=(),
         prompt_start="{image}",
         one_image="in an encoder-decoder positions are not told apart by image",
+        chats=False,
         layout=UnknownLayout(),
         square_side=None,
         stacks={

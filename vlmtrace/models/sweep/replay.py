@@ -7,6 +7,7 @@ that are read out, D width.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -207,7 +208,7 @@ class Replay:
         options = options_at(given, self.length, chosen)
         if SHARED_KEYS in options:
             # A layer writes into it: those of the run stay as they are.
-            options[SHARED_KEYS] = dict(options[SHARED_KEYS])
+            options[SHARED_KEYS] = copy.copy(options[SHARED_KEYS])
         if self.kinds[layer] == ATTENTION:
             mask = self.masks[layer]
             at = rows.to(mask.device) if isinstance(rows, Tensor) and mask is not None else rows

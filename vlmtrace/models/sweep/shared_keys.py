@@ -48,7 +48,8 @@ class SharedKeys:
         """
         if SHARED_KEYS not in options:
             return options
-        given, source = {}, self.sources[layer]
+        # Of the model's own class: accelerate hands on a copy of a dict, and what the layer puts into it would be lost.
+        given, source = type(options[SHARED_KEYS])(), self.sources[layer]
         if source is not None:
             kept, made = self.recorded[source], self._made.get(source)
             assert kept is not None, "a layer that is read from has keys"
