@@ -7,7 +7,6 @@ one model. Every tensor of the adapter's file must find its place; if one does n
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.adapter_files import ADAPTER_WEIGHTS, MERGE, Adapter
 from vlmtrace.models.adapter_joins import joined_changes
@@ -81,10 +81,9 @@ def add_adapter(
     unused = [layer for layer in factors if leaves_out(f"{layer}.weight") and not places.has(f"{layer}.weight")]
     unused += [key for key in whole if leaves_out(key) and not places.has(key)]
     if unused:
-        warnings.warn(
+        warn(
             f"{len(unused)} of the changes of {name} are of parts of {adapter.base} that take no part in its answers, "
-            f"and are left aside ({named(unused)}).",
-            stacklevel=2,
+            f"and are left aside ({named(unused)})."
         )
     factors = {layer: pair for layer, pair in factors.items() if layer not in unused}
     apart: dict[str, Tensor] = {}

@@ -246,10 +246,9 @@ def check_prompts(model: VLM) -> None:
     asked = model.family.chats and model.has_visual_tokens and "{image}" in model.family.prompt_start
     if asked and not getattr(model.processor, "chat_template", None):
         bare = model.prompt_text("What is it?")
-        warnings.warn(
+        warn(
             f"{model.name} has no chat template, and is asked bare prompts, such as {bare!r}: if it was trained to "
-            "answer in a chat, put the chat_template.jinja of its checkpoint beside its tokenizer.",
-            stacklevel=2,
+            "answer in a chat, put the chat_template.jinja of its checkpoint beside its tokenizer."
         )
     if "strftime_now" in str(getattr(model.processor, "chat_template", "")):
         warn(f"The chat template of {model.name} writes the date into every prompt: results of other days differ.")

@@ -57,6 +57,7 @@ FAMILIES = [
         mlp="output.dense",
         vision_types=("git_vision_model",),
         prompt_start="",
+        one_image="its model puts the tokens of one image in front of the words",
         is_image=_is_image,
         more_token_fills={MASK: 0},
         reads_class_token=lambda _config: True,

@@ -78,6 +78,8 @@ FAMILIES = [
         vision_types=("idefics_vision",),
         attention_output=("self_attn.o_proj", "cross_attn.o_proj"),
         prompt_start="{image}",
+        chats=False,
+        one_image="in its gated layers images are not told apart",
         square_side=None,
         caps_logits=False,
     ),

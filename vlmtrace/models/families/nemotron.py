@@ -55,6 +55,7 @@ FAMILIES = [
         vision_types=("radio",),
         vision_attention="attention",
         layout=RowsInOneSequence(),
+        one_image="two images were never tried, since its processor was not at hand",
         square_side=lambda config: round(1 / config.downsample_ratio),
     )
 ]

@@ -15,6 +15,7 @@ FAMILIES = [
         vision_types=("pix2struct_vision_model",),
         pixels="flattened_patches",
         prompt_start="",
+        one_image="the question is drawn above one image",
         layout=UnknownLayout(),
         square_side=None,
     )

@@ -26,6 +26,7 @@ FAMILIES = [
         interface="vlmtrace.models.udop:Udop",
         vision_types=(),
         prompt_start="",
+        one_image="its encoder reads one page",
         layout=UnknownLayout(),
         square_side=None,
         stacks={
