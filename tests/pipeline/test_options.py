@@ -30,7 +30,7 @@ BAD_OPTIONS = [
     ("quantization", "8bit", "Unknown quantization '8bit'"),
     ("attn-implementation", "flash", "Unknown attn_implementation 'flash'"),
     ("max-pixels", "0", "MAX_PIXELS=0 is not a whole number of at least 1"),
-    ("image-size", "448", "image_size='448' is no width and height"),
+    ("image-size", "448x", "image_size='448x' is no width and height"),
     ("image-size", "4\x0748", "IMAGE_SIZE holds the character"),
     ("device", "foo!", "DEVICE='foo!' is not a device"),
     ("device", "meta", "DEVICE='meta' is not a device"),
