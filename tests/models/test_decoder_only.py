@@ -133,7 +133,7 @@ def test_maps_of_the_image_follow_the_patches_not_their_order(model_store, rando
             {"model_type": "git", "architectures": ["GitForCausalLM"], "num_image_with_embedding": 6},
             "trained on several frames of a video",
         ),
-        ({"model_type": "udop", "architectures": ["UdopForConditionalGeneration"]}, "words of a page"),
+        ({"model_type": "pi0", "architectures": ["PI0ForConditionalGeneration"]}, "moves a robot"),
         (
             {
                 "model_type": "blip-2",
