@@ -34,7 +34,6 @@ from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Si
 from vlmtrace.models.vlm import VLM
 from vlmtrace.models.weight_values import is_quantized, is_spread
 
-
 #: What a layer of either text stack computes, in this order.
 _MODULES = ("self_attention", "cross_attention", "mlp")
 

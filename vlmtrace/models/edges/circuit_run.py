@@ -1,9 +1,9 @@
 """Run a pair with a circuit of edges: edges inside carry what the run gives, those outside what the base run gives.
 
 The circuit run of Wang et al. 2022 (https://arxiv.org/abs/2211.00593), Conmy et al. 2023
-(https://arxiv.org/abs/2304.14997) and MIB (Mueller et al. 2025, https://arxiv.org/abs/2504.13151): input nodes give what
-they give in the source run, every other node computes its output from what its own edges carry. With all edges inside
-that is the source run, with none the base run.
+(https://arxiv.org/abs/2304.14997) and MIB (Mueller et al. 2025, https://arxiv.org/abs/2504.13151): input nodes give
+what they give in the source run, every other node computes its output from what its own edges carry. With all edges
+inside that is the source run, with none the base run.
 
 Every input of every node has a residual stream of its own. All of them go up together.
 
@@ -103,8 +103,7 @@ class _Run:
                 rows = slice(begin, begin + len(receivers))
                 begin += len(receivers)
                 outputs = {
-                    name: self._chosen(stack, name, layer, made[name], receivers)
-                    for name in layers.before(module)
+                    name: self._chosen(stack, name, layer, made[name], receivers) for name in layers.before(module)
                 }
                 made[module] = self._made(stack, module, layer, receivers, entering[rows], outputs, final)
             waiting, entering = waiting[begin:], entering[begin:]
@@ -173,7 +172,7 @@ class _Run:
     def _looked_at(
         self, stack: Stack, module: str, layer: int, kind: str, final: dict[str, dict[Receiver, Tensor]]
     ) -> Tensor:
-        """What keys or values of a module's heads are made of, where that is not the stack's own stream: (H, C, M, D)."""
+        """What keys or values of heads are made of, where that is not the stack's own stream: (H, C, M, D)."""
         receivers = [Receiver(node, kind) for node in nodes_at(stack.layers.block, module, layer)]
         at = stack.wiring.looked_at[module]
         if isinstance(at, str):

@@ -74,6 +74,9 @@ class Edge(NamedTuple):
 
 IMAGE, PROMPT, THE_OUTPUT = Node(INPUT, "image"), Node(INPUT, "prompt"), Node(OUTPUT, "output")
 
+#: Stands for all nodes at once: what enters a receiver from it is what enters it in the source run.
+EVERYTHING = Node(INPUT, "everything")
+
 
 class Wiring(NamedTuple):
     """How one stack of layers is wired.

@@ -30,6 +30,8 @@ class Stack:
         wiring: how it is wired
         layers: the base run, taken apart
         source: by (module, layer), what a module gives in the source run, (1, T, O)
+        entering: by layer, what enters it in the source run, (1, T, D)
+        source_final: what leaves the last layer in the source run, (1, T, D)
         inputs: by input node, what enters layer 0 when that node is the source run's, (1, T, D)
         looked_at: by module, what its keys and values are made of in the source run, (1, M, D)
         later: by layer, what the source run's image adds behind it beyond the base run's, (1, T, D)
@@ -39,6 +41,8 @@ class Stack:
     wiring: Wiring
     layers: NodeLayers
     source: dict[tuple[str, int], Tensor]
+    entering: list[Tensor]
+    source_final: Tensor
     inputs: dict[Node, Tensor]
     looked_at: dict[str, Tensor] = field(default_factory=dict)
     later: dict[int, Tensor] = field(default_factory=dict)
@@ -69,11 +73,17 @@ def stacks_of(model: VLM, source: Trace, base: Trace, inputs: Inputs, answer_ids
             Stack(
                 question,
                 nodes[0],
-                _outputs(source, question, nodes[0], 0),
+                *_source(source, question, nodes[0], 0),
                 {PROMPT: source.layer_inputs[question.block]},
                 {"cross_attention": image_embeddings(model, source)},
             ),
-            Stack(answer, nodes[1], _outputs(source, answer, nodes[1], 0), {}),
+            Stack(
+                answer,
+                nodes[1],
+                *_source(source, answer, nodes[1], 0),
+                {},
+                {"cross_attention": source[question.block, "residual", nodes[0].block.n_layers - 1]},
+            ),
         ]
     (wiring,) = wirings
     entering, other = base.calls[0].hidden, source.calls[0].hidden
@@ -90,7 +100,7 @@ def stacks_of(model: VLM, source: Trace, base: Trace, inputs: Inputs, answer_ids
         Stack(
             wiring,
             layers,
-            _outputs(source, wiring, layers, first),
+            *_source(source, wiring, layers, first),
             {
                 IMAGE: torch.where(is_image, other, entering)[:, first:],
                 PROMPT: torch.where(is_image, entering, other)[:, first:],
@@ -101,12 +111,14 @@ def stacks_of(model: VLM, source: Trace, base: Trace, inputs: Inputs, answer_ids
     ]
 
 
-def _outputs(source: Trace, wiring: Wiring, layers: NodeLayers, first: int) -> dict[tuple[str, int], Tensor]:
-    return {
-        (module, layer): source[wiring.block, module, layer][:, first:]
-        for module in wiring.modules
-        for layer in range(layers.block.n_layers)
-    }
+def _source(
+    source: Trace, wiring: Wiring, layers: NodeLayers, first: int
+) -> tuple[dict[tuple[str, int], Tensor], list[Tensor], Tensor]:
+    """Of a stack in the source run: what its modules give, what enters each layer, and what leaves the last."""
+    numbers, name = range(layers.block.n_layers), wiring.block
+    outputs = {(module, i): source[name, module, i][:, first:] for module in wiring.modules for i in numbers}
+    entering = [source.calls[i].hidden if source.calls else source.layer_input(name, i) for i in numbers]
+    return outputs, [one[:, first:] for one in entering], source[name, "residual", numbers[-1]][:, first:]
 
 
 def _first_changed(model: VLM, source: Trace, base: Trace) -> int:
