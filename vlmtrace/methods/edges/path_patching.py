@@ -32,6 +32,9 @@ from vlmtrace.models.edges.sweep import sweep_edges
 #: What may be asked for as `positions` beside those of `patch_heads`: all of a sender's positions at once.
 TOGETHER = "together"
 
+#: Position, token and role of what is sent; missing where all positions are.
+_Place = tuple[int | None, str | None, str | None]
+
 
 @checked
 def patch_edges(
@@ -146,10 +149,10 @@ class _Plan:
 def _sent(model: VLM, pair: pd.DataFrame, runs: PairRuns, wanted: Sequence[Edge], positions: Positions) -> _Plan:
     plan, places = _Plan(), []
     numbers: dict[Sender, int] = {}
-    tables: dict[Node, list[tuple[int | None, str | None, str | None]]] = {}
+    tables: dict[Node, list[_Place]] = {}
     for edge in wanted:
         if positions == TOGETHER:
-            at = [(None, None, None)]
+            at: list[_Place] = [(None, None, None)]
         else:
             at = tables.get(edge.sender) or _positions_of(model, pair, runs, edge.sender, positions)
             tables[edge.sender] = at
@@ -159,16 +162,14 @@ def _sent(model: VLM, pair: pd.DataFrame, runs: PairRuns, wanted: Sequence[Edge]
             places.append((position, token, role))
     plan.senders = list(numbers)
     if plan.edges:
-        position, token, role = (list(column) for column in zip(*places, strict=True))
+        columns = [list(column) for column in zip(*places, strict=True)]
         plan.rows = edge_table([edge for _, edge in plan.edges]).assign(
-            position=pd.array(position, dtype="Int64"), token=token, token_role=role
+            position=pd.array(columns[0], dtype="Int64"), token=columns[1], token_role=columns[2]
         )
     return plan
 
 
-def _positions_of(
-    model: VLM, pair: pd.DataFrame, runs: PairRuns, sender: Node, positions: Positions
-) -> list[tuple[int | None, str | None, str | None]]:
+def _positions_of(model: VLM, pair: pd.DataFrame, runs: PairRuns, sender: Node, positions: Positions) -> list[_Place]:
     """Position, token and role of each row that a sender's output has and that is asked for."""
     block = sender.block
     if block == INPUT:

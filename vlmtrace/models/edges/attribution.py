@@ -10,7 +10,7 @@ Shapes: S senders, E edges, H heads, T positions, D width of the residual stream
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -115,7 +115,7 @@ class _Computed(_FirstOrder):
     def receive(self, stack: Stack, module: str, layer: int, given: Reading) -> None:
         """See `Carried.receive`: the movement of what a head gives times the gradient with respect to that."""
         made = stack.layers.compute(module, layer, **{given.kind: given.stream})
-        moved = (made - stack.layers.output(module, layer)) * self._run.outputs[stack.wiring.block, module, layer]
+        moved = (made - stack.layers.output(module, layer)) * self._run.outputs[Site(stack.wiring.block, module, layer)]
         n_heads = len(nodes_at(stack.layers.block, module, layer))
         total = moved.unflatten(-1, (n_heads, -1)).sum((-1, 1))  # (S, H)
         self.put(given.edges, total[given.senders, given.heads])
@@ -153,7 +153,3 @@ def input_gradient(run: GradientRun, block: str, module: str, layer: int, kind: 
         found = torch.autograd.grad(by_head.diagonal().sum(), leaves, allow_unused=True)
     filled = [torch.zeros_like(one) if g is None else g for one, g in zip(leaves, found, strict=True)]
     return Stream(filled[0], dict(zip(given.outputs, filled[1:], strict=True)))
-
-
-#: What a run is changed by while it is traced: see `vlmtrace.models.hooks.attach_hooks`.
-Change = Callable[[Tensor], Tensor]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -130,7 +131,7 @@ class QuestionNodes(_TextNodes):
 
     def advance(self, layer: int, states: Tensor) -> Tensor:
         """See `NodeLayers.advance`."""
-        no_rows = states.new_empty(1, 0, dtype=int)
+        no_rows = torch.empty(1, 0, dtype=torch.long, device=states.device)
         return self.question.advance(layer, states[None], None, no_rows, self.entering(layer))[0]
 
     def read(self, states: Tensor) -> Readout:

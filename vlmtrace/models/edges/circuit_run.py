@@ -1,4 +1,7 @@
-"""Run a pair with a circuit of edges: edges inside carry what the run gives, those outside what the base run gives.
+"""Run a pair with many edges set at once: a circuit of edges, or paths from one run into another.
+
+Each edge carries what its sender gives in the base run, in this very run, or in the source run. A circuit run is that
+with what this run gives inside, and the base run's outside.
 
 The circuit run of Wang et al. 2022 (https://arxiv.org/abs/2211.00593), Conmy et al. 2023
 (https://arxiv.org/abs/2304.14997) and MIB (Mueller et al. 2025, https://arxiv.org/abs/2504.13151): input nodes give
@@ -23,16 +26,20 @@ from vlmtrace.models.edges.stacks import Stack
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.types import Readout
 
+#: What an edge carries: what its sender gives in the base run, in the very run that goes on, or in the source run.
+OF_BASE, OF_RUN, OF_SOURCE = 0, 1, 2
+
 
 @torch.no_grad()
 @by_fast_products
-def run_circuits(stacks: Sequence[Stack], edges: Sequence[Edge], inside: Tensor, memory: int) -> Readout:
+def run_circuits(stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, memory: int) -> Readout:
     """Run one pair with each of several circuits.
 
     Args:
-        stacks: from `stacks_of`: the source run is that of the input, the base run gives what is outside
+        stacks: from `stacks_of`
         edges: all edges of the model
-        inside: which of them each circuit has, (C, edge) bool
+        carried: (C, edge) bool, or `OF_BASE`, `OF_RUN` or `OF_SOURCE`: what each edge carries. Edges of input nodes
+            carry what the source run has as soon as it is not `OF_BASE`
         memory: bytes that streams may take
 
     Returns:
@@ -41,20 +48,20 @@ def run_circuits(stacks: Sequence[Stack], edges: Sequence[Edge], inside: Tensor,
     receivers = len({edge.receiver for edge in edges})
     size = max(1, memory // (receivers * max(stack.layers.state_bytes() for stack in stacks)))
     return Readout.cat(
-        [_Run(stacks, edges, inside[begin : begin + size]).answer() for begin in range(0, len(inside), size)], dim=1
+        [_Run(stacks, edges, carried[begin : begin + size]).answer() for begin in range(0, len(carried), size)], dim=1
     )
 
 
 class _Run:
-    def __init__(self, stacks: Sequence[Stack], edges: Sequence[Edge], inside: Tensor):
-        self.stacks, self.n = stacks, len(inside)
+    def __init__(self, stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor):
+        self.stacks, self.n = stacks, len(carried)
         device = stacks[0].layers.final().device
-        columns = inside.T.to(device)  # (edge, C)
-        self._nothing = torch.zeros(self.n, dtype=torch.bool, device=device)
-        # By receiver and sender, in which circuits their edge is: (C,) bool.
-        self.inside: dict[Receiver, dict[Node, Tensor]] = {}
+        columns = carried.T.to(device, torch.int8)  # (edge, C)
+        self._nothing = torch.zeros(self.n, dtype=torch.int8, device=device)
+        # By receiver and sender, what their edge carries in each circuit: (C,).
+        self.carried: dict[Receiver, dict[Node, Tensor]] = {}
         for edge, column in zip(edges, columns, strict=True):
-            self.inside.setdefault(edge.receiver, {})[edge.sender] = column
+            self.carried.setdefault(edge.receiver, {})[edge.sender] = column
 
     def answer(self) -> Readout:
         """Go up through all stacks."""
@@ -111,26 +118,27 @@ class _Run:
             left = layers.leave(layer, entering.flatten(0, 1), {k: v.flatten(0, 1) for k, v in outputs.items()})
             entering = left.view(entering.shape)
             if layer in stack.later:
-                entering = entering + self._mask(IMAGE, waiting)[..., None, None] * stack.later[layer]
+                entering = entering + (self._mask(IMAGE, waiting) > OF_BASE)[..., None, None] * stack.later[layer]
         return dict(zip(waiting, entering, strict=True))
 
     def _mask(self, sender: Node, receivers: Sequence[Receiver]) -> Tensor:
-        """In which circuits a sender's edge to each receiver is: (R, C) bool."""
-        return torch.stack([self.inside.get(one, {}).get(sender, self._nothing) for one in receivers])
+        """What a sender's edge to each receiver carries in each circuit: (R, C)."""
+        return torch.stack([self.carried.get(one, {}).get(sender, self._nothing) for one in receivers])
 
     def _entering(self, stack: Stack, receivers: Sequence[Receiver]) -> Tensor:
         base = stack.layers.entering(0)
         entering = base[None].repeat(len(receivers), self.n, 1, 1)
         for node, value in stack.inputs.items():
-            entering += self._mask(node, receivers)[..., None, None] * (value - base)
+            entering += (self._mask(node, receivers) > OF_BASE)[..., None, None] * (value - base)
         return entering
 
     def _chosen(self, stack: Stack, module: str, layer: int, made: Tensor, receivers: Sequence[Receiver]) -> Tensor:
-        """What a module's nodes give to each receiver, through edges inside and outside: (R, C, T, O)."""
+        """What a module's nodes give to each receiver, whichever run that is of: (R, C, T, O)."""
         nodes = nodes_at(stack.layers.block, module, layer)
         mask = torch.stack([self._mask(node, receivers) for node in nodes], dim=-1)  # (R, C, H)
         mask = mask.repeat_interleave(made.shape[-1] // len(nodes), dim=-1)[:, :, None]  # (R, C, 1, O)
-        return torch.where(mask, made, stack.layers.output(module, layer))
+        given = torch.where(mask == OF_RUN, made, stack.layers.output(module, layer))
+        return torch.where(mask == OF_SOURCE, stack.source[module, layer], given)
 
     def _made(
         self,
@@ -179,4 +187,4 @@ class _Run:
             return torch.stack([final[at][receiver] for receiver in receivers])
         base = stack.layers.looked_at(module)
         assert base is not None, "the module looks at something else than its own stream"
-        return torch.where(self._mask(at, receivers)[..., None, None], stack.looked_at[module], base)
+        return torch.where((self._mask(at, receivers) > OF_BASE)[..., None, None], stack.looked_at[module], base)

@@ -6,6 +6,7 @@ Slow, obvious, and independent of how the sweep takes layers apart. The tests co
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,11 +71,15 @@ def hooked_edge(
     else:
         project = HookPoint(_projection(model, site, receiver.input), is_input=False)
         changed = _seen(model, first, frozen, project, [])
-        made = _seen(model, inputs, [(project, lambda _value: changed)], model.hook_point(site), [])
+        made = _seen(model, inputs, [(project, partial(_given, changed))], model.hook_point(site), [])
     n_heads = 1 if node.head is None else model.blocks[node.block].heads_at(node.layer)
     patched = with_patch(base[site], made.view(base[site].shape), list(range(made.shape[-2])), node.head, n_heads)
-    with attach_hooks([(model.hook_point(site), lambda _value: patched)], n_pairs=1):
+    with attach_hooks([(model.hook_point(site), partial(_given, patched))], n_pairs=1):
         return read(model, inputs, answer_ids)
+
+
+def _given(value: Tensor, _found: Tensor) -> Tensor:
+    return value
 
 
 def _first_inputs(source: Inputs, base: Inputs, sender: Node) -> Inputs:
@@ -96,7 +101,7 @@ def _frozen(model: VLM, source: Trace, base: Trace, sender: Node, position: int 
                     positions = list(range(value.shape[1])) if position is None else [position]
                     n_heads = 1 if sender.head is None else block.heads_at(layer)
                     value = with_patch(value, source[site], positions, sender.head, n_heads)
-                hooks.append((model.hook_point(site), lambda _value, value=value: value))
+                hooks.append((model.hook_point(site), partial(_given, value)))
     return hooks
 
 
