@@ -44,13 +44,14 @@ def largest_difference(found, chosen, position=None):
 
 
 def projects(model):
-    """Whether a model's attention has projections of its own for queries, keys and values."""
+    """Whether a model's attention has projections of its own for queries, keys and values, and no gate beside them."""
     try:
-        hooked = model.attention_module(Site(model.head_block.name, model.head_block.head_modules[0], 0))
+        attention = model.attention_module(Site(model.head_block.name, model.head_block.head_modules[0], 0))
     except AttributeError:
         return False
-    names = dict(hooked.named_children())
-    return {"q_proj", "k_proj", "v_proj"} <= set(names) or {"query", "key", "value"} <= set(names)
+    linear = {name for name, module in attention.named_children() if hasattr(module, "out_features")}
+    # A gate on a head's output reads the stream of the query's position: to the sweep it belongs to the query.
+    return linear - {"o_proj", "out_proj"} in ({"q_proj", "k_proj", "v_proj"}, {"query", "key", "value"})
 
 
 @pytest.mark.parametrize("name", ["random_blip", *TIERED])
