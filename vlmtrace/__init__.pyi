@@ -7,6 +7,8 @@ from .methods.attribution.gradients import attribute_heads, attribute_modules, r
 from .methods.causal_tracing.noise import choose_level, noise_curve, noise_scale
 from .methods.causal_tracing.summary import average_effects, later_layers
 from .methods.causal_tracing.trace import causal_trace
+from .methods.edges.listing import edges
+from .methods.edges.path_patching import patch_edges
 from .methods.evaluation.answers import accuracy_table, check_pairs, evaluate, usable_pairs
 from .methods.evaluation.selection import select_samples, selection_table
 from .methods.knockout.attention_knockout import knock_out_attention, replace_image_tokens
@@ -38,6 +40,7 @@ __all__ = [
     "check_pairs",
     "choose_level",
     "connect",
+    "edges",
     "evaluate",
     "formatted",
     "knock_out_attention",
@@ -51,6 +54,7 @@ __all__ = [
     "noise_scale",
     "one_question",
     "open_lens",
+    "patch_edges",
     "patch_head_sets",
     "patch_heads",
     "patch_modules",

@@ -80,9 +80,7 @@ def batches_of_pairs(
             encoded[row] = encode_pair(model, pairs, row, corruption)
             clean = encoded[row][0]
             pair = pairs.iloc[row].to_dict()
-            tables[row] = {
-                block: _choose_positions(token_table(model, pair, block, clean), positions) for block in plan
-            }
+            tables[row] = {block: choose_positions(token_table(model, pair, block, clean), positions) for block in plan}
             shapes = tuple(tuple(value.shape) for value in clean.values())
             chosen = tuple(tuple(table["position"]) for table in tables[row].values())
             same_shape.setdefault((shapes, chosen), []).append(row)
@@ -132,7 +130,13 @@ def one_by_one(
                         yield rows[i], runs if len(part) == 1 else runs_of_one(runs, index)
 
 
-def _choose_positions(table: pd.DataFrame, positions: Positions) -> pd.DataFrame:
+def choose_positions(table: pd.DataFrame, positions: Positions) -> pd.DataFrame:
+    """The rows of a token table that are asked for.
+
+    Args:
+        table: with position and token_role
+        positions: "all", token roles or indices
+    """
     if isinstance(positions, str) and positions == "all":
         return table
     wanted = [positions] if isinstance(positions, str) else list(positions)

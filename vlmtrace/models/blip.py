@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.models import image_geometry
+from vlmtrace.models.edges.nodes import IMAGE, PROMPT, Wiring
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import HookPoint
 from vlmtrace.models.input_limits import check_extended, check_length, processor_refusals
@@ -33,6 +34,9 @@ from vlmtrace.models.types import AnswerIds, Block, Inputs, Patches, Readout, Si
 from vlmtrace.models.vlm import VLM
 from vlmtrace.models.weight_values import is_quantized, is_spread
 
+#: What a layer of either text stack computes, in this order.
+_MODULES = ("self_attention", "cross_attention", "mlp")
+
 
 class Blip(VLM):
     """`transformers.BlipForQuestionAnswering` under the common interface."""
@@ -43,6 +47,10 @@ class Blip(VLM):
     answers_apart = True
     sweeps_regions = True
     edges = (("image", "options"), ("image", "all"), ("options", "all"))
+    wirings = (
+        Wiring("text_encoder", _MODULES, (PROMPT,), {"cross_attention": IMAGE}),
+        Wiring("text_decoder", _MODULES, (), {"cross_attention": "text_encoder"}),
+    )
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
         """See `ModelInterface`; the blocks are read from the configuration."""
@@ -231,6 +239,12 @@ class Blip(VLM):
             return "weights that are quantized or on several devices"
         extra = sorted(set(inputs) - {"pixel_values", "input_ids", "decoder_input_ids"})
         return f"the input {extra[0]}" if extra else blip_sweep.unknown_submodule(self.hf)
+
+    def nodes_unsupported_reason(self) -> str | None:
+        """What the fast sweep does not know, edges do not either."""
+        if self.uses_fast_sweep:
+            return None
+        return "layers with which the fast sweep does not agree"
 
     def sweep(
         self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int

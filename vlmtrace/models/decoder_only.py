@@ -11,6 +11,7 @@ up. Both are said by its `FamilySpec`.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -23,6 +24,8 @@ from transformers import PreTrainedConfig
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import one_of
 from vlmtrace.models import image_geometry
+from vlmtrace.models.edges.decoder_only import LanguageNodes, mlp_reads_heads
+from vlmtrace.models.edges.nodes import IMAGE, PROMPT, Wiring
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.image_prompts import ImagePrompts
@@ -379,6 +382,16 @@ class DecoderOnly(ImagePrompts):
             self.attention_module(Site("language_model", "self_attention", i)) for i in range(len(self.text_layers))
         ]
         return all(hasattr(one, "is_kv_shared_layer") and hasattr(one, "store_full_length_kv") for one in attentions)
+
+    def nodes_unsupported_reason(self) -> str | None:
+        """See `LanguageNodes.unsupported_reason`."""
+        return LanguageNodes.unsupported_reason(self)
+
+    @functools.cached_property
+    def wirings(self) -> tuple[Wiring, ...]:  # type: ignore[override]
+        """Every module of a layer reads and writes the one stream; in some families side by side."""
+        is_parallel = not mlp_reads_heads(self)
+        return (Wiring("language_model", LanguageNodes.modules, (IMAGE, PROMPT), {}, is_parallel),)
 
     def sweep(
         self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int

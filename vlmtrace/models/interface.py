@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import open_image
+from vlmtrace.models.edges.nodes import Wiring
 from vlmtrace.models.families import FamilySpec, family_of
 from vlmtrace.models.hooks import HookPoint
 from vlmtrace.models.interventions import Interventions
@@ -57,6 +58,7 @@ class ModelInterface(ABC):
         skippable: names of the `stacks` of which lower layers need not run again in batched passes, see
             `vlmtrace.models.sweep.universal`; None: not tried yet
         load_options: how `load_model` loaded it, beside its name and device
+        wirings: the stacks of layers whose nodes and edges are known, see `vlmtrace.models.edges`; empty: none
     """
 
     name: str
@@ -81,6 +83,7 @@ class ModelInterface(ABC):
     fixes_heads: bool = True
     skippable: frozenset[str] | None = None
     load_options: LoadOptions = LoadOptions()
+    wirings: tuple[Wiring, ...] = ()
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):
         """Take a loaded transformers model and its processor under the interface.
@@ -365,6 +368,10 @@ class ModelInterface(ABC):
         Returns:
             Readout of shape (1, set)
         """
+
+    def nodes_unsupported_reason(self) -> str | None:
+        """Why the edges between this model's nodes are not known, in words; None: they are."""
+        return "layers that are run whole, not node by node"
 
     # What only models with visual tokens have --------------------------------------------------------
 

@@ -53,6 +53,10 @@ class BatchedSweeps(VLM):
         """Nothing: whatever the model takes, it runs."""
         return None
 
+    def nodes_unsupported_reason(self) -> str | None:
+        """Its layers are run whole."""
+        return "layers that are run whole, not node by node"
+
     def sweep(
         self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int
     ) -> Readout:

@@ -179,7 +179,7 @@ class Replay:
         mask = self.masks[layer]
         return mask is None or first == 0 or self._known(mask, first)[0]
 
-    def _is_causal_from(self, layer: int, first: int) -> bool:
+    def is_causal_from(self, layer: int, first: int) -> bool:
         """Whether positions from `first` on see each other just as far as they come earlier, in a layer."""
         mask = self.masks[layer]
         return mask is not None and self._known(mask, first)[1]
@@ -250,7 +250,7 @@ class Replay:
             prefix = Prefix.of_image(recorded, n_states)
             options = without_image(options, len(rows))
         else:
-            prefix = Prefix(recorded, first, self.sees_all_before(layer, first), self._is_causal_from(layer, first))
+            prefix = Prefix(recorded, first, self.sees_all_before(layer, first), self.is_causal_from(layer, first))
             options = shared.handed(layer, options, n_states)
         with shared_prefixes(self.model.hf, prefix):
             out = stream_of(self.layers[layer], rows, **{**options, "past_key_values": prefix})
@@ -351,6 +351,18 @@ class Replay:
         options = self._options(layer, positions, chosen)
         hidden = self.calls[layer].hidden
         return self._with_context(layer, hidden[:, positions.to(hidden.device)], options, context, mlp)
+
+    def past_nodes(self, layer: int, rows: slice, hidden: Tensor, context: Tensor, mlp: Tensor) -> Tensor:
+        """What leaves a layer of any states whose heads and feed-forward give what they are told: (N, rows, D) each.
+
+        Args:
+            layer: which
+            rows: the positions
+            hidden: what enters the layer
+            context: the heads' outputs
+            mlp: the feed-forward's
+        """
+        return self._with_context(layer, hidden, self.options(layer, rows, len(hidden)), context, mlp)
 
     def _with_context(
         self, layer: int, hidden: Tensor, options: dict[str, Any], context: Tensor | None, mlp: Tensor | None

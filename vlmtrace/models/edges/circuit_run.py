@@ -1,0 +1,190 @@
+"""Run a pair with many edges set at once: a circuit of edges, or paths from one run into another.
+
+Each edge carries what its sender gives in the base run, in this very run, or in the source run. A circuit run is that
+with what this run gives inside, and the base run's outside.
+
+The circuit run of Wang et al. 2022 (https://arxiv.org/abs/2211.00593), Conmy et al. 2023
+(https://arxiv.org/abs/2304.14997) and MIB (Mueller et al. 2025, https://arxiv.org/abs/2504.13151): input nodes give
+what they give in the source run, every other node computes its output from what its own edges carry. With all edges
+inside that is the source run, with none the base run.
+
+Every input of every node has a residual stream of its own. All of them go up together.
+
+Shapes: C circuits, R receivers, T positions, D width of the residual stream, O width of a module's output, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vlmtrace.models.edges.layers import Stream
+from vlmtrace.models.edges.nodes import HEAD_INPUTS, IMAGE, ONLY_INPUT, THE_OUTPUT, Edge, Node, Receiver, nodes_at
+from vlmtrace.models.edges.stacks import Stack
+from vlmtrace.models.products import by_fast_products
+from vlmtrace.models.types import Readout
+
+#: What an edge carries: what its sender gives in the base run, in the very run that goes on, or in the source run.
+OF_BASE, OF_RUN, OF_SOURCE = 0, 1, 2
+
+
+@torch.no_grad()
+@by_fast_products
+def run_circuits(stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, memory: int) -> Readout:
+    """Run one pair with each of several circuits.
+
+    Args:
+        stacks: from `stacks_of`
+        edges: all edges of the model
+        carried: (C, edge) bool, or `OF_BASE`, `OF_RUN` or `OF_SOURCE`: what each edge carries. Edges of input nodes
+            carry what the source run has as soon as it is not `OF_BASE`
+        memory: bytes that streams may take
+
+    Returns:
+        Readout (1, C)
+    """
+    receivers = len({edge.receiver for edge in edges})
+    size = max(1, memory // (receivers * max(stack.layers.state_bytes() for stack in stacks)))
+    return Readout.cat(
+        [_Run(stacks, edges, carried[begin : begin + size]).answer() for begin in range(0, len(carried), size)], dim=1
+    )
+
+
+class _Run:
+    def __init__(self, stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor):
+        self.stacks, self.n = stacks, len(carried)
+        device = stacks[0].layers.final().device
+        columns = carried.T.to(device, torch.int8)  # (edge, C)
+        self._nothing = torch.zeros(self.n, dtype=torch.int8, device=device)
+        # By receiver and sender, what their edge carries in each circuit: (C,).
+        self.carried: dict[Receiver, dict[Node, Tensor]] = {}
+        for edge, column in zip(edges, columns, strict=True):
+            self.carried.setdefault(edge.receiver, {})[edge.sender] = column
+
+    def answer(self) -> Readout:
+        """Go up through all stacks."""
+        final: dict[str, dict[Receiver, Tensor]] = {}  # by stack, what reads its final states: (C, T, D) each
+        for i, stack in enumerate(self.stacks):
+            later = self._reading(stack, self.stacks[i + 1 :])
+            final[stack.wiring.block] = self._through(stack, later, final)
+        last = self.stacks[-1]
+        return last.layers.read(final[last.wiring.block][Receiver(THE_OUTPUT)])
+
+    def _reading(self, stack: Stack, above: Sequence[Stack]) -> list[Receiver]:
+        """What reads the final states of a stack: inputs of later stacks' nodes, or the output."""
+        if not above:
+            return [Receiver(THE_OUTPUT)]
+        return [
+            receiver
+            for other in above
+            for module, at in other.wiring.looked_at.items()
+            if at == stack.wiring.block
+            for layer in range(other.layers.block.n_layers)
+            for node in nodes_at(other.layers.block, module, layer)
+            for receiver in (Receiver(node, "key"), Receiver(node, "value"))
+        ]
+
+    def _own(self, stack: Stack, module: str, layer: int) -> list[Receiver]:
+        """The inputs of a module's nodes that read the stack's own stream, input by input."""
+        looks_elsewhere = module in stack.wiring.looked_at
+        kinds = (ONLY_INPUT,) if module == "mlp" else ("query",) if looks_elsewhere else HEAD_INPUTS
+        return [Receiver(node, kind) for kind in kinds for node in nodes_at(stack.layers.block, module, layer)]
+
+    def _through(
+        self, stack: Stack, later: list[Receiver], final: dict[str, dict[Receiver, Tensor]]
+    ) -> dict[Receiver, Tensor]:
+        layers = stack.layers
+        by_layer = [
+            {module: self._own(stack, module, layer) for module in layers.modules}
+            for layer in range(layers.block.n_layers)
+        ]
+        waiting = [receiver for own in by_layer for some in own.values() for receiver in some] + later
+        entering = self._entering(stack, waiting)  # (R, C, T, D)
+        for layer, own in enumerate(by_layer):
+            made: dict[str, Tensor] = {}  # by module, what the circuits' runs give: (C, T, O)
+            begin = 0
+            for module in layers.modules:
+                receivers = own[module]
+                rows = slice(begin, begin + len(receivers))
+                begin += len(receivers)
+                outputs = {
+                    name: self._chosen(stack, name, layer, made[name], receivers) for name in layers.before(module)
+                }
+                made[module] = self._made(stack, module, layer, receivers, entering[rows], outputs, final)
+            waiting, entering = waiting[begin:], entering[begin:]
+            outputs = {name: self._chosen(stack, name, layer, made[name], waiting) for name in layers.modules}
+            left = layers.leave(layer, entering.flatten(0, 1), {k: v.flatten(0, 1) for k, v in outputs.items()})
+            entering = left.view(entering.shape)
+            if layer in stack.later:
+                entering = entering + (self._mask(IMAGE, waiting) > OF_BASE)[..., None, None] * stack.later[layer]
+        return dict(zip(waiting, entering, strict=True))
+
+    def _mask(self, sender: Node, receivers: Sequence[Receiver]) -> Tensor:
+        """What a sender's edge to each receiver carries in each circuit: (R, C)."""
+        return torch.stack([self.carried.get(one, {}).get(sender, self._nothing) for one in receivers])
+
+    def _entering(self, stack: Stack, receivers: Sequence[Receiver]) -> Tensor:
+        base = stack.layers.entering(0)
+        entering = base[None].repeat(len(receivers), self.n, 1, 1)
+        for node, value in stack.inputs.items():
+            entering += (self._mask(node, receivers) > OF_BASE)[..., None, None] * (value - base)
+        return entering
+
+    def _chosen(self, stack: Stack, module: str, layer: int, made: Tensor, receivers: Sequence[Receiver]) -> Tensor:
+        """What a module's nodes give to each receiver, whichever run that is of: (R, C, T, O)."""
+        nodes = nodes_at(stack.layers.block, module, layer)
+        mask = torch.stack([self._mask(node, receivers) for node in nodes], dim=-1)  # (R, C, H)
+        mask = mask.repeat_interleave(made.shape[-1] // len(nodes), dim=-1)[:, :, None]  # (R, C, 1, O)
+        given = torch.where(mask == OF_RUN, made, stack.layers.output(module, layer))
+        return torch.where(mask == OF_SOURCE, stack.source[module, layer], given)
+
+    def _made(
+        self,
+        stack: Stack,
+        module: str,
+        layer: int,
+        receivers: list[Receiver],
+        entering: Tensor,
+        outputs: dict[str, Tensor],
+        final: dict[str, dict[Receiver, Tensor]],
+    ) -> Tensor:
+        """What a module gives in each circuit's run: (C, T, O).
+
+        Args:
+            stack: whose module it is
+            module: which
+            layer: of which layer
+            receivers: the inputs of its nodes that read the stack's own stream
+            entering: what enters the layer for each of them, (R, C, T, D)
+            outputs: what the layer's earlier modules give to each of them, (R, C, T, O)
+            final: by stack, what reads its final states
+        """
+        n_nodes = len(nodes_at(stack.layers.block, module, layer))
+        given = {}
+        for i, kind in enumerate(dict.fromkeys(receiver.input for receiver in receivers)):
+            rows = slice(i * n_nodes, (i + 1) * n_nodes)
+            given[kind] = Stream(
+                entering[rows].flatten(0, 1), {name: value[rows].flatten(0, 1) for name, value in outputs.items()}
+            )
+        if module in stack.wiring.looked_at:
+            for kind in ("key", "value"):
+                given[kind] = Stream(self._looked_at(stack, module, layer, kind, final).flatten(0, 1))
+        made = stack.layers.compute(module, layer, **given)
+        if module == "mlp":
+            return made
+        by_head = made.unflatten(0, (n_nodes, -1)).unflatten(-1, (n_nodes, -1))  # (H, C, T, H, O/H)
+        return by_head.diagonal(dim1=0, dim2=3).movedim(-1, -2).flatten(-2)  # each head of its own inputs' run
+
+    def _looked_at(
+        self, stack: Stack, module: str, layer: int, kind: str, final: dict[str, dict[Receiver, Tensor]]
+    ) -> Tensor:
+        """What keys or values of heads are made of, where that is not the stack's own stream: (H, C, M, D)."""
+        receivers = [Receiver(node, kind) for node in nodes_at(stack.layers.block, module, layer)]
+        at = stack.wiring.looked_at[module]
+        if isinstance(at, str):
+            return torch.stack([final[at][receiver] for receiver in receivers])
+        base = stack.layers.looked_at(module)
+        assert base is not None, "the module looks at something else than its own stream"
+        return torch.where((self._mask(at, receivers) > OF_BASE)[..., None, None], stack.looked_at[module], base)

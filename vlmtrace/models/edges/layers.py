@@ -1,0 +1,116 @@
+"""What edges need of a stack of layers: its modules one by one, each given what enters it, for many states at once.
+
+Shapes: N states, T positions of the stack (from the first one that is run again), M positions of what
+cross-attention looks at, D width of the residual stream, O width of a module's output (heads' outputs are one
+concatenation, before the output projection).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from vlmtrace.models.types import Block, Readout
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream as it stands before some module of a layer.
+
+    Attributes:
+        entering: what enters the layer, (N, T, D); of the keys and values of cross-attention what is looked at, (N, M,
+            D)
+        outputs: of the layer's modules that come before, (N, T, O) by name
+    """
+
+    entering: Tensor
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class NodeLayers(ABC):
+    """A stack of layers in one run of one pair, taken apart into nodes.
+
+    Attributes:
+        block: the stack
+        modules: a layer's modules that are nodes or consist of them, in the order in which they are computed
+    """
+
+    block: Block
+    modules: tuple[str, ...]
+
+    @abstractmethod
+    def entering(self, layer: int) -> Tensor:
+        """What enters a layer in the run: (1, T, D)."""
+
+    @abstractmethod
+    def final(self) -> Tensor:
+        """What leaves the last layer in the run: (1, T, D)."""
+
+    @abstractmethod
+    def output(self, module: str, layer: int) -> Tensor:
+        """What a module gives in the run: (1, T, O)."""
+
+    @abstractmethod
+    def looked_at(self, module: str) -> Tensor | None:
+        """What a module's keys and values are made of in the run, where that is not the stack's own stream."""
+
+    def before(self, module: str) -> tuple[str, ...]:
+        """The modules of a layer whose outputs enter another one of it."""
+        return self.modules[: self.modules.index(module)]
+
+    def stream(self, module: str, layer: int) -> Stream:
+        """The run's own stream before a module."""
+        return Stream(self.entering(layer), {name: self.output(name, layer) for name in self.before(module)})
+
+    @abstractmethod
+    def compute(self, module: str, layer: int, **given: Stream) -> Tensor:
+        """What a module gives when some of its inputs are others than in the run.
+
+        Args:
+            module: which
+            layer: of which layer
+            **given: by input ("query", "key", "value"; "input"); those that are left out are the run's
+
+        Returns:
+            (N, T, O)
+        """
+
+    @abstractmethod
+    def leave(self, layer: int, entering: Tensor, outputs: dict[str, Tensor]) -> Tensor:
+        """The stream behind a layer whose modules all give what they are told: the way past its nodes.
+
+        Args:
+            layer: which
+            entering: (N, T, D)
+            outputs: of every module, (N or 1, T, O)
+
+        Returns:
+            (N, T, D)
+        """
+
+    @abstractmethod
+    def enter(self, module: str, layer: int, output: Tensor) -> Tensor:
+        """What leaves a layer of the run when one module gives something else, which the later ones read.
+
+        Args:
+            module: which
+            layer: of which layer
+            output: (N, T, O)
+
+        Returns:
+            (N, T, D), for `advance` of the layer above
+        """
+
+    @abstractmethod
+    def advance(self, layer: int, states: Tensor) -> Tensor:
+        """A whole layer for changed states (N, T, D), everything in it computed."""
+
+    @abstractmethod
+    def read(self, states: Tensor) -> Readout:
+        """Readout (1, N) of states (N, T, D) that have left the last layer."""
+
+    @abstractmethod
+    def state_bytes(self) -> int:
+        """What one state occupies at the peak of a layer."""

@@ -1,0 +1,122 @@
+"""Path patching the naive way: three whole forward passes with hooks for every edge.
+
+Slow, obvious, and independent of how the sweep takes layers apart. The tests compare the sweep with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlmtrace.models.edges.nodes import IMAGE, PROMPT, THE_OUTPUT, Node, Receiver
+from vlmtrace.models.edges.wiring import wirings_of
+from vlmtrace.models.hooks import HookPoint, attach_hooks
+from vlmtrace.models.sweep.reference import read, with_patch
+from vlmtrace.models.types import AnswerIds, Inputs, Readout, Site, Trace
+from vlmtrace.models.vlm import VLM
+
+#: What attention modules call the projections behind a head's inputs.
+PROJECTIONS = {"query": ("query", "q_proj"), "key": ("key", "k_proj"), "value": ("value", "v_proj")}
+
+_Hook = tuple[HookPoint, Callable[[Tensor], Tensor | None]]
+
+
+@torch.no_grad()
+def hooked_edge(
+    model: VLM,
+    source: Trace,
+    base: Trace,
+    source_inputs: Inputs,
+    inputs: Inputs,
+    sender: Node,
+    receiver: Receiver,
+    answer_ids: AnswerIds,
+    position: int | None = None,
+) -> Readout:
+    """Answer one edge of one pair by hooked forward passes.
+
+    In the first pass every node gives what it gives in the base run, but for the sender, which gives what it does in
+    the source run: so nothing but the residual stream brings it to the receiver. What the receiver's input becomes
+    there, is put into the second pass; what its node then gives, into the third, in which all above it is computed.
+
+    Args:
+        model: BLIP, or decoder-only with projections of their own for queries, keys and values
+        source: trace of the run whose output is sent, at all sites
+        base: trace of the run that reads it, at all sites
+        source_inputs: of the source run (batch 1)
+        inputs: of the base run (batch 1)
+        sender: which node's output is sent
+        receiver: what reads it
+        answer_ids: what is read out, of one pair
+        position: of the sender's output; None: all
+
+    Returns:
+        Readout (1, 1)
+    """
+    frozen = _frozen(model, source, base, sender, position)
+    first = _first_inputs(source_inputs, inputs, sender)
+    if receiver.node == THE_OUTPUT:
+        with attach_hooks(frozen, n_pairs=1):
+            return read(model, first, answer_ids)
+    node = receiver.node
+    assert node.layer is not None, "only the output is in no layer"
+    site = Site(node.block, node.module, node.layer)
+    # Hooks of one module run in the order in which they are attached: what is read here is not frozen yet.
+    if node.head is None:
+        made = _seen(model, first, [], model.hook_point(site), frozen)
+    else:
+        project = HookPoint(_projection(model, site, receiver.input), is_input=False)
+        changed = _seen(model, first, frozen, project, [])
+        made = _seen(model, inputs, [(project, partial(_given, changed))], model.hook_point(site), [])
+    n_heads = 1 if node.head is None else model.blocks[node.block].heads_at(node.layer)
+    patched = with_patch(base[site], made.view(base[site].shape), list(range(made.shape[-2])), node.head, n_heads)
+    with attach_hooks([(model.hook_point(site), partial(_given, patched))], n_pairs=1):
+        return read(model, inputs, answer_ids)
+
+
+def _given(value: Tensor, _found: Tensor) -> Tensor:
+    return value
+
+
+def _first_inputs(source: Inputs, base: Inputs, sender: Node) -> Inputs:
+    """The base run's inputs, with the image or the prompt of the source run if that is what is sent."""
+    is_sent = {IMAGE: lambda name: name != "input_ids", PROMPT: lambda name: name == "input_ids"}.get(sender)
+    return base if is_sent is None else {name: (source if is_sent(name) else base)[name] for name in base}
+
+
+def _frozen(model: VLM, source: Trace, base: Trace, sender: Node, position: int | None) -> list[_Hook]:
+    """Hooks by which every node gives what it gives in the base run, but for the sender."""
+    hooks: list[_Hook] = []
+    for wiring in wirings_of(model):
+        block = model.blocks[wiring.block]
+        for layer in range(block.n_layers):
+            for module in wiring.modules:
+                site = Site(wiring.block, module, layer)
+                value = base[site]
+                if sender[:3] == (wiring.block, module, layer):
+                    positions = list(range(value.shape[1])) if position is None else [position]
+                    n_heads = 1 if sender.head is None else block.heads_at(layer)
+                    value = with_patch(value, source[site], positions, sender.head, n_heads)
+                hooks.append((model.hook_point(site), partial(_given, value)))
+    return hooks
+
+
+def _seen(model: VLM, inputs: Inputs, before: list[_Hook], point: HookPoint, after: list[_Hook]) -> Tensor:
+    """What a hook point carries in a pass, behind the hooks `before` and in front of the hooks `after`."""
+    kept: list[Tensor] = []
+
+    def keep(value: Tensor) -> None:
+        kept.append(value.clone())
+
+    with attach_hooks([*before, (point, keep), *after], n_pairs=1):
+        model.answer_logits(inputs)
+    return kept[0]
+
+
+def _projection(model: VLM, site: Site, name: str) -> nn.Module:
+    attention: Any = model.attention_module(site)
+    return next(getattr(attention, other) for other in PROJECTIONS[name] if hasattr(attention, other))

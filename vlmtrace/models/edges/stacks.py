@@ -1,0 +1,134 @@
+"""The stacks of layers of one pair's two runs, as sweeps over edges take them.
+
+Shapes: T positions of a stack from the first one that differs, M positions of what cross-attention looks at, D width of
+the residual stream, O width of a module's output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vlmtrace.models.edges.blip import AnswerNodes, QuestionNodes
+from vlmtrace.models.edges.decoder_only import LanguageNodes
+from vlmtrace.models.edges.layers import NodeLayers
+from vlmtrace.models.edges.nodes import IMAGE, PROMPT, Node, Wiring
+from vlmtrace.models.edges.wiring import wirings_of
+from vlmtrace.models.sweep.blip import image_embeddings
+from vlmtrace.models.sweep.replay import BLOCK, Replay
+from vlmtrace.models.types import AnswerIds, Inputs, Site, Trace
+from vlmtrace.models.vlm import VLM
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack of layers in the base run, and what its nodes give in the source run.
+
+    Attributes:
+        wiring: how it is wired
+        layers: the base run, taken apart
+        source: by (module, layer), what a module gives in the source run, (1, T, O)
+        entering: by layer, what enters it in the source run, (1, T, D)
+        source_final: what leaves the last layer in the source run, (1, T, D)
+        inputs: by input node, what enters layer 0 when that node is the source run's, (1, T, D)
+        looked_at: by module, what its keys and values are made of in the source run, (1, M, D)
+        later: by layer, what the source run's image adds behind it beyond the base run's, (1, T, D)
+        first: the position of the stack that T counts from
+    """
+
+    wiring: Wiring
+    layers: NodeLayers
+    source: dict[tuple[str, int], Tensor]
+    entering: list[Tensor]
+    source_final: Tensor
+    inputs: dict[Node, Tensor]
+    looked_at: dict[str, Tensor] = field(default_factory=dict)
+    later: dict[int, Tensor] = field(default_factory=dict)
+    first: int = 0
+
+
+def stacks_of(model: VLM, source: Trace, base: Trace, inputs: Inputs, answer_ids: AnswerIds) -> list[Stack]:
+    """Take the two runs of one pair apart.
+
+    Args:
+        model: BLIP, or decoder-only
+        source: trace of the run whose outputs are sent, at all sites
+        base: trace of the run that reads them, at all sites
+        inputs: of the base run
+        answer_ids: what is read out
+
+    Returns:
+        its stacks, in the order in which information flows
+
+    Raises:
+        VlmtraceError: the model's layers are not known by their nodes
+    """
+    wirings = wirings_of(model)
+    if len(wirings) == 2:
+        question, answer = wirings
+        nodes = QuestionNodes(model, base, answer_ids), AnswerNodes(model, base, answer_ids)
+        return [
+            Stack(
+                question,
+                nodes[0],
+                *_source(source, question, nodes[0], 0),
+                {PROMPT: source.layer_inputs[question.block]},
+                {"cross_attention": image_embeddings(model, source)},
+            ),
+            Stack(
+                answer,
+                nodes[1],
+                *_source(source, answer, nodes[1], 0),
+                {},
+                {"cross_attention": source[question.block, "residual", nodes[0].block.n_layers - 1]},
+            ),
+        ]
+    (wiring,) = wirings
+    entering, other = base.calls[0].hidden, source.calls[0].hidden
+    first = _first_changed(model, source, base)
+    layers = LanguageNodes(model, base, answer_ids, first)
+    is_image = model.is_image(inputs)[0].to(entering.device)[:, None]  # (T, 1)
+    own = Replay(model, source)
+    later = {
+        layer: (theirs - mine)[:, first:]
+        for layer, (theirs, mine) in enumerate(zip(own.between, layers.replay.between, strict=True))
+        if theirs is not None and mine is not None
+    }
+    return [
+        Stack(
+            wiring,
+            layers,
+            *_source(source, wiring, layers, first),
+            {
+                IMAGE: torch.where(is_image, other, entering)[:, first:],
+                PROMPT: torch.where(is_image, entering, other)[:, first:],
+            },
+            later=later,
+            first=first,
+        )
+    ]
+
+
+def _source(
+    source: Trace, wiring: Wiring, layers: NodeLayers, first: int
+) -> tuple[dict[tuple[str, int], Tensor], list[Tensor], Tensor]:
+    """Of a stack in the source run: what its modules give, what enters each layer, and what leaves the last."""
+    numbers, name = range(layers.block.n_layers), wiring.block
+    outputs = {(module, i): source[name, module, i][:, first:] for module in wiring.modules for i in numbers}
+    entering = [source.calls[i].hidden if source.calls else source.layer_input(name, i) for i in numbers]
+    return outputs, [one[:, first:] for one in entering], source[name, "residual", numbers[-1]][:, first:]
+
+
+def _first_changed(model: VLM, source: Trace, base: Trace) -> int:
+    """The first position at which any node's output differs, or can come to differ."""
+    replay = Replay(model, base)
+    differs = (source.calls[0].hidden != base.calls[0].hidden).any(-1)[0]
+    for layer in range(model.blocks[BLOCK].n_layers):
+        for module in ("self_attention", "mlp"):
+            site = Site(BLOCK, module, layer)
+            differs = differs | (source[site] != base[site]).any(-1)[0].to(differs.device)
+    if not differs.any():
+        return int(replay.length - 1)
+    return replay.first_changed(differs)

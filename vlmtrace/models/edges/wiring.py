@@ -1,0 +1,102 @@
+"""Which edges a model has, from how its stacks of layers are wired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vlmtrace.core.arguments import checked
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.models.edges.nodes import HEAD_INPUTS, IMAGE, PROMPT, THE_OUTPUT, Edge, Node, Receiver, Wiring, nodes_at
+from vlmtrace.models.types import Block
+from vlmtrace.models.vlm import VLM
+
+
+def wirings_of(model: VLM) -> tuple[Wiring, ...]:
+    """The stacks of layers whose nodes are known, in the order in which information flows.
+
+    Args:
+        model: any
+
+    Raises:
+        VlmtraceError: the model's layers are not known by their nodes
+    """
+    reason = model.nodes_unsupported_reason()
+    if reason:
+        raise VlmtraceError(
+            f"{model.name} has no edges here, because of {reason}: use patch_heads and patch_modules, or a model of "
+            "another family."
+        )
+    return model.wirings
+
+
+@checked
+def edges_of(model: VLM) -> list[Edge]:
+    """Every edge of a model's text side, those that are read later behind those that are read earlier.
+
+    Args:
+        model: BLIP, or decoder-only
+
+    Returns:
+        the edges
+
+    Raises:
+        VlmtraceError: the model's layers are not known by their nodes
+    """
+    return list(_edges(model))
+
+
+def _edges(model: VLM) -> Iterator[Edge]:
+    sent: dict[str, list[Node]] = {}  # by stack, what has been written into its stream so far
+    last = ""
+    for wiring in wirings_of(model):
+        block, stream = model.blocks[wiring.block], list(wiring.inputs)
+        for layer in range(block.n_layers):
+            below = list(stream)
+            for module in wiring.modules:
+                nodes = nodes_at(block, module, layer)
+                seen = below if wiring.is_parallel else list(stream)
+                for node in nodes:
+                    for receiver in inputs_of(node):
+                        yield from (Edge(sender, receiver) for sender in _senders(wiring, receiver, seen, sent))
+                stream += nodes
+        sent[wiring.block], last = stream, wiring.block
+    yield from (Edge(sender, Receiver(THE_OUTPUT)) for sender in sent[last])
+
+
+def _senders(wiring: Wiring, receiver: Receiver, seen: list[Node], sent: dict[str, list[Node]]) -> list[Node]:
+    at = wiring.looked_at.get(receiver.node.module)
+    if at is None or receiver.input not in ("key", "value"):
+        return seen
+    return [at] if isinstance(at, Node) else sent[at]
+
+
+def inputs_of(node: Node) -> list[Receiver]:
+    """All inputs of a node that reads.
+
+    Args:
+        node: a head, an mlp or the output
+    """
+    if node.head is None:
+        return [Receiver(node)]
+    return [Receiver(node, name) for name in HEAD_INPUTS]
+
+
+def senders_of(model: VLM) -> list[Node]:
+    """Every node that writes, in the order in which they are computed.
+
+    Args:
+        model: BLIP, or decoder-only
+
+    Raises:
+        VlmtraceError: the model's layers are not known by their nodes
+    """
+    found: list[Node] = [IMAGE, PROMPT]
+    for wiring in wirings_of(model):
+        block: Block = model.blocks[wiring.block]
+        found += [
+            node
+            for layer in range(block.n_layers)
+            for module in wiring.modules
+            for node in nodes_at(block, module, layer)
+        ]
+    return found
