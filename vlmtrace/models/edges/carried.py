@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.edges.layers import Stream
-from vlmtrace.models.edges.nodes import EVERYTHING, HEAD_INPUTS, IMAGE, ONLY_INPUT, THE_OUTPUT, Node, Receiver
+from vlmtrace.models.edges.nodes import EVERYTHING, IMAGE, THE_OUTPUT, Node, Receiver, inputs_at
 from vlmtrace.models.edges.stacks import Stack
 
 
@@ -59,15 +59,6 @@ def in_order(stacks: Sequence[Stack], senders: Sequence[Sender]) -> list[int]:
     """
     order = {stack.wiring.block: i for i, stack in enumerate(stacks)}
     return sorted(range(len(senders)), key=lambda i: _start(senders[i].node, order))
-
-
-def inputs_of_module(module: str) -> tuple[str, ...]:
-    """The inputs that the nodes of a module have.
-
-    Args:
-        module: "mlp", or an attention module
-    """
-    return (ONLY_INPUT,) if module == "mlp" else HEAD_INPUTS
 
 
 class Carried(ABC):
@@ -155,7 +146,7 @@ class Carried(ABC):
             for module in layers.modules:
                 seen = {} if stack.wiring.is_parallel else {one: outputs[one] for one in layers.before(module)}
                 own = Stream(entering, {**layers.stream(module, layer).outputs, **seen})
-                for kind in inputs_of_module(module):
+                for kind in inputs_at(layers.block, module, layer):
                     wanted = self._wanted.get((stack.wiring.block, module, layer, kind), [])
                     other = looked_at.get(module) if kind in ("key", "value") else None
                     given = self._reading(kind, wanted, own if other is None else Stream(other))

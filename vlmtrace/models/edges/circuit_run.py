@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.edges.layers import Stream
-from vlmtrace.models.edges.nodes import HEAD_INPUTS, IMAGE, ONLY_INPUT, THE_OUTPUT, Edge, Node, Receiver, nodes_at
+from vlmtrace.models.edges.nodes import IMAGE, THE_OUTPUT, Edge, Node, Receiver, inputs_at, nodes_at
 from vlmtrace.models.edges.stacks import Stack
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.types import Readout
@@ -88,9 +88,9 @@ class _Run:
 
     def _own(self, stack: Stack, module: str, layer: int) -> list[Receiver]:
         """The inputs of a module's nodes that read the stack's own stream, input by input."""
-        looks_elsewhere = module in stack.wiring.looked_at
-        kinds = (ONLY_INPUT,) if module == "mlp" else ("query",) if looks_elsewhere else HEAD_INPUTS
-        return [Receiver(node, kind) for kind in kinds for node in nodes_at(stack.layers.block, module, layer)]
+        block = stack.layers.block
+        kinds = ("query",) if module in stack.wiring.looked_at else inputs_at(block, module, layer)
+        return [Receiver(node, kind) for kind in kinds for node in nodes_at(block, module, layer)]
 
     def _through(
         self, stack: Stack, later: list[Receiver], final: dict[str, dict[Receiver, Tensor]]

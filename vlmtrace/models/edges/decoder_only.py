@@ -1,7 +1,8 @@
 """The language model of a decoder-only model, taken apart into nodes: its own layers run, some outputs overwritten.
 
 Queries, keys and values are told apart by what stands where a layer expects its cache: the layer hands its keys and
-values over and goes on with those that it gets back. So they are as they meet, behind norms and rotations.
+values over and goes on with those that it gets back. So they are as they meet, behind norms and rotations. A layer that
+carries a state from position to position starts with the state that the run had at the first of them.
 
 Shapes: N states, T positions from the first one that differs, K key heads, E width of a head, D width, O width of a
 module's output.
@@ -20,7 +21,7 @@ from torch import Tensor
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.edges.layers import NodeLayers, Stream
 from vlmtrace.models.hooks import attach_hooks
-from vlmtrace.models.layer_kinds import ATTENTION
+from vlmtrace.models.layer_kinds import ATTENTION, STATE
 from vlmtrace.models.sweep.kept_keys import Prefix, Recorded, Recorder
 from vlmtrace.models.sweep.replay import BLOCK, Replay
 from vlmtrace.models.sweep.shared_prefix import no_attention, shared_prefixes
@@ -55,11 +56,8 @@ class LanguageNodes(NodeLayers):
     def unsupported_reason(model: VLM) -> str | None:
         """Why a model's layers cannot be taken apart, in words; None: they can."""
         block = model.blocks[BLOCK]
-        if any(block.kind_at(layer) != ATTENTION for layer in range(block.n_layers)):
-            return "layers that carry a state or look at the image from within"
-        attentions = [model.attention_module(Site(BLOCK, "self_attention", i)) for i in range(block.n_layers)]
-        if any(hasattr(attention, "expand_kv") for attention in attentions):
-            return "latent attention, whose keys and values are made of one vector"
+        if any(block.kind_at(layer) not in (ATTENTION, STATE) for layer in range(block.n_layers)):
+            return "layers that look at the image from within"
         if getattr(model, "shares_keys", False):
             return "layers that read the keys and values of lower layers"
         return None
@@ -84,38 +82,57 @@ class LanguageNodes(NodeLayers):
         """See `NodeLayers.compute`."""
         if module == "mlp":
             return self._feed_forward(layer, given["input"])
+        if self.block.kind_at(layer) == STATE:
+            return self._stateful(layer, given["input"].entering)
         kept = self.replay.recorded[layer]
         assert kept is not None, "attention has keys"
         n = max(len(stream.entering) for stream in given.values())
+        key, value = (part.expand(n, -1, -1, -1) for part in self._keys_values(layer, **given))
         own = Recorder(start=self.first)
-        own.key, own.value = (part[:, :, self.first :].expand(n, -1, -1, -1) for part in (kept.key, kept.value))
-        key, value = given.get("key"), given.get("value")
-        if key is not None:
-            made = self._keys_values(layer, key.entering)
-            own.key = made.key.expand(n, -1, -1, -1)
-            if value is key:
-                own.value = made.value.expand(n, -1, -1, -1)
-        if value is not None and value is not key:
-            own.value = self._keys_values(layer, value.entering).value.expand(n, -1, -1, -1)
-        query = given["query"].entering if "query" in given else self.entering(layer)
+        own.key, own.value = key, value
+        latent = hasattr(self._attention(layer), "expand_kv")
         prefix = Prefix(
             kept,
             self.first,
             self.replay.sees_all_before(layer, self.first),
             self.replay.is_causal_from(layer, self.first),
-            own=own,
+            own=None if latent else own,
+            attended=own if latent else None,
         )
+        query = given["query"].entering if "query" in given else self.entering(layer)
         options = {**self.replay.options(layer, self._rows, n), "past_key_values": prefix}
         with shared_prefixes(self.model.hf, prefix):
             return self._captured("self_attention", layer, query.expand(n, -1, -1), options)
 
-    def _keys_values(self, layer: int, entering: Tensor) -> Recorder:
-        """Keys and values (N, K, T, E) that a layer makes of what enters it."""
+    def _attention(self, layer: int) -> Any:
+        return self.model.attention_module(Site(BLOCK, "self_attention", layer))
+
+    def _keys_values(self, layer: int, **given: Stream) -> tuple[Tensor, Tensor]:
+        """Keys (1 or N, K, T, E) and values that heads attend to, some made of other streams than the run's."""
+        kept = self.replay.recorded[layer]
+        assert kept is not None, "attention has keys"
+        # Multi-head latent attention hands over what keys and values are made of: both of the same.
+        expand = getattr(self._attention(layer), "expand_kv", None) or (lambda *parts: parts)
+        base = kept.key[:, :, self.first :], kept.value[:, :, self.first :]
+        key, value = given.get("key"), given.get("value")
+        both = expand(*(base if key is None else self._made(layer, key.entering)))
+        if value is key:
+            return both
+        return both[0], expand(*(base if value is None else self._made(layer, value.entering)))[1]
+
+    def _made(self, layer: int, entering: Tensor) -> tuple[Tensor, Tensor]:
+        """What a layer hands over to its cache (N, K, T, E), of what enters it."""
         recorder = Recorder(stops=True, start=self.first)
         options = {**self.replay.options(layer, self._rows, len(entering)), "past_key_values": recorder}
         with contextlib.suppress(Recorded):
             self.replay.layers[layer](entering, **options)
-        return recorder
+        return recorder.key, recorder.value
+
+    def _stateful(self, layer: int, entering: Tensor) -> Tensor:
+        """What the heads (N, T, O) of a layer that carries a state give."""
+        options = self.replay.options(layer, self._rows, len(entering))
+        carried = self.replay.carried(layer, self.first, len(entering))
+        return self._captured("self_attention", layer, entering, {**options, "past_key_values": carried})
 
     def _feed_forward(self, layer: int, stream: Stream) -> Tensor:
         context = stream.outputs["self_attention"]

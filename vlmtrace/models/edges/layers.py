@@ -71,7 +71,8 @@ class NodeLayers(ABC):
         Args:
             module: which
             layer: of which layer
-            **given: by input ("query", "key", "value"; "input"); those that are left out are the run's
+            **given: by input ("query", "key", "value"; "input"); those that are left out are the run's, one at least
+                is not
 
         Returns:
             (N, T, O)

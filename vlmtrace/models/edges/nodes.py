@@ -2,20 +2,22 @@
 
 Nodes are what is written into the residual stream: the input (image tokens, prompt tokens), each head, each mlp, and
 what is read in the end, the output. An edge is one node's output as it enters one later node alone: a head by its
-query, its key or its value, an mlp or the output by its only input. What an edge carries goes along the residual
-stream, past the nodes between, not through them.
+query, its key or its value, an mlp or the output by its only input. So does a head of a layer that carries a state from
+position to position: all that it makes of what enters it, gates and step sizes too, is one input. What an edge carries
+goes along the residual stream, past the nodes between, not through them.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from vlmtrace.models.layer_kinds import STATE
 from vlmtrace.models.types import Block
 
 #: The block of nodes that are in no stack of layers.
 INPUT, OUTPUT = "input", "output"
 
-#: By which a head is entered; every other node has one input.
+#: By which a head that attends is entered; every other node has one input.
 HEAD_INPUTS = ("query", "key", "value")
 ONLY_INPUT = "input"
 
@@ -48,7 +50,7 @@ class Receiver(NamedTuple):
 
     Attributes:
         node: which
-        input: "query", "key" or "value" of a head; "input" of an mlp or the output
+        input: "query", "key" or "value" of a head that attends; "input" of any other node
     """
 
     node: Node
@@ -108,3 +110,14 @@ def nodes_at(block: Block, module: str, layer: int) -> list[Node]:
     if module == "mlp":
         return [Node(block.name, module, layer)]
     return [Node(block.name, module, layer, head) for head in range(block.heads_at(layer))]
+
+
+def inputs_at(block: Block, module: str, layer: int) -> tuple[str, ...]:
+    """The inputs that each node of a module of a layer has.
+
+    Args:
+        block: the stack of layers
+        module: of the layer
+        layer: counted from 0
+    """
+    return (ONLY_INPUT,) if module == "mlp" or block.kind_at(layer) == STATE else HEAD_INPUTS

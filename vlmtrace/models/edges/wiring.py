@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.models.edges.nodes import HEAD_INPUTS, IMAGE, PROMPT, THE_OUTPUT, Edge, Node, Receiver, Wiring, nodes_at
+from vlmtrace.models.edges.nodes import IMAGE, PROMPT, THE_OUTPUT, Edge, Node, Receiver, Wiring, inputs_at, nodes_at
 from vlmtrace.models.types import Block
 from vlmtrace.models.vlm import VLM
 
@@ -53,11 +53,10 @@ def _edges(model: VLM) -> Iterator[Edge]:
         for layer in range(block.n_layers):
             below = list(stream)
             for module in wiring.modules:
-                nodes = nodes_at(block, module, layer)
+                nodes, inputs = nodes_at(block, module, layer), inputs_at(block, module, layer)
                 seen = below if wiring.is_parallel else list(stream)
-                for node in nodes:
-                    for receiver in inputs_of(node):
-                        yield from (Edge(sender, receiver) for sender in _senders(wiring, receiver, seen, sent))
+                for receiver in (Receiver(node, one) for node in nodes for one in inputs):
+                    yield from (Edge(sender, receiver) for sender in _senders(wiring, receiver, seen, sent))
                 stream += nodes
         sent[wiring.block], last = stream, wiring.block
     yield from (Edge(sender, Receiver(THE_OUTPUT)) for sender in sent[last])
@@ -68,17 +67,6 @@ def _senders(wiring: Wiring, receiver: Receiver, seen: list[Node], sent: dict[st
     if at is None or receiver.input not in ("key", "value"):
         return seen
     return [at] if isinstance(at, Node) else sent[at]
-
-
-def inputs_of(node: Node) -> list[Receiver]:
-    """All inputs of a node that reads.
-
-    Args:
-        node: a head, an mlp or the output
-    """
-    if node.head is None:
-        return [Receiver(node)]
-    return [Receiver(node, name) for name in HEAD_INPUTS]
 
 
 def senders_of(model: VLM) -> list[Node]:

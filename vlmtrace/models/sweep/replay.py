@@ -198,6 +198,11 @@ class Replay:
         # Of one position at a time: patches come in the order of their first positions.
         self._carried[layer] = first, carried
 
+    def carried(self, layer: int, first: int, n_states: int) -> CarriedStates | None:
+        """What a layer with a state has in it at position `first`, for each of n states; None: nothing comes before."""
+        self.prepare(layer, first)
+        return self._carried[layer][1].repeated(n_states) if first else None
+
     def advance(self, layer: int, states: Tensor, first: int, shared: SharedKeys) -> Tensor:
         """One whole layer for positions from `first` on: outputs of the layer below (P, S, L, D) -> (P, S, L, D).
 
@@ -213,8 +218,7 @@ class Replay:
         rows = states.flatten(0, 1)  # (P·S, L, D): a layer takes all states as one batch.
         recorded = self.recorded[layer]
         if recorded is None:
-            self.prepare(layer, first)
-            carried = self._carried[layer][1].repeated(n_states) if first else None
+            carried = self.carried(layer, first, n_states)
             return stream_of(self.layers[layer], rows, **{**options, "past_key_values": carried}).view(states.shape)
         if self.kinds[layer] == CROSS_ATTENTION:
             prefix = Prefix.of_image(recorded, n_states)
