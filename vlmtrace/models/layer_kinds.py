@@ -36,6 +36,9 @@ STATEFUL = ("linear_attn", "conv")
 #: Where layers pass keys and values on to those above them, by the kind of their attention.
 SHARED_KEYS = "shared_kv_states"
 
+#: What a layer is given of the input's embeddings beside the residual stream, a row for each position.
+OWN_EMBEDDINGS = "per_layer_input"
+
 #: What a layer that looks at the image is called with.
 IMAGE_STATES = "cross_attention_states"
 

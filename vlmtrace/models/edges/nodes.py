@@ -9,6 +9,8 @@ goes along the residual stream, past the nodes between, not through them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from vlmtrace.models.layer_kinds import STATE
@@ -90,6 +92,8 @@ class Wiring(NamedTuple):
         looked_at: by module, the input node or the stack whose final states its keys and values are made of, where
             these are not the stack's own stream
         is_parallel: whether a layer's mlp does not read what its heads write
+        keys_at: by layer, of what its heads' keys and values are made where that is the image, by cross-attention in
+            this layer alone, or what enters a lower layer, whose keys and values it reads
     """
 
     block: str
@@ -97,6 +101,22 @@ class Wiring(NamedTuple):
     inputs: tuple[Node, ...]
     looked_at: dict[str, Node | str]
     is_parallel: bool = False
+    keys_at: Mapping[int, Node | int] = MappingProxyType({})
+
+    def keys_of(self, module: str, layer: int) -> Node | str | int | None:
+        """Of what the keys and values of a module's heads are made.
+
+        Args:
+            module: of the layer
+            layer: counted from 0
+
+        Returns:
+            an input node, the name of a stack whose final states they are, the number of a lower layer whose input they
+            are; None: the stream as it stands before the module
+        """
+        if module == "mlp":
+            return None
+        return self.looked_at.get(module, self.keys_at.get(layer))
 
 
 def nodes_at(block: Block, module: str, layer: int) -> list[Node]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from vlmtrace.models.edges.nodes import IMAGE, ONLY_INPUT, PROMPT, THE_OUTPUT, Node, Receiver
 from vlmtrace.models.edges.wiring import wirings_of
 from vlmtrace.models.hooks import HookPoint, attach_hooks
+from vlmtrace.models.layer_kinds import SHARED_KEYS
 from vlmtrace.models.sweep.reference import read, with_patch
 from vlmtrace.models.types import AnswerIds, Inputs, Readout, Site, Trace
 from vlmtrace.models.vlm import VLM
@@ -23,11 +24,12 @@ from vlmtrace.models.vlm import VLM
 #: What attention modules call the projections behind a head's inputs. A gate on what a head gives reads the stream at
 #: the query's position, and belongs to the query.
 PROJECTIONS = {
-    "query": ("query", "q_proj", "q_b_proj", "g_proj"),
+    "query": ("query", "q_proj", "q_b_proj", "g_proj", "gate_proj"),
     "key": ("key", "k_proj"),
     "value": ("value", "v_proj"),
 }
 
+_KeysValues = tuple[Tensor, Tensor]
 _Hook = tuple[HookPoint, Callable[[Tensor], Tensor | None]]
 
 
@@ -116,7 +118,7 @@ def _frozen(model: VLM, source: Trace, base: Trace, sender: Node, position: int 
     return hooks
 
 
-def _seen(model: VLM, inputs: Inputs, before: list[_Hook], point: HookPoint, after: list[_Hook]) -> Tensor:
+def _seen(model: VLM, inputs: Inputs, before: Sequence[_Hook], point: HookPoint, after: Sequence[_Hook]) -> Tensor:
     """What a hook point carries in a pass, behind the hooks `before` and in front of the hooks `after`."""
     kept: list[Tensor] = []
 
@@ -131,25 +133,46 @@ def _seen(model: VLM, inputs: Inputs, before: list[_Hook], point: HookPoint, aft
 def _with_input(model: VLM, first: Inputs, inputs: Inputs, site: Site, name: str, frozen: Sequence[_Hook]) -> Tensor:
     """What a module's heads give, of one input as it is in a pass with frozen nodes, and the base run's others."""
     attention: Any = model.attention_module(site)
-    if name != "query" and hasattr(attention, "expand_kv"):
-        # Latent attention makes keys and values of one projection: they come apart behind it.
-        seen: list[Tensor] = []
-        number = ("key", "value").index(name)
-        with attach_hooks(frozen, n_pairs=1), _expanding(attention, lambda both: seen.append(both[number]) or both):
+    if name != "query" and (hasattr(attention, "expand_kv") or getattr(attention, "is_kv_shared_layer", False)):
+        # Latent attention makes keys and values of one projection; others read those of a lower layer.
+        seen: list[tuple[Tensor, Tensor]] = []
+        with attach_hooks(frozen, n_pairs=1), _attending(attention, seen.append):
             model.answer_logits(first)
-        with _expanding(attention, lambda both: (seen[0], both[1]) if number == 0 else (both[0], seen[0])):
+        ((key, value),) = seen
+        with _attending(attention, lambda both: (key, both[1]) if name == "key" else (both[0], value)):
             return _seen(model, inputs, [], model.hook_point(site), [])
     found = [getattr(attention, other, None) for other in PROJECTIONS[name]]
     points = [HookPoint(one, is_input=False) for one in found if one is not None]
-    changed = [(point, partial(_given, _seen(model, first, frozen, point, []))) for point in points]
+    changed: list[_Hook] = [(point, partial(_given, _seen(model, first, frozen, point, []))) for point in points]
     return _seen(model, inputs, changed, model.hook_point(site), [])
 
 
 @contextlib.contextmanager
-def _expanding(attention: Any, function: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """While this is entered, keys and values that latent attention makes go through a function."""
+def _attending(attention: Any, function: Callable[[_KeysValues], _KeysValues | None]) -> Iterator[None]:
+    """While this is entered, keys and values go through a function before an attention uses them.
+
+    Args:
+        attention: latent, or one that reads keys and values of a lower layer
+        function: of both; what it returns replaces them, unless it is None
+    """
+
+    def replaced(both: _KeysValues) -> _KeysValues:
+        new = function(both)
+        return both if new is None else new
+
+    def shared(_module: Any, args: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        given = options[SHARED_KEYS]
+        return args, {**options, SHARED_KEYS: {**given, attention.layer_type: replaced(given[attention.layer_type])}}
+
+    if not hasattr(attention, "expand_kv"):
+        handle = attention.register_forward_pre_hook(shared, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
     expand = attention.expand_kv
-    attention.expand_kv = lambda *parts: function(expand(*parts))
+    attention.expand_kv = lambda *parts: replaced(expand(*parts))
     try:
         yield
     finally:

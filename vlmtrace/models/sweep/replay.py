@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.hooks import HookPoint, attach_hooks
-from vlmtrace.models.layer_kinds import ATTENTION, CROSS_ATTENTION, SHARED_KEYS, STATE, key_sources
+from vlmtrace.models.layer_kinds import ATTENTION, CROSS_ATTENTION, OWN_EMBEDDINGS, SHARED_KEYS, STATE, key_sources
 from vlmtrace.models.sweep.carried_states import CarriedStates
 from vlmtrace.models.sweep.kept_keys import Prefix, Recorded, Recorder
 from vlmtrace.models.sweep.layer_calls import for_each_state, options_at, stream_of, without_image
@@ -300,7 +300,9 @@ class Replay:
         hidden = self.calls[layer].hidden
         return self._with_context(layer, hidden[:, positions.to(hidden.device)], options, context, mlp)
 
-    def past_nodes(self, layer: int, rows: slice, hidden: Tensor, context: Tensor, mlp: Tensor) -> Tensor:
+    def past_nodes(
+        self, layer: int, rows: slice, hidden: Tensor, context: Tensor, mlp: Tensor, embedded: Tensor | None = None
+    ) -> Tensor:
         """What leaves a layer of any states whose heads and feed-forward give what they are told: (N, rows, D) each.
 
         Args:
@@ -309,8 +311,12 @@ class Replay:
             hidden: what enters the layer
             context: the heads' outputs
             mlp: the feed-forward's
+            embedded: what the layer is given of the input's embeddings beside the stream, (N, rows, P); None: the run's
         """
-        return self._with_context(layer, hidden, self.options(layer, rows, len(hidden)), context, mlp)
+        options = self.options(layer, rows, len(hidden))
+        if embedded is not None:
+            options[OWN_EMBEDDINGS] = embedded
+        return self._with_context(layer, hidden, options, context, mlp)
 
     def _with_context(
         self, layer: int, hidden: Tensor, options: dict[str, Any], context: Tensor, mlp: Tensor | None
