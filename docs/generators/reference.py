@@ -160,6 +160,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "speed_road": partial(speed.part, "road"),
     "speed_growth": partial(speed.part, "growth"),
     "speed_ways": partial(speed.part, "ways"),
+    "speed_edges": partial(speed.part, "edges"),
     "speed_versions": speed.versions,
     "speed_accelerator": speed.accelerator,
 }

@@ -1,11 +1,12 @@
 """How fast the exact sweep is: `make bench`.
 
-Four parts, in one process on the CPU (`--part`): the **sweeps** of one pair beside hooks, the published procedure and
+Five parts, in one process on the CPU (`--part`): the **sweeps** of one pair beside hooks, the published procedure and
 libraries that one would use instead (`rates`); the **whole road** from images to the head table for twenty pairs
 (`road`); the cost per patch as models and pairs **grow** (`growth`); regions, knock-outs and sets of heads beside
-hooked passes (`ways`). `--against PATH` compares two versions of the package in turns (`versions`). On an accelerator
-(`make bench DEVICE=cuda`) a model of 7B is measured instead (`accelerator`). Absolute times on a shared machine mean
-little; ratios do.
+hooked passes (`ways`); all **edges** of a pair beside its heads and beside one hooked run for each (`edges`).
+`--against PATH` compares two versions of the package in turns (`versions`). On an accelerator (`make bench
+DEVICE=cuda`) a model of 7B is measured instead (`accelerator`). Absolute times on a shared machine mean little; ratios
+do.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 
 from vlmtrace.benchmarks import tables
 from vlmtrace.benchmarks.accelerator import REAL, TINY, bench_accelerator
+from vlmtrace.benchmarks.edges import all_edges
 from vlmtrace.benchmarks.growth import growth
 from vlmtrace.benchmarks.measure import machine
 from vlmtrace.benchmarks.random_models import blip_vqa_base, long_llava, noise_pairs
@@ -68,6 +70,8 @@ def bench(sizes: list[str], parts: list[str], sampled: int, folder: Path) -> dic
             found["road"][name] = whole_road(model, pairs, *ROAD_SMALL)
         if "ways" in parts:
             found["ways"][name] = fast_ways(model, pairs.iloc[:2])
+        if "edges" in parts:
+            found["edges"][name] = all_edges(model, pair, sampled * 4)
     random: dict[str, tuple[str, Callable[[Path], Path]]] = {
         "large": (LARGE, blip_vqa_base),
         "long": (LONG, long_llava),

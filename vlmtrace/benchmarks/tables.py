@@ -117,6 +117,22 @@ def ways_table(models: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     return _table(["model", "interventions", "rows", "seconds", "faster than hooks", "largest difference"], rows)
 
 
+def edges_table(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """All edges of a pair, by model, beside its heads and beside hooked runs."""
+    rows = [
+        [model, f"{found['edges']:,}", f"{found['seconds']:.2g} s", f"{found['heads']:,}",
+         f"{found['heads_seconds']:.2g} s", _times(found["times_the_heads"]), f"{found['hooked_seconds']:.2g} s",
+         _times(found["times_faster_than_hooked"]), _difference(found["largest_difference"]),
+         f"{found['largest_effect']:.2g}"]
+        for model, found in models.items()
+    ]  # fmt: skip
+    return _table(
+        ["model", "edges", "all edges", "head patches", "all of them", "edges : heads",
+         "one hooked run an edge", "faster than that", "largest difference", "largest effect"],
+        rows,
+    )  # fmt: skip
+
+
 def versions_table(rows_found: Mapping[str, Mapping[str, Any]]) -> str:
     """Two versions, row by row."""
     rows = []
@@ -174,6 +190,7 @@ PARTS = {
     "road": ("The whole road, images to head table", road_table),
     "growth": ("Cost of a patch as sizes grow", growth_table),
     "ways": ("Other interventions, fast and by hooks", ways_table),
+    "edges": ("All edges of one pair", edges_table),
 }
 
 

@@ -24,8 +24,8 @@ from transformers import PreTrainedConfig
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import one_of
 from vlmtrace.models import image_geometry
-from vlmtrace.models.edges.decoder_only import LanguageNodes, mlp_reads_heads
-from vlmtrace.models.edges.nodes import IMAGE, PROMPT, Wiring
+from vlmtrace.models.edges.decoder_only import language_wiring, unsupported_layers
+from vlmtrace.models.edges.nodes import Wiring
 from vlmtrace.models.families import FamilySpec
 from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.image_prompts import ImagePrompts
@@ -384,14 +384,13 @@ class DecoderOnly(ImagePrompts):
         return all(hasattr(one, "is_kv_shared_layer") and hasattr(one, "store_full_length_kv") for one in attentions)
 
     def nodes_unsupported_reason(self) -> str | None:
-        """See `LanguageNodes.unsupported_reason`."""
-        return LanguageNodes.unsupported_reason(self)
+        """As `sweep_unsupported_reason`, whatever the inputs; and layers that are not known by their nodes."""
+        return self.sweep_unsupported_reason({}) or unsupported_layers(self)
 
     @functools.cached_property
     def wirings(self) -> tuple[Wiring, ...]:  # type: ignore[override]
-        """Every module of a layer reads and writes the one stream; in some families side by side."""
-        is_parallel = not mlp_reads_heads(self)
-        return (Wiring("language_model", LanguageNodes.modules, (IMAGE, PROMPT), {}, is_parallel),)
+        """See `language_wiring`."""
+        return (language_wiring(self),)
 
     def sweep(
         self, clean: Trace, corrupt: Trace, inputs: Inputs, patches: Patches, answer_ids: AnswerIds, memory: int

@@ -49,6 +49,9 @@ SHARED_KEYS = "shared_kv_states"
 #: What can be done where no layer attends to single positions.
 INSTEAD = "patch its modules or heads instead (patch_modules, patch_heads)"
 
+#: What a layer is given of the input's embeddings beside the residual stream, a row for each position.
+OWN_EMBEDDINGS = "per_layer_input"
+
 #: What a layer that looks at the image is called with: in Mllama, and in IDEFICS.
 IMAGE_STATES = ("cross_attention_states", "image_hidden_states")
 

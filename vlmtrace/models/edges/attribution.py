@@ -98,7 +98,7 @@ class _Linear(_FirstOrder):
         """See `Carried.receive`: the movement of the input times the gradient of each head with respect to it."""
         gradient = input_gradient(self._run, stack.wiring.block, module, layer, given.kind)
         base = stack.layers.stream(module, layer)
-        other = stack.layers.looked_at(module) if given.kind in ("key", "value") else None
+        other = stack.layers.looked_at(module, layer) if given.kind in ("key", "value") else None
         with torch.no_grad():
             moved = given.stream.entering - (base.entering if other is None else other)  # (S, T, D)
             total = torch.einsum("std,htd->sh", moved, gradient.entering)
@@ -138,7 +138,7 @@ def input_gradient(run: GradientRun, block: str, module: str, layer: int, kind: 
     layers = run.layers[block]
     n_heads = len(nodes_at(layers.block, module, layer))
     stream = layers.stream(module, layer)
-    looked_at = layers.looked_at(module) if kind in ("key", "value") else None
+    looked_at = layers.looked_at(module, layer) if kind in ("key", "value") else None
     if looked_at is not None:
         stream = Stream(looked_at)
 

@@ -45,7 +45,7 @@ class _TextNodes(NodeLayers):
         """See `NodeLayers.output`."""
         return self.base[self.block.name, module, layer]
 
-    def looked_at(self, module: str) -> Tensor | None:
+    def looked_at(self, module: str, layer: int = 0) -> Tensor | None:
         """The image or the question, of cross-attention."""
         return self.memory if module == CROSS else None
 
@@ -91,7 +91,7 @@ class _TextNodes(NodeLayers):
         rows = self.layers.after_self_attention(layer, stream.outputs["self_attention"], rows)
         return rows if module == CROSS else self.layers.after_cross_attention(layer, stream.outputs[CROSS], rows)
 
-    def leave(self, layer: int, entering: Tensor, outputs: dict[str, Tensor]) -> Tensor:
+    def leave(self, layer: int, entering: Tensor, outputs: dict[str, Tensor], embedded: Tensor | None = None) -> Tensor:
         """See `NodeLayers.leave`."""
         stream = self._before("mlp", layer, Stream(entering, outputs))
         return self.layers.layers[layer].output.LayerNorm(outputs["mlp"] + stream)
@@ -129,7 +129,7 @@ class QuestionNodes(_TextNodes):
         self.question, self.answer_ids = QuestionLayers(model, image), answer_ids
         super().__init__(model, base, self.question, image, is_causal=False)
 
-    def advance(self, layer: int, states: Tensor) -> Tensor:
+    def advance(self, layer: int, states: Tensor, shared: Any) -> Tensor:
         """See `NodeLayers.advance`."""
         no_rows = torch.empty(1, 0, dtype=torch.long, device=states.device)
         return self.question.advance(layer, states[None], None, no_rows, self.entering(layer))[0]
@@ -148,7 +148,7 @@ class AnswerNodes(_TextNodes):
         self.answer, self.answer_ids = AnswerLayers(model, question), answer_ids
         super().__init__(model, base, self.answer, question, is_causal=True)
 
-    def advance(self, layer: int, states: Tensor) -> Tensor:
+    def advance(self, layer: int, states: Tensor, shared: Any) -> Tensor:
         """See `NodeLayers.advance`."""
         return self.answer.advance(layer, states[None])[0]
 

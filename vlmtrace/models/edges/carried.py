@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.edges.layers import Stream
-from vlmtrace.models.edges.nodes import EVERYTHING, HEAD_INPUTS, IMAGE, ONLY_INPUT, THE_OUTPUT, Node, Receiver
+from vlmtrace.models.edges.nodes import EVERYTHING, IMAGE, THE_OUTPUT, Node, Receiver, inputs_at
 from vlmtrace.models.edges.stacks import Stack
 
 
@@ -59,15 +59,6 @@ def in_order(stacks: Sequence[Stack], senders: Sequence[Sender]) -> list[int]:
     """
     order = {stack.wiring.block: i for i, stack in enumerate(stacks)}
     return sorted(range(len(senders)), key=lambda i: _start(senders[i].node, order))
-
-
-def inputs_of_module(module: str) -> tuple[str, ...]:
-    """The inputs that the nodes of a module have.
-
-    Args:
-        module: "mlp", or an attention module
-    """
-    return (ONLY_INPUT,) if module == "mlp" else HEAD_INPUTS
 
 
 class Carried(ABC):
@@ -144,21 +135,25 @@ class Carried(ABC):
         starts = [_start(one.node, self._order) for one in self.senders]
         n = sum(start < (mine, 0) for start in starts)  # senders come in the order in which they start
         entering = self._entering(stack, n)
-        looked_at = {module: self._looked_at(stack, module, streams) for module in stack.wiring.looked_at}
+        elsewhere: dict[Node | str | int, Tensor] = {}  # what keys and values are made of, beside the stream
         for layer in range(layers.block.n_layers):
             self.begin(stack, layer)
             joining = sum(start == (mine, layer) for start in starts)
             entering = torch.cat([entering, layers.entering(layer).expand(joining, -1, -1)])  # (n, T, D)
             n += joining
             entering = self._with_everything(entering, stack.entering[layer])
+            if layer in stack.wiring.keys_at.values():
+                elsewhere[layer] = entering
             outputs = {module: self._outputs(stack, module, layer, n) for module in layers.modules}
             for module in layers.modules:
+                at = stack.wiring.keys_of(module, layer)
+                if at is not None and at not in elsewhere:
+                    elsewhere[at] = self._looked_at(stack, module, layer, streams)
                 seen = {} if stack.wiring.is_parallel else {one: outputs[one] for one in layers.before(module)}
                 own = Stream(entering, {**layers.stream(module, layer).outputs, **seen})
-                for kind in inputs_of_module(module):
+                for kind in inputs_at(layers.block, module, layer):
                     wanted = self._wanted.get((stack.wiring.block, module, layer, kind), [])
-                    other = looked_at.get(module) if kind in ("key", "value") else None
-                    given = self._reading(kind, wanted, own if other is None else Stream(other))
+                    given = self._reading(kind, wanted, own if at is None or kind == "query" else Stream(elsewhere[at]))
                     if given is not None:
                         self.receive(stack, module, layer, given)
             if n:
@@ -194,9 +189,9 @@ class Carried(ABC):
                 self._put(found, i, stack.inputs[node], position, stack.first)
         return found
 
-    def _looked_at(self, stack: Stack, module: str, streams: dict[str, Tensor]) -> Tensor:
+    def _looked_at(self, stack: Stack, module: str, layer: int, streams: dict[str, Tensor]) -> Tensor:
         """What a module's keys and values are made of, with each sender's output in it."""
-        at, base = stack.wiring.looked_at[module], stack.layers.looked_at(module)
+        at, base = stack.wiring.keys_of(module, layer), stack.layers.looked_at(module, layer)
         assert base is not None, "the module looks at something else than its own stream"
         if isinstance(at, str):
             return self._with_everything(streams[at], stack.looked_at[module])
@@ -230,7 +225,13 @@ class Carried(ABC):
             found[row, at] = source[0, at]
 
     def _left(self, stack: Stack, layer: int, entering: Tensor, outputs: dict[str, Tensor]) -> Tensor:
-        left = stack.layers.leave(layer, entering, outputs)
+        embedded = stack.layers.embedded(layer)
+        if layer in stack.embedded and embedded is not None:
+            embedded = embedded.repeat(len(entering), 1, 1)
+            for i, (node, position) in enumerate(self.senders[: len(entering)]):
+                if node in stack.embedded[layer]:
+                    self._put(embedded, i, stack.embedded[layer][node], position, stack.first)
+        left = stack.layers.leave(layer, entering, outputs, embedded)
         if layer in stack.later:
             for i, (node, position) in enumerate(self.senders[: len(left)]):
                 if node == IMAGE:

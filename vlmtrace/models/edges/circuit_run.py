@@ -15,16 +15,19 @@ Shapes: C circuits, R receivers, T positions, D width of the residual stream, O 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from vlmtrace.models.edges.layers import Stream
-from vlmtrace.models.edges.nodes import HEAD_INPUTS, IMAGE, ONLY_INPUT, THE_OUTPUT, Edge, Node, Receiver, nodes_at
+from vlmtrace.models.edges.nodes import IMAGE, THE_OUTPUT, Edge, Node, Receiver, inputs_at, nodes_at
 from vlmtrace.models.edges.stacks import Stack
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.types import Readout
+
+#: By stack, or by layer, the streams of those that read it.
+_Read = dict[str | int, dict[Receiver, Tensor]]
 
 #: What an edge carries: what its sender gives in the base run, in the very run that goes on, or in the source run.
 OF_BASE, OF_RUN, OF_SOURCE = 0, 1, 2
@@ -65,7 +68,8 @@ class _Run:
 
     def answer(self) -> Readout:
         """Go up through all stacks."""
-        final: dict[str, dict[Receiver, Tensor]] = {}  # by stack, what reads its final states: (C, T, D) each
+        # By stack, what reads its final states; by layer, what in layers above reads what enters it: (C, T, D) each.
+        final: _Read = {}
         for i, stack in enumerate(self.stacks):
             later = self._reading(stack, self.stacks[i + 1 :])
             final[stack.wiring.block] = self._through(stack, later, final)
@@ -88,20 +92,36 @@ class _Run:
 
     def _own(self, stack: Stack, module: str, layer: int) -> list[Receiver]:
         """The inputs of a module's nodes that read the stack's own stream, input by input."""
-        looks_elsewhere = module in stack.wiring.looked_at
-        kinds = (ONLY_INPUT,) if module == "mlp" else ("query",) if looks_elsewhere else HEAD_INPUTS
-        return [Receiver(node, kind) for kind in kinds for node in nodes_at(stack.layers.block, module, layer)]
+        block, wiring = stack.layers.block, stack.wiring
+        kinds = inputs_at(block, module, layer) if wiring.keys_of(module, layer) is None else ("query",)
+        return [Receiver(node, kind) for kind in kinds for node in nodes_at(block, module, layer)]
 
-    def _through(
-        self, stack: Stack, later: list[Receiver], final: dict[str, dict[Receiver, Tensor]]
-    ) -> dict[Receiver, Tensor]:
+    def _of_others(self, stack: Stack, layer: int) -> list[Receiver]:
+        """The keys and values of higher layers' heads that are made of what enters this layer."""
+        return [
+            Receiver(node, kind)
+            for reader, at in stack.wiring.keys_at.items()
+            if at == layer
+            for kind in ("key", "value")
+            for node in nodes_at(stack.layers.block, stack.layers.modules[0], reader)
+        ]
+
+    def _through(self, stack: Stack, later: list[Receiver], final: _Read) -> dict[Receiver, Tensor]:
         layers = stack.layers
         by_layer = [
             {module: self._own(stack, module, layer) for module in layers.modules}
             for layer in range(layers.block.n_layers)
         ]
-        waiting = [receiver for own in by_layer for some in own.values() for receiver in some] + later
-        entering = self._entering(stack, waiting)  # (R, C, T, D)
+        of_others = [self._of_others(stack, layer) for layer in range(layers.block.n_layers)]
+        waiting = [
+            receiver
+            for own, others in zip(by_layer, of_others, strict=True)
+            for some in (*own.values(), others)
+            for receiver in some
+        ]
+        waiting += later
+        entering = self._with_inputs(layers.entering(0), stack.inputs, waiting)  # (R, C, T, D)
+        assert entering is not None, "something enters the lowest layer"
         for layer, own in enumerate(by_layer):
             made: dict[str, Tensor] = {}  # by module, what the circuits' runs give: (C, T, O)
             begin = 0
@@ -113,9 +133,18 @@ class _Run:
                     name: self._chosen(stack, name, layer, made[name], receivers) for name in layers.before(module)
                 }
                 made[module] = self._made(stack, module, layer, receivers, entering[rows], outputs, final)
+            others = of_others[layer]
+            final[layer] = dict(zip(others, entering[begin : begin + len(others)], strict=True))
+            begin += len(others)
             waiting, entering = waiting[begin:], entering[begin:]
             outputs = {name: self._chosen(stack, name, layer, made[name], waiting) for name in layers.modules}
-            left = layers.leave(layer, entering.flatten(0, 1), {k: v.flatten(0, 1) for k, v in outputs.items()})
+            embedded = self._with_inputs(layers.embedded(layer), stack.embedded.get(layer, {}), waiting)
+            left = layers.leave(
+                layer,
+                entering.flatten(0, 1),
+                {name: value.flatten(0, 1) for name, value in outputs.items()},
+                None if embedded is None else embedded.flatten(0, 1),
+            )
             entering = left.view(entering.shape)
             if layer in stack.later:
                 entering = entering + (self._mask(IMAGE, waiting) > OF_BASE)[..., None, None] * stack.later[layer]
@@ -125,12 +154,16 @@ class _Run:
         """What a sender's edge to each receiver carries in each circuit: (R, C)."""
         return torch.stack([self.carried.get(one, {}).get(sender, self._nothing) for one in receivers])
 
-    def _entering(self, stack: Stack, receivers: Sequence[Receiver]) -> Tensor:
-        base = stack.layers.entering(0)
-        entering = base[None].repeat(len(receivers), self.n, 1, 1)
-        for node, value in stack.inputs.items():
-            entering += (self._mask(node, receivers) > OF_BASE)[..., None, None] * (value - base)
-        return entering
+    def _with_inputs(
+        self, base: Tensor | None, sent: Mapping[Node, Tensor], receivers: Sequence[Receiver]
+    ) -> Tensor | None:
+        """Rows (1, T, …) of the base run, with those of input nodes as they come to each receiver: (R, C, T, …)."""
+        if base is None:
+            return None
+        found = base[None].repeat(len(receivers), self.n, 1, 1)
+        for node, value in sent.items():
+            found += (self._mask(node, receivers) > OF_BASE)[..., None, None] * (value - base)
+        return found
 
     def _chosen(self, stack: Stack, module: str, layer: int, made: Tensor, receivers: Sequence[Receiver]) -> Tensor:
         """What a module's nodes give to each receiver, whichever run that is of: (R, C, T, O)."""
@@ -148,7 +181,7 @@ class _Run:
         receivers: list[Receiver],
         entering: Tensor,
         outputs: dict[str, Tensor],
-        final: dict[str, dict[Receiver, Tensor]],
+        final: _Read,
     ) -> Tensor:
         """What a module gives in each circuit's run: (C, T, O).
 
@@ -159,7 +192,7 @@ class _Run:
             receivers: the inputs of its nodes that read the stack's own stream
             entering: what enters the layer for each of them, (R, C, T, D)
             outputs: what the layer's earlier modules give to each of them, (R, C, T, O)
-            final: by stack, what reads its final states
+            final: what reads other streams than the layer's own
         """
         n_nodes = len(nodes_at(stack.layers.block, module, layer))
         given = {}
@@ -168,7 +201,7 @@ class _Run:
             given[kind] = Stream(
                 entering[rows].flatten(0, 1), {name: value[rows].flatten(0, 1) for name, value in outputs.items()}
             )
-        if module in stack.wiring.looked_at:
+        if stack.wiring.keys_of(module, layer) is not None:
             for kind in ("key", "value"):
                 given[kind] = Stream(self._looked_at(stack, module, layer, kind, final).flatten(0, 1))
         made = stack.layers.compute(module, layer, **given)
@@ -177,14 +210,11 @@ class _Run:
         by_head = made.unflatten(0, (n_nodes, -1)).unflatten(-1, (n_nodes, -1))  # (H, C, T, H, O/H)
         return by_head.diagonal(dim1=0, dim2=3).movedim(-1, -2).flatten(-2)  # each head of its own inputs' run
 
-    def _looked_at(
-        self, stack: Stack, module: str, layer: int, kind: str, final: dict[str, dict[Receiver, Tensor]]
-    ) -> Tensor:
+    def _looked_at(self, stack: Stack, module: str, layer: int, kind: str, final: _Read) -> Tensor:
         """What keys or values of heads are made of, where that is not the stack's own stream: (H, C, M, D)."""
         receivers = [Receiver(node, kind) for node in nodes_at(stack.layers.block, module, layer)]
-        at = stack.wiring.looked_at[module]
-        if isinstance(at, str):
+        at, base = stack.wiring.keys_of(module, layer), stack.layers.looked_at(module, layer)
+        if isinstance(at, (str, int)):
             return torch.stack([final[at][receiver] for receiver in receivers])
-        base = stack.layers.looked_at(module)
-        assert base is not None, "the module looks at something else than its own stream"
+        assert at is not None and base is not None, "the module looks at something else than its own stream"
         return torch.where((self._mask(at, receivers) > OF_BASE)[..., None, None], stack.looked_at[module], base)

@@ -1,7 +1,8 @@
 """The language model of a decoder-only model, taken apart into nodes: its own layers run, some outputs overwritten.
 
 Queries, keys and values are told apart by what stands where a layer expects its cache: the layer hands its keys and
-values over and goes on with those that it gets back. So they are as they meet, behind norms and rotations.
+values over and goes on with those that it gets back. So they are as they meet, behind norms and rotations. A layer that
+carries a state from position to position starts with the state that the run had at the first of them.
 
 Shapes: N states, T positions from the first one that differs, K key heads, E width of a head, D width, O width of a
 module's output.
@@ -19,13 +20,19 @@ from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.models.edges.layers import NodeLayers, Stream
+from vlmtrace.models.edges.nodes import IMAGE, PROMPT, Node, Wiring
 from vlmtrace.models.hooks import attach_hooks
-from vlmtrace.models.layer_kinds import ATTENTION
+from vlmtrace.models.layer_kinds import CROSS_ATTENTION, IMAGE_STATES, OWN_EMBEDDINGS, STATE, key_sources, records_keys
 from vlmtrace.models.sweep.kept_keys import Prefix, Recorded, Recorder
+from vlmtrace.models.sweep.layer_calls import without_image
 from vlmtrace.models.sweep.replay import BLOCK, Replay
+from vlmtrace.models.sweep.shared_keys import SharedKeys
 from vlmtrace.models.sweep.shared_prefix import no_attention, shared_prefixes
 from vlmtrace.models.types import AnswerIds, Readout, Site, Trace, positions_read
 from vlmtrace.models.vlm import VLM
+
+#: What a layer of cross-attention whose keys and values are kept looks at.
+LOOKED_AT = IMAGE_STATES[0]
 
 
 class _Captured(Exception):
@@ -51,19 +58,6 @@ class LanguageNodes(NodeLayers):
         self.replay = Replay(model, base)
         self.n_read = positions_read(answer_ids)
 
-    @staticmethod
-    def unsupported_reason(model: VLM) -> str | None:
-        """Why a model's layers cannot be taken apart, in words; None: they can."""
-        block = model.blocks[BLOCK]
-        if any(block.kind_at(layer) != ATTENTION for layer in range(block.n_layers)):
-            return "layers that carry a state or look at the image from within"
-        attentions = [model.attention_module(Site(BLOCK, "self_attention", i)) for i in range(block.n_layers)]
-        if any(hasattr(attention, "expand_kv") for attention in attentions):
-            return "latent attention, whose keys and values are made of one vector"
-        if getattr(model, "shares_keys", False):
-            return "layers that read the keys and values of lower layers"
-        return None
-
     def entering(self, layer: int) -> Tensor:
         """See `NodeLayers.entering`."""
         return self.replay.calls[layer].hidden[:, self.first :]
@@ -76,52 +70,96 @@ class LanguageNodes(NodeLayers):
         """See `NodeLayers.output`."""
         return self.base[BLOCK, module, layer][:, self.first :]
 
-    def looked_at(self, module: str) -> Tensor | None:
-        """Nothing else than its own stream."""
-        return None
+    def looked_at(self, module: str, layer: int = 0) -> Tensor | None:
+        """The image's rows, of cross-attention; what enters a lower layer, whose keys and values a layer reads."""
+        if module == "mlp":
+            return None
+        if self.block.kind_at(layer) == CROSS_ATTENTION:
+            return image_states(self.base, layer)
+        source = self.replay.sources[layer]
+        return None if source is None else self.entering(source)
 
     def compute(self, module: str, layer: int, **given: Stream) -> Tensor:
         """See `NodeLayers.compute`."""
         if module == "mlp":
             return self._feed_forward(layer, given["input"])
-        kept = self.replay.recorded[layer]
-        assert kept is not None, "attention has keys"
+        if self.block.kind_at(layer) == STATE:
+            return self._stateful(layer, given["input"].entering)
         n = max(len(stream.entering) for stream in given.values())
-        own = Recorder(start=self.first)
-        own.key, own.value = (part[:, :, self.first :].expand(n, -1, -1, -1) for part in (kept.key, kept.value))
-        key, value = given.get("key"), given.get("value")
-        if key is not None:
-            made = self._keys_values(layer, key.entering)
-            own.key = made.key.expand(n, -1, -1, -1)
-            if value is key:
-                own.value = made.value.expand(n, -1, -1, -1)
-        if value is not None and value is not key:
-            own.value = self._keys_values(layer, value.entering).value.expand(n, -1, -1, -1)
         query = given["query"].entering if "query" in given else self.entering(layer)
-        prefix = Prefix(
+        prefix = self._prefix(layer, n, **given)
+        options = without_image(self.replay.options(layer, self._rows, n), n)
+        with shared_prefixes(self.model.hf, prefix):
+            entering = query.expand(n, -1, -1)
+            return self._captured("self_attention", layer, entering, {**options, "past_key_values": prefix})
+
+    def _prefix(self, layer: int, n: int, **given: Stream) -> Prefix:
+        """What n states attend to, some keys or values of which are made of other streams than the run's."""
+        kept, looks = self._kept(layer), self.block.kind_at(layer) == CROSS_ATTENTION
+        if looks and not {"key", "value"} & set(given):
+            return Prefix.of_image(kept, n)
+        own = Recorder(start=self.first)
+        own.key, own.value = (part.expand(n, -1, -1, -1) for part in self._keys_values(layer, **given))
+        if looks:
+            return Prefix(kept, 0, attended=own)
+        # What latent attention is given back, and what layers read of lower ones, is not yet or no longer in its hands.
+        is_handed = not hasattr(self._attention(layer), "expand_kv") and self.replay.sources[layer] is None
+        return Prefix(
             kept,
             self.first,
             self.replay.sees_all_before(layer, self.first),
             self.replay.is_causal_from(layer, self.first),
-            own=own,
+            own=own if is_handed else None,
+            attended=None if is_handed else own,
         )
-        options = {**self.replay.options(layer, self._rows, n), "past_key_values": prefix}
-        with shared_prefixes(self.model.hf, prefix):
-            return self._captured("self_attention", layer, query.expand(n, -1, -1), options)
 
-    def _keys_values(self, layer: int, entering: Tensor) -> Recorder:
-        """Keys and values (N, K, T, E) that a layer makes of what enters it."""
-        recorder = Recorder(stops=True, start=self.first)
-        options = {**self.replay.options(layer, self._rows, len(entering)), "past_key_values": recorder}
+    def _kept(self, layer: int) -> Recorder:
+        kept = self.replay.recorded[layer]
+        assert kept is not None, "attention has keys"
+        return kept
+
+    def _attention(self, layer: int) -> Any:
+        return self.model.attention_module(Site(BLOCK, "self_attention", layer))
+
+    def _keys_values(self, layer: int, **given: Stream) -> tuple[Tensor, Tensor]:
+        """Keys (1 or N, K, T or M, E) and values that heads attend to."""
+        # Multi-head latent attention hands over what keys and values are made of: both of the same.
+        expand = getattr(self._attention(layer), "expand_kv", None) or (lambda *parts: parts)
+        first = 0 if self.block.kind_at(layer) == CROSS_ATTENTION else self.first
+        kept = self._kept(layer)
+        base = kept.key[:, :, first:], kept.value[:, :, first:]
+        key, value = given.get("key"), given.get("value")
+        both = expand(*(base if key is None else self._made(layer, key.entering)))
+        if value is key:
+            return both
+        return both[0], expand(*(base if value is None else self._made(layer, value.entering)))[1]
+
+    def _made(self, layer: int, entering: Tensor) -> tuple[Tensor, Tensor]:
+        """What a layer hands over to its cache (N, K, T or M, E), of what enters it, or of the image's rows."""
+        source = self.replay.sources[layer]
+        if source is not None:
+            return self._made(source, entering)
+        recorder, n = Recorder(stops=True, start=self.first), len(entering)
+        options = {**self.replay.options(layer, self._rows, n), "past_key_values": recorder}
+        if self.block.kind_at(layer) == CROSS_ATTENTION:
+            # As many rows as an image has, in whatever dimensions they lie.
+            options[LOOKED_AT] = entering.reshape(-1, *options[LOOKED_AT].shape[1:])
+            entering = self.entering(layer).expand(n, -1, -1)
         with contextlib.suppress(Recorded):
             self.replay.layers[layer](entering, **options)
-        return recorder
+        return recorder.key, recorder.value
+
+    def _stateful(self, layer: int, entering: Tensor) -> Tensor:
+        """What the heads (N, T, O) of a layer that carries a state give."""
+        options = self.replay.options(layer, self._rows, len(entering))
+        carried = self.replay.carried(layer, self.first, len(entering))
+        return self._captured("self_attention", layer, entering, {**options, "past_key_values": carried})
 
     def _feed_forward(self, layer: int, stream: Stream) -> Tensor:
         context = stream.outputs["self_attention"]
         n = max(len(stream.entering), len(context))
         entering, context = stream.entering.expand(n, -1, -1), context.expand(n, -1, -1)
-        options = {**self.replay.options(layer, self._rows, n), "attention_mask": None}
+        options = {**without_image(self.replay.options(layer, self._rows, n), n), "attention_mask": None}
         point = self.model.hook_point(Site(BLOCK, "self_attention", layer))
         with no_attention(self.model.hf), attach_hooks([(point, lambda found: context.reshape(*found.shape[:-1], -1))]):
             return self._captured("mlp", layer, entering, options)
@@ -147,11 +185,16 @@ class LanguageNodes(NodeLayers):
     def _rows(self) -> slice:
         return slice(self.first, None)
 
-    def leave(self, layer: int, entering: Tensor, outputs: dict[str, Tensor]) -> Tensor:
+    def embedded(self, layer: int) -> Tensor | None:
+        """See `NodeLayers.embedded`."""
+        given = self.replay.calls[layer].options.get(OWN_EMBEDDINGS)
+        return None if given is None else given[:, self.first :]
+
+    def leave(self, layer: int, entering: Tensor, outputs: dict[str, Tensor], embedded: Tensor | None = None) -> Tensor:
         """See `NodeLayers.leave`; what the model adds behind the layer is in it."""
         n = len(entering)
         context, mlp = (outputs[name].expand(n, -1, -1) for name in self.modules)
-        left = self.replay.past_nodes(layer, self._rows, entering, context, mlp)
+        left = self.replay.past_nodes(layer, self._rows, entering, context, mlp, embedded)
         added = self.replay.between[layer]
         return left if added is None else left + added[:, self.first :]
 
@@ -166,9 +209,12 @@ class LanguageNodes(NodeLayers):
         context = self.base[BLOCK, "self_attention", layer][:, rows].expand(len(output), -1, -1)
         return self.replay.rows(layer, rows, context[None], output[None])[0]
 
-    def advance(self, layer: int, states: Tensor) -> Tensor:
+    def climb(self) -> SharedKeys:
+        """See `NodeLayers.climb`: keys and values that layers read of lower ones."""
+        return self.replay.pass_from(self.first)
+
+    def advance(self, layer: int, states: Tensor, shared: SharedKeys) -> Tensor:
         """See `NodeLayers.advance`; above the last layer, of the positions that are read out alone."""
-        shared = self.replay.pass_from(self.first)
         if layer + 1 == self.block.n_layers:
             return self.replay.advance_read(layer, states[None], self.first, self.n_read, shared)[0]
         return self.replay.advance(layer, states[None], self.first, shared)[0]
@@ -180,6 +226,48 @@ class LanguageNodes(NodeLayers):
     def state_bytes(self) -> int:
         """See `NodeLayers.state_bytes`."""
         return self.replay.state_bytes(self.first)
+
+
+def image_states(run: Trace, layer: int) -> Tensor:
+    """The rows of the image (1, M, D) that a layer of cross-attention looks at in the run of one pair.
+
+    Args:
+        run: of the pair
+        layer: of cross-attention
+    """
+    states = run.calls[layer].options[LOOKED_AT]
+    return states.reshape(1, -1, states.shape[-1])
+
+
+def unsupported_layers(model: VLM) -> str | None:
+    """Why the layers of a decoder-only model are not known by their nodes, in words; None: they are.
+
+    Args:
+        model: with the fast sweep
+    """
+    block = model.blocks[BLOCK]
+    if any(block.lacking):
+        return "layers that have one part each"
+    for layer in range(block.n_layers):
+        attention = model.attention_module(Site(BLOCK, "self_attention", layer))
+        if block.kind_at(layer) == CROSS_ATTENTION and not records_keys(attention, CROSS_ATTENTION):
+            return "layers that make keys of the image anew in every run"
+    return None
+
+
+def language_wiring(model: VLM) -> Wiring:
+    """How the language model of a decoder-only model is wired.
+
+    Args:
+        model: with the fast sweep
+    """
+    block = model.blocks[BLOCK]
+    layers = range(block.n_layers)
+    sources = key_sources(model.attention_module(Site(BLOCK, "self_attention", layer)) for layer in layers)
+    keys_at: dict[int, Node | int] = {layer: source for layer, source in enumerate(sources) if source is not None}
+    keys_at |= {layer: IMAGE for layer in layers if block.kind_at(layer) == CROSS_ATTENTION}
+    inputs = (PROMPT,) if CROSS_ATTENTION in block.kinds else (IMAGE, PROMPT)
+    return Wiring(BLOCK, LanguageNodes.modules, inputs, {}, not mlp_reads_heads(model), keys_at)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -53,8 +54,16 @@ class NodeLayers(ABC):
         """What a module gives in the run: (1, T, O)."""
 
     @abstractmethod
-    def looked_at(self, module: str) -> Tensor | None:
-        """What a module's keys and values are made of in the run, where that is not the stack's own stream."""
+    def looked_at(self, module: str, layer: int = 0) -> Tensor | None:
+        """What a module's keys and values are made of in the run, where that is not the stack's own stream there.
+
+        Args:
+            module: which
+            layer: of which layer; does not matter where all layers look at the same
+
+        Returns:
+            (1, M, D); None: they are made of the stream before the module
+        """
 
     def before(self, module: str) -> tuple[str, ...]:
         """The modules of a layer whose outputs enter another one of it."""
@@ -71,20 +80,26 @@ class NodeLayers(ABC):
         Args:
             module: which
             layer: of which layer
-            **given: by input ("query", "key", "value"; "input"); those that are left out are the run's
+            **given: by input ("query", "key", "value"; "input"); those that are left out are the run's, one at least
+                is not
 
         Returns:
             (N, T, O)
         """
 
+    def embedded(self, layer: int) -> Tensor | None:
+        """What a layer is given of the input's embeddings beside the stream in the run, (1, T, P); None: nothing."""
+        return None
+
     @abstractmethod
-    def leave(self, layer: int, entering: Tensor, outputs: dict[str, Tensor]) -> Tensor:
+    def leave(self, layer: int, entering: Tensor, outputs: dict[str, Tensor], embedded: Tensor | None = None) -> Tensor:
         """The stream behind a layer whose modules all give what they are told: the way past its nodes.
 
         Args:
             layer: which
             entering: (N, T, D)
             outputs: of every module, (N or 1, T, O)
+            embedded: what the layer is given of the input's embeddings beside the stream, (N, T, P); None: the run's
 
         Returns:
             (N, T, D)
@@ -103,9 +118,22 @@ class NodeLayers(ABC):
             (N, T, D), for `advance` of the layer above
         """
 
+    def climb(self) -> Any:
+        """What layers give each other beside the stream, for states that go up together; None: nothing."""
+        return None
+
     @abstractmethod
-    def advance(self, layer: int, states: Tensor) -> Tensor:
-        """A whole layer for changed states (N, T, D), everything in it computed."""
+    def advance(self, layer: int, states: Tensor, shared: Any) -> Tensor:
+        """A whole layer for changed states, everything in it computed.
+
+        Args:
+            layer: which
+            states: (N, T, D); those that were there in the layer below come first
+            shared: of this way up, from `climb`
+
+        Returns:
+            (N, T, D)
+        """
 
     @abstractmethod
     def read(self, states: Tensor) -> Readout:

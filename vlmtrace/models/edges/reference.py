@@ -5,23 +5,31 @@ Slow, obvious, and independent of how the sweep takes layers apart. The tests co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vlmtrace.models.edges.nodes import IMAGE, PROMPT, THE_OUTPUT, Node, Receiver
+from vlmtrace.models.edges.nodes import IMAGE, ONLY_INPUT, PROMPT, THE_OUTPUT, Node, Receiver
 from vlmtrace.models.edges.wiring import wirings_of
 from vlmtrace.models.hooks import HookPoint, attach_hooks
+from vlmtrace.models.layer_kinds import SHARED_KEYS
 from vlmtrace.models.sweep.reference import read, with_patch
 from vlmtrace.models.types import AnswerIds, Inputs, Readout, Site, Trace
 from vlmtrace.models.vlm import VLM
 
-#: What attention modules call the projections behind a head's inputs.
-PROJECTIONS = {"query": ("query", "q_proj"), "key": ("key", "k_proj"), "value": ("value", "v_proj")}
+#: What attention modules call the projections behind a head's inputs. A gate on what a head gives reads the stream at
+#: the query's position, and belongs to the query.
+PROJECTIONS = {
+    "query": ("query", "q_proj", "q_b_proj", "g_proj", "gate_proj"),
+    "key": ("key", "k_proj"),
+    "value": ("value", "v_proj"),
+}
 
+_KeysValues = tuple[Tensor, Tensor]
 _Hook = tuple[HookPoint, Callable[[Tensor], Tensor | None]]
 
 
@@ -68,10 +76,15 @@ def hooked_edge(
     # Hooks of one module run in the order in which they are attached: what is read here is not frozen yet.
     if node.head is None:
         made = _seen(model, first, [], model.hook_point(site), frozen)
+    elif receiver.input == ONLY_INPUT:
+        # Its heads read what enters the layer, and nothing else.
+        entering: list[_Hook] = []
+        if site.layer:
+            below = model.hook_point(Site(site.block, "residual", site.layer - 1))
+            entering = [(below, partial(_given, _seen(model, first, frozen, below, [])))]
+        made = _seen(model, first, entering, model.hook_point(site), [])
     else:
-        project = HookPoint(_projection(model, site, receiver.input), is_input=False)
-        changed = _seen(model, first, frozen, project, [])
-        made = _seen(model, inputs, [(project, partial(_given, changed))], model.hook_point(site), [])
+        made = _with_input(model, first, inputs, site, receiver.input, frozen)
     n_heads = 1 if node.head is None else model.blocks[node.block].heads_at(node.layer)
     patched = with_patch(base[site], made.view(base[site].shape), list(range(made.shape[-2])), node.head, n_heads)
     with attach_hooks([(model.hook_point(site), partial(_given, patched))], n_pairs=1):
@@ -105,7 +118,7 @@ def _frozen(model: VLM, source: Trace, base: Trace, sender: Node, position: int 
     return hooks
 
 
-def _seen(model: VLM, inputs: Inputs, before: list[_Hook], point: HookPoint, after: list[_Hook]) -> Tensor:
+def _seen(model: VLM, inputs: Inputs, before: Sequence[_Hook], point: HookPoint, after: Sequence[_Hook]) -> Tensor:
     """What a hook point carries in a pass, behind the hooks `before` and in front of the hooks `after`."""
     kept: list[Tensor] = []
 
@@ -117,6 +130,50 @@ def _seen(model: VLM, inputs: Inputs, before: list[_Hook], point: HookPoint, aft
     return kept[0]
 
 
-def _projection(model: VLM, site: Site, name: str) -> nn.Module:
+def _with_input(model: VLM, first: Inputs, inputs: Inputs, site: Site, name: str, frozen: Sequence[_Hook]) -> Tensor:
+    """What a module's heads give, of one input as it is in a pass with frozen nodes, and the base run's others."""
     attention: Any = model.attention_module(site)
-    return next(getattr(attention, other) for other in PROJECTIONS[name] if hasattr(attention, other))
+    if name != "query" and (hasattr(attention, "expand_kv") or getattr(attention, "is_kv_shared_layer", False)):
+        # Latent attention makes keys and values of one projection; others read those of a lower layer.
+        seen: list[tuple[Tensor, Tensor]] = []
+        with attach_hooks(frozen, n_pairs=1), _attending(attention, seen.append):
+            model.answer_logits(first)
+        ((key, value),) = seen
+        with _attending(attention, lambda both: (key, both[1]) if name == "key" else (both[0], value)):
+            return _seen(model, inputs, [], model.hook_point(site), [])
+    found = [getattr(attention, other, None) for other in PROJECTIONS[name]]
+    points = [HookPoint(one, is_input=False) for one in found if one is not None]
+    changed: list[_Hook] = [(point, partial(_given, _seen(model, first, frozen, point, []))) for point in points]
+    return _seen(model, inputs, changed, model.hook_point(site), [])
+
+
+@contextlib.contextmanager
+def _attending(attention: Any, function: Callable[[_KeysValues], _KeysValues | None]) -> Iterator[None]:
+    """While this is entered, keys and values go through a function before an attention uses them.
+
+    Args:
+        attention: latent, or one that reads keys and values of a lower layer
+        function: of both; what it returns replaces them, unless it is None
+    """
+
+    def replaced(both: _KeysValues) -> _KeysValues:
+        new = function(both)
+        return both if new is None else new
+
+    def shared(_module: Any, args: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        given = options[SHARED_KEYS]
+        return args, {**options, SHARED_KEYS: {**given, attention.layer_type: replaced(given[attention.layer_type])}}
+
+    if not hasattr(attention, "expand_kv"):
+        handle = attention.register_forward_pre_hook(shared, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
+    expand = attention.expand_kv
+    attention.expand_kv = lambda *parts: replaced(expand(*parts))
+    try:
+        yield
+    finally:
+        del attention.expand_kv

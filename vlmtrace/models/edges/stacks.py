@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.edges.blip import AnswerNodes, QuestionNodes
-from vlmtrace.models.edges.decoder_only import LanguageNodes
+from vlmtrace.models.edges.decoder_only import LanguageNodes, image_states
 from vlmtrace.models.edges.layers import NodeLayers
 from vlmtrace.models.edges.nodes import IMAGE, PROMPT, Node, Wiring
 from vlmtrace.models.edges.wiring import wirings_of
+from vlmtrace.models.layer_kinds import OWN_EMBEDDINGS
 from vlmtrace.models.sweep.blip import image_embeddings
 from vlmtrace.models.sweep.replay import BLOCK, Replay
 from vlmtrace.models.types import AnswerIds, Inputs, Site, Trace
@@ -35,6 +36,8 @@ class Stack:
         inputs: by input node, what enters layer 0 when that node is the source run's, (1, T, D)
         looked_at: by module, what its keys and values are made of in the source run, (1, M, D)
         later: by layer, what the source run's image adds behind it beyond the base run's, (1, T, D)
+        embedded: by layer and input node, what the layer is given of the input's embeddings beside the stream when that
+            node is the source run's, (1, T, P)
         first: the position of the stack that T counts from
     """
 
@@ -46,6 +49,7 @@ class Stack:
     inputs: dict[Node, Tensor]
     looked_at: dict[str, Tensor] = field(default_factory=dict)
     later: dict[int, Tensor] = field(default_factory=dict)
+    embedded: dict[int, dict[Node, Tensor]] = field(default_factory=dict)
     first: int = 0
 
 
@@ -90,22 +94,31 @@ def stacks_of(model: VLM, source: Trace, base: Trace, inputs: Inputs, answer_ids
     first = _first_changed(model, source, base)
     layers = LanguageNodes(model, base, answer_ids, first)
     is_image = model.is_image(inputs)[0].to(entering.device)[:, None]  # (T, 1)
+
+    def sent(theirs: Tensor, mine: Tensor) -> dict[Node, Tensor]:
+        """Rows (1, T, …) with those of each input node from the source run."""
+        return {node: torch.where(is_image == (node == IMAGE), theirs, mine)[:, first:] for node in wiring.inputs}
+
     own = Replay(model, source)
     later = {
         layer: (theirs - mine)[:, first:]
         for layer, (theirs, mine) in enumerate(zip(own.between, layers.replay.between, strict=True))
         if theirs is not None and mine is not None
     }
+    looking = next((layer for layer, at in wiring.keys_at.items() if at == IMAGE), None)  # all at the same
     return [
         Stack(
             wiring,
             layers,
             *_source(source, wiring, layers, first),
-            {
-                IMAGE: torch.where(is_image, other, entering)[:, first:],
-                PROMPT: torch.where(is_image, entering, other)[:, first:],
-            },
+            sent(other, entering),
+            {} if looking is None else {"self_attention": image_states(source, looking)},
             later=later,
+            embedded={
+                layer: sent(theirs.options[OWN_EMBEDDINGS], mine.options[OWN_EMBEDDINGS])
+                for layer, (theirs, mine) in enumerate(zip(source.calls, base.calls, strict=True))
+                if theirs.options.get(OWN_EMBEDDINGS) is not None
+            },
             first=first,
         )
     ]

@@ -123,7 +123,7 @@ class _Climbing:
         self.stack, self.found, self.most = stack, found, most
         self._states: list[Tensor] = []
         self._edges: list[int] = []
-        self._layer = 0
+        self._layer, self._shared = 0, stack.layers.climb()
 
     def join(self, module: str, layer: int, outputs: Tensor, edges: list[int]) -> None:
         """States whose module gives (N, T, O) join behind this layer."""
@@ -136,7 +136,7 @@ class _Climbing:
     def advance(self, layer: int) -> None:
         """Take all states through a layer."""
         if self._edges:
-            self._states = [self.stack.layers.advance(layer, torch.cat(self._states))]
+            self._states = [self.stack.layers.advance(layer, torch.cat(self._states), self._shared)]
             self._layer = layer + 1
 
     def finish(self) -> None:
@@ -146,4 +146,4 @@ class _Climbing:
         for layer in range(self._layer, self.stack.layers.block.n_layers):
             self.advance(layer)
         self.found.put(self._edges, self.stack.layers.read(torch.cat(self._states)))
-        self._states, self._edges = [], []
+        self._states, self._edges, self._shared = [], [], self.stack.layers.climb()

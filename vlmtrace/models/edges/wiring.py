@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.models.edges.nodes import HEAD_INPUTS, IMAGE, PROMPT, THE_OUTPUT, Edge, Node, Receiver, Wiring, nodes_at
+from vlmtrace.models.edges.nodes import IMAGE, PROMPT, THE_OUTPUT, Edge, Node, Receiver, Wiring, inputs_at, nodes_at
 from vlmtrace.models.types import Block
 from vlmtrace.models.vlm import VLM
 
@@ -47,38 +47,36 @@ def edges_of(model: VLM) -> list[Edge]:
 
 def _edges(model: VLM) -> Iterator[Edge]:
     sent: dict[str, list[Node]] = {}  # by stack, what has been written into its stream so far
+    written: dict[int, list[Node]] = {}  # by layer of the current stack, what has been before it
     last = ""
     for wiring in wirings_of(model):
         block, stream = model.blocks[wiring.block], list(wiring.inputs)
         for layer in range(block.n_layers):
-            below = list(stream)
+            below = written[layer] = list(stream)
             for module in wiring.modules:
-                nodes = nodes_at(block, module, layer)
+                nodes, inputs = nodes_at(block, module, layer), inputs_at(block, module, layer)
                 seen = below if wiring.is_parallel else list(stream)
-                for node in nodes:
-                    for receiver in inputs_of(node):
-                        yield from (Edge(sender, receiver) for sender in _senders(wiring, receiver, seen, sent))
+                for receiver in (Receiver(node, one) for node in nodes for one in inputs):
+                    yield from (Edge(sender, receiver) for sender in _senders(wiring, receiver, seen, sent, written))
                 stream += nodes
         sent[wiring.block], last = stream, wiring.block
     yield from (Edge(sender, Receiver(THE_OUTPUT)) for sender in sent[last])
 
 
-def _senders(wiring: Wiring, receiver: Receiver, seen: list[Node], sent: dict[str, list[Node]]) -> list[Node]:
-    at = wiring.looked_at.get(receiver.node.module)
+def _senders(
+    wiring: Wiring,
+    receiver: Receiver,
+    seen: list[Node],
+    sent: dict[str, list[Node]],
+    written: dict[int, list[Node]],
+) -> list[Node]:
+    assert receiver.node.layer is not None, "only the output is in no layer"
+    at = wiring.keys_of(receiver.node.module, receiver.node.layer)
     if at is None or receiver.input not in ("key", "value"):
         return seen
+    if isinstance(at, int):
+        return written[at]
     return [at] if isinstance(at, Node) else sent[at]
-
-
-def inputs_of(node: Node) -> list[Receiver]:
-    """All inputs of a node that reads.
-
-    Args:
-        node: a head, an mlp or the output
-    """
-    if node.head is None:
-        return [Receiver(node)]
-    return [Receiver(node, name) for name in HEAD_INPUTS]
 
 
 def senders_of(model: VLM) -> list[Node]:

@@ -68,6 +68,7 @@ class Prefix:
         is_causal: bool = False,
         own: Recorder | None = None,
         start: int | None = None,
+        attended: Recorder | None = None,
     ):
         """Keep what was recorded before position `first`.
 
@@ -78,9 +79,10 @@ class Prefix:
             is_causal: whether every query is known to see those from `first` to its own, and no further
             own: the states' own keys and values, where the layer runs on their last positions only
             start: the position that the layer's rows start with; None: `first`
+            attended: as `own`, but what heads attend to, behind all that the layer makes of its keys and values
         """
         self.key, self.value = recorded.key[:, :, :first], recorded.value[:, :, :first]
-        self.is_seen, self.is_causal, self.own = is_seen, is_causal, own
+        self.is_seen, self.is_causal, self.own, self.attended = is_seen, is_causal, own, attended
         self.start = first if start is None else start
 
     @classmethod

@@ -20,6 +20,7 @@ from vlmtrace.models.layer_kinds import (
     ATTENTION,
     CROSS_ATTENTION,
     NO_ATTENTION,
+    OWN_EMBEDDINGS,
     SHARED_KEYS,
     STATE,
     WITHOUT_KEYS,
@@ -228,6 +229,11 @@ class Replay:
         # Of one position at a time: patches come in the order of their first positions.
         self._carried[layer] = first, carried
 
+    def carried(self, layer: int, first: int, n_states: int) -> CarriedStates | None:
+        """What a layer with a state has in it at position `first`, for each of n states; None: nothing comes before."""
+        self.prepare(layer, first)
+        return self._carried[layer][1].repeated(n_states) if first else None
+
     def advance(self, layer: int, states: Tensor, first: int, shared: SharedKeys) -> Tensor:
         """One whole layer for positions from `first` on: outputs of the layer below (P, S, L, D) -> (P, S, L, D).
 
@@ -263,8 +269,7 @@ class Replay:
         """A layer that carries a state, or is a feed-forward alone, on rows (P·S, L, D) from `first` on."""
         if self.kinds[layer] == NO_ATTENTION or not first:
             return stream_of(self.layers[layer], rows, **{**options, "past_key_values": None})
-        self.prepare(layer, first)
-        carried = self._carried[layer][1].repeated(n_states)
+        carried = self.carried(layer, first, n_states)
         length = rows.shape[1]
         if length == 1 and self._steps[layer]:
             # A position that comes alone is stepped to without the bounds that steps of a whole sequence have: another
@@ -352,7 +357,9 @@ class Replay:
         hidden = self.calls[layer].hidden
         return self._with_context(layer, hidden[:, positions.to(hidden.device)], options, context, mlp)
 
-    def past_nodes(self, layer: int, rows: slice, hidden: Tensor, context: Tensor, mlp: Tensor) -> Tensor:
+    def past_nodes(
+        self, layer: int, rows: slice, hidden: Tensor, context: Tensor, mlp: Tensor, embedded: Tensor | None = None
+    ) -> Tensor:
         """What leaves a layer of any states whose heads and feed-forward give what they are told: (N, rows, D) each.
 
         Args:
@@ -361,8 +368,12 @@ class Replay:
             hidden: what enters the layer
             context: the heads' outputs
             mlp: the feed-forward's
+            embedded: what the layer is given of the input's embeddings beside the stream, (N, rows, P); None: the run's
         """
-        return self._with_context(layer, hidden, self.options(layer, rows, len(hidden)), context, mlp)
+        options = self.options(layer, rows, len(hidden))
+        if embedded is not None:
+            options[OWN_EMBEDDINGS] = embedded
+        return self._with_context(layer, hidden, options, context, mlp)
 
     def _with_context(
         self, layer: int, hidden: Tensor, options: dict[str, Any], context: Tensor | None, mlp: Tensor | None

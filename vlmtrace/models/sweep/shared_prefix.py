@@ -87,6 +87,8 @@ def attend(
         (P·S, R, K·G, V), and None where others give weights
     """
     prefix = _current.get()
+    if prefix.attended is not None:
+        key, value = prefix.attended.key, prefix.attended.value
     # Layers that share keys may lie on different devices.
     before_key, before_value = (part.to(query.device) for part in prefix.expanded(module, key, value))
     n_pairs, n_key_heads, _, size = before_key.shape
