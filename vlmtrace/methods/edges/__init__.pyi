@@ -1,7 +1,24 @@
+from .circuit_runs import run_edge_circuits
+from .circuits import edge_circuit, edge_scores
+from .faithfulness import edge_faithfulness, edge_faithfulness_means, edge_faithfulness_summary
 from .listing import edges
 from .path_patching import patch_edges
+from .search import acdc, find_edge_circuit
+from .verdicts import edge_overlap, edge_subsets, edge_transfer, edge_verdicts
 
 __all__ = [
+    "acdc",
+    "edge_circuit",
+    "edge_faithfulness",
+    "edge_faithfulness_means",
+    "edge_faithfulness_summary",
+    "edge_overlap",
+    "edge_scores",
+    "edge_subsets",
+    "edge_transfer",
+    "edge_verdicts",
     "edges",
+    "find_edge_circuit",
     "patch_edges",
+    "run_edge_circuits",
 ]
