@@ -12,6 +12,7 @@ from .methods.edges.circuits import edge_circuit, edge_scores
 from .methods.edges.faithfulness import edge_faithfulness, edge_faithfulness_means, edge_faithfulness_summary
 from .methods.edges.listing import edges
 from .methods.edges.path_patching import patch_edges
+from .methods.edges.saved import load_circuit, save_circuit
 from .methods.edges.search import acdc, find_edge_circuit
 from .methods.edges.verdicts import edge_overlap, edge_subsets, edge_transfer, edge_verdicts
 from .methods.evaluation.answers import accuracy_table, check_pairs, evaluate, usable_pairs
@@ -62,6 +63,7 @@ __all__ = [
     "knock_out_attention",
     "later_layers",
     "lens_contributions",
+    "load_circuit",
     "load_model",
     "load_pairs",
     "load_questions",
@@ -83,6 +85,7 @@ __all__ = [
     "replace_image_tokens",
     "run_edge_circuits",
     "same_size",
+    "save_circuit",
     "save_images",
     "score_maps",
     "select_samples",

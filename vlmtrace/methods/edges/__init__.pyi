@@ -3,6 +3,7 @@ from .circuits import edge_circuit, edge_scores
 from .faithfulness import edge_faithfulness, edge_faithfulness_means, edge_faithfulness_summary
 from .listing import edges
 from .path_patching import patch_edges
+from .saved import load_circuit, save_circuit
 from .search import acdc, find_edge_circuit
 from .verdicts import edge_overlap, edge_subsets, edge_transfer, edge_verdicts
 
@@ -19,6 +20,8 @@ __all__ = [
     "edge_verdicts",
     "edges",
     "find_edge_circuit",
+    "load_circuit",
     "patch_edges",
     "run_edge_circuits",
+    "save_circuit",
 ]

@@ -141,12 +141,10 @@ class PreparedPair:
             model: that ran
             runs: of one pair
         """
-        if runs.whole is None:
-            sides = (stacks_of(model, runs.clean, runs.corrupt, runs.inputs, runs.answer_ids),)
-        else:
-            sides = tuple(stacks_of(model, one.clean, one.corrupt, one.inputs, one.ids) for one in runs.whole)
-        nbytes = sum(one.clean.nbytes + one.corrupt.nbytes for one in runs.whole or (runs,))
-        return cls(sides, runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item(), nbytes)
+        sides = [(runs, runs.answer_ids)] if runs.whole is None else [(side, side.ids) for side in runs.whole]
+        stacks = tuple(stacks_of(model, one.clean, one.corrupt, one.inputs, ids) for one, ids in sides)
+        nbytes = sum(one.clean.nbytes + one.corrupt.nbytes for one, _ in sides)
+        return cls(stacks, runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item(), nbytes)
 
     def logit_diffs(self, graph: EdgeGraph, inside: Array, memory: int) -> Array:
         """LD of the pair with each circuit.
