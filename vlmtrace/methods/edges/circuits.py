@@ -61,7 +61,7 @@ def edge_scores(effects: pd.DataFrame, column: str = "logit_diff") -> pd.DataFra
     n = by_pair.groupby(level=edge, observed=True, sort=False).size()
     grouped = by_unit.groupby(level=edge, observed=True, sort=False)
     table = pd.DataFrame({"score": grouped.mean(), "n": n, "n_units": grouped.size()}).reset_index()
-    return table.astype(dict.fromkeys(edge, object))
+    return table.astype(dict.fromkeys(edge, str))
 
 
 @checked

@@ -190,8 +190,8 @@ class EdgeGraph:
         values = np.full(len(self), np.nan) if scores is None else scores
         return pd.DataFrame(
             {
-                "sender": pd.Series([self.edges[i].sender.label for i in chosen], dtype=object),
-                "receiver": pd.Series([self.edges[i].receiver.label for i in chosen], dtype=object),
+                "sender": pd.Series([self.edges[i].sender.label for i in chosen], dtype=str),
+                "receiver": pd.Series([self.edges[i].receiver.label for i in chosen], dtype=str),
                 "score": values[np.asarray(chosen, dtype=int)].astype(float),
             }
         )

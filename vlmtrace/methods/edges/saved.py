@@ -100,6 +100,7 @@ def load_circuit(path: str | Path, model: VLM | None = None) -> pd.DataFrame:
     rows = [_edge(path, *edge) for edge in graph.edges(data=True)]
     table = pd.DataFrame(rows, columns=["rank", "sender", "receiver", "score"])
     table = table.sort_values("rank", kind="stable", ignore_index=True).drop(columns="rank")
+    table = table.astype({"sender": str, "receiver": str, "score": float})
     if model is not None:
         EdgeGraph(model).numbers_of(table)
     return table

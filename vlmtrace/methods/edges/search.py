@@ -178,8 +178,9 @@ def acdc(
         >>> import vlmtrace as vt
         >>> model = vt.load_model("tiny-blip")
         >>> pairs = vt.load_pairs("rendered_states", n=2)
-        >>> into_output = vt.edges(model).query("receiver == 'output' or sender == 'image'")
-        >>> vt.acdc(model, pairs, threshold=0.1, start=into_output).shape[0] < len(into_output)
+        >>> start = vt.edge_circuit(model, vt.edge_scores(vt.patch_edges(model, pairs)), 200)
+        >>> found = vt.acdc(model, pairs, threshold=0.02, start=start)
+        >>> 0 < len(found) < len(start)
         True
     """
     one_of(corruption, CORRUPTIONS, "corruption")
