@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import vlmtrace as vt
 from vlmtrace.methods.edges.graph import EdgeGraph
 
 
@@ -17,3 +18,9 @@ def drawn_scores(graph):
     """A score for every edge, of both signs."""
     table = graph.table(np.arange(len(graph)))
     return table.assign(score=np.random.default_rng(0).normal(size=len(graph)))
+
+
+@pytest.fixture
+def patched_scores(random_blip, random_pairs):
+    """What every edge does to the first pair."""
+    return vt.edge_scores(vt.patch_edges(random_blip, random_pairs.head(1)))

@@ -44,6 +44,7 @@ def test_nearly_all_edges_give_nearly_the_clean_run(random_blip, random_pairs, g
     assert (gaps[0] - gaps[1]).abs().max() < 0.1
 
 
+@pytest.mark.medium
 def test_runs_that_do_not_fit_are_made_anew(random_blip, random_pairs, graph):
     inside = np.random.default_rng(3).random((2, len(graph))) < 0.5
     kept, anew = (PreparedPairs(graph, random_pairs, "image", memory) for memory in (None, 1e-6))

@@ -3,25 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from fixtures.edge_runs import made_up
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import TABLES
 from vlmtrace.methods.evaluation.selection import USE
-
-
-def made_up(faithfulness, gap=2.0, order="ranked", draw=0, units=("a", "b")):
-    """A table whose curve is known: LD none is 1, all is 1 + gap, in every pair."""
-    sizes = [0.001, 0.1, 0.5, 1.0]
-    rows = [
-        {
-            "sample_id": f"{unit}{i}", "unit": unit, "corruption": "image", "rule": "greedy", "order": order,
-            "draw": draw, "size": size, "k": int(size * 1000), "n_edges": int(size * 900),
-            "logit_diff": 1 + gap * f, "logit_diff_none": 1.0, "logit_diff_all": 1 + gap, "patching_effect": f,
-        }
-        for unit in units for i in range(2) for size, f in zip(sizes, faithfulness, strict=True)
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
 
 
 def test_areas_are_those_of_mib():

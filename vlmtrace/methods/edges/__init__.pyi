@@ -1,3 +1,4 @@
+from .circuit_figures import edge_faithfulness_curves
 from .circuit_runs import run_edge_circuits
 from .circuits import edge_circuit, edge_scores
 from .faithfulness import edge_faithfulness, edge_faithfulness_means, edge_faithfulness_summary
@@ -11,6 +12,7 @@ __all__ = [
     "acdc",
     "edge_circuit",
     "edge_faithfulness",
+    "edge_faithfulness_curves",
     "edge_faithfulness_means",
     "edge_faithfulness_summary",
     "edge_overlap",
