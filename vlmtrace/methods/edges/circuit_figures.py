@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,10 +45,10 @@ def edge_faithfulness_curves(faithfulness: pd.DataFrame, seed: Seed = 0) -> Figu
     n_rows = -(-len(cells) // 2)
     figure = new_figure(height=0.8 + 2.0 * n_rows)
     grid = figure.subplots(n_rows, min(2, len(cells)), squeeze=False, sharex=True, sharey=True)
-    for axes, (_, kind) in itertools.zip_longest(grid.flat, cells.iterrows(), fillvalue=(None, None)):
-        axes.set_visible(kind is not None)
-        if kind is not None:
-            _draw(axes, means.merge(kind.to_frame().T))
+    for axes in grid.flat[len(cells) :]:
+        axes.set_visible(False)
+    for axes, (_, kind) in zip(grid.flat, cells.iterrows(), strict=False):
+        _draw(axes, means.merge(kind.to_frame().T))
     for axes in grid[:, 0]:
         axes.set_ylabel("faithfulness\n(0 = corrupt run, 1 = clean run)")
     for axes in grid[-1]:
