@@ -7,9 +7,9 @@ import torch
 
 from vlmtrace.models import Site
 from vlmtrace.models.edges.circuit_run import run_circuits
-from vlmtrace.models.edges.nodes import IMAGE, PROMPT, THE_OUTPUT, Receiver, nodes_at
+from vlmtrace.models.edges.nodes import HEAD_INPUTS, IMAGE, PROMPT, THE_OUTPUT, Receiver, nodes_at
 from vlmtrace.models.edges.reference import PROJECTIONS
-from vlmtrace.models.edges.wiring import edges_of, inputs_of, wirings_of
+from vlmtrace.models.edges.wiring import edges_of, wirings_of
 from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.sweep.reference import read
 
@@ -65,7 +65,7 @@ class NaiveCircuit:
             inputs, hooks = self.enters(Receiver(node))
             return self.seen(inputs, point, after=hooks)
         attention, given = self.model.attention_module(site), []
-        for receiver in inputs_of(node):
+        for receiver in (Receiver(node, name) for name in HEAD_INPUTS):
             inputs, hooks = self.enters(receiver)
             name = next(name for name in PROJECTIONS[receiver.input] if hasattr(attention, name))
             project = HookPoint(getattr(attention, name), is_input=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,25 +114,26 @@ def model_shape(model: VLM) -> dict[str, Any]:
         model: any whose edges are known
 
     Returns:
-        by stack, its name, modules, inputs, what is looked at, whether they stand beside each other, and heads by layer
+        by stack, how it is wired (`Wiring`), and by layer its number of heads and its kind
     """
     stacks = []
     for wiring in wirings_of(model):
         block = model.blocks[wiring.block]
-        looked_at = {
-            module: at.label if isinstance(at, Node) else at for module, at in sorted(wiring.looked_at.items())
+        by_layer = {
+            "heads": [block.heads_at(layer) for layer in range(block.n_layers)],
+            "kinds": [block.kind_at(layer) for layer in range(block.n_layers)],
         }
-        stacks.append(
-            {
-                "block": wiring.block,
-                "modules": list(wiring.modules),
-                "inputs": [node.label for node in wiring.inputs],
-                "looked_at": looked_at,
-                "is_parallel": wiring.is_parallel,
-                "heads": [block.heads_at(layer) for layer in range(block.n_layers)],
-            }
-        )
+        stacks.append({name: _plain(value) for name, value in wiring._asdict().items()} | by_layer)
     return {"stacks": stacks}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say of a part of a wiring; nodes by their names."""
+    if isinstance(value, Node):
+        return value.label
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _described(shape: dict[str, Any]) -> str:
