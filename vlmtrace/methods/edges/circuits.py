@@ -46,7 +46,7 @@ def edge_scores(effects: pd.DataFrame, column: str = "logit_diff") -> pd.DataFra
     """
     one_of(column, EFFECTS, "column")
     check_table(effects, ["sample_id", "sender", "receiver", column], "edge_patching")
-    for name in ("corruption", "direction", "task"):
+    for name in ("corruption", "direction", "task", "method"):
         if name in effects:
             pick(effects, "edge_patching", **{name: None})
     units = [UNIT] if UNIT in effects else []
