@@ -8,9 +8,15 @@ from .methods.causal_tracing.noise import choose_level, noise_curve, noise_scale
 from .methods.causal_tracing.summary import average_effects, later_layers
 from .methods.causal_tracing.trace import causal_trace
 from .methods.edges.agreement import edge_agreement
+from .methods.edges.circuit_runs import run_edge_circuits
+from .methods.edges.circuits import edge_circuit, edge_scores
 from .methods.edges.estimates import attribute_edges, attribute_nodes
+from .methods.edges.faithfulness import edge_faithfulness, edge_faithfulness_means, edge_faithfulness_summary
 from .methods.edges.listing import edges
 from .methods.edges.path_patching import patch_edges
+from .methods.edges.saved import load_circuit, save_circuit
+from .methods.edges.search import acdc, find_edge_circuit
+from .methods.edges.verdicts import edge_overlap, edge_subsets, edge_transfer, edge_verdicts
 from .methods.evaluation.answers import accuracy_table, check_pairs, evaluate, usable_pairs
 from .methods.evaluation.selection import select_samples, selection_table
 from .methods.knockout.attention_knockout import knock_out_attention, replace_image_tokens
@@ -34,6 +40,7 @@ __all__ = [
     "VlmtraceError",
     "ablate",
     "accuracy_table",
+    "acdc",
     "attribute_edges",
     "attribute_heads",
     "attribute_modules",
@@ -45,12 +52,23 @@ __all__ = [
     "choose_level",
     "connect",
     "edge_agreement",
+    "edge_circuit",
+    "edge_faithfulness",
+    "edge_faithfulness_means",
+    "edge_faithfulness_summary",
+    "edge_overlap",
+    "edge_scores",
+    "edge_subsets",
+    "edge_transfer",
+    "edge_verdicts",
     "edges",
     "evaluate",
+    "find_edge_circuit",
     "formatted",
     "knock_out_attention",
     "later_layers",
     "lens_contributions",
+    "load_circuit",
     "load_model",
     "load_pairs",
     "load_questions",
@@ -70,7 +88,9 @@ __all__ = [
     "prepare_pairs",
     "ranking_agreement",
     "replace_image_tokens",
+    "run_edge_circuits",
     "same_size",
+    "save_circuit",
     "save_images",
     "score_maps",
     "select_samples",

@@ -10,6 +10,7 @@ import pandas as pd
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema.cells import check_cells
 from vlmtrace.core.schema.columns import Table, require_columns
+from vlmtrace.core.schema.edge_tables import EDGE_TABLES
 from vlmtrace.core.schema.effect_tables import EFFECT_TABLES
 from vlmtrace.core.schema.image_lists import check_image_lists, check_single_columns
 from vlmtrace.core.schema.pair_tables import PAIR_TABLES, PAIRS, QUESTIONS
@@ -20,7 +21,9 @@ from vlmtrace.core.stored import StoredTable, batches_of
 Stored = TypeVar("Stored", pd.DataFrame, StoredTable)
 
 #: Every table of the contract by its name, in the order in which notebooks write them.
-TABLES: dict[str, Table] = {table.name: table for table in (*PAIR_TABLES, *EFFECT_TABLES, *QUESTION_TABLES)}
+TABLES: dict[str, Table] = {
+    table.name: table for table in (*PAIR_TABLES, *EFFECT_TABLES, *QUESTION_TABLES, *EDGE_TABLES)
+}
 
 #: What to do about a table without rows.
 _REMEDIES = {PAIRS.name: "build it with load_pairs", QUESTIONS.name: "build it with load_questions"}

@@ -51,8 +51,8 @@ def _readout(run: str, base: str, effect: str) -> tuple[Column, ...]:
 
 
 _SHARE_OF_GAP = "logit_diff / (LD_clean − LD_corrupt): "
-_PATCHED = _readout("patched", "corrupt", f"{_SHARE_OF_GAP}0 nothing, 1 the clean answer is back")
-_DIRECTION = Column(
+PATCHED = _readout("patched", "corrupt", f"{_SHARE_OF_GAP}0 nothing, 1 the clean answer is back")
+DIRECTION = Column(
     "direction",
     "text",
     "denoising: from the clean into the corrupt run; noising: from the corrupt into "
@@ -67,7 +67,7 @@ MODULE_PATCHING = Table(
     "module_patching",
     "One row per pair, corruption, module, layer and position: a module's activation copied from the clean run into "
     "the corrupt run.",
-    (SAMPLE, UNIT_OF_PAIR, CORRUPTION, BLOCK, MODULE, LAYER, POSITION, TOKEN, TOKEN_ROLE, *_PATCHED, _DIRECTION),
+    (SAMPLE, UNIT_OF_PAIR, CORRUPTION, BLOCK, MODULE, LAYER, POSITION, TOKEN, TOKEN_ROLE, *PATCHED, DIRECTION),
     "04_module_patching",
     per_task=True,
     key=(*_INTERVENTION, "position"),
@@ -84,7 +84,7 @@ REGIONS = Table(
         Column("token", "text", "how many positions were patched at once"),
         Column("token_role", "text", "the region: object, distractor, background (by the clean image's masks), "
                "changed, unchanged (by the pixels of both images) or image (all of it)"),
-        *_PATCHED, _DIRECTION,
+        *PATCHED, DIRECTION,
     ),
     "04_module_patching",
     per_task=True,
@@ -124,8 +124,8 @@ HEAD_PATCHING = Table(
         POSITION,
         TOKEN,
         TOKEN_ROLE,
-        *_PATCHED,
-        _DIRECTION,
+        *PATCHED,
+        DIRECTION,
     ),
     "05_head_patching",
     per_task=True,

@@ -110,7 +110,7 @@ def faithfulness_tables(
     Raises:
         VlmtraceError: as `faithfulness_table`
     """
-    _refuse_discover(pairs)
+    refuse_discover(pairs)
     ranked = ranked_heads(model, ranking)
     plans, sets = [], []
     for run, options in runs.items():
@@ -280,7 +280,7 @@ def subset_table(
     Raises:
         VlmtraceError: a pair helped to find the heads, or a head is unknown or named twice
     """
-    _refuse_discover(pairs)
+    refuse_discover(pairs)
     heads = sorted(ranked_heads(model, circuit))
     generator = np.random.default_rng(seed)
     subsets = [frozenset(), frozenset(heads), *(frozenset([head]) for head in heads)]
@@ -304,9 +304,18 @@ def subset_table(
     return table[[column for column in columns if column in table]]
 
 
-def _refuse_discover(pairs: pd.DataFrame) -> None:
+def refuse_discover(pairs: pd.DataFrame, what: str = "heads") -> None:
+    """Raise a sentence if pairs helped to find what they are to test.
+
+    Args:
+        pairs: a pairs table
+        what: they helped to find
+
+    Raises:
+        VlmtraceError: `select_samples` marked some of them "discover"
+    """
     if USE in pairs and (found := pairs[USE] == "discover").any():
         raise VlmtraceError(
-            f"{found.sum()} of the {len(pairs)} pairs helped to find the heads and cannot test them: "
+            f"{found.sum()} of the {len(pairs)} pairs helped to find the {what} and cannot test them: "
             f"pass only those with {USE} == 'verify'."
         )
