@@ -143,9 +143,9 @@ def edge_means(edges: pd.DataFrame, value: str | None = None) -> EdgeMeans:
 def drawn_circuit(edges: pd.DataFrame, n: int, value: str | None = None) -> DrawnCircuit:
     """Choose the strongest edges of a table, and place their nodes.
 
-    Heads of one module and layer stand in a row, layers upwards; mlps in a column at the right. Within rows nodes follow
-    the spectral ordering of the graph (networkx), by which those that are joined by strong edges come to lie above each
-    other.
+    Heads of one module and layer stand in a row, layers upwards; mlps in a column at the right. Within rows nodes
+    follow the spectral ordering of the graph (networkx), by which those that are joined by strong edges come to lie
+    above each other.
 
     Args:
         edges: a table with sender, receiver and an effect or a score

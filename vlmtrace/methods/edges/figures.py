@@ -1,6 +1,8 @@
-"""A circuit of edges as one sees it: from the image and the question by heads and mlps, layers upwards, to the answer."""
+"""A circuit of edges as one sees it: from image and question by heads and mlps, layers upwards, to the answer."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -26,12 +28,12 @@ TOWARDS, AGAINST = "#d55e00", "#0072b2"
 #: The same on an image, transparent at 0.
 TINTS = LinearSegmentedColormap.from_list("tints", [AGAINST, (1, 1, 1, 0), TOWARDS])
 #: How an edge into a head is drawn; all else is solid.
-LINES = {"query": ":", "key": "--"}
+LINES: dict[str, Any] = {"query": ":", "key": "--"}
 #: How far an edge is bent, by the input that it enters, so that several edges between two nodes are seen.
 _BENDS = {"query": -0.3, "key": -0.12, "value": 0.12, "input": 0.2}
 #: Widths of the strongest and the weakest edge, in points.
 _WIDEST, _THINNEST = 5.0, 0.4
-_NODES = {
+_NODES: dict[str, dict[str, Any]] = {
     "head": {"node_shape": "o", "node_size": 300},
     "mlp": {"node_shape": "s", "node_size": 260},
     "image": {"node_shape": "s", "node_size": 700},
@@ -103,12 +105,12 @@ def edge_circuit(
     return figure
 
 
-def _graph(circuit: DrawnCircuit) -> tuple[nx.MultiDiGraph, dict[str, np.ndarray]]:
+def _graph(circuit: DrawnCircuit) -> tuple[nx.MultiDiGraph, dict[str, tuple[float, float]]]:
     graph = nx.MultiDiGraph()
     graph.add_nodes_from(circuit.nodes["node"])
     for edge in circuit.edges.itertuples():
         graph.add_edge(edge.sender_node, edge.receiver_node, key=edge.receiver_input, effect=edge.effect)
-    where = {row.node: np.array([row.x, float(row.row)]) for row in circuit.nodes.itertuples()}
+    where = {row.node: (row.x, float(row.row)) for row in circuit.nodes.itertuples()}
     return graph, where
 
 
@@ -120,29 +122,16 @@ def _draw_nodes(axes: Axes, circuit: DrawnCircuit, pair: pd.Series | None) -> No
         if not nodes:
             continue
         drawn = nx.draw_networkx_nodes(
-            graph,
-            where,
-            nodelist=nodes,
-            ax=axes,
-            hide_ticks=False,
-            node_color="white",
-            edgecolors="0.25",
-            linewidths=0.8,
-            **look,
-        )
+            graph, where, nodelist=nodes, ax=axes, hide_ticks=False, node_color="white", edgecolors="0.25",
+            linewidths=0.8, **look,
+        )  # fmt: skip
         drawn.set_zorder(3)
         for row in of_kind.itertuples():
-            axes.text(*where[row.node], _said(row.kind, row.text, pair), ha="center", va="center", size=7, zorder=4)
+            x, y = where[row.node]
+            axes.text(x, y, _said(row.kind, row.text, pair), ha="center", va="center", fontsize=7, zorder=4)
             if row.at:
-                axes.annotate(
-                    shortened(row.at, 10, 1),
-                    where[row.node],
-                    (10, -9),
-                    textcoords="offset points",
-                    size=6,
-                    color="0.4",
-                    zorder=4,
-                )
+                beside: dict[str, Any] = {"xytext": (10, -9), "textcoords": "offset points", "fontsize": 6}
+                axes.annotate(shortened(row.at, 10, 1), (x, y), color="0.4", zorder=4, **beside)
     axes.set_yticks(range(len(circuit.rows)), circuit.rows)
     axes.set(xticks=[], xlim=(-0.08, 1.08), ylim=(-0.9, len(circuit.rows) - 0.5))
     axes.tick_params(left=False)
@@ -172,7 +161,8 @@ def _draw_edges(axes: Axes, circuit: DrawnCircuit, limit: float) -> None:
         far = abs(where[ends[0]][1] - where[ends[1]][1]) > 1
         bend = _BENDS[edge.receiver_input] * (1 if where[ends[0]][0] <= where[ends[1]][0] else -1)
         for patch in nx.draw_networkx_edges(
-            graph, where, edgelist=[(*ends, edge.receiver_input)], ax=axes, hide_ticks=False, width=_width(edge.effect, limit),
+            graph, where, edgelist=[(*ends, edge.receiver_input)], ax=axes, hide_ticks=False,
+            width=_width(edge.effect, limit),
             edge_color=TOWARDS if edge.effect >= 0 else AGAINST, style=LINES.get(edge.receiver_input, "-"),
             connectionstyle=f"arc3,rad={bend if far else bend / 2:.3f}", arrowsize=5, alpha=0.8,
             nodelist=list(size), node_size=list(size.values()),
