@@ -215,8 +215,12 @@ def _placed(
     for edge in edges.itertuples():
         weight = abs(edge.effect) + graph.get_edge_data(edge.sender_node, edge.receiver_node, {}).get("weight", 0.0)
         graph.add_edge(edge.sender_node, edge.receiver_node, weight=max(weight, 1e-12))
+    order = nx.spectral_ordering(graph, seed=0)
+    # An ordering and its mirror image are as good: the strongest edge begins at the left.
+    if 2 * order.index(edges["sender_node"].iloc[0]) >= len(order):
+        order = order[::-1]
     by_row: dict[tuple, list[str]] = {}
-    for node in nx.spectral_ordering(graph, seed=0):
+    for node in order:
         by_row.setdefault(_row_key(places[node], blocks), []).append(node)
     layers = {row: by_row[key] for row, key in enumerate(sorted(by_row))}
     across = {row: [node for node in members if _kind(places[node]) != "mlp"] for row, members in layers.items()}
