@@ -1,7 +1,12 @@
+from .intervention import EdgeOutcome, intervene_on_edges
 from .listing import edges
 from .path_patching import patch_edges
+from .view import EdgeView
 
 __all__ = [
+    "EdgeOutcome",
+    "EdgeView",
     "edges",
+    "intervene_on_edges",
     "patch_edges",
 ]

@@ -89,7 +89,7 @@ def intervene_on_edges(
 
     Example:
         >>> import vlmtrace as vt
-        >>> from vlmtrace.methods.edges.intervention import intervene_on_edges
+        >>> from vlmtrace.methods.edges import intervene_on_edges
         >>> model = vt.load_model("tiny-blip")
         >>> pair = vt.load_pairs("rendered_states", n=1).iloc[0]
         >>> heads = [f"text_decoder.cross_attention.{head}" for head in ("3.0", "2.7", "3.2", "2.2")]

@@ -298,7 +298,7 @@ class EdgeView(View):
     def code(self) -> str:
         """Lines that patch the same edges."""
         lines = [f"    {edge!r}," for edge in self.chosen]
-        return self.preamble("from vlmtrace.methods.edges.intervention import intervene_on_edges") + "\n".join(
+        return self.preamble("from vlmtrace.methods.edges import intervene_on_edges") + "\n".join(
             [
                 *self.missing_columns(),
                 "edges = [",
