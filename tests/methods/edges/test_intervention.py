@@ -22,7 +22,7 @@ def as_pairs(table):
 @pytest.mark.parametrize("corruption", ["image", "text"])
 def test_one_edge_is_what_patching_it_gives(name, corruption, model_store, random_pairs, pair):
     model = model_store.shared(name)
-    effects = patch_edges(model, random_pairs.iloc[[0]], corruption, contrast="options")
+    effects = patch_edges(model, random_pairs.iloc[[0]], corruption)
     for row in effects.sample(12, random_state=0).itertuples():
         outcome = intervene_on_edges(model, pair, [(str(row.sender), str(row.receiver))], corruption)
         found = outcome.logit_diff() - outcome.logit_diff("corrupt")

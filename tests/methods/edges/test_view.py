@@ -52,11 +52,13 @@ def test_a_click_on_an_edge_patches_it_and_another_takes_it_back(view, model):
 
 
 def test_positions_of_an_edge_are_those_of_patching(view, model, random_pairs):
-    for sender in ("image", "prompt", view.session.model.head_block.name):
+    own = view.session.model.head_block.name
+    for sender, corruption in (("image", "image"), ("prompt", "text"), (own, "image")):
+        view.choose(corruption)
         edge = next(e for e in view.effects().itertuples() if str(e.sender).startswith(sender) and e.patching_effect)
         found = view.by_position(str(edge.sender), str(edge.receiver))
         ends = {"senders": [str(edge.sender)], "receivers": [str(edge.receiver)]}
-        exact = patch_edges(model, random_pairs.iloc[[0]], positions="all", **ends)
+        exact = patch_edges(model, random_pairs.iloc[[0]], corruption, positions="all", **ends)
         assert found["position"].tolist() == exact["position"].tolist(), sender
         assert found["token"].tolist() == exact["token"].tolist()
         assert np.allclose(found["patching_effect"], exact["patching_effect"], atol=1e-4)

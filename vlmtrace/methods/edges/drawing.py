@@ -178,7 +178,8 @@ def drawn_circuit(edges: pd.DataFrame, n: int, value: str | None = None) -> Draw
         receiver_input=[places[label].input for label in strongest["receiver"]],
     ).reset_index(drop=True)
     nodes, rows = _placed(chosen, by_node, words, blocks)
-    nodes["at"] = nodes["node"].map(_tokens_that_count(edges, chosen, found)).fillna("")
+    most = _tokens_that_count(edges, chosen, found)
+    nodes["at"] = [most.get(node, "") for node in nodes["node"]]
     return DrawnCircuit(chosen.drop(columns="token"), nodes, rows, found.n_edges, found.n_pairs, found.value)
 
 
