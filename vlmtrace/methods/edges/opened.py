@@ -95,7 +95,7 @@ def placed_boxes(example: Example) -> tuple[Array, Array]:
 
 
 def words_and_patches(example: Example, block: str, tokens: pd.DataFrame, values: Array) -> dict[str, Any]:
-    """Amounts at the positions of a block, those of words and those of the image's patches.
+    """Amounts at the positions of a block, those of the image's patches and those of all else.
 
     Args:
         example: any
@@ -104,20 +104,18 @@ def words_and_patches(example: Example, block: str, tokens: pd.DataFrame, values
         values: (token,)
 
     Returns:
-        words: [token, amount] each; patches: an amount for each of `placed_boxes`, none where the block holds no
-        image; amounts that are missing are None
+        patches: an amount for each of `placed_boxes`, none where the tokens are no image's; words: [token, amount] of
+        all else, with what has no place in the image, such as [CLS]; amounts that are missing are None
     """
     at_image = example.image_positions(block)
+    placed = at_image.nonzero()[0][placed_boxes(example)[0]].tolist() if at_image.any() else []
     by_position = dict(zip(tokens["position"].tolist(), values.tolist(), strict=True))
-    patches: list[float | None] = []
-    if at_image.any():
-        positions = at_image.nonzero()[0][placed_boxes(example)[0]].tolist()
-        if any(position in by_position for position in positions):
-            patches = [plain(by_position.get(position, 0.0)) for position in positions]
-    words = zip(tokens["position"].tolist(), tokens["token"].astype(str), strict=True)
+    has_image = not by_position.keys().isdisjoint(placed)
+    named = zip(tokens["position"].tolist(), tokens["token"].astype(str), strict=True)
+    in_image = set(placed)
     return {
-        "words": [[token, plain(by_position[position])] for position, token in words if not at_image[position]],
-        "patches": patches,
+        "words": [[token, plain(by_position[position])] for position, token in named if position not in in_image],
+        "patches": [plain(by_position.get(position, 0.0)) for position in placed] if has_image else [],
     }
 
 
