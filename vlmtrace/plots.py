@@ -29,6 +29,7 @@ from vlmtrace.methods.causal_tracing.figures import (
 from vlmtrace.methods.circuits.figures import faithfulness_curves, head_map, universal_head_table
 from vlmtrace.methods.edges.agreement_figures import edge_agreement
 from vlmtrace.methods.edges.circuit_figures import edge_faithfulness_curves
+from vlmtrace.methods.edges.figures import edge_circuit
 from vlmtrace.methods.evaluation.figures import accuracy_by_category, pair_gallery, selection_counts
 from vlmtrace.methods.knockout.figures import knockout_effects
 from vlmtrace.methods.lens.figures import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual
@@ -44,6 +45,7 @@ __all__ = [
     "average_trace",
     "denoising_against_noising",
     "edge_agreement",
+    "edge_circuit",
     "edge_faithfulness_curves",
     "effect_heatmap",
     "faithfulness_curves",

@@ -23,6 +23,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display import Example, Session, View
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.methods.attention.view import LEVELS, Attention
+from vlmtrace.methods.edges.view import EdgeView
 from vlmtrace.methods.explanation.view import CausalView
 from vlmtrace.methods.patching.intervention import Patch, intervene
 from vlmtrace.methods.patching.view import Patching
@@ -228,7 +229,7 @@ def test_the_causal_graph_is_what_its_code_gives(session, monkeypatch):
 
 @pytest.mark.medium
 def test_every_view_exports_picture_and_numbers(session):
-    kinds = (app.Ask, Attention, RelevancyView, CausalView, Patching)
+    kinds = (app.Ask, Attention, RelevancyView, CausalView, Patching, EdgeView)
     for kind in kinds:
         view = shown(kind(session))
         name, content = view.export("png")
@@ -250,7 +251,7 @@ def test_views_compute_when_they_are_opened_and_stay_as_they_were(session, monke
 
 
 def test_the_tabs_stand_in_their_order(session):
-    assert list(app.explorer(session).views) == ["Ask", "Attention", "Relevancy", "Causal graph", "Patch"]
+    assert list(app.explorer(session).views) == ["Ask", "Attention", "Relevancy", "Causal graph", "Patch", "Edges"]
 
 
 def test_a_view_in_a_methods_room_becomes_a_tab(tmp_path, monkeypatch):
@@ -263,7 +264,7 @@ def test_a_view_in_a_methods_room_becomes_a_tab(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(room.parent)])
     titles = [view.title for view in declared_views()]
-    assert titles == ["Ask", "Attention", "Made up", "Relevancy", "Causal graph", "Patch"]
+    assert titles == ["Ask", "Attention", "Made up", "Relevancy", "Causal graph", "Patch", "Edges"]
     assert View not in declared_views(), "what a module imports is no view of its own"
 
 

@@ -38,6 +38,7 @@ USES = {
     "07_causal_tracing": "vt.causal_trace",
     "08_visual_lens": "vt.open_lens",
     "09_explorer": "from vlmtrace.app import explorer",
+    "10_edge_circuits": "vt.patch_edges",
 }
 
 
@@ -346,18 +347,25 @@ def test_a_disk_that_refuses_is_one_sentence_before_anything_runs(ran, home):
 
 def test_explorers_of_both_bundled_models(ran):
     log, said = make(ran, target="explore")
-    assert log == ["07", "09", "07", "08", "09", "report", "report tiny-llava"], "tiny-blip has no visual lens"
+    assert log == ["07", "09", "10", "07", "08", "09", "10", "report", "report tiny-llava"], (
+        "tiny-blip has no visual lens"
+    )
     assert "runs/default/report/index.html" in said and "runs/tiny-llava/report/index.html" in said
     assert make(ran, target="explore")[0] == []
     assert {given["model"] for given in ran.given if given["run"] == "tiny-llava"} == {"tiny-llava"}
 
 
 def test_explorers_of_a_model_of_ones_own(ran, tmp_path):
-    assert make(ran, "--model", "some/llava", target="explore")[0] == ["07", "08", "09", "report llava"]
-    assert make(ran, "--model", "Salesforce/blip-vqa-base", target="explore")[0] == ["07", "09", "report blip-vqa-base"]
+    assert make(ran, "--model", "some/llava", target="explore")[0] == ["07", "08", "09", "10", "report llava"]
+    assert make(ran, "--model", "Salesforce/blip-vqa-base", target="explore")[0] == [
+        "07",
+        "09",
+        "10",
+        "report blip-vqa-base",
+    ]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/config.json").write_text('{"model_type": "blip"}')
-    assert make(ran, "--model", str(tmp_path / "mine"), target="explore")[0] == ["07", "09", "report mine"]
+    assert make(ran, "--model", str(tmp_path / "mine"), target="explore")[0] == ["07", "09", "10", "report mine"]
 
 
 def test_a_run_of_tiny_llava_is_set_beside_one_of_tiny_blip(ran):

@@ -273,6 +273,15 @@ class View:
         ]
         return "\n".join([*lines, *rows, "}", ""])
 
+    def missing_columns(self) -> list[str]:
+        """Lines for what an example of one's own does not say and an intervention needs, to stand behind `preamble`."""
+        correct, incorrect = self.example.options
+        wanted = {
+            "corrupt_image": 'pair["clean_image"]', "corrupt_prompt": 'pair["clean_prompt"]',
+            "correct_answer": repr(correct), "incorrect_answer": repr(incorrect),
+        }  # fmt: skip
+        return [f'pair["{key}"] = {value}' for key, value in wanted.items() if key not in self.example.pair]
+
 
 def png(picture: Image.Image) -> bytes:
     """A picture as PNG for the browser, no side longer than `LARGEST_SIDE` pixels."""

@@ -159,7 +159,7 @@ def test_the_app_shows_and_does_not_obey(watch, hostile_app):
     page.wait_for_function("[...document.querySelectorAll('.vt[data-drawn]')].some((e) => 'answer' in e.dataset)",
                            timeout=300_000)  # fmt: skip
     assert SHORT in page.locator(".vt-about").first.inner_text()
-    titles = ["Attention", "Relevancy", "Causal graph", "Patch", "Ask"]
+    titles = ["Attention", "Relevancy", "Causal graph", "Patch", "Edges", "Ask"]
     for title in titles:
         page.locator("button:visible").filter(has_text=re.compile(f"^{title}$")).first.click()
         page.wait_for_function("![...document.querySelectorAll('[data-busy]')].some((e) => e.dataset.busy === 'true')",

@@ -4,13 +4,17 @@ from .circuit_runs import run_edge_circuits
 from .circuits import edge_circuit, edge_scores
 from .estimates import attribute_edges, attribute_nodes
 from .faithfulness import edge_faithfulness, edge_faithfulness_means, edge_faithfulness_summary
+from .intervention import EdgeOutcome, intervene_on_edges
 from .listing import edges
 from .path_patching import patch_edges
 from .saved import load_circuit, save_circuit
 from .search import acdc, find_edge_circuit
 from .verdicts import edge_overlap, edge_subsets, edge_transfer, edge_verdicts
+from .view import EdgeView
 
 __all__ = [
+    "EdgeOutcome",
+    "EdgeView",
     "acdc",
     "attribute_edges",
     "attribute_nodes",
@@ -27,6 +31,7 @@ __all__ = [
     "edge_verdicts",
     "edges",
     "find_edge_circuit",
+    "intervene_on_edges",
     "load_circuit",
     "patch_edges",
     "run_edge_circuits",

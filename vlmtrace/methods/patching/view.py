@@ -289,11 +289,10 @@ class Patching(View):
 
     def code(self) -> str:
         """Lines that do the same intervention."""
-        correct, incorrect = self.example.options
         lines = [f"    {patch!r}," for patch in self.patches]
         return self.preamble("from vlmtrace.methods.patching.intervention import Patch, intervene") + "\n".join(
             [
-                *_missing_columns(self.example.pair, correct, incorrect),
+                *self.missing_columns(),
                 "patches = [",
                 *lines,
                 "]",
@@ -303,15 +302,6 @@ class Patching(View):
                 "",
             ]
         )
-
-
-def _missing_columns(pair: dict[str, Any], correct: str, incorrect: str) -> list[str]:
-    """Lines for what an example of one's own does not say and `intervene` needs."""
-    wanted = {
-        "corrupt_image": 'pair["clean_image"]', "corrupt_prompt": 'pair["clean_prompt"]',
-        "correct_answer": repr(correct), "incorrect_answer": repr(incorrect),
-    }  # fmt: skip
-    return [f'pair["{key}"] = {value}' for key, value in wanted.items() if key not in pair]
 
 
 def _worth_showing(table: pd.DataFrame, options: list[int], least: float = 0.005) -> pd.DataFrame:

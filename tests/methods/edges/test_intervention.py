@@ -1,0 +1,57 @@
+"""Edges patched together, against edges patched one by one, nodes' patches, and the runs at both ends."""
+
+import pytest
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.methods.edges import edges, intervene_on_edges, patch_edges
+from vlmtrace.methods.patching import Patch, intervene
+
+MODELS = ["random_blip", "llava"]
+
+
+@pytest.fixture
+def pair(random_pairs):
+    return random_pairs.iloc[0]
+
+
+def as_pairs(table):
+    return list(zip(table["sender"].astype(str), table["receiver"].astype(str), strict=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("corruption", ["image", "text"])
+def test_one_edge_is_what_patching_it_gives(name, corruption, model_store, random_pairs, pair):
+    model = model_store.shared(name)
+    effects = patch_edges(model, random_pairs.iloc[[0]], corruption)
+    for row in effects.sample(12, random_state=0).itertuples():
+        outcome = intervene_on_edges(model, pair, [(str(row.sender), str(row.receiver))], corruption)
+        found = outcome.logit_diff() - outcome.logit_diff("corrupt")
+        assert found == pytest.approx(row.logit_diff, abs=1e-4), f"{row.sender} → {row.receiver}"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_all_edges_of_a_head_together_are_the_heads_patch(name, model_store, pair):
+    model = model_store.shared(name)
+    block = model.head_block
+    module = block.head_modules[-1]
+    every = edges(model)
+    own = every[every["sender"] == f"{block.name}.{module}.0.1"]
+    outcome = intervene_on_edges(model, pair, as_pairs(own))
+    expected = intervene(model, pair, [Patch(block.name, module, 0, None, (1,))])
+    assert outcome.logit_diff() == pytest.approx(expected.logit_diff(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_none_leaves_the_corrupt_run_and_all_give_the_clean_one(name, model_store, pair):
+    model = model_store.shared(name)
+    for chosen, run in (([], "corrupt"), (as_pairs(edges(model)), "clean")):
+        outcome = intervene_on_edges(model, pair, chosen)
+        assert outcome.logit_diff() == pytest.approx(outcome.logit_diff(run), abs=1e-4), run
+        shares = outcome.table().set_index("run")["p_correct"]
+        assert shares["patched"] == pytest.approx(shares[run], abs=1e-5)
+
+
+def test_what_is_no_edge_is_refused(model_store, pair):
+    model = model_store.shared("random_blip")
+    with pytest.raises(VlmtraceError, match=r"has no edge from 'output' to 'image': vt\.edges\(model\) lists them"):
+        intervene_on_edges(model, pair, [("output", "image")])

@@ -1,0 +1,135 @@
+"""The view of edges without a browser: what a click computes, against the methods that compute it alone."""
+
+import numpy as np
+import pytest
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.display import Session
+from vlmtrace.inputs.corruption import run_inputs
+from vlmtrace.methods.edges import EdgeView, intervene_on_edges, patch_edges
+from vlmtrace.methods.edges import view as view_module
+
+
+@pytest.fixture(scope="module", params=["random_blip", "llava"])
+def model(request, model_store):
+    return model_store.shared(request.param)
+
+
+@pytest.fixture
+def view(model, random_pairs):
+    made = EdgeView(Session(model, random_pairs))
+    assert not made.frame.error, made.frame.error
+    return made
+
+
+def click(view, **message):
+    """What the browser sends on a click."""
+    view._receive(None, message, [])
+    assert not view.frame.error, view.frame.error
+    return view.canvas.state
+
+
+def test_what_is_drawn_is_what_patching_gives(view, model, random_pairs):
+    exact = patch_edges(model, random_pairs.iloc[[0]]).set_index(["sender", "receiver"])["patching_effect"]
+    assert len(view.canvas.state["edges"]) == view.n == 30
+    for edge in view.canvas.state["edges"]:
+        assert edge["effect"] == pytest.approx(exact[edge["sender"], edge["receiver"]], abs=1e-4)
+    assert abs(view.canvas.state["edges"][0]["effect"]) == pytest.approx(exact.abs().max(), abs=1e-4)
+
+
+def test_a_click_on_an_edge_patches_it_and_another_takes_it_back(view, model):
+    first, second = view.canvas.state["edges"][:2]
+    state = click(view, do="toggle", sender=first["sender"], receiver=first["receiver"])
+    assert state["effect"] == pytest.approx(first["effect"], abs=1e-4), "the graph promised another effect"
+    state = click(view, do="toggle", sender=second["sender"], receiver=second["receiver"])
+    both = [(edge["sender"], edge["receiver"]) for edge in (first, second)]
+    together = intervene_on_edges(model, view.example.frame().iloc[0], both)
+    assert state["effect"] == pytest.approx(together.patching_effect, abs=1e-5)
+    assert view.table["is_patched"].sum() == 2
+    click(view, do="toggle", sender=first["sender"], receiver=first["receiver"])
+    assert view.chosen == both[1:]
+    assert click(view, do="clear")["effect"] == pytest.approx(0, abs=1e-5)
+
+
+def test_positions_of_an_edge_are_those_of_patching(view, model, random_pairs):
+    own = view.session.model.head_block.name
+    for sender, corruption in (("image", "image"), ("prompt", "text"), (own, "image")):
+        view.choose(corruption)
+        edge = next(e for e in view.effects().itertuples() if str(e.sender).startswith(sender) and e.patching_effect)
+        found = view.by_position(str(edge.sender), str(edge.receiver))
+        ends = {"senders": [str(edge.sender)], "receivers": [str(edge.receiver)]}
+        exact = patch_edges(model, random_pairs.iloc[[0]], corruption, positions="all", **ends)
+        assert found["position"].tolist() == exact["position"].tolist(), sender
+        assert found["token"].tolist() == exact["token"].tolist()
+        assert np.allclose(found["patching_effect"], exact["patching_effect"], atol=1e-4)
+
+
+def test_an_opened_head_shows_the_models_own_attention(view, model):
+    block = model.head_block
+    module = block.head_modules[-1]
+    state = click(view, do="open", node=f"{block.name}.{module}.1.2", query=3)
+    own = model.attention(run_inputs(model, view.example.frame(), "clean"), block.name, module)[1, 0, 2, 3]
+    attention = state["node"]["attention"]
+    shown = sum(share for _, share in attention["words"]) + sum(attention["patches"])
+    assert shown == pytest.approx(float(own.sum()), abs=1e-5), "every key is a word or a patch"
+    assert sorted([share for _, share in attention["words"]] + attention["patches"]) == pytest.approx(
+        sorted(own.tolist()), abs=1e-6
+    )
+    assert len(attention["patches"]) == len(state["boxes"])
+    mean = click(view, do="open", node=f"{block.name}.{module}.1.2")["node"]["attention"]
+    assert mean["words"] != attention["words"] or mean["patches"] != attention["patches"]
+
+
+def test_an_opened_node_tells_what_it_reads_and_who_reads_it(view):
+    effects = view.effects()
+    node = next(label for label in effects["sender"].astype(str) if ".mlp." in label)
+    state = click(view, do="open", node=node)
+    assert state["node"]["attention"] is None
+    into, out = effects[effects["receiver"] == node], effects[effects["sender"] == node]
+    for found, rows in ((state["node"]["reads"], into), (state["node"]["readBy"], out)):
+        strongest = rows["patching_effect"].abs().nlargest(6)
+        assert [abs(effect) for *_, effect in found] == pytest.approx(strongest.tolist())
+    assert click(view, do="open", node="")["node"] is None
+
+
+def test_a_large_model_computes_what_enters_opened_nodes(model, random_pairs, monkeypatch):
+    whole = EdgeView(Session(model, random_pairs)).effects().set_index(["sender", "receiver"])["patching_effect"]
+    monkeypatch.setattr(view_module, "MOST_EDGES", 10)
+    view = EdgeView(Session(model, random_pairs))
+    assert set(view.effects()["receiver"]) == {"output"}
+    node = str(view.effects()["sender"].iloc[-1])
+    click(view, do="open", node=node)
+    more = view.effects()
+    assert {str(label).removesuffix(".input") for label in more["receiver"]} > {"output"}
+    found = more.astype({"sender": str, "receiver": str}).set_index(["sender", "receiver"])["patching_effect"]
+    assert all(label == "output" or label.startswith(node) for label in found.index.get_level_values(1))
+    assert np.allclose(found, [whole[edge] for edge in found.index], atol=1e-5)
+    click(view, do="open", node="")
+    assert len(view.effects()) == len(more), "what was computed stays"
+
+
+def test_the_drawn_edges_as_a_circuit(view):
+    every = [(edge["sender"], edge["receiver"]) for edge in view.canvas.state["edges"]]
+    assert len(set(every)) == len(every) and view.canvas.state["alone"] is not None
+    all_edges = click(view, do="choose", n=len(view.effects()))
+    assert all_edges["alone"] == pytest.approx(1, abs=1e-4), "all edges are the clean run"
+
+
+def test_what_cannot_be_done_is_said(view):
+    before = view.canvas.state
+    view._receive(None, {"do": "toggle", "sender": "output", "receiver": "image"}, [])
+    assert "has no edge from 'output' to 'image'" in view.frame.error and view.chosen == []
+    with pytest.raises(VlmtraceError, match="has no node 'x'"):
+        view.open("x")
+    assert click(view, do="choose", corruption="text")["corruption"] == "text" != before["corruption"]
+
+
+def test_the_code_gives_what_the_view_shows(view, model, monkeypatch):
+    edge = view.canvas.state["edges"][0]
+    click(view, do="toggle", sender=edge["sender"], receiver=edge["receiver"])
+    import vlmtrace as vt
+
+    monkeypatch.setattr(vt, "load_model", lambda name: model)
+    names: dict = {}
+    exec(view.code(), names)
+    assert names["outcome"].patching_effect == pytest.approx(view.outcome.patching_effect, abs=1e-6)

@@ -1,0 +1,128 @@
+"""What a view says of one node, and of one edge: where a head looks, and at which tokens and patches an edge acts."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from vlmtrace.core.types import Array
+from vlmtrace.display.example import Example
+from vlmtrace.methods.edges.drawing import Place
+from vlmtrace.models.edges.nodes import IMAGE, INPUT, Node
+from vlmtrace.models.edges.wiring import wirings_of
+
+
+class Looked(NamedTuple):
+    """What one head attends to in the clean run.
+
+    Attributes:
+        queries: position, token, token_role of the rows
+        keys: position, token, token_role of the columns
+        keys_block: the block that the keys are positions of
+        weights: (query, key), rows sum to 1
+    """
+
+    queries: pd.DataFrame
+    keys: pd.DataFrame
+    keys_block: str
+    weights: Array
+
+
+def attention_of(example: Example, place: Place) -> Looked:
+    """What a head attends to in the clean run of an example.
+
+    Args:
+        example: of a model whose edges are known
+        place: of a head
+
+    Raises:
+        VlmtraceError: its module gives no weights
+    """
+    model = example.model
+
+    def compute() -> Array:
+        return model.attention(example.inputs(), place.block, place.module)[place.layer, 0, place.head].cpu().numpy()
+
+    weights = example.keep(("attention of a head", place.node), compute)
+    wiring = next(wiring for wiring in wirings_of(model) if wiring.block == place.block)
+    at = wiring.looked_at.get(place.module, place.block)
+    keys = model.image_block if at == IMAGE else str(at)
+    return Looked(example.tokens(place.block), example.tokens(keys), keys, weights)
+
+
+def block_of(example: Example, node: Node) -> str:
+    """The block whose positions a node's output has.
+
+    Args:
+        example: of a model whose edges are known
+        node: that sends
+    """
+    if node.block != INPUT:
+        return node.block
+    return example.model.image_block if node == IMAGE else example.model.head_block.name
+
+
+def tokens_of(example: Example, node: Node) -> pd.DataFrame:
+    """The positions of a node's output.
+
+    Args:
+        example: of a model whose edges are known
+        node: that sends
+
+    Returns:
+        one row per position: position, token, token_role
+    """
+    block = block_of(example, node)
+    tokens = example.tokens(block)
+    if node.block == INPUT and block == example.model.head_block.name:
+        # One sequence holds the image's rows and the prompt's.
+        at_image = example.image_positions(block)
+        tokens = tokens[at_image if node == IMAGE else ~at_image]
+    return tokens.reset_index(drop=True)
+
+
+def placed_boxes(example: Example) -> tuple[Array, Array]:
+    """Which image positions have a place in the image, and where: (position,) bool and (place, 4).
+
+    Args:
+        example: any
+    """
+    boxes = example.cells(example.model.image_block)
+    placed = ~np.isnan(boxes).any(axis=1)
+    return placed, boxes[placed]
+
+
+def words_and_patches(example: Example, block: str, tokens: pd.DataFrame, values: Array) -> dict[str, Any]:
+    """Amounts at the positions of a block, those of the image's patches and those of all else.
+
+    Args:
+        example: any
+        block: whose positions
+        tokens: the positions that there are amounts for, with the columns position and token
+        values: (token,)
+
+    Returns:
+        patches: an amount for each of `placed_boxes`, none where the tokens are no image's; words: [token, amount] of
+        all else, with what has no place in the image, such as [CLS]; amounts that are missing are None
+    """
+    at_image = example.image_positions(block)
+    placed = at_image.nonzero()[0][placed_boxes(example)[0]].tolist() if at_image.any() else []
+    by_position = dict(zip(tokens["position"].tolist(), values.tolist(), strict=True))
+    has_image = not by_position.keys().isdisjoint(placed)
+    named = zip(tokens["position"].tolist(), tokens["token"].astype(str), strict=True)
+    in_image = set(placed)
+    return {
+        "words": [[token, plain(by_position[position])] for position, token in named if position not in in_image],
+        "patches": [plain(by_position.get(position, 0.0)) for position in placed] if has_image else [],
+    }
+
+
+def plain(value: float) -> float | None:
+    """A number as JSON has it; None where it is missing.
+
+    Args:
+        value: any
+    """
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,312 @@
+"""Edges: the strongest edges of one example as a graph; a click on one patches it, a click on a node opens it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vlmtrace.core.arguments import Count, checked
+from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.display.view import BrowserCanvas, View, png, script
+from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records, drawn_circuit, place_of
+from vlmtrace.methods.edges.figures import edge_circuit
+from vlmtrace.methods.edges.intervention import EdgeOutcome, intervene_on_edges_in
+from vlmtrace.methods.edges.listing import chosen_edges, edge_table, sender_nodes
+from vlmtrace.methods.edges.opened import (
+    attention_of,
+    block_of,
+    placed_boxes,
+    plain,
+    tokens_of,
+    words_and_patches,
+)
+from vlmtrace.methods.edges.path_patching import edge_readout, effects_of_pair
+from vlmtrace.methods.patching.run_sweep import default_memory, memory_for_states
+from vlmtrace.models.edges.carried import Sender
+from vlmtrace.models.edges.nodes import THE_OUTPUT, Edge
+from vlmtrace.models.edges.wiring import edges_of
+
+#: A model with more edges shows at first what enters its output; what enters a node is computed when it is clicked.
+MOST_EDGES = 20_000
+
+#: What a corruption is called where people choose it.
+CORRUPTION = {"image": "the other image", "text": "the other question"}
+
+
+class EdgeCanvas(BrowserCanvas):
+    """The graph to click on, and beside it what the chosen edges do and what the opened node attends to."""
+
+    _esm = script(Path(__file__).with_suffix(".js"))
+
+
+class EdgeView(View):
+    """Exact effects of single edges as a graph, edges patched together by clicking, nodes that open.
+
+    Attributes:
+        corruption: whose run is patched
+        n: how many edges are drawn, the strongest
+        chosen: (sender, receiver) of the edges that are patched together
+        opened: the node that is open; "": none
+        query: the position from which the opened head looks; None: the mean over all
+        outcome: what the chosen edges do
+    """
+
+    title, name, order = "Edges", "edges", 50
+    note = (
+        "An edge is what one node writes as one later node reads it. Orange: with the clean run's value in it, the "
+        "corrupt run comes closer to the clean answer; blue: farther away. Click an edge to patch it, several to patch "
+        "them together; click a node to see what it attends to."
+    )
+
+    def build(self) -> list[Any]:
+        """Make the canvas; compute nothing yet."""
+        self.corruption, self.n = "image", 30
+        self.chosen: list[tuple[str, str]] = []
+        self.opened = ""
+        self.query: int | None = None
+        self.outcome: EdgeOutcome | None = None
+        self.canvas = EdgeCanvas()
+        self.canvas.on_msg(self._receive)
+        return [self.canvas]
+
+    def load(self) -> None:
+        """Compute the edges of the example, keeping what was chosen and opened."""
+        self.query = None
+        if self.corruption not in self.example.corruptions:
+            self.corruption = next(iter(self.example.corruptions), "image")
+        self._run()
+
+    # What can be done --------------------------------------------------------
+
+    @checked
+    def choose(self, corruption: str | None = None, n: Count | None = None) -> None:
+        """Show the edges of another corrupt run, or another number of edges.
+
+        Args:
+            corruption: whose run is patched; None: the same as before
+            n: how many edges, the strongest; None: the same as before
+        Raises:
+            VlmtraceError: the example has no such run
+        """
+        if corruption is not None:
+            self.corruption = one_of(corruption, self.example.corruptions, f"corruption of {self.example.name}")
+        self.n = n or self.n
+        self._run()
+
+    @checked
+    def toggle(self, sender: str, receiver: str) -> None:
+        """Patch an edge together with those that are patched already, or no longer.
+
+        Args:
+            sender: as `vt.edges` names it
+            receiver: the same
+        Raises:
+            VlmtraceError: the model has no such edge
+        """
+        before, edge = self.chosen, (sender, receiver)
+        self.chosen = [other for other in before if other != edge] if edge in before else [*before, edge]
+        try:
+            self._run()
+        except VlmtraceError:
+            self.chosen = before
+            raise
+
+    def clear(self) -> None:
+        """Patch nothing."""
+        self.chosen = []
+        self._run()
+
+    @checked
+    def open(self, node: str, query: int | None = None) -> None:
+        """Open a node: what enters it, what reads it, and of a head what it attends to.
+
+        Args:
+            node: as `vt.edges` names it, without a head's input; "": close
+            query: the position from which a head looks; None: the mean over all
+        Raises:
+            VlmtraceError: the model has no such node
+        """
+        if node and node not in self._nodes:
+            raise VlmtraceError(f"{self.session.model.name} has no node {node!r}: vt.edges(model) lists them.")
+        self.opened, self.query = node, query
+        self._run()
+
+    def _receive(self, _widget: Any, message: dict, _buffers: Any) -> None:
+        with self.busy(str(message.get("activity", "edges"))):
+            match message.get("do"):
+                case "choose":
+                    self.choose(message.get("corruption"), message.get("n"))
+                case "toggle":
+                    self.toggle(message["sender"], message["receiver"])
+                case "open":
+                    self.open(message["node"], message.get("query"))
+                case "clear":
+                    self.clear()
+
+    # Numbers --------------------------------------------------------
+
+    @property
+    def _nodes(self) -> set[str]:
+        found = self.example.keep("edges", lambda: edges_of(self.session.model))
+        return {edge.sender.label for edge in found} | {THE_OUTPUT.label}
+
+    def effects(self) -> pd.DataFrame:
+        """Exact effects of edges by themselves, see `patch_edges`: all, or what enters the output and opened nodes.
+
+        Returns:
+            the edge_patching table of the example
+        """
+        model = self.session.model
+        every = self.example.keep("edges", lambda: edges_of(model))
+        if len(every) <= MOST_EDGES:
+            return self._entering(None)
+        opened = self.example.keep(("opened", self.corruption), lambda: [THE_OUTPUT.label])
+        if self.opened and self.opened not in opened and any(e.receiver.node.label == self.opened for e in every):
+            opened.append(self.opened)
+        return pd.concat([self._entering(node) for node in opened], ignore_index=True)
+
+    def _entering(self, node: str | None) -> pd.DataFrame:
+        def compute() -> pd.DataFrame:
+            edges = chosen_edges(self.session.model, None, None if node is None else [node])
+            senders = sender_nodes(edges)
+            numbers = {sender: i for i, sender in enumerate(senders)}
+            return self._effects([Sender(one) for one in senders], [(numbers[edge.sender], edge) for edge in edges])
+
+        return self.example.keep(("effects of edges", self.corruption, node), compute)
+
+    def _effects(self, senders: list[Sender], edges: list[tuple[int, Edge]]) -> pd.DataFrame:
+        model, runs = self.session.model, self.example.runs(self.corruption)
+        readout = edge_readout(model, runs, senders, edges, memory_for_states(default_memory(model), runs))
+        rows = edge_table([edge for _, edge in edges]).assign(position=[senders[i].position for i, _ in edges])
+        return effects_of_pair(self.example.frame(), runs, self.corruption, rows, readout)
+
+    def by_position(self, sender: str, receiver: str) -> pd.DataFrame:
+        """The effect of one edge, position by position of what is sent.
+
+        Args:
+            sender: as `vt.edges` names it
+            receiver: the same
+
+        Returns:
+            one row per position: position, token, token_role, patching_effect
+        """
+
+        def compute() -> pd.DataFrame:
+            edge = chosen_edges(self.session.model, [sender], [receiver])[0]
+            tokens = tokens_of(self.example, edge.sender)
+            senders = [Sender(edge.sender, int(position)) for position in tokens["position"]]
+            effects = self._effects(senders, [(i, edge) for i in range(len(senders))])
+            return tokens.assign(patching_effect=effects["patching_effect"].to_numpy())
+
+        return self.example.keep(("positions of an edge", self.corruption, sender, receiver), compute)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The edges' effects, and is_patched: whether the edge is one of those that are patched together."""
+        effects = self.effects()
+        chosen = set(self.chosen)
+        ends = zip(effects["sender"].astype(str), effects["receiver"].astype(str), strict=True)
+        return effects.drop(columns="position").assign(is_patched=[edge in chosen for edge in ends])
+
+    # What the browser draws --------------------------------------------------------
+
+    def _run(self) -> None:
+        model, example = self.session.model, self.example
+        try:
+            runs = example.runs(self.corruption)
+            circuit = drawn_circuit(self.effects().drop(columns="position"), self.n)
+            self.outcome = intervene_on_edges_in(model, runs, self.chosen)
+            drawn = list(zip(circuit.edges["sender"], circuit.edges["receiver"], strict=True))
+            alone = example.keep(
+                ("circuit of edges", self.corruption, tuple(drawn)),
+                lambda: intervene_on_edges_in(model, runs, drawn, as_circuit=True).patching_effect,
+            )
+            state = self._state(circuit, alone)
+        except VlmtraceError:
+            self.canvas.state = {}
+            raise
+        with self.canvas.hold_sync():
+            self.canvas.picture = png(example.image)
+            self.canvas.state = state
+
+    def _state(self, circuit: DrawnCircuit, alone: float) -> dict[str, Any]:
+        example, outcome = self.example, self.outcome
+        assert outcome is not None  # made before the state is
+        return {
+            "example": f"{id(example)}", "corruption": self.corruption,
+            "corruptions": {name: CORRUPTION[name] for name in example.corruptions},
+            "n": self.n, "edges": as_records(circuit.edges.drop(columns="at")),
+            "nodes": as_records(circuit.nodes.drop(columns="at")), "rows": circuit.rows, "nEdges": circuit.n_edges,
+            "answer": example.options[0], "question": example.question,
+            "chosen": [list(edge) for edge in self.chosen], "boxes": placed_boxes(example)[1].round(6).tolist(),
+            "result": as_records(outcome.table()), "effect": plain(outcome.patching_effect),
+            "alone": plain(alone), "places": self._places(), "node": self._node(),
+        }  # fmt: skip
+
+    def _places(self) -> dict[str, Any] | None:
+        """Where the edge that was chosen last carries what counts: by word, and by patch of the image."""
+        if not self.chosen:
+            return None
+        sender, receiver = self.chosen[-1]
+        found = self.by_position(sender, receiver)
+        block = block_of(self.example, chosen_edges(self.session.model, [sender], [receiver])[0].sender)
+        amounts = words_and_patches(self.example, block, found, found["patching_effect"].to_numpy())
+        return {"of": [sender, receiver], **amounts}
+
+    def _node(self) -> dict[str, Any] | None:
+        """What the opened node reads and who reads it, by effect, and where a head looks."""
+        if not self.opened:
+            return None
+        effects = self.effects()
+        found: dict[str, Any] = {"name": self.opened, "query": self.query, "attention": None, "refused": ""}
+        reads = effects["receiver"].astype(str).map(lambda label: place_of(label).node == self.opened)
+        for name, rows in (("reads", effects[reads]), ("readBy", effects[effects["sender"] == self.opened])):
+            rows = rows.dropna(subset=["patching_effect"])
+            rows = rows.sort_values("patching_effect", key=np.abs, ascending=False, kind="stable").head(6)
+            found[name] = [
+                [str(row.sender), str(row.receiver), float(row.patching_effect)] for row in rows.itertuples()
+            ]
+        place = place_of(self.opened)
+        if place.head is None:
+            return found
+        try:
+            looked = attention_of(self.example, place)
+        except VlmtraceError as error:
+            return found | {"refused": str(error)}
+        # Rows of image tokens are left out: there are too many to choose from.
+        at_image = self.example.image_positions(place.block)
+        queries = zip(looked.queries["position"].tolist(), looked.queries["token"].astype(str), strict=True)
+        row = looked.weights.mean(axis=0) if self.query is None else looked.weights[self.query]
+        found["attention"] = {
+            "queries": [[position, token] for position, token in queries if not at_image[position]],
+            **words_and_patches(self.example, looked.keys_block, looked.keys, row),
+        }
+        return found
+
+    # Exports --------------------------------------------------------
+
+    def figure(self) -> Figure:
+        """The graph as `plots.edge_circuit` draws it."""
+        correct, _ = self.example.options
+        pair = self.example.frame().assign(correct_answer=correct)
+        return edge_circuit(self.effects().drop(columns="position"), pair, self.n)
+
+    def code(self) -> str:
+        """Lines that patch the same edges."""
+        lines = [f"    {edge!r}," for edge in self.chosen]
+        return self.preamble("from vlmtrace.methods.edges import intervene_on_edges") + "\n".join(
+            [
+                *self.missing_columns(),
+                "edges = [",
+                *lines,
+                "]",
+                f"outcome = intervene_on_edges(model, pair, edges, corruption={self.corruption!r})",
+                "print(outcome)",
+                "outcome.table()",
+                "",
+            ]
+        )
