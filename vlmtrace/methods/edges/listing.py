@@ -20,7 +20,9 @@ def edges(model: VLM) -> pd.DataFrame:
     """List every edge of a model's text side.
 
     Nodes are the image's and the prompt's embeddings, each head and each mlp, and the output. An edge is what one node
-    writes as it enters one input of a later node.
+    writes as it enters one input of a later node. A head that attends has three: query, key and value. A head of a
+    layer that carries a state from position to position has one. Keys and values of layers that read those of a lower
+    layer are made of what enters that layer, and those of cross-attention of what it looks at.
 
     Args:
         model: BLIP, or decoder-only with the fast sweep

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmtrace.models.edges.nodes import IMAGE, ONLY_INPUT, PROMPT, THE_OUTPUT, Node, Receiver
 from vlmtrace.models.edges.wiring import wirings_of
@@ -130,6 +130,17 @@ def _seen(model: VLM, inputs: Inputs, before: Sequence[_Hook], point: HookPoint,
     return kept[0]
 
 
+def projections(attention: Any, name: str) -> list[nn.Module]:
+    """The modules that make one input of an attention's heads, of the stream or of what is looked at.
+
+    Args:
+        attention: the module of a layer's heads
+        name: "query", "key" or "value"
+    """
+    found = [getattr(attention, other, None) for other in PROJECTIONS[name]]
+    return [one for one in found if one is not None]
+
+
 def _with_input(model: VLM, first: Inputs, inputs: Inputs, site: Site, name: str, frozen: Sequence[_Hook]) -> Tensor:
     """What a module's heads give, of one input as it is in a pass with frozen nodes, and the base run's others."""
     attention: Any = model.attention_module(site)
@@ -141,8 +152,7 @@ def _with_input(model: VLM, first: Inputs, inputs: Inputs, site: Site, name: str
         ((key, value),) = seen
         with _attending(attention, lambda both: (key, both[1]) if name == "key" else (both[0], value)):
             return _seen(model, inputs, [], model.hook_point(site), [])
-    found = [getattr(attention, other, None) for other in PROJECTIONS[name]]
-    points = [HookPoint(one, is_input=False) for one in found if one is not None]
+    points = [HookPoint(one, is_input=False) for one in projections(attention, name)]
     changed: list[_Hook] = [(point, partial(_given, _seen(model, first, frozen, point, []))) for point in points]
     return _seen(model, inputs, changed, model.hook_point(site), [])
 
