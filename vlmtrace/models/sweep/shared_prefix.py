@@ -100,7 +100,9 @@ def attend(
     sinks = options.get("s_aux")
     sinks = None if sinks is None else sinks.view(n_key_heads, shared)  # (K, G)
     before = _Before(before_key, before_value, prefix.is_seen, prefix.is_causal)
-    if query.device.type == "cpu" and prefix.is_seen and softcap is None and width == size:
+    # The fused kernel's log-sum-exp, by which contexts are merged, has no gradient.
+    is_fused = query.device.type == "cpu" and not torch.is_grad_enabled()
+    if is_fused and prefix.is_seen and softcap is None and width == size:
         context = _merged(grouped, key, value, before, attention_mask, scale, sinks)
     else:
         context = _scored(grouped, key, value, before, attention_mask, scale, softcap, sinks)
