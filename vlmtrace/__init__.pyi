@@ -7,6 +7,8 @@ from .methods.attribution.gradients import attribute_heads, attribute_modules, r
 from .methods.causal_tracing.noise import choose_level, noise_curve, noise_scale
 from .methods.causal_tracing.summary import average_effects, later_layers
 from .methods.causal_tracing.trace import causal_trace
+from .methods.edges.agreement import edge_agreement
+from .methods.edges.estimates import attribute_edges, attribute_nodes
 from .methods.edges.listing import edges
 from .methods.edges.path_patching import patch_edges
 from .methods.evaluation.answers import accuracy_table, check_pairs, evaluate, usable_pairs
@@ -32,14 +34,17 @@ __all__ = [
     "VlmtraceError",
     "ablate",
     "accuracy_table",
+    "attribute_edges",
     "attribute_heads",
     "attribute_modules",
+    "attribute_nodes",
     "average_effects",
     "bundled_models",
     "causal_trace",
     "check_pairs",
     "choose_level",
     "connect",
+    "edge_agreement",
     "edges",
     "evaluate",
     "formatted",

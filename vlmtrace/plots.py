@@ -27,6 +27,7 @@ from vlmtrace.methods.causal_tracing.figures import (
     upper_against_lower,
 )
 from vlmtrace.methods.circuits.figures import faithfulness_curves, head_map, universal_head_table
+from vlmtrace.methods.edges.agreement_figures import edge_agreement
 from vlmtrace.methods.evaluation.figures import accuracy_by_category, pair_gallery, selection_counts
 from vlmtrace.methods.knockout.figures import knockout_effects
 from vlmtrace.methods.lens.figures import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual
@@ -41,6 +42,7 @@ __all__ = [
     "attribution_scatter",
     "average_trace",
     "denoising_against_noising",
+    "edge_agreement",
     "effect_heatmap",
     "faithfulness_curves",
     "function_scores",

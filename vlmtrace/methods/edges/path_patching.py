@@ -83,7 +83,7 @@ def patch_edges(
         >>> effects = vt.patch_edges(model, pairs, receivers=["output"])
         >>> effects.groupby("sender", observed=True)["patching_effect"].mean().nlargest(1).round(1)
         sender
-        text_decoder.cross_attention.3.0    0.1
+        text_decoder.cross_attention.3.4    0.1
         Name: patching_effect, dtype: float64
     """
     one_of(corruption, CORRUPTIONS, "corruption")

@@ -25,6 +25,9 @@ from vlmtrace.models.types import AnswerIds, Readout, WholeAnswer
 #: Block, module and layer.
 ModuleAt = tuple[str, str, int]
 
+#: Block and layer.
+LayerAt = tuple[str, int]
+
 
 @dataclass
 class GradientRuns:
@@ -44,7 +47,11 @@ class GradientRuns:
 
 
 def gradient_runs(
-    stacks: Sequence[Stack], answer_ids: AnswerIds, shares: Sequence[float], moved: Node | None = None
+    stacks: Sequence[Stack],
+    answer_ids: AnswerIds,
+    shares: Sequence[float],
+    moved: Node | None = None,
+    dropped: LayerAt | None = None,
 ) -> GradientRuns:
     """Run one pair some parts of the way from the base run to the source run, and backwards.
 
@@ -54,17 +61,19 @@ def gradient_runs(
         shares: how far each run is on the way, 0 to 1
         moved: what is moved: an input node, or the module that a node belongs to, all of its heads together; None: all
             input nodes, and what follows of it
+        dropped: no gradient goes through the modules of this layer (GradDrop: Kramár et al. 2024,
+            https://arxiv.org/abs/2403.00745); None: through all
 
     Returns:
         the runs; modules that are computed before what is moved are left out
     """
     with torch.enable_grad():
-        return _Runs(stacks, torch.tensor(shares), moved).backwards(answer_ids)
+        return _Runs(stacks, torch.tensor(shares), moved, dropped).backwards(answer_ids)
 
 
 class _Runs:
-    def __init__(self, stacks: Sequence[Stack], shares: Tensor, moved: Node | None):
-        self.stacks, self.moved = stacks, moved
+    def __init__(self, stacks: Sequence[Stack], shares: Tensor, moved: Node | None, dropped: LayerAt | None):
+        self.stacks, self.moved, self.dropped = stacks, moved, dropped
         self.shares = shares.to(stacks[0].layers.final())[:, None, None]  # (N, 1, 1)
         names = [stack.wiring.block for stack in stacks]
         if moved is None or moved.layer is None:
@@ -80,7 +89,8 @@ class _Runs:
         for i, stack in enumerate(self.stacks):
             streams[stack.wiring.block] = self._through(i, stack, streams)
         last = self.stacks[-1]
-        final = streams[last.wiring.block]
+        # All of it may have been computed before what is moved, or be dropped.
+        final = streams[last.wiring.block] + torch.zeros_like(streams[last.wiring.block], requires_grad=True)
         read: Readout = last.layers.read(final)
         answers = (read.correct if isinstance(answer_ids, WholeAnswer) else read.logit_diff)[0]  # (N,)
         # Runs do not touch each other, so the gradient of the sum is each run's own.
@@ -129,13 +139,13 @@ class _Runs:
 
     def _output(self, stack: Stack, at: ModuleAt) -> Tensor:
         """What a module gives in these runs, (N, T, O), behind a probe that reads the gradient."""
-        _, module, layer = at
+        block, module, layer = at
         if self.moved is not None and self.moved[:3] == at:
             made = self._between(stack.layers.output(module, layer), stack.source[module, layer])
         else:
             made = stack.layers.compute(module, layer, **self.received[at])
         self.probes[at] = torch.zeros_like(made, requires_grad=True)
-        return made + self.probes[at]
+        return made.detach() if self.dropped == (block, layer) else made + self.probes[at]
 
     def _looked_at(self, stack: Stack, module: str, streams: dict[str, Tensor]) -> Tensor:
         at, base = stack.wiring.looked_at[module], stack.layers.looked_at(module)
@@ -178,13 +188,12 @@ def input_gradient(stack: Stack, runs: GradientRuns, module: str, layer: int, ki
     ]
     names = parts[0].outputs
     return Stream(
-        torch.cat([part.entering for part in parts]), {name: torch.cat([p.outputs[name] for p in parts]) for name in names}
+        torch.cat([part.entering for part in parts]),
+        {name: torch.cat([p.outputs[name] for p in parts]) for name in names},
     )
 
 
-def _input_gradient(
-    stack: Stack, runs: GradientRuns, at: ModuleAt, kind: str, heads: range, n_heads: int
-) -> Stream:
+def _input_gradient(stack: Stack, runs: GradientRuns, at: ModuleAt, kind: str, heads: range, n_heads: int) -> Stream:
     _, module, layer = at
     n_runs, n = len(runs.answers), len(heads)
 
