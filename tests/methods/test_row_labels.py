@@ -76,6 +76,8 @@ COMPUTED = {
     "ablate, reference": ("selected", lambda d, t: vt.ablate(d.blip, d.pairs, [ONE_HEAD], "resample", reference=t)),
     "attribute_heads": ("pairs", lambda d, t: vt.attribute_heads(d.blip, t)),
     "attribute_modules": ("pairs", lambda d, t: vt.attribute_modules(d.blip, t, blocks=["text_decoder"])),
+    "attribute_edges": ("pairs", lambda d, t: vt.attribute_edges(d.blip, t, receivers=["output"])),
+    "attribute_nodes": ("pairs", lambda d, t: vt.attribute_nodes(d.blip, t, "text", receivers=["text_decoder"])),
     "knock_out_attention": ("pairs", lambda d, t: vt.knock_out_attention(d.blip, t)),
     "replace_image_tokens": ("pairs", lambda d, t: vt.replace_image_tokens(d.blip, t, reference=d.selected)),
     "replace_image_tokens, reference": ("pairs", lambda d, t: vt.replace_image_tokens(d.blip, d.pairs, reference=t)),

@@ -16,7 +16,7 @@ p_correct and p_diff missing; `ranking_agreement` returns one row.
 and Conmy 2023, "Attribution patching outperforms automated circuit discovery", https://arxiv.org/abs/2310.10348.
 With `steps` > 1, integrated gradients (Sundararajan, Taly and Yan 2017, https://arxiv.org/abs/1703.01365) between
 the input embeddings, as in Hanna, Pezzelle and Belinkov 2024, https://arxiv.org/abs/2403.17806. The corrections of
-AtP* (Kramár et al. 2024, https://arxiv.org/abs/2403.00745) are not applied.
+AtP* (Kramár et al. 2024, https://arxiv.org/abs/2403.00745) are applied by `methods.edges.attribute_nodes`.
 """
 
 import lazy_loader as lazy
