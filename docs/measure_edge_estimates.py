@@ -33,7 +33,8 @@ def main() -> None:
     """Print the tables of the page on edges."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["tiny-blip", "tiny-llava"])
-    parser.add_argument("-n", type=int, default=12, help="pairs of each task, after selection")
+    parser.add_argument("-n", type=int, default=6, help="pairs of each task, after selection")
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
     given = parser.parse_args()
     for what, methods, top in (("edges", EDGES, 100), ("inputs of nodes", NODES, 20)):
         print(f"\n{what}, top {top}: Spearman of magnitudes, overlap\n")
@@ -41,7 +42,7 @@ def main() -> None:
         print("| --- " * (5 + len(methods)) + "|")
         for name in given.models:
             model = vt.load_model(name)
-            for task in TASKS:
+            for task in given.tasks:
                 pairs = vt.select_samples(vt.evaluate(model, vt.load_pairs(task, n=4 * given.n))).head(given.n)
                 if what == "edges":
                     exact, estimate = partial(vt.patch_edges, model, pairs), partial(vt.attribute_edges, model, pairs)

@@ -7,7 +7,6 @@ from fixtures.families import TIERED
 from vlmtrace.models import Readout, Site
 from vlmtrace.models.edges.gradient_runs import gradient_runs, input_gradient
 from vlmtrace.models.edges.nodes import IMAGE, PROMPT, Node
-from vlmtrace.models.edges.reference import _projection
 from vlmtrace.models.hooks import HookPoint, attach_hooks
 from vlmtrace.models.sweep import reference
 from vlmtrace.models.types import Patches
@@ -79,7 +78,8 @@ def test_gradients_at_the_inputs_of_heads_equal_those_through_the_whole_model(ru
     stack, site = heads[len(heads) // 2]
     entering = stack.layers.entering(site.layer).detach().requires_grad_()
     for kind in ("query", "key", "value"):
-        projection = _projection(model, site, kind)
+        attention = model.attention_module(site)
+        projection = getattr(attention, kind if name == "random_blip" else f"{kind[0]}_proj")
         behind = whole_model_gradients(found, {kind: HookPoint(projection, is_input=False)})[kind][:, stack.first :]
         n_heads = stack.layers.block.heads_at(site.layer)
         if behind.shape[-1] != projection.in_features:
