@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vlmtrace.models.edges.carried import inputs_of_module
 from vlmtrace.models.edges.layers import Stream
-from vlmtrace.models.edges.nodes import IMAGE, Node, nodes_at
+from vlmtrace.models.edges.nodes import IMAGE, Node, inputs_at, nodes_at
 from vlmtrace.models.edges.stacks import Stack
 from vlmtrace.models.types import AnswerIds, Readout, WholeAnswer
 
@@ -116,23 +115,27 @@ class _Runs:
         if number < self.start[0]:
             return layers.final()
         first = self.start[1] if number == self.start[0] else 0
-        looked_at = {module: self._looked_at(stack, module, streams) for module in stack.wiring.looked_at}
+        elsewhere: dict[Node | str | int, Stream] = {}  # what keys and values are made of, beside the stream
         entering = layers.entering(first).expand(len(self.shares), -1, -1)  # (N, T, D)
         for node, source in stack.inputs.items():
             if first == 0 and self._moves(node):
                 entering = entering + self.shares * (source - layers.entering(0))
         for layer in range(first, layers.block.n_layers):
+            if layer in stack.wiring.keys_at.values():
+                elsewhere[layer] = Stream(entering)
             outputs: dict[str, Tensor] = {}
             for module in layers.modules:
                 at = (name, module, layer)
                 own = Stream(entering, dict(outputs))
-                other = looked_at.get(module)
+                keys = stack.wiring.keys_of(module, layer)
+                if keys is not None and keys not in elsewhere:
+                    elsewhere[keys] = Stream(self._looked_at(stack, module, layer, streams))
                 self.received[at] = {
-                    kind: own if other is None or kind == "query" else Stream(other)
-                    for kind in inputs_of_module(module)
+                    kind: own if keys is None or kind == "query" else elsewhere[keys]
+                    for kind in inputs_at(layers.block, module, layer)
                 }
                 outputs[module] = self._output(stack, at)
-            entering = layers.leave(layer, entering, outputs)
+            entering = layers.leave(layer, entering, outputs, self._embedded(stack, layer))
             if layer in stack.later and self._moves(IMAGE):
                 entering = entering + self.shares * stack.later[layer]
         return entering
@@ -147,12 +150,24 @@ class _Runs:
         self.probes[at] = torch.zeros_like(made, requires_grad=True)
         return made.detach() if self.dropped == (block, layer) else made + self.probes[at]
 
-    def _looked_at(self, stack: Stack, module: str, streams: dict[str, Tensor]) -> Tensor:
-        at, base = stack.wiring.looked_at[module], stack.layers.looked_at(module)
+    def _embedded(self, stack: Stack, layer: int) -> Tensor | None:
+        """What a layer is given of the inputs' embeddings beside the stream, (N, T, P)."""
+        base = stack.layers.embedded(layer)
+        if base is None:
+            return None
+        total = base.expand(len(self.shares), *base.shape[1:])
+        for node, source in stack.embedded.get(layer, {}).items():
+            if self._moves(node):
+                total = total + self.shares * (source - base)
+        return total
+
+    def _looked_at(self, stack: Stack, module: str, layer: int, streams: dict[str, Tensor]) -> Tensor:
+        at, base = stack.wiring.keys_of(module, layer), stack.layers.looked_at(module, layer)
         assert base is not None, "the module looks at something else than its own stream"
         if isinstance(at, str):
             return streams[at]
-        return self._between(base, stack.looked_at[module]) if self._moves(at) else base
+        # What enters a lower layer is the base run's, where that is computed before what is moved.
+        return self._between(base, stack.looked_at[module]) if isinstance(at, Node) and self._moves(at) else base
 
 
 def _detached(inputs: dict[str, Stream]) -> dict[str, Stream]:
