@@ -70,7 +70,9 @@ def test_estimates_are_finite_differences_of_exact_patching(runs_of, name, corru
     """Of a source run near the base run: what bends is straight there."""
     found = runs_of(name, corruption)
     edges = edges_of(found.model)[::7]
-    both = [moved_by(found.stacks, sign * 0.02) for sign in (1, -1)]
+    # A state that normalizes small vectors bends sooner.
+    share = 0.004 if name == "qwen3_5" else 0.02
+    both = [moved_by(found.stacks, sign * share) for sign in (1, -1)]
     exact, estimate = (
         torch.stack([take(found, edges, stacks) for stacks in both])
         for take in (swept, lambda *given: estimated(*given, computes_receivers=computes))
