@@ -35,8 +35,11 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["tiny-blip", "tiny-llava"])
     parser.add_argument("-n", type=int, default=6, help="pairs of each task, after selection")
     parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--of", nargs="+", choices=("edges", "nodes"), default=("edges", "nodes"))
     given = parser.parse_args()
-    for what, methods, top in (("edges", EDGES, 100), ("inputs of nodes", NODES, 20)):
+    for what, methods, top in (("edges", EDGES, 100), ("nodes", NODES, 20)):
+        if what not in given.of:
+            continue
         print(f"\n{what}, top {top}: Spearman of magnitudes, overlap\n")
         print("| model | task | corruption | of | by chance | " + " | ".join(methods) + " |")
         print("| --- " * (5 + len(methods)) + "|")

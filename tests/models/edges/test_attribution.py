@@ -17,6 +17,9 @@ from .conftest import Runs
 
 MEMORY = 2**28
 
+#: Layers that read lower ones' keys and are given embeddings of their own; layers that carry a state.
+UNLIKE = ["gemma4", "qwen3_5"]
+
 
 def numbered(found, edges):
     nodes = list(dict.fromkeys(edge.sender for edge in edges))
@@ -48,6 +51,10 @@ def moved_by(stacks, share):
             inputs={node: part(stack.layers.entering(0), value) for node, value in stack.inputs.items()},
             looked_at={name: part(stack.layers.looked_at(name), value) for name, value in stack.looked_at.items()},
             later={layer: share * value for layer, value in stack.later.items()},
+            embedded={
+                layer: {node: part(stack.layers.embedded(layer), value) for node, value in given.items()}
+                for layer, given in stack.embedded.items()
+            },
         )
         for stack in stacks
     ]
@@ -55,12 +62,17 @@ def moved_by(stacks, share):
 
 @pytest.mark.parametrize("corruption", ["image", "text"])
 @pytest.mark.parametrize("computes", [False, True])
-@pytest.mark.parametrize("name", ["random_blip", "llava", "qwen2_vl", "gemma3"])
+@pytest.mark.parametrize(
+    "name",
+    ["random_blip", "llava", "qwen2_vl", "gemma3", *(pytest.param(one, marks=pytest.mark.medium) for one in UNLIKE)],
+)
 def test_estimates_are_finite_differences_of_exact_patching(runs_of, name, corruption, computes):
     """Of a source run near the base run: what bends is straight there."""
     found = runs_of(name, corruption)
     edges = edges_of(found.model)[::7]
-    both = [moved_by(found.stacks, sign * 0.02) for sign in (1, -1)]
+    # A state that normalizes small vectors bends sooner.
+    share = 0.004 if name == "qwen3_5" else 0.02
+    both = [moved_by(found.stacks, sign * share) for sign in (1, -1)]
     exact, estimate = (
         torch.stack([take(found, edges, stacks) for stacks in both])
         for take in (swept, lambda *given: estimated(*given, computes_receivers=computes))

@@ -119,7 +119,14 @@ def test_no_gradient_goes_through_a_dropped_layer(runs_of, name):
 
 
 @pytest.mark.parametrize("corruption", ["image", "text"])
-@pytest.mark.parametrize("name", ["random_blip", "llava", "qwen3_vl", "gemma3"])
+@pytest.mark.parametrize(
+    "name",
+    # The last ones are given embeddings of their own, carry a state, and look at the image from within.
+    [
+        "random_blip", "llava", "qwen3_vl", "gemma3",
+        *(pytest.param(name, marks=pytest.mark.medium) for name in ("gemma4", "qwen3_5", "mllama")),
+    ],
+)  # fmt: skip
 def test_the_way_goes_from_the_corrupt_to_the_clean_run(runs_of, name, corruption):
     found = runs_of(name, corruption)
     answers = gradient_runs(found.stacks, found.runs.answer_ids, [0.0, 0.5, 1.0]).answers

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
@@ -16,6 +17,9 @@ from vlmtrace.core.stored import StoredTable
 from vlmtrace.display.style import PALETTE, new_figure, paper_style
 from vlmtrace.display.wording import readable
 from vlmtrace.methods.edges.agreement import mean_edge_effects
+
+#: The fewest edges whose share is drawn: of fewer, one edge more or less is most of the curve.
+FEWEST = 5
 
 #: Told apart without color, too.
 _DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)))
@@ -26,9 +30,9 @@ _DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)))
 def edge_agreement(exact: pd.DataFrame | StoredTable, estimates: Mapping[str, pd.DataFrame | StoredTable]) -> Figure:
     """Draw which share of the strongest edges each estimate finds, for every number of edges, one panel per corruption.
 
-    At k on the horizontal axis: of the k edges with the strongest exact mean effects, the share that is also among the
-    k strongest by the estimate. The dotted gray line is what a random ranking finds. The legend gives Spearman's rank
-    correlation over all edges, which most edges enter with an effect near 0.
+    At k on the horizontal axis, from 5 on: of the k edges with the strongest exact mean effects, the share that is also
+    among the k strongest by the estimate. The dotted gray line is what a random ranking finds. The legend gives
+    Spearman's rank correlation over all edges, which most edges enter with an effect near 0.
 
     Args:
         exact: from `patch_edges`
@@ -51,14 +55,17 @@ def edge_agreement(exact: pd.DataFrame | StoredTable, estimates: Mapping[str, pd
         for number, (name, means) in enumerate(mine.items()):
             _draw_curve(axes, name, means, number)
         largest = max(len(means) for means in mine.values())
-        counts = np.geomspace(1, largest, 50)
+        counts = np.geomspace(FEWEST, largest, 50)
         axes.plot(counts, counts / largest, color="0.5", linestyle=":", linewidth=1, label="chance", zorder=0)
         n_pairs = next(iter(mine.values())).attrs["n_pairs"]
         axes.set_title(f"{readable(corruption)} corruption (n = {n_pairs} pairs)")
         axes.set_xscale("log")
+        # Plain numbers: texts of figures are drawn as they are, and a power of ten would be a formula.
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("k strongest edges")
-        axes.legend(title="Spearman", loc="lower right")
+        axes.legend(title="Spearman", loc="lower left")
         sns.despine(ax=axes)
     panels[0].set_ylabel("share that the estimate finds")
     return figure
@@ -87,7 +94,7 @@ def overlap_curve(means: pd.DataFrame, n_points: int = 60) -> tuple[np.ndarray, 
     Returns:
         the k, and the shares
     """
-    counts = np.unique(np.geomspace(1, len(means), n_points).round().astype(int))
+    counts = np.unique(np.geomspace(min(FEWEST, len(means)), len(means), n_points).round().astype(int))
     ranks = [means[name].abs().rank(ascending=False, method="first").to_numpy() for name in ("exact", "estimate")]
     # An edge is among both k strongest from its worse rank on.
     worse = np.sort(np.maximum(*ranks))
