@@ -177,9 +177,9 @@ def acdc(
     Example:
         >>> import vlmtrace as vt
         >>> model = vt.load_model("tiny-blip")
-        >>> pairs = vt.load_pairs("rendered_states", n=2)
-        >>> start = vt.edge_circuit(model, vt.edge_scores(vt.patch_edges(model, pairs)), 200)
-        >>> found = vt.acdc(model, pairs, threshold=0.02, start=start)
+        >>> pairs = vt.load_pairs("rendered_states", n=1)
+        >>> start = vt.edge_circuit(model, vt.edge_scores(vt.patch_edges(model, pairs)), 60)
+        >>> found = vt.acdc(model, pairs, threshold=0.01, start=start)
         >>> 0 < len(found) < len(start)
         True
     """
