@@ -1,6 +1,6 @@
 from .circuit_figures import edge_faithfulness_curves
 from .circuit_runs import run_edge_circuits
-from .circuits import edge_circuit, edge_scores
+from .circuits import choose_circuit, edge_scores
 from .faithfulness import edge_faithfulness, edge_faithfulness_means, edge_faithfulness_summary
 from .listing import edges
 from .path_patching import patch_edges
@@ -10,7 +10,7 @@ from .verdicts import edge_overlap, edge_subsets, edge_transfer, edge_verdicts
 
 __all__ = [
     "acdc",
-    "edge_circuit",
+    "choose_circuit",
     "edge_faithfulness",
     "edge_faithfulness_curves",
     "edge_faithfulness_means",
