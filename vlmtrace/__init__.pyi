@@ -9,7 +9,7 @@ from .methods.causal_tracing.summary import average_effects, later_layers
 from .methods.causal_tracing.trace import causal_trace
 from .methods.edges.agreement import edge_agreement
 from .methods.edges.circuit_runs import run_edge_circuits
-from .methods.edges.circuits import edge_circuit, edge_scores
+from .methods.edges.circuits import choose_circuit, edge_scores
 from .methods.edges.estimates import attribute_edges, attribute_nodes
 from .methods.edges.faithfulness import edge_faithfulness, edge_faithfulness_means, edge_faithfulness_summary
 from .methods.edges.listing import edges
@@ -49,10 +49,10 @@ __all__ = [
     "bundled_models",
     "causal_trace",
     "check_pairs",
+    "choose_circuit",
     "choose_level",
     "connect",
     "edge_agreement",
-    "edge_circuit",
     "edge_faithfulness",
     "edge_faithfulness_means",
     "edge_faithfulness_summary",

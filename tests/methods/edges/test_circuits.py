@@ -43,8 +43,8 @@ def test_scores_of_several_corruptions_are_refused():
 @pytest.mark.parametrize("rule", ["greedy", "best"])
 def test_a_circuit_is_what_the_first_edges_leave_of_it(random_blip, graph, drawn_scores, rule):
     for k in (0, 5, 60, len(graph)):
-        whole = vt.edge_circuit(random_blip, drawn_scores, k, rule, prune=False)
-        circuit = vt.edge_circuit(random_blip, drawn_scores, k, rule)
+        whole = vt.choose_circuit(random_blip, drawn_scores, k, rule, prune=False)
+        circuit = vt.choose_circuit(random_blip, drawn_scores, k, rule)
         TABLES["edge_circuit"].check(circuit)
         assert len(whole) == k
         assert (graph.inside(circuit) == graph.pruned(graph.inside(whole))).all()
@@ -53,7 +53,7 @@ def test_a_circuit_is_what_the_first_edges_leave_of_it(random_blip, graph, drawn
 
 def test_more_edges_than_have_a_score_are_refused(random_blip, drawn_scores):
     with pytest.raises(VlmtraceError, match=r"A circuit of 11 edges .* 10 have a score"):
-        vt.edge_circuit(random_blip, drawn_scores.head(10), 11, "best")
+        vt.choose_circuit(random_blip, drawn_scores.head(10), 11, "best")
 
 
 def test_what_is_patched_keeps_the_contract(random_blip, random_pairs):

@@ -65,7 +65,7 @@ def test_sizes_are_shares_of_all_edges_and_runs_those_of_their_circuits(
     assert len(table) == 3 * 3 * 4
     for size, rows in table[table["order"] == "ranked"].groupby("size"):
         k = int(size * len(graph))
-        circuit = vt.edge_circuit(random_blip, drawn_scores, k, rule)
+        circuit = vt.choose_circuit(random_blip, drawn_scores, k, rule)
         assert set(rows["k"]) == {k} and set(rows["n_edges"]) == {len(circuit)}
         ran = vt.run_edge_circuits(random_blip, random_pairs.head(3), {"it": circuit})
         np.testing.assert_allclose(rows["logit_diff"], ran["logit_diff"], atol=1e-4)

@@ -17,7 +17,7 @@ def kind(request):
 
 @pytest.fixture
 def circuit(random_blip, drawn_scores):
-    found = vt.edge_circuit(random_blip, drawn_scores, 120)
+    found = vt.choose_circuit(random_blip, drawn_scores, 120)
     found.loc[3, "score"] = np.nan
     return found
 

@@ -42,7 +42,7 @@ def test_removal_in_groups_is_removal_one_at_a_time(together):
 def test_acdc_is_acdc(random_blip, random_pairs, graph, patched_scores):
     """Against the algorithm of the paper, one edge at a time, on a start small enough."""
     pairs = random_pairs.head(1)
-    start = vt.edge_circuit(random_blip, patched_scores, 120)
+    start = vt.choose_circuit(random_blip, patched_scores, 120)
     found = vt.acdc(random_blip, pairs, 0.02, start=start)
     shares = Shares(PreparedPairs(graph, pairs, "image"))
     inside = graph.pruned(graph.inside(start))
@@ -62,7 +62,7 @@ def test_acdc_is_acdc(random_blip, random_pairs, graph, patched_scores):
 @pytest.mark.medium
 def test_a_larger_threshold_keeps_fewer_edges(random_blip, random_pairs, patched_scores):
     pairs = random_pairs.head(1)
-    start = vt.edge_circuit(random_blip, patched_scores, 120)
+    start = vt.choose_circuit(random_blip, patched_scores, 80)
     sizes = [len(vt.acdc(random_blip, pairs, tau, start=start)) for tau in (0.003, 0.03, 10.0)]
     assert sizes[0] > sizes[1] > sizes[2] == 0
 

@@ -14,7 +14,7 @@ from vlmtrace.methods.evaluation.selection import USE
 
 @pytest.mark.medium
 def test_subsets_are_runs_of_the_circuit_and_of_the_model_without_them(random_blip, random_pairs, drawn_scores):
-    pairs, circuit = random_pairs.head(2), vt.edge_circuit(random_blip, drawn_scores, 300).iloc[::40]
+    pairs, circuit = random_pairs.head(2), vt.choose_circuit(random_blip, drawn_scores, 300).iloc[::40]
     table = vt.edge_subsets(random_blip, pairs, circuit, n_halves=1)
     TABLES["edge_subsets"].check(table)
     assert table["removed"].nunique() == len(circuit) + 3
@@ -77,7 +77,7 @@ def test_overlap_by_chance_is_hypergeometric(random_blip, graph):
 
 @pytest.mark.medium
 def test_transfer_runs_every_circuit_on_every_task(random_blip, random_pairs, drawn_scores):
-    circuits = {"all": vt.edges(random_blip), "some": vt.edge_circuit(random_blip, drawn_scores, 600)}
+    circuits = {"all": vt.edges(random_blip), "some": vt.choose_circuit(random_blip, drawn_scores, 600)}
     pairs = {"first": random_pairs.head(3), "rest": random_pairs.tail(3)}
     table = vt.edge_transfer(random_blip, circuits, pairs, "text")
     assert table[["circuit", "task"]].to_numpy().tolist() == [

@@ -1,7 +1,7 @@
 from .agreement import edge_agreement
 from .circuit_figures import edge_faithfulness_curves
 from .circuit_runs import run_edge_circuits
-from .circuits import edge_circuit, edge_scores
+from .circuits import choose_circuit, edge_scores
 from .estimates import attribute_edges, attribute_nodes
 from .faithfulness import edge_faithfulness, edge_faithfulness_means, edge_faithfulness_summary
 from .intervention import EdgeOutcome, intervene_on_edges
@@ -18,8 +18,8 @@ __all__ = [
     "acdc",
     "attribute_edges",
     "attribute_nodes",
+    "choose_circuit",
     "edge_agreement",
-    "edge_circuit",
     "edge_faithfulness",
     "edge_faithfulness_curves",
     "edge_faithfulness_means",

@@ -65,7 +65,7 @@ def edge_scores(effects: pd.DataFrame, column: str = "logit_diff") -> pd.DataFra
 
 
 @checked
-def edge_circuit(
+def choose_circuit(
     model: VLM, scores: pd.DataFrame, n_edges: Natural, rule: str = "greedy", prune: bool = True
 ) -> pd.DataFrame:
     """Choose a circuit of so many edges by their scores, and take away what reaches neither end.
@@ -95,7 +95,7 @@ def edge_circuit(
         >>> senders = ["image", asked, told, "text_encoder.mlp.0"]
         >>> receivers = [f"{asked}.value", f"{told}.value", "output", "text_encoder.mlp.1"]
         >>> scores = pd.DataFrame({"sender": senders, "receiver": receivers, "score": [0.3, 0.5, 1.0, -2.0]})
-        >>> vt.edge_circuit(model, scores, 4, rule="best")["sender"].tolist()  # nothing reads text_encoder.mlp.1
+        >>> vt.choose_circuit(model, scores, 4, rule="best")["sender"].tolist()  # nothing reads text_encoder.mlp.1
         ['text_decoder.cross_attention.3.0', 'text_encoder.cross_attention.0.1', 'image']
     """
     graph = EdgeGraph(model)

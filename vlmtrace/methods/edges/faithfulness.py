@@ -51,7 +51,7 @@ def edge_faithfulness(
 
     Of each size as many edges are chosen as it is of all edges (rounded down, as MIB does), by the same rule for random
     circuits: their scores are the given ones, dealt out anew among the edges. What reaches one end only is taken away
-    (see `edge_circuit`). Size 1 is the whole model.
+    (see `choose_circuit`). Size 1 is the whole model.
 
     Args:
         model: BLIP, or decoder-only with the fast sweep
@@ -59,7 +59,7 @@ def edge_faithfulness(
             refused
         scores: from `edge_scores`, or any table with sender, receiver and score
         corruption: "image" or "text"
-        rule: "greedy" or "best", as in `edge_circuit`
+        rule: "greedy" or "best", as in `choose_circuit`
         sizes: shares of all edges of the model
         n_random: how many random circuits of each size
         seed: of these

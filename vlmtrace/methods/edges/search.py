@@ -39,7 +39,7 @@ def find_edge_circuit(
 ) -> pd.DataFrame:
     """Find the smallest circuit of edges that restores a wanted share of the answer.
 
-    Edges are taken in the order of their scores by the rule (see `edge_circuit`), and what reaches one end only is
+    Edges are taken in the order of their scores by the rule (see `choose_circuit`), and what reaches one end only is
     taken away. Growing sizes are run until one reaches the threshold; between it and the one before, sizes are halved.
     A larger circuit may restore less than a smaller one, so a still smaller one may exist.
 
@@ -51,7 +51,7 @@ def find_edge_circuit(
         scores: from `edge_scores`, or any table with sender, receiver and score
         corruption: "image" or "text"
         threshold: the share to reach, above 0
-        rule: "greedy" or "best", as in `edge_circuit`
+        rule: "greedy" or "best", as in `choose_circuit`
         shrink: afterwards, take away every edge without which the threshold is still reached, the smallest score
             first: one run of every pair for each edge
         verify: other pairs, on which the circuit is measured
@@ -177,9 +177,9 @@ def acdc(
     Example:
         >>> import vlmtrace as vt
         >>> model = vt.load_model("tiny-blip")
-        >>> pairs = vt.load_pairs("rendered_states", n=2)
-        >>> start = vt.edge_circuit(model, vt.edge_scores(vt.patch_edges(model, pairs)), 200)
-        >>> found = vt.acdc(model, pairs, threshold=0.02, start=start)
+        >>> pairs = vt.load_pairs("rendered_states", n=1)
+        >>> start = vt.choose_circuit(model, vt.edge_scores(vt.patch_edges(model, pairs)), 60)
+        >>> found = vt.acdc(model, pairs, threshold=0.01, start=start)
         >>> 0 < len(found) < len(start)
         True
     """
