@@ -98,6 +98,13 @@ def test_rows_go_up_in_every_model(model_store):
         assert circuit.value == "score"
 
 
+@pytest.mark.parametrize("effect", [1.0, 1e-9, 0.0])
+def test_a_star_of_equal_edges_is_drawn(effect):
+    heads = [f"text_decoder.cross_attention.0.{head}" for head in range(12)]
+    circuit = drawn_circuit(table(*((head, "output", effect) for head in heads), ("image", MLP, effect)), 50)
+    assert len(circuit.edges) == 13 and sorted(circuit.nodes["node"]) == sorted([*heads, "output", "image", MLP])
+
+
 def test_a_drawing_is_the_same_again():
     first, second = (drawn_circuit(CIRCUIT, 10).nodes for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
