@@ -84,6 +84,13 @@ def test_rows_go_up_as_information_flows():
         assert row[edge.sender_node] < row[edge.receiver_node], f"{edge.sender} is not below {edge.receiver}"
 
 
+def test_the_stack_that_writes_the_answer_is_above_the_other_without_an_edge_between_them():
+    circuit = drawn_circuit(table(("image", f"{HEAD}.value", 0.3), (LATER, "output", 0.6)), 10)
+    assert circuit.rows == [
+        "input", "text encoder 0: cross-attention", "text decoder 1: cross-attention", "answer",
+    ]  # fmt: skip
+
+
 def test_rows_go_up_in_every_model(model_store):
     from vlmtrace.methods.edges.listing import edges
 

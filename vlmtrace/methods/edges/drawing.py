@@ -199,10 +199,12 @@ def _blocks_in_order(means: pd.DataFrame, places: dict[str, Place]) -> list[str]
     graph = nx.DiGraph()
     graph.add_nodes_from(dict.fromkeys(place.block for place in places.values()))
     ends = zip(means["sender"], means["receiver"], strict=True)
-    joined = {(places[sender].block, places[receiver].block) for sender, receiver in ends}
-    graph.add_edges_from((a, b) for a, b in joined if a and b and a != b)
+    joined = {(places[sender], places[receiver]) for sender, receiver in ends}
+    graph.add_edges_from((a.block, b.block) for a, b in joined if a.block and b.block and a.block != b.block)
+    # Where no edge says which comes first: what writes the answer is last.
+    last = {a.block for a, b in joined if b.module == THE_OUTPUT.module}
     try:
-        return list(nx.lexicographical_topological_sort(graph))
+        return list(nx.lexicographical_topological_sort(graph, key=lambda block: (block in last, block)))
     except nx.NetworkXUnfeasible:
         raise VlmtraceError(
             "The edges run in a circle between stacks of layers, which those of one model do not: draw one model."
