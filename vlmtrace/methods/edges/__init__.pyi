@@ -1,10 +1,9 @@
-from .intervention import EdgeOutcome, intervene_on_edges
+from .intervention import intervene_on_edges
 from .listing import edges
 from .path_patching import patch_edges
 from .view import EdgeView
 
 __all__ = [
-    "EdgeOutcome",
     "EdgeView",
     "edges",
     "intervene_on_edges",
