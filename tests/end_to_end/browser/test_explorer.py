@@ -250,6 +250,26 @@ def test_a_patched_head_moves_the_answer_and_undo_takes_it_back(person):
     person.nothing_went_wrong()
 
 
+def test_an_edge_is_patched_and_a_node_opened(person):
+    start = person.open("Edges", "alone")
+    assert float(start["effect"]) == pytest.approx(0, abs=1e-5) and start["chosen"] == "0"
+    strongest = person.shown("g[data-name^='edge']").last  # it lies on top
+    said = re.search(r"effect (\S+)$", strongest.get_attribute("aria-label")).group(1)
+    strongest.focus()
+    person.page.keyboard.press("Enter")
+    one = person.wait("alone", "v.chosen === '1'")
+    assert float(one["effect"]) == pytest.approx(float(said.replace("−", "-")), abs=0.0051), (
+        "another effect was promised"
+    )
+    person.shown("g[data-name='node output']").focus()
+    person.page.keyboard.press("Enter")
+    person.wait("alone", "v.node === 'output'")
+    person.picture("edges")
+    person.shown("button[data-name=clear]").click()
+    person.wait("alone", "v.chosen === '0'")
+    person.nothing_went_wrong()
+
+
 def test_state_stays_when_another_view_is_opened(person):
     before = person.open("Attention", "imageAttention")
     person.open("Ask", "answer")

@@ -84,6 +84,13 @@ def test_rows_go_up_as_information_flows():
         assert row[edge.sender_node] < row[edge.receiver_node], f"{edge.sender} is not below {edge.receiver}"
 
 
+def test_the_stack_that_writes_the_answer_is_above_the_other_without_an_edge_between_them():
+    circuit = drawn_circuit(table(("image", f"{HEAD}.value", 0.3), (LATER, "output", 0.6)), 10)
+    assert circuit.rows == [
+        "input", "text encoder 0: cross-attention", "text decoder 1: cross-attention", "answer",
+    ]  # fmt: skip
+
+
 def test_rows_go_up_in_every_model(model_store):
     from vlmtrace.methods.edges.listing import edges
 
@@ -96,6 +103,13 @@ def test_rows_go_up_in_every_model(model_store):
         assert circuit.nodes["x"].between(0, 1).all()
         assert not circuit.nodes.duplicated(["row", "x"]).any(), "two nodes of a row stand at one place"
         assert circuit.value == "score"
+
+
+@pytest.mark.parametrize("effect", [1.0, 1e-9, 0.0])
+def test_a_star_of_equal_edges_is_drawn(effect):
+    heads = [f"text_decoder.cross_attention.0.{head}" for head in range(12)]
+    circuit = drawn_circuit(table(*((head, "output", effect) for head in heads), ("image", MLP, effect)), 50)
+    assert len(circuit.edges) == 13 and sorted(circuit.nodes["node"]) == sorted([*heads, "output", "image", MLP])
 
 
 def test_a_drawing_is_the_same_again():

@@ -51,6 +51,7 @@ def test_a_click_on_an_edge_patches_it_and_another_takes_it_back(view, model):
     assert click(view, do="clear")["effect"] == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.medium
 def test_positions_of_an_edge_are_those_of_patching(view, model, random_pairs):
     own = view.session.model.head_block.name
     for sender, corruption in (("image", "image"), ("prompt", "text"), (own, "image")):
@@ -92,6 +93,7 @@ def test_an_opened_node_tells_what_it_reads_and_who_reads_it(view):
     assert click(view, do="open", node="")["node"] is None
 
 
+@pytest.mark.medium
 def test_a_large_model_computes_what_enters_opened_nodes(model, random_pairs, monkeypatch):
     whole = EdgeView(Session(model, random_pairs)).effects().set_index(["sender", "receiver"])["patching_effect"]
     monkeypatch.setattr(view_module, "MOST_EDGES", 10)

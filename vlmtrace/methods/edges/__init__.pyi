@@ -4,7 +4,7 @@ from .circuit_runs import run_edge_circuits
 from .circuits import choose_circuit, edge_scores
 from .estimates import attribute_edges, attribute_nodes
 from .faithfulness import edge_faithfulness, edge_faithfulness_means, edge_faithfulness_summary
-from .intervention import EdgeOutcome, intervene_on_edges
+from .intervention import intervene_on_edges
 from .listing import edges
 from .path_patching import patch_edges
 from .saved import load_circuit, save_circuit
@@ -13,7 +13,6 @@ from .verdicts import edge_overlap, edge_subsets, edge_transfer, edge_verdicts
 from .view import EdgeView
 
 __all__ = [
-    "EdgeOutcome",
     "EdgeView",
     "acdc",
     "attribute_edges",

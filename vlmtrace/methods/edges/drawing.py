@@ -144,8 +144,8 @@ def drawn_circuit(edges: pd.DataFrame, n: int, value: str | None = None) -> Draw
     """Choose the strongest edges of a table, and place their nodes.
 
     Heads of one module and layer stand in a row, layers upwards; mlps in a column at the right. Within rows nodes
-    follow the spectral ordering of the graph (networkx), by which those that are joined by strong edges come to lie
-    above each other.
+    follow the graph's spectral layout (networkx), by which those that are joined by strong edges come to lie above
+    each other.
 
     Args:
         edges: a table with sender, receiver and an effect or a score
@@ -199,10 +199,12 @@ def _blocks_in_order(means: pd.DataFrame, places: dict[str, Place]) -> list[str]
     graph = nx.DiGraph()
     graph.add_nodes_from(dict.fromkeys(place.block for place in places.values()))
     ends = zip(means["sender"], means["receiver"], strict=True)
-    joined = {(places[sender].block, places[receiver].block) for sender, receiver in ends}
-    graph.add_edges_from((a, b) for a, b in joined if a and b and a != b)
+    joined = {(places[sender], places[receiver]) for sender, receiver in ends}
+    graph.add_edges_from((a.block, b.block) for a, b in joined if a.block and b.block and a.block != b.block)
+    # Where no edge says which comes first: what writes the answer is last.
+    last = {a.block for a, b in joined if b.module == THE_OUTPUT.module}
     try:
-        return list(nx.lexicographical_topological_sort(graph))
+        return list(nx.lexicographical_topological_sort(graph, key=lambda block: (block in last, block)))
     except nx.NetworkXUnfeasible:
         raise VlmtraceError(
             "The edges run in a circle between stacks of layers, which those of one model do not: draw one model."
@@ -213,10 +215,11 @@ def _placed(
     edges: pd.DataFrame, places: dict[str, Place], words: dict[str, str], blocks: list[str]
 ) -> tuple[pd.DataFrame, list[str]]:
     graph = nx.Graph()
+    largest = max(float(edges["effect"].abs().max()), 1e-300)
     for edge in edges.itertuples():
-        weight = abs(edge.effect) + graph.get_edge_data(edge.sender_node, edge.receiver_node, {}).get("weight", 0.0)
-        graph.add_edge(edge.sender_node, edge.receiver_node, weight=max(weight, 1e-12))
-    order = nx.spectral_ordering(graph, seed=0)
+        before = graph.get_edge_data(edge.sender_node, edge.receiver_node, {}).get("weight", 1e-3)
+        graph.add_edge(edge.sender_node, edge.receiver_node, weight=before + abs(edge.effect) / largest)
+    order = _ordered(graph)
     # An ordering and its mirror image are as good: the strongest edge begins at the left.
     if 2 * order.index(edges["sender_node"].iloc[0]) >= len(order):
         order = order[::-1]
@@ -242,6 +245,19 @@ def _placed(
     right = 0.88 if table["x"].isna().any() else 1.0
     table["x"] = (right * share).fillna(1.0)
     return table, [_row_name(places[members[0]]) for members in layers.values()]
+
+
+def _ordered(graph: nx.Graph) -> list[str]:
+    """The nodes from left to right, part by part: by the Laplacian's second eigenvector, computed in full.
+
+    `nx.spectral_ordering` looks for it step by step, and never ends where eigenvalues are equal, as those of a star.
+    """
+    order: list[str] = []
+    for part in nx.connected_components(graph):
+        connected = graph.subgraph(sorted(part))
+        place = {node: round(float(at[0]), 9) for node, at in nx.spectral_layout(connected, dim=1).items()}
+        order += sorted(place, key=lambda node: (place[node], node))
+    return order
 
 
 def _row_key(place: Place, blocks: list[str]) -> tuple:

@@ -81,7 +81,7 @@ def edge_circuit(
         >>> effects = vt.patch_edges(model, pairs, receivers=["output"])
         >>> figure = vt.plots.edge_circuit(effects, pairs, n=10)
         >>> figure.get_suptitle()
-        'The 10 strongest of 138 edges'
+        'The 10 strongest of 68 edges: Is this triangle yellow or red?'
     """
     circuit = drawn_circuit(edges, n, value)
     pair = None

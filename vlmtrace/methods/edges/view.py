@@ -184,6 +184,7 @@ class EdgeView(View):
         rows = edge_table([edge for _, edge in edges]).assign(position=[senders[i].position for i, _ in edges])
         return effects_of_pair(self.example.frame(), runs, self.corruption, rows, readout)
 
+    @checked
     def by_position(self, sender: str, receiver: str) -> pd.DataFrame:
         """The effect of one edge, position by position of what is sent.
 
