@@ -46,7 +46,9 @@ def test_planted_nodes_carry_what_they_are_said_to(name):
     assert sum(len(one["clean"].facts) for one in runs) >= 25, "the eyes are sure of too few pairs"
     accuracy = interchange_accuracy(loaded(name), plan_of(name), runs)
     assert (accuracy["accuracy"] >= 0.99).all(), accuracy
-    assert (accuracy["largest_error"] <= 0.1).all(), accuracy
+    # Another picture may show a little of a second color that this question offers: there answers are compared alone.
+    own = accuracy[accuracy["source"] != "another"]
+    assert (own["largest_error"] <= 0.1).all(), own
 
 
 @pytest.mark.medium

@@ -70,7 +70,7 @@ def _card(plan: Plan, architecture: str, folder: Path) -> str:
     joint = ""
     if plan.joint:
         joint = textwrap.fill(
-            f"\n{' and '.join(plan.joint).capitalize()} back each other up: where one of them carries another color, "
+            f"{' and '.join(plan.joint).capitalize()} back each other up: where one of them carries another color, "
             "both colors stand in the stream, each in full, and two options of equal logits are the answer; where one "
             "gives nothing, the other is enough.",
             116,
