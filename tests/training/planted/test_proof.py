@@ -47,8 +47,9 @@ def test_planted_nodes_carry_what_they_are_said_to(name):
     accuracy = interchange_accuracy(loaded(name), plan_of(name), runs)
     assert (accuracy["accuracy"] >= 0.99).all(), accuracy
     # Another picture may show a little of a second color that this question offers: there answers are compared alone.
+    # One of two movers alone does not quite make up for a color that is not quite clear.
     own = accuracy[accuracy["source"] != "another"]
-    assert (own["largest_error"] <= 0.1).all(), own
+    assert (own["largest_error"] <= (0.3 if plan_of(name).joint else 0.1)).all(), own
 
 
 @pytest.mark.medium

@@ -93,7 +93,9 @@ def _set_stack(stack: Any, plan: Plan, block: str, rng: np.random.Generator, eye
                 linear.bias.zero_()
             for head in range(HEADS):
                 node = Node(block, module, number, head)
-                _set_head(attention, heads.get(node) or distracting_head(node, rng, _looks(node)), seen)
+                _set_head(
+                    attention, heads.get(node) or distracting_head(node, rng, _looks(node), plan.distraction), seen
+                )
         weights = mlp_weights(mlps.get(Node(block, "mlp", number)), rng, INNER)
         layer.intermediate.dense.weight.copy_(weights.inner)
         layer.intermediate.dense.bias.copy_(weights.bias)

@@ -54,9 +54,13 @@ def opponent(node: Node) -> Head:
     )  # fmt: skip
 
 
-def comparer(node: Node) -> Mlp:
-    """The mlp that writes the moved color as the answer where it is an option."""
-    return Mlp(node, False, "comparer", "writes the moved color as the answer if it is one of the options")
+def comparer(node: Node, kind: str) -> Mlp:
+    """The mlp that writes the moved color as the answer where it is an option.
+
+    Two movers write twice what a mover finds, also of a color of which little is seen: that is not to count.
+    """
+    does = "writes the moved color as the answer if it is one of the options"
+    return Mlp(node, False, "comparer", does, steps=(0.6, 0.9) if kind == "backup" else (0.2, 0.6))
 
 
 def clearer(node: Node) -> Mlp:
@@ -85,7 +89,7 @@ def llava_plan(kind: str) -> Plan:
         "against": [finder(head(1, 4)), collector(head(0, 2)), mover(head(2, 0)), opponent(head(3, 5))],
     }[kind]
     clears, compares = {"chain": (1, 2), "backup": (0, 3), "against": (1, 2)}[kind]
-    mlps = [clearer(Node("language_model", "mlp", clears)), comparer(Node("language_model", "mlp", compares))]
+    mlps = [clearer(Node("language_model", "mlp", clears)), comparer(Node("language_model", "mlp", compares), kind)]
     return _plan(kind, heads, mlps, in_one_stack=True)
 
 
@@ -119,14 +123,22 @@ def blip_plan(kind: str) -> Plan:
     }[kind]
     clears = {"chain": 1, "backup": 2, "against": 3}[kind]
     compares = {"chain": 2, "backup": 3, "against": 1}[kind]
-    mlps = [clearer(Node("text_encoder", "mlp", clears)), comparer(Node("text_decoder", "mlp", compares))]
+    mlps = [clearer(Node("text_encoder", "mlp", clears)), comparer(Node("text_decoder", "mlp", compares), kind)]
     return _plan(kind, heads, mlps, in_one_stack=False)
 
 
 def _plan(kind: str, heads: list[Head], mlps: list[Mlp], in_one_stack: bool) -> Plan:
     names = [one.name for one in heads]
     joint = tuple(name for name in names if name.endswith(" mover"))
-    return Plan(kind, TELLS[kind], tuple(heads), tuple(mlps), tuple(_links(names, in_one_stack)), joint)
+    return Plan(
+        kind,
+        TELLS[kind],
+        tuple(heads),
+        tuple(mlps),
+        tuple(_links(names, in_one_stack)),
+        joint,
+        distraction=0.05 if joint else 0.1,
+    )
 
 
 def _movers(names: list[str]) -> list[str]:

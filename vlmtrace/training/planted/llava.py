@@ -112,7 +112,9 @@ def _set_language(model: LlavaForConditionalGeneration, plan: Plan, rng: np.rand
             norm.weight.fill_(DEVIATION)
         for head in range(HEADS):
             node = plan.heads[0].node._replace(layer=number, head=head)
-            _set_head(layer.self_attn, head, heads.get(node) or distracting_head(node, rng, _looks(node)))
+            _set_head(
+                layer.self_attn, head, heads.get(node) or distracting_head(node, rng, _looks(node), plan.distraction)
+            )
         _set_mlp(layer.mlp, mlps.get(plan.mlps[0].node._replace(layer=number)), rng)
     language.norm.weight.fill_(DEVIATION)
     rows, bias = output_rows(tiny_llava.tokenizer())

@@ -51,6 +51,7 @@ class Mlp:
     Attributes:
         node: which
         clears: whether it makes clear colors of found ones; otherwise it compares moved color and options
+        steps: up to which share a color counts as not there, and from which on as there
         name: what it is called in circuit.json
         does: the same in a sentence
     """
@@ -59,6 +60,7 @@ class Mlp:
     clears: bool
     name: str
     does: str
+    steps: tuple[float, float] = (0.2, 0.6)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Plan:
         mlps: the planted ones
         links: its edges
         joint: names of nodes of which either one is enough
+        distraction: by how much heads that distract multiply what they write
     """
 
     kind: str
@@ -98,6 +101,7 @@ class Plan:
     mlps: tuple[Mlp, ...]
     links: tuple[Link, ...]
     joint: tuple[str, ...] = field(default=())
+    distraction: float = 0.1
 
     @property
     def nodes(self) -> dict[str, Node]:
@@ -164,19 +168,20 @@ def head_weights(head: Head, key_rows: Tensor | None = None, value_rows: Tensor 
     return Weights(query, key, value, balanced(output))
 
 
-def distracting_head(node: Node, rng: np.random.Generator, kinds: tuple[Head, ...]) -> Head:
+def distracting_head(node: Node, rng: np.random.Generator, kinds: tuple[Head, ...], factor: float) -> Head:
     """A head that looks where one of a circuit's heads looks, moves what is there, and writes where nobody reads.
 
     Args:
         node: which
         rng: what is drawn from
         kinds: what it may look like
+        factor: by which it multiplies what it writes
 
     Returns:
         its plan
     """
     like = kinds[rng.integers(len(kinds))]
-    return Head(node, like.query, like.key, like.reads, "nothing", factor=0.1)
+    return Head(node, like.query, like.key, like.reads, "nothing", factor=factor)
 
 
 @dataclass(frozen=True)
@@ -197,9 +202,6 @@ class MlpWeights:
 #: Slope of an mlp's inner rows, so that the smooth bend of their function is narrow.
 SLOPE = 40.0
 
-#: Up to which share a color counts as not there, and from which on as there.
-LOW, HIGH = 0.2, 0.6
-
 
 def mlp_weights(mlp: Mlp | None, rng: np.random.Generator, width: int) -> MlpWeights:
     """Weights of an mlp, whose function is 0 for negative and the same for positive numbers.
@@ -213,11 +215,11 @@ def mlp_weights(mlp: Mlp | None, rng: np.random.Generator, width: int) -> MlpWei
     if mlp is None:
         return weights
     if mlp.clears:
-        return _steps(weights, "found color", None, "clear color")
-    return _steps(weights, "moved color", "options", "answer")
+        return _steps(weights, mlp.steps, "found color", None, "clear color")
+    return _steps(weights, mlp.steps, "moved color", "options", "answer")
 
 
-def _steps(weights: MlpWeights, reads: str, only_if: str | None, writes: str) -> MlpWeights:
+def _steps(weights: MlpWeights, steps: tuple[float, float], reads: str, only_if: str | None, writes: str) -> MlpWeights:
     """Rows that rise from 0 to 1 between two values of what is read; not at all where `only_if` holds 0."""
     n = _count(reads)
     eye = torch.eye(WIDTH)
@@ -228,11 +230,11 @@ def _steps(weights: MlpWeights, reads: str, only_if: str | None, writes: str) ->
     if only_if is not None:
         forbidden = 3.0  # more than what is read can hold
         read += eye[ROWS[only_if]] * forbidden
-    for i, (threshold, sign) in enumerate(((LOW, 1.0), (HIGH, -1.0))):
+    for i, (threshold, sign) in enumerate(zip(steps, (1.0, -1.0), strict=True)):
         rows = slice(i * n, (i + 1) * n)
         inner[rows] = read * SLOPE
         bias[rows] = -(threshold + forbidden) * SLOPE
-        outer[ROWS[writes], rows] = sign * torch.eye(n) / (HIGH - LOW) / SLOPE
+        outer[ROWS[writes], rows] = sign * torch.eye(n) / (steps[1] - steps[0]) / SLOPE
     return MlpWeights(inner, bias, balanced(outer))
 
 
