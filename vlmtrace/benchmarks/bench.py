@@ -62,7 +62,7 @@ def bench(sizes: list[str], parts: list[str], sampled: int, folder: Path) -> dic
     pairs = noise_pairs(folder / "images", PAIRS)
     pair = pairs.iloc[[0]]
     crossing = "cross_attention"
-    for name in bundled_models() if "small" in sizes else []:
+    for name in (one for one in bundled_models() if "small" in sizes and not one.startswith("planted")):
         model = load_model(name)
         if "sweeps" in parts:
             found["sweeps"][name] = bench_model(model, pair, sampled * 4)

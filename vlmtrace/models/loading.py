@@ -57,7 +57,7 @@ def bundled_models() -> list[str]:
 
     Example:
         >>> import vlmtrace as vt
-        >>> vt.bundled_models()
+        >>> [name for name in vt.bundled_models() if not name.startswith("planted")]
         ['tiny-blip', 'tiny-llava']
     """
     return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
