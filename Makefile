@@ -53,7 +53,7 @@ PYTHON3  = python3
 SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: all explore test-fast test test-all test-slow test-every test-browser test-cluster torture lint docs lab app model bench \
+.PHONY: all explore test-fast test test-all test-slow test-every test-browser test-cluster torture lint docs lab app model planted bench \
     bench-scale clean help
 
 PYTHON    := .venv/bin/python
@@ -127,6 +127,9 @@ app: $(INSTALLED)  ## the explorer of notebook 09 as a page without cells, for t
 model: $(INSTALLED)  ## train the bundled models again from nothing (an hour each on two cores; overwrites data/models)
 	$(PYTHON) -m vlmtrace.training tiny-blip
 	$(PYTHON) -m vlmtrace.training tiny-llava
+
+planted: $(INSTALLED)  ## make the models whose circuit is known again, with their proof (ten minutes; overwrites data/models/planted-*)
+	$(PYTHON) -m vlmtrace.training.planted
 
 bench: $(if $(filter cpu,$(DEVICE)),.venv/.bench,$(INSTALLED))  ## how fast the exact sweep is, beside hooks and libraries; DEVICE=cuda: a 7B model
 	@$(PYTHON) -m vlmtrace.benchmarks.bench

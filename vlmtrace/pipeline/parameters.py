@@ -46,6 +46,7 @@ WHOLE = {
     "draws": (1, 10**6),
     "max_pixels": (1, MOST_PIXELS),
     "n_random": (0, 10**6),
+    "n_drawn": (1, 10**6),
 }
 
 
@@ -126,6 +127,8 @@ def check_value(name: str, value: Any, run_folder: Path) -> None:
         check_range(name, value, *WHOLE[name])
     if name == "level" and value is not None and (type(value) not in (int, float) or value < 0):
         raise VlmtraceError(f"level={str(value)[:40]} is not a number of at least 0: correct it.")
+    if name == "threshold" and (type(value) not in (int, float) or not 0 < value <= 1):
+        raise VlmtraceError(f"threshold={str(value)[:40]} is not a share above 0 and at most 1: correct it.")
     if name in _CHECKS and (isinstance(value, list) or (isinstance(value, str) and value)):
         _CHECKS[name](value, run_folder)
 
