@@ -86,7 +86,7 @@ test: $(INSTALLED)  ## the tests that a change must pass: every notebook, every 
 test-slow: $(INSTALLED)  ## what make test leaves out: every site of sixteen families, raw folders, broken models (14 minutes)
 	$(TEST) -n 2 -m "slow and not every" tests --ignore=tests/end_to_end/browser --ignore=tests/cluster
 
-test-every: $(INSTALLED)  ## every site of every family (half an hour)
+test-every: $(INSTALLED)  ## every site of every family of language models (half an hour)
 	$(TEST) -n 2 -m every tests/models/families
 
 test-all: test test-slow test-every torture  ## all tests but those in a browser (an hour)

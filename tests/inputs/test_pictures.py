@@ -267,6 +267,12 @@ def test_one_image_may_be_listed_in_one_run_alone(random_pairs, column):
         validate_pairs(two)
 
 
+def test_an_empty_name_in_a_list_of_masks_is_no_mask(pairs):
+    pair = pairs.iloc[0].to_dict()
+    pair["clean_object_masks"] = ["", pair["clean_object_masks"][1]]
+    assert [one["clean_object_mask"] for one in by_image(pair)] == [None, pair["clean_object_masks"][1]]
+
+
 def test_lists_of_masks_without_lists_of_images_are_named(random_pairs):
     masks = random_pairs.assign(clean_object_masks=[["a.png", "b.png"]] * len(random_pairs), clean_images=None)
     with pytest.raises(VlmtraceError, match="clean_object_masks lists 2 masks, and clean_images no images"):

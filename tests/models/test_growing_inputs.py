@@ -17,6 +17,7 @@ from vlmtrace.models.guessed import GuessedDecoder
 #: Families whose prompts are not guessed, and what is said of it.
 NO_PROMPT = {
     "kosmos2": "no token that stands for the image",
+    "instructblipvideo": "no token that stands for the image",
     "fuyu": "cannot take an image",
     "pp_chart2table": "does not hold it and one image",
     "qianfan_ocr": "does not hold it and one image",
@@ -29,6 +30,8 @@ IMAGE = Image.linear_gradient("L").convert("RGB").resize((96, 96))
 @pytest.mark.parametrize("name", TIERED)
 def test_inputs_grow_as_the_families_say(model_store, name):
     known = model_store.shared(name)
+    if known.family.norm == "":
+        pytest.skip("its text layers are not guessed")
     spec = guess(known.hf.config)
     if spec is None:
         pytest.skip("of a class that transformers lists elsewhere: nothing is guessed")

@@ -50,6 +50,16 @@ def test_sweeps_give_the_same_numbers_and_leave_the_model_as_it_was(both, random
     assert is_offloaded(apart.hf), "weights were brought back into the model for good"
 
 
+@pytest.mark.medium
+@pytest.mark.parametrize("name", ["gemma3", "paligemma"])
+def test_tied_weights_on_the_disk_count_once(model_store, name):
+    """There the unembedding is no longer the same tensor as the embeddings."""
+    whole = vt.load_model(model_store.path(name))
+    apart = vt.load_model(model_store.path(name), device_map={"": "disk"})
+    assert whole.hf.all_tied_weights_keys, "nothing is tied"
+    assert apart.fingerprint() == whole.fingerprint()
+
+
 def test_the_fingerprint_is_the_same_wherever_weights_lie(both):
     whole, apart = both
     assert apart.fingerprint() == whole.fingerprint()

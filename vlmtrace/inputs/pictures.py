@@ -103,7 +103,8 @@ def by_image(pair: Mapping[str, Any]) -> list[dict[str, Any]]:
             row["corrupt_image"] = corrupt[i]
         for column, name in MASK_LISTS.items():
             masks = listed(pair.get(name))
-            row[column] = masks[i] if masks else pair.get(column) if i == own else None
+            # Empty text stands for no mask, as in a CSV.
+            row[column] = (masks[i] or None) if masks else pair.get(column) if i == own else None
         rows.append(row)
     return rows
 

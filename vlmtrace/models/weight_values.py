@@ -121,7 +121,10 @@ def weight_digests(hf: nn.Module) -> Iterator[tuple[str, tuple[int, ...], bytes]
         for own, value in module.named_buffers(recurse=False)
         if own not in module._non_persistent_buffers_set and value.is_floating_point()
     }
-    names = sorted([*(name for name, _ in hf.named_parameters()), *saved])
+    # Of tied weights the one that others are tied to: on the disk they are no longer one and the same tensor.
+    tied = set(getattr(hf, "all_tied_weights_keys", None) or {})
+    parameters = {name for name, _ in hf.named_parameters(remove_duplicate=False)}
+    names = sorted([*(parameters - tied), *saved])
 
     def digested(name: str) -> tuple[str, tuple[int, ...], bytes]:
         path, _, own = name.rpartition(".")

@@ -69,6 +69,12 @@ EDGE_CIRCUIT = Table(
         Column("score", "number", "by which the edge was chosen: its mean effect, or by how much ACDC's distance grew "
                "without it", "logits, or share of LD_clean − LD_corrupt", missing="the circuit was not chosen by score",
                optional=True),
+        Column("share", "number", "of what all edges do, on the pairs it was found on; the same in all rows",
+               "share of LD_clean − LD_corrupt", optional=True),
+        Column("share_verify", "number", "that on pairs to verify on", "share of LD_clean − LD_corrupt", optional=True,
+               missing="none were given"),
+        Column("n_circuits", "integer", "how many circuits each pair was run with to find it", "circuits",
+               optional=True, least=0),
         _optional_task(),
         Column(CORRUPTION.name, CORRUPTION.kind, CORRUPTION.meaning, optional=True, values=CORRUPTION.values),
     ),

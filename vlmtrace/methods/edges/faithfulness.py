@@ -131,6 +131,15 @@ def edge_faithfulness_means(
 
     Raises:
         VlmtraceError: a column is missing, or an LD is
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> scores = vt.edge_scores(vt.patch_edges(model, vt.load_pairs("rendered_states", n=2)))
+        >>> pairs = vt.load_pairs("rendered_states", n=2, seed=1)
+        >>> table = vt.edge_faithfulness(model, pairs, scores, sizes=[0.01, 0.1, 1], n_random=0)
+        >>> vt.edge_faithfulness_means(table)["faithfulness"].round(1).tolist()
+        [0.1, 0.8, 1.0]
     """
     rows = []
     for curve in _curves(table):
@@ -177,6 +186,15 @@ def edge_faithfulness_summary(
 
     Raises:
         VlmtraceError: a column is missing, an LD is, or a curve has a single size
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> scores = vt.edge_scores(vt.patch_edges(model, vt.load_pairs("rendered_states", n=2)))
+        >>> pairs = vt.load_pairs("rendered_states", n=2, seed=1)
+        >>> table = vt.edge_faithfulness(model, pairs, scores, sizes=[0.01, 0.1, 1], n_random=1)
+        >>> vt.edge_faithfulness_summary(table).set_index("order")["cpr"].round(1).to_dict()
+        {'ranked': 0.8, 'random': 0.5}
     """
     curves = list(_curves(table))
     rows = []

@@ -81,6 +81,15 @@ def load_circuit(path: str | Path, model: VLM | None = None) -> pd.DataFrame:
 
     Raises:
         VlmtraceError: the file is missing or no such circuit, or the model has another shape
+
+    Example:
+        >>> import tempfile
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = vt.save_circuit(vt.edges(model).head(2), f"{folder}/circuit.json", model)
+        ...     vt.load_circuit(path)["sender"].tolist()
+        ['prompt', 'prompt']
     """
     path = Path(path)
     graph = _read(path, _kind(path))

@@ -134,6 +134,15 @@ def edge_verdicts(subsets: pd.DataFrame, min_effect: NotNegative = MIN_EFFECT, s
 
     Raises:
         VlmtraceError: a column is missing
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> model = vt.load_model("tiny-blip")
+        >>> pairs = vt.load_pairs("rendered_states", n=2)
+        >>> circuit = vt.edges(model).query("receiver == 'output'")
+        >>> verdicts = vt.edge_verdicts(vt.edge_subsets(model, pairs, circuit.tail(3), n_halves=0))
+        >>> verdicts[["sufficient", "minimal"]].iloc[0].tolist()
+        ['no', 'no']
     """
     ends = ["logit_diff_none", "logit_diff_all"]
     needed = ["sample_id", "corruption", "removed", "n_removed", "n_edges", "logit_diff_circuit", "logit_diff_model"]
