@@ -65,7 +65,7 @@ def edge_agreement(exact: pd.DataFrame | StoredTable, estimates: Mapping[str, pd
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("k strongest edges")
-        axes.legend(title="Spearman", loc="lower left")
+        axes.legend(title="Spearman", loc="lower left", bbox_to_anchor=(0.27, 0.02))
         sns.despine(ax=axes)
     panels[0].set_ylabel("share that the estimate finds")
     return figure
