@@ -52,6 +52,15 @@ def test_a_notebook_is_executed_to_its_end(run_of, notebook):
     assert counts == list(range(1, len(counts) + 1))
 
 
+@pytest.mark.parametrize("notebook", [name for name in EXECUTED_IN if name != "09_explorer"])
+def test_every_solution_of_an_exercise_runs_and_shows_something(run_of, notebook):
+    cells = run_of(notebook).executed()[notebook].cells
+    of_solutions = [cell for cell in cells if cell.get("id", "").startswith("solution-")]
+    assert len(of_solutions) >= 2, f"{notebook} has fewer than two exercises with a solution"
+    for cell in of_solutions:
+        assert cell.outputs, f"{cell.id} of {notebook} shows nothing:\n{cell.source}"
+
+
 def outputs(notebook):
     """What the cells of an executed notebook show, by MIME type."""
     return [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
