@@ -146,8 +146,8 @@ class PreparedPair:
         sides = [(runs, runs.answer_ids)] if runs.whole is None else [(side, side.ids) for side in runs.whole]
         stacks = tuple(stacks_of(model, one.clean, one.corrupt, one.inputs, ids) for one, ids in sides)
         nbytes = sum(one.clean.nbytes + one.corrupt.nbytes for one, _ in sides)
-        ends = (side.logit_diff.item() for side in (runs.clean_readout, runs.corrupt_readout))
-        return cls(stacks, *ends, runs.clean.logits[0], nbytes)
+        clean, corrupt = (side.logit_diff.item() for side in (runs.clean_readout, runs.corrupt_readout))
+        return cls(stacks, clean, corrupt, runs.clean.logits[0], nbytes)
 
     def logit_diffs(self, graph: EdgeGraph, inside: Array, memory: int) -> Array:
         """LD of the pair with each circuit.
