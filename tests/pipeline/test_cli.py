@@ -123,12 +123,13 @@ def test_a_notebook_runs_into_its_runs_folder(tmp_path, runs_folder):
     assert left == ["rendered_faces-04_module_patching.ipynb"], "something else was left behind"
 
 
-def test_a_mistake_found_in_a_notebook_is_its_sentence_and_leaves_the_last_result(tmp_path, runs_folder):
+@pytest.mark.parametrize("kind", ["VlmtraceError", "NotForThisModel"])
+def test_a_mistake_found_in_a_notebook_is_its_sentence_and_leaves_the_last_result(tmp_path, runs_folder, kind):
     kept = runs_folder / "r/notebooks/rendered_svo-04_module_patching.ipynb"
     kept.parent.mkdir(parents=True)
     kept.write_text("the last one")
     notebook = write_notebook(
-        tmp_path, "from vlmtrace.core.errors import VlmtraceError", "raise VlmtraceError('Row 3 has no image: add it.')"
+        tmp_path, f"from vlmtrace.core.errors import {kind}", f"raise {kind}('Row 3 has no image: add it.')"
     )
     result = command("run", notebook, "--run", "r", "--task", "rendered_svo")
     assert result.exit_code == 1

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_notebook
 
 from vlmtrace.core import paths
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.errors import NotForThisModel, VlmtraceError
 from vlmtrace.core.files import write_json
 from vlmtrace.pipeline import cli, dependencies, kernels, report, schedule
 from vlmtrace.pipeline import stages as declarations
@@ -84,6 +84,8 @@ def ran(monkeypatch):
         found.clock += found.takes.get(task, 0)
         if notebook.stem[:2] in found.failing:
             raise VlmtraceError("a sentence.")
+        if notebook.stem[:2] in found.refused:
+            raise NotForThisModel("mine has no edges here.")
         run = open_run(given["run"])
         executed = run.executed_notebook(notebook.stem, task)
         executed.parent.mkdir(parents=True, exist_ok=True)
@@ -124,6 +126,7 @@ def any_device(monkeypatch):
 class Ran:
     def __init__(self):
         self.log, self.given, self.failing, self.content, self.executed = [], [], set(), "", 0
+        self.refused = set()
         self.clock, self.takes = 0.0, {}  # seconds of a stage, by its task
 
 
@@ -403,6 +406,16 @@ def test_a_run_that_stopped_continues_there(ran):
     assert log[-1] == f"04 {A}" and said.splitlines()[-1] == "Error: a sentence."
     ran.failing = set()
     assert make(ran)[0] == [f"04 {A}", "report"]
+
+
+def test_what_a_model_cannot_be_asked_is_said_and_left_out(ran):
+    everything = make(ran, target="explore")[0]
+    ran.refused = {everything[0][:2]}
+    log, said = make(ran, "--seed", "1", target="explore")
+    assert log == everything, "the stages behind it and the report are made all the same"
+    assert said.count("mine has no edges here. The stage is left out.") == 2, "once for each model"
+    refused = [one for one in everything if one[:2] in ran.refused]
+    assert make(ran, "--seed", "1", target="explore")[0] == refused, "it is asked again, as another model may lie there"
 
 
 def test_a_failure_lets_what_runs_beside_it_finish(ran):

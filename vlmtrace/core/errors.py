@@ -1,4 +1,4 @@
-"""The one exception that means: the input is at fault, and here is what to do about it."""
+"""The exception that means: the input is at fault, and here is what to do about it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ class VlmtraceError(ValueError):
         ...     print(str(error)[:30])
         Unknown task 'rendered_stats':
     """
+
+
+class NotForThisModel(VlmtraceError):
+    """A model cannot be asked this, whatever else is asked: `make` says so, leaves the stage out, and goes on."""
 
 
 def one_of(value: str, known: Iterable[str], subject: str) -> str:

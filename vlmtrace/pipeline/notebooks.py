@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from vlmtrace.core import paths
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.errors import NotForThisModel, VlmtraceError
 from vlmtrace.core.files import locked, make_folder, refusals_as_sentences
 from vlmtrace.core.progress import TERMINAL
 from vlmtrace.pipeline.notebook_files import declared_parameters
@@ -175,8 +175,9 @@ def is_progress_bar(output: Mapping[str, Any]) -> bool:
 
 def failure_of(error: Any, label: str, failed: Path) -> Exception:
     """A mistake of the user's: its sentence. Anything else: the end of the traceback, and where to read on."""
-    if error.ename == VlmtraceError.__name__:
-        return VlmtraceError(f"{label} {error.evalue}")
+    for kind in (VlmtraceError, NotForThisModel):
+        if error.ename == kind.__name__:
+            return kind(f"{label} {error.evalue}")
     lines = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).splitlines()
     return click.ClickException(
         "\n".join(

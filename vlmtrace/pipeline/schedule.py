@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from vlmtrace.core.errors import NotForThisModel
 from vlmtrace.core.files import locked
 from vlmtrace.pipeline.checkpoints import digest_of, file_digest
 from vlmtrace.pipeline.checks import LOADING
@@ -175,13 +176,22 @@ class Job:
             if name in written and path.is_file() and written[name] != file_digest(path)
         ]
 
-    def execute(self, kernels: type[OwnKernelManager]) -> None:
-        """Run the notebook, and remember what its result was made from."""
+    def execute(self, kernels: type[OwnKernelManager]) -> bool:
+        """Run the notebook, and remember what its result was made from.
+
+        Returns:
+            whether there is a result: what a model cannot be asked, is said and left out
+        """
         made_from = self.made_from()
         for sentence in self.replaced():
             click.echo(sentence)
-        execute(self.spec.notebook, {name: text for name, text in self.parameters().items() if text}, kernels)
+        try:
+            execute(self.spec.notebook, {name: text for name, text in self.parameters().items() if text}, kernels)
+        except NotForThisModel as error:
+            click.echo(f"{error} The stage is left out.")
+            return False
         self.run.remember(self.stage, made_from)
+        return True
 
 
 def jobs_of(target: str, settings: Settings, decoder_only: bool) -> list[Job]:
@@ -269,13 +279,14 @@ def run_jobs(
             done, _ = wait(working, return_when=FIRST_COMPLETED)
             for future in done:
                 job = working.pop(future)
-                if future.exception() is None:
+                if future.exception() is not None:
+                    failure = failure or future.exception()
+                    continue
+                graph.done(job.key)
+                if future.result():
                     ran.append(job)
                     spent[job.task] += time.monotonic() - began[job.key]
                     finished(job.run.executed_notebook(job.spec.name, job.task))
-                    graph.done(job.key)
-                else:
-                    failure = failure or future.exception()
         if failure:
             raise failure
     return ran

@@ -86,5 +86,11 @@ def test_the_figure_has_a_panel_a_corruption_and_a_curve_an_estimate():
     said = [[line.get_label() for line in axes.lines] for axes in figure.axes]
     assert said == [["same (1.00)", "turned (-1.00)", "chance"], ["same (1.00)", "chance"]]
     assert set(figure.axes[0].lines[0].get_ydata()) == {1.0}
+    assert figure.axes[1].lines[0].get_color() == figure.axes[0].lines[0].get_color()
+    for axes in figure.axes:
+        listed = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert listed == [line.get_label() for line in axes.lines]
+    hidden = plots.edge_agreement(exact, {"_mine": exact}).axes[0].get_legend()
+    assert hidden.get_texts()[0].get_text() == "_mine (1.00)", "a name with an underscore is listed, too"
     with pytest.raises(vt.VlmtraceError, match="no estimate"):
         plots.edge_agreement(exact, {})

@@ -5,7 +5,8 @@ import pytest
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.methods.edges.circuit_runs import PreparedPairs, Shares, run_inside
+from vlmtrace.methods.edges.circuit_runs import PreparedPairs, run_inside
+from vlmtrace.methods.edges.measures import Shares
 
 
 @pytest.mark.parametrize("corruption", ["image", "text"])

@@ -71,7 +71,9 @@ def test_the_image_is_tinted_by_patches_of_the_drawn_edges(pairs):
     assert colors.same_color(inset.images[1].cmap(1.0)[:3], TOWARDS), "another color than that of edges"
 
 
-def test_means_say_how_many_pairs_they_are_of():
+def test_means_say_how_many_pairs_they_are_of(pairs):
     edges = pd.concat([tables.make_edges().assign(sample_id=name) for name in "abc"])
     (legend,) = plots.edge_circuit(edges).legends
     assert "mean over n = 3 pairs" in legend.get_title().get_text()
+    pictured = plots.edge_circuit(edges, pairs.assign(sample_id=["a", "b"])).legends[0].get_title().get_text()
+    assert "one pair's" in pictured.replace("\n", " "), "it looks as if all pairs showed this image"

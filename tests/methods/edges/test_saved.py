@@ -71,6 +71,14 @@ def test_wrong_paths_are_refused(random_blip, circuit, tmp_path):
         vt.load_circuit(tmp_path / "it.json")
 
 
+def test_scores_that_are_no_numbers_are_refused(random_blip, circuit, tmp_path):
+    with pytest.raises(VlmtraceError, match="score of the circuit is no number"):
+        vt.save_circuit(circuit.assign(score="high"), tmp_path / "it.json", random_blip)
+    assert not list(tmp_path.iterdir())
+    missing = circuit.assign(score=[None] * len(circuit))
+    assert vt.load_circuit(vt.save_circuit(missing, tmp_path / "it.json", random_blip))["score"].isna().all()
+
+
 GRAPH = (
     '{"directed": true, "multigraph": true, "graph": %s, "nodes": [{"id": "image"}, {"id": "output"}], "links": [%s]}'
 )

@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.methods.edges.circuit_runs import PreparedPairs, Shares
+from vlmtrace.inputs.batching import one_by_one
+from vlmtrace.methods.edges.circuit_runs import PreparedPairs
+from vlmtrace.methods.edges.measures import Shares
 from vlmtrace.methods.edges.search import remove_in_order
+from vlmtrace.models.edges.circuit_run import divergences
+from vlmtrace.models.edges.stacks import stacks_of
 
 
 @pytest.mark.parametrize("together", [1, 3, 16])
@@ -60,6 +65,51 @@ def test_acdc_is_acdc(random_blip, random_pairs, graph, patched_scores):
 
 
 @pytest.mark.medium
+@pytest.mark.parametrize("is_long", [False, True])
+def test_acdc_by_divergence_is_that_of_the_paper(random_blip, random_pairs, graph, patched_scores, is_long):
+    """One edge at a time, by the mean KL divergence of two pairs; also where answers have several tokens."""
+    pairs = random_pairs.head(2)
+    if is_long:
+        pairs = pairs.assign(correct_answer="striped red", incorrect_answer="blue dotted ball")
+    start = vt.choose_circuit(random_blip, patched_scores, 40)
+    found = vt.acdc(random_blip, pairs, 0.01, start=start, metric="kl")
+
+    ready = [
+        (
+            stacks_of(random_blip, runs.clean, runs.corrupt, runs.inputs, first_ids(runs)),
+            random_blip.answer_logits(runs.clean_inputs)[0],
+        )
+        for _, runs in one_by_one(random_blip, pairs, "image", "answer")
+    ]
+
+    def distance(inside):
+        carried = torch.from_numpy(inside[None])
+        return np.mean([divergences(stacks, graph.edges, carried, whole, 2**28).item() for stacks, whole in ready])
+
+    inside = graph.pruned(graph.inside(start))
+    value, scores = distance(inside), {}
+    for edge in np.flatnonzero(inside)[::-1]:
+        without = inside.copy()
+        without[edge] = False
+        after = distance(without)
+        if after - value < 0.01:
+            inside, value = without, after
+        else:
+            scores[edge] = after - value
+    left = graph.pruned(inside)
+    assert (graph.inside(found) == left).all() and 0 < len(found) < len(start)
+    expected = [scores[edge] for edge in np.flatnonzero(left)[::-1]]
+    np.testing.assert_allclose(found["score"], expected, atol=1e-5)
+    shares = Shares(PreparedPairs(graph, pairs, "image"))
+    assert found["share"].iloc[0] == pytest.approx(shares(left[None])[0], abs=1e-4)
+
+
+def first_ids(runs):
+    """The first tokens of both answers: of what is read, only where it begins plays a part."""
+    return torch.zeros(1, 2, dtype=torch.long) if runs.whole else runs.answer_ids
+
+
+@pytest.mark.medium
 def test_a_larger_threshold_keeps_fewer_edges(random_blip, random_pairs, patched_scores):
     pairs = random_pairs.head(1)
     start = vt.choose_circuit(random_blip, patched_scores, 80)
@@ -99,5 +149,7 @@ def test_bad_thresholds_are_refused(random_blip, random_pairs):
     scores = vt.edges(random_blip).assign(score=1.0)
     with pytest.raises(VlmtraceError, match="no share to reach"):
         vt.find_edge_circuit(random_blip, random_pairs, scores, threshold=0)
+    with pytest.raises(VlmtraceError, match="faithfulness, kl"):
+        vt.acdc(random_blip, random_pairs, metric="KL divergence")
     with pytest.raises(VlmtraceError, match="score more edges, or choose a smaller threshold"):
         vt.find_edge_circuit(random_blip, random_pairs, scores.query("receiver == 'output'"), threshold=1)

@@ -62,6 +62,15 @@ def test_verdicts_follow_the_numbers():
     assert row["minimal"] == "yes" and row["incompleteness"] == pytest.approx(0.9)
 
 
+def test_verdicts_need_the_runs_with_and_without_the_circuit():
+    subsets = made_up({"nothing": (0.9, 1.0), "the circuit": (0.0, 0.1), "a → b": (0.2, 0.3)})
+    for removed in ("nothing", "the circuit"):
+        with pytest.raises(VlmtraceError, match=f"no run of image in which {removed} is taken away"):
+            vt.edge_verdicts(subsets[subsets["removed"] != removed])
+    with pytest.raises(VlmtraceError, match="edge_subsets table has no rows"):
+        vt.edge_verdicts(subsets[:0])
+
+
 def test_overlap_by_chance_is_hypergeometric(random_blip, graph):
     every = vt.edges(random_blip)
     circuits = {"a": every.iloc[:6], "b": every.iloc[3:8], "none": every[:0]}

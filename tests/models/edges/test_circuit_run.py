@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vlmtrace.models import Site
-from vlmtrace.models.edges.circuit_run import run_circuits
+from vlmtrace.models.edges.circuit_run import divergences, run_circuits
 from vlmtrace.models.edges.nodes import HEAD_INPUTS, IMAGE, PROMPT, THE_OUTPUT, Receiver, nodes_at
 from vlmtrace.models.edges.reference import PROJECTIONS
 from vlmtrace.models.edges.wiring import edges_of, wirings_of
@@ -75,12 +75,23 @@ class NaiveCircuit:
 
     @torch.no_grad()
     def readout(self):
+        with attach_hooks(self.output_hooks(), n_pairs=1):
+            return read(self.model, self.output_inputs(), self.runs.answer_ids)
+
+    @torch.no_grad()
+    def logits(self):
+        """(vocabulary,) where the answer begins."""
+        with attach_hooks(self.output_hooks(), n_pairs=1):
+            return self.model.answer_logits(self.output_inputs())[0]
+
+    def output_inputs(self):
+        return self.enters(Receiver(THE_OUTPUT))[0]
+
+    def output_hooks(self):
         for site in self.sites():
             for node in nodes_at(self.model.blocks[site.block], site.module, site.layer):
                 self.made[node] = self.compute(site, node)
-        inputs, hooks = self.enters(Receiver(THE_OUTPUT))
-        with attach_hooks(hooks, n_pairs=1):
-            return read(self.model, inputs, self.runs.answer_ids)
+        return self.enters(Receiver(THE_OUTPUT))[1]
 
 
 @pytest.mark.medium
@@ -100,3 +111,23 @@ def test_circuits_equal_a_naive_run(runs_of, name, corruption):
     changes = (fast.correct[0] - found.base.correct).abs()
     assert changes.max() > 1e-3, "no circuit does anything"
     assert changes.unique().numel() > 2, "circuits all do the same"
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", ["random_blip", "llava", "qwen2_vl"])
+def test_divergences_equal_those_of_a_naive_run(runs_of, name):
+    """KL(whole model ‖ circuit) over the vocabulary, written out, of the logits that hooked passes give."""
+    found = runs_of(name)
+    edges = edges_of(found.model)
+    generator = torch.Generator().manual_seed(1)
+    some = torch.rand(len(edges), generator=generator) < 0.6
+    inside = torch.stack([some, torch.ones_like(some), torch.zeros_like(some)])
+    whole = found.model.answer_logits(found.runs.clean_inputs)[0]
+    fast = divergences(found.stacks, edges, inside, whole, 2**28)
+    naive = [NaiveCircuit(found, some.tolist()).logits(), whole, found.model.answer_logits(found.runs.inputs)[0]]
+    p, slow = whole.double().softmax(-1), []
+    for q in (logits.double().softmax(-1) for logits in naive):
+        slow.append(sum(a * (a.log() - b.log()) for a, b in zip(p, q, strict=True)))
+    torch.testing.assert_close(fast, torch.stack(slow), atol=1e-5, rtol=1e-4)
+    assert fast[1].abs() < 1e-6, "the whole model is no way from itself"
+    assert (fast[[0, 2]] > 1e-3).all(), "no circuit is any way from the whole model"

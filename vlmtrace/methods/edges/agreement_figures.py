@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from vlmtrace.core.arguments import checked
@@ -48,15 +49,14 @@ def edge_agreement(exact: pd.DataFrame | StoredTable, estimates: Mapping[str, pd
         raise VlmtraceError("There is no estimate to compare: give at least one, such as {'EAP': estimate}.")
     by_name = {name: mean_edge_effects(exact, table) for name, table in estimates.items()}
     corruptions = list(dict.fromkeys(corruption for found in by_name.values() for corruption in found))
-    figure = new_figure(height=3.0)
+    figure = new_figure(height=3.2 + 0.17 * len(by_name))
     panels = figure.subplots(1, len(corruptions), squeeze=False, sharey=True)[0]
     for axes, corruption in zip(panels, corruptions, strict=True):
         mine = {name: found[corruption] for name, found in by_name.items() if corruption in found}
-        for number, (name, means) in enumerate(mine.items()):
-            _draw_curve(axes, name, means, number)
+        lines = [_draw_curve(axes, name, means, list(by_name).index(name)) for name, means in mine.items()]
         largest = max(len(means) for means in mine.values())
         counts = np.geomspace(FEWEST, largest, 50)
-        axes.plot(counts, counts / largest, color="0.5", linestyle=":", linewidth=1, label="chance", zorder=0)
+        lines += axes.plot(counts, counts / largest, color="0.5", linestyle=":", linewidth=1, label="chance", zorder=0)
         n_pairs = next(iter(mine.values())).attrs["n_pairs"]
         axes.set_title(f"{readable(corruption)} corruption (n = {n_pairs} pairs)")
         axes.set_xscale("log")
@@ -65,16 +65,20 @@ def edge_agreement(exact: pd.DataFrame | StoredTable, estimates: Mapping[str, pd
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("k strongest edges")
-        axes.legend(title="Spearman", loc="lower left", bbox_to_anchor=(0.27, 0.02))
+        # Below the panel, where it covers no curve. Lines that are named by hand are listed, "_mine" too.
+        axes.legend(
+            lines, [str(line.get_label()) for line in lines], title="estimate (Spearman)", loc="upper center",
+            bbox_to_anchor=(0.5, -0.2), alignment="left",
+        )  # fmt: skip
         sns.despine(ax=axes)
     panels[0].set_ylabel("share that the estimate finds")
     return figure
 
 
-def _draw_curve(axes: Axes, name: str, means: pd.DataFrame, number: int) -> None:
+def _draw_curve(axes: Axes, name: str, means: pd.DataFrame, number: int) -> Line2D:
     counts, shares = overlap_curve(means)
     spearman = means["exact"].corr(means["estimate"], method="spearman")
-    axes.plot(
+    (line,) = axes.plot(
         counts,
         shares,
         color=PALETTE[number % len(PALETTE)],
@@ -82,6 +86,7 @@ def _draw_curve(axes: Axes, name: str, means: pd.DataFrame, number: int) -> None
         linewidth=1.2,
         label=f"{name} ({spearman:.2f})",
     )
+    return line
 
 
 def overlap_curve(means: pd.DataFrame, n_points: int = 60) -> tuple[np.ndarray, np.ndarray]:

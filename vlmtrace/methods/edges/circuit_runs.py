@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from vlmtrace.core.arguments import Positive, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
@@ -20,12 +21,11 @@ from vlmtrace.core.types import Array
 from vlmtrace.inputs.batching import one_by_one
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns
-from vlmtrace.methods.edges.circuits import mean_over_units
 from vlmtrace.methods.edges.graph import EdgeGraph
-from vlmtrace.methods.patching.metrics import SMALLEST_GAP, patching_effect
+from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.methods.patching.run_sweep import memory_bytes
 from vlmtrace.models import VLM, Readout
-from vlmtrace.models.edges.circuit_run import run_circuits
+from vlmtrace.models.edges.circuit_run import divergences, run_circuits
 from vlmtrace.models.edges.stacks import Stack, stacks_of
 
 
@@ -125,12 +125,14 @@ class PreparedPair:
         sides: its stacks; where an answer has several tokens, those of the runs with either answer given
         clean: LD of the clean run
         corrupt: LD of the corrupt run
+        whole: (vocabulary,) logits of the clean run where the answer begins
         nbytes: what the runs occupy
     """
 
     sides: tuple[list[Stack], ...]
     clean: float
     corrupt: float
+    whole: Tensor
     nbytes: int
 
     @classmethod
@@ -144,7 +146,8 @@ class PreparedPair:
         sides = [(runs, runs.answer_ids)] if runs.whole is None else [(side, side.ids) for side in runs.whole]
         stacks = tuple(stacks_of(model, one.clean, one.corrupt, one.inputs, ids) for one, ids in sides)
         nbytes = sum(one.clean.nbytes + one.corrupt.nbytes for one, _ in sides)
-        return cls(stacks, runs.clean_readout.logit_diff.item(), runs.corrupt_readout.logit_diff.item(), nbytes)
+        clean, corrupt = (side.logit_diff.item() for side in (runs.clean_readout, runs.corrupt_readout))
+        return cls(stacks, clean, corrupt, runs.clean.logits[0], nbytes)
 
     def logit_diffs(self, graph: EdgeGraph, inside: Array, memory: int) -> Array:
         """LD of the pair with each circuit.
@@ -157,9 +160,7 @@ class PreparedPair:
         Returns:
             (C,), in logits
         """
-        distinct: dict[bytes, int] = {}
-        place = [distinct.setdefault(one.tobytes(), len(distinct)) for one in inside]
-        rows = np.array([place.index(i) for i in range(len(distinct))], dtype=int)
+        rows, place = _distinct(inside)
         # Both ends are known without a run.
         is_none, is_all = ~inside[rows].any(1), (inside[rows] == graph.whole).all(1)
         found = np.where(is_all, self.clean, self.corrupt)
@@ -170,6 +171,32 @@ class PreparedPair:
             readout = sides[0] if len(sides) == 1 else Readout.of_two(*sides)
             found[is_run] = readout.logit_diff[0].cpu().numpy()
         return found[place]
+
+    def divergences(self, graph: EdgeGraph, inside: Array, memory: int) -> Array:
+        """KL divergence from the clean run, of the distribution over the token with which an answer begins.
+
+        Args:
+            graph: of the model
+            inside: as in `logit_diffs`
+            memory: bytes that streams may take
+
+        Returns:
+            (C,), in nats: 0 for the whole model
+        """
+        rows, place = _distinct(inside)
+        found, is_run = np.zeros(len(rows)), ~(inside[rows] == graph.whole).all(1)
+        if is_run.any():
+            carried = torch.from_numpy(inside[rows[is_run]])
+            # What is given of an answer comes behind this token, so either side's runs will do.
+            found[is_run] = divergences(self.sides[0], graph.edges, carried, self.whole, memory).cpu().numpy()
+        return found[place]
+
+
+def _distinct(inside: Array) -> tuple[Array, list[int]]:
+    """Rows (D,) of circuits (C, E) that differ, and of each circuit the place of its like among them."""
+    known: dict[bytes, int] = {}
+    place = [known.setdefault(one.tobytes(), len(known)) for one in inside]
+    return np.array([place.index(i) for i in range(len(known))], dtype=int), place
 
 
 class PreparedPairs:
@@ -227,54 +254,3 @@ class PreparedPairs:
     def units(self) -> Array | None:
         """(P,), the unit of each pair; None: every pair is one."""
         return self.pairs[UNIT].to_numpy() if UNIT in self.pairs else None
-
-
-class Shares:
-    """How much circuits restore on some pairs: (m(C) − m(none)) / (m(all) − m(none)), m the mean LD over units.
-
-    Attributes:
-        n_circuits: how many circuits each pair was run with
-    """
-
-    def __init__(self, ready: PreparedPairs):
-        """Measure nothing yet.
-
-        Args:
-            ready: the pairs
-        """
-        self._ready, self._known = ready, dict[bytes, float]()
-        self.n_circuits = 0
-
-    def __call__(self, inside: Array) -> Array:
-        """The shares of circuits.
-
-        Args:
-            inside: (C, E) bool; edges that reach one end only change nothing
-
-        Returns:
-            (C,): 0 without an edge, 1 with all
-
-        Raises:
-            VlmtraceError: all edges together restore nothing on these pairs
-        """
-        graph = self._ready.graph
-        kept = [graph.pruned(one) for one in inside]
-        keys = [one.tobytes() for one in kept]
-        new = list({key: one for key, one in zip(keys, kept, strict=True) if key not in self._known}.items())
-        if new:
-            values = self._run(np.stack([one for _, one in new]))
-            self._known.update(zip((key for key, _ in new), values, strict=True))
-        return np.array([self._known[key] for key in keys])
-
-    def _run(self, inside: Array) -> Array:
-        rows = np.empty((len(self._ready.pairs), len(inside) + 2))
-        for row, pair in self._ready:
-            rows[row] = [*pair.logit_diffs(self._ready.graph, inside, self._ready.memory), pair.corrupt, pair.clean]
-        self.n_circuits += len(inside)
-        *circuits, none, everything = mean_over_units(rows, self._ready.units)
-        if abs(everything - none) < SMALLEST_GAP:
-            raise VlmtraceError(
-                f"All edges together restore nothing on these {len(rows)} pairs: there is no share that a circuit "
-                "could reach. Choose pairs whose answer the corruption changes."
-            )
-        return (np.array(circuits) - none) / (everything - none)

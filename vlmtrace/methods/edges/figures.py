@@ -98,7 +98,7 @@ def edge_circuit(
     if pair is not None:
         tints = _tints(edges, circuit, grid)
         _draw_image(axes, circuit, pair, tints)
-    _legend(figure, circuit, limit, tints)
+    _legend(figure, circuit, limit, tints, pair is not None)
     shown = len(circuit.edges)
     several = f"The {shown} strongest of {circuit.n_edges:,} edges" if shown < circuit.n_edges else f"{shown} edges"
     figure.suptitle(several if pair is None else f"{several}: {shortened(pair['clean_prompt'], 60, 1)}")
@@ -130,7 +130,7 @@ def _draw_nodes(axes: Axes, circuit: DrawnCircuit, pair: pd.Series | None) -> No
             x, y = where[row.node]
             axes.text(x, y, _said(row.kind, row.text, pair), ha="center", va="center", fontsize=7, zorder=4)
             if row.at:
-                beside: dict[str, Any] = {"xytext": (10, -9), "textcoords": "offset points", "fontsize": 6}
+                beside: dict[str, Any] = {"xytext": (10, -9), "textcoords": "offset points", "fontsize": 7}
                 axes.annotate(shortened(row.at, 10, 1), (x, y), color="0.4", zorder=4, **beside)
     axes.set_yticks(range(len(circuit.rows)), circuit.rows)
     axes.set(xticks=[], xlim=(-0.08, 1.08), ylim=(-0.9, len(circuit.rows) - 0.5))
@@ -202,7 +202,7 @@ def _draw_image(axes: Axes, circuit: DrawnCircuit, pair: pd.Series, tints: np.nd
         inset.imshow(tints, cmap=TINTS, norm=norm, extent=(0, width, height, 0), interpolation="nearest")
 
 
-def _legend(figure: Figure, circuit: DrawnCircuit, limit: float, tints: np.ndarray | None) -> None:
+def _legend(figure: Figure, circuit: DrawnCircuit, limit: float, tints: np.ndarray | None, shows_a_pair: bool) -> None:
     inputs = set(circuit.edges["receiver_input"])
     handles = [
         Line2D([], [], color=color, linewidth=2, label=label)
@@ -223,6 +223,8 @@ def _legend(figure: Figure, circuit: DrawnCircuit, limit: float, tints: np.ndarr
     ]
     label = EFFECT_LABEL if circuit.value != "score" else "score"
     title = f"width: {label}" + (f", mean over n = {circuit.n_pairs} pairs" if circuit.n_pairs > 1 else "")
+    if shows_a_pair and circuit.n_pairs > 1:
+        title += "; question, image and answer are one pair's"
     if tints is not None:
         title += f"; patches: colors span ±{effect_limit(tints.ravel()):g}"
     if circuit.nodes["at"].any():

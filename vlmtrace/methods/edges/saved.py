@@ -19,6 +19,7 @@ import pandas as pd
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import first_line, read_json, refusals_as_sentences, write_atomically, write_json
+from vlmtrace.core.types import Array
 from vlmtrace.methods.edges.graph import EdgeGraph
 from vlmtrace.models import VLM
 from vlmtrace.models.edges.nodes import HEAD_INPUTS, ONLY_INPUT, Node
@@ -44,7 +45,8 @@ def save_circuit(circuit: pd.DataFrame, path: str | Path, model: VLM) -> Path:
         the path
 
     Raises:
-        VlmtraceError: the model has no such edge, the path has another ending, or the disk refuses
+        VlmtraceError: the model has no such edge, a score is no number, the path has another ending, or the disk
+            refuses
 
     Example:
         >>> import tempfile
@@ -167,7 +169,7 @@ def _kind(path: Path) -> str:
 def _as_networkx(circuit: pd.DataFrame, model: VLM) -> nx.MultiDiGraph:
     graph = EdgeGraph(model)
     numbers = graph.numbers_of(circuit)
-    scores = circuit["score"].to_numpy(dtype=float) if "score" in circuit else np.full(len(numbers), np.nan)
+    scores = _scores(circuit)
     found = nx.MultiDiGraph(format=FORMAT, version=VERSION, model=model.name, shape=model_shape(model))
     for number in numbers:
         edge = graph.edges[number]
@@ -182,6 +184,18 @@ def _as_networkx(circuit: pd.DataFrame, model: VLM) -> nx.MultiDiGraph:
             rank=rank, **({"score": score} if math.isfinite(score) else {}),
         )  # fmt: skip
     return found
+
+
+def _scores(circuit: pd.DataFrame) -> Array:
+    """(edge,), missing where there is none."""
+    if "score" not in circuit:
+        return np.full(len(circuit), np.nan)
+    try:
+        return circuit["score"].to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise VlmtraceError(
+            f"A score of the circuit is no number ({first_line(error)}): correct the column, or leave it out."
+        ) from None
 
 
 def _read(path: Path, kind: str) -> nx.MultiDiGraph:

@@ -16,12 +16,16 @@ from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.types import Array
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.methods.circuits.faithfulness import circuit_sizes
-from vlmtrace.methods.edges.circuit_runs import PreparedPairs, Shares
+from vlmtrace.methods.edges.circuit_runs import PreparedPairs
 from vlmtrace.methods.edges.graph import RULES, EdgeGraph
+from vlmtrace.methods.edges.measures import Divergences, Shares
 from vlmtrace.models import VLM
 
 #: Circuits that a search runs together, at most: more of them gain little and may be in vain.
 TOGETHER = 16
+
+#: Distances to the whole model that `acdc` knows.
+METRICS = ("faithfulness", "kl")
 
 
 @checked
@@ -145,14 +149,20 @@ def acdc(
     start: pd.DataFrame | None = None,
     memory_gb: Positive | None = None,
     contrast: str = "answer",
+    metric: str = "faithfulness",
 ) -> pd.DataFrame:
     """Find a circuit by automatic circuit discovery: take away every edge whose loss changes the answer too little.
 
     ACDC (Conmy et al. 2023, https://arxiv.org/abs/2304.14997): from the output down, each edge is taken out of what is
-    left of the model, and stays out if the distance to the whole model grows by less than the threshold. The distance
-    is abs(1 − f), with f the share of the answer that is restored (`run_edge_circuits`, ratio of mean LDs), where the
-    authors take the KL divergence from the whole model: it, too, is 0 for the whole model and never negative. They
-    leave the order of one node's edges open; here the sender that is computed later comes first.
+    left of the model, and stays out if the distance to the whole model grows by less than the threshold. Two distances
+    are known, both 0 for the whole model and never negative:
+
+    - "faithfulness": abs(1 − f), with f the share of the answer that is restored (`run_edge_circuits`, ratio of mean
+      LDs). It asks for the difference between two answers, and for nothing else
+    - "kl": that of the authors, the KL divergence of the circuit's distribution over the whole vocabulary from that of
+      the whole model, at the token with which the answer begins (mean over units). It asks that no token changes
+
+    The authors leave the order of one node's edges open; here the sender that is computed later comes first.
 
     It is the slow baseline: each pair is run once for every edge that reaches both ends. Edges are tried in groups as
     if all of a group went; from the first that stays, the rest is tried anew, so the circuit is that of one at a time.
@@ -160,11 +170,12 @@ def acdc(
     Args:
         model: BLIP, or decoder-only with the fast sweep
         pairs: a pairs table
-        threshold: growth of the distance from which an edge stays, as a share of the answer
+        threshold: growth of the distance from which an edge stays: a share of the answer, or nats
         corruption: "image" or "text"
         start: the circuit to begin with, with the columns sender and receiver; None: all edges
         memory_gb: as in `patch_modules`
         contrast: as in `patch_modules`
+        metric: the distance, one of those above
 
     Returns:
         the circuit: sender, receiver, score (by how much the distance grew without the edge, when it was tried), share
@@ -184,21 +195,27 @@ def acdc(
         True
     """
     one_of(corruption, CORRUPTIONS, "corruption")
+    one_of(metric, METRICS, "metric")
     graph = EdgeGraph(model)
-    shares = Shares(PreparedPairs(graph, pairs, corruption, memory_gb, contrast))
+    ready = PreparedPairs(graph, pairs, corruption, memory_gb, contrast)
+    shares, divergences = Shares(ready), Divergences(ready)
+    if metric == "kl":
+        shares(graph.whole[None])  # pairs that say nothing of a share are refused before the search
     inside = np.ones(len(graph), dtype=bool) if start is None else graph.pruned(graph.inside(start))
     order = np.flatnonzero(inside)[::-1]
 
-    def grows_little(before: float, after: float) -> bool:
-        return abs(1 - after) - abs(1 - before) < threshold
+    def distance(inside: Array) -> Array:
+        return divergences(inside) if metric == "kl" else np.abs(1 - shares(inside))
 
-    removed = remove_in_order(inside, order, shares, grows_little)
+    removed = remove_in_order(inside, order, distance, lambda before, after: after - before < threshold)
     left = graph.pruned(removed.inside)
     scores = np.full(len(graph), np.nan)
     for edge, (before, after) in removed.kept.items():
-        scores[edge] = abs(1 - after) - abs(1 - before)
-    found = graph.table(order[left[order]], scores)
-    return found.assign(share=shares(left[None])[0], n_circuits=shares.n_circuits)
+        scores[edge] = after - before
+    used = divergences if metric == "kl" else shares
+    found = graph.table(order[left[order]], scores).assign(n_circuits=used.n_circuits)
+    found.insert(3, "share", shares(left[None])[0])
+    return found
 
 
 class Removed(NamedTuple):
@@ -206,7 +223,7 @@ class Removed(NamedTuple):
 
     Attributes:
         inside: (E,) bool
-        kept: of each edge that had to stay, the share before and what it would have been without
+        kept: of each edge that had to stay, the value before and what it would have been without
     """
 
     inside: Array
@@ -216,7 +233,7 @@ class Removed(NamedTuple):
 def remove_in_order(
     inside: Array,
     order: Array,
-    shares: Callable[[Array], Array],
+    measure: Callable[[Array], Array],
     may_go: Callable[[float, float], bool],
     together: int = TOGETHER,
 ) -> Removed:
@@ -228,15 +245,15 @@ def remove_in_order(
     Args:
         inside: (E,) bool, the circuit
         order: the edges to try
-        shares: circuits (C, E) -> what they restore (C,)
-        may_go: of the share with an edge and without it, whether the edge goes
+        measure: circuits (C, E) -> a value for each (C,)
+        may_go: of the value with an edge and without it, whether the edge goes
         together: how many are run together at most
 
     Returns:
         what is left
     """
     inside, kept = inside.copy(), dict[int, tuple[float, float]]()
-    value = float(shares(inside[None])[0])
+    value = float(measure(inside[None])[0])
     place, width = 0, together
     while place < len(order):
         group = order[place : place + width]
@@ -244,7 +261,7 @@ def remove_in_order(
         for i, edge in enumerate(group):
             tried[i:, edge] = False
         gone = 0
-        for edge, after in zip(group.tolist(), shares(tried).tolist(), strict=True):
+        for edge, after in zip(group.tolist(), measure(tried).tolist(), strict=True):
             if not may_go(value, after):
                 kept[edge] = (value, after)
                 break

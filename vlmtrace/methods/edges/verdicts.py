@@ -133,7 +133,7 @@ def edge_verdicts(subsets: pd.DataFrame, min_effect: NotNegative = MIN_EFFECT, s
         n_redundant, minimal
 
     Raises:
-        VlmtraceError: a column is missing
+        VlmtraceError: a column is missing, or the runs in which nothing is taken away, or all of the circuit
 
     Example:
         >>> import vlmtrace as vt
@@ -150,6 +150,7 @@ def edge_verdicts(subsets: pd.DataFrame, min_effect: NotNegative = MIN_EFFECT, s
     keys = [key for key in ("task", "circuit", "corruption") if key in subsets]
     rows = []
     for group, of_circuit in subsets.groupby(keys, sort=False, observed=True):
+        _refuse_without_ends(of_circuit, ", ".join(map(str, group)))
         row: dict[str, Any] = dict(zip(keys, map(str, group), strict=True))
         row["n_edges"] = int(of_circuit["n_edges"].iloc[0])
         shares = {}
@@ -177,9 +178,20 @@ def edge_verdicts(subsets: pd.DataFrame, min_effect: NotNegative = MIN_EFFECT, s
                 "minimal": "no" if redundant else "yes",
             }
         )
+    if not rows:
+        raise VlmtraceError("The edge_subsets table has no rows: run edge_subsets.")
     columns = [*keys, "n_edges", "n", "n_units", "sufficiency", "sufficiency_low", "sufficiency_high", "sufficient"]
     columns += ["left", "left_low", "left_high", "necessary", "incompleteness", "complete", "n_redundant", "minimal"]
     return pd.DataFrame(rows)[columns]
+
+
+def _refuse_without_ends(subsets: pd.DataFrame, group: str) -> None:
+    for removed in (NOTHING, EVERYTHING):
+        if not (subsets["removed"] == removed).any():
+            raise VlmtraceError(
+                f"The edge_subsets table has no run of {group} in which {removed} is taken away: pass all rows that "
+                "edge_subsets gives."
+            )
 
 
 def _word(sure: float) -> str:

@@ -16,9 +16,9 @@ from torch import Tensor
 from vlmtrace.models.edges.layers import NodeLayers, Stream
 from vlmtrace.models.products import linear, linear_gelu
 from vlmtrace.models.sweep.blip import image_embeddings
-from vlmtrace.models.sweep.blip_layers import AnswerLayers, QuestionLayers, TextLayers, read_answer
+from vlmtrace.models.sweep.blip_layers import AnswerLayers, QuestionLayers, TextLayers, decoded
 from vlmtrace.models.sweep.layer_sweep import attend_shared, split_heads
-from vlmtrace.models.types import AnswerIds, Readout, Trace, positions_read
+from vlmtrace.models.types import AnswerIds, Trace, positions_read
 from vlmtrace.models.vlm import VLM
 
 #: The modules of each layer that look at something else than their own stream.
@@ -134,9 +134,10 @@ class QuestionNodes(_TextNodes):
         no_rows = torch.empty(1, 0, dtype=torch.long, device=states.device)
         return self.question.advance(layer, states[None], None, no_rows, self.entering(layer))[0]
 
-    def read(self, states: Tensor) -> Readout:
-        """See `NodeLayers.read`."""
-        return read_answer(self.model, states[None], self.base.layer_inputs["text_decoder"], self.answer_ids)
+    def logits(self, states: Tensor) -> Tensor:
+        """See `NodeLayers.logits`."""
+        layers, final = decoded(self.model, states[None], self.base.layer_inputs["text_decoder"])
+        return layers.logits(final, positions_read(self.answer_ids))
 
 
 class AnswerNodes(_TextNodes):
@@ -152,6 +153,6 @@ class AnswerNodes(_TextNodes):
         """See `NodeLayers.advance`."""
         return self.answer.advance(layer, states[None])[0]
 
-    def read(self, states: Tensor) -> Readout:
-        """See `NodeLayers.read`."""
-        return self.answer.read(states[None, :, -positions_read(self.answer_ids) :], self.answer_ids)
+    def logits(self, states: Tensor) -> Tensor:
+        """See `NodeLayers.logits`."""
+        return self.answer.logits(states[None], positions_read(self.answer_ids))

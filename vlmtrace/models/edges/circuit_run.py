@@ -15,7 +15,7 @@ Shapes: C circuits, R receivers, T positions, D width of the residual stream, O 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -48,11 +48,40 @@ def run_circuits(stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor
     Returns:
         Readout (1, C)
     """
+    layers = stacks[-1].layers
+    return Readout.cat([layers.read(final) for final in _final_states(stacks, edges, carried, memory)], dim=1)
+
+
+@torch.no_grad()
+@by_fast_products
+def divergences(stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, whole: Tensor, memory: int) -> Tensor:
+    """How far the answers of circuits are from those of the whole model: KL(whole model ‖ circuit).
+
+    Args:
+        stacks: from `stacks_of`
+        edges: all edges of the model
+        carried: as in `run_circuits`
+        whole: (vocabulary,) logits of the whole model where the answer begins
+        memory: bytes that streams may take
+
+    Returns:
+        (C,) float64, in nats: of the distributions over the token with which an answer begins
+    """
+    layers, expected = stacks[-1].layers, whole.double().log_softmax(-1)
+    parts = []
+    for final in _final_states(stacks, edges, carried, memory):
+        found = layers.logits(final)[0, :, 0].double().log_softmax(-1)  # (C, vocabulary)
+        wanted = expected.to(found.device)
+        parts.append((wanted.exp() * (wanted - found).masked_fill(wanted == -torch.inf, 0)).sum(-1))
+    return torch.cat(parts)
+
+
+def _final_states(stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, memory: int) -> Iterator[Tensor]:
+    """What leaves the last layer (C, T, D), of some circuits after the other."""
     receivers = len({edge.receiver for edge in edges})
     size = max(1, memory // (receivers * max(stack.layers.state_bytes() for stack in stacks)))
-    return Readout.cat(
-        [_Run(stacks, edges, carried[begin : begin + size]).answer() for begin in range(0, len(carried), size)], dim=1
-    )
+    for begin in range(0, len(carried), size):
+        yield _Run(stacks, edges, carried[begin : begin + size]).final()
 
 
 class _Run:
@@ -66,15 +95,14 @@ class _Run:
         for edge, column in zip(edges, columns, strict=True):
             self.carried.setdefault(edge.receiver, {})[edge.sender] = column
 
-    def answer(self) -> Readout:
-        """Go up through all stacks."""
+    def final(self) -> Tensor:
+        """Go up through all stacks: what leaves the last, (C, T, D)."""
         # By stack, what reads its final states; by layer, what in layers above reads what enters it: (C, T, D) each.
         final: _Read = {}
         for i, stack in enumerate(self.stacks):
             later = self._reading(stack, self.stacks[i + 1 :])
             final[stack.wiring.block] = self._through(stack, later, final)
-        last = self.stacks[-1]
-        return last.layers.read(final[last.wiring.block][Receiver(THE_OUTPUT)])
+        return final[self.stacks[-1].wiring.block][Receiver(THE_OUTPUT)]
 
     def _reading(self, stack: Stack, above: Sequence[Stack]) -> list[Receiver]:
         """What reads the final states of a stack: inputs of later stacks' nodes, or the output."""

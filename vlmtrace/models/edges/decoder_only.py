@@ -28,7 +28,7 @@ from vlmtrace.models.sweep.layer_calls import without_image
 from vlmtrace.models.sweep.replay import BLOCK, Replay
 from vlmtrace.models.sweep.shared_keys import SharedKeys
 from vlmtrace.models.sweep.shared_prefix import no_attention, shared_prefixes
-from vlmtrace.models.types import AnswerIds, Readout, Site, Trace, positions_read
+from vlmtrace.models.types import AnswerIds, Site, Trace, positions_read
 from vlmtrace.models.vlm import VLM
 
 #: What a layer of cross-attention whose keys and values are kept looks at.
@@ -219,9 +219,9 @@ class LanguageNodes(NodeLayers):
             return self.replay.advance_read(layer, states[None], self.first, self.n_read, shared)[0]
         return self.replay.advance(layer, states[None], self.first, shared)[0]
 
-    def read(self, states: Tensor) -> Readout:
-        """See `NodeLayers.read`."""
-        return Readout.of_last(self.model.read(states[None, :, -self.n_read :]), self.answer_ids)
+    def logits(self, states: Tensor) -> Tensor:
+        """See `NodeLayers.logits`."""
+        return self.model.read(states[None, :, -self.n_read :])
 
     def state_bytes(self) -> int:
         """See `NodeLayers.state_bytes`."""

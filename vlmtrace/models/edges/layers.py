@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vlmtrace.models.types import Block, Readout
+from vlmtrace.models.types import AnswerIds, Block, Readout
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,12 @@ class NodeLayers(ABC):
     Attributes:
         block: the stack
         modules: a layer's modules that are nodes or consist of them, in the order in which they are computed
+        answer_ids: what is read out
     """
 
     block: Block
     modules: tuple[str, ...]
+    answer_ids: AnswerIds
 
     @abstractmethod
     def entering(self, layer: int) -> Tensor:
@@ -136,8 +138,16 @@ class NodeLayers(ABC):
         """
 
     @abstractmethod
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (1, N, U, vocabulary) of states (N, T, D) that have left the last layer.
+
+        They are those at the U positions that are read out: where an answer begins, and behind each of its tokens but
+        the last.
+        """
+
     def read(self, states: Tensor) -> Readout:
         """Readout (1, N) of states (N, T, D) that have left the last layer."""
+        return Readout.of_last(self.logits(states), self.answer_ids)
 
     @abstractmethod
     def state_bytes(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vlmtrace.core.arguments import checked
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.errors import NotForThisModel
 from vlmtrace.models.edges.nodes import IMAGE, PROMPT, THE_OUTPUT, Edge, Node, Receiver, Wiring, inputs_at, nodes_at
 from vlmtrace.models.types import Block
 from vlmtrace.models.vlm import VLM
@@ -22,7 +22,7 @@ def wirings_of(model: VLM) -> tuple[Wiring, ...]:
     """
     reason = model.nodes_unsupported_reason()
     if reason:
-        raise VlmtraceError(
+        raise NotForThisModel(
             f"{model.name} has no edges here, because of {reason}: use patch_heads and patch_modules, or a model of "
             "another family."
         )

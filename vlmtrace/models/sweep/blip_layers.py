@@ -265,11 +265,14 @@ class AnswerLayers(TextLayers):
         stream = self.after_cross_attention(layer, self.cross(layer, stream), stream)
         return self.feed_forward(layer, stream).unflatten(1, states.shape[1:3])
 
+    def logits(self, states: Tensor, n: int) -> Tensor:
+        """Logits (P, S, n, vocabulary) at the last n positions of final states (P, S, U, D)."""
+        with FastProducts():
+            return self.decoder.cls(states[:, :, -n:])
+
     def read(self, states: Tensor, answer_ids: AnswerIds) -> Readout:
         """Readout (P, S) of final states (P, S, U, D): of the token that follows the last one, or of a whole answer."""
-        with FastProducts():
-            logits = self.decoder.cls(states[:, :, -positions_read(answer_ids) :])
-        return Readout.of_last(logits, answer_ids)
+        return Readout.of_last(self.logits(states, positions_read(answer_ids)), answer_ids)
 
 
 def read_answer(model: VLM, states: Tensor, embedding: Tensor, answer_ids: AnswerIds) -> Readout:
@@ -287,6 +290,21 @@ def read_answer(model: VLM, states: Tensor, embedding: Tensor, answer_ids: Answe
     if isinstance(answer_ids, BothAnswers):
         answers = zip(answer_ids.starts, (answer_ids.correct, answer_ids.contrast), strict=True)
         return Readout.of_two(*(read_answer(model, states, start, answer) for start, answer in answers))
+    layers, stream = decoded(model, states, embedding)
+    return layers.read(stream, answer_ids)
+
+
+def decoded(model: VLM, states: Tensor, embedding: Tensor) -> tuple[AnswerLayers, Tensor]:
+    """Run the answer decoder's layers over final question states.
+
+    Args:
+        model: BLIP
+        states: (P, S, T, D)
+        embedding: (P, U, D), what enters the decoder's layer 0
+
+    Returns:
+        the layers, and their final states (P, S, U, D)
+    """
     layers = AnswerLayers(model, states.flatten(0, 1))
     if embedding.shape[1] == 1:
         stream = embedding[None, :1]  # (1, 1, U, D): before the first answer token, all states still agree
@@ -294,4 +312,4 @@ def read_answer(model: VLM, states: Tensor, embedding: Tensor, answer_ids: Answe
         stream = embedding.repeat_interleave(states.shape[1], dim=0).unsqueeze(1)  # (P·S, 1, U, D)
     for layer in range(model.blocks["text_decoder"].n_layers):
         stream = layers.advance(layer, stream)
-    return layers.read(stream.view(*states.shape[:2], *stream.shape[2:]), answer_ids)
+    return layers, stream.view(*states.shape[:2], *stream.shape[2:])
