@@ -47,7 +47,7 @@ THEME    = light
 MINUTES  =
 KILLS    =
 INPUTS   =
-# Of circuit-benchmark: seeds, planted models, and methods (separated by ;, module:function adds one's own); empty: 3, all, all.
+# Of circuit-benchmark: seeds, planted models, and methods (separated by ;, module:function adds one's own); empty: 2, all, all.
 SEEDS    =
 MODELS   =
 METHODS  =

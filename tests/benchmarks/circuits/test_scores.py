@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vlmtrace.benchmarks.circuits.scores import area_under_roc, share_among_first
+from vlmtrace.benchmarks.circuits.scores import area_under_roc, share_among_first, share_of_largest
 
 
 def counted(scores, true):
@@ -58,3 +58,9 @@ def test_ties_are_broken_in_expectation():
         order = np.lexsort((rng.random(12), -scores))[:k]
         drawn.append(wanted[order].sum() / wanted.sum())
     assert share_among_first(scores[None], wanted, k)[0] == pytest.approx(np.mean(drawn), abs=0.015)
+
+
+def test_scores_as_shares_of_the_largest():
+    wanted = np.array([False, True, True])
+    scores = np.array([[2.0, 1.0, 1.0], [2.0, -1.0, 1.0], [-1.0, -1.0, -2.0], [0.0, 0.0, 3.0]])
+    assert share_of_largest(scores, wanted).tolist() == [0.5, 0.25, 0.0, 0.5]

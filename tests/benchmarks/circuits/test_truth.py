@@ -66,10 +66,10 @@ def test_one_of_two_that_back_each_other_up_is_half_of_them(model, known):
     def method(model, pairs, corruption):
         nodes = [node.label for node in scored_nodes(model)]
         true = known.true_nodes(corruption) - {second}
-        return pd.DataFrame({"node": nodes, "score": [2.0 if n in true else 1 - (n == second) for n in nodes]})
+        return pd.DataFrame({"node": nodes, "score": [2.0 if n in true else 1.0 - (n == second) for n in nodes]})
 
     found = scored(Method("half", method, "Finds one."), model, known).loc[("heads", "carrying")]
-    assert found["joint"] == 0.5 and first in known.true_nodes("image")
+    assert found["joint"] == 0.5 and found["joint_size"] == 0.5 and first in known.true_nodes("image")
     assert found["precision"] == pytest.approx(2 / 3, abs=1e-3)
 
 
@@ -147,4 +147,4 @@ def test_where_nothing_is_true_nothing_is_scored():
     target = Target(pd.Index(list("abc")), none, some, none)
     assert score_rows(np.ones((1, 3)), target, "carrying") is None
     row = score_rows(np.ones((1, 3)), target, "whole")
-    assert row["auc"] == 0.5 and row["precision"] == pytest.approx(1 / 3) and row["joint"] is None
+    assert row["auc"] == 0.5 and row["precision"] == pytest.approx(1 / 3) and row["joint"] is row["joint_size"] is None

@@ -8,7 +8,15 @@ import click
 
 from vlmtrace.benchmarks.circuits.figures import benchmark_figure
 from vlmtrace.benchmarks.circuits.registry import METHODS, Method, chosen_methods
-from vlmtrace.benchmarks.circuits.report import Found, collected, edges_table, kinds_table, nodes_table, write_collected
+from vlmtrace.benchmarks.circuits.report import (
+    Found,
+    backup_table,
+    collected,
+    edges_table,
+    kinds_table,
+    nodes_table,
+    write_collected,
+)
 from vlmtrace.benchmarks.circuits.runs import measure
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.files import locked, make_folder, write_atomically, write_table
@@ -67,7 +75,7 @@ def run(models: list[str], methods: list[Method], seeds: int, pairs: int, folder
 @click.option(
     "--methods", default="", envvar="VLMTRACE_METHODS", help='Separated by ";"; module:function adds one of your own.'
 )
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, envvar="VLMTRACE_SEEDS")
+@click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, envvar="VLMTRACE_SEEDS")
 @click.option("--pairs", type=click.IntRange(1), default=4, show_default=True, help="Pairs of each seed.")
 @click.option("--docs", is_flag=True, help="Also write what the documentation shows.")
 def main(models: str, methods: str, seeds: int, pairs: int, docs: bool) -> None:
@@ -85,8 +93,13 @@ def main(models: str, methods: str, seeds: int, pairs: int, docs: bool) -> None:
                 temporary.write_text(text, encoding="utf-8")
     except VlmtraceError as error:
         raise click.ClickException(str(error)) from error
-    tables = [nodes_table(found), kinds_table(found)]
-    print("\n\n".join([edges_table(found), *tables] if len(found.of("edges")) else tables))
+    shown = {
+        edges_table: len(found.of("edges")) > 0,
+        nodes_table: True,
+        backup_table: found.rows["joint"].notna().any(),
+        kinds_table: True,
+    }
+    print("\n\n".join(table(found) for table, wanted in shown.items() if wanted))
     print(f"\nWritten: {FOLDER}")
 
 

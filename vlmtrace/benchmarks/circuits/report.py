@@ -19,7 +19,7 @@ from vlmtrace.core.stats import mean_interval
 KEYS = ["method", "model", "kind", "corruption", "of", "truth"]
 
 #: The figures themselves: means over seeds, and the standard deviation of the area between seeds.
-FIGURES = ["n", "n_true", "auc", "auc_sd", "precision", "covered", "joint", "seconds"]
+FIGURES = ["n", "n_true", "auc", "auc_sd", "precision", "covered", "joint", "joint_size", "seconds"]
 
 
 def collected(found: pd.DataFrame, methods: Sequence[Method], n_pairs: int) -> dict[str, Any]:
@@ -143,16 +143,30 @@ def nodes_table(found: Found) -> str:
         found: of a run
     """
     shown = {(of, figure): found.summary(of, figure) for of in ("nodes", "heads") for figure in ("auc", "precision")}
-    heads = found.of("heads")
-    joint = heads.groupby("method", observed=True)["joint"].mean()
-    covered = heads.groupby("method", observed=True)["covered"].mean()
-    seconds = heads.groupby("method", observed=True)["seconds"].mean()
+    heads = found.of("heads").groupby("method", observed=True)[["covered", "seconds"]].mean()
     rows = []
-    for name in (one for one in found.methods if one in covered.index):
+    for name, row in heads.iterrows():
         cells = [_with_interval(table.loc[name]) if name in table.index else "–" for table in shown.values()]
-        rows.append([name, *cells, _share(joint[name]), _share(covered[name]), f"{seconds[name]:.2g}"])
+        rows.append([name, *cells, f"{row['covered']:.0%}", f"{row['seconds']:.2g}"])
     header = ["method", "AUC, nodes", "precision, nodes", "AUC, heads", "precision, heads"]
-    return _markdown([*header, "backup heads found", "true heads scored", "seconds a pair"], rows)
+    return _markdown([*header, "true heads scored", "seconds a pair"], rows)
+
+
+def backup_table(found: Found) -> str:
+    """What methods say of two heads that back each other up, by model.
+
+    Args:
+        found: of a run
+    """
+    rows = found.of("heads").dropna(subset=["joint"])
+    models = list(dict.fromkeys(rows["model"]))
+    table = rows.pivot_table(index="method", columns="model", values=["joint", "joint_size"], observed=True)
+    lines = []
+    for name, row in table.iterrows():
+        shares = [f"{row['joint', model]:.0%}" for model in models]
+        lines.append([name, *shares, *(f"{row['joint_size', model]:.3f}" for model in models)])
+    header = [*(f"found in {model}" for model in models), *(f"score in {model}" for model in models)]
+    return _markdown(["method", *header], lines)
 
 
 def kinds_table(found: Found) -> str:
@@ -202,10 +216,6 @@ def _with_interval(row: pd.Series) -> str:
     if np.isnan(row["low"]):
         return f"{row['mean']:.3f}"
     return f"{row['mean']:.3f} ({row['low']:.2f}–{row['high']:.2f})"
-
-
-def _share(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.0%}"
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from vlmtrace.benchmarks.circuits import edge_methods, node_methods
 from vlmtrace.benchmarks.circuits.registry import Method
-from vlmtrace.benchmarks.circuits.scores import area_under_roc, share_among_first
+from vlmtrace.benchmarks.circuits.scores import area_under_roc, share_among_first, share_of_largest
 from vlmtrace.benchmarks.circuits.truth import Target, ranked, targets_of
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import content_of, make_folder, read_json, write_json
@@ -55,7 +55,7 @@ def measure(models: Sequence[str], n_seeds: int, n_pairs: int, methods: Sequence
         one row per model, seed, corruption, method, of (see `truth.OF`) and truth (see `TRUTHS`): kind, n and n_true
         (how many are ranked and true), auc, precision (at the true size), covered (share of the true ones that the
         method gives a score), joint (share of those that back each other up among the n_true first; missing where none
-        do, or they carry the same in both runs), seconds (of the processor, for one pair)
+        do, or they carry the same in both runs), joint_size (their mean score, as a share of the largest), seconds (of the processor, for one pair)
 
     Raises:
         VlmtraceError: a model answers too few pairs, or a method returns something else than a table of scores
@@ -157,4 +157,5 @@ def score_rows(scores: Array, target: Target, truth: str) -> dict[str, Any] | No
         "precision": float(share_among_first(scores, true, k).mean()),
         "covered": float(np.isfinite(scores[0, true]).mean()),
         "joint": float(share_among_first(scores, joint, k).mean()) if joint.any() else None,
+        "joint_size": float(share_of_largest(scores, joint).mean()) if joint.any() else None,
     }

@@ -49,3 +49,21 @@ def share_among_first(scores: Array, wanted: Array, k: int) -> Array:
     above, tied = scores > last, scores == last
     chance = above + tied * ((k - above.sum(1, keepdims=True)) / tied.sum(1, keepdims=True))
     return chance[:, wanted].sum(1) / wanted.sum()
+
+
+def share_of_largest(scores: Array, wanted: Array) -> Array:
+    """Mean score of the wanted ones, as a share of the largest of all; what is below 0, or has none, counts as 0.
+
+    Args:
+        scores: (draw, n)
+        wanted: (n,) bool, not none
+
+    Returns:
+        (draw,); 0 where no score is above 0
+
+    >>> share_of_largest(np.array([[4.0, 1.0, -np.inf]]), np.array([False, True, True]))
+    array([0.125])
+    """
+    scores = np.maximum(scores, 0)
+    largest = scores.max(1)
+    return np.divide(scores[:, wanted].mean(1), largest, out=np.zeros(len(scores)), where=largest > 0)
