@@ -47,6 +47,10 @@ THEME    = light
 MINUTES  =
 KILLS    =
 INPUTS   =
+# Of circuit-benchmark: seeds, planted models, and methods (separated by ;, module:function adds one's own); empty: 2, all, all.
+SEEDS    =
+MODELS   =
+METHODS  =
 # The Python that the environment in .venv is made with.
 PYTHON3  = python3
 
@@ -54,7 +58,7 @@ SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .PHONY: all explore test-fast test test-all test-slow test-every test-browser test-cluster torture lint docs lab app model planted bench \
-    bench-scale clean help
+    bench-scale circuit-benchmark clean help
 
 PYTHON    := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -64,7 +68,7 @@ TEST      := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 # Values reach vlmtrace through the environment, so that no character in them can be misread by the shell.
 VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAME_SIZE SAMPLES SEED RUN BESIDE DEVICE DTYPE \
     DEVICE_MAP QUANTIZATION ATTN_IMPLEMENTATION MAX_PIXELS IMAGE_SIZE JOBS CLUSTER CLUSTER_CONFIG HOST PORT THEME MINUTES \
-    KILLS INPUTS
+    KILLS INPUTS SEEDS MODELS METHODS
 define hand_on
 export VLMTRACE_$(1) = $$(value $(1))
 
@@ -137,6 +141,9 @@ bench: $(if $(filter cpu,$(DEVICE)),.venv/.bench,$(INSTALLED))  ## how fast the 
 bench-scale: .venv/.cluster  ## how it grows: ten million effects through notebooks 05 and 06, parts on 1 to 64 workers
 	@$(PYTHON) -m vlmtrace.benchmarks.scale
 
+circuit-benchmark: $(INSTALLED)  ## score every method on the models whose circuit is known (half an hour; METHODS=module:function adds yours)
+	@OMP_NUM_THREADS=1 $(PYTHON) -m vlmtrace.benchmarks.circuits
+
 clean:  ## remove the run RUN (empty: default), the rendered images and caches; models and installation stay
 	@[[ "$${VLMTRACE_RUN:-default}" =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$$ ]] || \
 	    { echo "RUN=$$VLMTRACE_RUN is not the name of a run." >&2; exit 1; }
@@ -146,7 +153,7 @@ clean:  ## remove the run RUN (empty: default), the rendered images and caches; 
 
 help:  ## this list
 	@echo "make TARGET [NAME=VALUE ...]"
-	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  \1\t\2/p' Makefile | expand -t 20
 	@echo "Names of a run, with their values now (empty ones are explained at the top of the Makefile):"
 	@for name in $(VARIABLES); do value=VLMTRACE_$$name; printf '  %-19s %s\n' "$$name" "$${!value}"; done
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from generators import house, speed
+from generators import circuits, house, speed
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "vlmtrace"
@@ -155,6 +155,12 @@ GENERATED: dict[str, Callable[[], str]] = {
     "changelog": changelog,
     "house": house.house,
     "methods": house.methods,
+    "circuit_sizes": partial(circuits.part, "sizes"),
+    "circuit_edges": partial(circuits.part, "edges_table"),
+    "circuit_nodes": partial(circuits.part, "nodes_table"),
+    "circuit_backup": partial(circuits.part, "backup_table"),
+    "circuit_kinds": partial(circuits.part, "kinds_table"),
+    "circuit_methods": partial(circuits.part, "methods_table"),
     "speed_machine": speed.machine,
     "speed_sweeps": partial(speed.part, "sweeps"),
     "speed_road": partial(speed.part, "road"),
