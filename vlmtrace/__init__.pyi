@@ -1,6 +1,7 @@
 from . import plots
 from .core.errors import VlmtraceError
 from .display.html_tables import formatted
+from .inputs.rewording import reword
 from .inputs.same_size import same_size
 from .inputs.saved_images import save_images
 from .methods.attribution.gradients import attribute_heads, attribute_modules, ranking_agreement
@@ -27,6 +28,10 @@ from .methods.lens.map_scores import score_maps
 from .methods.patching.ablation import ablate
 from .methods.patching.joint import patch_together, patch_whole_heads
 from .methods.patching.sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
+from .methods.prior.damping import damp_heads, damping_table
+from .methods.prior.log_odds import log_odds_means, split_log_odds
+from .methods.prior.removal import blank_images
+from .methods.prior.sides import head_sides
 from .models import VLM
 from .models.in_memory import wrap_model
 from .models.loading import bundled_models, load_model
@@ -46,12 +51,15 @@ __all__ = [
     "attribute_modules",
     "attribute_nodes",
     "average_effects",
+    "blank_images",
     "bundled_models",
     "causal_trace",
     "check_pairs",
     "choose_circuit",
     "choose_level",
     "connect",
+    "damp_heads",
+    "damping_table",
     "edge_agreement",
     "edge_faithfulness",
     "edge_faithfulness_means",
@@ -65,6 +73,7 @@ __all__ = [
     "evaluate",
     "find_edge_circuit",
     "formatted",
+    "head_sides",
     "knock_out_attention",
     "later_layers",
     "lens_contributions",
@@ -72,6 +81,7 @@ __all__ = [
     "load_model",
     "load_pairs",
     "load_questions",
+    "log_odds_means",
     "map_table",
     "noise_curve",
     "noise_scale",
@@ -88,6 +98,7 @@ __all__ = [
     "prepare_pairs",
     "ranking_agreement",
     "replace_image_tokens",
+    "reword",
     "run_edge_circuits",
     "same_size",
     "save_circuit",
@@ -95,6 +106,7 @@ __all__ = [
     "score_maps",
     "select_samples",
     "selection_table",
+    "split_log_odds",
     "usable_pairs",
     "wrap_model",
 ]

@@ -36,6 +36,7 @@ from vlmtrace.methods.lens.figures import lens_heads, map_curves, map_measures, 
 from vlmtrace.methods.lens.word_figures import word_grid, words_by_layer
 from vlmtrace.methods.patching.figures import effect_heatmap, image_effect_map, layer_profiles, region_effects
 from vlmtrace.methods.patching.head_figures import denoising_against_noising, whole_head_map
+from vlmtrace.methods.prior.figures import damping_effects, head_sides_map, log_odds_bars
 
 __all__ = [
     "accuracy_by_category",
@@ -43,6 +44,7 @@ __all__ = [
     "attention_overlay",
     "attribution_scatter",
     "average_trace",
+    "damping_effects",
     "denoising_against_noising",
     "edge_agreement",
     "edge_circuit",
@@ -51,10 +53,12 @@ __all__ = [
     "faithfulness_curves",
     "function_scores",
     "head_map",
+    "head_sides_map",
     "image_effect_map",
     "knockout_effects",
     "layer_profiles",
     "lens_heads",
+    "log_odds_bars",
     "map_curves",
     "map_measures",
     "noise_curves",

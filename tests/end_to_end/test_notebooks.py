@@ -19,7 +19,9 @@ PIPELINE = ("01_preprocess", "02_evaluate", "03_select_samples", "04_module_patc
 
 #: Notebook -> the fixture of the run in which it is executed.
 EXECUTED_IN = {
-    **dict.fromkeys((*PIPELINE, "07_causal_tracing", "09_explorer", "10_edge_circuits"), "tiny_blip_run"),
+    **dict.fromkeys(
+        (*PIPELINE, "07_causal_tracing", "09_explorer", "10_edge_circuits", "11_language_prior"), "tiny_blip_run"
+    ),
     "08_visual_lens": "lens_run",
 }
 

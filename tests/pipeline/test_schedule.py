@@ -39,6 +39,7 @@ USES = {
     "08_visual_lens": "vt.open_lens",
     "09_explorer": "from vlmtrace.app import explorer",
     "10_edge_circuits": "vt.patch_edges",
+    "11_language_prior": "vt.split_log_odds",
 }
 
 
@@ -350,7 +351,7 @@ def test_a_disk_that_refuses_is_one_sentence_before_anything_runs(ran, home):
 
 def test_explorers_of_both_bundled_models(ran):
     log, said = make(ran, target="explore")
-    assert log == ["07", "09", "10", "07", "08", "09", "10", "report", "report tiny-llava"], (
+    assert log == ["07", "09", "10", "11", "07", "08", "09", "10", "11", "report", "report tiny-llava"], (
         "tiny-blip has no visual lens"
     )
     assert "runs/default/report/index.html" in said and "runs/tiny-llava/report/index.html" in said
@@ -359,16 +360,17 @@ def test_explorers_of_both_bundled_models(ran):
 
 
 def test_explorers_of_a_model_of_ones_own(ran, tmp_path):
-    assert make(ran, "--model", "some/llava", target="explore")[0] == ["07", "08", "09", "10", "report llava"]
+    assert make(ran, "--model", "some/llava", target="explore")[0] == ["07", "08", "09", "10", "11", "report llava"]
     assert make(ran, "--model", "Salesforce/blip-vqa-base", target="explore")[0] == [
         "07",
         "09",
         "10",
+        "11",
         "report blip-vqa-base",
     ]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/config.json").write_text('{"model_type": "blip"}')
-    assert make(ran, "--model", str(tmp_path / "mine"), target="explore")[0] == ["07", "09", "10", "report mine"]
+    assert make(ran, "--model", str(tmp_path / "mine"), target="explore")[0] == ["07", "09", "10", "11", "report mine"]
 
 
 def test_a_run_of_tiny_llava_is_set_beside_one_of_tiny_blip(ran):

@@ -8,6 +8,7 @@ image_regions   which image tokens show the object, the distractor or neither, a
 image_tokens    the mean image token
 pair_rows       what a row says before a model looks at it: whether it can be a pair, and which corruptions it has
 alignment       whether every position of a model stands for the same place in both images of a pair
+rewording       the same pairs under other questions
 same_size       the corrupt image in the size of the clean one
 encodable       whether an image and a prompt can be a model's inputs
 units           which pairs are independent of each other

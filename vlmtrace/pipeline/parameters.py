@@ -167,6 +167,7 @@ _CHECKS: dict[str, Callable[[Any, Path], None]] = {
     "root": _check_root,
     "question": lambda question, _: check_question(question),
     "model": lambda model, _: check_model(model),
+    "beside": lambda model, _: check_model(model),
     "device": lambda device, _: check_device(device),
     "dtype": lambda dtype, _: check_loading({"dtype": dtype}),
     "device_map": lambda device_map, _: check_loading({"device_map": device_map}),

@@ -14,6 +14,7 @@ from vlmtrace.core.schema.edge_tables import EDGE_TABLES
 from vlmtrace.core.schema.effect_tables import EFFECT_TABLES
 from vlmtrace.core.schema.image_lists import check_image_lists, check_single_columns
 from vlmtrace.core.schema.pair_tables import PAIR_TABLES, PAIRS, QUESTIONS
+from vlmtrace.core.schema.prior_tables import PRIOR_TABLES
 from vlmtrace.core.schema.question_tables import QUESTION_TABLES
 from vlmtrace.core.stored import StoredTable, batches_of
 
@@ -22,7 +23,7 @@ Stored = TypeVar("Stored", pd.DataFrame, StoredTable)
 
 #: Every table of the contract by its name, in the order in which notebooks write them.
 TABLES: dict[str, Table] = {
-    table.name: table for table in (*PAIR_TABLES, *EFFECT_TABLES, *QUESTION_TABLES, *EDGE_TABLES)
+    table.name: table for table in (*PAIR_TABLES, *EFFECT_TABLES, *QUESTION_TABLES, *EDGE_TABLES, *PRIOR_TABLES)
 }
 
 #: What to do about a table without rows.

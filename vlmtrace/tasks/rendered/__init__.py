@@ -7,6 +7,7 @@ svo, props  somebody doing something with something, before some scenery
 questions   what can be asked about a scene, and what is true of it
 pairs       minimal pairs as a table with images and masks; open questions likewise
 several     minimal pairs of questions about two pictures
+absent      minimal pairs of questions about something that is not there
 words       the vocabulary, the options, the combinations that are kept out of training
 """
 
@@ -15,12 +16,14 @@ from __future__ import annotations
 import pandas as pd
 
 from vlmtrace.tasks.declaration import Request, Source, Task
+from vlmtrace.tasks.rendered.absent import ABSENT
+from vlmtrace.tasks.rendered.absent import load as load_absent
 from vlmtrace.tasks.rendered.pairs import OPEN, OPEN_KINDS, SPLITS, load, open_questions
 from vlmtrace.tasks.rendered.several import PICTURES
 from vlmtrace.tasks.rendered.several import load as load_pictures
 from vlmtrace.tasks.rendered.words import OPTIONS, SYNONYMS, TASKS
 
-__all__ = ["DECLARED", "OPEN", "OPTIONS", "PICTURES", "SPLITS", "SYNONYMS", "TASKS", "load", "open_questions"]
+__all__ = ["ABSENT", "DECLARED", "OPEN", "OPTIONS", "PICTURES", "SPLITS", "SYNONYMS", "TASKS", "load", "open_questions"]
 
 SOURCE = Source(
     "the rendered world of vlmtrace",
@@ -56,6 +59,19 @@ def make_pictures(request: Request) -> pd.DataFrame:
     return load_pictures(request.n, request.seed, request.split)
 
 
+def make_absent(request: Request) -> pd.DataFrame:
+    """Rendered minimal pairs of questions about something that is not there.
+
+    Args:
+        request: how many, from which seed and of which split
+
+    Returns:
+        n rows of a pairs table, with masks (see `vlmtrace.tasks.rendered.absent.load`)
+    """
+    request.filters.add("rendered", request.n, {}, "pairs")
+    return load_absent(request.n, request.seed, request.split)
+
+
 def make_questions(request: Request) -> pd.DataFrame:
     """Rendered scenes with a question without options.
 
@@ -74,5 +90,6 @@ DECLARED = (
         for name in TASKS
     ),
     Task(PICTURES, SOURCE, kind="rendered", pairs=make_pictures, needs_root=False, splits=("test", "train")),
+    Task(ABSENT, SOURCE, kind="rendered", pairs=make_absent, needs_root=False, splits=("test", "train")),
     Task(OPEN, SOURCE, kind="rendered", questions=make_questions, question_kinds=OPEN_KINDS, needs_root=False),
 )
