@@ -85,7 +85,7 @@ def selection(model: VLM, label: str, positions: Sequence[int] | None = None) ->
     if len(parts) not in (3, 4) or not all(part.isascii() and part.isdecimal() and len(part) < 6 for part in parts[2:]):
         raise VlmtraceError(
             f"{label[:LONGEST]!r} names no place of {model.name}: give a head such as "
-            "'text_encoder.cross_attention.2.1', a module such as 'text_encoder.mlp.2', or 'image', 'prompt' or 'output'."
+            "'text_encoder.cross_attention.2.1', a module such as 'text_encoder.mlp.2', 'image', 'prompt' or 'output'."
         )
     block = model.blocks[one_of(parts[0], model.blocks, f"block of {model.name}")]
     modules = block.modules if len(parts) == 3 else block.modules_with_heads

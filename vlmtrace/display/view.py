@@ -163,7 +163,7 @@ class View:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What is chosen in the view, as an address says it, so that it can be sent; what is as at first is left out."""
+        """What is chosen in the view, as an address says it; what is as at first is not in it."""
         return {}
 
     @checked
