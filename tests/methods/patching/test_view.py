@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 import vlmtrace as vt
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display import Session
 from vlmtrace.methods.patching import Patch, Patching, intervene, patch_heads
+from vlmtrace.methods.patching.in_address import from_address, in_address
 from vlmtrace.methods.patching.transfer import carried
 
 
@@ -121,3 +123,58 @@ def test_code_gives_the_numbers_of_both_directions(view, model, monkeypatch):
         exec(view.code(), names)
         assert names["outcome"].patching_effect == pytest.approx(view.outcome.patching_effect, abs=1e-6), direction
         pd.testing.assert_frame_equal(names["steps"], view.waterfall())
+
+
+def test_a_click_on_a_head_patches_and_selects_it(view):
+    block, module = view.place
+    click(view, do="toggle", layer=1, heads=[2], positions=None)
+    assert view.patches == [head(view)] and view.session.selected.label == f"{block}.{module}.1.2"
+
+
+def test_the_gauge_is_told_where_the_answer_stands_between_both_runs(view):
+    assert view.session.patched is None
+    view.toggle(head(view))
+    told = view.session.patched
+    assert told.effect == pytest.approx(view.outcome.patching_effect) and told.answer == view.outcome.answer()
+    view.choose(direction="noising")
+    assert view.session.patched.effect == pytest.approx(1 - view.outcome.patching_effect)
+    clean, corrupt, patched = (view.outcome.logit_diff(run) for run in ("clean", "corrupt", "patched"))
+    assert view.session.patched.effect == pytest.approx((patched - corrupt) / (clean - corrupt), abs=1e-5)
+    view.clear()
+    assert view.session.patched is None
+
+
+def test_an_address_brings_everything_back(view, model, random_pairs):
+    assert view.settings == {}
+    patches = [head(view), head(view, 0, 1, (2, 3)), Patch(view.place[0], "mlp", 1, (4,))]
+    for patch in patches:
+        view.toggle(patch)
+    view.choose(direction="noising")
+    other = Patching(Session(model, random_pairs), hidden=True)
+    other.restore(view.settings)
+    other.show()
+    assert other.patches == patches and other.direction == "noising"
+    assert other.outcome.patching_effect == pytest.approx(view.outcome.patching_effect, abs=1e-6)
+    other.session.choose(random_pairs["sample_id"].iloc[1])
+    assert other.patches == [], "what an address said of one pair lingers on another"
+
+
+def test_another_view_adds_a_patch(view):
+    view.toggle(head(view))
+    view.restore({"also": in_address([head(view, 0, 3)])})
+    assert view.patches == [head(view), head(view, 0, 3)]
+    assert view.canvas.state["waterfall"][-1]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x", "text_encoder", "{}.1.99", "{}.99", "{}.1.2@9999", "{}.1.2@x", "{}.1.2@-1", "{}.1.2+x", "output", "{}.1.2,,x",
+     "{}.1.2@²", "../../etc.x.1", ",".join(["{}.1.2"] * 61)],
+)  # fmt: skip
+def test_an_address_that_means_nothing_changes_nothing(view, text):
+    view.toggle(head(view))
+    text = text.replace("{}", ".".join(view.place))
+    with pytest.raises(VlmtraceError):
+        view.restore({"patches": text, "direction": "noising"})
+    assert view.patches == [head(view)] and view.direction == "denoising"
+    assert from_address(view.example, in_address(view.patches)) == view.patches

@@ -59,7 +59,7 @@ function render({ model, el }) {
     const columns = make("div", "vt-columns", el);
     const draws = [], hint = make("div", "vt-numbers");
     hint.setAttribute("role", "status");
-    const tell = (text) => { hint.textContent = text || "Hover a cell for its effect; click it to patch it."; };
+    const tell = (text) => { hint.textContent = text || "Hover a cell for its effect; a click patches it, and opens its card."; };
     tell();
 
     if (s.headEffects) {
@@ -121,20 +121,8 @@ function render({ model, el }) {
       if (kept.bytes !== bytes) kept = { bytes, picture: pictureOf(bytes) };
       kept.picture.then((picture) => { image.show(picture); paint(); });
     }
-    const result = make("div", "vt-columns", columns), runs = make("div", "vt-columns", result), numbers = make("div", "", result);
-    for (const run of ["clean", "corrupt"]) {
-      const part = make("div", "", runs);
-      make("div", `vt-label vt-${run}`, part, run);
-      const shown = make("img", "vt-thumb", part);
-      shown.src = URL.createObjectURL(new Blob([model.get(run === "clean" ? "picture" : "other")], { type: "image/png" }));
-      shown.alt = `the image of the ${run} run`;
-      make("div", "", part, s.questions[run]);
-      make("div", "vt-answer", part, s.answers[run]);
-    }
-    const third = make("div", "", runs);
-    make("div", "vt-label vt-patched", third, `${said.run}, patched (${s.patches.length})`);
-    make("div", "vt-answer", third, s.answers.patched);
-    make("div", "", third, `effect ${signed(s.effect)}`);
+    const result = make("div", "vt-columns", el), numbers = make("div", "", result), steps = make("div", "", result);
+    make("div", "vt-label vt-patched", numbers, `${said.run} run, patched (${s.patches.length}): effect ${signed(s.effect)}`);
     const body = make("table", "", numbers);
     make("caption", "vt-label", body, "first answer token");
     for (const row of s.distribution) {
@@ -143,14 +131,15 @@ function render({ model, el }) {
         make("td", "", line, i === 0 ? row.token + (role < 0 ? "" : role ? " (incorrect)" : " (correct)") : "");
         make("td", `vt-${run}`, line, run);
         const cell = make("td", "", line), bar = make("span", `vt-share ${run}`, cell);
-        cell.style.width = "130px"; bar.style.width = `${(120 * row[run]).toFixed(1)}px`;
+        cell.style.width = "80px"; bar.style.width = `${(74 * row[run]).toFixed(1)}px`;
         make("td", "vt-value", line, percent(row[run]));
       });
     }
     make("div", "vt-numbers", numbers, `LD clean ${signed(s.logitDiff.clean)}, corrupt ${signed(s.logitDiff.corrupt)}, patched ${signed(s.logitDiff.patched)}`);
     columns.before(hint);
+    if (!s.waterfall.length) make("div", "vt-label", steps, "Patch something: here stands what each patch adds, against as many at random.").style.maxWidth = "300px";
     if (s.waterfall.length) {
-      const part = make("div", "", numbers), last = s.waterfall[s.waterfall.length - 1];
+      const part = steps, last = s.waterfall[s.waterfall.length - 1];
       make("h4", "", part, "What each patch adds, in this order");
       const names = s.patches.map((patch) => patch.short);
       draws.push(waterfall(el, part, { steps: s.waterfall, names, draws: s.draws, tell }).draw);

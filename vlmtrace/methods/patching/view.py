@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,14 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.display.example import Example
+from vlmtrace.display.session import Patched
 from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.display.wording import readable
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
+from vlmtrace.methods.patching.in_address import from_address, in_address
 from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in, patched_readout
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.methods.patching.plans import module_plan, site_patches
@@ -91,6 +95,7 @@ class Patching(View):
         self.patches: list[Patch] = []
         self.outcome: Outcome | None = None
         self._before: list[list[Patch]] = []
+        self._restored: tuple[Example, list[Patch]] | None = None
         self.canvas = PatchCanvas()
         self.canvas.on_msg(self._receive)
         return [self.canvas]
@@ -103,16 +108,51 @@ class Patching(View):
                 effect = float("nan") if self.outcome is None else self.outcome.patching_effect
                 self.put_away = PutAway(self._shown.name, self.patches, tokens, effect)
             self.positions, self.patches, self._before, self.carried = [], [], [], None
+            if self._restored is not None and self._restored[0] is self.example:
+                self.patches, self.put_away = self._restored[1], None
+            self._restored = None
         if self.corruption not in self.example.corruptions:
             self.corruption = next(iter(self.example.corruptions), "image")
         try:
-            if self.keeps and self.put_away is not None:
+            if self.keeps and self.put_away is not None and not self.patches:
                 self.carry()
             else:
                 self._run()
         except VlmtraceError:
             self.canvas.state = {}
             raise
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Corrupt run, direction and patches, where they are not as at first."""
+        found = {"corruption": self.corruption, "direction": self.direction, "patches": in_address(self.patches)}
+        first = {"corruption": next(iter(self.example.corruptions), "image"), "direction": DIRECTIONS[0], "patches": ""}
+        return {key: value for key, value in found.items() if value != first[key]}
+
+    @checked
+    def restore(self, settings: Mapping[str, str]) -> None:
+        """Choose the corrupt run, the direction and the patches of an address.
+
+        Args:
+            settings: as `settings` gave them; with `also`, a patch is added to those that there are
+        Raises:
+            VlmtraceError: a value means nothing here; everything stays as it was
+        """
+        example = self.example
+        corruption, direction = settings.get("corruption", self.corruption), settings.get("direction", self.direction)
+        if "corruption" in settings:
+            one_of(corruption, example.corruptions, f"corruption of {example.name}")
+        one_of(direction, DIRECTIONS, "direction")
+        is_shown = self._shown is example
+        patches = list(self.patches) if is_shown else []
+        if "patches" in settings:
+            patches = from_address(example, settings["patches"])
+        patches += [patch for patch in from_address(example, settings.get("also", "")) if patch not in patches]
+        self.corruption, self.direction = corruption, direction
+        if is_shown:
+            self._set(patches)
+        else:
+            self._restored = (example, patches)
 
     # What can be done --------------------------------------------------------
 
@@ -225,6 +265,9 @@ class Patching(View):
                     self.toggle(
                         Patch(block, module, message["layer"], positions and tuple(positions), heads and tuple(heads))
                     )
+                    # What is patched is looked at: its card opens.
+                    head = f".{heads[0]}" if heads else ""
+                    self.session.select(f"{block}.{module}.{message['layer']}{head}", positions)
                 case "remove":
                     self.toggle(self.patches[message["index"]])
                 case "at":
@@ -318,6 +361,14 @@ class Patching(View):
         table = table.reindex(columns=columns)
         return table.astype({name: "Int64" for name in ("layer", "head", "position")})
 
+    def _report(self) -> None:
+        """Tell the gauge of the answer: 0 is the corrupt run, 1 the clean one, whichever is patched."""
+        outcome = self.computed(self.outcome)
+        effect = outcome.patching_effect if self.direction == DIRECTIONS[0] else 1 - outcome.patching_effect
+        text = "; ".join(map(str, self.patches))
+        self.session.report(Patched(effect, outcome.answer(), self.corruption, text) if self.patches else None)
+        self.settings_changed()
+
     def _run(self) -> None:
         runs = self.example.runs(self.corruption)
         self.outcome = intervene_in(self.session.model, runs, self.patches, self.direction)
@@ -359,6 +410,7 @@ class Patching(View):
             other = self.example.image if image == "clean_image" else self.example.other_image
             self.canvas.picture, self.canvas.other = png(self.example.image), png(other)
             self.canvas.state = state
+        self._report()
 
     def _steps(self) -> list[dict[str, Any]]:
         found = self.waterfall()

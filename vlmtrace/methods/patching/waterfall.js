@@ -14,7 +14,7 @@ const WATERFALL_SVG = "http://www.w3.org/2000/svg";
  * @returns {{draw: () => void}}
  */
 function waterfall(root, parent, options) {
-  const { steps, names } = options, row = 24, left = 150, width = 330, height = row * (steps.length - 1) + 40;
+  const { steps, names } = options, row = 24, left = 96, width = 216, height = row * (steps.length - 1) + 40;
   const node = (tag, holder, attributes) => {
     const made = document.createElementNS(WATERFALL_SVG, tag);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
@@ -23,15 +23,17 @@ function waterfall(root, parent, options) {
   };
   const svg = node("svg", parent, { width: left + width + 52, height, role: "img", "aria-label": "what each patch adds" });
   const values = steps.flatMap((step) => [step.patching_effect || 0, step.random_low || 0, step.random_high || 0]);
-  const low = Math.min(0, ...values), high = Math.max(1, ...values), x = (value) => left + (width * (value - low)) / (high - low);
+  const most = Math.max(...values), low = Math.min(0, ...values);
+  // Effects that are far from 1 are drawn larger, and the axis says so.
+  const high = [0.1, 0.2, 0.5].find((step) => most <= step) || Math.max(1, most), end = Math.min(1, high), x = (value) => left + (width * (value - low)) / (high - low);
 
   function draw() {
     const colors = theme(root), patched = getComputedStyle(root).getPropertyValue("--vt-patched").trim();
     svg.replaceChildren();
     const bottom = row * (steps.length - 1) + 6;
-    for (const [value, text] of [[0, "0"], [1, "1"]]) {
+    for (const value of [0, end]) {
       node("line", svg, { x1: x(value), x2: x(value), y1: 2, y2: bottom, stroke: colors.soft, "stroke-width": 0.8, "stroke-dasharray": value ? "3 3" : "none" });
-      node("text", svg, { x: x(value), y: bottom + 14, fill: colors.soft, "font-size": 11, "text-anchor": "middle" }).textContent = text;
+      node("text", svg, { x: x(value), y: bottom + 14, fill: colors.soft, "font-size": 11, "text-anchor": "middle" }).textContent = String(value);
     }
     steps.slice(1).forEach((step, i) => {
       const y = 4 + row * i, before = steps[i].patching_effect || 0, now = step.patching_effect || 0;
@@ -46,7 +48,7 @@ function waterfall(root, parent, options) {
       node("text", group, { x: left + width + 6, y: y + 14, fill: colors.ink, "font-size": 11 }).textContent = signed(now);
       for (const [kind, text] of [["pointerenter", said], ["focus", said], ["pointerleave", ""], ["blur", ""]]) group.addEventListener(kind, () => options.tell(text));
     });
-    node("text", svg, { x: left + width / 2, y: bottom + 28, fill: colors.soft, "font-size": 11, "text-anchor": "middle" }).textContent = `effect; gray: 95 % of ${options.draws} draws of as many at random`;
+    node("text", svg, { x: left + width / 2, y: bottom + 28, fill: colors.soft, "font-size": 11, "text-anchor": "middle" }).textContent = `effect; gray: 95 % of ${options.draws} draws at random`;
   }
   return { draw };
 }
