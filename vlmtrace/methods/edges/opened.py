@@ -43,9 +43,10 @@ def attention_of(example: Example, place: Place) -> Looked:
     model = example.model
 
     def compute() -> Array:
-        return model.attention(example.inputs(), place.block, place.module)[place.layer, 0, place.head].cpu().numpy()
+        return model.attention(example.inputs(), place.block, place.module)[:, 0].cpu().numpy()
 
-    weights = example.keep(("attention of a head", place.node), compute)
+    # (layer, head, query, key): all heads of a module come from one forward pass
+    weights = example.keep(("attention of heads", place.block, place.module), compute)[place.layer, place.head]
     wiring = next(wiring for wiring in wirings_of(model) if wiring.block == place.block)
     at = wiring.looked_at.get(place.module, place.block)
     keys = model.image_block if at == IMAGE else str(at)
