@@ -10,7 +10,8 @@
 const CORRUPTED = { image: "other image", text: "other question" };
 
 /** A number with its interval. */
-const between = (value, low, high) => `${signed(value)} [${signed(low)}, ${signed(high)}]`;
+const rounded = (value) => (value !== null && Math.abs(value) < 0.005 ? "0.00" : signed(value));
+const between = (value, low, high) => `${rounded(value)} [${rounded(low)}, ${rounded(high)}]`;
 
 /**
  * The numbers below the pictures.
@@ -24,8 +25,8 @@ function cardNumbers(holder, found, send) {
   title("In this pair");
   if (found.hereRefused) make("div", "vt-note", holder, found.hereRefused);
   else if (found.effects) {
-    line(`patched into the corrupt run: effect ${signed(found.effects.denoising)}`);
-    line(`taken from the corrupt run: ${signed(found.effects.noising)} of the clean answer lost`);
+    line(`patched into the corrupt run: effect ${rounded(found.effects.denoising)}`);
+    line(`taken from the corrupt run: ${rounded(found.effects.noising)} of the clean answer lost`);
     if (found.rank) make("div", "vt-label", holder, `rank ${found.rank} of ${found.nHeads} in ${found.module} of the ${found.ofBlock}; ${CORRUPTED[found.corruption]}`);
   } else make("div", "vt-label", holder, "computing …");
   if (found.knockedOut) {
@@ -39,10 +40,11 @@ function cardNumbers(holder, found, send) {
   title(`Over the run${found.run ? ` ${found.run}` : ""}`);
   if (found.runRefused) { make("div", "vt-note", holder, found.runRefused); return; }
   if (!found.means) { make("div", "vt-label", holder, "reading …"); return; }
-  const table = make("table", "", holder);
+  const table = make("table", "vt-card-table", holder);
+  table.style.whiteSpace = "nowrap"; table.style.fontSize = "12px";
   for (const row of found.means) {
     const cells = make("tr", "", table);
-    make("td", "", cells, `${row.task.replaceAll("_", " ")}, ${row.corruption}`);
+    make("td", "", cells, `${row.task.replace(/^rendered_/, "").replaceAll("_", " ")}, ${row.corruption}`);
     make("td", "vt-value", cells, between(row.mean_effect, row.ci_low, row.ci_high)).title = `mean effect over ${row.n_units} units, 95 % interval (${row.table})`;
     make("td", "vt-label", cells, `${row.rank} of ${row.n_heads}`).title = "rank by absolute mean effect";
   }
@@ -56,7 +58,7 @@ function cardNumbers(holder, found, send) {
   make("div", "vt-label", holder, "where it matters most (click opens the pair):");
   const list = make("div", "", holder);
   for (const row of found.pairs) {
-    const made = button(list, `${row.sample_id} ${signed(row.patching_effect)}`, () => send({ do: "pair", pair: row.opens, activity: "pair" }), row.opens ? `${row.task}, ${row.corruption}` : "not among the pairs that the explorer offers");
+    const made = button(list, `${row.sample_id} ${rounded(row.patching_effect)}`, () => send({ do: "pair", pair: row.opens, activity: "pair" }), row.opens ? `${row.task}, ${row.corruption}` : "not among the pairs that the explorer offers");
     made.disabled = !row.opens;
   }
 }
