@@ -72,9 +72,11 @@ def test_what_was_patched_belongs_to_its_example(session):
 
 def test_an_example_of_ones_own_can_be_gone_back_to(session):
     first = session.example
-    assert session.own is None
+    assert session.owns == {}
     with pytest.raises(VlmtraceError, match="There is no pair 'own'"):
         session.choose("own")
     own = session.ask(clean_image=first.pair["clean_image"], clean_prompt="is this circle red?")
     assert session.choose(first.name) is first
-    assert session.choose("own") is own is session.own
+    assert session.choose("own") is own
+    session.ask(sample_id="own 2", clean_image=first.pair["clean_image"], clean_prompt="is this square red?")
+    assert list(session.owns) == ["own", "own 2"] and session.choose("own") is own

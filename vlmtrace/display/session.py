@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -15,8 +16,11 @@ from vlmtrace.display.example import Example
 from vlmtrace.display.selection import Selection, selection
 from vlmtrace.models import VLM
 
-#: What an example of one's own is called.
+#: What an example of one's own is called; a second one "own 2".
 OWN = "own"
+
+#: So many examples of one's own are kept, the latest.
+MOST_OWN = 8
 
 
 class Patched(NamedTuple):
@@ -43,16 +47,18 @@ class Session:
         pairs: what can be chosen; sample_id begins with the task where tasks share ids
         example: the one that is looked at; set by `choose` and `ask`
         selected: the head, module or node that is looked at; set by `select`; None: none
+        run: the folder of the run that the pairs are of, whose tables views may read; None: of no run
         patched: what is patched in the example that is looked at; set by `report`; None: nothing
     """
 
     @checked
-    def __init__(self, model: VLM, pairs: pd.DataFrame):
+    def __init__(self, model: VLM, pairs: pd.DataFrame, run: Path | None = None):
         """Start with the first pair.
 
         Args:
             model: the model that is asked
             pairs: a pairs table; it may hold several tasks
+            run: the folder of the run that the pairs are of; None: of no run
         Raises:
             VlmtraceError: the table lacks a column or has no row
         """
@@ -60,6 +66,7 @@ class Session:
         if pairs.empty:
             raise VlmtraceError("The pairs table has no rows: build it with load_pairs, or relax the selection.")
         self.model = model
+        self.run = run
         self.pairs = unique_sample_ids(pairs).reset_index(drop=True)
         self.selected: Selection | None = None
         self.patched: Patched | None = None
@@ -67,16 +74,16 @@ class Session:
         self._selection_listeners: list[Callable[[Selection | None], None]] = []
         self._patched_listeners: list[Callable[[Patched | None], None]] = []
         self._opening_listeners: list[Callable[[str, Mapping[str, str]], None]] = []
-        self._own: Example | None = None
+        self._owns: dict[str, Example] = {}
         self._kept: dict[str, Example] = {}
         self.example = self._of_pair(str(self.pairs["sample_id"].iloc[0]))
 
     @checked
     def choose(self, sample_id: str) -> Example:
-        """Show a pair of the table in all views, or again the example of one's own that was asked last.
+        """Show a pair of the table in all views, or again an example of one's own that was asked before.
 
         Args:
-            sample_id: the pair's, or "own"
+            sample_id: the pair's, or one of `owns`
         Raises:
             VlmtraceError: there is no such pair
         """
@@ -90,13 +97,17 @@ class Session:
         Raises:
             VlmtraceError: the image or the question is missing
         """
-        self._own = Example(self.model, {"sample_id": OWN, **pair})
-        return self._look_at(self._own)
+        example = Example(self.model, {"sample_id": OWN, **pair})
+        self._owns.pop(example.name, None)
+        self._owns[example.name] = example
+        while len(self._owns) > MOST_OWN:
+            self._owns.pop(next(iter(self._owns)))
+        return self._look_at(example)
 
     @property
-    def own(self) -> Example | None:
-        """The example of one's own that was asked last; None: there was none."""
-        return self._own
+    def owns(self) -> dict[str, Example]:
+        """The examples of one's own by name, the latest last."""
+        return dict(self._owns)
 
     @checked
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -192,8 +203,8 @@ class Session:
         return example
 
     def _of_pair(self, sample_id: str) -> Example:
-        if sample_id == OWN and self._own is not None:
-            return self._own
+        if sample_id in self._owns:
+            return self._owns[sample_id]
         rows = self.pairs[self.pairs["sample_id"] == sample_id]
         if rows.empty:
             raise VlmtraceError(f"There is no pair {sample_id!r} among the {len(self.pairs)} of this table.")
