@@ -95,7 +95,7 @@ def test_an_address_brings_the_head_back(view, model, random_pairs):
     other.show()
     assert other.canvas.state["place"] == f"{VISION}.self_attention" and (other.canvas.layer, other.canvas.head) == (
         1,
-        2,
+        1,
     )
     for wrong in ("x", f"{VISION}.self_attention.99.0", f"{VISION}.residual.0", "output"):
         with pytest.raises(VlmtraceError):

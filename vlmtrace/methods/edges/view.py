@@ -242,7 +242,7 @@ class EdgeView(View):
         model, task = self.session.model, self.example.pair.get("task")
         key = (self.corruption, task)
         if key not in self._over:
-            run = getattr(self.session, "run", None)
+            run = self.session.run
             found = edges_of_run(run, model.name, self.corruption, task)
             few = len(self.example.keep("edges", lambda: edges_of(model))) <= MOST_EDGES
             self._over[key] = found or edges_of_pairs(
