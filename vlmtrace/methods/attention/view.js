@@ -42,7 +42,9 @@ function build(model, root) {
     },
   });
   const columns = make("div", "vt-columns", root);
-  const left = make("div", "", columns), middle = make("div", "", columns), right = make("div", "", columns);
+  const left = make("div", "", columns), middle = make("div", "", columns);
+  // All heads at a glance come next, then what there is for reading closely.
+  const overview = make("div", "", root), details = make("div", "vt-columns", root), right = make("div", "", details);
 
   make("h4", "", left, "2 · Who looks where? Click or drag");
   let limit = 1;
@@ -95,7 +97,7 @@ function build(model, root) {
   }));
 
   // From token to token: the chosen head, all rows.
-  const matrixPart = make("div", "", columns), matrixTitle = make("h4", "", matrixPart), top2 = (r) => n - 1 - r;
+  const matrixPart = make("div", "", details), matrixTitle = make("h4", "", matrixPart), top2 = (r) => n - 1 - r;
   let most = 1;
   const fits = texts.length > 2 && texts.length <= 60 && n <= 60;
   const matrix = fits ? heatMap(root, matrixPart, {
@@ -107,9 +109,9 @@ function build(model, root) {
   const matrixSaid = ([r, c]) => `head ${chosenHead().join(".")}: ${queries[top2(r)].text} → ${keyTokens[texts[c]]}: ${percent(at(...chosenHead(), top2(r), texts[c]))}`;
   if (!fits) matrixPart.remove();
 
-  make("h4", "", root, "3 · All heads at a glance, layers upwards (same colors everywhere; click a head for its card)");
+  make("h4", "", overview, "3 · All heads at a glance, layers upwards (same colors everywhere; click a head for its card)");
   let picture = null;
-  const all = glance(root, root, {
+  const all = glance(root, overview, {
     layers, heads, boxes, rows: n, columns: texts.length, width: 640, chosen: () => [get("layer"), get("head")],
     patch: (layer, head, i) => mean(get("queries"), (query) => onPatch(layer, head, query, i)),
     cell: (layer, head, row, column) => at(layer, head, row, texts[column]),

@@ -37,7 +37,7 @@ function cardNumbers(holder, found, send) {
   act("patch it", { do: "patch", activity: "patching" }, "add it to what is patched, in Patch");
   act("knock it out", { do: "knock out", activity: "knocking out" }, "the clean answer with zeros in place of what this head writes").disabled = Boolean(found.hereRefused);
   act("in Attention", { do: "attention", activity: "attention" }, "look at it in Attention");
-  title(`Over the run${found.run ? ` ${found.run}` : ""}`);
+  title(`Over the run${found.run && !found.runRefused ? ` ${found.run}` : ""}`);
   if (found.runRefused) { make("div", "vt-note", holder, found.runRefused); return; }
   if (!found.means) { make("div", "vt-label", holder, "reading …"); return; }
   const table = make("table", "vt-card-table", holder);
@@ -71,6 +71,8 @@ function build(model, el) {
   const inImage = new Set(s.patches), words = s.keys.map((_, i) => i).filter((i) => !inImage.has(i));
   let hovered = null;
   const said = make("div", "vt-numbers vt-two");
+  // What the head does stands before where it looks in all detail.
+  const holder = make("div", ""), detail = make("div", "");
   if (s.refused) make("div", "vt-note", el, s.refused);
   else {
     const weights = new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
@@ -103,9 +105,9 @@ function build(model, el) {
     draws.push(strip.draw);
     if (words.length > 2 && words.length <= 40) {
       const most = Math.max(1e-9, ...all.flatMap((query) => words.map((key) => at(query, key))));
-      make("div", "vt-label", el, `token → token (colors 0 … ${percent(most)})`);
+      make("div", "vt-label", detail, `token → token (colors 0 … ${percent(most)})`);
       const row = (i) => n - 1 - i; // the first token stands on top
-      const map = heatMap(el, el, {
+      const map = heatMap(el, detail, {
         rows: n, columns: words.length, labels: words.map((key) => s.keys[key]), rowLabels: all.map((i) => s.queries[row(i)]), width: 296, largest: 22, label: "token to token",
         value: (r, c) => at(row(r), words[c]), color: (value, dark) => heat(value / most, dark), marked: (r) => row(r) === model.get("query"),
         tell: (r, c) => `${s.queries[row(r)]} → ${s.keys[words[c]]}: ${percent(at(row(r), words[c]))}`,
@@ -116,7 +118,8 @@ function build(model, el) {
     }
     again();
   }
-  const holder = make("div", "", el), paint = () => {
+  el.append(holder, detail);
+  const paint = () => {
     const found = model.get("numbers");
     cardNumbers(holder, found, (message) => model.send(message));
     Object.assign(el.dataset, { head: s.label, denoising: found.effects ? found.effects.denoising : "", knockedOut: found.knockedOut ? found.knockedOut.after : "", computed: String(Boolean(found.effects || found.hereRefused)) });

@@ -209,9 +209,9 @@ class EdgeView(View):
                 case "toggle":
                     self.toggle(message["sender"], message["receiver"])
                 case "open":
-                    self.open(message["node"], message.get("query"))
-                    # What is opened is looked at: a head's card opens.
+                    # What is opened is looked at: a head's card opens, and is there before the graph is drawn anew.
                     self.session.select(message["node"] or None)
+                    self.open(message["node"], message.get("query"))
                 case "clear":
                     self.clear()
 
@@ -321,7 +321,10 @@ class EdgeView(View):
             runs = example.runs(self.corruption)
             table = self.effects().drop(columns="position") if self.scope == SCOPES[0] else self.over_pairs().table
             circuit = drawn_circuit(table, self.n)
-            self.outcome = intervene_on_edges_in(model, runs, self.chosen)
+            self.outcome = example.keep(
+                ("edges together", self.corruption, tuple(self.chosen)),
+                lambda: intervene_on_edges_in(model, runs, self.chosen),
+            )
             drawn = list(zip(circuit.edges["sender"], circuit.edges["receiver"], strict=True))
             alone = example.keep(
                 ("circuit of edges", self.corruption, tuple(drawn)),
