@@ -99,7 +99,7 @@ def test_functions_are_those_of_the_table(run):
 
 def test_why_a_run_says_nothing(run, tmp_path):
     assert "No run is loaded" in run_facts(None, "m", head(0)).refused
-    assert "No run is loaded" in run_facts(tmp_path / "not there", "m", head(0)).refused
+    assert run_facts(tmp_path / "not there", "m", head(0)).refused.startswith("There is no run 'not there' yet")
     stage = {"parameters": {"model": "tiny-blip"}}
     (run / "run.json").write_text(json.dumps({"made_from": {"06": stage, "05": stage}}))
     assert run_facts(run, "tiny-blip", head(0)).refused == ""

@@ -10,7 +10,8 @@
 const CORRUPTED = { image: "other image", text: "other question" };
 
 /** A number with its interval. */
-const between = (value, low, high) => `${signed(value)} [${signed(low)}, ${signed(high)}]`;
+const rounded = (value) => (value !== null && Math.abs(value) < 0.005 ? "0.00" : signed(value));
+const between = (value, low, high) => `${rounded(value)} [${rounded(low)}, ${rounded(high)}]`;
 
 /**
  * The numbers below the pictures.
@@ -24,8 +25,8 @@ function cardNumbers(holder, found, send) {
   title("In this pair");
   if (found.hereRefused) make("div", "vt-note", holder, found.hereRefused);
   else if (found.effects) {
-    line(`patched into the corrupt run: effect ${signed(found.effects.denoising)}`);
-    line(`taken from the corrupt run: ${signed(found.effects.noising)} of the clean answer lost`);
+    line(`patched into the corrupt run: effect ${rounded(found.effects.denoising)}`);
+    line(`taken from the corrupt run: ${rounded(found.effects.noising)} of the clean answer lost`);
     if (found.rank) make("div", "vt-label", holder, `rank ${found.rank} of ${found.nHeads} in ${found.module} of the ${found.ofBlock}; ${CORRUPTED[found.corruption]}`);
   } else make("div", "vt-label", holder, "computing …");
   if (found.knockedOut) {
@@ -36,13 +37,14 @@ function cardNumbers(holder, found, send) {
   act("patch it", { do: "patch", activity: "patching" }, "add it to what is patched, in Patch");
   act("knock it out", { do: "knock out", activity: "knocking out" }, "the clean answer with zeros in place of what this head writes").disabled = Boolean(found.hereRefused);
   act("in Attention", { do: "attention", activity: "attention" }, "look at it in Attention");
-  title(`Over the run${found.run ? ` ${found.run}` : ""}`);
+  title(`Over the run${found.run && !found.runRefused ? ` ${found.run}` : ""}`);
   if (found.runRefused) { make("div", "vt-note", holder, found.runRefused); return; }
   if (!found.means) { make("div", "vt-label", holder, "reading …"); return; }
-  const table = make("table", "", holder);
+  const table = make("table", "vt-card-table", holder);
+  table.style.whiteSpace = "nowrap"; table.style.fontSize = "12px";
   for (const row of found.means) {
     const cells = make("tr", "", table);
-    make("td", "", cells, `${row.task.replaceAll("_", " ")}, ${row.corruption}`);
+    make("td", "", cells, `${row.task.replace(/^rendered_/, "").replaceAll("_", " ")}, ${row.corruption}`);
     make("td", "vt-value", cells, between(row.mean_effect, row.ci_low, row.ci_high)).title = `mean effect over ${row.n_units} units, 95 % interval (${row.table})`;
     make("td", "vt-label", cells, `${row.rank} of ${row.n_heads}`).title = "rank by absolute mean effect";
   }
@@ -56,7 +58,7 @@ function cardNumbers(holder, found, send) {
   make("div", "vt-label", holder, "where it matters most (click opens the pair):");
   const list = make("div", "", holder);
   for (const row of found.pairs) {
-    const made = button(list, `${row.sample_id} ${signed(row.patching_effect)}`, () => send({ do: "pair", pair: row.opens, activity: "pair" }), row.opens ? `${row.task}, ${row.corruption}` : "not among the pairs that the explorer offers");
+    const made = button(list, `${row.sample_id} ${rounded(row.patching_effect)}`, () => send({ do: "pair", pair: row.opens, activity: "pair" }), row.opens ? `${row.task}, ${row.corruption}` : "not among the pairs that the explorer offers");
     made.disabled = !row.opens;
   }
 }
@@ -69,6 +71,8 @@ function build(model, el) {
   const inImage = new Set(s.patches), words = s.keys.map((_, i) => i).filter((i) => !inImage.has(i));
   let hovered = null;
   const said = make("div", "vt-numbers vt-two");
+  // What the head does stands before where it looks in all detail.
+  const holder = make("div", ""), detail = make("div", "");
   if (s.refused) make("div", "vt-note", el, s.refused);
   else {
     const weights = new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
@@ -101,9 +105,9 @@ function build(model, el) {
     draws.push(strip.draw);
     if (words.length > 2 && words.length <= 40) {
       const most = Math.max(1e-9, ...all.flatMap((query) => words.map((key) => at(query, key))));
-      make("div", "vt-label", el, `token → token (colors 0 … ${percent(most)})`);
+      make("div", "vt-label", detail, `token → token (colors 0 … ${percent(most)})`);
       const row = (i) => n - 1 - i; // the first token stands on top
-      const map = heatMap(el, el, {
+      const map = heatMap(el, detail, {
         rows: n, columns: words.length, labels: words.map((key) => s.keys[key]), rowLabels: all.map((i) => s.queries[row(i)]), width: 296, largest: 22, label: "token to token",
         value: (r, c) => at(row(r), words[c]), color: (value, dark) => heat(value / most, dark), marked: (r) => row(r) === model.get("query"),
         tell: (r, c) => `${s.queries[row(r)]} → ${s.keys[words[c]]}: ${percent(at(row(r), words[c]))}`,
@@ -114,7 +118,8 @@ function build(model, el) {
     }
     again();
   }
-  const holder = make("div", "", el), paint = () => {
+  el.append(holder, detail);
+  const paint = () => {
     const found = model.get("numbers");
     cardNumbers(holder, found, (message) => model.send(message));
     Object.assign(el.dataset, { head: s.label, denoising: found.effects ? found.effects.denoising : "", knockedOut: found.knockedOut ? found.knockedOut.after : "", computed: String(Boolean(found.effects || found.hereRefused)) });

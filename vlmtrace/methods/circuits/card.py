@@ -181,14 +181,14 @@ class HeadCard(View):
         head = self._head
         try:
             facts = run_facts(
-                getattr(self.session, "run", None),
+                self.session.run,
                 self.session.model.name,
                 (head.block, head.module, head.layer, self._number),
             )
         except VlmtraceError as error:
             return {"runRefused": str(error)}
         return {
-            "runRefused": facts.refused, "run": getattr(getattr(self.session, "run", None), "name", ""),
+            "runRefused": facts.refused, "run": "" if self.session.run is None else self.session.run.name,
             "means": _records(facts.effects), "functions": _records(facts.functions),
             "pairs": [row | {"opens": self._opens(row)} for row in _records(facts.pairs)],
         }  # fmt: skip

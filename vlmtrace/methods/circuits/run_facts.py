@@ -59,7 +59,11 @@ def run_facts(run: Path | None, model: str, head: tuple[str, str, int, int], n_p
         VlmtraceError: a table cannot be read
     """
     nothing = RunFacts("", *(pd.DataFrame(columns=columns) for columns in (EFFECTS, FUNCTIONS, PAIRS)))
-    if run is None or not run.is_dir():
+    if run is not None and not run.is_dir():
+        return nothing._replace(
+            refused=f"There is no run {run.name!r} yet, so nothing is known over many pairs: make all."
+        )
+    if run is None:
         return nothing._replace(
             refused="No run is loaded, so nothing is known over many pairs: run make all, then open the explorer with "
             "that run (RUN=…)."

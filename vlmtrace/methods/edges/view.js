@@ -53,11 +53,11 @@ function build(model, el) {
 
   const columns = make("div", "vt-columns", el), left = make("div", "", columns), right = make("div", "", columns);
   const below = make("div", "vt-columns", el), results = make("div", "", below), opened = make("div", "", below);
-  results.style.width = opened.style.width = "320px";
-  right.style.width = "190px";
+  results.style.width = opened.style.width = "308px";
+  right.style.width = "186px";
   // All rows fit on the screen.
   const step = Math.max(26, Math.min(44, 500 / s.rows.length)), short = (text) => text.replace("encoder", "enc.").replace("decoder", "dec.").replace("language model", "LM").replace("-attention", "");
-  const margin = 104, width = 456, height = step * s.rows.length + 44;
+  const margin = 100, width = 432, height = step * s.rows.length + 44;
   const svg = shape("svg", left, { width, height, role: "group", "aria-label": "graph of edges" });
   const pictures = pictureOf(model.get("picture"));
 
@@ -141,7 +141,7 @@ function build(model, el) {
   // At the right: what each patch of the image does, and where the head that is hovered looks.
   let hovered = "";
   const about = make("h4", "", right), image = s.boxes.length ? patchImage(el, right, {
-    side: 186, boxes: s.boxes, label: "patches of the image", selected: new Set(s.image.chosen), grid: () => !hovered,
+    side: 184, boxes: s.boxes, label: "patches of the image", selected: new Set(s.image.chosen), grid: () => !hovered,
     color: (i) => (looking() && looking().patches.length ? heat((looking().patches[i] || 0) / sight) : s.image.effects.length ? tint((s.image.effects[i] || 0) / strongest) : "rgba(0,0,0,0)"),
     tell: (i) => (s.image.effects.length ? `patch ${i} from the clean image: effect ${signed(s.image.effects[i])}` : `patch ${i}`),
     hover: (i) => tell(i === null ? "" : image.options.tell(i)),
@@ -176,8 +176,8 @@ function build(model, el) {
     const line = make("tr", "", table);
     make("td", `vt-${row.run}`, line, row.run);
     const cell = make("td", "", line), bar = make("span", `vt-share ${row.run}`, cell);
-    cell.style.width = "130px"; bar.style.width = `${(120 * row.p_correct).toFixed(1)}px`;
-    make("td", "vt-value", line, percent(row.p_correct)); make("td", "vt-value", line, signed(row.logit_diff));
+    cell.style.width = "100px"; bar.style.width = `${(92 * row.p_correct).toFixed(1)}px`;
+    make("td", "vt-value", line, percent(row.p_correct)).style.whiteSpace = "nowrap"; make("td", "vt-value", line, signed(row.logit_diff));
   }
   const list = make("ol", "vt-list", results);
   for (const [sender, receiver] of s.chosen) { const item = make("li", "", list, `${name(sender, receiver)} `); button(item, "×", () => toggle(sender, receiver), "patch this edge no longer"); }

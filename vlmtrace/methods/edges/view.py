@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -14,14 +13,16 @@ from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.display.session import Patched
 from vlmtrace.display.view import BrowserCanvas, View, png, script
-from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records, drawn_circuit, place_of
+from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records, drawn_circuit
 from vlmtrace.methods.edges.figures import edge_circuit
 from vlmtrace.methods.edges.image_patches import image_patch_effects
+from vlmtrace.methods.edges.in_address import from_address
 from vlmtrace.methods.edges.intervention import EdgeOutcome, intervene_on_edges_in
 from vlmtrace.methods.edges.listing import chosen_edges, edge_table, sender_nodes
 from vlmtrace.methods.edges.opened import (
-    attention_of,
+    attention_of_drawn,
     block_of,
+    opened_node,
     placed_boxes,
     plain,
     tokens_of,
@@ -39,9 +40,6 @@ MOST_EDGES = 20_000
 
 #: Edges whose effects are shown: of this pair, or the mean over a run's pairs.
 SCOPES = ("pair", "run")
-
-#: An address that names more edges or patches than this is no address of ours.
-MOST_CHOSEN = 200
 
 #: What a corruption is called where people choose it.
 CORRUPTION = {"image": "the other image", "text": "the other question"}
@@ -114,25 +112,14 @@ class EdgeView(View):
         Raises:
             VlmtraceError: a value means nothing here; everything stays as it was
         """
-        example, model = self.example, self.session.model
-        corruption, scope = settings.get("corruption", self.corruption), settings.get("scope", self.scope)
+        example = self.example
+        corruption = settings.get("corruption", self.corruption)
         if "corruption" in settings:
             one_of(corruption, example.corruptions, f"corruption of {example.name}")
-        one_of(scope, SCOPES, "scope")
-        n = _number(settings.get("n", str(self.n)))
-        edges = [tuple(part.split(">")) for part in settings.get("edges", "").split(",") if part]
-        patches = [_number(part) for part in settings.get("patches", "").split(",") if part]
-        if not 1 <= n <= MOST_EDGES or len(edges) > MOST_CHOSEN or len(patches) > MOST_CHOSEN:
-            raise VlmtraceError(f"The address asks for more than is drawn: at most {MOST_CHOSEN} edges are patched.")
-        for edge in edges:
-            if len(edge) != 2:
-                raise VlmtraceError(f"{'>'.join(edge)[:80]!r} names no edge: two nodes, joined by >.")
-            chosen_edges(model, [edge[0]], [edge[1]])
-        image = len(placed_boxes(example)[1])
-        if any(patch >= image for patch in patches):
-            raise VlmtraceError(f"There is no patch {max(patches)}: choose among 0 to {image - 1}.")
+        scope = one_of(settings.get("scope", self.scope), SCOPES, "scope")
+        n, edges, patches = from_address(example, {"n": str(self.n), **settings})
         self.corruption, self.scope, self.n = corruption, scope, n
-        self.chosen = [(edge[0], edge[1]) for edge in edges]
+        self.chosen = edges
         self._restored = patches
         if self._shown is example:
             self.patches, self._restored = patches, []
@@ -222,9 +209,9 @@ class EdgeView(View):
                 case "toggle":
                     self.toggle(message["sender"], message["receiver"])
                 case "open":
-                    self.open(message["node"], message.get("query"))
-                    # What is opened is looked at: a head's card opens.
+                    # What is opened is looked at: a head's card opens, and is there before the graph is drawn anew.
                     self.session.select(message["node"] or None)
+                    self.open(message["node"], message.get("query"))
                 case "clear":
                     self.clear()
 
@@ -255,7 +242,7 @@ class EdgeView(View):
         model, task = self.session.model, self.example.pair.get("task")
         key = (self.corruption, task)
         if key not in self._over:
-            run = getattr(self.session, "run", None)
+            run = self.session.run
             found = edges_of_run(run, model.name, self.corruption, task)
             few = len(self.example.keep("edges", lambda: edges_of(model))) <= MOST_EDGES
             self._over[key] = found or edges_of_pairs(
@@ -334,7 +321,10 @@ class EdgeView(View):
             runs = example.runs(self.corruption)
             table = self.effects().drop(columns="position") if self.scope == SCOPES[0] else self.over_pairs().table
             circuit = drawn_circuit(table, self.n)
-            self.outcome = intervene_on_edges_in(model, runs, self.chosen)
+            self.outcome = example.keep(
+                ("edges together", self.corruption, tuple(self.chosen)),
+                lambda: intervene_on_edges_in(model, runs, self.chosen),
+            )
             drawn = list(zip(circuit.edges["sender"], circuit.edges["receiver"], strict=True))
             alone = example.keep(
                 ("circuit of edges", self.corruption, tuple(drawn)),
@@ -377,20 +367,6 @@ class EdgeView(View):
             outcome = {"effect": float(found.effects[0]), "answer": found.answers[0]}
         return {"effects": self.image_effects(), "chosen": self.patches, "outcome": outcome}
 
-    def _attention_of(self, nodes: pd.DataFrame) -> dict[str, Any]:
-        """Of each drawn head where it looks, mean over all tokens of the text; what cannot be read is left out."""
-        found = {}
-        for label in nodes["node"][nodes["kind"] == "head"]:
-            place = place_of(label)
-            try:
-                looked = attention_of(self.example, place)
-            except VlmtraceError:
-                continue
-            text = ~self.example.image_positions(place.block)[: len(looked.queries)]
-            mean = looked.weights[text].mean(axis=0)
-            found[label] = words_and_patches(self.example, looked.keys_block, looked.keys, mean)
-        return found
-
     def _state(self, circuit: DrawnCircuit, alone: float) -> dict[str, Any]:
         example, outcome = self.example, self.outcome
         assert outcome is not None  # made before the state is
@@ -398,13 +374,14 @@ class EdgeView(View):
             "example": f"{id(example)}", "corruption": self.corruption,
             "corruptions": {name: CORRUPTION[name] for name in example.corruptions},
             "scope": self.scope, "source": "" if self.scope == SCOPES[0] else self.over_pairs().source,
-            "image": self._image(), "attention": self._attention_of(circuit.nodes),
+            "image": self._image(), "attention": attention_of_drawn(example, circuit.nodes),
             "n": self.n, "edges": as_records(circuit.edges.drop(columns="at")),
             "nodes": as_records(circuit.nodes.drop(columns="at")), "rows": circuit.rows, "nEdges": circuit.n_edges,
             "answer": example.options[0], "question": example.question,
             "chosen": [list(edge) for edge in self.chosen], "boxes": placed_boxes(example)[1].round(6).tolist(),
             "result": as_records(outcome.table()), "effect": plain(outcome.patching_effect),
-            "alone": plain(alone), "places": self._places(), "node": self._node(),
+            "alone": plain(alone), "places": self._places(),
+            "node": opened_node(example, self.opened, self.query, self.effects()),
         }  # fmt: skip
 
     def _places(self) -> dict[str, Any] | None:
@@ -416,36 +393,6 @@ class EdgeView(View):
         block = block_of(self.example, chosen_edges(self.session.model, [sender], [receiver])[0].sender)
         amounts = words_and_patches(self.example, block, found, found["patching_effect"].to_numpy())
         return {"of": [sender, receiver], **amounts}
-
-    def _node(self) -> dict[str, Any] | None:
-        """What the opened node reads and who reads it, by effect, and where a head looks."""
-        if not self.opened:
-            return None
-        effects = self.effects()
-        found: dict[str, Any] = {"name": self.opened, "query": self.query, "attention": None, "refused": ""}
-        reads = effects["receiver"].astype(str).map(lambda label: place_of(label).node == self.opened)
-        for name, rows in (("reads", effects[reads]), ("readBy", effects[effects["sender"] == self.opened])):
-            rows = rows.dropna(subset=["patching_effect"])
-            rows = rows.sort_values("patching_effect", key=np.abs, ascending=False, kind="stable").head(6)
-            found[name] = [
-                [str(row.sender), str(row.receiver), float(row.patching_effect)] for row in rows.itertuples()
-            ]
-        place = place_of(self.opened)
-        if place.head is None:
-            return found
-        try:
-            looked = attention_of(self.example, place)
-        except VlmtraceError as error:
-            return found | {"refused": str(error)}
-        # Rows of image tokens are left out: there are too many to choose from.
-        at_image = self.example.image_positions(place.block)
-        queries = zip(looked.queries["position"].tolist(), looked.queries["token"].astype(str), strict=True)
-        row = looked.weights.mean(axis=0) if self.query is None else looked.weights[self.query]
-        found["attention"] = {
-            "queries": [[position, token] for position, token in queries if not at_image[position]],
-            **words_and_patches(self.example, looked.keys_block, looked.keys, row),
-        }
-        return found
 
     # Exports --------------------------------------------------------
 
@@ -484,10 +431,3 @@ class EdgeView(View):
             f"patched = image_patch_effects(Example(model, pair), [{[tokens[patch] for patch in self.patches]}])",
             "print(patched.effects)",
         ]
-
-
-def _number(text: str) -> int:
-    # isdecimal alone takes digits of other scripts, too.
-    if not (text.isascii() and text.isdecimal() and len(text) < 6):
-        raise VlmtraceError(f"{text[:40]!r} is no number.")
-    return int(text)

@@ -135,7 +135,8 @@ class CausalView(View):
             state |= {
                 "graphs": {str(head): _graph(graph) for head, graph in found.graphs.items()},
                 "refused": {str(head): why for head, why in found.refused.items()},
-                "nearest": _nearest(found), "masked": _names(found.masked), "becomes": found.becomes, "sentence": str(found),
+                "nearest": _nearest(found), "masked": _names(found.masked),
+                "becomes": found.becomes, "sentence": str(found),
                 "probability": found.probability, "tried": len(found.tried), "untried": found.untried,
                 "randomChanged": int(found.random["changed"].sum()) if len(found.random) else 0,
                 "random": len(found.random), "tokens": found.masked["kind"].tolist(),

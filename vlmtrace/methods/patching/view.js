@@ -122,6 +122,7 @@ function render({ model, el }) {
       kept.picture.then((picture) => { image.show(picture); paint(); });
     }
     const result = make("div", "vt-columns", el), numbers = make("div", "", result), steps = make("div", "", result);
+    numbers.style.maxWidth = steps.style.maxWidth = "306px";
     make("div", "vt-label vt-patched", numbers, `${said.run} run, patched (${s.patches.length}): effect ${signed(s.effect)}`);
     const body = make("table", "", numbers);
     make("caption", "vt-label", body, "first answer token");
@@ -131,7 +132,7 @@ function render({ model, el }) {
         make("td", "", line, i === 0 ? row.token + (role < 0 ? "" : role ? " (incorrect)" : " (correct)") : "");
         make("td", `vt-${run}`, line, run);
         const cell = make("td", "", line), bar = make("span", `vt-share ${run}`, cell);
-        cell.style.width = "80px"; bar.style.width = `${(74 * row[run]).toFixed(1)}px`;
+        cell.style.width = "66px"; bar.style.width = `${(60 * row[run]).toFixed(1)}px`;
         make("td", "vt-value", line, percent(row[run]));
       });
     }
