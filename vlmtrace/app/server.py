@@ -17,6 +17,7 @@ import nbformat
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from vlmtrace.app.address import IN_APP
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.files import write_atomically, write_json
 from vlmtrace.pipeline.checks import (
@@ -53,7 +54,7 @@ def environment(folder: Path | None = None) -> dict[str, str]:
     # A bar of the kernel would be gone before the page could show it.
     found |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     if folder is not None:
-        found["IPYTHONDIR"] = str(folder.resolve() / "ipython")
+        found |= {"IPYTHONDIR": str(folder.resolve() / "ipython"), IN_APP: "1"}
     return {name: value for name, value in os.environ.items() if name != "PYTHONSTARTUP"} | found
 
 
@@ -145,10 +146,6 @@ def main(
         raise click.ClickException(str(error)) from error
     token = secrets.token_urlsafe(24)
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    print(
-        f"The explorer of {model} is at\n\n    http://{shown}:{port_found}/?token={token}\n\nCtrl-C ends it.",
-        flush=True,
-    )
     from vlmtrace.app.guard import LOOPBACK
     from vlmtrace.app.voila_server import serve
 
@@ -159,8 +156,9 @@ def main(
     found = environment(notebook.parent)
     os.environ.clear()
     os.environ.update(found)
+    address = f"The explorer of {model} is at\n\n    http://{shown}:{port_found}/?token={token}\n\nCtrl-C ends it."
     # In this process: on another's command line, everybody on this machine could read the token.
-    serve(notebook, host, port_found, token, theme)
+    serve(notebook, host, port_found, token, theme, lambda: print(address, flush=True))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from tornado.ioloop import IOLoop
 from traitlets.config import Config
 from voila.app import Voila
 
@@ -99,7 +101,7 @@ def configuration(host: str, port: int, token: str, theme: str) -> Config:
     )  # fmt: skip
 
 
-def serve(notebook: Path, host: str, port: int, token: str, theme: str) -> None:
+def serve(notebook: Path, host: str, port: int, token: str, theme: str, when_it_answers: Callable[[], None]) -> None:
     """Serve a notebook until the process is ended.
 
     Args:
@@ -108,5 +110,16 @@ def serve(notebook: Path, host: str, port: int, token: str, theme: str) -> None:
         port: a free one
         token: what a visitor's address must contain
         theme: "light" or "dark"
+        when_it_answers: called as soon as requests are answered
     """
-    ExplorerServer.launch_instance(argv=[str(notebook)], config=configuration(host, port, token, theme))
+
+    class Announced(ExplorerServer):
+        """Says when it answers."""
+
+        def listen(self) -> None:
+            """Answer requests until the process is ended."""
+            # The loop that answers runs this first of all, and it runs only after the port has been opened.
+            IOLoop.current().add_callback(when_it_answers)
+            super().listen()
+
+    Announced.launch_instance(argv=[str(notebook)], config=configuration(host, port, token, theme))

@@ -6,7 +6,7 @@ import pytest
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display import Session
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.methods.edges import EdgeView, intervene_on_edges, patch_edges
+from vlmtrace.methods.edges import EdgeView, image_patch_effects, intervene_on_edges, patch_edges
 from vlmtrace.methods.edges import view as view_module
 
 
@@ -135,3 +135,79 @@ def test_the_code_gives_what_the_view_shows(view, model, monkeypatch):
     names: dict = {}
     exec(view.code(), names)
     assert names["outcome"].patching_effect == pytest.approx(view.outcome.patching_effect, abs=1e-6)
+
+
+def test_patches_of_the_image_are_put_in_together(view):
+    tokens = view.example.cells(view.example.model.image_block)
+    placed = np.flatnonzero(~np.isnan(tokens).any(axis=1))
+    state = click(view, do="patch image", patches=[2, 5])
+    alone = image_patch_effects(view.example, [placed[[2, 5]].tolist()])
+    assert state["image"]["outcome"]["effect"] == pytest.approx(alone.effects[0], abs=1e-5)
+    assert state["image"]["chosen"] == [2, 5] and view.session.patched.effect == pytest.approx(
+        alone.effects[0], abs=1e-5
+    )
+    single = image_patch_effects(view.example, [[int(placed[5])]]).effects[0]
+    assert state["image"]["effects"][5] == pytest.approx(single, abs=1e-4)
+    assert click(view, do="clear")["image"]["outcome"] is None and view.session.patched is None
+
+
+def test_the_other_question_has_no_patches(view):
+    view.choose("text")
+    assert view.canvas.state["image"]["effects"] == []
+    view._receive(None, {"do": "patch image", "patches": [1]}, [])
+    assert "do nothing to the other question" in view.frame.error and view.patches == []
+
+
+def test_where_drawn_heads_look_is_sent_for_hovering(view, model):
+    attention = view.canvas.state["attention"]
+    heads = [node["node"] for node in view.canvas.state["nodes"] if node["kind"] == "head"]
+    assert set(attention) == set(heads)
+    label = heads[0]
+    block, module, layer, head = label.split(".")
+    own = model.attention(run_inputs(model, view.example.frame(), "clean"), block, module)[int(layer), 0, int(head)]
+    text = ~view.example.image_positions(block)[: len(own)]
+    mean = own.numpy()[text].mean(0)
+    sent = attention[label]["patches"] + [share for _, share in attention[label]["words"]]
+    assert sorted(sent) == pytest.approx(sorted(mean.tolist()), abs=1e-6)
+
+
+@pytest.mark.medium
+def test_means_over_pairs_take_the_place_of_this_pairs_effects(view, model, random_pairs):
+    one = view.canvas.state["edges"][0]["effect"]
+    state = click(view, do="choose", scope="run")
+    exact = patch_edges(model, random_pairs.head(4)).groupby(["sender", "receiver"], observed=True)["patching_effect"]
+    edge = state["edges"][0]
+    assert edge["effect"] == pytest.approx(exact.mean()[edge["sender"], edge["receiver"]], abs=1e-4)
+    assert "mean over the first" in state["source"] and view.figure().axes
+    assert click(view, do="choose", scope="pair")["edges"][0]["effect"] == pytest.approx(one)
+
+
+def test_opening_a_head_selects_it(view):
+    node = next(node["node"] for node in view.canvas.state["nodes"] if node["kind"] == "head")
+    click(view, do="open", node=node)
+    assert view.session.selected.label == node
+
+
+def test_an_address_brings_everything_back(view, model, random_pairs):
+    assert view.settings == {}
+    edge = view.canvas.state["edges"][1]
+    click(view, do="toggle", sender=edge["sender"], receiver=edge["receiver"])
+    click(view, do="patch image", patches=[1, 2])
+    other = EdgeView(Session(model, random_pairs), hidden=True)
+    other.restore(view.settings)
+    other.show()
+    assert other.chosen == view.chosen and other.patches == [1, 2]
+    assert other.canvas.state["image"]["outcome"] == view.canvas.state["image"]["outcome"]
+    other.session.choose(random_pairs["sample_id"].iloc[1])
+    assert other.patches == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"edges": "output>image"}, {"edges": "x"}, {"edges": "a>b>c"}, {"n": "-1"}, {"n": "0"}, {"n": "x"},
+     {"patches": "9999"}, {"patches": "²"}, {"scope": "all"}, {"corruption": "sound"}],
+)  # fmt: skip
+def test_an_address_that_means_nothing_changes_nothing(view, settings):
+    with pytest.raises(VlmtraceError):
+        view.restore({"scope": "run", **settings})
+    assert view.settings == {}

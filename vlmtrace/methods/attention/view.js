@@ -1,7 +1,7 @@
 // Where each head looks: tokens, the image, a map of heads, a gallery of one layer. All attention is here once, as
 // 16-bit steps, so that a hover asks nobody.
 function build(model, root) {
-  const { regions, layers, heads, queries, keys, patches, boxes, scale, steps, words, matrices, through } = model.get("state");
+  const { regions, layers, heads, queries, keys, patches, boxes, scale, steps, words, through, keyTokens } = model.get("state"), s = model.get("state");
   const bytes = model.get("weights");
   const weights = new Uint16Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
   const flat = model.get("matrices");
@@ -17,11 +17,19 @@ function build(model, root) {
   const mean = (list, f) => list.reduce((sum, item) => sum + f(item), 0) / Math.max(1, list.length);
   const onPatch = (layer, head, query, i) => at(layer, head, query, patches[i]);
   const onPatches = (layer, head, query, list) => list.reduce((sum, i) => sum + onPatch(layer, head, query, i), 0);
+  // Keys that are words: all but the patches.
+  const inImage = new Set(patches), texts = Array.from({ length: keys }, (_, key) => key).filter((key) => !inImage.has(key));
+  const select = (layer, head) => { save(model, { layer, head }); model.send({ do: "select", place: `${s.place}.${layer}.${head}` }); };
   const share = (layer, head, list) => mean(chosenQueries(), (query) => onPatches(layer, head, query, list));
-  const peak = (layer, head) => Math.max(...patches.map((_, i) => mean(chosenQueries(), (query) => onPatch(layer, head, query, i))));
+  const peak = (layer, head) => (patches.length ? Math.max(...patches.map((_, i) => mean(chosenQueries(), (query) => onPatch(layer, head, query, i)))) : Math.max(...texts.map((key) => mean(chosenQueries(), (query) => at(layer, head, query, key)))));
   // What heads are colored and ordered by: attention to the chosen patches where there are any.
   const score = (layer, head) => (reverse() ? share(layer, head, get("patches")) : get("measure") === "peak" ? peak(layer, head) : share(layer, head, watched()));
 
+  const whose = make("select", "", make("label", "", make("div", "vt-controls", root), "attention of "));
+  whose.dataset.name = "place";
+  for (const [name, text] of s.places) make("option", "", whose, text).value = name;
+  whose.value = s.place;
+  whose.addEventListener("change", () => model.send({ do: "place", place: whose.value }));
   make("h4", "", root, "1 · Token that looks: hover or click (Shift adds more)");
   const tokens = tokenStrip(root, root, {
     label: "tokens that look", tokens: queries, chosen: (i) => get("queries").includes(i),
@@ -34,7 +42,9 @@ function build(model, root) {
     },
   });
   const columns = make("div", "vt-columns", root);
-  const left = make("div", "", columns), middle = make("div", "", columns), right = make("div", "", columns);
+  const left = make("div", "", columns), middle = make("div", "", columns);
+  // All heads at a glance come next, then what there is for reading closely.
+  const overview = make("div", "", root), details = make("div", "vt-columns", root), right = make("div", "", details);
 
   make("h4", "", left, "2 · Who looks where? Click or drag");
   let limit = 1;
@@ -47,7 +57,7 @@ function build(model, root) {
   const below = make("div", "vt-controls", left);
   left.style.maxWidth = "270px";
   check(below, "grid", get("grid"), (value) => save(model, { grid: value }));
-  for (const [name, list] of Object.entries(regions)) button(below, name, () => save(model, { patches: list }), `choose the patches of the ${name}`);
+  for (const [name, list] of Object.entries(regions)) button(below, name, () => save(model, { patches: list }), `choose all patches that show any of the ${name}`);
   const clear = button(below, "clear", () => save(model, { patches: [] }));
   const bar = make("span", "vt-scale", below), top = make("span", "vt-label", below);
   bar.style.background = `linear-gradient(to right, ${[0, 0.33, 0.67, 1].map((share) => heat(share)).join(",")}), #cfcfcf`;
@@ -61,24 +71,24 @@ function build(model, root) {
     rows: layers, columns: heads, width: 300, label: "heads", color: (value, dark) => heat(value / ceiling, dark),
     value: score, marked: (layer, head) => layer === get("layer") && head === get("head"),
     tell: (layer, head) => `head ${layer}.${head}: ${percent(score(layer, head))}`,
-    hover: (cell) => { hovered.head = cell; draw(false); }, pick: (layer, head) => save(model, { layer, head }),
+    hover: (cell) => { hovered.head = cell; draw(false); }, pick: select,
   });
   middle.style.maxWidth = "330px"; // else a long line on hover would push the next column away
   const numbers = make("div", "vt-numbers vt-two", middle);
   numbers.setAttribute("role", "status");
   const list = make("div", "", middle);
 
-  make("h4", "", right, "What the answer reads in this layer (mean over heads)");
+  if (steps.length) make("h4", "", right, "What the answer reads in this layer (mean over heads)");
   const answer = steps.length ? heatMap(root, right, {
     rows: steps.length, columns: words.length, labels: words, width: 290, largest: 26, rowLabels: steps, label: "question to answer",
     value: (step, word) => small[(get("layer") * steps.length + step) * words.length + word], color: heat, marked: () => false,
     tell: (step, word) => `${steps[step]} from ${words[word]}`, pick: () => {},
     hover: (cell) => { said.textContent = cell ? `${steps[cell[0]]} ← ${words[cell[1]]}: ${percent(small[(get("layer") * steps.length + cell[0]) * words.length + cell[1]])}` : `answer: ${steps.join(" ")}`; },
   }) : null;
-  const said = make("div", "vt-numbers", right, `answer: ${steps.join(" ")}`);
+  const said = make("div", "vt-numbers", right, steps.length ? `answer: ${steps.join(" ")}` : "");
   const offset = layers * steps.length * words.length;
   const toAnswer = (step, i) => small[offset + (get("layer") * steps.length + step) * patches.length + i];
-  make("div", "vt-label", right, through ? "image → answer, by way of the question:" : "image → answer:");
+  if (steps.length) make("div", "vt-label", right, through ? "image → answer, by way of the question:" : "image → answer:");
   const strip = make("div", "vt-gallery", right);
   const pictures = steps.map((step, s) => patchImage(root, make("div", "", strip), {
     side: 84, boxes, label: `image to ${step}`, tell: (i) => `patch ${i}: ${percent(toAnswer(s, i))}`,
@@ -86,26 +96,31 @@ function build(model, root) {
     hover: (i) => { said.textContent = i === null ? `answer: ${steps.join(" ")}` : `${step} ← patch ${i}: ${percent(toAnswer(s, i))}`; },
   }));
 
-  const controls = make("div", "vt-controls", root);
-  const label = make("label", "", controls, "3 · layer "), slider = make("input", "", label);
-  Object.assign(slider, { type: "range", min: 0, max: layers - 1, value: get("layer") });
-  slider.setAttribute("aria-label", "layer");
-  const which = make("span", "vt-label", controls);
-  slider.addEventListener("input", () => save(model, { layer: Number(slider.value) }));
-  const gallery = make("div", "vt-gallery", root);
-  let order = Array.from({ length: heads }, (_, head) => head);
-  const tiles = Array.from({ length: heads }, (_, place) => {
-    const tile = make("button", "vt-tile", gallery);
-    tile.type = "button";
-    const picture = patchImage(root, tile, { side: 84, boxes, label: "thumbnail", color: (i) => heat(mean(chosenQueries(), (q) => onPatch(get("layer"), order[place], q, i)) / limit), tell: () => "" });
-    picture.canvas.tabIndex = -1; picture.canvas.style.pointerEvents = "none";
-    tile.addEventListener("click", () => save(model, { head: order[place] }));
-    return { tile, picture, text: make("span", "", tile) };
+  // From token to token: the chosen head, all rows.
+  const matrixPart = make("div", "", details), matrixTitle = make("h4", "", matrixPart), top2 = (r) => n - 1 - r;
+  let most = 1;
+  const fits = texts.length > 2 && texts.length <= 60 && n <= 60;
+  const matrix = fits ? heatMap(root, matrixPart, {
+    rows: n, columns: texts.length, labels: texts.map((key) => keyTokens[key]), rowLabels: Array.from({ length: n }, (_, r) => queries[top2(r)].text), width: 310, largest: 24, label: "token to token",
+    value: (r, c) => at(...chosenHead(), top2(r), texts[c]), color: (value, dark) => heat(value / most, dark), marked: (r) => get("queries").includes(top2(r)),
+    tell: (r, c) => `${queries[top2(r)].text} → ${keyTokens[texts[c]]}: ${percent(at(...chosenHead(), top2(r), texts[c]))}`,
+    hover: (cell) => { if (cell) numbers.textContent = matrixSaid(cell); else tell(); }, pick: (r) => save(model, { queries: [top2(r)] }),
+  }) : null;
+  const matrixSaid = ([r, c]) => `head ${chosenHead().join(".")}: ${queries[top2(r)].text} → ${keyTokens[texts[c]]}: ${percent(at(...chosenHead(), top2(r), texts[c]))}`;
+  if (!fits) matrixPart.remove();
+
+  make("h4", "", overview, "3 · All heads at a glance, layers upwards (same colors everywhere; click a head for its card)");
+  let picture = null;
+  const all = glance(root, overview, {
+    layers, heads, boxes, rows: n, columns: texts.length, width: 640, chosen: () => [get("layer"), get("head")],
+    patch: (layer, head, i) => mean(get("queries"), (query) => onPatch(layer, head, query, i)),
+    cell: (layer, head, row, column) => at(layer, head, row, texts[column]),
+    tell: (cell) => { hovered.head = cell; draw(false); }, pick: select,
   });
 
   function tell() {
     const [layer, head] = chosenHead(), names = chosenQueries().map((i) => queries[i].text).join(" + ");
-    const image = share(layer, head, patches.map((_, i) => i)), text = [`head ${layer}.${head} from ${names}: ${percent(image)} on the image`];
+    const image = share(layer, head, patches.map((_, i) => i)), text = [patches.length ? `head ${layer}.${head} from ${names}: ${percent(image)} on the image` : `head ${layer}.${head} from ${names}: it looks at words`];
     if (reverse()) text.push(`${percent(share(layer, head, get("patches")))} on the ${get("patches").length} chosen patches`);
     if (hovered.patch !== null) text.push(`patch ${hovered.patch}: ${percent(mean(chosenQueries(), (q) => onPatch(layer, head, q, hovered.patch)))}`);
     numbers.textContent = text.join("; ");
@@ -124,26 +139,32 @@ function build(model, root) {
     root.dataset.strongest = found.slice(0, 5).map(([value, layer, head, q]) => `${layer}.${head}.${q}.${value.toFixed(4)}`).join(" ");
   }
 
-  function draw(all = true) {
-    const layer = get("layer"), everywhere = patches.map((_, i) => i);
-    order = Array.from({ length: heads }, (_, head) => head).sort((a, b) => score(layer, b) - score(layer, a));
-    const scores = Array.from({ length: layers * heads }, (_, i) => score(Math.floor(i / heads), i % heads));
-    ceiling = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8].find((step) => Math.max(...scores) <= step) || 1;
-    limit = Math.max(1e-6, ...order.map((head) => Math.max(...everywhere.map((i) => mean(chosenQueries(), (q) => onPatch(layer, head, q, i))))));
-    const [l, h] = chosenHead();
-    if (l !== layer) limit = Math.max(1e-6, ...everywhere.map((i) => mean(chosenQueries(), (q) => onPatch(l, h, q, i))));
-    top.textContent = `0 … ${percent(limit)} per patch`;
+  // Limits of colors follow what is chosen, never what is hovered: one sees what is more and what is less.
+  function limits() {
+    const chosen = get("queries"), every = [];
+    let peakAll = 1e-6, words = 1e-6;
+    for (let layer = 0; layer < layers; layer++) for (let head = 0; head < heads; head++) {
+      for (let i = 0; i < patches.length; i++) peakAll = Math.max(peakAll, mean(chosen, (query) => onPatch(layer, head, query, i)));
+      for (let q = 0; q < n; q++) for (const key of texts) words = Math.max(words, at(layer, head, q, key));
+      const kept = hovered; hovered = { query: null, head: null, patch: null };
+      every.push(score(layer, head)); hovered = kept;
+    }
+    limit = peakAll; most = words;
+    ceiling = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8].find((step) => Math.max(...every) <= step) || 1;
+  }
+
+  function draw(everything = true) {
+    const layer = get("layer");
+    if (everything) limits();
+    top.textContent = patches.length ? `0 … ${percent(limit)} per patch` : "looks at words only";
     mapTitle.textContent = `${reverse() ? "Heads: attention to the chosen patches" : "Heads"} (colors 0 … ${percent(ceiling)})`;
-    by.value = get("measure"); by.parentElement.hidden = reverse();
+    matrixTitle.textContent = `Token → token, head ${chosenHead().join(".")} (colors 0 … ${percent(most)})`;
+    by.value = get("measure"); by.parentElement.hidden = reverse() || !patches.length;
     clear.disabled = !reverse();
-    tokens.draw(); image.draw(); map.draw(); tell();
-    if (!all) return;
-    slider.value = layer; which.textContent = `layer ${layer}, heads in the order of their ${reverse() ? "attention to the chosen patches" : by.selectedOptions[0].textContent}`;
-    tiles.forEach(({ tile, picture, text }, place) => {
-      tile.setAttribute("aria-pressed", order[place] === get("head"));
-      picture.draw(); text.textContent = `${layer}.${order[place]} · ${percent(score(layer, order[place]))}`;
-    });
-    root.dataset.gallery = order.join(",");
+    tokens.draw(); image.draw(); map.draw(); if (matrix) matrix.draw(); tell();
+    if (!everything) return;
+    all.draw(patches.length ? limit : most, picture);
+    Object.assign(root.dataset, { limit: limit.toFixed(5), place: s.place, layer });
     if (answer) answer.draw();
     pictures.forEach((picture) => picture.draw());
   }
@@ -152,8 +173,9 @@ function build(model, root) {
     if (!image.isDragged()) image.options.selected = new Set(get("patches"));
     draw(); who();
   };
-  pictureOf(get("picture")).then((picture) => {
-    image.show(picture); tiles.forEach((tile) => tile.picture.show(picture)); pictures.forEach((p) => p.show(picture));
+  pictureOf(get("picture")).then((loaded) => {
+    picture = loaded;
+    image.show(picture); pictures.forEach((p) => p.show(picture));
     paint();
     root.dataset.drawn = get("state").example;
   });

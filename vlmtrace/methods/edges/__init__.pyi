@@ -4,6 +4,7 @@ from .circuit_runs import run_edge_circuits
 from .circuits import choose_circuit, edge_scores
 from .estimates import attribute_edges, attribute_nodes
 from .faithfulness import edge_faithfulness, edge_faithfulness_means, edge_faithfulness_summary
+from .image_patches import image_patch_effects
 from .intervention import intervene_on_edges
 from .listing import edges
 from .path_patching import patch_edges
@@ -30,6 +31,7 @@ __all__ = [
     "edge_verdicts",
     "edges",
     "find_edge_circuit",
+    "image_patch_effects",
     "intervene_on_edges",
     "load_circuit",
     "patch_edges",

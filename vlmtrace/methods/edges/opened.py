@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.display.example import Example
-from vlmtrace.methods.edges.drawing import Place
+from vlmtrace.methods.edges.drawing import Place, place_of
 from vlmtrace.models.edges.nodes import IMAGE, INPUT, Node
 from vlmtrace.models.edges.wiring import wirings_of
 
@@ -43,9 +44,10 @@ def attention_of(example: Example, place: Place) -> Looked:
     model = example.model
 
     def compute() -> Array:
-        return model.attention(example.inputs(), place.block, place.module)[place.layer, 0, place.head].cpu().numpy()
+        return model.attention(example.inputs(), place.block, place.module)[:, 0].cpu().numpy()
 
-    weights = example.keep(("attention of a head", place.node), compute)
+    # (layer, head, query, key): all heads of a module come from one forward pass
+    weights = example.keep(("attention of heads", place.block, place.module), compute)[place.layer, place.head]
     wiring = next(wiring for wiring in wirings_of(model) if wiring.block == place.block)
     at = wiring.looked_at.get(place.module, place.block)
     keys = model.image_block if at == IMAGE else str(at)
@@ -126,3 +128,62 @@ def plain(value: float) -> float | None:
         value: any
     """
     return float(value) if np.isfinite(value) else None
+
+
+def attention_of_drawn(example: Example, nodes: pd.DataFrame) -> dict[str, Any]:
+    """Of each drawn head where it looks, mean over all tokens of the text; what cannot be read is left out.
+
+    Args:
+        example: of a model whose edges are known
+        nodes: of a `DrawnCircuit`
+
+    Returns:
+        by node, see `words_and_patches`
+    """
+    found = {}
+    for label in nodes["node"][nodes["kind"] == "head"]:
+        place = place_of(label)
+        try:
+            looked = attention_of(example, place)
+        except VlmtraceError:
+            continue
+        at_image = example.image_positions(place.block)
+        text = ~at_image[: len(looked.queries)] if at_image.any() else np.ones(len(looked.queries), dtype=bool)
+        mean = looked.weights[text].mean(axis=0)
+        found[label] = words_and_patches(example, looked.keys_block, looked.keys, mean)
+    return found
+
+
+def opened_node(example: Example, opened: str, query: int | None, effects: pd.DataFrame) -> dict[str, Any] | None:
+    """What an opened node reads and who reads it, by effect, and where a head looks.
+
+    Args:
+        example: of a model whose edges are known
+        opened: the node; "": none
+        query: the position from which a head looks; None: the mean over all
+        effects: of edges, with sender, receiver and patching_effect
+    """
+    if not opened:
+        return None
+    found: dict[str, Any] = {"name": opened, "query": query, "attention": None, "refused": ""}
+    reads = effects["receiver"].astype(str).map(lambda label: place_of(label).node == opened)
+    for name, rows in (("reads", effects[reads]), ("readBy", effects[effects["sender"] == opened])):
+        rows = rows.dropna(subset=["patching_effect"])
+        rows = rows.sort_values("patching_effect", key=np.abs, ascending=False, kind="stable").head(6)
+        found[name] = [[str(row.sender), str(row.receiver), float(row.patching_effect)] for row in rows.itertuples()]
+    place = place_of(opened)
+    if place.head is None:
+        return found
+    try:
+        looked = attention_of(example, place)
+    except VlmtraceError as error:
+        return found | {"refused": str(error)}
+    # Rows of image tokens are left out: there are too many to choose from.
+    at_image = example.image_positions(place.block)
+    queries = zip(looked.queries["position"].tolist(), looked.queries["token"].astype(str), strict=True)
+    row = looked.weights.mean(axis=0) if query is None else looked.weights[query]
+    found["attention"] = {
+        "queries": [[position, token] for position, token in queries if not at_image[position]],
+        **words_and_patches(example, looked.keys_block, looked.keys, row),
+    }
+    return found

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.display.session import Patched
 from vlmtrace.display.view import BrowserCanvas, View, png, script
-from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records, drawn_circuit, place_of
+from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records, drawn_circuit
 from vlmtrace.methods.edges.figures import edge_circuit
+from vlmtrace.methods.edges.image_patches import image_patch_effects
+from vlmtrace.methods.edges.in_address import from_address
 from vlmtrace.methods.edges.intervention import EdgeOutcome, intervene_on_edges_in
 from vlmtrace.methods.edges.listing import chosen_edges, edge_table, sender_nodes
 from vlmtrace.methods.edges.opened import (
-    attention_of,
+    attention_of_drawn,
     block_of,
+    opened_node,
     placed_boxes,
     plain,
     tokens_of,
     words_and_patches,
 )
+from vlmtrace.methods.edges.over_pairs import OverPairs, edges_of_pairs, edges_of_run
 from vlmtrace.methods.edges.path_patching import edge_readout, effects_of_pair
 from vlmtrace.methods.patching.run_sweep import default_memory, memory_for_states
 from vlmtrace.models.edges.carried import Sender
@@ -32,6 +37,9 @@ from vlmtrace.models.edges.wiring import edges_of
 
 #: A model with more edges shows at first what enters its output; what enters a node is computed when it is clicked.
 MOST_EDGES = 20_000
+
+#: Edges whose effects are shown: of this pair, or the mean over a run's pairs.
+SCOPES = ("pair", "run")
 
 #: What a corruption is called where people choose it.
 CORRUPTION = {"image": "the other image", "text": "the other question"}
@@ -48,23 +56,28 @@ class EdgeView(View):
 
     Attributes:
         corruption: whose run is patched
+        scope: "pair": effects in this pair; "run": means over the run's pairs, or a few of the explorer's
         n: how many edges are drawn, the strongest
+        patches: of the image, those that are put into the corrupt run together
         chosen: (sender, receiver) of the edges that are patched together
         opened: the node that is open; "": none
         query: the position from which the opened head looks; None: the mean over all
         outcome: what the chosen edges do
     """
 
-    title, name, order = "Edges", "edges", 50
+    title, name, order, home = "Circuit", "edges", 5, True
     note = (
-        "An edge is what one node writes as one later node reads it. Orange: with the clean run's value in it, the "
-        "corrupt run comes closer to the clean answer; blue: farther away. Click an edge to patch it, several to patch "
-        "them together; click a node to see what it attends to."
+        "From the image's patches through heads and tokens to the answer. An edge is what one node writes as one later "
+        "node reads it. Red: with the clean run's value in it, the corrupt run comes closer to the clean answer; blue: "
+        "farther away."
     )
 
     def build(self) -> list[Any]:
         """Make the canvas; compute nothing yet."""
-        self.corruption, self.n = "image", 30
+        self.corruption, self.n, self.scope = "image", 30, SCOPES[0]
+        self.patches: list[int] = []
+        self._restored: list[int] = []
+        self._over: dict[tuple[str, Any], OverPairs] = {}
         self.chosen: list[tuple[str, str]] = []
         self.opened = ""
         self.query: int | None = None
@@ -74,24 +87,59 @@ class EdgeView(View):
         return [self.canvas]
 
     def load(self) -> None:
-        """Compute the edges of the example, keeping what was chosen and opened."""
-        self.query = None
+        """Compute the edges of the example, keeping edges that were chosen and what is opened."""
+        self.query, self.patches, self._restored = None, self._restored, []
         if self.corruption not in self.example.corruptions:
             self.corruption = next(iter(self.example.corruptions), "image")
         self._run()
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Corrupt run, scope, number of edges, patched edges and patches of the image, where not as at first."""
+        found = {
+            "corruption": self.corruption, "scope": self.scope, "n": str(self.n),
+            "edges": ",".join(">".join(edge) for edge in self.chosen), "patches": ",".join(map(str, self.patches)),
+        }  # fmt: skip
+        first = {"corruption": next(iter(self.example.corruptions), "image"), "scope": SCOPES[0], "n": "30"}
+        return {key: value for key, value in found.items() if value != first.get(key, "")}
+
+    @checked
+    def restore(self, settings: Mapping[str, str]) -> None:
+        """Choose what an address says.
+
+        Args:
+            settings: as `settings` gave them
+        Raises:
+            VlmtraceError: a value means nothing here; everything stays as it was
+        """
+        example = self.example
+        corruption = settings.get("corruption", self.corruption)
+        if "corruption" in settings:
+            one_of(corruption, example.corruptions, f"corruption of {example.name}")
+        scope = one_of(settings.get("scope", self.scope), SCOPES, "scope")
+        n, edges, patches = from_address(example, {"n": str(self.n), **settings})
+        self.corruption, self.scope, self.n = corruption, scope, n
+        self.chosen = edges
+        self._restored = patches
+        if self._shown is example:
+            self.patches, self._restored = patches, []
+            self._run()
+
     # What can be done --------------------------------------------------------
 
     @checked
-    def choose(self, corruption: str | None = None, n: Count | None = None) -> None:
-        """Show the edges of another corrupt run, or another number of edges.
+    def choose(self, corruption: str | None = None, n: Count | None = None, scope: str | None = None) -> None:
+        """Show the edges of another corrupt run, another number of edges, or means over pairs.
 
         Args:
             corruption: whose run is patched; None: the same as before
             n: how many edges, the strongest; None: the same as before
+            scope: "pair" or "run"; None: the same as before
         Raises:
-            VlmtraceError: the example has no such run
+            VlmtraceError: the example has no such run, or there is no such scope
         """
+        if scope is not None:
+            self.scope = one_of(scope, SCOPES, "scope")
         if corruption is not None:
             self.corruption = one_of(corruption, self.example.corruptions, f"corruption of {self.example.name}")
         self.n = n or self.n
@@ -115,9 +163,25 @@ class EdgeView(View):
             self.chosen = before
             raise
 
+    @checked
+    def patch_image(self, patches: list[int]) -> None:
+        """Put patches of the clean image into the corrupt run, all together.
+
+        Args:
+            patches: as rows of the image's places; none: none
+        Raises:
+            VlmtraceError: there is no such patch, or no second image
+        """
+        before, self.patches = self.patches, sorted(set(patches))
+        try:
+            self._run()
+        except VlmtraceError:
+            self.patches = before
+            raise
+
     def clear(self) -> None:
         """Patch nothing."""
-        self.chosen = []
+        self.chosen, self.patches = [], []
         self._run()
 
     @checked
@@ -139,10 +203,14 @@ class EdgeView(View):
         with self.busy(str(message.get("activity", "edges"))):
             match message.get("do"):
                 case "choose":
-                    self.choose(message.get("corruption"), message.get("n"))
+                    self.choose(message.get("corruption"), message.get("n"), message.get("scope"))
+                case "patch image":
+                    self.patch_image(message["patches"])
                 case "toggle":
                     self.toggle(message["sender"], message["receiver"])
                 case "open":
+                    # What is opened is looked at: a head's card opens, and is there before the graph is drawn anew.
+                    self.session.select(message["node"] or None)
                     self.open(message["node"], message.get("query"))
                 case "clear":
                     self.clear()
@@ -168,6 +236,38 @@ class EdgeView(View):
         if self.opened and self.opened not in opened and any(e.receiver.node.label == self.opened for e in every):
             opened.append(self.opened)
         return pd.concat([self._entering(node) for node in opened], ignore_index=True)
+
+    def over_pairs(self) -> OverPairs:
+        """Effects of edges in many pairs: those of the run, or of a few pairs of the explorer."""
+        model, task = self.session.model, self.example.pair.get("task")
+        key = (self.corruption, task)
+        if key not in self._over:
+            run = self.session.run
+            found = edges_of_run(run, model.name, self.corruption, task)
+            few = len(self.example.keep("edges", lambda: edges_of(model))) <= MOST_EDGES
+            self._over[key] = found or edges_of_pairs(
+                model, self.session.pairs, self.corruption, task, None if few else [THE_OUTPUT.label]
+            )
+        return self._over[key]
+
+    def image_effects(self) -> list[float | None]:
+        """Effect of each patch of the image by itself; none where the image is the same in both runs."""
+        if self.corruption != "image":
+            return []
+        positions = self._image_tokens()
+
+        def compute() -> list[float | None]:
+            try:
+                found = image_patch_effects(self.example, [[position] for position in positions])
+            except VlmtraceError:
+                return []  # edges can be shown all the same
+            return [plain(effect) for effect in found.effects]
+
+        return self.example.keep("effects of image patches", compute)
+
+    def _image_tokens(self) -> list[int]:
+        """The image token of each of `placed_boxes`."""
+        return [int(i) for i in placed_boxes(self.example)[0].nonzero()[0]]
 
     def _entering(self, node: str | None) -> pd.DataFrame:
         def compute() -> pd.DataFrame:
@@ -219,8 +319,12 @@ class EdgeView(View):
         model, example = self.session.model, self.example
         try:
             runs = example.runs(self.corruption)
-            circuit = drawn_circuit(self.effects().drop(columns="position"), self.n)
-            self.outcome = intervene_on_edges_in(model, runs, self.chosen)
+            table = self.effects().drop(columns="position") if self.scope == SCOPES[0] else self.over_pairs().table
+            circuit = drawn_circuit(table, self.n)
+            self.outcome = example.keep(
+                ("edges together", self.corruption, tuple(self.chosen)),
+                lambda: intervene_on_edges_in(model, runs, self.chosen),
+            )
             drawn = list(zip(circuit.edges["sender"], circuit.edges["receiver"], strict=True))
             alone = example.keep(
                 ("circuit of edges", self.corruption, tuple(drawn)),
@@ -233,6 +337,35 @@ class EdgeView(View):
         with self.canvas.hold_sync():
             self.canvas.picture = png(example.image)
             self.canvas.state = state
+        self._report(state)
+
+    def _report(self, state: dict[str, Any]) -> None:
+        """Tell the gauge what is patched: patches of the image, or else edges."""
+        outcome, image = self.computed(self.outcome), state["image"]["outcome"]
+        if image is not None:
+            found = Patched(image["effect"], image["answer"], "image", f"{len(self.patches)} patches of the image")
+        elif self.chosen:
+            correct, incorrect = self.example.options
+            answer = correct if outcome.logit_diff() > 0 else incorrect
+            text = "; ".join(" → ".join(edge) for edge in self.chosen)
+            found = Patched(outcome.patching_effect, answer, self.corruption, text)
+        else:
+            found = None
+        self.session.report(found)
+        self.settings_changed()
+
+    def _image(self) -> dict[str, Any]:
+        """Patches of the image: what each does, which are put in together, and what that does."""
+        outcome = None
+        if self.patches:
+            if self.corruption != "image":
+                raise VlmtraceError("Patches of the image do nothing to the other question: choose the other image.")
+            tokens = self._image_tokens()
+            if self.patches[-1] >= len(tokens):
+                raise VlmtraceError(f"There is no patch {self.patches[-1]}: choose among 0 to {len(tokens) - 1}.")
+            found = image_patch_effects(self.example, [[tokens[patch] for patch in self.patches]])
+            outcome = {"effect": float(found.effects[0]), "answer": found.answers[0]}
+        return {"effects": self.image_effects(), "chosen": self.patches, "outcome": outcome}
 
     def _state(self, circuit: DrawnCircuit, alone: float) -> dict[str, Any]:
         example, outcome = self.example, self.outcome
@@ -240,12 +373,15 @@ class EdgeView(View):
         return {
             "example": f"{id(example)}", "corruption": self.corruption,
             "corruptions": {name: CORRUPTION[name] for name in example.corruptions},
+            "scope": self.scope, "source": "" if self.scope == SCOPES[0] else self.over_pairs().source,
+            "image": self._image(), "attention": attention_of_drawn(example, circuit.nodes),
             "n": self.n, "edges": as_records(circuit.edges.drop(columns="at")),
             "nodes": as_records(circuit.nodes.drop(columns="at")), "rows": circuit.rows, "nEdges": circuit.n_edges,
             "answer": example.options[0], "question": example.question,
             "chosen": [list(edge) for edge in self.chosen], "boxes": placed_boxes(example)[1].round(6).tolist(),
             "result": as_records(outcome.table()), "effect": plain(outcome.patching_effect),
-            "alone": plain(alone), "places": self._places(), "node": self._node(),
+            "alone": plain(alone), "places": self._places(),
+            "node": opened_node(example, self.opened, self.query, self.effects()),
         }  # fmt: skip
 
     def _places(self) -> dict[str, Any] | None:
@@ -258,42 +394,14 @@ class EdgeView(View):
         amounts = words_and_patches(self.example, block, found, found["patching_effect"].to_numpy())
         return {"of": [sender, receiver], **amounts}
 
-    def _node(self) -> dict[str, Any] | None:
-        """What the opened node reads and who reads it, by effect, and where a head looks."""
-        if not self.opened:
-            return None
-        effects = self.effects()
-        found: dict[str, Any] = {"name": self.opened, "query": self.query, "attention": None, "refused": ""}
-        reads = effects["receiver"].astype(str).map(lambda label: place_of(label).node == self.opened)
-        for name, rows in (("reads", effects[reads]), ("readBy", effects[effects["sender"] == self.opened])):
-            rows = rows.dropna(subset=["patching_effect"])
-            rows = rows.sort_values("patching_effect", key=np.abs, ascending=False, kind="stable").head(6)
-            found[name] = [
-                [str(row.sender), str(row.receiver), float(row.patching_effect)] for row in rows.itertuples()
-            ]
-        place = place_of(self.opened)
-        if place.head is None:
-            return found
-        try:
-            looked = attention_of(self.example, place)
-        except VlmtraceError as error:
-            return found | {"refused": str(error)}
-        # Rows of image tokens are left out: there are too many to choose from.
-        at_image = self.example.image_positions(place.block)
-        queries = zip(looked.queries["position"].tolist(), looked.queries["token"].astype(str), strict=True)
-        row = looked.weights.mean(axis=0) if self.query is None else looked.weights[self.query]
-        found["attention"] = {
-            "queries": [[position, token] for position, token in queries if not at_image[position]],
-            **words_and_patches(self.example, looked.keys_block, looked.keys, row),
-        }
-        return found
-
     # Exports --------------------------------------------------------
 
     def figure(self) -> Figure:
         """The graph as `plots.edge_circuit` draws it."""
         correct, _ = self.example.options
         pair = self.example.frame().assign(correct_answer=correct)
+        if self.scope != SCOPES[0]:
+            return edge_circuit(self.over_pairs().table, None, self.n)
         return edge_circuit(self.effects().drop(columns="position"), pair, self.n)
 
     def code(self) -> str:
@@ -308,6 +416,18 @@ class EdgeView(View):
                 f"outcome = intervene_on_edges(model, pair, edges, corruption={self.corruption!r})",
                 "print(outcome)",
                 "outcome.table()",
+                *self._code_of_patches(),
                 "",
             ]
         )
+
+    def _code_of_patches(self) -> list[str]:
+        if not self.patches:
+            return []
+        tokens = self._image_tokens()
+        return [
+            "from vlmtrace.display import Example",
+            "from vlmtrace.methods.edges import image_patch_effects",
+            f"patched = image_patch_effects(Example(model, pair), [{[tokens[patch] for patch in self.patches]}])",
+            "print(patched.effects)",
+        ]

@@ -137,6 +137,13 @@ class Explanation:
         return float(self.random["changed"].mean()) if len(self.random) else float("nan")
 
     @property
+    def nearest(self) -> pd.Series | None:
+        """The row of `tried` that takes most of the answer's probability; None where nothing was tried."""
+        if self.tried.empty:
+            return None
+        return self.tried.loc[self.tried["probability"].idxmin()]
+
+    @property
     def tries(self) -> int | None:
         """How many sets were tried until one changed the answer, that one included; None: none did."""
         return None if self.head is None else int(self.tried["changed"].to_numpy().argmax()) + 1
@@ -160,7 +167,14 @@ class Explanation:
         """The finding in sentences, beside what random sets and a search without graphs do."""
         if self.head is None:
             more = f" ({self.untried} sets were left untried)" if self.untried else ""
-            return f"None of {len(self.tried)} sets within reach changes {self.answer!r} when masked{more}."
+            said = f"None of {len(self.tried)} sets within reach changes {self.answer!r} when masked{more}."
+            nearest = self.nearest
+            if nearest is None:
+                return said
+            return (
+                f"{said} The nearest comes from {self.probability:.3f} to {nearest['probability']:.3f}, "
+                f"by masking {nearest['tokens']}."
+            )
         names = ", ".join(self.masked["kind"] + " " + self.masked["token"])
         n, of_size = len(self.minimal), int((self.tried["size"] == len(self.masked)).sum())
         others = f", the first of {n} such sets among {of_size}" if n > 1 else f", alone among {of_size} sets"

@@ -56,12 +56,17 @@ function build(model, root) {
   const svg = shape("svg", right, { width: 640, height: 330, role: "img", "aria-label": "causal graph" });
   const legend = make("div", "vt-label", right);
   const result = make("div", "", root);
-  if (!s.graphs) make("div", "vt-label", right, "computing the graphs of all heads and the search …");
+  if (s.waits) {
+    const start = button(right, "compute the graphs and the search", () => { start.disabled = true; send({ do: "compute" }); }, "takes some seconds");
+    start.dataset.name = "compute";
+    make("div", "vt-label", right, "Takes some seconds; nothing is computed until you ask, or change a setting.");
+  } else if (!s.graphs) make("div", "vt-label", right, "computing the graphs of all heads and the search …");
   else {
     make("div", "vt-answer", result, s.sentence);
     const table = make("table", "", result), line = (text, value, note) => { const row = make("tr", "", table); make("td", "", row, text); const cell = make("td", "", row), bar = make("span", "vt-share", cell); cell.style.width = "190px"; bar.style.width = `${180 * value}px`; make("td", "vt-value", row, percent(value)); make("td", "vt-role", row, note); };
     make("caption", "vt-label", table, `probability of ${s.answer[s.step]}`);
     line("nothing masked", s.probability, "");
+    if (s.nearest) line(s.nearest.tokens, s.nearest.probability, "the nearest: masked, and the answer stays");
     if (s.after !== null) line(s.masked.join(", "), s.after, `masked: ${s.becomes}`);
     if (s.randomMean !== null) line(`as many others, mean of ${s.random} draws`, s.randomMean, `${s.randomChanged} of ${s.random} change the answer`);
     if (s.minimal.length > 1) make("div", "vt-label", result, `All sets of this size within reach that change the answer: ${s.minimal.join("; ")}.`);

@@ -39,7 +39,7 @@ class CausalView(View):
         found: the graphs of all heads and the explanation; None before the view is shown
     """
 
-    title, name, order = "Causal graph", "causal", 30
+    title, name, order, more = "Causal graph", "causal", 30, True
     note = (
         "Tokens that are linked in one head's attention (after CLEANN, Rohekar et al. 2023; by FCI, where the paper "
         "uses ICD). From the answer outwards, sets of them are masked until the model's answer changes; then as many "
@@ -58,9 +58,13 @@ class CausalView(View):
         return [self.canvas]
 
     def load(self) -> None:
-        """Compute the graphs and the search for the example."""
+        """Show the image and the settings; the graphs take seconds, and are computed when they are asked for."""
         self.step = min(self.step, len(self.example.answer().ids) - 1)
-        self.compute()
+        self.found = None
+        if self._key in self._asked:
+            self.compute()
+        else:
+            self._send(waits=True)
 
     def compute(self, **changed: Any) -> Explanation:
         """Compute with other settings.
@@ -78,9 +82,8 @@ class CausalView(View):
         self.options = replace(self.options, **changed)
         self.found = None
         self._send()  # the picture and what is being computed, before the graphs are there
-        key = ("causal graph", self.layer, self.step, *asdict(self.options).values())
         self.found = example.keep(
-            key,
+            self._key,
             lambda: explain(
                 example.model,
                 given_images(example.pair),
@@ -91,6 +94,7 @@ class CausalView(View):
                 options=self.options,
             ),
         )
+        self._asked.add(self._key)
         if self.canvas.head not in self.found.graphs:
             self.canvas.head = min(self.found.graphs)
         if self.found.head is not None:
@@ -98,11 +102,25 @@ class CausalView(View):
         self._send()
         return self.found
 
+    @property
+    def _asked(self) -> set[tuple[Any, ...]]:
+        """What has been computed of the example."""
+        return self.example.keep("causal graphs that were asked for", set)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return ("causal graph", self.layer, self.step, *asdict(self.options).values())
+
     def _receive(self, _widget: Any, message: dict, _buffers: Any) -> None:
         with self.busy("causal graph"):
             self.compute(**{key: value for key, value in message.items() if key != "do"})
 
-    def _send(self) -> None:
+    def _send(self, waits: bool = False) -> None:
+        """Draw what is there.
+
+        Args:
+            waits: nothing is being computed, until somebody asks for it
+        """
         example, found = self.example, self.found
         boxes = example.cells(example.model.image_block)
         placed = ~np.isnan(boxes).any(axis=1)
@@ -111,13 +129,14 @@ class CausalView(View):
             "layer": self.layer, "layers": example.model.head_block.n_layers,
             "alpha": self.options.alpha, "threshold": self.options.threshold, "radius": self.options.radius,
             "alphas": ALPHAS, "thresholds": THRESHOLDS, "radii": RADII,
-            "boxes": np.where(placed[:, None], boxes, 0).round(6).tolist(), "graphs": None,
+            "boxes": np.where(placed[:, None], boxes, 0).round(6).tolist(), "graphs": None, "waits": waits,
         }  # fmt: skip
         if found is not None:
             state |= {
                 "graphs": {str(head): _graph(graph) for head, graph in found.graphs.items()},
                 "refused": {str(head): why for head, why in found.refused.items()},
-                "masked": _names(found.masked), "becomes": found.becomes, "sentence": str(found),
+                "nearest": _nearest(found), "masked": _names(found.masked),
+                "becomes": found.becomes, "sentence": str(found),
                 "probability": found.probability, "tried": len(found.tried), "untried": found.untried,
                 "randomChanged": int(found.random["changed"].sum()) if len(found.random) else 0,
                 "random": len(found.random), "tokens": found.masked["kind"].tolist(),
@@ -179,6 +198,14 @@ class CausalView(View):
             f"    answer={self.example.answer().ids}, step={self.step}, layer={self.layer}, options=options,\n)\n"
             "print(found)\nfound.tried\n"
         )
+
+
+def _nearest(found: Explanation) -> dict[str, Any] | None:
+    """How near the search came where it found no set."""
+    row = found.nearest
+    if row is None or found.head is not None:
+        return None
+    return {"tokens": str(row["tokens"]), "probability": float(row["probability"])}
 
 
 def _names(tokens: pd.DataFrame) -> list[str]:

@@ -9,6 +9,7 @@ from .joint import attention_heads, patch_together, patch_whole_heads
 from .metrics import patching_effect
 from .sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
 from .view import Patching
+from .waterfall import patch_waterfall
 
 __all__ = [
     "DIRECTIONS",
@@ -32,6 +33,7 @@ __all__ = [
     "patch_modules",
     "patch_regions",
     "patch_together",
+    "patch_waterfall",
     "patch_whole_heads",
     "patching_effect",
     "region_effects",

@@ -21,6 +21,7 @@ from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns, WholeRuns, encode_pair, run_pairs
+from vlmtrace.methods.patching.direction import in_direction
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.models import VLM, Readout, Site
 from vlmtrace.models.hooks import attach_hooks
@@ -80,16 +81,23 @@ class Outcome:
         logits: by run ("clean", "corrupt", "patched"), (vocabulary,) float32
         readouts: by run, the logits and probabilities of the two options
         tokens: from ids to the vocabulary's entries
+        direction: "denoising": the corrupt run is patched; "noising": the clean run is, from the corrupt one
     """
 
     logits: dict[str, Tensor]
     readouts: dict[str, Readout]
     tokens: Callable[[Sequence[int]], list[str]]
+    direction: str = "denoising"
 
     @property
     def patching_effect(self) -> float:
-        """(LD_patched − LD_corrupt) / (LD_clean − LD_corrupt); NaN where clean and corrupt do not differ."""
-        return float(patching_effect(*(self.logit_diff(run) for run in ("patched", "clean", "corrupt"))))
+        """Share of the gap between both runs that the patches close; NaN where clean and corrupt do not differ.
+
+        Denoising: (LD_patched − LD_corrupt) / (LD_clean − LD_corrupt). Noising: (LD_patched − LD_clean) / (LD_corrupt −
+        LD_clean), 1 where as much is lost as the corruption takes.
+        """
+        source, patched = ("clean", "corrupt") if self.direction == "denoising" else ("corrupt", "clean")
+        return float(patching_effect(*(self.logit_diff(run) for run in ("patched", source, patched))))
 
     def logit_diff(self, run: str = "patched") -> float:
         """LD = logit(correct) − logit(incorrect) of a run.
@@ -144,7 +152,11 @@ class Outcome:
 
 @checked
 def intervene(
-    model: VLM, pair: Mapping[str, Any] | pd.Series, patches: Iterable[Patch], corruption: str = "image"
+    model: VLM,
+    pair: Mapping[str, Any] | pd.Series,
+    patches: Iterable[Patch],
+    corruption: str = "image",
+    direction: str = "denoising",
 ) -> Outcome:
     """Run one pair's corrupt input with all patches in place.
 
@@ -153,12 +165,14 @@ def intervene(
         pair: a row of a pairs table
         patches: what is copied from the clean run; none leaves the corrupt run as it is
         corruption: "image" or "text"
+        direction: "denoising"; or "noising": the clean run is patched, from the corrupt one
 
     Returns:
         what the patches did to the first answer token
 
     Raises:
-        VlmtraceError: a patch names what the model does not have, or the pair's runs cannot be aligned
+        VlmtraceError: a patch names what the model does not have, the pair's runs cannot be aligned, or there is no
+            such direction
 
     Example:
         >>> import vlmtrace as vt
@@ -172,36 +186,41 @@ def intervene(
     """
     one_of(corruption, CORRUPTIONS, "corruption")
     frame = pd.DataFrame([dict(pair)])
-    return intervene_in(model, run_pairs(model, frame, [encode_pair(model, frame, 0, corruption)], corruption), patches)
+    runs = run_pairs(model, frame, [encode_pair(model, frame, 0, corruption)], corruption)
+    return intervene_in(model, runs, patches, direction)
 
 
-def intervene_in(model: VLM, runs: PairRuns, patches: Iterable[Patch]) -> Outcome:
+def intervene_in(model: VLM, runs: PairRuns, patches: Iterable[Patch], direction: str = "denoising") -> Outcome:
     """Do the same as `intervene`, with the runs of a pair that have been computed.
 
     Args:
         model: the model to patch
         runs: of one pair (batch 1)
-        patches: what is copied from the clean run
+        patches: what is copied
+        direction: "denoising": from the clean into the corrupt run; "noising": from the corrupt into the clean run
 
     Returns:
         what the patches did to the first answer token
 
     Raises:
-        VlmtraceError: a patch names what the model does not have
+        VlmtraceError: a patch names what the model does not have, or there is no such direction
     """
-    chosen = list(patches)
+    chosen, directed = list(patches), in_direction(runs, direction)
     logits = {
         "clean": runs.clean.logits,
         "corrupt": runs.corrupt.logits,
-        "patched": patched_logits(model, runs, [chosen]),
+        "patched": patched_logits(model, directed, [chosen]),
     }
     if runs.whole is None:
         patched = Readout.of(logits["patched"], runs.answer_ids)
     else:
-        patched = patched_readout(model, runs, [chosen])
+        patched = patched_readout(model, directed, [chosen])
     readouts = {"clean": runs.clean_readout, "corrupt": runs.corrupt_readout, "patched": patched}
     return Outcome(
-        {run: value[0].cpu() for run, value in logits.items()}, readouts, model.tokenizer.convert_ids_to_tokens
+        {run: value[0].cpu() for run, value in logits.items()},
+        readouts,
+        model.tokenizer.convert_ids_to_tokens,
+        direction,
     )
 
 

@@ -1,4 +1,16 @@
 // Effect maps to click on; what is clicked is patched, all of it together, in one run.
+// The words of each direction: what is copied where, and what an effect of 0 and of 1 says.
+const DIRECTION_WORDS = {
+  denoising: {
+    name: "clean → corrupt (denoising)", run: "corrupt",
+    note: "The corrupt run gets the chosen activations of the clean run, all at once: are they enough? Effect 0: nothing happens; 1: the clean answer is back.",
+  },
+  noising: {
+    name: "corrupt → clean (noising)", run: "clean",
+    note: "The clean run gets the chosen activations of the corrupt run, all at once: does its answer need them? Effect 0: nothing is lost; 1: as much is lost as the corruption takes.",
+  },
+};
+
 function render({ model, el }) {
   let layer = 0, kept = { picture: null, bytes: null };
   const send = (message) => model.send(message);
@@ -14,7 +26,13 @@ function render({ model, el }) {
     const patched = (l, positions, heads) => here.some((p) => p.layer === l && same(p.positions, positions) && same(p.heads, heads));
     const named = (node, name) => { node.dataset.name = name; return node; };
 
+    const said = DIRECTION_WORDS[s.direction];
+    make("div", "vt-note", el, `${said.note} A head is patched at all positions at once, unless you choose some.`);
     const first = make("div", "vt-controls", el);
+    const ways = named(make("select", "", make("label", "", first, "copy: ")), "direction");
+    for (const [name, { name: text }] of Object.entries(DIRECTION_WORDS)) make("option", "", ways, text).value = name;
+    ways.value = s.direction;
+    ways.addEventListener("change", () => send({ do: "choose", direction: ways.value, activity: "effect maps" }));
     const which = named(make("select", "", make("label", "", first, "corrupt run: ")), "corruption");
     for (const [name, text] of Object.entries(s.corruptions)) make("option", "", which, text).value = name;
     which.value = s.corruption;
@@ -26,11 +44,22 @@ function render({ model, el }) {
     const scale = make("span", "vt-scale", first);
     scale.style.background = `linear-gradient(to right, ${[-1, -0.5, 0, 0.5, 1].map(diverging).join(",")})`;
     make("span", "vt-label", first, "effect: blue below 0, red above");
+    named(check(first, "keep patches for the next pair", s.keeps, (on) => send({ do: "keep", on, activity: "keeping patches" })), "keep");
+    if (s.away) {
+      const line = make("div", "vt-controls", el), many = s.away.n === 1 ? "The patch" : `The ${s.away.n} patches`;
+      make("span", "vt-label", line, `${many} of ${s.away.name} ${s.away.n === 1 ? "was" : "were"} put away.`);
+      named(button(line, "do they transfer? patch them here", () => send({ do: "carry", activity: "carrying patches over" })), "carry");
+    }
+    if (s.carried) {
+      const left = s.carried.left.length ? ` Left behind, for lack of such a token here: ${s.carried.left.join("; ")}.` : "";
+      const line = make("div", "vt-answer", el, `Carried over from ${s.carried.name}: effect ${signed(s.carried.effect)} there, ${signed(s.effect)} here with what is patched now.${left}`);
+      line.style.fontSize = "14px"; line.dataset.name = "carried";
+    }
 
     const columns = make("div", "vt-columns", el);
     const draws = [], hint = make("div", "vt-numbers");
     hint.setAttribute("role", "status");
-    const tell = (text) => { hint.textContent = text || "Hover a cell for its effect; click it to patch it."; };
+    const tell = (text) => { hint.textContent = text || "Hover a cell for its effect; a click patches it, and opens its card."; };
     tell();
 
     if (s.headEffects) {
@@ -92,20 +121,9 @@ function render({ model, el }) {
       if (kept.bytes !== bytes) kept = { bytes, picture: pictureOf(bytes) };
       kept.picture.then((picture) => { image.show(picture); paint(); });
     }
-    const result = make("div", "vt-columns", columns), runs = make("div", "vt-columns", result), numbers = make("div", "", result);
-    for (const run of ["clean", "corrupt"]) {
-      const part = make("div", "", runs);
-      make("div", `vt-label vt-${run}`, part, run);
-      const shown = make("img", "vt-thumb", part);
-      shown.src = URL.createObjectURL(new Blob([model.get(run === "clean" ? "picture" : "other")], { type: "image/png" }));
-      shown.alt = `the image of the ${run} run`;
-      make("div", "", part, s.questions[run]);
-      make("div", "vt-answer", part, s.answers[run]);
-    }
-    const third = make("div", "", runs);
-    make("div", "vt-label vt-patched", third, `patched (${s.patches.length})`);
-    make("div", "vt-answer", third, s.answers.patched);
-    make("div", "", third, `effect ${signed(s.effect)}`);
+    const result = make("div", "vt-columns", el), numbers = make("div", "", result), steps = make("div", "", result);
+    numbers.style.maxWidth = steps.style.maxWidth = "306px";
+    make("div", "vt-label vt-patched", numbers, `${said.run} run, patched (${s.patches.length}): effect ${signed(s.effect)}`);
     const body = make("table", "", numbers);
     make("caption", "vt-label", body, "first answer token");
     for (const row of s.distribution) {
@@ -114,12 +132,21 @@ function render({ model, el }) {
         make("td", "", line, i === 0 ? row.token + (role < 0 ? "" : role ? " (incorrect)" : " (correct)") : "");
         make("td", `vt-${run}`, line, run);
         const cell = make("td", "", line), bar = make("span", `vt-share ${run}`, cell);
-        cell.style.width = "130px"; bar.style.width = `${(120 * row[run]).toFixed(1)}px`;
+        cell.style.width = "66px"; bar.style.width = `${(60 * row[run]).toFixed(1)}px`;
         make("td", "vt-value", line, percent(row[run]));
       });
     }
     make("div", "vt-numbers", numbers, `LD clean ${signed(s.logitDiff.clean)}, corrupt ${signed(s.logitDiff.corrupt)}, patched ${signed(s.logitDiff.patched)}`);
     columns.before(hint);
+    if (!s.waterfall.length) make("div", "vt-label", steps, "Patch something: here stands what each patch adds, against as many at random.").style.maxWidth = "300px";
+    if (s.waterfall.length) {
+      const part = steps, last = s.waterfall[s.waterfall.length - 1];
+      make("h4", "", part, "What each patch adds, in this order");
+      const names = s.patches.map((patch) => patch.short);
+      draws.push(waterfall(el, part, { steps: s.waterfall, names, draws: s.draws, tell }).draw);
+      const random = Math.round(last.random_share * s.draws);
+      make("div", "vt-label", part, `${random} of ${s.draws} draws of as many at random do as much or more.`);
+    }
     const below = make("div", "vt-controls", el);
     make("h4", "", below, "Patched together:");
     const undoing = named(button(below, "undo", () => send({ do: "undo", activity: "undo" })), "undo"), clearing = named(button(below, "clear", () => send({ do: "clear", activity: "clear" })), "clear");
@@ -128,7 +155,7 @@ function render({ model, el }) {
     const list = make("ol", "vt-list", el);
     s.patches.forEach((patch, index) => { const item = make("li", "", list, `${patch.text} `); button(item, "×", () => send({ do: "remove", index, activity: "taking out a patch" }), "take this patch out"); });
     draws.forEach((draw) => draw());
-    Object.assign(el.dataset, { effect: s.effect, patches: s.patches.length, answer: s.answers.patched, corruption: s.corruption, place: s.place.join(" "), drawn: s.example, effects: JSON.stringify(s.headEffects), tokenEffects: JSON.stringify(s.effects) });
+    Object.assign(el.dataset, { effect: s.effect, patches: s.patches.length, answer: s.answers.patched, corruption: s.corruption, direction: s.direction, carried: s.carried ? s.carried.name : "", steps: JSON.stringify(s.waterfall.map((step) => step.patching_effect)), place: s.place.join(" "), drawn: s.example, effects: JSON.stringify(s.headEffects), tokenEffects: JSON.stringify(s.effects) });
     return [keepDrawn(el, () => draws.forEach((draw) => draw()))];
   }
   return rebuilt(model, el, "places", build);

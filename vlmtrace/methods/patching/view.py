@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,35 +13,66 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.display.panels import effect_panel, head_panel
-from vlmtrace.display.style import effect_limit, new_figure, paper_style, signed_colorbar
+from vlmtrace.display.example import Example
+from vlmtrace.display.session import Patched
 from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.display.wording import readable
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.token_roles import shows_image
+from vlmtrace.inputs.pair_runs import PairRuns
+from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
+from vlmtrace.methods.patching.in_address import from_address, in_address
 from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in, patched_readout
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.methods.patching.plans import module_plan, site_patches
 from vlmtrace.methods.patching.run_sweep import default_memory, sweep_patches
+from vlmtrace.methods.patching.transfer import carried
+from vlmtrace.methods.patching.view_figure import draw_patching
+from vlmtrace.methods.patching.waterfall import DRAWS, waterfall_in
 from vlmtrace.models import Readout
 
 #: What a corruption is called where people choose it.
 CORRUPTION = {"image": "the other image", "text": "the other question"}
 
 
-class PatchCanvas(BrowserCanvas):
-    """Effect maps to click on, and the three distributions."""
+#: Seed of the random patches that chosen ones are compared with.
+SEED = 0
 
-    _esm = script(Path(__file__).with_suffix(".js"))
+
+class PutAway(NamedTuple):
+    """Patches of an example that is no longer looked at.
+
+    Attributes:
+        name: of the example
+        patches: in their order
+        tokens: by block, its positions: position, token, token_role
+        effect: of all of them together, there
+    """
+
+    name: str
+    patches: list[Patch]
+    tokens: dict[str, pd.DataFrame]
+    effect: float
+
+
+class PatchCanvas(BrowserCanvas):
+    """Effect maps to click on, what each patch adds, and the three distributions."""
+
+    _esm = script(Path(__file__).with_name("waterfall.js")) + Path(__file__).with_suffix(".js").read_text()
 
     other = traitlets.Bytes(b"").tag(sync=True)
 
 
 class Patching(View):
-    """Put activations of the clean run into the corrupt run by clicking, several together, and read the answer.
+    """Copy activations of one run into the other by clicking, several together, and read the answer.
 
     Attributes:
-        corruption: whose run is patched
+        corruption: the corrupt run
+        direction: "denoising": the corrupt run is patched, from the clean one; "noising": the clean run, from the
+            corrupt one
+        keeps: whether patches are carried over to the next example; if not, they are put away
+        put_away: patches of another example, which can be carried over to this one; None: there are none
+        carried: where the patches came from, if they are another example's, and what was left behind; None: they are
+            this example's own
         place: (block, module) of the maps
         positions: where heads are patched; empty: everywhere
         patches: the intervention, in the order in which it was put together
@@ -48,53 +80,97 @@ class Patching(View):
     """
 
     title, name, order = "Patch", "patch", 40
-    note = (
-        "The corrupt run gets the chosen activations of the clean run, all at once. Effect 0: nothing happens; "
-        "1: the clean answer is back. A head is patched at all positions at once; the notebooks' tables patch one "
-        "position at a time, and their maps sum over positions."
-    )
+    # What is copied where depends on the direction, so the canvas says it.
+    note = ""
 
     def build(self) -> list[Any]:
         """Make the canvas of effect maps and distributions; patch nothing yet."""
         model = self.session.model
         block = model.head_block
-        self.corruption = "image"
+        self.corruption, self.direction, self.keeps = "image", DIRECTIONS[0], False
+        self.put_away: PutAway | None = None
+        self.carried: dict[str, Any] | None = None
         self.place = (block.name, block.head_modules[-1])
         self.positions: list[int] = []
         self.patches: list[Patch] = []
         self.outcome: Outcome | None = None
         self._before: list[list[Patch]] = []
+        self._restored: tuple[Example, list[Patch]] | None = None
         self.canvas = PatchCanvas()
         self.canvas.on_msg(self._receive)
         return [self.canvas]
 
     def load(self) -> None:
-        """Compute the effect maps of the example, keeping whole layers and heads that were patched."""
+        """Compute the effect maps of the example; patches of another one are put away, or carried over."""
         if self._shown is not self.example:
-            # Positions of one prompt mean nothing in another; whole layers and heads do.
-            self.positions = []
-            self.patches = [patch for patch in self.patches if patch.positions is None]
-            self._before = []
+            if self._shown is not None and self.patches:
+                tokens = {patch.block: self._shown.tokens(patch.block) for patch in self.patches}
+                effect = float("nan") if self.outcome is None else self.outcome.patching_effect
+                self.put_away = PutAway(self._shown.name, self.patches, tokens, effect)
+            self.positions, self.patches, self._before, self.carried = [], [], [], None
+            if self._restored is not None and self._restored[0] is self.example:
+                self.patches, self.put_away = self._restored[1], None
+            self._restored = None
         if self.corruption not in self.example.corruptions:
             self.corruption = next(iter(self.example.corruptions), "image")
         try:
-            self._run()
+            if self.keeps and self.put_away is not None and not self.patches:
+                self.carry()
+            else:
+                self._run()
         except VlmtraceError:
             self.canvas.state = {}
             raise
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Corrupt run, direction and patches, where they are not as at first."""
+        found = {"corruption": self.corruption, "direction": self.direction, "patches": in_address(self.patches)}
+        first = {"corruption": next(iter(self.example.corruptions), "image"), "direction": DIRECTIONS[0], "patches": ""}
+        return {key: value for key, value in found.items() if value != first[key]}
+
+    @checked
+    def restore(self, settings: Mapping[str, str]) -> None:
+        """Choose the corrupt run, the direction and the patches of an address.
+
+        Args:
+            settings: as `settings` gave them; with `also`, a patch is added to those that there are
+        Raises:
+            VlmtraceError: a value means nothing here; everything stays as it was
+        """
+        example = self.example
+        corruption, direction = settings.get("corruption", self.corruption), settings.get("direction", self.direction)
+        if "corruption" in settings:
+            one_of(corruption, example.corruptions, f"corruption of {example.name}")
+        one_of(direction, DIRECTIONS, "direction")
+        is_shown = self._shown is example
+        patches = list(self.patches) if is_shown else []
+        if "patches" in settings:
+            patches = from_address(example, settings["patches"])
+        patches += [patch for patch in from_address(example, settings.get("also", "")) if patch not in patches]
+        self.corruption, self.direction = corruption, direction
+        if is_shown:
+            self._set(patches)
+        else:
+            self._restored = (example, patches)
+
     # What can be done --------------------------------------------------------
 
     @checked
-    def choose(self, corruption: str | None = None, place: tuple[str, str] | None = None) -> None:
-        """Show the maps of another corrupt run, or of another module.
+    def choose(
+        self, corruption: str | None = None, place: tuple[str, str] | None = None, direction: str | None = None
+    ) -> None:
+        """Show the maps of another corrupt run, of another module, or of the other direction.
 
         Args:
-            corruption: whose run is patched; None: the same as before
+            corruption: the corrupt run; None: the same as before
             place: (block, module) of the maps; None: the same as before
+            direction: "denoising" or "noising"; None: the same as before
         Raises:
-            VlmtraceError: the example has no such run, or the model no such module
+            VlmtraceError: the example has no such run, the model no such module, or there is no such direction
         """
+        if direction is not None:
+            self.direction = one_of(direction, DIRECTIONS, "direction")
         blocks = self.session.model.blocks
         if place is not None:
             block = blocks[one_of(place[0], blocks, "block")]
@@ -126,6 +202,35 @@ class Patching(View):
         self._set([])
 
     @checked
+    def keep(self, on: bool) -> None:
+        """Carry patches over to the next example, or put them away.
+
+        Args:
+            on: carry them over
+        """
+        self.keeps = on
+        self._run()
+
+    def carry(self) -> None:
+        """Patch here what was patched in the example before: do these patches transfer?
+
+        Whole layers and heads are the same everywhere. A position is that of the same token role; where this prompt has
+        no such token, the patch is left out, and said to be.
+        """
+        if self.put_away is None:
+            raise VlmtraceError("No patches of another pair were put away: patch something there first.")
+        away, example = self.put_away, self.example
+        found, left = carried(away.patches, away.tokens, example.tokens)
+        before, self.patches = self.patches, found
+        self.carried = {"name": away.name, "effect": _number(away.effect), "left": list(map(str, left))}
+        try:
+            self._run()
+        except VlmtraceError:
+            self.patches, self.carried = before, None
+            raise
+        self._before.append(before)
+
+    @checked
     def at(self, positions: list[int]) -> None:
         """Show and patch heads at these positions only.
 
@@ -148,13 +253,21 @@ class Patching(View):
         with self.busy(str(message.get("activity", "patching"))):
             match message.get("do"):
                 case "choose":
-                    self.choose(message.get("corruption"), tuple(message["place"]) if "place" in message else None)
+                    place = tuple(message["place"]) if "place" in message else None
+                    self.choose(message.get("corruption"), place, message.get("direction"))
+                case "keep":
+                    self.keep(bool(message["on"]))
+                case "carry":
+                    self.carry()
                 case "toggle":
                     block, module = self.place
                     positions, heads = message.get("positions"), message.get("heads")
                     self.toggle(
                         Patch(block, module, message["layer"], positions and tuple(positions), heads and tuple(heads))
                     )
+                    # What is patched is looked at: its card opens.
+                    head = f".{heads[0]}" if heads else ""
+                    self.session.select(f"{block}.{module}.{message['layer']}{head}", positions)
                 case "remove":
                     self.toggle(self.patches[message["index"]])
                 case "at":
@@ -165,6 +278,21 @@ class Patching(View):
                     self.clear()
 
     # Numbers --------------------------------------------------------
+
+    @property
+    def runs(self) -> PairRuns:
+        """The example's runs in the chosen direction: `clean` is copied from, `corrupt` is patched."""
+        return in_direction(self.example.runs(self.corruption), self.direction)
+
+    def waterfall(self) -> pd.DataFrame | None:
+        """What each patch adds, against as many at random, see `patch_waterfall`; None where nothing is patched."""
+        if not self.patches:
+            return None
+        key = ("waterfall", self.corruption, self.direction, tuple(self.patches))
+        runs = self.example.runs(self.corruption)
+        return self.example.keep(
+            key, lambda: waterfall_in(self.session.model, runs, self.patches, self.direction, DRAWS, SEED)
+        )
 
     def effects(self) -> pd.DataFrame:
         """Effects of patching the whole module at one position.
@@ -177,13 +305,13 @@ class Patching(View):
             block, module = self.place
             tokens = self.example.tokens(block)
             sites = module_plan(self.session.model, [module], [block])[block]
-            model, runs = self.session.model, self.example.runs(self.corruption)
+            model, runs = self.session.model, self.runs
             patches = site_patches(block, sites, tokens["position"].to_numpy(), 1, model.device)
             swept = sweep_patches(model, runs, patches, default_memory(model))
             table = pd.concat([tokens] * len(sites), ignore_index=True)
             return table.assign(layer=patches.layers, patching_effect=self._effect(swept))
 
-        return self.example.keep(("effects", self.corruption, self.place), compute)
+        return self.example.keep(("effects", self.corruption, self.direction, self.place), compute)
 
     def head_effects(self) -> pd.DataFrame | None:
         """Effects of patching single heads, each at all chosen positions together.
@@ -196,7 +324,7 @@ class Patching(View):
             return None
 
         def compute() -> pd.DataFrame:
-            model, runs = self.session.model, self.example.runs(self.corruption)
+            model, runs = self.session.model, self.runs
             known = model.blocks[block]
             places = known.every_head
             where = tuple(self.positions) or None
@@ -205,10 +333,11 @@ class Patching(View):
             table = pd.DataFrame(places, columns=["layer", "head"])
             return table.assign(patching_effect=self._effect(readout))
 
-        return self.example.keep(("head effects", self.corruption, self.place, tuple(self.positions)), compute)
+        key = ("head effects", self.corruption, self.direction, self.place, tuple(self.positions))
+        return self.example.keep(key, compute)
 
     def _effect(self, readout: Readout) -> np.ndarray:
-        runs = self.example.runs(self.corruption)
+        runs = self.runs
         clean, corrupt = (float(r.logit_diff) for r in (runs.clean_readout, runs.corrupt_readout))
         return patching_effect(readout.logit_diff.flatten().cpu().numpy(), clean, corrupt)
 
@@ -232,9 +361,17 @@ class Patching(View):
         table = table.reindex(columns=columns)
         return table.astype({name: "Int64" for name in ("layer", "head", "position")})
 
+    def _report(self) -> None:
+        """Tell the gauge of the answer: 0 is the corrupt run, 1 the clean one, whichever is patched."""
+        outcome = self.computed(self.outcome)
+        effect = outcome.patching_effect if self.direction == DIRECTIONS[0] else 1 - outcome.patching_effect
+        text = "; ".join(map(str, self.patches))
+        self.session.report(Patched(effect, outcome.answer(), self.corruption, text) if self.patches else None)
+        self.settings_changed()
+
     def _run(self) -> None:
         runs = self.example.runs(self.corruption)
-        self.outcome = intervene_in(self.session.model, runs, self.patches)
+        self.outcome = intervene_in(self.session.model, runs, self.patches, self.direction)
         effects, heads, block = self.effects(), self.head_effects(), self.place[0]
         known, model = self.session.model.blocks[block], self.session.model
         at_image = self.example.image_positions(block)
@@ -258,6 +395,10 @@ class Patching(View):
             "headEffects": None if heads is None else _by_layer(heads, "head", known.n_layers),
             "positions": self.positions, "patches": [self._plain(patch) for patch in self.patches],
             "questions": {"clean": self.example.question, "corrupt": str(frame[question])},
+            "direction": self.direction, "waterfall": self._steps(), "draws": DRAWS,
+            "keeps": self.keeps, "carried": self.carried,
+            "away": None if self.put_away is None or self.carried or self.patches else
+            {"name": self.put_away.name, "n": len(self.put_away.patches)},
             "canUndo": bool(self._before), "options": options,
             "distribution": distribution.to_dict("records"),
             "answers": {run: self.outcome.answer(run) for run in self.outcome.logits},
@@ -269,6 +410,13 @@ class Patching(View):
             other = self.example.image if image == "clean_image" else self.example.other_image
             self.canvas.picture, self.canvas.other = png(self.example.image), png(other)
             self.canvas.state = state
+        self._report()
+
+    def _steps(self) -> list[dict[str, Any]]:
+        found = self.waterfall()
+        if found is None:
+            return []
+        return [{key: _plain_number(value) for key, value in row.items()} for row in found.to_dict("records")]
 
     def _plain(self, patch: Patch) -> dict[str, Any]:
         tokens = self.example.tokens(patch.block).set_index("position")["token"]
@@ -279,26 +427,40 @@ class Patching(View):
         )
         heads = "" if patch.heads is None else ", head " + ", ".join(f"{patch.layer}.{head}" for head in patch.heads)
         text = f"{readable(patch.block)}, {readable(patch.module)}, layer {patch.layer}{heads}, {where}"
-        return {**patch._asdict(), "text": text}
+        # In the waterfall a head is named by its numbers, and what is no head by its layer.
+        short = f"layer {patch.layer}" if patch.heads is None else ", ".join(f"{patch.layer}.{h}" for h in patch.heads)
+        if patch.positions is not None:
+            at = ", ".join(tokens[i] for i in patch.positions)
+            is_short = len(patch.positions) < 4 and len(at) < 16
+            short += f" at {at}" if is_short else f" at {len(patch.positions)} positions"
+        return {**patch._asdict(), "text": text, "short": short}
 
     # Exports --------------------------------------------------------
 
     def figure(self) -> Figure:
         """The maps that are shown, and the three distributions of the answer."""
-        return _draw(self)
+        title = f"{self.example.question}: {readable(self.place[1])} of the {readable(self.place[0])}, {self.direction}"
+        patched = "; ".join(map(str, self.patches))
+        return draw_patching(self.effects(), self.head_effects(), self.computed(self.outcome), patched, title)
 
     def code(self) -> str:
         """Lines that do the same intervention."""
         lines = [f"    {patch!r}," for patch in self.patches]
-        return self.preamble("from vlmtrace.methods.patching.intervention import Patch, intervene") + "\n".join(
+        return self.preamble("from vlmtrace.methods.patching import Patch, intervene, patch_waterfall") + "\n".join(
             [
                 *self.missing_columns(),
                 "patches = [",
                 *lines,
                 "]",
-                f"outcome = intervene(model, pair, patches, corruption={self.corruption!r})",
+                f"run = {{'corruption': {self.corruption!r}, 'direction': {self.direction!r}}}",
+                "outcome = intervene(model, pair, patches, **run)",
                 "print(outcome)",
                 "outcome.table()",
+                *(
+                    [f"steps = patch_waterfall(model, pair, patches, **run, n_draws={DRAWS}, seed={SEED})", "steps"]
+                    if self.patches
+                    else []
+                ),
                 "",
             ]
         )
@@ -314,39 +476,11 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
+def _plain_number(value: Any) -> Any:
+    return _number(value) if isinstance(value, float) else value
+
+
 def _by_layer(effects: pd.DataFrame, columns: str, n_layers: int) -> list[list[float | None]]:
     """Layer × position or head; None where a layer lacks the module, or has fewer heads than others."""
     matrix = effects.pivot(index="layer", columns=columns, values="patching_effect").sort_index(axis=1)
     return [[_number(value) for value in row] for row in matrix.reindex(range(n_layers)).to_numpy()]
-
-
-@paper_style
-def _draw(view: Patching) -> Figure:
-    """The maps that are shown, and the three distributions."""
-    heads, effects = view.head_effects(), view.effects()
-    text = ~shows_image(effects["token_role"])
-    effects = effects[text] if text.sum() > 1 else effects
-    matrix = effects.pivot(index="layer", columns="position", values="patching_effect")
-    tokens = effects.drop_duplicates("position")["token"].tolist()
-    figure = new_figure(height=3.4)
-    axes = figure.subplots(1, 2 if heads is None else 3)
-    shown = (
-        [matrix] if heads is None else [matrix, heads.pivot(index="layer", columns="head", values="patching_effect")]
-    )
-    limit = effect_limit(np.concatenate([part.to_numpy().ravel() for part in shown]))
-    effect_panel(axes[0], matrix, tokens if len(tokens) <= 24 else [""] * len(tokens), limit)
-    if heads is not None:
-        head_panel(axes[1], shown[1], limit)
-    values = [value for part in shown for value in part.to_numpy().ravel()]
-    signed_colorbar(figure, list(axes[:-1]), limit, values, "this pair alone (n = 1)")
-    outcome = view.outcome
-    assert outcome is not None  # made when the maps were
-    table = outcome.table(5).iloc[::-1]
-    places = np.arange(len(table))
-    for shift, run in zip((0.27, 0, -0.27), outcome.logits, strict=True):
-        axes[-1].barh(places + shift, table[run], height=0.25, label=run)
-    axes[-1].set(yticks=places, yticklabels=table["token"], xlabel="probability", xlim=(0, 1))
-    axes[-1].legend()
-    axes[-1].set_title("; ".join(map(str, view.patches))[:80] or "nothing patched")
-    figure.suptitle(f"{view.example.question}: {readable(view.place[1])} of the {readable(view.place[0])}")
-    return figure

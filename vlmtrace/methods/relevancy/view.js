@@ -6,12 +6,14 @@ function build(model, root) {
   const map = () => s.maps[way()][step()];
   const number = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3));
 
+  const headline = make("div", "vt-answer", root);
+  headline.style.fontSize = "14px"; headline.style.minHeight = "2.8em"; headline.setAttribute("role", "status");
   make("h4", "", root, "1 · Token of the answer: hover or click");
   const answer = tokenStrip(root, root, {
-    label: "tokens of the answer", tokens: s.answer.map((text, i) => ({ text, role: s.shares[i].image_share === null ? "" : `image ${percent(s.shares[i].image_share)}`, title: `token ${i} of the answer` })),
-    chosen: (i) => i === get("step"), share: (i) => s.shares[i].image_share, hover: (i) => { hovered = i; draw(); }, pick: (i) => save(model, { step: i }),
+    label: "tokens of the answer", tokens: s.answer.map((text, i) => ({ text, role: "", title: `token ${i} of the answer` })),
+    chosen: (i) => i === get("step"), share: () => null, hover: (i) => { hovered = i; draw(); }, pick: (i) => save(model, { step: i }),
   });
-  const columns = make("div", "vt-columns", root), left = make("div", "", columns), right = make("div", "", columns);
+  const columns = make("div", "vt-columns", root), left = make("div", "", columns), middle = make("div", "", columns), right = make("div", "", columns);
   make("h4", "", left, "2 · Patches");
   const controls = make("div", "vt-controls", left), through = make("select", "", make("label", "", controls, "through "));
   through.dataset.name = "way";
@@ -21,10 +23,19 @@ function build(model, root) {
   bar.style.background = `linear-gradient(to right, ${[0, 0.33, 0.67, 1].map((share) => heat(share)).join(",")}), #cfcfcf`;
   if (s.refused) make("div", "vt-note", left, s.refused);
 
-  make("h4", "", right, "3 · Words of the prompt");
+  make("h4", "", middle, "3 · Does the first answer token need them?");
+  const tested = make("div", "vt-numbers vt-two");
+  const curve = deletionCurve(root, middle, (text) => { tested.textContent = text; });
+  tested.style.width = "300px"; middle.append(tested);
+  const legend = make("div", "vt-label", middle, "strong line: most relevant first; gray: random orders, mean and 95 % of them");
+  legend.style.width = "300px";
+  const drawCurve = () => { const given = get("curve"); headline.textContent = curveSentence(given); curve.show(given); Object.assign(root.dataset, { curve: JSON.stringify(given.points ? given.points.map((point) => point.logit_diff) : []), half: given.half ?? "" }); };
+
+  make("h4", "", right, "4 · Words of the prompt");
   check(make("div", "vt-controls", right), "join sub-tokens to words", get("words"), (value) => save(model, { words: value }));
   const table = make("table", "", right);
-  make("h4", "", right, "Image against text");
+  make("h4", "", right, "Relevance of image against text");
+  make("div", "vt-label", right, "shares of relevance; how much the answer needs the image is what the curve shows").style.width = "300px";
   const against = make("table", "", right);
   s.shares.forEach((share, i) => {
     const line = make("tr", "", against), cell = make("td", "");
@@ -70,7 +81,7 @@ function build(model, root) {
       ready.then((picture) => image.show(picture));
     }
     through.value = way(); top.textContent = `0 … ${number(Math.max(...map()))} per patch`;
-    answer.draw(); image.draw(); drawWords(); tell();
+    answer.draw(); image.draw(); drawWords(); curve.draw(); tell();
   }
 
   function tell() {
@@ -79,7 +90,8 @@ function build(model, root) {
     Object.assign(root.dataset, { step: step(), way: way(), image: total.toPrecision(6), prompt: share.prompt.toPrecision(6), imageShare: share.image_share });
   }
   const ready = pictureOf(get("picture"));
+  drawCurve();
   ready.then(() => { draw(); root.dataset.drawn = s.example; });
-  return [follow(model, ["step", "way", "words"], () => draw()), keepDrawn(root, () => image && draw())];
+  return [follow(model, ["step", "way", "words"], () => draw()), follow(model, ["curve"], drawCurve), keepDrawn(root, () => image && draw())];
 }
 export default { render: ({ model, el }) => rebuilt(model, el, "answer", build) };

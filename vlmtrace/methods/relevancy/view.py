@@ -11,11 +11,13 @@ import traitlets
 from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.display.example import Example
 from vlmtrace.display.panels import Picture, image_panel, masks_of, outline_masks
 from vlmtrace.display.style import ATTENTION, new_figure, paper_style
 from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.inputs.image_regions import on_image
 from vlmtrace.inputs.pictures import given_images
+from vlmtrace.methods.relevancy.deletion import DRAWS, deletion_curve, half_way, has_other_image
 from vlmtrace.methods.relevancy.propagation import Relevancy, relevancy
 
 #: The ways from the image to the answer, by the name of their rows in `Relevancy.table`.
@@ -23,9 +25,11 @@ WAYS = {"image": "the language side", "vision": "the vision encoder", "joined": 
 
 
 class RelevancyCanvas(BrowserCanvas):
-    """Answer tokens, the image, the prompt, image against text."""
+    """Answer tokens, the image, the deletion curve, the prompt, image against text."""
 
-    _esm = script(Path(__file__).with_suffix(".js"))
+    _esm = script(Path(__file__).with_name("deletion.js")) + Path(__file__).with_suffix(".js").read_text()
+
+    curve = traitlets.Dict().tag(sync=True)
 
     step = traitlets.Int(0).tag(sync=True)
     way = traitlets.Unicode("image").tag(sync=True)
@@ -38,18 +42,21 @@ class RelevancyView(View):
     Attributes:
         canvas: step (the answer's token), way (one of `WAYS`), words (whether sub-tokens are joined)
         found: all maps; None before the view is shown
+        curve: the answer as the most relevant image tokens are replaced, see `deletion_curve`; None: there is none
     """
 
     title, name, order = "Relevancy", "relevancy", 20
     note = (
         "How much each patch and word counted for a token of the answer: attention, weighted by how the token's "
-        "logit moves with it, followed through the layers (Chefer et al. 2021). It is no effect: patch to test it."
+        "logit moves with it, followed through the layers (Chefer et al. 2021). It is no effect: the curve beside the "
+        "image tests it, by replacing the image's tokens."
     )
 
     def build(self) -> list[Any]:
-        """Make the canvas of answer tokens, image, prompt, and image against text."""
+        """Make the canvas of answer tokens, image, curve, prompt, and image against text."""
         self.canvas = RelevancyCanvas()
         self.found: Relevancy | None = None
+        self.curve: pd.DataFrame | None = None
         return [self.canvas]
 
     def load(self) -> None:
@@ -75,7 +82,29 @@ class RelevancyView(View):
             self.canvas.picture = png(example.image)
             self.canvas.step = min(self.canvas.step, len(found.answer) - 1)
             self.canvas.way = way
+            self.canvas.curve = {}
             self.canvas.state = _without_nan(state)
+        # The maps are drawn while the curve is computed.
+        self.canvas.curve = self._curve()
+
+    def _curve(self) -> dict[str, Any]:
+        """The deletion curve as the browser draws it, or why there is none."""
+        example, found = self.example, self.computed(self.found)
+        self.curve = None
+        ids = _options(example)
+        key = ("deletion curve", ids)
+        try:
+            self.curve = example.keep(
+                key, lambda: deletion_curve(example.model, example.pair, found.image[0], options=ids)
+            )
+        except VlmtraceError as error:
+            return {"refused": str(error)}
+        names = example.model.tokenizer.convert_ids_to_tokens(list(ids)) if ids else ["the answer", "the next one"]
+        return {
+            "points": self.curve.to_dict("records"), "half": half_way(self.curve),
+            "halfRandom": half_way(self.curve, "random_mean"), "draws": DRAWS, "options": names,
+            "by": "those of the other image" if has_other_image(example.pair) else "their mean",
+        }  # fmt: skip
 
     def _maps(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """(step, patch) and the patches' boxes, by way; what has no place in the image is left out."""
@@ -98,7 +127,7 @@ class RelevancyView(View):
 
     @property
     def table(self) -> pd.DataFrame:
-        """All relevance: one row per step and position, see `Relevancy.table`."""
+        """All relevance: one row per step and position, see `Relevancy.table`. The curve is `curve`."""
         return self.computed(self.found).table()
 
     def figure(self) -> Figure:
@@ -113,30 +142,58 @@ class RelevancyView(View):
         words = words[words["step"] == step]
         title = f"{self.example.question}  relevance for {found.answer['token'].iloc[step]!r} through {WAYS[way]}"
         masks = masks_of(pd.Series(self.example.pair))
-        return _draw(self.example.image, on_image(maps[way][step], boxes[way]), words, masks, title)
+        return _draw(self.example.image, on_image(maps[way][step], boxes[way]), words, self.curve, masks, title)
 
     def code(self) -> str:
         """Lines that compute the same relevancy."""
-        return self.preamble("from vlmtrace.methods.relevancy.propagation import relevancy") + (
+        return self.preamble("from vlmtrace.methods.relevancy import deletion_curve, relevancy") + (
             f'found = relevancy(model, {self.example.images_in_code}, pair["clean_prompt"])\n'
             "table = found.table()\n"
             f"print(table[(table['step'] == {self.canvas.step}) & (table['kind'] == {self.canvas.way!r})])\n"
             "found.shares()\n"
+            f"curve = deletion_curve(model, pair, found.image[0], options={_options(self.example)})\n"
+            "curve\n"
         )
 
 
+def _options(example: Example) -> tuple[int, int] | None:
+    """Ids of the first tokens of the two answers; None where the example has but one, or both begin alike."""
+    if not example.corruptions:
+        return None
+    try:
+        correct, incorrect = map(int, example.runs(example.corruptions[0]).answer_ids[0].tolist())
+    except VlmtraceError:
+        return None
+    return None if correct == incorrect else (correct, incorrect)
+
+
 @paper_style
-def _draw(image: Picture, grid: np.ndarray, words: pd.DataFrame, masks: dict[str, Picture], title: str) -> Figure:
+def _draw(
+    image: Picture,
+    grid: np.ndarray,
+    words: pd.DataFrame,
+    curve: pd.DataFrame | None,
+    masks: dict[str, Picture],
+    title: str,
+) -> Figure:
     figure = new_figure(height=3.2)
-    left, right = figure.subplots(1, 2)
+    left, middle, right = figure.subplots(1, 3)
     size = image_panel(left, image, gray=True)
     shown = left.imshow(
         grid, cmap=ATTENTION, vmin=0, vmax=float(grid.max()) or 1, extent=(0, size[0], size[1], 0), zorder=1
     )
     outline_masks(left, masks, size)
-    figure.colorbar(shown, ax=left, location="bottom", aspect=40).set_label(
-        "relevance of a patch (attention × gradient, logits)"
-    )
+    figure.colorbar(shown, ax=left, location="bottom", aspect=40).set_label("relevance of a patch (logits)")
+    if curve is None:
+        middle.set_axis_off()
+    else:
+        share = 100 * curve["share"]
+        middle.fill_between(share, curve["random_low"], curve["random_high"], color="0.85", linewidth=0)
+        middle.plot(share, curve["random_mean"], color="0.5", label="in random order")
+        middle.plot(share, curve["logit_diff"], color="black", marker="o", markersize=3, label="most relevant first")
+        middle.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+        middle.set(xlabel="image tokens replaced (%)", ylabel="LD of the answer (logits)")
+        middle.legend()
     right.barh(range(len(words)), words["relevance"], color="0.4")
     right.set(yticks=range(len(words)), yticklabels=words["word"], xlabel="relevance of a word of the prompt")
     right.invert_yaxis()

@@ -1,0 +1,42 @@
+"""Patches of the image against forward passes whose image tokens are exchanged one by one."""
+
+import pytest
+import torch
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.display import Example
+from vlmtrace.methods.edges import image_patch_effects
+
+
+@pytest.fixture(scope="module", params=["random_blip", "llava"])
+def example(request, model_store, random_pairs):
+    return Example(model_store.shared(request.param), random_pairs.iloc[0])
+
+
+def test_a_set_of_patches_is_one_forward_pass(example):
+    model, runs = example.model, example.runs("image")
+    found = image_patch_effects(example, [[1], [1, 3, 4]])
+    for positions, effect, answer in zip([[1], [1, 3, 4]], found.effects, found.answers, strict=True):
+        tokens = model.image_embeddings(example.inputs("image")).clone()
+        for position in positions:
+            tokens[0, position] = model.image_embeddings(example.inputs())[0, position]
+        with torch.no_grad():
+            logits = model.answer_logits(example.inputs("image"), image=tokens)[0]
+        correct, incorrect = runs.answer_ids[0].tolist()
+        clean, corrupt = float(runs.clean_readout.logit_diff), float(runs.corrupt_readout.logit_diff)
+        by_hand = (float(logits[correct] - logits[incorrect]) - corrupt) / (clean - corrupt)
+        assert effect == pytest.approx(by_hand, abs=1e-3)
+        assert answer == model.tokenizer.convert_ids_to_tokens([int(logits.argmax())])[0]
+
+
+def test_none_is_the_corrupt_run_and_all_are_the_clean_one(example):
+    n = example.model.image_embeddings(example.inputs()).shape[1]
+    assert image_patch_effects(example, [[], range(n)]).effects.tolist() == pytest.approx([0, 1], abs=1e-4)
+
+
+def test_what_cannot_be_put_in_is_said(example):
+    with pytest.raises(VlmtraceError, match="There is no image position 999"):
+        image_patch_effects(example, [[999]])
+    alone = {name: example.pair[name] for name in ("clean_image", "clean_prompt")}
+    with pytest.raises(VlmtraceError, match="has no corrupt run to patch"):
+        image_patch_effects(Example(example.model, alone), [[0]])

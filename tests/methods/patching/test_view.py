@@ -1,0 +1,180 @@
+"""The view Patch without a browser: directions, patches that are put away or carried over, and what is exported."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import vlmtrace as vt
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.display import Session
+from vlmtrace.methods.patching import Patch, Patching, intervene, patch_heads
+from vlmtrace.methods.patching.in_address import from_address, in_address
+from vlmtrace.methods.patching.transfer import carried
+
+
+@pytest.fixture(scope="module", params=["random_blip", "llava"])
+def model(request, model_store):
+    return model_store.shared(request.param)
+
+
+@pytest.fixture
+def view(model, random_pairs):
+    made = Patching(Session(model, random_pairs))
+    assert not made.frame.error, made.frame.error
+    return made
+
+
+def click(view, **message):
+    """What the browser sends on a click."""
+    view._receive(None, message, [])
+    assert not view.frame.error, view.frame.error
+    return view.canvas.state
+
+
+def head(view, layer=1, number=2, positions=None):
+    return Patch(*view.place, layer, positions, (number,))
+
+
+def test_noising_patches_the_clean_run(view, model, random_pairs):
+    pair = random_pairs.iloc[0]
+    view.toggle(head(view))
+    denoised = view.outcome.patching_effect
+    state = click(view, do="choose", direction="noising")
+    alone = intervene(model, pair, view.patches, direction="noising")
+    assert state["effect"] == pytest.approx(alone.patching_effect, abs=1e-5)
+    assert state["direction"] == "noising" and state["effect"] != pytest.approx(denoised, abs=1e-6)
+    clean, corrupt, patched = (state["logitDiff"][run] for run in ("clean", "corrupt", "patched"))
+    assert state["effect"] == pytest.approx((patched - clean) / (corrupt - clean), abs=1e-4)
+    assert view.head_effects().set_index(["layer", "head"])["patching_effect"][1, 2] == pytest.approx(
+        state["effect"], abs=1e-4
+    ), "the map is of another direction than the patch"
+
+
+def test_the_map_of_noising_is_the_sweeps(view, model, random_pairs):
+    click(view, do="choose", direction="noising")
+    click(view, do="at", positions=[3])
+    swept = patch_heads(model, random_pairs.iloc[[0]], direction="noising")
+    swept = swept[(swept["position"] == 3) & (swept["module"] == view.place[1])]
+    found = view.head_effects().merge(swept, on=["layer", "head"])
+    assert len(found) and np.allclose(found["patching_effect_x"], found["patching_effect_y"], atol=1e-4)
+
+
+def test_patches_never_linger_on_another_pair(view, random_pairs):
+    view.toggle(head(view))
+    view.session.choose(random_pairs["sample_id"].iloc[1])
+    assert view.patches == [] and view.canvas.state["patches"] == []
+    assert view.canvas.state["effect"] == pytest.approx(0, abs=1e-5)
+    assert view.canvas.state["away"] == {"name": random_pairs["sample_id"].iloc[0], "n": 1}
+
+
+def test_patches_that_were_put_away_are_carried_over_on_demand(view, model, random_pairs):
+    view.toggle(head(view))
+    there = view.outcome.patching_effect
+    view.session.choose(random_pairs["sample_id"].iloc[1])
+    state = click(view, do="carry")
+    assert state["carried"]["effect"] == pytest.approx(there) and state["away"] is None
+    here = intervene(model, random_pairs.iloc[1], [head(view)], corruption=view.corruption)
+    assert state["effect"] == pytest.approx(here.patching_effect, abs=1e-5)
+    click(view, do="undo")
+    assert view.patches == []
+
+
+def test_kept_patches_come_along(view, model, random_pairs):
+    click(view, do="keep", on=True)
+    view.toggle(head(view))
+    view.session.choose(random_pairs["sample_id"].iloc[1])
+    assert view.patches == [head(view)] and view.canvas.state["carried"]["name"] == random_pairs["sample_id"].iloc[0]
+    click(view, do="keep", on=False)
+    view.session.choose(random_pairs["sample_id"].iloc[2])
+    assert view.patches == []
+
+
+def test_a_position_is_carried_to_the_token_of_its_role():
+    here = pd.DataFrame({"position": range(4), "token_role": ["image", "image", "noun", "correct"]})
+    there = pd.DataFrame({"position": range(5), "token_role": ["a", "image", "image", "correct", "noun"]})
+    patches = [
+        Patch("b", "mlp", 0, (1, 2)),
+        Patch("b", "mlp", 1),
+        Patch("b", "mlp", 2, (0, 3), (1,)),
+    ]
+    found, left = carried(patches, {"b": here}, lambda block: there)
+    assert found == [Patch("b", "mlp", 0, (2, 4)), patches[1], Patch("b", "mlp", 2, (1, 3), (1,))] and not left
+    found, left = carried(patches, {"b": here}, lambda block: there.iloc[:3])
+    assert found == [patches[1]] and left == [patches[0], patches[2]]
+
+
+def test_the_waterfall_ends_where_the_intervention_does(view):
+    view.toggle(head(view))
+    view.toggle(head(view, 0, 1))
+    steps = view.canvas.state["waterfall"]
+    assert [step["step"] for step in steps] == [0, 1, 2]
+    assert steps[-1]["patching_effect"] == pytest.approx(view.canvas.state["effect"], abs=1e-4)
+    view.clear()
+    assert view.canvas.state["waterfall"] == []
+
+
+def test_code_gives_the_numbers_of_both_directions(view, model, monkeypatch):
+    monkeypatch.setattr(vt, "load_model", lambda name: model)
+    view.toggle(head(view))
+    view.toggle(head(view, 0, 1, (2,)))
+    for direction in ("denoising", "noising"):
+        view.choose(direction=direction)
+        names: dict = {}
+        exec(view.code(), names)
+        assert names["outcome"].patching_effect == pytest.approx(view.outcome.patching_effect, abs=1e-6), direction
+        pd.testing.assert_frame_equal(names["steps"], view.waterfall())
+
+
+def test_a_click_on_a_head_patches_and_selects_it(view):
+    block, module = view.place
+    click(view, do="toggle", layer=1, heads=[2], positions=None)
+    assert view.patches == [head(view)] and view.session.selected.label == f"{block}.{module}.1.2"
+
+
+def test_the_gauge_is_told_where_the_answer_stands_between_both_runs(view):
+    assert view.session.patched is None
+    view.toggle(head(view))
+    told = view.session.patched
+    assert told.effect == pytest.approx(view.outcome.patching_effect) and told.answer == view.outcome.answer()
+    view.choose(direction="noising")
+    assert view.session.patched.effect == pytest.approx(1 - view.outcome.patching_effect)
+    clean, corrupt, patched = (view.outcome.logit_diff(run) for run in ("clean", "corrupt", "patched"))
+    assert view.session.patched.effect == pytest.approx((patched - corrupt) / (clean - corrupt), abs=1e-5)
+    view.clear()
+    assert view.session.patched is None
+
+
+def test_an_address_brings_everything_back(view, model, random_pairs):
+    assert view.settings == {}
+    patches = [head(view), head(view, 0, 1, (2, 3)), Patch(view.place[0], "mlp", 1, (4,))]
+    for patch in patches:
+        view.toggle(patch)
+    view.choose(direction="noising")
+    other = Patching(Session(model, random_pairs), hidden=True)
+    other.restore(view.settings)
+    other.show()
+    assert other.patches == patches and other.direction == "noising"
+    assert other.outcome.patching_effect == pytest.approx(view.outcome.patching_effect, abs=1e-6)
+    other.session.choose(random_pairs["sample_id"].iloc[1])
+    assert other.patches == [], "what an address said of one pair lingers on another"
+
+
+def test_another_view_adds_a_patch(view):
+    view.toggle(head(view))
+    view.restore({"also": in_address([head(view, 0, 3)])})
+    assert view.patches == [head(view), head(view, 0, 3)]
+    assert view.canvas.state["waterfall"][-1]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x", "text_encoder", "{}.1.99", "{}.99", "{}.1.2@9999", "{}.1.2@x", "{}.1.2@-1", "{}.1.2+x", "output", "{}.1.2,,x",
+     "{}.1.2@²", "../../etc.x.1", ",".join(["{}.1.2"] * 61)],
+)  # fmt: skip
+def test_an_address_that_means_nothing_changes_nothing(view, text):
+    view.toggle(head(view))
+    text = text.replace("{}", ".".join(view.place))
+    with pytest.raises(VlmtraceError):
+        view.restore({"patches": text, "direction": "noising"})
+    assert view.patches == [head(view)] and view.direction == "denoising"
+    assert from_address(view.example, in_address(view.patches)) == view.patches

@@ -1,0 +1,80 @@
+"""Patches as an address says them: "language_model.self_attention.2.3", "text_encoder.mlp.1@4+5"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.display.example import Example
+from vlmtrace.display.selection import selection
+from vlmtrace.methods.patching.intervention import Patch
+
+#: An address with more patches than this is no address of ours.
+MOST_PATCHES = 60
+
+
+def in_address(patches: Sequence[Patch]) -> str:
+    """Patches as a short string: block.module.layer, then heads behind a dot and positions behind @, joined by +.
+
+    Args:
+        patches: with indices of positions
+
+    Returns:
+        patches in their order, joined by commas
+
+    Example:
+        >>> in_address([Patch("text_encoder", "mlp", 1, (4, 5)), Patch("text_encoder", "mlp", 2, None, (3,))])
+        'text_encoder.mlp.1@4+5,text_encoder.mlp.2.3'
+    """
+    return ",".join(_one(patch) for patch in patches)
+
+
+def from_address(example: Example, text: str) -> list[Patch]:
+    """The patches that `in_address` wrote, each of them checked.
+
+    Args:
+        example: whose model and positions they are to be of
+        text: from anywhere
+
+    Raises:
+        VlmtraceError: it names what the model or the prompt does not have
+    """
+    parts = [part for part in text.split(",") if part]
+    if len(parts) > MOST_PATCHES:
+        raise VlmtraceError(f"The address names {len(parts)} patches, more than {MOST_PATCHES}: choose them in Patch.")
+    found: list[Patch] = []
+    for part in parts:
+        patch = _read(example, part)
+        if patch not in found:
+            found.append(patch)
+    return found
+
+
+def _one(patch: Patch) -> str:
+    heads = "" if patch.heads is None else "." + "+".join(map(str, patch.heads))
+    positions = "" if patch.indices is None else "@" + "+".join(map(str, patch.indices))
+    return f"{patch.block}.{patch.module}.{patch.layer}{heads}{positions}"
+
+
+def _read(example: Example, text: str) -> Patch:
+    place, _, at = text.partition("@")
+    first, *more = place.split("+")
+    chosen = selection(example.model, first)
+    if chosen.layer is None or (more and chosen.head is None):
+        raise VlmtraceError(f"{text[:80]!r} is nothing that is patched: give a head or a module of a layer.")
+    heads = None if chosen.head is None else (chosen.head, *_numbers(more, text))
+    for head in heads or ():
+        selection(example.model, f"{chosen.block}.{chosen.module}.{chosen.layer}.{head}")
+    positions = _numbers(at.split("+"), text) if at else None
+    length = len(example.tokens(chosen.block))
+    wrong = [position for position in positions or () if position >= length]
+    if wrong:
+        raise VlmtraceError(f"There is no position {wrong[0]} in {chosen.block}: choose among 0 to {length - 1}.")
+    return Patch(chosen.block, chosen.module, chosen.layer, positions, heads)
+
+
+def _numbers(texts: Sequence[str], whole: str) -> tuple[int, ...]:
+    # isdecimal alone takes digits of other scripts, too.
+    if not all(text.isascii() and text.isdecimal() and len(text) < 6 for text in texts):
+        raise VlmtraceError(f"{whole[:80]!r} names no patch: heads and positions are numbers, joined by +.")
+    return tuple(map(int, texts))

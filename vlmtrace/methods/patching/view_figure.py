@@ -1,0 +1,51 @@
+"""The view Patch as a printed figure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vlmtrace.display.panels import effect_panel, head_panel
+from vlmtrace.display.style import effect_limit, new_figure, paper_style, signed_colorbar
+from vlmtrace.inputs.token_roles import shows_image
+from vlmtrace.methods.patching.intervention import Outcome
+
+
+@paper_style
+def draw_patching(
+    effects: pd.DataFrame, heads: pd.DataFrame | None, outcome: Outcome, patched: str, title: str
+) -> Figure:
+    """The maps that are shown, and the three distributions of the answer.
+
+    Args:
+        effects: of whole modules: layer, position, token, token_role, patching_effect
+        heads: layer, head, patching_effect; None: the module has none
+        outcome: of all patches together
+        patched: what is patched
+        title: of the figure
+    """
+    text = ~shows_image(effects["token_role"])
+    effects = effects[text] if text.sum() > 1 else effects
+    matrix = effects.pivot(index="layer", columns="position", values="patching_effect")
+    tokens = effects.drop_duplicates("position")["token"].tolist()
+    figure = new_figure(height=3.4)
+    axes = figure.subplots(1, 2 if heads is None else 3)
+    shown = (
+        [matrix] if heads is None else [matrix, heads.pivot(index="layer", columns="head", values="patching_effect")]
+    )
+    limit = effect_limit(np.concatenate([part.to_numpy().ravel() for part in shown]))
+    effect_panel(axes[0], matrix, tokens if len(tokens) <= 24 else [""] * len(tokens), limit)
+    if heads is not None:
+        head_panel(axes[1], shown[1], limit)
+    values = [value for part in shown for value in part.to_numpy().ravel()]
+    signed_colorbar(figure, list(axes[:-1]), limit, values, "this pair alone (n = 1)")
+    table = outcome.table(5).iloc[::-1]
+    places = np.arange(len(table))
+    for shift, run in zip((0.27, 0, -0.27), outcome.logits, strict=True):
+        axes[-1].barh(places + shift, table[run], height=0.25, label=run)
+    axes[-1].set(yticks=places, yticklabels=table["token"], xlabel="probability", xlim=(0, 1))
+    axes[-1].legend()
+    axes[-1].set_title(patched[:80] or "nothing patched")
+    figure.suptitle(title)
+    return figure
