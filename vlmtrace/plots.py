@@ -36,6 +36,7 @@ from vlmtrace.methods.lens.figures import lens_heads, map_curves, map_measures, 
 from vlmtrace.methods.lens.word_figures import word_grid, words_by_layer
 from vlmtrace.methods.patching.figures import effect_heatmap, image_effect_map, layer_profiles, region_effects
 from vlmtrace.methods.patching.head_figures import denoising_against_noising, whole_head_map
+from vlmtrace.methods.patching.mean_figures import mean_effect_maps
 
 __all__ = [
     "accuracy_by_category",
@@ -57,6 +58,7 @@ __all__ = [
     "lens_heads",
     "map_curves",
     "map_measures",
+    "mean_effect_maps",
     "noise_curves",
     "pair_gallery",
     "pairing_scatter",
