@@ -19,10 +19,19 @@ from vlmtrace.models import VLM
 
 def declared_views() -> list[type[View]]:
     """The views that become tabs: Ask, and those that `methods/<room>/view.py` defines, by their `order`."""
-    found: list[type[View]] = [Ask]
+    return [Ask, *(view for view in _declared("view") if view.pane == "middle")]
+
+
+def declared_cards() -> list[type[View]]:
+    """The views that show what is selected: those with `pane = "card"` in a method's `card.py`, by their `order`."""
+    return [view for view in _declared("card") if view.pane == "card"]
+
+
+def _declared(file: str) -> list[type[View]]:
+    found: list[type[View]] = []
     for room in pkgutil.iter_modules(methods.__path__, f"{methods.__name__}."):
-        if room.ispkg and importlib.util.find_spec(f"{room.name}.view"):
-            module = importlib.import_module(f"{room.name}.view")
+        if room.ispkg and importlib.util.find_spec(f"{room.name}.{file}"):
+            module = importlib.import_module(f"{room.name}.{file}")
             own = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, View))
             found += [view for view in own if view.__module__ == module.__name__]
     return sorted(found, key=lambda view: view.order)

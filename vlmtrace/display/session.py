@@ -1,9 +1,9 @@
-"""What views share: the pairs to choose from, and the example that all of them show."""
+"""What views share: the pairs, the example that all of them show, what of the model is selected, what is patched."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -12,16 +12,38 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_columns
 from vlmtrace.display.aggregation import unique_sample_ids
 from vlmtrace.display.example import Example
+from vlmtrace.display.selection import Selection, selection
 from vlmtrace.models import VLM
+
+#: What an example of one's own is called.
+OWN = "own"
+
+
+class Patched(NamedTuple):
+    """What the answer becomes when some of a corrupt run is patched.
+
+    Attributes:
+        effect: 0: as in the corrupt run, 1: as in the clean run; NaN where the two answer alike
+        answer: the token that comes first
+        corruption: which run is patched
+        text: what is patched, in words
+    """
+
+    effect: float
+    answer: str
+    corruption: str
+    text: str
 
 
 class Session:
-    """One model, its pairs, and the example that every view shows.
+    """One model, its pairs, the example that every view shows, and the place in the model that is looked at.
 
     Attributes:
         model: the model that is asked
         pairs: what can be chosen; sample_id begins with the task where tasks share ids
         example: the one that is looked at; set by `choose` and `ask`
+        selected: the head, module or node that is looked at; set by `select`; None: none
+        patched: what is patched in the example that is looked at; set by `report`; None: nothing
     """
 
     @checked
@@ -39,16 +61,22 @@ class Session:
             raise VlmtraceError("The pairs table has no rows: build it with load_pairs, or relax the selection.")
         self.model = model
         self.pairs = unique_sample_ids(pairs).reset_index(drop=True)
+        self.selected: Selection | None = None
+        self.patched: Patched | None = None
         self._listeners: list[Callable[[], None]] = []
+        self._selection_listeners: list[Callable[[Selection | None], None]] = []
+        self._patched_listeners: list[Callable[[Patched | None], None]] = []
+        self._opening_listeners: list[Callable[[str, Mapping[str, str]], None]] = []
+        self._own: Example | None = None
         self._kept: dict[str, Example] = {}
         self.example = self._of_pair(str(self.pairs["sample_id"].iloc[0]))
 
     @checked
     def choose(self, sample_id: str) -> Example:
-        """Show a pair of the table in all views.
+        """Show a pair of the table in all views, or again the example of one's own that was asked last.
 
         Args:
-            sample_id: the pair's
+            sample_id: the pair's, or "own"
         Raises:
             VlmtraceError: there is no such pair
         """
@@ -62,7 +90,13 @@ class Session:
         Raises:
             VlmtraceError: the image or the question is missing
         """
-        return self._look_at(Example(self.model, {"sample_id": "own", **pair}))
+        self._own = Example(self.model, {"sample_id": OWN, **pair})
+        return self._look_at(self._own)
+
+    @property
+    def own(self) -> Example | None:
+        """The example of one's own that was asked last; None: there was none."""
+        return self._own
 
     @checked
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -73,13 +107,93 @@ class Session:
         """
         self._listeners.append(listener)
 
+    @checked
+    def select(self, place: str | Selection | None, positions: Sequence[int] | None = None) -> Selection | None:
+        """Look at a head, a module or a node, in all views and in the card at the side.
+
+        Args:
+            place: its name, as `vt.edges` has it, e.g. "language_model.self_attention.2.3"; None or "": look at none
+            positions: of the block's sequence; None: all of them
+        Returns:
+            what is selected now
+        Raises:
+            VlmtraceError: the model has no such place
+        """
+        label = place.label if isinstance(place, Selection) else place
+        at = place.positions if isinstance(place, Selection) and positions is None else positions
+        chosen = selection(self.model, label, at) if label else None
+        if chosen != self.selected:
+            self.selected = chosen
+            for listener in self._selection_listeners:
+                listener(chosen)
+        return chosen
+
+    @checked
+    def observe_selection(self, listener: Callable[[Selection | None], None]) -> None:
+        """Call a function whenever something else is selected.
+
+        Args:
+            listener: called with what is selected, or with None
+        """
+        self._selection_listeners.append(listener)
+
+    @checked
+    def report(self, patched: Patched | None) -> None:
+        """Tell what the answer becomes with what is patched, for the gauge of the answer.
+
+        Args:
+            patched: of the example that is looked at; None: nothing is patched
+        """
+        self.patched = patched
+        for listener in self._patched_listeners:
+            listener(patched)
+
+    @checked
+    def observe_patched(self, listener: Callable[[Patched | None], None]) -> None:
+        """Call a function whenever something else is patched.
+
+        Args:
+            listener: called with what is patched, or with None
+        """
+        self._patched_listeners.append(listener)
+
+    @checked
+    def open(self, title: str, settings: Mapping[str, str] | None = None) -> bool:
+        """Ask whoever shows the views to open another one, such as Patch with a head patched.
+
+        Args:
+            title: of the view
+            settings: what is to be chosen in it, see `View.settings`
+        Returns:
+            whether anybody heard: a view that stands alone in a cell has no other beside it
+        Raises:
+            VlmtraceError: there is no such view, or the settings mean nothing to it
+        """
+        for listener in self._opening_listeners:
+            listener(title, settings or {})
+        return bool(self._opening_listeners)
+
+    @checked
+    def observe_opening(self, listener: Callable[[str, Mapping[str, str]], None]) -> None:
+        """Call a function whenever a view asks for another one to be opened.
+
+        Args:
+            listener: called with its title and settings
+        """
+        self._opening_listeners.append(listener)
+
     def _look_at(self, example: Example) -> Example:
-        self.example = example
+        if example is not self.example:
+            self.example = example
+            # What was patched belongs to the example before; a view that keeps its patches reports again.
+            self.report(None)
         for listener in self._listeners:
             listener()
         return example
 
     def _of_pair(self, sample_id: str) -> Example:
+        if sample_id == OWN and self._own is not None:
+            return self._own
         rows = self.pairs[self.pairs["sample_id"] == sample_id]
         if rows.empty:
             raise VlmtraceError(f"There is no pair {sample_id!r} among the {len(self.pairs)} of this table.")

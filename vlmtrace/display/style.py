@@ -42,6 +42,10 @@ ATTENTION = LinearSegmentedColormap.from_list(
     "attention", [(1.0, 0.85, 0.2, 0.0), (1.0, 0.65, 0.0, 0.75), (0.75, 0.1, 0.1, 0.9), (0.35, 0.0, 0.25, 1.0)]
 )
 PALETTE = sns.color_palette("colorblind")
+#: Of the clean, the corrupt and the patched run, in figures, views and exports alike, on light ground and on dark. Who
+#: sees no green (deuteranopia) tells them apart, too: blue from orange by hue, purple from blue by lightness.
+RUN_COLORS = {"clean": "#1a76c4", "corrupt": "#b45000", "patched": "#56127a"}
+RUN_COLORS_ON_DARK = {"clean": "#3d9be9", "corrupt": "#f0922e", "patched": "#e0c3ff"}
 #: What the axis or bar of patching effects says.
 EFFECT_LABEL = "patching effect (0 = corrupt, 1 = clean)"
 

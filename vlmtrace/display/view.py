@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -21,6 +21,7 @@ from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import listed
 from vlmtrace.display.example import COLUMNS, Example
+from vlmtrace.display.selection import Selection
 from vlmtrace.display.session import Session, session_of
 from vlmtrace.display.style import render_png
 from vlmtrace.models import VLM
@@ -91,6 +92,11 @@ class View:
         name: begins the names of exported files
         order: where its tab stands; Ask has 0, the methods' views have tens, so that another fits between two
         note: a sentence above the view, in HTML: how to read it; "": none
+        pane: where the app shows it: "middle", one at a time, or "card": at the right, while what is selected is of one
+            of `kinds`
+        kinds: of what can be selected, those that a card shows, see `Selection.kind`
+        home: whether the app opens it first, where it can show the example
+        more: whether it stands under "more"
         session: whose example is shown
         frame: the line above the view: what it computes, what went wrong, the exports
         box: the widget
@@ -100,6 +106,10 @@ class View:
     name: ClassVar[str] = ""
     order: ClassVar[int] = 1000
     note: ClassVar[str] = ""
+    pane: ClassVar[str] = "middle"
+    kinds: ClassVar[tuple[str, ...]] = ("head",)
+    home: ClassVar[bool] = False
+    more: ClassVar[bool] = False
 
     @checked
     def __init__(self, session: Session | VLM, pairs: pd.DataFrame | None = None, hidden: bool = False):
@@ -115,12 +125,16 @@ class View:
         self.session = session_of(session, pairs)
         self.frame = Frame(view=self.name)
         self.frame.on_msg(self._export_requested)
+        #: Called without arguments; set by whoever writes the address.
+        self.when_settings_change: Callable[[], None] | None = None
         self._shown: Example | None = None
+        self._marked: Selection | None = None
         self._is_hidden = hidden
         note = [ipywidgets.HTML(f'<div class="vt-note">{self.note}</div>')] if self.note else []
         self.box = ipywidgets.VBox([self.frame, *note, *self.build()])
         self.box.add_class("vt-view")
         self.session.on_change(self._changed)
+        self.session.observe_selection(self._selection_changed)
         if not hidden:
             self.show()
 
@@ -147,12 +161,40 @@ class View:
         """The lines of Python that give the same numbers in a cell."""
         raise NotImplementedError
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What is chosen in the view, as an address says it; what is as at first is not in it."""
+        return {}
+
+    @checked
+    def restore(self, settings: Mapping[str, str]) -> None:
+        """Choose what an address says; called before the view is shown.
+
+        Args:
+            settings: as `settings` gave them; they come from an address, so that nothing of them may be believed
+        Raises:
+            VlmtraceError: a value means nothing here; everything stays as it was
+        """
+
+    def settings_changed(self) -> None:
+        """Tell that `settings` are others now, so that the address is written anew."""
+        if self.when_settings_change is not None:
+            self.when_settings_change()
+
+    def selection_changed(self) -> None:
+        """Show what `selected` is now; called while the view is shown."""
+
     # What follows from it --------------------------------------------------------
 
     @property
     def example(self) -> Example:
         """The session's example, which this view shows."""
         return self.session.example
+
+    @property
+    def selected(self) -> Selection | None:
+        """The head, module or node that is looked at, see `Session.select`."""
+        return self.session.selected
 
     @checked
     def computed(self, result: T | None) -> T:
@@ -176,6 +218,9 @@ class View:
                 self.load()
             # An example that could not be shown is not tried again by itself: what was said stays.
             self._shown = example
+            self._marked = self.selected
+        elif self._marked != self.selected:
+            self._selection_changed(self.selected)
 
     def hide(self) -> None:
         """Keep what is drawn and compute nothing until `show` is called."""
@@ -184,6 +229,11 @@ class View:
     def _changed(self) -> None:
         if not self._is_hidden:
             self.show()
+
+    def _selection_changed(self, selected: Selection | None) -> None:
+        if not self._is_hidden:
+            self._marked = selected
+            self.selection_changed()
 
     @checked
     @contextlib.contextmanager

@@ -40,7 +40,7 @@ function lightness(color) {
 function theme(node) {
   const style = getComputedStyle(node);
   const of = (name) => style.getPropertyValue(name).trim();
-  return { ink: of("--vt-ink"), soft: of("--vt-soft"), line: of("--vt-line"), panel: of("--vt-panel"), accent: of("--vt-accent"), dark: lightness(of("--vt-ink")) > 0.5 };
+  return { ink: of("--vt-ink"), soft: of("--vt-soft"), line: of("--vt-line"), panel: of("--vt-panel"), accent: of("--vt-accent"), clean: of("--vt-clean"), corrupt: of("--vt-corrupt"), patched: of("--vt-patched"), dark: lightness(of("--vt-ink")) > 0.5 };
 }
 
 // Draw again when the theme changes, and when `root` comes to be seen: colors are known only then.
