@@ -30,7 +30,12 @@ from vlmtrace.methods.circuits.figures import faithfulness_curves, head_map, uni
 from vlmtrace.methods.edges.agreement_figures import edge_agreement
 from vlmtrace.methods.edges.circuit_figures import edge_faithfulness_curves
 from vlmtrace.methods.edges.figures import edge_circuit
-from vlmtrace.methods.evaluation.figures import accuracy_by_category, pair_gallery, selection_counts
+from vlmtrace.methods.evaluation.figures import (
+    accuracy_by_category,
+    logit_differences,
+    pair_gallery,
+    selection_counts,
+)
 from vlmtrace.methods.knockout.figures import knockout_effects
 from vlmtrace.methods.lens.figures import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual
 from vlmtrace.methods.lens.word_figures import word_grid, words_by_layer
@@ -56,6 +61,7 @@ __all__ = [
     "knockout_effects",
     "layer_profiles",
     "lens_heads",
+    "logit_differences",
     "map_curves",
     "map_measures",
     "mean_effect_maps",

@@ -3,8 +3,10 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import vlmtrace as vt
 from vlmtrace.display.numbers import count, interval, number, percent, small
 
 
@@ -37,3 +39,12 @@ def test_a_number_that_is_missing_is_a_dash():
 def test_few_things_are_counted_in_words():
     assert (count(0, "head"), count(12, "pair"), count(13, "pair")) == ("no heads", "twelve pairs", "13 pairs")
     assert count(2, "body", "bodies") == "two bodies"
+
+
+def test_tables_of_notebooks_hide_no_exponent_and_no_signed_zero():
+    table = pd.DataFrame({"a": [-1e-9, 6.95e-08, -0.5], "b": [1, 2, 3], "c": ["-0.00 is text", "x", "y"]})
+    for shown in (vt.formatted(table), vt.formatted(table, precision=2), vt.formatted(table, {"a": "{:.2f}"})):
+        cells = re.findall(r"<td[^>]*>([^<]*)</td>", shown.to_html())
+        assert float(cells[0]) == 0 and not cells[0].startswith("-") and "e" not in cells[3]
+        assert float(cells[6]) == -0.5 and cells[1] == "1" and cells[2] == "-0.00 is text"
+    assert ">0%<" in vt.formatted(table[["a"]], "{:.0%}").to_html()

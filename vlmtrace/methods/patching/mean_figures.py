@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -20,6 +21,9 @@ _COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "position", "
 
 #: Modules from left to right; others follow.
 _ORDER = ("cross_attention", "self_attention", "mlp", "residual")
+
+#: More roles than these stand upright below a panel, where slanted they would touch.
+_SLANTED = 8
 
 
 @checked
@@ -64,9 +68,10 @@ def mean_effect_maps(
         axes.set_visible(means is not None)
         if means:
             effect_panel(axes, means.matrix, means.labels, limit)
+            if len(means.labels) > _SLANTED:
+                plt.setp(axes.get_xticklabels(), rotation=90, ha="center", va="top", rotation_mode="default")
             emphasize_options(axes, means.labels)
             axes.set_title(readable(module), loc="left")
-            axes.tick_params(axis="x", labelsize=6)
             if module == modules[0] and task is not None:
                 axes.set_ylabel(f"{readable(task)}\n(n = {means.n[1]})\nlayer")
     for axes in grid[:, 1:].flat:
