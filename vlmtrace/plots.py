@@ -30,12 +30,18 @@ from vlmtrace.methods.circuits.figures import faithfulness_curves, head_map, uni
 from vlmtrace.methods.edges.agreement_figures import edge_agreement
 from vlmtrace.methods.edges.circuit_figures import edge_faithfulness_curves
 from vlmtrace.methods.edges.figures import edge_circuit
-from vlmtrace.methods.evaluation.figures import accuracy_by_category, pair_gallery, selection_counts
+from vlmtrace.methods.evaluation.figures import (
+    accuracy_by_category,
+    logit_differences,
+    pair_gallery,
+    selection_counts,
+)
 from vlmtrace.methods.knockout.figures import knockout_effects
 from vlmtrace.methods.lens.figures import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual
 from vlmtrace.methods.lens.word_figures import word_grid, words_by_layer
 from vlmtrace.methods.patching.figures import effect_heatmap, image_effect_map, layer_profiles, region_effects
 from vlmtrace.methods.patching.head_figures import denoising_against_noising, whole_head_map
+from vlmtrace.methods.patching.mean_figures import mean_effect_maps
 from vlmtrace.methods.prior.figures import damping_effects, head_sides_map, log_odds_bars
 
 __all__ = [
@@ -59,8 +65,10 @@ __all__ = [
     "layer_profiles",
     "lens_heads",
     "log_odds_bars",
+    "logit_differences",
     "map_curves",
     "map_measures",
+    "mean_effect_maps",
     "noise_curves",
     "pair_gallery",
     "pairing_scatter",

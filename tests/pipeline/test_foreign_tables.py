@@ -14,6 +14,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import TABLES
 from vlmtrace.pipeline.cli import main
 from vlmtrace.pipeline.findings import findings
+from vlmtrace.pipeline.first_screen import first_screen
 from vlmtrace.pipeline.report import write_report
 
 #: The tables that the report reads, and the task whose table it is.
@@ -26,6 +27,8 @@ READ: dict[str, str | None] = dict.fromkeys(
 def run(tmp_path, monkeypatch):
     """A finished run with all tables that the report reads."""
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    # Drawing takes seconds, hundreds of times.
+    monkeypatch.setattr("vlmtrace.pipeline.first_screen.mean_maps", lambda *_: [])
     run = finished_run(figures=False)
     pairs = run.table("selected", "t")["sample_id"]
     rows = itertools.product(pairs, range(2), ["denoising", "noising"])
@@ -89,7 +92,7 @@ def look(run, name, variants):
         variant.to_parquet(path)
         content = path.read_bytes()
         try:
-            findings(run, record)
+            first_screen(run, record, findings(run, record))
         except VlmtraceError as error:
             assert "\n" not in str(error) and len(str(error)) < 600, f"{name}, {what}: {error}"
             sentences += 1

@@ -6,12 +6,13 @@ import re
 import pandas as pd
 import pytest
 from fixtures.contract import complete
-from fixtures.finished_run import finished_run, make_curves, make_subsets
+from fixtures.finished_run import finished_run, make_curves, make_heads, make_subsets
 from matplotlib.figure import Figure
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.pipeline.report import number, percent, write_report
+from vlmtrace.pipeline.report import write_report
+from vlmtrace.pipeline.report_pairs import EXPLORER
 from vlmtrace.pipeline.runs import open_run
 
 
@@ -128,7 +129,9 @@ def test_every_link_leads_somewhere():
     links = re.findall(r'(?:src|href)="([^"#]+)"', path.read_text())
     assert {"../figures/t-accuracy.png", "../figures/t-accuracy.pdf", "../heads.parquet", "../run.json"} <= set(links)
     for link in links:
-        assert (path.parent / link).exists(), f"{link} is not there"
+        if not link.startswith(("data:image/png;base64,", EXPLORER)):
+            assert (path.parent / link).exists(), f"{link} is not there"
+    assert f"{EXPLORER}?run=r&amp;pair=a&amp;view=patch" in links, "every pair is a link to the explorer"
 
 
 def test_a_run_half_way_is_reported_as_far_as_it_went():
@@ -155,14 +158,47 @@ def test_a_run_that_is_not_there_is_a_sentence():
         write_report(open_run("r"))
 
 
+# The first screen
+
+
+#: A number with an exponent, or a zero with a sign.
+UNREADABLE = re.compile(r"\b\d+(?:\.\d+)?e[-+−]?\d+\b|(?<![\w.])[-−]0(?:\.0+)?(?![\d.])")
+
+
 @pytest.mark.parametrize(
-    ("value", "said"),
-    [(0, "0 %"), (1, "100 %"), (0.004, "0.4 %"), (1.755, "176 %"), (-0.2, "−20 %"), (0.0001, "0 %"), (0.996, "99.6 %")],
+    ("text", "found"),
+    [
+        *((text, True) for text in ("-0.00", "−0.000 of", "6.95e-08", "−0", "1e-5")),
+        *((text, False) for text in ("−0.05", "0.00", "1.0e", "a1e5f0", "test-0-00001", "−1")),
+    ],
 )
-def test_shares_are_said_in_percent(value, said):
-    assert percent(value) == said
+def test_unreadable_numbers_are_recognized(text, found):
+    assert bool(UNREADABLE.search(text)) == found
 
 
-def test_numbers_have_a_true_minus_sign():
-    assert (number(-0.256), number(1.0), number(float("nan"))) == ("−0.26", "1.00", "–")
-    assert number(-0.001) == "0.00", "0 has no sign"
+def test_no_number_on_the_page_has_an_exponent_or_a_signed_zero():
+    heads = make_heads()
+    heads["mean_effect"] = heads["mean_effect"] - 1e-12
+    heads["p_value"] = heads["q_value"] = 6.95e-08
+    text = text_of(write_report(finished_run(heads=heads, curves=make_curves(sufficiency=-1e-9))).read_text())
+    assert not UNREADABLE.findall(text)
+
+
+def test_findings_come_first_with_their_numbers_and_a_verdict():
+    page = write_report(finished_run()).read_text()
+    text = text_of(page)
+    assert page.index('id="findings"') < page.index('id="short"')
+    # The curves restore .9 on eight pairs; both corruptions alike, so that neither is told apart from the other.
+    assert "One cross-attention head (1.0) brings back 0.50 [0.50, 0.50] of the gap in t" in text
+    assert "Not told apart from: t, text corruption 0.50 [0.50, 0.50]." in text
+    assert (
+        "Verdict. The important heads are a circuit, sufficient, necessary, complete and minimal, in t, image" in text
+    )
+    assert "How these findings were chosen, and all 2 that were compared" in text
+
+
+def test_a_run_without_a_finding_says_so():
+    heads = make_heads(important=(False, False, False))
+    text = text_of(write_report(finished_run(heads=heads, curves=make_curves(k=1))).read_text())
+    assert "brings back" not in text
+    assert "No circuit: in no case does an important head help the answer." in text

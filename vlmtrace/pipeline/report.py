@@ -7,19 +7,21 @@ tables when the report is written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import table_shape, write_atomically
+from vlmtrace.display.numbers import interval, number, percent, small
 from vlmtrace.display.wording import readable
 from vlmtrace.pipeline.comparison import compare, other_run
 from vlmtrace.pipeline.findings import Rows, findings
+from vlmtrace.pipeline.first_screen import first_screen
 from vlmtrace.pipeline.notebook_pages import notebook_pages
 from vlmtrace.pipeline.runs import Run
 from vlmtrace.pipeline.stages import stages
@@ -49,22 +51,48 @@ def write_report(run: Run, beside: str | None = None) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vlmtrace.pipeline"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "number": number, "readable": readable}
+    environment.filters |= {
+        "percent": percent,
+        "number": number,
+        "interval": interval,
+        "small": small,
+        "readable": readable,
+        "quoted": quoted,
+    }
+    found = findings(run, record)
+    figures = figures_by_stage(run, record)
     page = environment.get_template("report.html.j2").render(
         run=run.name,
         record=record,
-        figures=figures_by_stage(run, record),
+        figures=figures,
+        together=figures_named(figures, "04_module_patching", ("regions", "knockouts")),
+        attribution=figures_named(figures, "05_head_patching", ("attribution",)),
+        maps=lambda task: other_figures(figures, "04_module_patching", task, ("regions", "knockouts")),
         notebooks=list(notebook_pages(run, folder)),
         tables=list(table_sizes(run)),
         stages=stage_rows(record),
         comparison=compare(run, other) if other else None,
         explorers=[name for name, spec in stages().items() if spec.target == "explore" and name in record["stages"]],
         other_reports=other_reports(run),
-        **findings(run, record),
+        **found,
+        **first_screen(run, record, found),
     )
     with write_atomically(folder / "index.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     return folder / "index.html"
+
+
+def quoted(caption: str) -> str:
+    """Write what a caption has in backticks in quotation marks.
+
+    Args:
+        caption: of a figure
+
+    Example:
+        >>> quoted("Masks of the `object`.")
+        'Masks of the “object”.'
+    """
+    return re.sub(r"`([^`]*)`", r"“\1”", caption)
 
 
 # Contents of the run's folder ---------------------------------------------------------------------------------------
@@ -87,6 +115,37 @@ def figures_by_stage(run: Run, record: dict[str, Any]) -> dict[str, dict[str, Ro
         if there:
             found.setdefault(stage, {})[task] = there
     return found
+
+
+def figures_named(figures: dict[str, dict[str, Rows]], stage: str, names: Iterable[str]) -> dict[str, Rows]:
+    """Choose figures of a stage by their names without the task.
+
+    Args:
+        figures: from `figures_by_stage`
+        stage: whose figures
+        names: such as "regions"
+
+    Returns:
+        by task, the figures with these names; tasks without one are left out
+    """
+    chosen = {
+        task: [row for row in rows if row["name"].removeprefix(f"{task}-") in names]
+        for task, rows in figures.get(stage, {}).items()
+    }
+    return {task: rows for task, rows in chosen.items() if rows}
+
+
+def other_figures(figures: dict[str, dict[str, Rows]], stage: str, task: str, names: Iterable[str]) -> Rows:
+    """Choose the figures of a stage and task that have none of these names.
+
+    Args:
+        figures: from `figures_by_stage`
+        stage: whose figures
+        task: of the figures
+        names: such as "regions"
+    """
+    rows = figures.get(stage, {}).get(task, [])
+    return [row for row in rows if row["name"].removeprefix(f"{task}-") not in names]
 
 
 def other_reports(run: Run) -> list[str]:
@@ -134,38 +193,3 @@ def stage_rows(record: dict[str, Any]) -> Rows:
         }
         for key, entry in order
     ]
-
-
-# Numbers as text ----------------------------------------------------------------------------------------------------
-
-
-def percent(value: float) -> str:
-    """Write a share in percent, with a decimal only where it says more: near 0 % and 100 %.
-
-    Args:
-        value: the share, 0 to 1, or beyond
-
-    Example:
-        >>> percent(0.5), percent(0.996), percent(1.0), percent(1.755), percent(0.0001), percent(float("nan"))
-        ('50 %', '99.6 %', '100 %', '176 %', '0 %', '–')
-    """
-    if pd.isna(value):
-        return "–"
-    digits = int(0.0005 <= value < 0.01 or 0.99 < value < 1)
-    # Adding 0 turns the −0 that rounding may leave into 0.
-    return f"{round(100 * value, digits) + 0:.{digits}f} %".replace("-", "−")
-
-
-def number(value: float, digits: int = 2) -> str:
-    """Write a number with a minus sign instead of a hyphen.
-
-    Args:
-        value: the number; a missing one (NaN or None) becomes a dash
-        digits: after the point
-
-    Example:
-        >>> number(-0.256), number(-0.001), number(float("nan"))
-        ('−0.26', '0.00', '–')
-    """
-    # Adding 0 turns the −0 that rounding may leave into 0.
-    return "–" if pd.isna(value) else f"{round(value, digits) + 0:.{digits}f}".replace("-", "−")

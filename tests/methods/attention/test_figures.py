@@ -57,8 +57,20 @@ def test_gallery_shares_one_range(data):
     figure = plots.attention_gallery(data.pairs[:3], data.attention, ["2.5", "3.1"])
     panels = [axes for axes in figure.axes if len(axes.images) == 2]
     assert len(panels) == 6
-    assert {axes.images[1].get_clim() for axes in panels} == {(0, data.attention.max())}
+    assert len({axes.images[1].get_clim() for axes in panels}) == 1
     assert np.allclose(panels[3].images[1].get_array(), data.attention[1, 1]), "pairs are rows, heads are columns"
+
+
+def test_one_bright_patch_does_not_empty_the_other_panels(data):
+    """Of 384 patches one has half of a head's attention; the bar says that it lies beyond."""
+    weights = data.attention / 2
+    weights[0, 0, 0, 0] = 0.5
+    figure = plots.attention_gallery(data.pairs[:3], weights, ["2.5", "3.1"])
+    (limit,) = {axes.images[1].get_clim()[1] for axes in figure.axes if len(axes.images) == 2}
+    assert limit < 0.2 and (weights <= limit).mean() > 0.98
+    assert color_bar(figure)._colorbar.extend == "max", "nothing says that some patches lie beyond"
+    even = plots.attention_gallery(data.pairs[:3], np.full_like(weights, 1 / 64), ["2.5", "3.1"])
+    assert color_bar(even)._colorbar.extend == "neither"
 
 
 def test_functions_are_grouped_and_scored(data):

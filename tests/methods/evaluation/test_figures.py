@@ -82,3 +82,23 @@ def test_empty_tables_are_refused(data):
 def test_a_pair_of_images_alone_shows_its_prompt_once(data):
     alone = data.pairs.assign(corrupt_prompt=data.pairs["clean_prompt"])
     assert plots.pair_gallery(alone, 2).subfigs[0].get_suptitle() == "color: Is this circle red or blue?"
+
+
+def test_bins_of_logit_differences_meet_at_0(data):
+    figure = plots.logit_differences(data.evaluated)
+    columns = (("clean_logit_diff", "image_logit_diff"), ("clean_text_logit_diff", "text_logit_diff"))
+    for axes, (clean, corrupt) in zip(figure.axes, columns, strict=True):
+        starts = [bar.get_x() for bar in axes.patches]
+        assert min(map(abs, starts)) < 1e-9, "a bin holds pairs of both answers"
+        half = len(axes.patches) // 2
+        for bars, column in ((axes.patches[:half], clean), (axes.patches[half:], corrupt)):
+            assert sum(bar.get_height() for bar in bars) == len(data.evaluated), f"bins leave out pairs of {column}"
+            below = sum(bar.get_height() for bar in bars if bar.get_x() < -1e-9)
+            assert below == (data.evaluated[column] < 0).sum()
+        wrong = (data.evaluated[clean] <= 0).sum(), (data.evaluated[corrupt] >= 0).sum()
+        assert f"clean {wrong[0]}, corrupt {wrong[1]}" in axes.get_title(loc="left")
+
+
+def test_a_corruption_that_no_pair_has_gets_no_panel(data):
+    figure = plots.logit_differences(data.evaluated.assign(text_logit_diff=np.nan))
+    assert len(figure.axes) == 1 and figure.axes[0].get_title(loc="left").startswith("image corruption")

@@ -75,6 +75,33 @@ def test_image_effects_lie_where_the_patches_are(data):
         plots.image_effect_map(data.modules, data.pairs, n=1, grid=(4, 8))
 
 
+def test_one_large_patch_does_not_bleach_the_others(data):
+    table = data.modules.copy()
+    inside = (table["block"] == "vision_encoder") & (table["sample_id"] == "color-0") & (table["position"] == 5)
+    table.loc[inside & (table["layer"] == 0), "patching_effect"] = -2.0
+    figure = plots.image_effect_map(table, data.pairs, n=1)
+    assert figure.axes[2].images[0].get_clim() == (-0.2, 0.2), "the range is that of the other patches"
+    assert color_bar(figure)._colorbar.extend == "both", "nothing says that a patch lies beyond"
+
+
+def test_maps_of_means_show_the_means_of_all_pairs_by_task(data):
+    rows = data.modules[(data.modules["block"] == "text_encoder") & (data.modules["corruption"] == "text")]
+    both = pd.concat([rows.assign(task="t"), rows.assign(task="u", patching_effect=0.25)])
+    figure = plots.mean_effect_maps(both, "text_encoder", "text")
+    modules = ["cross_attention", "self_attention", "mlp", "residual"]
+    panels = [axes for axes in figure.axes if axes.collections and axes.get_title(loc="left")]
+    assert [axes.get_title(loc="left") for axes in panels] == [name.replace("_a", "-a") for name in modules] * 2
+    mlp = rows[rows["module"] == "mlp"].groupby(["sample_id", "layer", "token_role"])["patching_effect"].mean()
+    expected = mlp.groupby(["layer", "token_role"]).mean()
+    labels = [label.get_text().split(" (")[0] for label in panels[2].get_xticklabels()]
+    column = panels[2].collections[0].get_array().reshape(-1, len(labels))[:, labels.index("correct")]
+    np.testing.assert_allclose(column, [expected[layer, "correct"] for layer in range(len(column))])
+    assert np.allclose(panels[-1].collections[0].get_array().compressed(), 0.25)
+    assert len({axes.collections[0].get_clim() for axes in panels}) == 1, "panels share one range"
+    with pytest.raises(VlmtraceError, match="All effects are missing"):
+        plots.mean_effect_maps(rows.assign(patching_effect=np.nan), "text_encoder", "text")
+
+
 def test_pairs_without_masks_are_drawn_without_outlines(data):
     bare = data.pairs.drop(columns=["clean_object_mask", "clean_distractor_mask"])
     figure = plots.image_effect_map(data.modules, bare, n=1)

@@ -32,6 +32,11 @@ from vlmtrace.display.wording import head_name
 from vlmtrace.inputs.pictures import picture_height, picture_of
 from vlmtrace.methods.attention.attention_weights import DENSITY_FACTOR
 
+#: The share of image patches whose attention a gallery's range of colors holds.
+_SHOWN = 0.99
+#: The range holds at least this many times what evenly spread attention would give.
+_LEAST_EVEN = 4.0
+
 
 @checked
 @paper_style
@@ -99,6 +104,9 @@ def attention_gallery(
 ) -> Figure:
     """Draw what several heads attend to in several images, with one range of colors for all.
 
+    The range ends where 99 of 100 image patches lie below: were it that of the one patch with the largest share, most
+    panels would look empty. What lies above has the color of the end, and the bar shows an arrow.
+
     Args:
         pairs: a pairs table; outlines are drawn where it has masks
         weights: (pair, head, row, column), shares of attention (0 to 1) of the image patches
@@ -118,7 +126,8 @@ def attention_gallery(
             f"weights has shape {weights.shape}, but there are {len(pairs)} pairs and {len(heads)} heads: pass an "
             "array of (pair, head, rows, columns)."
         )
-    limit = float(weights.max()) or 1.0
+    most = float(weights.max()) or 1.0
+    limit = min(most, max(float(np.quantile(weights, _SHOWN)), _LEAST_EVEN / weights[0, 0].size))
     side = PAGE_WIDTH / (len(heads) + 1)
     figure = new_figure(height=min(0.9 + len(pairs) * (side * picture_height(pairs) + 0.35), PAGE_HEIGHT))
     grid = figure.subplots(len(pairs), len(heads) + 1, squeeze=False)
@@ -133,7 +142,7 @@ def attention_gallery(
             panel.set_xlabel(f"{grid_of_shares.sum():.0%} on the image", fontsize=7)
     for panel, head in zip(grid[0, 1:], heads, strict=True):
         panel.set_title(head)
-    _attention_bar(figure, grid.flat, shown, weights[0, 0].size)
+    _attention_bar(figure, grid.flat, shown, weights[0, 0].size, is_beyond=most > limit)
     outline_legend(figure, masks_of_any(pairs), loc="outside upper center")
     return figure
 
@@ -149,9 +158,12 @@ def _checked(weights: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _attention_bar(figure: Figure, axes: Iterable[Axes], shown: AxesImage, patches: int) -> None:
+def _attention_bar(
+    figure: Figure, axes: Iterable[Axes], shown: AxesImage, patches: int, is_beyond: bool = False
+) -> None:
     """The bar says what evenly spread attention would give: the baseline of every claim that a head looks at it."""
-    bar = figure.colorbar(shown, ax=list(axes), location="bottom", aspect=60, fraction=0.05, pad=0.03)
+    extend = "max" if is_beyond else "neither"
+    bar = figure.colorbar(shown, ax=list(axes), location="bottom", aspect=60, fraction=0.05, pad=0.03, extend=extend)
     bar.set_label(f"share of attention per image patch (black line: evenly spread, 1/{patches})")
     bar.ax.axvline(1 / patches, color="black", linewidth=1.2)
     bar.outline.set_linewidth(0.4)

@@ -20,8 +20,8 @@ from vlmtrace.display.wording import head_name, readable
 from vlmtrace.methods.circuits.curves import LITTLE, SUFFICIENT, faithfulness_means
 
 _HEADS = ["task", "corruption", "module", "layer", "head", "n", "mean_effect", "is_important"]
-_IMPORTANT = "important (tested, false discovery rate controlled)"
-_NOTICE = "rule of NOTICE (restored probability at the correct option, mean + 2 sd over the module's heads)"
+_IMPORTANT = "important (tested, corrected)"
+_NOTICE = "rule of NOTICE (mean + 2 sd)"
 
 
 @checked
@@ -77,7 +77,7 @@ def head_map(
     for axes in grid[:-1].flat:
         axes.set_xlabel("")
     signed_colorbar(figure, grid.flat, limit, heads["mean_effect"], _over(heads))
-    figure.legend(handles=_legend("is_important_notice" in heads), loc="outside lower center")
+    figure.legend(handles=_legend("is_important_notice" in heads), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -148,7 +148,7 @@ def universal_head_table(heads: pd.DataFrame, at_most: Count = 24, limit: Positi
     )
     limit = limit or effect_limit(effects.to_numpy().ravel())
 
-    figure = new_figure(height=1.7 + 0.24 * len(shown))
+    figure = new_figure(height=2.3 + 0.24 * len(shown))  # the bar and its words need room, however few rows there are
     axes = figure.subplots()
     effect_panel(axes, effects, [f"{readable(task)}\n{corruption}" for task, corruption in effects.columns], limit)
     axes.invert_yaxis()  # a table is read from the top
@@ -170,7 +170,7 @@ def _name_rows(axes: Axes, n_cells: pd.Series, total: int) -> None:
     names = [head_name(*key) for key in n_cells.index]
     label_ticks(axes, "y", [f"{name}   {count}/{total}" for name, count in zip(names, n_cells, strict=True)])
     axes.set_ylabel("")
-    axes.set_title("head: module layer.head, and in how many columns it is important", loc="left")
+    axes.set_title("head (layer.head), and in how many columns it is important", loc="left")
     for label in axes.get_yticklabels()[:universal]:
         label.set_fontweight("bold")
     if 0 < universal < len(n_cells):
@@ -232,11 +232,10 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, curves: pd.DataFrame) -> None:
         axes.axhline(level, color="0.6", linestyle=":", linewidth=0.8)
     first = curves.iloc[0]
     is_necessity = first["direction"] == "necessity"
-    limit, name = (LITTLE, "necessary up to .2") if is_necessity else (SUFFICIENT, "sufficient from .8")
-    axes.axhline(limit, color=PALETTE[1], linestyle="--", linewidth=0.9)
-    axes.annotate(
-        name, (0.99, limit), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7,
-        color=PALETTE[1],
+    # Named in the legend: in the panel, words would lie on some curve.
+    axes.axhline(
+        LITTLE if is_necessity else SUFFICIENT, color=PALETTE[1], linestyle="--", linewidth=0.9,
+        label="sufficient from .8, necessary up to .2",
     )  # fmt: skip
     draws = rows[rows["order"] == "random"]
     for index, (_, draw) in enumerate(draws.groupby("draw")):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -23,7 +25,7 @@ from vlmtrace.display.panels import (
     outline_legend,
     outline_masks,
 )
-from vlmtrace.display.style import PALETTE, legend_below, new_figure, paper_style
+from vlmtrace.display.style import PALETTE, RUN_COLORS, legend_below, new_figure, paper_style
 from vlmtrace.display.wording import order_label, readable
 from vlmtrace.inputs.pictures import picture_height, picture_of
 
@@ -185,3 +187,61 @@ def _mark_wanted(axes: Axes, rows: pd.DataFrame, kinds: list[str]) -> None:
         wanted["wanted"], [kinds.index(kind) for kind in wanted["kind"]], linestyle="none", marker="|",
         markersize=13, markeredgewidth=1.8, color=PALETTE[3], label="wanted",
     )  # fmt: skip
+
+
+#: What the two runs of a corruption are compared by: columns of the evaluated table, the clean run's first.
+_LOGIT_DIFFERENCES = {
+    "image": ("clean_logit_diff", "image_logit_diff"),
+    "text": ("clean_text_logit_diff", "text_logit_diff"),
+}
+
+
+@checked
+@paper_style
+def logit_differences(evaluated: pd.DataFrame) -> Figure:
+    """Draw how the logit difference between the correct and the other answer is spread, clean against corrupt runs.
+
+    Bins begin and end at 0, so that each holds pairs that prefer one answer only; how many lie on the wrong side is
+    written into the panel.
+
+    Args:
+        evaluated: from `evaluate`
+
+    Returns:
+        the figure, one panel per corruption that any pair has
+
+    Raises:
+        VlmtraceError: a column is missing or there is no row
+    """
+    check_table(evaluated, [column for columns in _LOGIT_DIFFERENCES.values() for column in columns], "evaluated")
+    shown = {name: columns for name, columns in _LOGIT_DIFFERENCES.items() if evaluated[columns[1]].notna().any()}
+    found = evaluated[[column for columns in shown.values() for column in columns]].to_numpy(dtype=float)
+    edges = _edges_around_zero(found[np.isfinite(found)])
+    figure = new_figure(height=2.5)
+    panels = figure.subplots(1, max(len(shown), 1), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (corruption, columns) in zip(panels, shown.items(), strict=False):
+        wrong = []
+        for run, column, is_right in zip(("clean", "corrupt"), columns, (np.greater, np.less), strict=True):
+            values = evaluated[column].dropna()
+            axes.hist(
+                values, edges, color=RUN_COLORS[run], alpha=0.75, label=f"{run} run", edgecolor="white", linewidth=0.5
+            )
+            wrong.append(f"{run} {(~is_right(values, 0)).sum()}")
+        axes.axvline(0, color="0.2", linewidth=0.8)
+        said = f"of {len(values)} pairs on the wrong side of 0: {', '.join(wrong)}"
+        axes.set_title(f"{readable(corruption)} corruption\n{said}", loc="left")
+        axes.set_xlabel("logit difference (above 0: the correct answer)")
+        sns.despine(ax=axes)
+    panels[0].set_ylabel("pairs")
+    legend_below(figure, panels[0])
+    return figure
+
+
+def _edges_around_zero(values: np.ndarray, at_most: int = 24) -> np.ndarray:
+    """Edges of bins of one round width, one of which is 0."""
+    low, high = (float(values.min()), float(values.max())) if len(values) else (-1.0, 1.0)
+    span = max(high, 0.0) - min(low, 0.0) or 1.0
+    ladder = (mantissa * 10.0**power for power in range(-6, 12) for mantissa in (1, 2, 5))
+    width = next(width for width in ladder if span / width <= at_most)
+    first, last = math.floor(min(low, 0.0) / width), math.ceil(max(high, 0.0) / width)
+    return np.arange(first, max(last, first + 1) + 1) * width

@@ -14,12 +14,16 @@ from vlmtrace.methods.patching.figures import REGION_COLUMNS
 
 #: What the axis of a knockout's effect says.
 _LOST_LABEL = "share of the gap lost\n(−1 = all of it)"
+#: Where LD lies halfway between the clean and the corrupt run, the model prefers neither answer.
+COIN_TOSS = -0.5
 
 
 @checked
 @paper_style
 def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) -> Figure:
     """Draw what a clean run loses: left by attention knockout, right by replacing image tokens by their mean.
+
+    A dashed line stands at −.5, halfway between the clean and the corrupt run: there the answer is a coin toss.
 
     Args:
         cut: from `knock_out_attention`, of one corruption
@@ -54,5 +58,11 @@ def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) ->
         panels[1].set(xlabel="region", title="image tokens replaced by their mean")
         panels[1].tick_params(axis="x", labelrotation=30)
         sns.despine(ax=panels[1])
+    for axes in panels:
+        axes.axhline(COIN_TOSS, color="0.3", linestyle="--", linewidth=0.8, zorder=0)
+    panels[-1].annotate(
+        "half of the gap lost: a coin toss", (0.99, COIN_TOSS), xycoords=("axes fraction", "data"), ha="right",
+        va="bottom", fontsize=7, color="0.3",
+    )  # fmt: skip
     figure.suptitle(f"Clean run, knocked out (n = {cut['sample_id'].nunique()} pairs; bars are 95 % intervals)")
     return figure

@@ -48,6 +48,9 @@ from vlmtrace.inputs.token_roles import shows_image
 #: How much higher a figure is for each letter of a slanted label beyond the tenth.
 INCHES_PER_LETTER = 0.045
 
+#: The share of image patches whose effects the range of colors holds.
+_SHOWN = 0.99
+
 #: What a figure of effects at single positions needs.
 _POSITION_COLUMNS = ["sample_id", "corruption", "block", "module", "layer", "position", "token_role", "patching_effect"]
 
@@ -151,7 +154,8 @@ def image_effect_map(
         n: how many pairs, of as many kinds as there are
         layers: None: all, or six evenly spaced ones where there are more
         grid: rows and columns of image patches; None: as many rows as columns
-        limit: colors range over −limit … limit; None: the smallest round number that holds all effects
+        limit: colors range over −limit … limit; None: the smallest round number that holds 99 of 100 effects, so that
+            one patch does not bleach all others; the bar shows arrows where effects lie beyond
 
     Returns:
         the figure
@@ -167,7 +171,7 @@ def image_effect_map(
     layers = [known[i] for i in thin_ticks(len(known), at_most=6)] if layers is None else layers
     effects = effects[effects["layer"].isin(layers) & effects["sample_id"].isin(shown["sample_id"])]
     drawn = effects.loc[shows_image(effects["token_role"]), "patching_effect"]
-    limit = limit or effect_limit(drawn)
+    limit = limit or effect_limit([drawn.abs().quantile(_SHOWN)])
 
     side = (PAGE_WIDTH - 0.5) / (len(layers) + 2) * picture_height(shown)
     figure = new_figure(height=0.9 + len(shown) * (0.45 + side))

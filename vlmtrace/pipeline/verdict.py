@@ -1,0 +1,81 @@
+"""The verdict on a run in a few sentences, each of which follows from numbers in its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from vlmtrace.display.numbers import count, interval, number
+from vlmtrace.display.wording import readable
+
+#: What a circuit must be, as columns of the circuits table.
+PROPERTIES = ("sufficient", "necessary", "complete", "minimal")
+
+
+def verdict(
+    circuits: Sequence[Mapping[str, Any]],
+    universality: Sequence[Mapping[str, Any]],
+    candidates: Sequence[Mapping[str, Any]],
+    findings: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Say what the numbers amount to.
+
+    Args:
+        circuits: rows of the circuits table
+        universality: rows of the universality table
+        candidates: from `strongest_findings`
+        findings: likewise
+
+    Returns:
+        sentences; none where no stage that they rest on has run
+    """
+    said = []
+    if candidates and not findings:
+        n = len(candidates)
+        said.append(
+            f"No finding: none of {count(n, 'candidate')} has an effect that surely differs from 0 on new pairs."
+        )
+    computed = [row for row in circuits if row["run"] == "computed"]
+    if computed:
+        said += _circuit(computed)
+    everywhere = [row for row in universality if row["scope"] == "all" and row["criterion"] == "important"]
+    if everywhere:
+        row = everywhere[0]
+        n, m = int(row["n_heads"]), int(row["m"])
+        heads = "No head is" if n == 0 else f"{count(n, 'head').capitalize()} {'is' if n == 1 else 'are'}"
+        cases = "the only case" if m == 1 else f"all {count(m, 'case')}"
+        said.append(f"{heads} important in {cases}" + (f" (by chance {number(row['expected'])})." if n else "."))
+    lost = [row for row in candidates if row["kind"] == "knockout"]
+    if lost and not any(finding["kind"] == "knockout" for finding in findings):
+        most = max(lost, key=lambda row: row["mean"])
+        said.append(
+            f"Of the knock-outs, the costliest takes away {number(most['mean'])} {interval(most['low'], most['high'])} "
+            f"of the gap ({readable(most['task'])}); a loss of 0.50 would make the answer a coin toss."
+        )
+    return said
+
+
+def _circuit(computed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether the important heads are a circuit somewhere, and where they come nearest."""
+    whole = [row for row in computed if all(row[name] == "yes" for name in PROPERTIES)]
+    if whole:
+        cells = "; ".join(f"{readable(row['task'])}, {row['corruption']} corruption" for row in whole)
+        return [f"The important heads are a circuit, sufficient, necessary, complete and minimal, in {cells}."]
+    some = [row for row in computed if row["k"] and not pd.isna(row["sufficiency"])]
+    if not some:
+        return ["No circuit: in no case does an important head help the answer."]
+    best = max(some, key=lambda row: row["sufficiency"])
+    said = (
+        f"No circuit: nowhere are the important heads sufficient, necessary, complete and minimal at once. Nearest is "
+        f"{readable(best['task'])}, {best['corruption']} corruption: alone they restore {number(best['sufficiency'])} "
+        f"{interval(best['sufficiency_low'], best['sufficiency_high'])}, {_word('sufficient', best['sufficient'])}; "
+        f"without them {number(best['left'])} {interval(best['left_low'], best['left_high'])} is left, "
+        f"{_word('necessary', best['necessary'])}."
+    )
+    return [said]
+
+
+def _word(name: str, value: object) -> str:
+    return {"yes": name, "partly": f"partly {name}"}.get(str(value), f"not {name}")
