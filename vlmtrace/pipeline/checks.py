@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.models.adapter_files import ADAPTER_CONFIG
+from vlmtrace.models.made_here import check_made
 
 #: What random generators take, and more pairs than anybody evaluates.
 MOST_SEED, MOST_SAMPLES = 2**32 - 1, 10**7
@@ -56,6 +57,7 @@ def check_model(name: str, revision: str = "") -> None:
         revision: of a model on the hub; empty: none is given
     """
     check_text("MODEL", name)
+    check_made(name)
     bundled = sorted(path.parent.name for path in paths.MODELS.glob("*/config.json"))
     is_local = name in bundled or (name != "" and _holds_a_model(name))
     if is_local and revision:
