@@ -147,3 +147,9 @@ def test_a_missing_ld_names_its_pair():
     table.loc[table["sample_id"] == "pair-2", "logit_diff_all"] = np.nan
     with pytest.raises(VlmtraceError, match="no LD for a run of pair 'pair-2'"):
         faithfulness_means(table)
+
+
+@pytest.mark.parametrize("function", [faithfulness_means, faithfulness_summary])
+def test_no_rows_are_one_sentence(function):
+    with pytest.raises(VlmtraceError, match="faithfulness table has no rows: run faithfulness_table"):
+        function(by_hand()[:0])

@@ -79,6 +79,25 @@ def test_estimates_by_hand(random_blip, pairs, direction, contrast):
     assert set(table["direction"]) == {direction}
 
 
+@pytest.mark.parametrize("method", ["EAP", "EAP-IG-activations"])
+@pytest.mark.parametrize("name", ["random_blip", "llava"])
+def test_positions_one_by_one_add_up_to_all_together(model_store, pairs, name, method):
+    """What moves at one position is read there, and to the first order such movements add up."""
+    model, pairs = model_store.shared(name), pairs.head(1)
+    block = model.head_block.name
+    some = {"senders": ["prompt", f"{block}.mlp.0"], "receivers": [f"{block}.self_attention.1", f"{block}.mlp.1"]}
+    exact = vt.patch_edges(model, pairs, "text", positions="all", **some)
+    apart = vt.attribute_edges(model, pairs, "text", method, positions="all", **some)
+    together = vt.attribute_edges(model, pairs, "text", method, **some)
+    kept = ["sender", "receiver", "position", "token", "token_role"]
+    pd.testing.assert_frame_equal(apart[kept], exact[kept], check_dtype=False, check_categorical=False)
+    edge = ["sender", "receiver"]
+    summed = apart.astype(dict.fromkeys(edge, str)).groupby(edge)["logit_diff"].sum()
+    expected = together.astype(dict.fromkeys(edge, str)).set_index(edge)["logit_diff"].loc[summed.index]
+    np.testing.assert_allclose(summed, expected, atol=1e-5, rtol=1e-3)
+    assert expected.abs().max() > 1e-3 and apart["logit_diff"].abs().gt(1e-5).sum() > len(together)
+
+
 def test_methods_average_over_the_runs_that_they_name(random_blip, pairs):
     """Clean and corrupt: half of the estimate in each run. Two steps: a quarter and three quarters of the way."""
     pairs = pairs.head(1)
@@ -146,6 +165,7 @@ def test_integrated_gradients_of_the_images_edges_add_up_to_one(random_blip, pai
         (lambda model, pairs: vt.attribute_edges(model, pairs, method="EAP-IG"), "EAP-IG-inputs"),
         (lambda model, pairs: vt.attribute_nodes(model, pairs, method="AtP**"), r"AtP\*"),
         (lambda model, pairs: vt.attribute_edges(model, pairs, steps=0), "steps"),
+        (lambda model, pairs: vt.attribute_nodes(model, pairs, receivers=["output"]), "output is no node that gives"),
         (lambda model, pairs: vt.attribute_edges(model, pairs, senders=["image.0"]), "no sender 'image.0'"),
         (lambda model, pairs: vt.attribute_edges(model, pairs, direction="up"), "direction"),
     ],

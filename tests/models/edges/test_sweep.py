@@ -9,7 +9,7 @@ from fixtures.families import TIERED
 from vlmtrace.models import Patches, Site
 from vlmtrace.models.edges.carried import Sender
 from vlmtrace.models.edges.circuit_run import OF_BASE, OF_RUN, OF_SOURCE, run_circuits
-from vlmtrace.models.edges.nodes import EVERYTHING, INPUT, ONLY_INPUT, Receiver
+from vlmtrace.models.edges.nodes import EVERYTHING, INPUT, ONLY_INPUT, PROMPT, Receiver
 from vlmtrace.models.edges.reference import PROJECTIONS, hooked_edge
 from vlmtrace.models.edges.sweep import sweep_edges
 from vlmtrace.models.edges.wiring import edges_of, senders_of
@@ -109,6 +109,19 @@ def test_edges_of_one_position_equal_hooked_passes(runs_of, name):
     difference, effect = largest_difference(found, random.Random(1).sample(within, 12), position)
     assert difference <= 1e-4
     assert effect > 1e-5
+
+
+def test_what_is_sent_from_before_the_first_position_that_differs_changes_nothing(runs_of):
+    """Rows are counted from there on; a position below must not be taken for one counted from the end."""
+    found = runs_of("llava", "text")
+    first = found.stacks[0].first
+    assert first > 2
+    mlp = next(node for node in senders_of(found.model) if node.module == "mlp")
+    chosen = [edge for edge in edges_of(found.model) if edge.sender in (mlp, PROMPT)]
+    for position in (first - 1, first - 2, 0):
+        changes = swept(found, chosen, position).correct - found.base.correct
+        assert not changes.any(), f"position {position} of those from {first} on"
+    assert (swept(found, chosen, first).correct - found.base.correct).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("name", ["random_blip", "qwen2_vl"])

@@ -11,6 +11,7 @@ from vlmtrace.inputs.batching import one_by_one
 from vlmtrace.models.edges.circuit_run import run_circuits
 from vlmtrace.models.edges.stacks import stacks_of
 from vlmtrace.models.edges.wiring import edges_of
+from vlmtrace.training.planted.card import N_PAIRS
 from vlmtrace.training.planted.circuits import AGAINST, blip_plan, llava_plan
 from vlmtrace.training.planted.known import FILE, PLANTED, known_circuit, write_circuit
 from vlmtrace.training.planted.proof import batches_of_runs, color_pairs
@@ -42,6 +43,7 @@ def test_files_are_small_and_the_card_tells_the_nodes(name):
     for node in known_circuit(name).nodes["node"]:
         assert f"`{node}`" in card
     assert f"python -m vlmtrace.training.planted {name}" in card
+    assert f"On {N_PAIRS} pairs" in card, "the card was written by another version of what writes it"
 
 
 def test_there_are_three_kinds_in_both_architectures():

@@ -12,7 +12,7 @@ the k ranked first, and f is what is left without them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,12 +48,28 @@ def faithfulness_means(
         may be that with none
 
     Raises:
-        VlmtraceError: a column is missing, or an LD is
+        VlmtraceError: a column is missing, or an LD is, or there is no row
+    """
+    return means_of(_curves(table), level, n_boot, seed)
+
+
+def means_of(curves: Iterable[Curve], level: float, n_boot: int, seed: int) -> pd.DataFrame:
+    """Faithfulness at each size of curves, with an interval over units.
+
+    Args:
+        curves: from `curves_of`
+        level: of the interval, 0 to 1
+        n_boot: bootstrap resamples of units
+        seed: of the bootstrap
+
+    Returns:
+        one row per curve and size: what names the curve, the size, what else there is of each size, n (pairs), n_units,
+        faithfulness, ci_low, ci_high
     """
     rows = []
-    for curve in _curves(table):
+    for curve in curves:
         share, low, high = share_of_gap(curve.gain.mean(0), curve.gap, level, n_boot, seed)
-        columns = {"k": curve.sizes, "n": curve.n, "n_units": curve.n_units}
+        columns = {curve.size: curve.sizes, **curve.more, "n": curve.n, "n_units": curve.n_units}
         rows.append({**curve.group, **columns, "faithfulness": share, "ci_low": low, "ci_high": high})
     return pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True)
 
@@ -94,7 +110,7 @@ def faithfulness_summary(
         advantage, advantage_low, advantage_high, p_value, n_beaten, n_random. A curve of a single size has no area
 
     Raises:
-        VlmtraceError: a column is missing, or an LD is
+        VlmtraceError: a column is missing, or an LD is, or there is no row
     """
     curves = list(_curves(table))
     rows = []
@@ -123,44 +139,82 @@ _SUMMARY |= {"advantage": "float64", "advantage_low": "float64", "advantage_high
 _SUMMARY |= {"n_beaten": "Int64", "n_random": "Int64"}
 
 
-class _Curve(NamedTuple):
-    """One curve. In logits: `gain` (draw, unit, size) is LD less that of no head, `gap` (unit,) that of all heads.
+class Curve(NamedTuple):
+    """What circuits of growing size do.
 
-    `group` names it: task, corruption, run, direction and order.
+    Attributes:
+        group: names it: task, corruption, order and what else there are curves of
+        size: what its sizes are called
+        sizes: ascending
+        more: by name, something else of each size, (size,)
+        gain: (draw, unit, size), LD less that of the empty circuit, in logits
+        gap: (unit,), the same of the whole model
+        n: pairs
     """
 
     group: dict[str, str]
-    sizes: list[int]
+    size: str
+    sizes: list[float]
+    more: dict[str, Array]
     gain: Array
     gap: Array
     n: int
 
     @property
     def n_units(self) -> int:
+        """How many units the pairs are of."""
         return len(self.gap)
 
     @property
     def is_necessity(self) -> bool:
-        return self.group["direction"] == "necessity"
+        """Whether the circuit is all but what was ranked first."""
+        return self.group.get("direction") == "necessity"
 
 
-def _curves(table: pd.DataFrame) -> Iterator[_Curve]:
-    keys = [key for key in ("task", "corruption", "run", "direction", "order") if key in table or key != "task"]
+def _curves(table: pd.DataFrame) -> Iterator[Curve]:
+    return curves_of(table, ("corruption", "run", "direction", "order"), "k", (), "faithfulness", "faithfulness_table")
+
+
+def curves_of(
+    table: pd.DataFrame, names: Sequence[str], size: str, more: Sequence[str], table_name: str, origin: str
+) -> Iterator[Curve]:
+    """The curves that a table of circuits' runs holds.
+
+    Args:
+        table: with the columns draw, sample_id, logit_diff, logit_diff_none and logit_diff_all; task and unit may be
+            there
+        names: columns that tell curves apart, beside task
+        size: the column of sizes
+        more: columns of which a mean is taken at each size
+        table_name: what sentences call the table
+        origin: what makes it
+
+    Yields:
+        each curve
+
+    Raises:
+        VlmtraceError: a column is missing, or an LD is, or there is no row
+    """
+    keys = [*(["task"] if "task" in table else []), *names]
     ends = ["logit_diff_none", "logit_diff_all"]
-    check_columns(table, [*keys, "draw", "sample_id", "k", "logit_diff", *ends], "faithfulness")
+    check_columns(table, [*keys, "draw", "sample_id", size, *more, "logit_diff", *ends], table_name)
+    if table.empty:
+        raise VlmtraceError(f"The {table_name} table has no rows: run {origin}.")
     if table[["logit_diff", *ends]].isna().any(axis=None):
         pair = table.loc[table[["logit_diff", *ends]].isna().any(axis=1), "sample_id"].iloc[0]
-        raise VlmtraceError(f"The faithfulness table has no LD for a run of pair {pair!r}: leave that pair out.")
+        raise VlmtraceError(f"The {table_name} table has no LD for a run of pair {pair!r}: leave that pair out.")
     for group, rows in table.groupby(keys, sort=False, observed=True):
         gains = rows.assign(gain=rows["logit_diff"] - rows["logit_diff_none"])
-        wide = gains.pivot(index=["draw", "k"], columns="sample_id", values="gain")  # (draw and size, pair)
+        wide = gains.pivot(index=["draw", size], columns="sample_id", values="gain")  # (draw and size, pair)
         pairs = rows.drop_duplicates("sample_id").set_index("sample_id").loc[wide.columns]
         units = pairs[UNIT].to_numpy() if UNIT in pairs else None
-        sizes = sorted(rows["k"].unique().tolist())
+        by_size = rows.groupby(size)[list(more)].mean()
+        sizes = by_size.index.tolist()
         of_units = stats.unit_means(wide.to_numpy().T, units)  # (unit, draw and size)
         gain = of_units.reshape(len(of_units), -1, len(sizes)).swapaxes(0, 1)
         gap = stats.unit_means((pairs[ends[1]] - pairs[ends[0]]).to_numpy(), units)[:, 0]
-        yield _Curve(dict(zip(keys, map(str, group), strict=True)), sizes, gain, gap, len(pairs))
+        found = {name: by_size[name].to_numpy() for name in more}
+        yield Curve(dict(zip(keys, map(str, group), strict=True)), size, sizes, found, gain, gap, len(pairs))
 
 
 def share_of_gap(
@@ -190,7 +244,7 @@ def _scalars(gain: Array, gap: Array, level: float, n_boot: int, seed: int) -> l
 
 
 def _advantage(
-    curve: _Curve, areas: Array, curves: list[_Curve], level: float, n_boot: int, n_permutations: int, seed: int
+    curve: Curve, areas: Array, curves: list[Curve], level: float, n_boot: int, n_permutations: int, seed: int
 ) -> dict[str, Any]:
     """Ranked heads against random ones, by area; nothing for other curves."""
     if curve.group["order"] != "ranked":
@@ -207,5 +261,5 @@ def _advantage(
     return {**row, "p_value": p_value, "n_beaten": int((gains.mean(1) > 0).sum()), "n_random": len(gains)}
 
 
-def _first(sizes: list[int], reached: Array) -> int | None:
+def _first(sizes: list[float], reached: Array) -> float | None:
     return next((size for size, enough in zip(sizes, reached, strict=True) if enough), None)

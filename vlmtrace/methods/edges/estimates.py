@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from vlmtrace.core.arguments import Count, NonEmpty, Positive, checked
-from vlmtrace.core.errors import one_of
+from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import validate_pairs
-from vlmtrace.inputs.batching import one_by_one
+from vlmtrace.inputs.batching import Positions, one_by_one
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.inputs.pair_runs import PairRuns
-from vlmtrace.methods.edges.listing import chosen_edges, edge_table
-from vlmtrace.methods.edges.path_patching import TOGETHER, edge_readout, effects_of_pair
+from vlmtrace.methods.edges.listing import chosen_edges
+from vlmtrace.methods.edges.path_patching import TOGETHER, Plan, edge_readout, effects_of_pair, plan_of
 from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
 from vlmtrace.methods.patching.metrics import concat_in_order
 from vlmtrace.methods.patching.run_sweep import memory_bytes, memory_for_states
@@ -25,7 +25,7 @@ from vlmtrace.models import VLM, Readout
 from vlmtrace.models.edges.attribution import attribute_edges as first_order
 from vlmtrace.models.edges.carried import Sender
 from vlmtrace.models.edges.gradient_runs import GradientRuns, gradient_runs
-from vlmtrace.models.edges.nodes import EVERYTHING, THE_OUTPUT, Edge, Node
+from vlmtrace.models.edges.nodes import EVERYTHING, THE_OUTPUT, Edge, Node, Receiver
 from vlmtrace.models.edges.stacks import Stack, stacks_of
 from vlmtrace.models.types import AnswerIds
 
@@ -34,6 +34,9 @@ EDGE_METHODS = ("EAP", "EAP-IG-inputs", "EAP-IG-activations", "clean-corrupted",
 
 #: What may be asked for as `method` of `attribute_nodes`.
 NODE_METHODS = ("AtP", "QK-fix", "AtP*", "exact")
+
+#: What is sent, and what reads it.
+_Sent = tuple[Sender, Receiver]
 
 #: Estimates (edge,) of some edges, given the two runs of one pair taken apart, what is read out, and bytes for states.
 _Estimate = Callable[[Sequence[Stack], AnswerIds, int], Tensor]
@@ -51,6 +54,7 @@ def attribute_edges(
     memory_gb: Positive | None = None,
     contrast: str = "answer",
     direction: str = "denoising",
+    positions: Positions = TOGETHER,
 ) -> pd.DataFrame:
     """Estimate what `patch_edges` would find, from gradients.
 
@@ -81,11 +85,11 @@ def attribute_edges(
         memory_gb: as in `patch_modules`
         contrast: as in `patch_modules`
         direction: as in `patch_modules`; for "noising", read clean for corrupt above and the other way round
+        positions: as in `patch_edges`. Where gradients are taken, is the same for all
 
     Returns:
-        the edge_patching table (see `patch_edges`), all positions of a sender together: logit_diff and patching_effect
-        are estimates; p_correct and p_diff are missing, since a first-order step of a probability can leave the range
-        0 to 1
+        the edge_patching table (see `patch_edges`); logit_diff and patching_effect are estimates. p_correct and p_diff
+        are missing, since a first-order step of a probability can leave the range 0 to 1
 
     Raises:
         VlmtraceError: a name is unknown, steps is below 1, the model's edges are not known, the table breaks the
@@ -104,14 +108,16 @@ def attribute_edges(
     one_of(method, EDGE_METHODS, "method")
     wanted = chosen_edges(model, senders, receivers)
 
-    def estimate(stacks: Sequence[Stack], answer_ids: AnswerIds, memory: int) -> Tensor:
-        return _estimated(stacks, answer_ids, wanted, method, steps, memory)
+    def of_pair(runs: PairRuns, plan: Plan, memory: int) -> Readout:
+        sent = [(plan.senders[number], edge.receiver) for number, edge in plan.edges]
 
-    def of_pair(runs: PairRuns, memory: int) -> Readout:
+        def estimate(stacks: Sequence[Stack], answer_ids: AnswerIds, memory: int) -> Tensor:
+            return _estimated(stacks, answer_ids, sent, method, steps, memory)
+
         return _as_readout(runs, _of_answers(model, runs, estimate, memory))
 
     what = f"{method} of {len(wanted)} edges"
-    return _tables(model, pairs, corruption, contrast, direction, memory_gb, wanted, of_pair, what)
+    return _tables(model, pairs, corruption, contrast, direction, memory_gb, wanted, of_pair, what, positions)
 
 
 @checked
@@ -169,7 +175,8 @@ def attribute_nodes(
     one_of(method, NODE_METHODS, "method")
     found = dict.fromkeys(edge.receiver for edge in chosen_edges(model, None, receivers))
     wanted = [Edge(EVERYTHING, receiver) for receiver in found if receiver.node != THE_OUTPUT]
-    numbered = [(0, edge) for edge in wanted]
+    if not wanted:
+        raise VlmtraceError("The output is no node that gives anything: choose inputs of heads or mlps as receivers.")
 
     def estimate(stacks: Sequence[Stack], answer_ids: AnswerIds, memory: int) -> Tensor:
         own = [(0, edge.receiver) for edge in wanted]
@@ -183,9 +190,9 @@ def attribute_nodes(
             total += first_order(stacks, [Sender(EVERYTHING)], own, runs, memory, True).abs()
         return total / max(1, len(layers) - 1)  # in its own layer's turn a node has no gradient
 
-    def of_pair(runs: PairRuns, memory: int) -> Readout:
+    def of_pair(runs: PairRuns, plan: Plan, memory: int) -> Readout:
         if method == "exact":
-            return edge_readout(model, runs, [Sender(EVERYTHING)], numbered, memory)
+            return edge_readout(model, runs, plan.senders, plan.edges, memory)
         return _as_readout(runs, _of_answers(model, runs, estimate, memory))
 
     what = f"{method} of {len(wanted)} inputs of nodes"
@@ -200,25 +207,25 @@ def _tables(
     direction: str,
     memory_gb: float | None,
     wanted: Sequence[Edge],
-    of_pair: Callable[[PairRuns, int], Readout],
+    of_pair: Callable[[PairRuns, Plan, int], Readout],
     what: str,
+    positions: Positions = TOGETHER,
 ) -> pd.DataFrame:
-    """The edge_patching table of all pairs, given the readout (edge,) of each."""
+    """The edge_patching table of all pairs, given the readout (edge,) of what is sent in each."""
     one_of(corruption, CORRUPTIONS, "corruption")
     one_of(direction, DIRECTIONS, "direction")
     pairs = validate_pairs(pairs).reset_index(drop=True)
     memory = memory_bytes(model, memory_gb)
-    rows = edge_table(wanted)
-    missing = [None] * len(rows)
-    rows = rows.assign(position=pd.array(missing, dtype="Int64"), token=missing, token_role=missing)
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"{what} of {len(pairs)} pairs, {corruption} corruption") as advance:
         for row, runs in one_by_one(model, pairs, corruption, contrast):
-            runs = in_direction(runs, direction)
-            readout = of_pair(runs, memory_for_states(memory, runs))
-            tables.append(effects_of_pair(pairs.iloc[[row]], runs, corruption, rows, readout))
+            pair, runs = pairs.iloc[[row]], in_direction(runs, direction)
+            plan = plan_of(model, pair, runs, wanted, positions)
+            if plan.edges:
+                readout = of_pair(runs, plan, memory_for_states(memory, runs))
+                tables.append(effects_of_pair(pair, runs, corruption, plan.rows, readout))
             advance(1)
-    return concat_in_order(pairs, tables, TOGETHER).assign(direction=direction)
+    return concat_in_order(pairs, tables, positions).assign(direction=direction)
 
 
 def _of_answers(model: VLM, runs: PairRuns, estimate: _Estimate, memory: int) -> Tensor:
@@ -242,7 +249,7 @@ def _as_readout(runs: PairRuns, change: Tensor) -> Readout:
 
 
 def _estimated(
-    stacks: Sequence[Stack], answer_ids: AnswerIds, edges: Sequence[Edge], method: str, steps: int, memory: int
+    stacks: Sequence[Stack], answer_ids: AnswerIds, edges: Sequence[_Sent], method: str, steps: int, memory: int
 ) -> Tensor:
     ways = {"EAP": [0.0], "computed-receivers": [0.0], "clean-corrupted": [0.0, 1.0]}
     shares = ways.get(method) or [(i + 0.5) / steps for i in range(steps)]
@@ -251,8 +258,7 @@ def _estimated(
         return _first_order(stacks, edges, runs, memory, method == "computed-receivers")
     found = torch.zeros(len(edges))
     by_module: dict[Node, list[int]] = {}
-    for i, edge in enumerate(edges):
-        sender = edge.sender
+    for i, ((sender, _), _) in enumerate(edges):
         by_module.setdefault(sender if sender.head is None else sender._replace(head=0), []).append(i)
     for module, mine in by_module.items():
         runs = list(_some_at_a_time(stacks, answer_ids, shares, module, memory))
@@ -270,8 +276,8 @@ def _some_at_a_time(
 
 
 def _first_order(
-    stacks: Sequence[Stack], edges: Sequence[Edge], runs: Sequence[GradientRuns], memory: int, computes_receivers: bool
+    stacks: Sequence[Stack], edges: Sequence[_Sent], runs: Sequence[GradientRuns], memory: int, computes_receivers: bool
 ) -> Tensor:
-    numbers = {sender: i for i, sender in enumerate(dict.fromkeys(edge.sender for edge in edges))}
-    wanted = [(numbers[edge.sender], edge.receiver) for edge in edges]
-    return first_order(stacks, [Sender(node) for node in numbers], wanted, runs, memory, computes_receivers)
+    numbers = {sender: i for i, sender in enumerate(dict.fromkeys(sender for sender, _ in edges))}
+    wanted = [(numbers[sender], receiver) for sender, receiver in edges]
+    return first_order(stacks, list(numbers), wanted, runs, memory, computes_receivers)

@@ -12,7 +12,7 @@ f and 1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,10 @@ import pandas as pd
 from vlmtrace.core import stats
 from vlmtrace.core.arguments import Count, Natural, NonEmpty, Positive, Probability, Seed, Share, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.schema import UNIT, check_columns
+from vlmtrace.core.schema import UNIT
 from vlmtrace.core.types import Array
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.methods.circuits.curves import SUFFICIENT, share_of_gap
+from vlmtrace.methods.circuits.curves import SUFFICIENT, Curve, curves_of, means_of, share_of_gap
 from vlmtrace.methods.circuits.faithfulness import refuse_discover
 from vlmtrace.methods.edges.circuit_runs import run_inside
 from vlmtrace.methods.edges.circuits import refuse_more
@@ -141,12 +141,7 @@ def edge_faithfulness_means(
         >>> vt.edge_faithfulness_means(table)["faithfulness"].round(1).tolist()
         [0.1, 0.8, 1.0]
     """
-    rows = []
-    for curve in _curves(table):
-        share, low, high = share_of_gap(curve.gain.mean(0), curve.gap, level, n_boot, seed)
-        columns = {"size": curve.sizes, "k": curve.k, "n_edges": curve.n_edges, "n": curve.n, "n_units": curve.n_units}
-        rows.append({**curve.group, **columns, "faithfulness": share, "ci_low": low, "ci_high": high})
-    return pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True)
+    return means_of(_curves(table), level, n_boot, seed)
 
 
 @checked
@@ -200,7 +195,7 @@ def edge_faithfulness_summary(
     rows = []
     for curve in curves:
         if len(curve.sizes) < 2:
-            raise VlmtraceError(f"An area needs at least two sizes, not {curve.sizes.tolist()}: run more of them.")
+            raise VlmtraceError(f"An area needs at least two sizes, not {curve.sizes}: run more of them.")
         areas = np.trapezoid(curve.gain, curve.sizes, axis=-1)  # (draw, unit), in logits
         share = share_of_gap(curve.gain.mean(0), curve.gap, level, n_boot, seed)[0]
         row: dict[str, Any] = {**curve.group, "n": curve.n, "n_units": curve.n_units}
@@ -208,7 +203,7 @@ def edge_faithfulness_summary(
         row["cmd"] = float(np.trapezoid(np.abs(1 - share), curve.sizes))
         enough = np.flatnonzero(share >= SUFFICIENT)
         if len(enough):
-            row |= {"size_80": curve.sizes[enough[0]], "n_edges_80": curve.n_edges[enough[0]]}
+            row |= {"size_80": curve.sizes[enough[0]], "n_edges_80": curve.more["n_edges"][enough[0]]}
         partner = [other for other in curves if other.group == curve.group | {"order": "random"}]
         if curve.group["order"] == "ranked" and partner:
             gains = areas - np.trapezoid(partner[0].gain, partner[0].sizes, axis=-1)  # (draw, unit)
@@ -231,45 +226,6 @@ def _interval(name: str, by_unit: Array, gap: Array, level: float, n_boot: int, 
     return dict(zip((name, f"{name}_low", f"{name}_high"), (float(value[0]) for value in values), strict=True))
 
 
-class _Curve(NamedTuple):
-    """One curve: `gain` (draw, unit, size) is LD less that of no edge, `gap` (unit,) that of all edges, in logits.
-
-    `group` names it: task, corruption, rule and order.
-    """
-
-    group: dict[str, str]
-    sizes: Array
-    k: Array
-    n_edges: Array
-    gain: Array
-    gap: Array
-    n: int
-
-    @property
-    def n_units(self) -> int:
-        return len(self.gap)
-
-
-def _curves(table: pd.DataFrame) -> Iterator[_Curve]:
-    keys = [key for key in ("task", "corruption", "rule", "order") if key in table or key != "task"]
-    ends = ["logit_diff_none", "logit_diff_all"]
-    needed = [*keys, "draw", "sample_id", "size", "k", "n_edges", "logit_diff", *ends]
-    check_columns(table, needed, "edge_faithfulness")
-    if table[["logit_diff", *ends]].isna().any(axis=None):
-        pair = table.loc[table[["logit_diff", *ends]].isna().any(axis=1), "sample_id"].iloc[0]
-        raise VlmtraceError(f"The edge_faithfulness table has no LD for a run of pair {pair!r}: leave that pair out.")
-    if table.empty:
-        raise VlmtraceError("The edge_faithfulness table has no rows: run edge_faithfulness.")
-    for group, rows in table.groupby(keys, sort=False, observed=True):
-        gains = rows.assign(gain=rows["logit_diff"] - rows["logit_diff_none"])
-        wide = gains.pivot(index="sample_id", columns=["draw", "size"], values="gain").sort_index(axis=1)
-        pairs = rows.drop_duplicates("sample_id").set_index("sample_id").loc[wide.index]
-        units = pairs[UNIT].to_numpy() if UNIT in pairs else None
-        by_size = rows.groupby("size")[["k", "n_edges"]].mean()
-        gain = stats.unit_means(wide.to_numpy(), units)  # (unit, draw · size)
-        gain = gain.reshape(len(gain), -1, len(by_size)).swapaxes(0, 1)
-        gap = stats.unit_means((pairs[ends[1]] - pairs[ends[0]]).to_numpy(), units)[:, 0]
-        yield _Curve(
-            dict(zip(keys, map(str, group), strict=True)), by_size.index.to_numpy(), by_size["k"].to_numpy(),
-            by_size["n_edges"].to_numpy(), gain, gap, len(pairs),
-        )  # fmt: skip
+def _curves(table: pd.DataFrame) -> Iterator[Curve]:
+    names = ("corruption", "rule", "order")
+    return curves_of(table, names, "size", ("k", "n_edges"), "edge_faithfulness", "edge_faithfulness")

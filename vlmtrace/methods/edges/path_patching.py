@@ -96,7 +96,7 @@ def patch_edges(
         for row, runs in one_by_one(model, pairs, corruption, contrast):
             pair = pairs.iloc[[row]]
             runs = in_direction(runs, direction)
-            plan = _sent(model, pair, runs, wanted, positions)
+            plan = plan_of(model, pair, runs, wanted, positions)
             if plan.edges:
                 readout = edge_readout(model, runs, plan.senders, plan.edges, memory_for_states(memory, runs))
                 tables.append(effects_of_pair(pair, runs, corruption, plan.rows, readout))
@@ -131,7 +131,7 @@ def edge_readout(
     return Readout.of_two(*both)
 
 
-class _Plan:
+class Plan:
     """What is sent in one pair.
 
     Attributes:
@@ -141,13 +141,23 @@ class _Plan:
     """
 
     def __init__(self) -> None:
+        """Plan nothing yet."""
         self.senders: list[Sender] = []
         self.edges: list[tuple[int, Edge]] = []
         self.rows = pd.DataFrame()
 
 
-def _sent(model: VLM, pair: pd.DataFrame, runs: PairRuns, wanted: Sequence[Edge], positions: Positions) -> _Plan:
-    plan, places = _Plan(), []
+def plan_of(model: VLM, pair: pd.DataFrame, runs: PairRuns, wanted: Sequence[Edge], positions: Positions) -> Plan:
+    """Say what is sent in one pair.
+
+    Args:
+        model: any whose edges are known
+        pair: its row of the pairs table
+        runs: its runs
+        wanted: the edges
+        positions: as in `patch_edges`
+    """
+    plan, places = Plan(), []
     numbers: dict[Sender, int] = {}
     tables: dict[Node, list[_Place]] = {}
     for edge in wanted:

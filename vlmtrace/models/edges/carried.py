@@ -219,7 +219,7 @@ class Carried(ABC):
 
     def _put(self, found: Tensor, row: int, source: Tensor, position: int | None, first: int) -> None:
         """Set one sender's output, at one or all positions, to the source's; it is active if that changes anything."""
-        at = slice(None) if position is None else slice(position - first, position - first + 1)
+        at = _rows_at(position, first)
         if not torch.equal(found[row, at], source[0, at]):
             self.active.add(row)
             found[row, at] = source[0, at]
@@ -235,9 +235,16 @@ class Carried(ABC):
         if layer in stack.later:
             for i, (node, position) in enumerate(self.senders[: len(left)]):
                 if node == IMAGE:
-                    at = slice(None) if position is None else slice(position - stack.first, position - stack.first + 1)
+                    at = _rows_at(position, stack.first)
                     left[i, at] += stack.later[layer][0, at]
         return left
+
+
+def _rows_at(position: int | None, first: int) -> slice:
+    """The rows of one position or all; none of a position before the first that is computed, where both runs agree."""
+    if position is None:
+        return slice(None)
+    return slice(max(0, position - first), max(0, position - first + 1))
 
 
 def _start(node: Node, order: dict[str, int]) -> tuple[int, int]:
