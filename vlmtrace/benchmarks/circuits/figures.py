@@ -70,4 +70,4 @@ def _look(model: str) -> dict:
 def _legend(axes: Axes, found: Found) -> None:
     for model in dict.fromkeys(found.rows["model"]):
         axes.plot([], [], label=model, **_look(model))
-    axes.legend(loc="lower left", borderaxespad=0.2)  # nothing ranks edges so far below chance
+    axes.legend(loc="upper left")  # nothing ranks edges so far below chance
