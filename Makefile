@@ -149,7 +149,7 @@ bench: $(if $(filter cpu,$(DEVICE)),.venv/.bench,$(INSTALLED))  ## how fast the 
 bench-scale: .venv/.cluster  ## how it grows: ten million effects through notebooks 05 and 06, parts on 1 to 64 workers
 	@$(PYTHON) -m vlmtrace.benchmarks.scale
 
-circuit-benchmark: $(INSTALLED)  ## score every method on the models whose circuit is known (half an hour; METHODS=module:function adds yours)
+circuit-benchmark: $(INSTALLED)  ## score every method on the models whose circuit is known (a quarter of an hour; METHODS=module:function adds yours)
 	@OMP_NUM_THREADS=1 $(PYTHON) -m vlmtrace.benchmarks.circuits
 
 clean:  ## remove the run RUN (empty: default), the rendered images and caches; models and installation stay

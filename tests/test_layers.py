@@ -95,8 +95,9 @@ def test_no_circle_of_methods():
 
 
 def test_nothing_imports_training_or_benchmarks():
-    for room in ("training", "benchmarks"):
-        users = {room_of(name) for name, others in IMPORTS.items() if room in map(room_of, others)} - {room}
+    # But for the benchmark of circuits, which scores methods on what training has planted.
+    for room, may in (("training", {"benchmarks"}), ("benchmarks", set())):
+        users = {room_of(name) for name, others in IMPORTS.items() if room in map(room_of, others)} - {room} - may
         assert not users, f"{users} import from {room}"
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vlmtrace.benchmarks.circuits.__main__ import METHODS
 from vlmtrace.benchmarks.circuits.figures import benchmark_figure
-from vlmtrace.benchmarks.circuits.registry import METHODS
 from vlmtrace.benchmarks.circuits.report import (
     Found,
     backup_table,
@@ -103,7 +103,7 @@ def test_the_figure_shows_every_model_and_method(found):
     assert [text.get_text() for text in heads.get_yticklabels()] == ["EAP", "relevancy"]
     drawn = sorted(line.get_xdata()[0] for line in heads.lines if line.get_marker() in ("o", "s"))
     assert drawn == pytest.approx(sorted([0.71, 0.81, 0.91] * 2))
-    assert {text.get_text() for text in figure.axes[1].get_legend().get_texts()} == set(MODELS)
+    assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} == set(MODELS)
 
 
 def test_another_file_is_a_sentence(tmp_path):

@@ -33,7 +33,7 @@ def benchmark_figure(found: Found) -> Figure:
             _draw(axes, found, of, figure_name)
             axes.set_title(f"{of}: {label}")
         row[1].set_yticklabels([])
-    _legend(panels[0][1], found)
+    _legend(panels[0][0], found)
     return figure
 
 
@@ -70,4 +70,4 @@ def _look(model: str) -> dict:
 def _legend(axes: Axes, found: Found) -> None:
     for model in dict.fromkeys(found.rows["model"]):
         axes.plot([], [], label=model, **_look(model))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(loc="upper left")  # nothing ranks edges so far below chance

@@ -55,7 +55,8 @@ def measure(models: Sequence[str], n_seeds: int, n_pairs: int, methods: Sequence
         one row per model, seed, corruption, method, of (see `truth.OF`) and truth (see `TRUTHS`): kind, n and n_true
         (how many are ranked and true), auc, precision (at the true size), covered (share of the true ones that the
         method gives a score), joint (share of those that back each other up among the n_true first; missing where none
-        do, or they carry the same in both runs), joint_size (their mean score, as a share of the largest), seconds (of the processor, for one pair)
+        do, or they carry the same in both runs), joint_size (their mean score, as a share of the largest), seconds (of
+        the processor, for one pair)
 
     Raises:
         VlmtraceError: a model answers too few pairs, or a method returns something else than a table of scores
