@@ -192,9 +192,9 @@ def damping_table(
         >>> model = vt.load_model("tiny-blip")
         >>> pairs = vt.load_pairs("rendered_states", n=4)
         >>> heads = pd.DataFrame({"block": "text_decoder", "module": "cross_attention", "layer": 3, "head": range(8)})
-        >>> table = vt.damping_table(vt.damp_heads(model, pairs, heads, factors=[1.0]))
+        >>> table = vt.damping_table(vt.damp_heads(model, pairs, heads, factors=[1.0]), by=["task"])
         >>> table[["n", "repaired", "spoiled"]].values.tolist()
-        [[4, 0.0, 0.0]]
+        [[4.0, 0.0, 0.0]]
     """
     needed = ("sample_id", UNIT, *by, "heads", "draw", "factor", "log_odds", "log_odds_before", "is_correct")
     damped = check_table(damped, (*needed, "was_correct"), "damped")
