@@ -143,7 +143,7 @@ def _name_heads(axes: Axes, sides: pd.DataFrame, n: int) -> None:
             xytext=(-4 if is_right else 4, 2),
             textcoords="offset points",
             ha="right" if is_right else "left",
-            fontsize=6,
+            fontsize=7,
         )
 
 
