@@ -217,6 +217,7 @@ def damping_table(
         of_units = stats.unit_means(pairs[["change", "log_odds_change"]].to_numpy(), pairs["unit"])
         low, high = stats.mean_interval(of_units, level, seed=seed)
         change, log_odds = of_units.mean(0)
+        low[0], high[0] = max(low[0], -1), min(high[0], 1)  # beyond lies no change of a share
         shares = pairs[["before", "after", "repaired", "spoiled"]].mean().tolist()
         p_value = _sign_test(of_units[:, 0]) if mine["heads"].iloc[0] == "chosen" else np.nan
         counts = (len(pairs), len(of_units))
