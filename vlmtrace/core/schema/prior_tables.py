@@ -69,8 +69,8 @@ HEAD_SIDES = Table(
         *_mean("image", "what the head brings back of the log-odds that the other image takes"),
         *_mean("words", "what the head brings back of the log-odds that the other words take"),
         Column("difference", "number", "words less image: large for a head that carries the words alone", "logits"),
-        Column("side", "text", "what it carries: image, words, both or neither; what it carries has a mean above 0 and a q-value below "
-               "alpha",
+        Column("side", "text", "what it carries: image, words, both or neither; of what it carries the mean is above 0 "
+               "and the q-value below alpha",
                values=("image", "words", "both", "neither")),
     ),
     notebook="11_language_prior",
