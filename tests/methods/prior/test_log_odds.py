@@ -16,11 +16,11 @@ from vlmtrace.inputs.image_tokens import mean_image_token
 pytestmark = pytest.mark.medium
 
 
-def by_hand(model, image, prompt, pair, **how):
+def by_hand(model, shown, prompt, pair, **how):
     """LD of two answers of one token each, by one forward pass."""
     ids = model.answer_ids([pair["correct_answer"]], [pair["incorrect_answer"]])[0]
     with torch.no_grad():
-        logits = model.answer_logits(model.encode([image], [model.prompt_text(prompt)]), **how)[0]
+        logits = model.answer_logits(model.encode([shown], [model.prompt_text(prompt)]), **how)[0]
     return float(logits[ids[0]] - logits[ids[1]])
 
 

@@ -192,9 +192,9 @@ def damping_table(
         >>> model = vt.load_model("tiny-blip")
         >>> pairs = vt.load_pairs("rendered_states", n=4)
         >>> heads = pd.DataFrame({"block": "text_decoder", "module": "cross_attention", "layer": 3, "head": range(8)})
-        >>> table = vt.damping_table(vt.damp_heads(model, pairs, heads, factors=[1.0]))
+        >>> table = vt.damping_table(vt.damp_heads(model, pairs, heads, factors=[1.0]), by=["task"])
         >>> table[["n", "repaired", "spoiled"]].values.tolist()
-        [[4, 0.0, 0.0]]
+        [[4.0, 0.0, 0.0]]
     """
     needed = ("sample_id", UNIT, *by, "heads", "draw", "factor", "log_odds", "log_odds_before", "is_correct")
     damped = check_table(damped, (*needed, "was_correct"), "damped")
@@ -217,6 +217,7 @@ def damping_table(
         of_units = stats.unit_means(pairs[["change", "log_odds_change"]].to_numpy(), pairs["unit"])
         low, high = stats.mean_interval(of_units, level, seed=seed)
         change, log_odds = of_units.mean(0)
+        low[0], high[0] = max(low[0], -1), min(high[0], 1)  # beyond lies no change of a share
         shares = pairs[["before", "after", "repaired", "spoiled"]].mean().tolist()
         p_value = _sign_test(of_units[:, 0]) if mine["heads"].iloc[0] == "chosen" else np.nan
         counts = (len(pairs), len(of_units))

@@ -92,7 +92,7 @@ def head_sides_map(sides: pd.DataFrame, panels: str = "model", n_named: Natural 
     Args:
         sides: from `head_sides`, or several such tables with a column that tells them apart
         panels: that column: one panel for each of its values; where it is missing, there is one panel
-        n_named: how many heads are named in each panel: those that carry most
+        n_named: how many heads are named in each panel at most: those that carry most
 
     Returns:
         the figure
@@ -106,12 +106,13 @@ def head_sides_map(sides: pd.DataFrame, panels: str = "model", n_named: Natural 
     groups = list(sides.groupby(panels, sort=False)) if panels in sides else [("", sides)]
     figure = new_figure(height=3.4, width=7.0 if len(groups) > 1 else 4.5)
     columns = figure.subplots(1, len(groups), squeeze=False, sharex=True, sharey=True)[0]
-    for axes, (name, mine) in zip(columns, groups, strict=True):
+    for axes, (_, mine) in zip(columns, groups, strict=True):
         for side in ("neither", "image", "words", "both"):
             some = mine[mine["side"] == side]
             axes.scatter(some["image"], some["words"], s=14, color=COLORS[side], label=side, linewidths=0)
         for line in (axes.axhline, axes.axvline):
             line(0, color="0.6", linewidth=0.6, zorder=0)
+    for axes, (name, mine) in zip(columns, groups, strict=True):  # once the panels' common range is known
         _name_heads(axes, mine, n_named)
         axes.set_title(f"{readable(name)} (n = {int(mine['n'].max())} pairs)".strip())
         axes.set_xlabel("brings back what the other image takes (logits)")
@@ -122,21 +123,27 @@ def head_sides_map(sides: pd.DataFrame, panels: str = "model", n_named: Natural 
 
 
 def _name_heads(axes: Axes, sides: pd.DataFrame, n: int) -> None:
-    """Name the heads farthest from the origin, beside their points."""
+    """Name the heads farthest from the origin, beside their points, as far as there is room between the names."""
     blocks = sides["block"].nunique()
     far = sides[["image", "words"]].abs().max(axis=1).nlargest(n).index
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    named: list[tuple[float, float]] = []
     for row in sides.loc[far].itertuples():
+        x, y = (row.image - left) / (right - left), (row.words - low) / (high - low)
+        if any(abs(x - other) < 0.25 and abs(y - above) < 0.06 for other, above in named):
+            continue
+        named.append((x, y))
         initials = "".join(word[0] for word in str(row.block).split("_")).upper() if blocks > 1 else ""
         module = "" if row.module == "self_attention" else "cross "
         name = f"{initials} {module}{row.layer}.{row.head}".strip()
-        right = row.image > sides["image"].max() * 0.75
+        is_right = x > 0.7
         axes.annotate(
             name,
             (row.image, row.words),
-            xytext=(-4 if right else 4, 2),
+            xytext=(-4 if is_right else 4, 2),
             textcoords="offset points",
-            ha="right" if right else "left",
-            fontsize=6,
+            ha="right" if is_right else "left",
+            fontsize=7,
         )
 
 
@@ -166,7 +173,7 @@ def damping_effects(table: pd.DataFrame, panels: str = "model") -> Figure:
     for row, (name, mine) in zip(grid, groups, strict=True):
         for axes, factor in zip(row, factors, strict=True):
             _draw_damping(axes, mine[mine["factor"] == factor], categories)
-            axes.set_title(f"{readable(name)} factor {factor:g}".strip())
+            axes.set_title(f"{readable(name)}, factor {factor:g}".strip(", "))
         row[0].set_ylabel("share of questions")
         row[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     names = [readable(category) for category in categories]

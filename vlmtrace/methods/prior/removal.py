@@ -126,9 +126,9 @@ def blank_images(pairs: pd.DataFrame, folder: str | Path | None = None) -> pd.Da
     Example:
         >>> import vlmtrace as vt
         >>> model = vt.load_model("tiny-blip")
-        >>> blank = vt.blank_images(vt.load_pairs("rendered_states", n=2))
+        >>> blank = vt.blank_images(vt.load_pairs("rendered_states", n=3))
         >>> vt.evaluate(model, blank)["generated_answer"].tolist()
-        ['neither', 'neither']
+        ['neither', 'white', 'neither']
     """
     pairs = with_units(validate_pairs(pairs))
     return save_images(with_blank_images(pairs, _mean_color(pairs)), folder or RAW / "blank")
@@ -163,6 +163,9 @@ def unseen_image(model: VLM, pairs: pd.DataFrame, inputs: Inputs) -> Tensor:
     Returns:
         (pair, query, key) bool: every key of an attention across to the image; in one sequence the image's keys, for
         the queries of all other positions
+
+    Raises:
+        VlmtraceError: the model has no image tokens in the sequence of its question
     """
     block, across = model.head_block.name, model.image_module == "cross_attention"
     masks = []
@@ -173,6 +176,12 @@ def unseen_image(model: VLM, pairs: pd.DataFrame, inputs: Inputs) -> Tensor:
             keys = named_positions(model, pair, model.image_block, one, ["all"])["all"]
             masks.append(np.outer(queries, keys))
         else:
-            image = named_positions(model, pair, block, one, ["image"])["image"]
+            found = named_positions(model, pair, block, one, ["image"])
+            if "image" not in found:
+                raise VlmtraceError(
+                    f"No position of {block} of {model.name} is an image token that attention could be cut from: use "
+                    "without='blank' or 'corrupt'."
+                )
+            image = found["image"]
             masks.append(np.outer(~image, image))
     return torch.as_tensor(np.stack(masks), device=model.device)
