@@ -33,7 +33,7 @@ class Person:
     def data(self, view):
         """The numbers of the view that is shown, or of the one named."""
         return self.page.evaluate(
-            """(test) => { const all = [...document.querySelectorAll(".vt[data-drawn]")];
+            """(test) => { const all = [...document.querySelectorAll(".vt[data-drawn]:not(.vt-old *)")];
             const found = all.filter((e) => e.offsetParent).find((e) => test in e.dataset);
             return found ? {...found.dataset} : null; }""",
             view,
@@ -43,7 +43,7 @@ class Person:
         """Wait until the shown view's attribute is such that a condition on `v` (its data) holds; return the data."""
         try:
             self.page.wait_for_function(
-                f"""() => {{ const e = [...document.querySelectorAll(".vt[data-drawn]")]
+                f"""() => {{ const e = [...document.querySelectorAll(".vt[data-drawn]:not(.vt-old *)")]
                     .filter((e) => e.offsetParent).find((e) => "{attribute}" in e.dataset);
                     if (!e) return false; const v = e.dataset; return Boolean({condition}); }}""",
                 timeout=timeout,
@@ -60,7 +60,7 @@ class Person:
         seconds = self.page.evaluate(
             """([title, attribute]) => new Promise((done) => {
             const start = performance.now();
-            const seen = () => { const e = [...document.querySelectorAll(".vt[data-drawn]")]
+            const seen = () => { const e = [...document.querySelectorAll(".vt[data-drawn]:not(.vt-old *)")]
                 .find((e) => e.offsetParent && attribute in e.dataset);
                 e ? done((performance.now() - start) / 1000) : requestAnimationFrame(seen); };
             [...document.querySelectorAll("button")].find((b) => b.textContent.trim() === title).click();
