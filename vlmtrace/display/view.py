@@ -250,7 +250,9 @@ class View:
             self.box.remove_class("vt-old")
 
     def _selection_changed(self, selected: Selection | None) -> None:
-        if not self._is_hidden:
+        # A card of the explorer is put away while what is selected is of none of its kinds.
+        fits = self.pane != "card" or self.is_alone or (selected is not None and selected.kind in self.kinds)
+        if not self._is_hidden and fits:
             self._marked = selected
             self.selection_changed()
 
