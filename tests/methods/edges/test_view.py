@@ -211,3 +211,13 @@ def test_an_address_that_means_nothing_changes_nothing(view, settings):
     with pytest.raises(VlmtraceError):
         view.restore({"scope": "run", **settings})
     assert view.settings == {}
+
+
+def test_under_a_node_stands_the_token_at_which_its_strongest_edge_does_most(view):
+    at, edges = view.canvas.state["at"], view.canvas.state["edges"]
+    assert at, "no node of the text has a token"
+    for sender, token in list(at.items())[:3]:
+        receiver = next(edge["receiver"] for edge in edges if edge["sender"] == sender)
+        found = view.by_position(sender, receiver)
+        found = found[~found["token_role"].astype(str).str.startswith("image")]
+        assert token == found.loc[found["patching_effect"].abs().idxmax(), "token"], sender
