@@ -119,7 +119,7 @@ docs: .venv/.docs  ## the documentation as pages, in docs/_build/html (runs the 
 	$(PYTHON) docs/build.py
 
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab
-	.venv/bin/jupyter lab --notebook-dir=. notebooks
+	.venv/bin/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 app: $(INSTALLED)  ## the explorer of notebook 09 as a page without cells, for this machine only (see HOST)
 	@$(PYTHON) -m vlmtrace.app.server

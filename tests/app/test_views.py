@@ -113,7 +113,7 @@ def test_what_is_missing_is_said(session):
     with pytest.raises(VlmtraceError, match="There is no pair 'x'"):
         session.choose("x")
     own = session.ask(clean_image=session.example.pair["clean_image"], clean_prompt="is this circle red?")
-    with pytest.raises(VlmtraceError, match="has no corrupt run to patch: in Ask"):
+    with pytest.raises(VlmtraceError, match="has no corrupt run to patch: open a second image"):
         own.runs("image")
 
 
@@ -232,14 +232,14 @@ def test_views_compute_when_they_are_opened_and_stay_as_they_were(session, monke
     assert attention.record is None, "a view that nobody opened has computed"
     shown(views.open("Attention"))
     attention.canvas.layer, attention.canvas.head = 1, 3
-    views.open("Ask")
+    views.open("Answer")
     monkeypatch.setattr(attention, "load", lambda: pytest.fail("nothing has changed"))
     views.open("Attention")
     assert (attention.canvas.layer, attention.canvas.head) == (1, 3)
 
 
 def test_the_tabs_stand_in_their_order(session):
-    assert list(app.explorer(session).views) == ["Ask", "Circuit", "Attention", "Relevancy", "Causal graph", "Patch"]
+    assert list(app.explorer(session).views) == ["Answer", "Circuit", "Attention", "Relevancy", "Causal graph", "Patch"]
 
 
 def test_a_view_in_a_methods_room_becomes_a_tab(tmp_path, monkeypatch):
@@ -252,14 +252,14 @@ def test_a_view_in_a_methods_room_becomes_a_tab(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(room.parent)])
     titles = [view.title for view in declared_views()]
-    assert titles == ["Ask", "Circuit", "Attention", "Made up", "Relevancy", "Causal graph", "Patch"]
+    assert titles == ["Answer", "Circuit", "Attention", "Made up", "Relevancy", "Causal graph", "Patch"]
     assert View not in declared_views(), "what a module imports is no view of its own"
 
 
 def test_another_example_reaches_every_view(session):
     views = app.explorer(session)
     before = views.open("Attention").record
-    views.open("Ask")
+    views.open("Answer")
     session.choose(session.pairs["sample_id"].iloc[1])
     assert views.views["Attention"].record is before, "a hidden view waits"
     assert views.open("Attention").record is not before

@@ -66,7 +66,7 @@ def test_a_notebook_shows_a_picture(run_of, notebook):
 def test_the_explorer_is_shown_with_a_tab_for_every_view(tiny_blip_run):
     shown = outputs(tiny_blip_run.executed()["09_explorer"])
     (explorer,) = [data["text/plain"] for data in shown if WIDGET in data]
-    assert "Ask" in explorer
+    assert "Explorer of" in explorer and len(explorer) < 1000
     for view in declared_views():
         assert repr(view.title) in explorer, f"the explorer has no tab {view.title!r}"
 

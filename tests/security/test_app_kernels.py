@@ -154,17 +154,21 @@ def test_a_visitor_makes_no_object_of_his_choice(app, kernel, target, tmp_path):
 
 
 def test_what_a_view_is_told_is_no_path(app, kernel):
-    """Messages to the Ask view that name a file of this machine in place of a pair, a question or an image."""
+    """Messages that name a file of this machine in place of a pair, a question, an image, a model or a view."""
     secret = "/etc/passwd"
     with connected(app, kernel) as channels:
         channels.say(message("comm_info_request", target_name="jupyter.widget"))
         comms = next(content["comms"] for kind, content in channels.answers() if kind == "comm_info_reply")
         assert len(comms) > 10, "the page has controls"
         for comm in comms:
+            update = {"method": "update", "state": {"models": [secret]}, "buffer_paths": []}
+            channels.say(message("comm_msg", comm_id=comm, data=update))
             for do in (
                 {"do": "choose", "sample_id": secret}, {"do": "ask", "question": "x", "run": secret},
                 {"do": "open", "run": "clean", "path": secret}, {"do": "run", "run": secret}, {"export": secret},
-                {"do": "open", "run": secret}, {"export": f"../../{secret}"},
+                {"do": "open", "run": secret}, {"export": f"../../{secret}"}, {"do": "model", "name": secret},
+                {"do": "follow", "address": f"model={secret}&pair={secret}&view={secret}&select={secret}"},
+                {"do": "thumbnails", "of": [secret]}, {"do": "open", "title": secret}, {"do": "remove", "part": secret},
             ):  # fmt: skip
                 channels.say(message("comm_msg", comm_id=comm, data={"method": "custom", "content": do}))
         told = json.dumps(channels.answers())

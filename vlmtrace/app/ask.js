@@ -31,6 +31,8 @@ function render({ model, el }) {
     const as = make("select", "", second);
     as.setAttribute("aria-label", "use the file as");
     make("option", "", as, "as the image").value = "clean"; make("option", "", as, "as the corrupt image").value = "image";
+    // In the explorer the rail has all this.
+    first.hidden = second.hidden = !state.alone;
     const trouble = make("div", "vt-error", rows);
     trouble.hidden = true;
     file.addEventListener("change", async () => {
@@ -46,11 +48,12 @@ function render({ model, el }) {
     });
 
     const columns = make("div", "vt-columns", el), left = make("div", "", columns), right = make("div", "", columns);
-    make("h4", "", left, `What the model sees (${state.size[0]} × ${state.size[1]} pixels, ${state.grid[0]} × ${state.grid[1]} patches)`);
+    make("h4", "", left, "What the model sees");
     const [down, across] = state.grid, boxes = [];
     for (let r = 0; r < down; r++) for (let c = 0; c < across; c++) boxes.push([r / down, c / across, (r + 1) / down, (c + 1) / across]);
+    const sized = `${state.size[0]} × ${state.size[1]} pixels, ${state.grid[0]} × ${state.grid[1]} patches`;
     const words = make("div", "vt-numbers"), name = (i) => `patch ${i}: row ${Math.floor(i / across)}, column ${i % across}`;
-    const image = patchImage(el, left, { side: 320, boxes, grid: () => grid, label: "the image as the model sees it", tell: name, hover: (i) => { words.textContent = i === null ? "" : name(i); } });
+    const image = patchImage(el, left, { side: 270, boxes, grid: () => grid, label: "the image as the model sees it", tell: name, hover: (i) => { words.textContent = i === null ? sized : name(i); } });
     const below = make("div", "vt-controls", left);
     check(below, "patch grid", grid, (value) => { grid = value; image.draw(); });
     const run = make("select", "", make("label", "", below, "run "));
@@ -58,6 +61,7 @@ function render({ model, el }) {
     for (const [key, text] of Object.entries(state.runs)) make("option", "", run, text).value = key;
     run.value = state.run;
     run.addEventListener("change", () => send({ do: "run", run: run.value, activity: `the ${state.runs[run.value]} run` }));
+    words.textContent = sized;
     left.append(words);
 
     make("div", "vt-label", right, state.question);

@@ -47,7 +47,7 @@ class Ask(View):
         run: "clean" or a corruption: whose image and answer are shown
     """
 
-    title, name, order = "Ask", "ask", 0
+    title, name, order = "Answer", "ask", 0
 
     def build(self) -> list[Any]:
         """Make the canvas of pair, question, file, image and answer."""
@@ -68,7 +68,7 @@ class Ask(View):
         answers = {name: example.pair.get(f"{name}_answer") for name in ("correct", "incorrect")}
         own = example.name not in {name for name, _ in self._pairs}
         state = {
-            "example": f"{id(example)}-{self.run}",
+            "example": f"{id(example)}-{self.run}", "alone": self.is_alone,
             "pairs": self._pairs, "chosen": None if own else example.name,
             "question": str(example.frame()["corrupt_prompt" if self.run == "text" else "clean_prompt"].iloc[0]),
             "runs": {run: RUNS[run] for run in ("clean", *example.corruptions)}, "run": self.run,

@@ -43,7 +43,7 @@ function render({ model, el }) {
     mark(model.get("chosen"));
   }
   row.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key], now = tabs.indexOf(document.activeElement);
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key], now = tabs.findIndex((tab) => tab === document.activeElement);
     if (!step || now < 0) return;
     event.preventDefault();
     const next = tabs[(now + step + tabs.length) % tabs.length];

@@ -90,7 +90,7 @@ function imageZone(parent, side, send, fail, largest) {
   picture.addEventListener("load", () => { picture.style.imageRendering = picture.naturalWidth < 128 ? "pixelated" : "auto"; });
 
   return {
-    /** @param {DataView} bytes @param {string} said @param {boolean} removable */
+    /** @param {any} bytes a PNG; empty: there is none @param {string} said @param {boolean} removable */
     show(bytes, said, removable) {
       if (url) URL.revokeObjectURL(url);
       const there = bytes && bytes.byteLength > 0;
@@ -154,7 +154,10 @@ function pairList(parent, choose, ask) {
   let rows = new Map(), chosen = "", wanted = new Set(), timer = 0;
 
   const seen = new IntersectionObserver((entries) => {
-    for (const entry of entries) if (entry.isIntersecting && !entry.target.dataset.asked) { entry.target.dataset.asked = "1"; wanted.add(entry.target.dataset.id); }
+    for (const entry of entries) {
+      const row = /** @type {HTMLElement} */ (entry.target);
+      if (entry.isIntersecting && !row.dataset.asked) { row.dataset.asked = "1"; wanted.add(row.dataset.id); }
+    }
     clearTimeout(timer);
     timer = setTimeout(() => { const names = [...wanted]; wanted = new Set(); for (let i = 0; i < names.length; i += 40) ask(names.slice(i, i + 40)); }, 80);
   }, { root: list, rootMargin: "120px" });
@@ -295,7 +298,7 @@ function render({ model, el }) {
   }
   const receive = (message, buffers) => { if (message.thumbnails) list.pictures(message.thumbnails, buffers); };
   model.on("msg:custom", receive);
-  const stops = [follow(model, ["state", "pairs", "clean", "corrupt"], paint), follow(model, ["error"], paintError), follow(model, ["doing"], paintDoing), follow(model, ["models", "model"], paintModels)];
+  const stops = [follow(model, ["state", "pairs", "model", "clean", "corrupt"], paint), follow(model, ["error"], paintError), follow(model, ["doing"], paintDoing), follow(model, ["models", "model"], paintModels)];
   paintModels(); paintDoing(); paint();
   return () => { stops.forEach((stop) => stop()); model.off("msg:custom", receive); clearInterval(busy); list.stop(); };
 }

@@ -32,6 +32,7 @@ class Explorer:
         session: the model, the pairs, the example, and what is selected, which all views share
         views: the views by title, in their order
         cards: the views that show what is selected
+        models: names of those that can be opened; no other is
         box: the widget
     """
 
@@ -45,7 +46,6 @@ class Explorer:
         """
         pairs = session.pairs
         self._open_session = open_session or (lambda name: Session(load_model(name), pairs))
-        self._first = session.model.name
         self.views: dict[str, View] = {}
         self.cards: list[View] = []
         self._is_open = ""
@@ -59,7 +59,11 @@ class Explorer:
         right = ipywidgets.VBox([self.side, self.pane]).add_class("vt-right")
         shell = ipywidgets.Box([self.rail, middle, right]).add_class("vt-shell")
         self.box = ipywidgets.Box([shell]).add_class("vt-explorer")
-        self.rail.models = sorted({self._first, *bundled_models()}, key=lambda name: (name != self._first, name))
+        # A copy is shown: what the page holds, a visitor can change.
+        self.models = sorted(
+            {session.model.name, *bundled_models()}, key=lambda name: (name != session.model.name, name)
+        )
+        self.rail.models = list(self.models)
         self.bar.on_msg(self._receive)
         self.side.on_msg(self._receive)
         self._follow(session)
@@ -79,6 +83,7 @@ class Explorer:
         for view in self.views.values():
             view.when_settings_change = self._write_address
         for view in (*self.views.values(), *self.cards):
+            view.is_alone = False
             view.box.layout.display = "none"
         session.on_change(self._write_address)
         session.observe_selection(lambda _: self._show_selection())
@@ -148,7 +153,7 @@ class Explorer:
         self.rail.act(f"loading {name}", lambda: self._to_model(name))
 
     def _to_model(self, name: str) -> None:
-        one_of(name, self.rail.models, "model")
+        one_of(name, self.models, "model")
         if name == self.session.model.name:
             return
         before, title = self.session, self._is_open
@@ -239,10 +244,13 @@ class Explorer:
             case {"do": "deselect"}:
                 self.rail.act("", lambda: self.session.select(None))
 
-    def _ipython_display_(self) -> None:
-        from IPython.display import display
+    def __repr__(self) -> str:
+        """The model and the views."""
+        return f"Explorer of {self.session.model.name!r} with the views {', '.join(map(repr, self.views))}"
 
-        display(self.box)
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        # A widget's own words hold all that it sends, pictures among them.
+        return {**self.box._repr_mimebundle_(**options), "text/plain": repr(self)}
 
 
 def _close(widget: ipywidgets.Widget) -> None:

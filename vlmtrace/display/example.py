@@ -318,8 +318,8 @@ class Example:
         """
         if not self.corruptions:
             raise VlmtraceError(
-                f"{self.name} has no corrupt run to patch: in Ask, give a second image or a second question that is "
-                "not the first."
+                f"{self.name} has no corrupt run to patch: open a second image, or ask a second question, that is not "
+                "the first."
             )
         one_of(corruption, self.corruptions, f"corruption of {self.name}")
 

@@ -35,13 +35,19 @@ STATIC = Path(__file__).parent / "static"
 LARGEST_SIDE = 640
 
 
+#: The scripts that all views share, in the order in which they are put together.
+KIT = tuple(
+    STATIC / "kit" / f"{name}.js" for name in ("elements", "colors", "canvas", "heat_map", "patch_image", "tokens")
+)
+
+
 def script(path: Path) -> str:
-    """A view's JavaScript: `kit.js`, which all views share, and then the view's own file.
+    """A view's JavaScript: the kit, which all views share, and then the view's own file.
 
     Args:
         path: of the view's own script
     """
-    return (STATIC / "kit.js").read_text() + path.read_text()
+    return "".join(part.read_text() for part in KIT) + path.read_text()
 
 
 class BrowserCanvas(anywidget.AnyWidget):
@@ -129,6 +135,8 @@ class View:
         self.when_settings_change: Callable[[], None] | None = None
         self._shown: Example | None = None
         self._marked: Selection | None = None
+        #: Whether it stands in a cell by itself; in the explorer the rail shows the pair, and takes questions.
+        self.is_alone = True
         self._is_hidden = hidden
         note = [ipywidgets.HTML(f'<div class="vt-note">{self.note}</div>')] if self.note else []
         self.box = ipywidgets.VBox([self.frame, *note, *self.build()])
@@ -214,8 +222,10 @@ class View:
             example = self.example
             self.frame.about = f"{example.name}: {example.question}"
             self.frame.code = ""
+            self._pale(self._shown is not None)
             with self.busy(self.title.lower()):
                 self.load()
+            self._pale(False)
             # An example that could not be shown is not tried again by itself: what was said stays.
             self._shown = example
             self._marked = self.selected
@@ -229,6 +239,15 @@ class View:
     def _changed(self) -> None:
         if not self._is_hidden:
             self.show()
+        else:
+            self._pale(self._shown is not None and self._shown is not self.example)
+
+    def _pale(self, is_old: bool) -> None:
+        """Show that what is drawn is of another example, until this one's is drawn."""
+        if is_old:
+            self.box.add_class("vt-old")
+        else:
+            self.box.remove_class("vt-old")
 
     def _selection_changed(self, selected: Selection | None) -> None:
         if not self._is_hidden:

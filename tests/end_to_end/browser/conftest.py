@@ -119,7 +119,11 @@ def app(home, environment):
         f"--port={port}",
     ]
     with served(command, environment, port, log) as process:
-        address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", log.read_text())
+        for _ in range(240):
+            address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", log.read_text())
+            if address:
+                break
+            time.sleep(0.25)
         assert address, log.read_text()
         yield {"address": address.group(), "port": port, "pid": process.pid}
 

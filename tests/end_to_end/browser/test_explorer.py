@@ -17,6 +17,13 @@ from fixtures.browser import ARTEFACTS, open_page
 Error = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").Error
 
 
+#: Every view, and a number that it writes when it is drawn.
+VIEWS = {
+    "Circuit": "alone", "Answer": "answer", "Attention": "imageAttention", "Relevancy": "imageShare",
+    "Patch": "effects", "Causal graph": "computed",
+}  # fmt: skip
+
+
 class Person:
     """Does in the page what a person would do, and reads what it says."""
 
@@ -26,7 +33,7 @@ class Person:
     def data(self, view):
         """The numbers of the view that is shown, or of the one named."""
         return self.page.evaluate(
-            """(test) => { const all = [...document.querySelectorAll(".vt[data-drawn]")];
+            """(test) => { const all = [...document.querySelectorAll(".vt[data-drawn]:not(.vt-old *)")];
             const found = all.filter((e) => e.offsetParent).find((e) => test in e.dataset);
             return found ? {...found.dataset} : null; }""",
             view,
@@ -36,7 +43,7 @@ class Person:
         """Wait until the shown view's attribute is such that a condition on `v` (its data) holds; return the data."""
         try:
             self.page.wait_for_function(
-                f"""() => {{ const e = [...document.querySelectorAll(".vt[data-drawn]")]
+                f"""() => {{ const e = [...document.querySelectorAll(".vt[data-drawn]:not(.vt-old *)")]
                     .filter((e) => e.offsetParent).find((e) => "{attribute}" in e.dataset);
                     if (!e) return false; const v = e.dataset; return Boolean({condition}); }}""",
                 timeout=timeout,
@@ -53,7 +60,7 @@ class Person:
         seconds = self.page.evaluate(
             """([title, attribute]) => new Promise((done) => {
             const start = performance.now();
-            const seen = () => { const e = [...document.querySelectorAll(".vt[data-drawn]")]
+            const seen = () => { const e = [...document.querySelectorAll(".vt[data-drawn]:not(.vt-old *)")]
                 .find((e) => e.offsetParent && attribute in e.dataset);
                 e ? done((performance.now() - start) / 1000) : requestAnimationFrame(seen); };
             [...document.querySelectorAll("button")].find((b) => b.textContent.trim() === title).click();
@@ -62,6 +69,19 @@ class Person:
         )
         self.timings.setdefault(f"{self.where}: first paint of {title}, s", round(seconds, 3))
         return self.data(attribute)
+
+    def rail(self, condition="true", timeout=90_000):
+        """What the rail says, once nothing is being done and a condition on `v` (its data) holds."""
+        self.page.wait_for_function(
+            f"""() => {{ const v = document.querySelector(".vt-rail-in")?.dataset;
+                return v && v.pair && v.busy === "false" && Boolean({condition}); }}""",
+            timeout=timeout,
+        )
+        return self.page.evaluate("({...document.querySelector('.vt-rail-in').dataset})")
+
+    def error(self):
+        """The sentence in the rail."""
+        return self.page.locator(".vt-rail-in [data-name=error]").text_content()
 
     def shown(self, selector):
         return self.page.locator(f"{selector}:visible")
@@ -84,7 +104,7 @@ class Person:
 
     def picture(self, name):
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
-        self.page.evaluate("document.querySelector('.widget-toggle-buttons').scrollIntoView()")
+        self.page.evaluate("document.querySelector('.vt-explorer').scrollIntoView()")
         self.page.wait_for_timeout(300)
         self.page.screenshot(path=ARTEFACTS / f"{self.where}-{name}.png")
 
@@ -111,7 +131,7 @@ def in_lab(browser, lab, timings):
     page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     person = Person(watched, "lab", timings)
-    person.wait("answer", timeout=150_000)
+    person.wait("alone", timeout=150_000)
     # All other cells have run too.
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=240_000)
     yield person
@@ -123,7 +143,7 @@ def in_app(browser, app, timings):
     watched = open_page(browser)
     watched.page.goto(app["address"], wait_until="commit")
     person = Person(watched, "app", timings)
-    person.wait("answer", timeout=300_000)
+    person.wait("alone", timeout=300_000)
     yield person
     watched.page.context.close()
 
@@ -133,18 +153,42 @@ def person(request):
     return request.getfixturevalue(request.param)
 
 
-def test_another_example_has_another_answer(person):
-    before = person.data("answer")
-    person.picture("ask")
-    person.shown("button[name=next]").click()
-    after = person.wait("answer", f"v.drawn !== {before['drawn']!r}")
-    assert after["question"] != before["question"] and after["top"] != before["top"]
-    assert after["answer"] in after["question"], "one of the options is the answer"
+def test_the_explorer_is_one_screen(person):
+    """It opens with the circuit drawn and the pair beside it; no view moves what stands around it."""
+    person.rail("v.clean && v.corrupt && v.clean !== v.corrupt")
+    person.picture("circuit")
+    places = """() => [".vt-explorer", ".vt-rail-in", ".vt-tabs", ".vt-side-in", ".vt-pairs"].map((name) => {
+        const r = document.querySelector(name).getBoundingClientRect(); return [r.x, r.y, r.width, r.height]; })"""
+    before = person.page.evaluate(places)
+    for title, attribute in VIEWS.items():
+        person.open(title, attribute)
+        assert person.page.evaluate(places) == before, f"something moved when {title} was opened"
+    if person.where == "app":
+        assert before[0] == [0, 0, 1280, 800], "the tool has the whole window"
+        assert person.page.evaluate("document.scrollingElement.scrollHeight") <= 800
+    person.nothing_went_wrong()
+
+
+def test_another_pair_has_another_answer(person):
+    person.open("Answer", "answer")
+    before, said = person.rail(), person.data("answer")
+    person.picture("answer")
+    person.shown("[data-name=pairs]").focus()
+    person.page.keyboard.press("ArrowDown")
+    after = person.rail(f"v.pair !== {before['pair']!r}")
+    answer = person.wait("answer", f"v.drawn !== {said['drawn']!r}")
+    assert after["question"] == answer["question"] != before["question"] and answer["top"] != said["top"]
+    assert after["clean"] == answer["answer"] and after["clean"] in after["question"], (
+        "one of the options is the answer"
+    )
     person.shown("select[name=run]").select_option("image")
-    corrupt = person.wait("answer", f"v.drawn !== {after['drawn']!r}")
-    assert corrupt["answer"] != after["answer"] and corrupt["question"] == after["question"]
+    corrupt = person.wait("answer", f"v.drawn !== {answer['drawn']!r}")
+    assert corrupt["answer"] == after["corrupt"] != after["clean"] and corrupt["question"] == after["question"]
     person.shown("select[name=run]").select_option("clean")
-    person.wait("answer", f"v.drawn === {after['drawn']!r}")
+    person.wait("answer", f"v.drawn === {answer['drawn']!r}")
+    pictures = person.page.locator(".vt-pair[aria-selected=true] img")
+    pictures.nth(1).wait_for()
+    assert pictures.count() == 2, "the list shows both images of a pair"
     person.nothing_went_wrong()
 
 
@@ -200,8 +244,9 @@ def test_relevancy_through_other_ways(person):
 
 
 def test_a_causal_graph_follows_its_level(person):
-    person.open("Causal graph", "drawn")
+    person.open("Causal graph", "computed")
     start = time.monotonic()
+    person.shown("button[data-name=compute]").click()
     first = person.wait("sentence", "v.computed === 'true'")
     person.timings[f"{person.where}: graphs of all heads and the search, s"] = round(time.monotonic() - start, 2)
     person.picture("causal")
@@ -221,18 +266,18 @@ def go_to(person, name, row, column):
 
 
 def test_a_patched_head_moves_the_answer_and_undo_takes_it_back(person):
-    start = person.open("Patch", "effect")
+    start = person.open("Patch", "effects")
     assert float(start["effect"]) == pytest.approx(0, abs=1e-5) and start["patches"] == "0"
     effects = json.loads(start["effects"])
     best, head = max(((i, j) for i in range(len(effects)) for j in range(8)), key=lambda at: effects[at[0]][at[1]])
     go_to(person, "heads", best, head)
-    one = person.wait("effect", "v.patches === '1'")
+    one = person.wait("effects", "v.patches === '1'")
     assert float(one["effect"]) == pytest.approx(effects[best][head], abs=1e-4), "the map promised another effect"
     at_tokens = json.loads(start["tokenEffects"])
     places = [(i, j) for i in range(len(at_tokens)) for j in range(len(at_tokens[0]))]
     for n, (layer, token) in enumerate(sorted(places, key=lambda at: -at_tokens[at[0]][at[1]])[:3], start=2):
         go_to(person, "tokens", layer, token)
-        many = person.wait("effect", f"v.patches === '{n}'")
+        many = person.wait("effects", f"v.patches === '{n}'")
     assert float(many["effect"]) > 0.5 and many["answer"] != start["answer"], f"the answer must turn: {many}"
     assert person.shown("button[data-name=strongest]").is_enabled()
     person.picture("patch")
@@ -240,18 +285,18 @@ def test_a_patched_head_moves_the_answer_and_undo_takes_it_back(person):
     # By mouse as well: a cell of the last layer, in and out.
     for n in ("5", "4"):
         person.shown("canvas[data-name=heads]").click(position={"x": 60 if head == 0 else 40, "y": 20})
-        person.wait("effect", f"v.patches === '{n}'")
+        person.wait("effects", f"v.patches === '{n}'")
     person.shown("button[data-name=undo]").click()
-    person.wait("effect", "v.patches === '5'")
+    person.wait("effects", "v.patches === '5'")
     for left in range(4, -1, -1):
         person.shown("button[data-name=undo]").click()
-        back = person.wait("effect", f"v.patches === '{left}'")
+        back = person.wait("effects", f"v.patches === '{left}'")
     assert float(back["effect"]) == pytest.approx(0, abs=1e-5) and back["answer"] == start["answer"]
     person.nothing_went_wrong()
 
 
 def test_an_edge_is_patched_and_a_node_opened(person):
-    start = person.open("Edges", "alone")
+    start = person.open("Circuit", "alone")
     assert float(start["effect"]) == pytest.approx(0, abs=1e-5) and start["chosen"] == "0"
     strongest = person.shown("g[data-name^='edge']").last  # it lies on top
     said = re.search(r"effect (\S+)$", strongest.get_attribute("aria-label")).group(1)
@@ -272,7 +317,7 @@ def test_an_edge_is_patched_and_a_node_opened(person):
 
 def test_state_stays_when_another_view_is_opened(person):
     before = person.open("Attention", "imageAttention")
-    person.open("Ask", "answer")
+    person.open("Answer", "answer")
     after = person.open("Attention", "imageAttention")
     assert {**before, "hoverMs": 0, "frameMs": 0} == {**after, "hoverMs": 0, "frameMs": 0}
 
@@ -290,28 +335,107 @@ def test_exports_are_files_and_code(person):
     person.nothing_went_wrong()
 
 
-def test_an_own_image_and_a_file_that_is_none(person, tmp_path):
+def images_of(person, folder):
+    """The two images that the rail shows, as files."""
+    found = []
+    for side in ("clean", "corrupt"):
+        content = person.page.evaluate(
+            """async (side) => { const image = document.querySelector(`img[alt="the ${side} image"]`);
+            return [...new Uint8Array(await (await fetch(image.src)).arrayBuffer())]; }""",
+            side,
+        )
+        found.append(folder / f"{side}.png")
+        found[-1].write_bytes(bytes(content))
+    return found
+
+
+def test_a_pair_of_ones_own_in_every_view(person, tmp_path):
+    person.page.locator(".vt-pair").nth(2).click()
+    before = person.rail("!v.pair.startsWith('own')")
+    clean, corrupt = images_of(person, tmp_path)
+    person.shown("input[name=file-clean]").set_input_files(clean)
+    own = person.rail("v.pair.startsWith('own')")
+    assert own["question"] == before["question"] and own["clean"] == before["clean"]
+    person.shown("input[name=file-corrupt]").set_input_files(corrupt)
+    person.rail(f"v.corrupt === {before['corrupt']!r}")
+    for title, attribute in VIEWS.items():
+        person.open(title, attribute)
+        person.picture(f"own-{title.lower().replace(' ', '-')}")
+    assert not person.watched.faults and not person.error()
+
+
+def test_nothing_that_was_typed_or_opened_is_lost(person, tmp_path):
     from PIL import Image
 
-    person.open("Ask", "answer")
-    before = person.data("answer")
-    Image.new("RGB", (300, 200), "white").save(tmp_path / "white.png")
-    person.shown("input[type=file]").set_input_files(tmp_path / "white.png")
-    own = person.wait("answer", f"v.drawn !== {before['drawn']!r}")
-    assert own["question"] == before["question"] and own["top"] != before["top"]
+    person.open("Answer", "answer")
+    person.page.locator(".vt-pair:not([hidden])").nth(1).click()
+    first = person.rail("!v.pair.startsWith('own')")
+    question, other = person.shown("textarea[name=question-clean]"), person.shown("textarea[name=question-corrupt]")
+    question.fill("is this square large?")
+    person.shown("[data-name=pairs]").focus()
+    person.page.keyboard.press("ArrowDown")
+    person.rail(f"v.pair !== {first['pair']!r}")
+    assert question.input_value() != "is this square large?"
+    person.page.keyboard.press("ArrowUp")
+    person.rail(f"v.pair === {first['pair']!r}")
+    assert question.input_value() == "is this square large?", "a draft is kept while other pairs are looked at"
+    question.press("Enter")
+    own = person.rail("v.question === 'is this square large?'")
+    other.fill("is this square on the left or on the right side?")
+    other.press("Enter")
+    person.shown(".vt-problem").get_by_text("so that both must have as many").wait_for()
+    person.shown(".vt-problem button").first.click()
+    person.rail("v.question === 'is this square on the left or on the right side?'")
     (tmp_path / "text.png").write_text("no image")
-    person.shown("input[type=file]").set_input_files(tmp_path / "text.png")
-    frame = person.shown(".vt[data-view=ask]")
-    frame.get_by_text("The file is not an image that can be read").wait_for()
-    # Without a corrupt partner there is nothing to patch, and that is said where the picture would be.
-    person.shown(
-        "button",
-    ).filter(has_text=re.compile("^Patch$")).first.click()
-    person.shown(".vt[data-view=patch]").get_by_text("has no corrupt run to patch").wait_for()
-    person.shown("button").filter(has_text=re.compile("^Ask$")).first.click()
-    person.shown("select[name=pair]").select_option(index=1)
-    person.wait("answer", f"v.drawn !== {own['drawn']!r}")
-    assert not person.watched.faults
+    person.shown("input[name=file-corrupt]").set_input_files(tmp_path / "text.png")
+    person.shown("[data-name=error]").get_by_text("The file is not an image that can be read").wait_for()
+    assert person.rail()["pair"] == own["pair"], "what cannot be opened changes nothing"
+    # Larger than what is sent: it is made smaller in the browser.
+    Image.effect_noise((3200, 2600), 90).convert("RGB").save(tmp_path / "large.png")
+    assert (tmp_path / "large.png").stat().st_size > 6 * 2**20
+    person.shown("input[name=file-clean]").set_input_files(tmp_path / "large.png")
+    person.page.wait_for_function(
+        """() => { const image = document.querySelector('img[alt="the clean image"]');
+        return image && image.naturalWidth / image.naturalHeight > 1.2; }"""
+    )
+    person.rail()
+    assert not person.error() and not person.watched.faults
+
+
+def test_both_models_and_a_finding_that_is_sent(in_app, browser, app):
+    """The model is changed in the app, a head opened; the address shows the same in another window."""
+    person = in_app
+    for name in ("tiny-llava", "tiny-blip", "tiny-llava"):
+        if person.rail()["model"] != name:
+            person.shown("select[name=model]").select_option(name)
+            person.rail(f"v.model === {name!r}")
+        person.page.locator(".vt-pair:not([hidden])").last.click()
+        person.rail("!v.pair.startsWith('own')")
+        for title, attribute in VIEWS.items():
+            person.open(title, attribute)
+            person.picture(f"{name}-{title.lower().replace(' ', '-')}")
+        person.nothing_went_wrong()
+    person.open("Patch", "effects")
+    go_to(person, "heads", 2, 3)
+    patched = person.wait("effects", "v.patches === '1'")
+    head = person.page.evaluate("document.querySelector('.vt-side-in').dataset.selected")
+    assert head.endswith(".2.3"), "a click on a head opens its card"
+    person.page.wait_for_function("location.hash.includes('patches')")
+    sent = person.page.evaluate("location.hash")
+    watched = open_page(browser)
+    watched.page.goto(app["address"] + sent, wait_until="commit")
+    other = Person(watched, "sent", person.timings)
+    assert other.wait("effects", "v.patches === '1'", timeout=300_000)["effect"] == patched["effect"]
+    there, here = other.rail(), person.rail()
+    assert (there["model"], there["pair"], there["question"]) == ("tiny-llava", here["pair"], here["question"])
+    assert watched.page.evaluate("document.querySelector('.vt-side-in').dataset.selected") == head
+    assert watched.page.evaluate("location.hash") == sent
+    # What is not there is said, and the rest stays.
+    watched.page.evaluate("location.hash = 'pair=nobody&view=patch'")
+    watched.page.locator(".vt-toast").get_by_text("There is no pair 'nobody'").wait_for()
+    assert other.rail()["pair"] == there["pair"]
+    other.nothing_went_wrong()
+    watched.page.context.close()
 
 
 # The look of it ------------------------------------------------------------
@@ -321,7 +445,7 @@ def test_dark_theme_of_jupyterlab(in_lab):
     change = "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
     in_lab.page.evaluate(change)
     in_lab.page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
-    for title, attribute in (("Ask", "answer"), ("Attention", "imageAttention"), ("Patch", "effect")):
+    for title, attribute in (("Answer", "answer"), ("Attention", "imageAttention"), ("Patch", "effects")):
         in_lab.open(title, attribute)
         in_lab.page.wait_for_timeout(300)
         in_lab.picture(f"dark-{title.lower()}")

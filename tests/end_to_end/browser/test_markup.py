@@ -156,28 +156,27 @@ def hostile_app(tmp_path_factory):
 def test_the_app_shows_and_does_not_obey(watch, hostile_app):
     page = watch.page
     page.goto(f"http://127.0.0.1:{hostile_app.port}/?token={hostile_app.token}", wait_until="commit")
-    page.wait_for_function("[...document.querySelectorAll('.vt[data-drawn]')].some((e) => 'answer' in e.dataset)",
-                           timeout=300_000)  # fmt: skip
-    assert SHORT in page.locator(".vt-about").first.inner_text()
-    titles = ["Attention", "Relevancy", "Causal graph", "Patch", "Edges", "Ask"]
+    page.locator(".vt-rail-in[data-pair]").wait_for(timeout=300_000)
+    assert SHORT in page.locator(".vt-pair").first.inner_text()
+    titles = ["Attention", "Relevancy", "Causal graph", "Patch", "Circuit", "Answer"]
     for title in titles:
         page.locator("button:visible").filter(has_text=re.compile(f"^{title}$")).first.click()
         page.wait_for_function("![...document.querySelectorAll('[data-busy]')].some((e) => e.dataset.busy === 'true')",
                                timeout=120_000)  # fmt: skip
         page.wait_for_timeout(500)
         watch.hover_and_click_everything()
-    question = page.locator("input[name=question]:visible")
+    question = page.locator("textarea[name=question-clean]")
     question.fill(f"is this {SHORT} or b?")
     question.press("Enter")
     page.wait_for_function(
-        "[...document.querySelectorAll('.vt[data-drawn]')].some((e) => /or b\\?$/.test(e.dataset.question || ''))",
+        "/or b\\?$/.test(document.querySelector('.vt-rail-in').dataset.question)",
         timeout=60_000,
     )
-    page.locator("input[type=file]:visible").set_input_files(
+    page.locator("input[name=file-clean]").set_input_files(
         {"name": f"{PAYLOADS['image'].replace('/', '')}.png", "mimeType": "image/png", "buffer": b"<img src=x>"}
     )
-    page.locator(".vt-error:visible").first.wait_for()
-    page.get_by_role("button", name="code", exact=True).first.click()
+    page.locator("[data-name=error]:visible").wait_for()
+    page.locator("button:visible").get_by_text("code", exact=True).first.click()
     page.wait_for_timeout(500)
     watch.hover_and_click_everything()
     watch.nothing_was_obeyed()

@@ -1,0 +1,49 @@
+// Colors: those of the page's theme where it has any.
+
+const probe = document.createElement("canvas").getContext("2d");
+
+/** 0 … 1, of a color in any notation. @param {string} color @returns {number} */
+function lightness(color) {
+  probe.fillStyle = "#000"; probe.fillStyle = color;
+  const numbers = probe.fillStyle.startsWith("#") ? probe.fillStyle.match(/[0-9a-f]{2}/g).map((part) => parseInt(part, 16)) : probe.fillStyle.match(/[0-9.]+/g).slice(0, 3).map(Number);
+  return numbers.reduce((sum, part) => sum + part, 0) / 765;
+}
+
+/** The colors of the page that `node` stands in. @param {Element} node */
+function theme(node) {
+  const style = getComputedStyle(node);
+  const of = (name) => style.getPropertyValue(name).trim();
+  return { ink: of("--vt-ink"), soft: of("--vt-soft"), line: of("--vt-line"), panel: of("--vt-panel"), accent: of("--vt-accent"), clean: of("--vt-clean"), corrupt: of("--vt-corrupt"), patched: of("--vt-patched"), dark: lightness(of("--vt-ink")) > 0.5 };
+}
+
+/** Draw again when the theme changes, and when `root` comes to be seen: colors are known only then.
+ * @param {Element} root @param {() => void} draw @returns {() => void} what undoes it */
+function keepDrawn(root, draw) {
+  const later = () => requestAnimationFrame(draw);
+  const themes = new MutationObserver(later), sizes = new ResizeObserver(later);
+  themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
+  sizes.observe(root);
+  const media = window.matchMedia("(prefers-color-scheme: dark)");
+  media.addEventListener("change", later);
+  return () => { themes.disconnect(); sizes.disconnect(); media.removeEventListener("change", later); };
+}
+
+const HEAT = [[255, 217, 51, 0], [255, 166, 0, 0.75], [191, 25, 25, 0.9], [89, 0, 64, 1]];
+
+// The same on a dark ground, where more must be lighter.
+const HEAT_IN_THE_DARK = [[255, 140, 0, 0], [230, 110, 0, 0.65], [255, 190, 60, 0.95], [255, 250, 215, 1]];
+
+/** The color of a share of the largest value, transparent at 0, so that the image shows where nothing looks.
+ * @param {number} share @param {boolean} [dark] @returns {string} */
+function heat(share, dark = false) {
+  const scale = dark ? HEAT_IN_THE_DARK : HEAT, place = Math.min(Math.max(share, 0), 1) * (scale.length - 1);
+  const low = Math.min(Math.floor(place), scale.length - 2);
+  const [r, g, b, a] = scale[low].map((value, i) => value + (place - low) * (scale[low + 1][i] - value));
+  return `rgba(${r.toFixed(0)},${g.toFixed(0)},${b.toFixed(0)},${a.toFixed(3)})`;
+}
+
+/** Blue below 0, red above, transparent at 0. @param {number} share −1 … 1 @returns {string} */
+function diverging(share) {
+  const strength = Math.min(Math.abs(share), 1);
+  return share < 0 ? `rgba(33,102,172,${strength.toFixed(3)})` : `rgba(190,24,38,${strength.toFixed(3)})`;
+}
