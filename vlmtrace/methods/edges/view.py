@@ -273,13 +273,15 @@ class EdgeView(View):
             drawn: edges of a `DrawnCircuit`, the strongest first
 
         Returns:
-            by sending node the token's text; without nodes whose output has but one position outside the image
+            by sending node the token's text; without nodes of which no token does half of what all positions do (they
+            act at the image, or at many tokens), and those whose output has but one position outside the image
         """
         known = {(edge.sender.label, edge.receiver.label): edge for edge in self.example.keep("edges", list)}
         senders: list[Sender] = []
         edges: list[tuple[int, Edge]] = []
-        rows: list[tuple[str, str]] = []
-        for sender, receiver in drawn.drop_duplicates("sender_node")[["sender", "receiver"]].itertuples(index=False):
+        rows: list[tuple[str, str, float]] = []
+        strongest = drawn.drop_duplicates("sender_node")[["sender", "receiver", "effect"]]
+        for sender, receiver, effect in strongest.itertuples(index=False):
             edge = known[sender, receiver]
             if not place_of(sender).block:
                 continue
@@ -290,12 +292,13 @@ class EdgeView(View):
             for position, token in tokens[["position", "token"]].itertuples(index=False):
                 edges.append((len(senders), edge))
                 senders.append(Sender(edge.sender, int(position)))
-                rows.append((sender, str(token)))
+                rows.append((sender, str(token), abs(effect)))
         if not edges:
             return {}
-        found = pd.DataFrame(rows, columns=["sender", "token"])
+        found = pd.DataFrame(rows, columns=["sender", "token", "all"])
         size = self._effects(senders, edges)["patching_effect"].abs().to_numpy()
-        found = found.assign(size=size).dropna().sort_values("size", kind="stable")
+        found = found.assign(size=size).sort_values("size", kind="stable")
+        found = found[found["size"] >= found["all"] / 2]
         return dict(found.drop_duplicates("sender", keep="last")[["sender", "token"]].itertuples(index=False))
 
     def _image_tokens(self) -> list[int]:
