@@ -276,7 +276,8 @@ class EdgeView(View):
             by sending node the token's text; without nodes of which no token does half of what all positions do (they
             act at the image, or at many tokens), and those whose output has but one position outside the image
         """
-        known = {(edge.sender.label, edge.receiver.label): edge for edge in self.example.keep("edges", list)}
+        every = self.example.keep("edges", lambda: edges_of(self.session.model))
+        known = {(edge.sender.label, edge.receiver.label): edge for edge in every}
         senders: list[Sender] = []
         edges: list[tuple[int, Edge]] = []
         rows: list[tuple[str, str, float]] = []
