@@ -384,7 +384,7 @@ class EdgeView(View):
         """Tell the gauge what is patched: patches of the image, or else edges."""
         outcome, image = self.computed(self.outcome), state["image"]["outcome"]
         if image is not None:
-            found = Patched(image["effect"], image["answer"], "image", f"{len(self.patches)} patches of the image")
+            found = Patched(image["effect"], image["answer"], "image", f"patches of the image: {len(self.patches)}")
         elif self.chosen:
             correct, incorrect = self.example.options
             answer = correct if outcome.logit_diff() > 0 else incorrect
