@@ -15,7 +15,7 @@ ROOMS = {
     "vlmtrace": "the public names: vt.load_model, vt.patch_heads, …",
     "benchmarks": "how fast the sweep is, and against what",
     "training": "how the bundled models were trained",
-    "app": "the explorer as tabs, its server",
+    "app": "the explorer, its server",
     "pipeline": "what make drives: stages, runs, report",
     "plots": "every public figure under one name",
     "methods": "one folder per method",

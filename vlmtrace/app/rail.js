@@ -298,7 +298,7 @@ function render({ model, el }) {
   }
   const receive = (message, buffers) => { if (message.thumbnails) list.pictures(message.thumbnails, buffers); };
   model.on("msg:custom", receive);
-  const stops = [follow(model, ["state", "pairs", "clean", "corrupt"], paint), follow(model, ["error"], paintError), follow(model, ["doing"], paintDoing), follow(model, ["models", "model"], paintModels)];
+  const stops = [follow(model, ["state", "pairs", "model", "clean", "corrupt"], paint), follow(model, ["error"], paintError), follow(model, ["doing"], paintDoing), follow(model, ["models", "model"], paintModels)];
   paintModels(); paintDoing(); paint();
   return () => { stops.forEach((stop) => stop()); model.off("msg:custom", receive); clearInterval(busy); list.stop(); };
 }

@@ -74,7 +74,7 @@ class Rail(anywidget.AnyWidget):
         self._rows = {str(row["sample_id"]): row for _, row in rows.iterrows()}
         self.pairs = [[str(row.sample_id), str(row.clean_prompt)] for row in rows.itertuples()]
         self.model = session.model.name
-        session.on_change(self.show)
+        session.on_change(self.show, first=True)
         session.observe_patched(lambda _: self._tell())
         self.show()
 

@@ -75,11 +75,11 @@ class Explorer:
     def _follow(self, session: Session) -> None:
         """Make the views of a session in place of those before."""
         before = [*self.views.values(), *self.cards]
-        self.session, self._is_open = session, ""
-        # First of all, so that the rail shows another pair before a view computes it.
+        # If one of them cannot be made, everything stays as it was.
+        views = {kind.title: kind(session, hidden=True) for kind in declared_views()}
+        cards = [kind(session, hidden=True) for kind in declared_cards()]
+        self.session, self.views, self.cards, self._is_open = session, views, cards, ""
         self.rail.follow(session)
-        self.views = {kind.title: kind(session, hidden=True) for kind in declared_views()}
-        self.cards = [kind(session, hidden=True) for kind in declared_cards()]
         for view in self.views.values():
             view.when_settings_change = self._write_address
         for view in (*self.views.values(), *self.cards):

@@ -110,13 +110,14 @@ class Session:
         return dict(self._owns)
 
     @checked
-    def on_change(self, listener: Callable[[], None]) -> None:
+    def on_change(self, listener: Callable[[], None], first: bool = False) -> None:
         """Call a function whenever another example is chosen.
 
         Args:
             listener: called without arguments
+            first: before those that were given until now, such as views, which take their time
         """
-        self._listeners.append(listener)
+        self._listeners.insert(0 if first else len(self._listeners), listener)
 
     @checked
     def select(self, place: str | Selection | None, positions: Sequence[int] | None = None) -> Selection | None:

@@ -222,8 +222,10 @@ class View:
             example = self.example
             self.frame.about = f"{example.name}: {example.question}"
             self.frame.code = ""
+            self._pale(self._shown is not None)
             with self.busy(self.title.lower()):
                 self.load()
+            self._pale(False)
             # An example that could not be shown is not tried again by itself: what was said stays.
             self._shown = example
             self._marked = self.selected
@@ -237,9 +239,20 @@ class View:
     def _changed(self) -> None:
         if not self._is_hidden:
             self.show()
+        else:
+            self._pale(self._shown is not None and self._shown is not self.example)
+
+    def _pale(self, is_old: bool) -> None:
+        """Show that what is drawn is of another example, until this one's is drawn."""
+        if is_old:
+            self.box.add_class("vt-old")
+        else:
+            self.box.remove_class("vt-old")
 
     def _selection_changed(self, selected: Selection | None) -> None:
-        if not self._is_hidden:
+        # A card of the explorer is put away while what is selected is of none of its kinds.
+        fits = self.pane != "card" or self.is_alone or (selected is not None and selected.kind in self.kinds)
+        if not self._is_hidden and fits:
             self._marked = selected
             self.selection_changed()
 

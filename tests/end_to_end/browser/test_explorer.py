@@ -33,7 +33,7 @@ class Person:
     def data(self, view):
         """The numbers of the view that is shown, or of the one named."""
         return self.page.evaluate(
-            """(test) => { const all = [...document.querySelectorAll(".vt[data-drawn]")];
+            """(test) => { const all = [...document.querySelectorAll(".vt[data-drawn]:not(.vt-old *)")];
             const found = all.filter((e) => e.offsetParent).find((e) => test in e.dataset);
             return found ? {...found.dataset} : null; }""",
             view,
@@ -43,7 +43,7 @@ class Person:
         """Wait until the shown view's attribute is such that a condition on `v` (its data) holds; return the data."""
         try:
             self.page.wait_for_function(
-                f"""() => {{ const e = [...document.querySelectorAll(".vt[data-drawn]")]
+                f"""() => {{ const e = [...document.querySelectorAll(".vt[data-drawn]:not(.vt-old *)")]
                     .filter((e) => e.offsetParent).find((e) => "{attribute}" in e.dataset);
                     if (!e) return false; const v = e.dataset; return Boolean({condition}); }}""",
                 timeout=timeout,
@@ -60,7 +60,7 @@ class Person:
         seconds = self.page.evaluate(
             """([title, attribute]) => new Promise((done) => {
             const start = performance.now();
-            const seen = () => { const e = [...document.querySelectorAll(".vt[data-drawn]")]
+            const seen = () => { const e = [...document.querySelectorAll(".vt[data-drawn]:not(.vt-old *)")]
                 .find((e) => e.offsetParent && attribute in e.dataset);
                 e ? done((performance.now() - start) / 1000) : requestAnimationFrame(seen); };
             [...document.querySelectorAll("button")].find((b) => b.textContent.trim() === title).click();
@@ -195,14 +195,14 @@ def test_another_pair_has_another_answer(person):
 def test_layers_heads_and_patches_of_attention(person):
     first = person.open("Attention", "imageAttention")
     person.picture("attention")
-    slider = person.shown("input[aria-label=layer]")
     other = "1" if first["layer"] != "1" else "2"
-    slider.fill(other)
-    moved = person.wait("imageAttention", f"v.layer === '{other}'")
+    go_to(person, "heads", int(other), 3)
+    moved = person.wait("imageAttention", f"v.layer === '{other}' && v.head === '3'")
     assert moved["imageAttention"] != first["imageAttention"]
-    assert sorted(moved["gallery"].split(","), key=int) == [str(head) for head in range(8)]
+    selected = person.page.evaluate("document.querySelector('.vt-side-in').dataset.selected")
+    assert selected.endswith(f".{other}.3"), "the head opens at the right"
 
-    image = person.shown("canvas[data-name=image]")
+    image = person.shown(".vt-stack canvas[data-name=image]")
     box = image.bounding_box()
     image.click(position={"x": box["width"] * 0.3, "y": box["height"] * 0.3})
     one = person.wait("strongest", "v.patches.split(',').length === 1 && v.patches !== ''")
@@ -215,18 +215,18 @@ def test_layers_heads_and_patches_of_attention(person):
     assert set(one["patches"].split(",")) < set(many["patches"].split(","))
     assert float(many["patchAttention"]) > float(one["patchAttention"])
     # Hovering asks nobody: it is drawn in the browser.
-    person.hover(person.shown("canvas[data-name=heads]"), "the map of heads")
+    person.hover(person.shown(".vt-stack canvas[data-name=heads]"), "the map of heads")
     person.hover(image, "the image's patches")
     person.nothing_went_wrong()
 
 
 def test_keys_are_enough(person):
     person.open("Attention", "imageAttention")
-    person.shown("canvas[data-name=heads]").focus()
+    person.shown(".vt-stack canvas[data-name=heads]").focus()
     for key in ("ArrowRight", "ArrowUp", "ArrowRight", "Enter"):
         person.page.keyboard.press(key)
     data = person.wait("imageAttention", "v.layer === '1' && v.head === '1'")
-    person.shown(".vt-token").first.focus()
+    person.shown(".vt-stack .vt-token").first.focus()
     person.page.keyboard.press("ArrowRight")
     person.page.keyboard.press("Enter")
     assert person.wait("imageAttention", "v.queries === '1'")["imageAttention"] != data["imageAttention"]
@@ -239,7 +239,7 @@ def test_relevancy_through_other_ways(person):
     person.shown("select[data-name=way]").select_option("vision")
     other = person.wait("imageShare", "v.way === 'vision'")
     assert float(other["image"]) != float(first["image"]) and other["prompt"] == first["prompt"]
-    person.hover(person.shown("canvas").first, "relevancy")
+    person.hover(person.shown(".vt-stack canvas").first, "relevancy")
     person.nothing_went_wrong()
 
 
@@ -260,7 +260,7 @@ def test_a_causal_graph_follows_its_level(person):
 
 def go_to(person, name, row, column):
     """Choose a cell of a map by keys; the first arrow goes to the first cell."""
-    person.shown(f"canvas[data-name={name}]").focus()
+    person.shown(f".vt-stack canvas[data-name={name}]").focus()
     for key in ["ArrowRight"] + ["ArrowUp"] * row + ["ArrowRight"] * column + ["Enter"]:
         person.page.keyboard.press(key)
 
@@ -281,10 +281,10 @@ def test_a_patched_head_moves_the_answer_and_undo_takes_it_back(person):
     assert float(many["effect"]) > 0.5 and many["answer"] != start["answer"], f"the answer must turn: {many}"
     assert person.shown("button[data-name=strongest]").is_enabled()
     person.picture("patch")
-    person.hover(person.shown("canvas[data-name=heads]"), "the map of effects")
+    person.hover(person.shown(".vt-stack canvas[data-name=heads]"), "the map of effects")
     # By mouse as well: a cell of the last layer, in and out.
     for n in ("5", "4"):
-        person.shown("canvas[data-name=heads]").click(position={"x": 60 if head == 0 else 40, "y": 20})
+        person.shown(".vt-stack canvas[data-name=heads]").click(position={"x": 60 if head == 0 else 40, "y": 20})
         person.wait("effects", f"v.patches === '{n}'")
     person.shown("button[data-name=undo]").click()
     person.wait("effects", "v.patches === '5'")

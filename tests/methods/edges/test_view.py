@@ -211,3 +211,17 @@ def test_an_address_that_means_nothing_changes_nothing(view, settings):
     with pytest.raises(VlmtraceError):
         view.restore({"scope": "run", **settings})
     assert view.settings == {}
+
+
+def test_under_a_node_stands_the_token_that_does_half_of_what_its_strongest_edge_does(view):
+    at, edges = view.canvas.state["at"], view.canvas.state["edges"]
+    senders = dict.fromkeys(edge["sender"] for edge in edges if "." in edge["sender"])
+    for sender in list(senders)[:6]:
+        edge = next(edge for edge in edges if edge["sender"] == sender)
+        found = view.by_position(sender, edge["receiver"])
+        found = found[~found["token_role"].astype(str).str.startswith("image")].reset_index(drop=True)
+        size = found["patching_effect"].abs()
+        if len(found) > 1 and size.max() >= abs(edge["effect"]) / 2:
+            assert at[sender] == found["token"][size.idxmax()], sender
+        else:
+            assert sender not in at, "what acts at the image or at many tokens is said to act at one"

@@ -44,7 +44,7 @@ function build(model, el) {
   many.dataset.name = "n"; many.style.width = "90px";
   many.addEventListener("input", () => { shown.textContent = ` ${many.value}`; });
   many.addEventListener("change", () => send({ do: "choose", n: Number(many.value), activity: "edges" }));
-  make("span", "vt-label", first, `of ${s.nEdges.toLocaleString("en")}${s.source ? `, ${s.source}` : ""}; dashed: into a key, dotted: into a query`);
+  make("span", "vt-label", first, `of ${s.nEdges.toLocaleString("en")}${s.source ? `, ${s.source}` : ""}; dashed: into a key, dotted: into a query; below a node: the token at which it does most`);
 
   const hint = make("div", "vt-numbers", el);
   hint.setAttribute("role", "status");
@@ -57,7 +57,7 @@ function build(model, el) {
   right.style.width = "186px";
   // All rows fit on the screen.
   const step = Math.max(26, Math.min(44, 500 / s.rows.length)), short = (text) => text.replace("encoder", "enc.").replace("decoder", "dec.").replace("language model", "LM").replace("-attention", "");
-  const margin = 100, width = 432, height = step * s.rows.length + 44;
+  const margin = 108, width = 440, height = step * s.rows.length + 44;
   const svg = shape("svg", left, { width, height, role: "group", "aria-label": "graph of edges" });
   const pictures = pictureOf(model.get("picture"));
 
@@ -105,9 +105,11 @@ function build(model, el) {
         else shape("rect", group, { x: x - half, y: y - 13, width: 2 * half, height: 26, rx: 3, ...look });
         shape("text", group, { x, y: y + 4, fill: colors.ink, "font-size": 11, "text-anchor": "middle" }).textContent = text;
       }
+      // Under a node the token at which what it sends does most.
+      if (s.at[node.node]) shape("text", group, { x, y: y + half + (node.kind === "head" ? 10 : 8), fill: colors.soft, stroke: colors.dark ? "#111111" : "#ffffff", "stroke-width": 3, "paint-order": "stroke", "font-size": 10, "text-anchor": "middle" }).textContent = s.at[node.node];
       group.dataset.name = `node ${node.node}`;
       clickable(group, `open ${node.node}`, () => open(opened ? "" : node.node));
-      for (const [kind, said] of [["pointerenter", node.node], ["focus", node.node], ["pointerleave", ""], ["blur", ""]]) group.addEventListener(kind, () => { tell(said && s.attention[said] ? `${said}: where it looks is at the right` : said); lookFrom(said); });
+      for (const [kind, said] of [["pointerenter", node.node], ["focus", node.node], ["pointerleave", ""], ["blur", ""]]) group.addEventListener(kind, () => { tell(said && `${said}${s.at[said] ? `: does most at “${s.at[said]}”` : ""}${s.attention[said] ? "; where it looks is at the right" : ""}`); lookFrom(said); });
     }
     if (focused) svg.querySelector(`[data-name="${CSS.escape(focused)}"]`)?.focus();
   }

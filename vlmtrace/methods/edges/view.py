@@ -13,7 +13,8 @@ from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.display.session import Patched
 from vlmtrace.display.view import BrowserCanvas, View, png, script
-from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records, drawn_circuit
+from vlmtrace.inputs.token_roles import shows_image
+from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records, drawn_circuit, place_of
 from vlmtrace.methods.edges.figures import edge_circuit
 from vlmtrace.methods.edges.image_patches import image_patch_effects
 from vlmtrace.methods.edges.in_address import from_address
@@ -265,6 +266,42 @@ class EdgeView(View):
 
         return self.example.keep("effects of image patches", compute)
 
+    def carried_at(self, drawn: pd.DataFrame) -> dict[str, str]:
+        """At which token what a head or mlp sends does most: that of the strongest edge that is drawn of it.
+
+        Args:
+            drawn: edges of a `DrawnCircuit`, the strongest first
+
+        Returns:
+            by sending node the token's text; without nodes of which no token does half of what all positions do (they
+            act at the image, or at many tokens), and those whose output has but one position outside the image
+        """
+        every = self.example.keep("edges", lambda: edges_of(self.session.model))
+        known = {(edge.sender.label, edge.receiver.label): edge for edge in every}
+        senders: list[Sender] = []
+        edges: list[tuple[int, Edge]] = []
+        rows: list[tuple[str, str, float]] = []
+        strongest = drawn.drop_duplicates("sender_node")[["sender", "receiver", "effect"]]
+        for sender, receiver, effect in strongest.itertuples(index=False):
+            edge = known[sender, receiver]
+            if not place_of(sender).block:
+                continue
+            tokens = tokens_of(self.example, edge.sender)
+            tokens = tokens[~shows_image(tokens["token_role"])]
+            if len(tokens) < 2:
+                continue
+            for position, token in tokens[["position", "token"]].itertuples(index=False):
+                edges.append((len(senders), edge))
+                senders.append(Sender(edge.sender, int(position)))
+                rows.append((sender, str(token), abs(effect)))
+        if not edges:
+            return {}
+        found = pd.DataFrame(rows, columns=["sender", "token", "all"])
+        size = self._effects(senders, edges)["patching_effect"].abs().to_numpy()
+        found = found.assign(size=size).sort_values("size", kind="stable")
+        found = found[found["size"] >= found["all"] / 2]
+        return dict(found.drop_duplicates("sender", keep="last")[["sender", "token"]].itertuples(index=False))
+
     def _image_tokens(self) -> list[int]:
         """The image token of each of `placed_boxes`."""
         return [int(i) for i in placed_boxes(self.example)[0].nonzero()[0]]
@@ -330,7 +367,11 @@ class EdgeView(View):
                 ("circuit of edges", self.corruption, tuple(drawn)),
                 lambda: intervene_on_edges_in(model, runs, drawn, as_circuit=True).patching_effect,
             )
-            state = self._state(circuit, alone)
+            at: dict[str, str] = {}
+            if self.scope == SCOPES[0]:
+                key = ("tokens of edges", self.corruption, tuple(drawn))
+                at = example.keep(key, lambda: self.carried_at(circuit.edges))
+            state = self._state(circuit, alone) | {"at": at}
         except VlmtraceError:
             self.canvas.state = {}
             raise
@@ -343,7 +384,7 @@ class EdgeView(View):
         """Tell the gauge what is patched: patches of the image, or else edges."""
         outcome, image = self.computed(self.outcome), state["image"]["outcome"]
         if image is not None:
-            found = Patched(image["effect"], image["answer"], "image", f"{len(self.patches)} patches of the image")
+            found = Patched(image["effect"], image["answer"], "image", f"patches of the image: {len(self.patches)}")
         elif self.chosen:
             correct, incorrect = self.example.options
             answer = correct if outcome.logit_diff() > 0 else incorrect

@@ -133,7 +133,7 @@ function render({ model, el }) {
         make("td", `vt-${run}`, line, run);
         const cell = make("td", "", line), bar = make("span", `vt-share ${run}`, cell);
         cell.style.width = "66px"; bar.style.width = `${(60 * row[run]).toFixed(1)}px`;
-        make("td", "vt-value", line, percent(row[run]));
+        make("td", "vt-value", line, percent(row[run])).style.whiteSpace = "nowrap";
       });
     }
     make("div", "vt-numbers", numbers, `LD clean ${signed(s.logitDiff.clean)}, corrupt ${signed(s.logitDiff.corrupt)}, patched ${signed(s.logitDiff.patched)}`);
