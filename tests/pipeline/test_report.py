@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from fixtures.contract import complete
 from fixtures.finished_run import finished_run, make_curves, make_heads, make_subsets
+from fixtures.readable import UNREADABLE
 from matplotlib.figure import Figure
 
 from vlmtrace.core import paths
@@ -159,10 +160,6 @@ def test_a_run_that_is_not_there_is_a_sentence():
 
 
 # The first screen
-
-
-#: A number with an exponent, or a zero with a sign.
-UNREADABLE = re.compile(r"\b\d+(?:\.\d+)?e[-+−]?\d+\b|(?<![\w.])[-−]0(?:\.0+)?(?![\d.])")
 
 
 @pytest.mark.parametrize(

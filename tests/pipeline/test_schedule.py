@@ -29,6 +29,7 @@ ONE_TASK = [f"01 {A}", f"02 {A}", f"03 {A}", f"05 {A}", "06", f"04 {A}"]
 
 #: What each stand-in notebook uses of the package, so that its code decides about it.
 USES = {
+    "00_five_minutes": "vt.patch_whole_heads",
     "01_preprocess": "vt.load_pairs",
     "02_evaluate": "vt.evaluate",
     "03_select_samples": "vt.select_samples",
@@ -347,7 +348,7 @@ def test_a_disk_that_refuses_is_one_sentence_before_anything_runs(ran, home):
 
 def test_explorers_of_both_bundled_models(ran):
     log, said = make(ran, target="explore")
-    assert log == ["07", "09", "10", "07", "08", "09", "10", "report", "report tiny-llava"], (
+    assert log == ["00", "07", "09", "10", "00", "07", "08", "09", "10", "report", "report tiny-llava"], (
         "tiny-blip has no visual lens"
     )
     assert "runs/default/report/index.html" in said and "runs/tiny-llava/report/index.html" in said
@@ -356,8 +357,9 @@ def test_explorers_of_both_bundled_models(ran):
 
 
 def test_explorers_of_a_model_of_ones_own(ran, tmp_path):
-    assert make(ran, "--model", "some/llava", target="explore")[0] == ["07", "08", "09", "10", "report llava"]
+    assert make(ran, "--model", "some/llava", target="explore")[0] == ["00", "07", "08", "09", "10", "report llava"]
     assert make(ran, "--model", "Salesforce/blip-vqa-base", target="explore")[0] == [
+        "00",
         "07",
         "09",
         "10",
@@ -365,7 +367,7 @@ def test_explorers_of_a_model_of_ones_own(ran, tmp_path):
     ]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/config.json").write_text('{"model_type": "blip"}')
-    assert make(ran, "--model", str(tmp_path / "mine"), target="explore")[0] == ["07", "09", "10", "report mine"]
+    assert make(ran, "--model", str(tmp_path / "mine"), target="explore")[0] == ["00", "07", "09", "10", "report mine"]
 
 
 def test_a_run_of_tiny_llava_is_set_beside_one_of_tiny_blip(ran):
