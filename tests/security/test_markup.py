@@ -25,6 +25,7 @@ from vlmtrace.display.figure_explorer import Sentence
 from vlmtrace.display.session import Session
 from vlmtrace.pipeline import open_run, write_report
 from vlmtrace.pipeline.notebook_pages import notebook_pages
+from vlmtrace.pipeline.report_pairs import EXPLORER
 from vlmtrace.tasks import TASKS
 
 
