@@ -46,7 +46,7 @@ class Obeyed(HTMLParser):
         for name, value in attributes:
             value = value or ""
             # Below this machine's own address a pair's name is only asked for, and has no sign that would end it.
-            is_own = re.fullmatch(re.escape(EXPLORER) + r"\?[\w.~%+=&-]*", value)
+            is_own = re.fullmatch(re.escape(EXPLORER) + r"#[\w.~%+=&-]*", value)
             leads = name in ("src", "href", "srcset", "action", "style") and "evil.example" in value and not is_own
             runs = name.startswith("on") or re.match(r"\s*(javascript|vbscript|data:text)", value, re.IGNORECASE)
             if leads or runs:
