@@ -15,7 +15,7 @@ FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 #: Notebooks that look at the pairs of several tasks, and those that look at questions in place of tasks.
-OF_SEVERAL_TASKS = {"06_circuit_analysis", "09_explorer", "10_edge_circuits", "11_language_prior"}
+OF_SEVERAL_TASKS = {"00_five_minutes", "06_circuit_analysis", "09_explorer", "10_edge_circuits", "11_language_prior"}
 OF_QUESTIONS = {"07_causal_tracing", "08_visual_lens"}
 
 
@@ -32,7 +32,11 @@ def is_parameters(cell):
 
 
 def test_notebooks_are_numbered_without_a_gap():
-    assert [name.partition("_")[0] for name in NOTEBOOKS] == [f"{i:02d}" for i in range(1, len(NOTEBOOKS) + 1)]
+    assert [name.partition("_")[0] for name in NOTEBOOKS] == [f"{i:02d}" for i in range(len(NOTEBOOKS))]
+
+
+def test_the_first_notebook_is_short():
+    assert len(read(NOTEBOOKS[0]).cells) <= 10, "whoever begins reads ten cells"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -69,13 +69,13 @@ def test_executed_copies_are_found(tmp_path):
     folder = tmp_path / "run" / "notebooks"
     folder.mkdir(parents=True)
     names = [path.name for path in sources()]
-    assert names[0] == "01_preprocess.ipynb" and names[-1] == "11_language_prior.ipynb"
+    assert names[0] == "00_five_minutes.ipynb" and names[-1] == "11_language_prior.ipynb"
     (folder / "rendered_states-01_preprocess.ipynb").touch()
     (folder / "06_circuit_analysis.ipynb").touch()
     found = [executed(path, tmp_path / "run") is not None for path in sources()]
     assert [name[:2] for name, there in zip(names, found, strict=True) if there] == ["01", "06"]
     assert [path.name for path in sources() if needs_llava(path)] == ["08_visual_lens.ipynb"]
-    assert {"model", "task", "samples", "seed"} <= parameters_of(sources()[0])
+    assert {"model", "task", "samples", "seed"} <= parameters_of(sources()[1])
 
 
 @pytest.mark.medium

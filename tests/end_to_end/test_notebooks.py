@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fixtures.contract import assert_keeps_contract
 from fixtures.notebook_runs import NOTEBOOKS, SAMPLES, TASK, python_in
+from fixtures.readable import unreadable_in
 
 from vlmtrace.app.tabs import declared_views
 from vlmtrace.core.schema import TABLES, written_by
@@ -20,7 +21,8 @@ PIPELINE = ("01_preprocess", "02_evaluate", "03_select_samples", "04_module_patc
 #: Notebook -> the fixture of the run in which it is executed.
 EXECUTED_IN = {
     **dict.fromkeys(
-        (*PIPELINE, "07_causal_tracing", "09_explorer", "10_edge_circuits", "11_language_prior"), "tiny_blip_run"
+        ("00_five_minutes", *PIPELINE, "07_causal_tracing", "09_explorer", "10_edge_circuits", "11_language_prior"),
+        "tiny_blip_run",
     ),
     "08_visual_lens": "lens_run",
 }
@@ -66,6 +68,11 @@ def test_every_solution_of_an_exercise_runs_and_shows_something(run_of, notebook
 def outputs(notebook):
     """What the cells of an executed notebook show, by MIME type."""
     return [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+@pytest.mark.parametrize("notebook", EXECUTED_IN)
+def test_no_number_in_a_notebook_has_an_exponent_or_a_signed_zero(run_of, notebook):
+    assert unreadable_in(run_of(notebook).executed()[notebook]) == {}
 
 
 @pytest.mark.parametrize("notebook", [name for name in EXECUTED_IN if name != "09_explorer"])

@@ -50,9 +50,14 @@ def test_a_module_is_framed_as_a_layer():
     parts = model_effects(heads_table([("t", 0, 0.1)]), pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), "image")
     place = {"block": "text_encoder", "module": "cross_attention", "layer": 0, "token_role": "correct"}
     drawn = model_drawing(
-        parts, [{"kind": "region", "place": {"layer": 0, "token_role": "x"}}, {"kind": "module", "place": place}]
+        parts,
+        [
+            {"kind": "region", "place": {"layer": 0, "token_role": "x"}},
+            {"kind": "module", "place": place},
+            {"kind": "knockout", "place": place},
+        ],
     )
-    assert [row["mark"] for row in drawn["blocks"][0]["parts"][0]["rows"]] == [2]
+    assert [row["marks"] for row in drawn["blocks"][0]["parts"][0]["rows"]] == [[2, 3]]
 
 
 def test_other_blocks_and_regions_are_drawn_in_the_order_of_the_model():

@@ -16,8 +16,10 @@ def pair(**other):
 
 
 def test_a_link_cannot_be_broken_out_of():
-    link = explorer_link("org/model", "default", 'a&view=x"#<b>')
-    assert link == "http://127.0.0.1:8866/?model=org%2Fmodel&run=default&pair=a%26view%3Dx%22%23%3Cb%3E&view=patch"
+    link = explorer_link("org/model", 'a&view=x"#<b>', "text_encoder.mlp.2@4")
+    assert link == (
+        "http://127.0.0.1:8866/#model=org%2Fmodel&pair=a%26view%3Dx%22%23%3Cb%3E&view=patch&select=text_encoder.mlp.2%404"
+    )
 
 
 def test_a_picture_is_small_and_in_the_page(tmp_path):
@@ -29,13 +31,13 @@ def test_a_picture_is_small_and_in_the_page(tmp_path):
 
 
 def test_an_image_that_is_gone_leaves_the_words():
-    shown = shown_pair(pd.DataFrame([pair()]), "t", "a", "tiny-blip", "r")
+    shown = shown_pair(pd.DataFrame([pair()]), "t", "a", "tiny-blip")
     assert (shown["clean"], shown["corrupt"], shown["prompt"]) == ("", "", "Red or blue?")
-    assert shown_pair(pd.DataFrame([pair()]), "t", "b", "tiny-blip", "r") == {}
+    assert shown_pair(pd.DataFrame([pair()]), "t", "b", "tiny-blip") == {}
 
 
 def test_pairs_are_listed_by_task_up_to_a_number():
     rows = [pair(sample_id=f"p{i}") for i in range(MOST_LISTED + 5)] + [pair(task="u")]
-    found = listed_pairs(pd.DataFrame(rows), "tiny-blip", "r")
+    found = listed_pairs(pd.DataFrame(rows), "tiny-blip")
     assert {task: len(its) for task, its in found.items()} == {"t": MOST_LISTED, "u": 1}
     assert found["u"][0]["link"].endswith("pair=a&view=patch")

@@ -29,6 +29,7 @@ ONE_TASK = [f"01 {A}", f"02 {A}", f"03 {A}", f"05 {A}", "06", f"04 {A}"]
 
 #: What each stand-in notebook uses of the package, so that its code decides about it.
 USES = {
+    "00_five_minutes": "vt.patch_whole_heads",
     "01_preprocess": "vt.load_pairs",
     "02_evaluate": "vt.evaluate",
     "03_select_samples": "vt.select_samples",
@@ -351,7 +352,8 @@ def test_a_disk_that_refuses_is_one_sentence_before_anything_runs(ran, home):
 
 def test_explorers_of_both_bundled_models(ran):
     log, said = make(ran, target="explore")
-    assert log == ["07", "09", "10", "11", "07", "08", "09", "10", "11", "report", "report tiny-llava"], (
+    both = ["00", "07", "09", "10", "11"], ["00", "07", "08", "09", "10", "11"]
+    assert log == [*both[0], *both[1], "report", "report tiny-llava"], (
         "tiny-blip has no visual lens"
     )
     assert "runs/default/report/index.html" in said and "runs/tiny-llava/report/index.html" in said
@@ -360,8 +362,10 @@ def test_explorers_of_both_bundled_models(ran):
 
 
 def test_explorers_of_a_model_of_ones_own(ran, tmp_path):
-    assert make(ran, "--model", "some/llava", target="explore")[0] == ["07", "08", "09", "10", "11", "report llava"]
+    every = ["00", "07", "08", "09", "10", "11", "report llava"]
+    assert make(ran, "--model", "some/llava", target="explore")[0] == every
     assert make(ran, "--model", "Salesforce/blip-vqa-base", target="explore")[0] == [
+        "00",
         "07",
         "09",
         "10",
@@ -370,7 +374,8 @@ def test_explorers_of_a_model_of_ones_own(ran, tmp_path):
     ]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/config.json").write_text('{"model_type": "blip"}')
-    assert make(ran, "--model", str(tmp_path / "mine"), target="explore")[0] == ["07", "09", "10", "11", "report mine"]
+    mine = ["00", "07", "09", "10", "11", "report mine"]
+    assert make(ran, "--model", str(tmp_path / "mine"), target="explore")[0] == mine
 
 
 def test_a_run_of_tiny_llava_is_set_beside_one_of_tiny_blip(ran):

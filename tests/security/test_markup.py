@@ -25,6 +25,7 @@ from vlmtrace.display.figure_explorer import Sentence
 from vlmtrace.display.session import Session
 from vlmtrace.pipeline import open_run, write_report
 from vlmtrace.pipeline.notebook_pages import notebook_pages
+from vlmtrace.pipeline.report_pairs import EXPLORER
 from vlmtrace.tasks import TASKS
 
 
@@ -44,7 +45,9 @@ class Obeyed(HTMLParser):
             self.found.append(tag)
         for name, value in attributes:
             value = value or ""
-            leads = name in ("src", "href", "srcset", "action", "style") and "evil.example" in value
+            # Below this machine's own address a pair's name is only asked for, and has no sign that would end it.
+            is_own = re.fullmatch(re.escape(EXPLORER) + r"#[\w.~%+=&-]*", value)
+            leads = name in ("src", "href", "srcset", "action", "style") and "evil.example" in value and not is_own
             runs = name.startswith("on") or re.match(r"\s*(javascript|vbscript|data:text)", value, re.IGNORECASE)
             if leads or runs:
                 self.found.append(f"{tag} {name}={value}")

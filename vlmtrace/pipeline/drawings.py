@@ -72,7 +72,7 @@ def model_drawing(parts: pd.DataFrame, findings: Sequence[Mapping[str, Any]]) ->
 
     Returns:
         width, height, cell (width and height), limits (of the colors: region and other), blocks (name, x, parts with
-        label, x, width, cells: x, y, strength from −1 to 1, title, marks, and rows: y and mark of framed layers); {}
+        label, x, width, cells: x, y, strength from −1 to 1, title, marks, and rows: y and marks of framed layers); {}
         where there is nothing to draw
     """
     if parts.empty:
@@ -105,11 +105,16 @@ def model_drawing(parts: pd.DataFrame, findings: Sequence[Mapping[str, Any]]) ->
                 for row in rows.itertuples()
             ]
             wide = size * len(columns)
-            framed = [
-                {"y": round((n_layers - 1 - layer) * height, 1), "mark": index}
-                for index, finding in enumerate(findings, 1)
+            named = {
+                int(layer): [
+                    n for n, one in enumerate(findings, 1) if _is_layer_of(one, str(block), str(part), int(layer))
+                ]
                 for layer in sorted(rows["layer"].unique())
-                if _is_layer_of(finding, str(block), str(part), int(layer))
+            }
+            framed = [
+                {"y": round((n_layers - 1 - layer) * height, 1), "marks": marks}
+                for layer, marks in named.items()
+                if marks
             ]
             label = _LABELS.get(str(part), readable(part))
             drawn.append({"label": label, "x": round(x, 1), "width": round(wide, 1), "cells": cells, "rows": framed})

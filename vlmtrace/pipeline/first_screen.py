@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.schema import HEAD
 from vlmtrace.display.style import save_figure
 from vlmtrace.display.wording import readable
 from vlmtrace.methods.patching.mean_figures import mean_effect_maps
@@ -37,7 +38,7 @@ def first_screen(run: Run, record: Mapping[str, Any], found: Mapping[str, Any]) 
     strongest = strongest_findings(run, tasks, selected)
     for finding in strongest["findings"]:
         finding["strip"] = strip(finding)
-        finding["shown"] = shown_pair(selected, finding["task"], finding["pair"], model, run.name)
+        finding["shown"] = shown_pair(selected, finding["task"], finding["pair"], model, _selected_head(finding))
     heads = run.table("heads") if run.path("heads").is_file() else pd.DataFrame()
     modules = _of_all(run, "module_patching", tasks)
     known = [name for table in (heads, modules) if len(table) for name in table["corruption"].unique()]
@@ -52,7 +53,7 @@ def first_screen(run: Run, record: Mapping[str, Any], found: Mapping[str, Any]) 
         "drawing": model_drawing(parts, strongest["findings"]),
         "drawn_corruption": corruption,
         "mean_maps": mean_maps(run, modules),
-        "pairs": listed_pairs(selected, model, run.name),
+        "pairs": listed_pairs(selected, model),
     }
 
 
@@ -86,6 +87,14 @@ def mean_maps(run: Run, modules: pd.DataFrame) -> list[dict[str, str]]:
         )
         rows.append({"name": name, "caption": caption})
     return rows
+
+
+def _selected_head(finding: Mapping[str, Any]) -> str:
+    """The strongest head of a finding about heads, as the explorer's address names it."""
+    if finding["kind"] != "heads":
+        return ""
+    head = finding["place"]["heads"][0]
+    return ".".join(str(head[name]) for name in HEAD)
 
 
 def _of_all(run: Run, table: str, tasks: Sequence[str]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import table_shape, write_atomically
 from vlmtrace.display.numbers import interval, number, percent, small
+from vlmtrace.display.style import RUN_COLORS, RUN_COLORS_ON_DARK
 from vlmtrace.display.wording import readable
 from vlmtrace.pipeline.comparison import compare, other_run
 from vlmtrace.pipeline.findings import Rows, findings
@@ -63,6 +64,8 @@ def write_report(run: Run, beside: str | None = None) -> Path:
     figures = figures_by_stage(run, record)
     page = environment.get_template("report.html.j2").render(
         run=run.name,
+        colors=RUN_COLORS,
+        colors_on_dark=RUN_COLORS_ON_DARK,
         record=record,
         figures=figures,
         together=figures_named(figures, "04_module_patching", ("regions", "knockouts")),

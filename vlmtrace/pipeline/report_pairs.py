@@ -24,24 +24,26 @@ SIDE = 224
 MOST_LISTED = 200
 
 
-def explorer_link(model: str, run: str, sample_id: str, view: str = "patch") -> str:
-    """The explorer's address at a pair.
+def explorer_link(model: str, sample_id: str, select: str = "") -> str:
+    """The explorer's address at a pair, where its effects of patching are.
+
+    What the explorer reads behind the #: the model, the pair, the view, and what is selected. Its pairs are those of
+    the run that it was started with (`make app RUN=…`).
 
     Args:
         model: its name or path; "": the explorer's own
-        run: the run whose pairs are offered
         sample_id: of the pair
-        view: the explorer's view
+        select: what is selected, such as "text_encoder.cross_attention.3.6"; "": nothing
 
     Returns:
         the address
 
     Example:
-        >>> explorer_link("tiny-blip", "default", "a b")
-        'http://127.0.0.1:8866/?model=tiny-blip&run=default&pair=a+b&view=patch'
+        >>> explorer_link("tiny-blip", "a b")
+        'http://127.0.0.1:8866/#model=tiny-blip&pair=a+b&view=patch'
     """
-    asked = {"model": model, "run": run, "pair": sample_id, "view": view}
-    return EXPLORER + "?" + urlencode({name: value for name, value in asked.items() if value})
+    asked = {"model": model, "pair": sample_id, "view": "patch", "select": select}
+    return EXPLORER + "#" + urlencode({name: value for name, value in asked.items() if value})
 
 
 def small_picture(pair: Mapping[str, Any], column: str) -> str:
@@ -64,7 +66,7 @@ def small_picture(pair: Mapping[str, Any], column: str) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def shown_pair(selected: pd.DataFrame, task: str, sample_id: str, model: str, run: str) -> dict[str, Any]:
+def shown_pair(selected: pd.DataFrame, task: str, sample_id: str, model: str, select: str = "") -> dict[str, Any]:
     """What the report shows of a pair.
 
     Args:
@@ -72,7 +74,7 @@ def shown_pair(selected: pd.DataFrame, task: str, sample_id: str, model: str, ru
         task: of the pair
         sample_id: of the pair
         model: the run's model
-        run: the run's name
+        select: what is selected there
 
     Returns:
         sample_id, prompt, correct, incorrect, clean and corrupt (pictures, may be ""), link; {} for an unknown pair
@@ -88,17 +90,16 @@ def shown_pair(selected: pd.DataFrame, task: str, sample_id: str, model: str, ru
         "incorrect": pair["incorrect_answer"],
         "clean": small_picture(pair, "clean_image"),
         "corrupt": small_picture(pair, "corrupt_image"),
-        "link": explorer_link(model, run, sample_id),
+        "link": explorer_link(model, sample_id, select),
     }
 
 
-def listed_pairs(selected: pd.DataFrame, model: str, run: str) -> dict[str, list[dict[str, Any]]]:
+def listed_pairs(selected: pd.DataFrame, model: str) -> dict[str, list[dict[str, Any]]]:
     """The pairs that were patched, with links to the explorer.
 
     Args:
         selected: rows of all tasks
         model: the run's model
-        run: the run's name
 
     Returns:
         by task, the first pairs: sample_id, category, prompt, correct, incorrect, use, link
@@ -114,7 +115,7 @@ def listed_pairs(selected: pd.DataFrame, model: str, run: str) -> dict[str, list
                 "correct": row["correct_answer"],
                 "incorrect": row["incorrect_answer"],
                 "use": row.get("split_use", ""),
-                "link": explorer_link(model, run, row["sample_id"]),
+                "link": explorer_link(model, row["sample_id"]),
             }
             for row in rows.head(MOST_LISTED).to_dict("records")
         ]

@@ -60,8 +60,8 @@ def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) ->
         sns.despine(ax=panels[1])
     for axes in panels:
         axes.axhline(COIN_TOSS, color="0.3", linestyle="--", linewidth=0.8, zorder=0)
-    panels[-1].annotate(
-        "half of the gap lost: a coin toss", (0.99, COIN_TOSS), xycoords=("axes fraction", "data"), ha="right",
+    panels[0].annotate(
+        "half of the gap lost: a coin toss", (0.02, COIN_TOSS), xycoords=("axes fraction", "data"), ha="left",
         va="bottom", fontsize=7, color="0.3",
     )  # fmt: skip
     figure.suptitle(f"Clean run, knocked out (n = {cut['sample_id'].nunique()} pairs; bars are 95 % intervals)")
