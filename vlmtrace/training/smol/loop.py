@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlmtrace.core.files import write_json
-from vlmtrace.training.loop import _has_bfloat16, schedule
+from vlmtrace.training.loop import has_bfloat16, schedule
 from vlmtrace.training.smol.adapter import attach, save_trained
 from vlmtrace.training.smol.checkpoint import resume, save_checkpoint
 from vlmtrace.training.smol.forward import answer_logits
@@ -63,7 +63,7 @@ def train(
     encoder = Encoder(tokenizer)
     before = perplexity(model, tokenizer)
     texts = own_texts(model, tokenizer, recipe.seed, work / TEXTS)
-    low = device.type == "cuda" or _has_bfloat16()
+    low = device.type == "cuda" or has_bfloat16()
     if low:
         model.model.language_model.to(torch.bfloat16)
         model.tie_weights()
