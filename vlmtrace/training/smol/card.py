@@ -14,7 +14,7 @@ from vlmtrace.models import load_model
 from vlmtrace.tasks import load_pairs
 from vlmtrace.tasks.rendered.words import EMOTIONS
 from vlmtrace.training.smol.loop import RESULTS
-from vlmtrace.training.smol.recipe import BARS, MIXTURE, NAME
+from vlmtrace.training.smol.recipe import BARS, NAME
 from vlmtrace.training.smol.score import summary
 
 #: Pairs of each task of the test split that the card's numbers are measured on, and their seed.
@@ -58,10 +58,12 @@ words, as tiny-llava's training does. Steps also ask about scenes that sentences
 since a model that neither sees nor reads of a combination learns that it is wrong without looking.
 """
 
-ACCURACY = """
-As `vlmtrace.evaluate` measures it on fresh pairs of the test split. *right*: exactly the right answer is generated,
-clean and corrupt images together; *both*: for both images of a pair
+ACCURACY = f"""
+As `vlmtrace.evaluate` measures it on pairs of the test split that no training drew (seed {SEED}). *right*: exactly the right answer is generated,
+clean and corrupt images together; *both*: for both images of a pair.
 """
+
+AT_THE_END = "As the training measured it at its end, on other pairs and by its own forward pass:"
 
 HELD_OUT = "Held out are combinations that no training picture shows."
 
@@ -132,7 +134,7 @@ def card(results: dict[str, Any]) -> str:
     if below:
         verdict = f"Below the bars ({bars}): {'; '.join(below)}. Analyse pairs that it answers (`select_samples`)."
     perplexity = results["perplexity"]
-    mixture = ", ".join(f"{name} {share:.0%}" for name, share in MIXTURE.items())
+    mixture = ", ".join(f"{name} {share:.0%}" for name, share in results["mixture"].items())
     recipe = ", ".join(f"{name} {value}" for name, value in results["recipe"].items())
     first, last = perplexity["before"], perplexity["after"]
     parts = [
@@ -140,12 +142,14 @@ def card(results: dict[str, Any]) -> str:
         _filled(SOURCES),
         "## Training",
         _filled(results["trained"]),
-        _filled(f"Recipe: {recipe}. Pairs in the recipe's batches: {mixture}."),
+        _filled(f"Recipe: {recipe}. What changes in its pairs: {mixture}."),
         _filled(LOSS),
         _curve(results["curve"]),
         "## Accuracy",
-        _filled(f"{ACCURACY} (seed {SEED}). {verdict}"),
+        _filled(f"{ACCURACY} {verdict}"),
         _table(rows),
+        _filled(AT_THE_END),
+        _table(results["final"]),
         _filled(f"{HELD_OUT} {PERPLEXITY} {first:.1f} before, {last:.1f} after."),
         "## Limits",
         _filled(f"{_forgotten(first, last)} {LIMITS}"),

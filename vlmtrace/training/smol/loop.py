@@ -22,7 +22,7 @@ from vlmtrace.training.smol.checkpoint import resume, save_checkpoint
 from vlmtrace.training.smol.forward import answer_logits
 from vlmtrace.training.smol.own_text import own_texts
 from vlmtrace.training.smol.perplexity import perplexity
-from vlmtrace.training.smol.recipe import NAME, Recipe
+from vlmtrace.training.smol.recipe import MIXTURE, NAME, Recipe
 from vlmtrace.training.smol.score import score, summary, validation
 from vlmtrace.training.smol.stream import Batch, Encoder, training_batches
 
@@ -113,6 +113,7 @@ def train(
             "recipe": asdict(recipe) | {"start": beginning},
             "trained": f"make train-{NAME} took {progress.minutes:.0f} minutes on {device_name(device)}, from "
             f"{beginning}: {recipe.steps} steps, {questions:,} questions about images.",
+            "mixture": MIXTURE,
             "curve": progress.curve,
             "final": final,
             "perplexity": {"before": before, "after": after},
