@@ -51,7 +51,7 @@ def test_sweeps_equal_hooks_in_every_layer(model, pair):
     swept = 0
     for block in model.blocks.values():
         patches = _sites(model, block, clean, generator)
-        fast = model.sweep(clean, corrupt, inputs, patches, answer_ids)
+        fast = model.sweep(clean, corrupt, inputs, patches, answer_ids, memory=2**28)
         slow = reference.sweep(model, clean, inputs, patches, answer_ids)
         for name in ("correct", "incorrect"):
             worst = (getattr(fast, name) - getattr(slow, name)).abs().max()

@@ -59,7 +59,8 @@ since a model that neither sees nor reads of a combination learns that it is wro
 """
 
 ACCURACY = f"""
-As `vlmtrace.evaluate` measures it on pairs of the test split that no training drew (seed {SEED}). *right*: exactly the right answer is generated,
+As `vlmtrace.evaluate` measures it on pairs of the test split that no training drew (seed {SEED}).
+*right*: exactly the right answer is generated,
 clean and corrupt images together; *both*: for both images of a pair.
 """
 
@@ -134,8 +135,8 @@ def card(results: dict[str, Any]) -> str:
     if below:
         verdict = f"Below the bars ({bars}): {'; '.join(below)}. Analyse pairs that it answers (`select_samples`)."
     perplexity = results["perplexity"]
-    mixture = ", ".join(f"{name} {share:.0%}" for name, share in results["mixture"].items())
-    recipe = ", ".join(f"{name} {value}" for name, value in results["recipe"].items())
+    mixture = ", ".join(f"{name} {share:.0%}" for name, share in sorted(results["mixture"].items()))
+    recipe = ", ".join(f"{name} {value}" for name, value in sorted(results["recipe"].items()))
     first, last = perplexity["before"], perplexity["after"]
     parts = [
         FRONT,
