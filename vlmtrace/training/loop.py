@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -102,7 +103,7 @@ def _losses(
     texts: list[tuple[str, str, str]],
 ) -> tuple[Tensor, float, Tensor]:
     """Answer loss, share of answers that are right, and the mean of the patch heads' losses."""
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_has_bfloat16()):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bfloat16()):
         embeds = trainable.embed_images(model, batch["pixels"])
         logits = trainable.answer_logits(model, embeds, batch["prompt"], batch["answer"])
         patch_loss = heads(embeds, batch["patches"]).mean()
@@ -116,7 +117,7 @@ def _losses(
     return loss, right, patch_loss
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself; where it does not, that is ten times slower than float32."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -133,7 +134,19 @@ def _groups(model: nn.Module, heads: nn.Module, weight_decay: float) -> list[dic
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def schedule(step: int, recipe: Recipe) -> float:
+class Scheduled(Protocol):
+    """What the learning rate follows from: how many steps there are, and how many of them warm up."""
+
+    @property
+    def steps(self) -> int:
+        """How many batches."""
+
+    @property
+    def warmup(self) -> int:
+        """Steps until the highest learning rate."""
+
+
+def schedule(step: int, recipe: Scheduled) -> float:
     """Share of the highest learning rate: linear warm-up, then a cosine to nearly nothing.
 
     Args:

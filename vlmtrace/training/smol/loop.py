@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlmtrace.core.files import write_json
-from vlmtrace.training.loop import _has_bfloat16, schedule
+from vlmtrace.training.loop import has_bfloat16, schedule
 from vlmtrace.training.smol.adapter import attach, save_trained
 from vlmtrace.training.smol.checkpoint import resume, save_checkpoint
 from vlmtrace.training.smol.forward import answer_logits
 from vlmtrace.training.smol.own_text import own_texts
 from vlmtrace.training.smol.perplexity import perplexity
-from vlmtrace.training.smol.recipe import NAME, Recipe
+from vlmtrace.training.smol.recipe import MIXTURE, NAME, Recipe
 from vlmtrace.training.smol.score import score, summary, validation
 from vlmtrace.training.smol.stream import Batch, Encoder, training_batches
 
@@ -63,7 +63,7 @@ def train(
     encoder = Encoder(tokenizer)
     before = perplexity(model, tokenizer)
     texts = own_texts(model, tokenizer, recipe.seed, work / TEXTS)
-    low = device.type == "cuda" or _has_bfloat16()
+    low = device.type == "cuda" or has_bfloat16()
     if low:
         model.model.language_model.to(torch.bfloat16)
         model.tie_weights()
@@ -113,6 +113,7 @@ def train(
             "recipe": asdict(recipe) | {"start": beginning},
             "trained": f"make train-{NAME} took {progress.minutes:.0f} minutes on {device_name(device)}, from "
             f"{beginning}: {recipe.steps} steps, {questions:,} questions about images.",
+            "mixture": MIXTURE,
             "curve": progress.curve,
             "final": final,
             "perplexity": {"before": before, "after": after},

