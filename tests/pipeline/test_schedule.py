@@ -353,9 +353,7 @@ def test_a_disk_that_refuses_is_one_sentence_before_anything_runs(ran, home):
 def test_explorers_of_both_bundled_models(ran):
     log, said = make(ran, target="explore")
     both = ["00", "07", "09", "10", "11"], ["00", "07", "08", "09", "10", "11"]
-    assert log == [*both[0], *both[1], "report", "report tiny-llava"], (
-        "tiny-blip has no visual lens"
-    )
+    assert log == [*both[0], *both[1], "report", "report tiny-llava"], "tiny-blip has no visual lens"
     assert "runs/default/report/index.html" in said and "runs/tiny-llava/report/index.html" in said
     assert make(ran, target="explore")[0] == []
     assert {given["model"] for given in ran.given if given["run"] == "tiny-llava"} == {"tiny-llava"}
