@@ -162,7 +162,7 @@ def test_the_app_waits_for_its_address(session, quick, monkeypatch):
 
 def test_another_model_is_asked_the_same(session, quick, model_store):
     other = Session(model_store.shared("llava"), session.pairs)
-    shown = app.explorer(session, lambda name: other)
+    shown = app.explorer(session, open_session=lambda name: other)
     shown.models = [session.model.name, other.model.name]
     session.choose(session.pairs["sample_id"].iloc[1])
     session.select(head_of(session))
@@ -178,7 +178,7 @@ def test_a_model_that_cannot_be_opened_leaves_the_one_before(session, quick):
     def refuse(name):
         raise VlmtraceError(f"There is no usable model {name!r}.")
 
-    shown = app.explorer(session, refuse)
+    shown = app.explorer(session, open_session=refuse)
     before = shown.views
     shown.models = [*shown.models, "broken"]
     shown.open_model("broken")
@@ -191,7 +191,7 @@ def test_a_model_that_cannot_be_opened_leaves_the_one_before(session, quick):
 
 def test_what_one_has_asked_goes_along_to_another_model(session, quick, model_store):
     other = Session(model_store.shared("llava"), session.pairs)
-    shown = app.explorer(session, lambda name: other)
+    shown = app.explorer(session, open_session=lambda name: other)
     shown.models = [session.model.name, other.model.name]
     session.ask(clean_image=session.example.pair["clean_image"], clean_prompt="is this circle red?")
     shown.open_model(other.model.name)
