@@ -266,7 +266,7 @@ class EdgeView(View):
 
         return self.example.keep("effects of image patches", compute)
 
-    def carried_at(self, drawn: pd.DataFrame) -> dict[str, str]:
+    def _carried_at(self, drawn: pd.DataFrame) -> dict[str, str]:
         """At which token what a head or mlp sends does most: that of the strongest edge that is drawn of it.
 
         Args:
@@ -370,7 +370,7 @@ class EdgeView(View):
             at: dict[str, str] = {}
             if self.scope == SCOPES[0]:
                 key = ("tokens of edges", self.corruption, tuple(drawn))
-                at = example.keep(key, lambda: self.carried_at(circuit.edges))
+                at = example.keep(key, lambda: self._carried_at(circuit.edges))
             state = self._state(circuit, alone) | {"at": at}
         except VlmtraceError:
             self.canvas.state = {}
