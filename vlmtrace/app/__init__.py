@@ -4,9 +4,9 @@
 
     app.explorer(model, pairs)      # one example on one screen
 
-The pair stands at the left, one view at a time in the middle, and at the right what is selected. The views are `Ask` and
-every `View` that a method's room declares in its `view.py`; a card for what is selected stands in `card.py`. A view also
-works alone: `vlmtrace.methods.attention.Attention(model, pairs)`; views that are made of one
+The pair stands at the left, one view at a time in the middle, and at the right what is selected. The views are `Ask`
+and every `View` that a method's room declares in its `view.py`; a card for what is selected stands in `card.py`. A view
+also works alone: `vlmtrace.methods.attention.Attention(model, pairs)`; views that are made of one
 `vlmtrace.display.Session` share their example. Notebook 09 shows them.
 """
 
