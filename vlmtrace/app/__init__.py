@@ -1,10 +1,11 @@
-"""One example seen through every method: tabs in a notebook, or an app without cells (`make app`).
+"""One example seen through every method, on one screen: in a notebook, or as an app without cells (`make app`).
 
     from vlmtrace import app
 
-    app.explorer(model, pairs)      # all views of one example, as tabs
+    app.explorer(model, pairs)      # one example on one screen
 
-The tabs are `Ask`, where the example is chosen, and every `View` that a method's room declares in its `view.py`. A view
+The pair stands at the left, one view at a time in the middle, and at the right what is selected. The views are `Ask`
+and every `View` that a method's room declares in its `view.py`; a card for what is selected stands in `card.py`. A view
 also works alone: `vlmtrace.methods.attention.Attention(model, pairs)`; views that are made of one
 `vlmtrace.display.Session` share their example. Notebook 09 shows them.
 """
