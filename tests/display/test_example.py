@@ -21,7 +21,7 @@ def test_a_second_image_or_question_that_is_the_first_is_no_corruption(random_bl
         random_blip, pair | {"corrupt_image": Image.open(pair["clean_image"]), "corrupt_prompt": pair["clean_prompt"]}
     )
     assert same.corruptions == []
-    with pytest.raises(vt.VlmtraceError, match="give a second image or a second question that is not the first"):
+    with pytest.raises(vt.VlmtraceError, match="open a second image, or ask a second question, that is not the first"):
         same.runs("image")
 
 
