@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.methods.edges.graph import RULES
 from vlmtrace.models.edges.nodes import INPUT, THE_OUTPUT
 
 
@@ -54,9 +55,20 @@ def test_greedy_growth_takes_the_best_edge_into_the_circuit(graph, drawn_scores)
         left.remove(best)
 
 
+def test_signed_rules_take_what_works_against_the_answer_last(graph, drawn_scores):
+    scores = graph.scores_of(drawn_scores)
+    assert (scores < 0).any() and (np.diff(scores[graph.order(scores, "best-signed")]) <= 0).all()
+    nodes, left = {THE_OUTPUT}, set(range(len(graph)))
+    for step, taken in enumerate(graph.order(scores, "greedy-signed")[:100]):
+        best = max((i for i in sorted(left) if graph.edges[i].receiver.node in nodes), key=lambda i: scores[i])
+        assert taken == best, f"step {step} takes another edge"
+        nodes.add(graph.edges[best].sender)
+        left.remove(best)
+
+
 def test_edges_without_a_score_are_never_taken(graph, drawn_scores):
     some = drawn_scores.iloc[::3]
-    for rule in ("greedy", "best"):
+    for rule in RULES:
         order = graph.order(graph.scores_of(some), rule)
         assert len(order) and set(order) <= set(range(0, len(graph), 3))
 

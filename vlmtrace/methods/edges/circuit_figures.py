@@ -15,7 +15,12 @@ from vlmtrace.methods.circuits.curves import SUFFICIENT
 from vlmtrace.methods.edges.faithfulness import edge_faithfulness_means
 
 #: What the legend calls a curve of each rule.
-_RULES = {"greedy": "grown from the output", "best": "best edges"}
+_RULES = {
+    "greedy": "grown from the output",
+    "best": "best edges",
+    "greedy-signed": "grown, by sign",
+    "best-signed": "best edges, by sign",
+}
 
 
 @checked

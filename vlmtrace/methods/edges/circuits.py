@@ -71,14 +71,15 @@ def choose_circuit(
     """Choose a circuit of so many edges by their scores, and take away what reaches neither end.
 
     Both rules are those of MIB (Mueller et al. 2025, https://arxiv.org/abs/2504.13151), with scores by their size:
-    one that works against the answer is a part of how the model makes it.
+    one that works against the answer is a part of how the model makes it. The signed rules leave these to the end.
 
     Args:
         model: whose edges they are
         scores: from `edge_scores`, or any table with sender, receiver and score; edges that it lacks are not chosen
         n_edges: how many are chosen, before those that reach only one end are taken away
         rule: "greedy": grown from the output, each time by the best edge that leads into a node of the circuit;
-            "best": the best edges wherever they are
+            "best": the best edges wherever they are; "greedy-signed", "best-signed": by scores with their sign, so that
+            edges that work against the answer come last
         prune: take away edges that lie on no way from an input to the output
 
     Returns:

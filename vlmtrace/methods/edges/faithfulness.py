@@ -59,7 +59,7 @@ def edge_faithfulness(
             refused
         scores: from `edge_scores`, or any table with sender, receiver and score
         corruption: "image" or "text"
-        rule: "greedy" or "best", as in `choose_circuit`
+        rule: "greedy", "best", "greedy-signed" or "best-signed", as in `choose_circuit`
         sizes: shares of all edges of the model
         n_random: how many random circuits of each size
         seed: of these

@@ -19,7 +19,7 @@ from vlmtrace.models.edges.wiring import edges_of
 
 #: How edges are taken by their scores: the best ones wherever they are, or those that join what has grown from the
 #: output.
-RULES = ("greedy", "best")
+RULES = ("greedy", "best", "greedy-signed", "best-signed")
 
 
 class EdgeGraph:
@@ -117,19 +117,20 @@ class EdgeGraph:
 
         "best": by the size of their scores. "greedy": the best of those that lead into what has been taken, beginning
         with what leads into the output. As the edges of a node all come in when its first way out does, the first k
-        are the circuit of MIB (Mueller et al. 2025, https://arxiv.org/abs/2504.13151) of size k.
+        are the circuit of MIB (Mueller et al. 2025, https://arxiv.org/abs/2504.13151) of size k. "…-signed": the same
+        by the scores themselves, so that edges against the answer come last; MIB's code knows both.
 
         Args:
             scores: (E,); edges whose score is missing are never taken
-            rule: "greedy" or "best"
+            rule: one of `RULES`
 
         Returns:
             their numbers; among equals, the one that is read earlier comes first
         """
-        size = np.abs(scores)
+        size = scores if rule.endswith("-signed") else np.abs(scores)
         known = np.flatnonzero(~np.isnan(size))
         by_size = known[np.argsort(-size[known], kind="stable")]
-        if rule == "best":
+        if rule.startswith("best"):
             return by_size
         entering: dict[int, list[int]] = {}
         for edge in known.tolist():

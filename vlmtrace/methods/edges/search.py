@@ -55,7 +55,7 @@ def find_edge_circuit(
         scores: from `edge_scores`, or any table with sender, receiver and score
         corruption: "image" or "text"
         threshold: the share to reach, above 0
-        rule: "greedy" or "best", as in `choose_circuit`
+        rule: "greedy", "best", "greedy-signed" or "best-signed", as in `choose_circuit`
         shrink: afterwards, take away every edge without which the threshold is still reached, the smallest score
             first: one run of every pair for each edge
         verify: other pairs, on which the circuit is measured
