@@ -55,7 +55,7 @@ def test_images_that_a_model_sees_at_unlike_sizes_are_said(model_store, tmp_path
 
 @pytest.mark.medium
 def test_every_view_follows(llava, pairs):
-    from vlmtrace.app.tabs import Explorer
+    from vlmtrace.app.shell import Explorer
 
     explorer = Explorer(Session(llava, pairs))
     for title, view in explorer.views.items():
