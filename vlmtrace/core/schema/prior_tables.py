@@ -24,7 +24,7 @@ LOG_ODDS_PARTS = Table(
     "One row per pair and way to take the image away: what the image and what the words bring to the log-odds of the "
     "correct answer. log_odds = rest + image + words, where words are not missing; else rest + image.",
     (
-        _MODEL, SAMPLE, UNIT_OF_PAIR, _OPTIONAL_TASK, _CATEGORY,
+        SAMPLE, UNIT_OF_PAIR, _OPTIONAL_TASK, _CATEGORY,
         Column("without", "text", "how the image is taken away: blank (an image of one color), mean (every image token "
                "is the mean one), cut (no attention to the image), corrupt (the pair's other image)", values=WITHOUT),
         _log_odds("log_odds", "clean image, clean prompt"),
@@ -42,6 +42,7 @@ LOG_ODDS_PARTS = Table(
         Column("answer_no_image", "text", "what it answers when the image is taken away, clean prompt"),
         Column("is_correct", "boolean", "whether `answer` is the correct option"),
         Column("is_correct_no_image", "boolean", "whether `answer_no_image` is"),
+        _MODEL,
     ),
     notebook="11_language_prior",
     key=("model", "task", "sample_id", "without"),
@@ -63,7 +64,7 @@ HEAD_SIDES = Table(
     "One row per head: what it carries of the image and of the words, from patches into runs in which one of both "
     "speaks for the other answer.",
     (
-        _MODEL, BLOCK, MODULE, LAYER, HEAD_INDEX,
+        BLOCK, MODULE, LAYER, HEAD_INDEX,
         Column("n", "integer", "pairs averaged", "pairs", least=0),
         Column("n_units", "integer", "independent units that these pairs belong to", "units", least=0),
         *_mean("image", "what the head brings back of the log-odds that the other image takes"),
@@ -72,6 +73,7 @@ HEAD_SIDES = Table(
         Column("side", "text", "what it carries: image, words, both or neither; of what it carries the mean is above 0 "
                "and the q-value below alpha",
                values=("image", "words", "both", "neither")),
+        _MODEL,
     ),
     notebook="11_language_prior",
     key=("model", *HEAD),
@@ -82,7 +84,7 @@ DAMPED = Table(
     "One row per pair, set of heads, draw and factor: the clean run while the output of these heads is multiplied by "
     "the factor, beside the run as it is.",
     (
-        _MODEL, SAMPLE, UNIT_OF_PAIR, _OPTIONAL_TASK, _CATEGORY,
+        SAMPLE, UNIT_OF_PAIR, _OPTIONAL_TASK, _CATEGORY,
         Column("heads", "text", "chosen: those that were given; random: as many others of the same kind",
                values=("chosen", "random")),
         Column("draw", "integer", "which random set, from 0; 0 for chosen", least=0),
@@ -94,6 +96,7 @@ DAMPED = Table(
         Column("answer_before", "text", "what it answers as it is"),
         Column("is_correct", "boolean", "whether `answer` is the correct option"),
         Column("was_correct", "boolean", "whether `answer_before` is"),
+        _MODEL,
     ),
     notebook="11_language_prior",
     key=("model", "task", "sample_id", "heads", "draw", "factor"),
