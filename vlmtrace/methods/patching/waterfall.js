@@ -14,7 +14,7 @@ const WATERFALL_SVG = "http://www.w3.org/2000/svg";
  * @returns {{draw: () => void}}
  */
 function waterfall(root, parent, options) {
-  const { steps, names } = options, row = 24, left = 76, width = 170, height = row * (steps.length - 1) + 40;
+  const { steps, names } = options, row = 24, left = 112, width = 140, height = row * (steps.length - 1) + 40;
   const node = (tag, holder, attributes) => {
     const made = document.createElementNS(WATERFALL_SVG, tag);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
