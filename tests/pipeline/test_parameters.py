@@ -103,7 +103,7 @@ def notebook(tmp_path):
         ("run=con", "Windows cannot make a folder of this name"),
         ("run=..", "A run cannot be called '..'"),
         ("model=no such model", "Unknown model 'no such model'"),
-        ("model=../x", "Unknown model '../x'"),
+        ("model=../there is none", "Unknown model '../there is none'"),
         ("model=" + "x/" * 3000, "Unknown model"),
         ("device=foo bar", "DEVICE='foo bar' is not a device"),
         ("device=meta", "DEVICE='meta' is not a device"),
