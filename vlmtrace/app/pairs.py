@@ -62,13 +62,13 @@ def open_session(
         samples: of each task; None: all that the run has selected, or 24
         seed: of new pairs
         run: whose tables views may read; "": the one that the model's name stands for
-        loading: other arguments of `vlmtrace.load_model`, such as device; those that are "" or None are left out
+        loading: other arguments of `vlmtrace.load_model`, such as device
     Returns:
         the session, for `explorer` or a single view
     Raises:
         VlmtraceError: the model cannot be loaded, or a task is unknown or needs data that are not there
     """
-    loaded = load_model(model, **{name: value for name, value in loading.items() if value not in ("", None)})
+    loaded = load_model(model, **loading)
     opened = open_run(run or default_run(model))
     pairs = example_pairs(loaded, tasks, samples, seed, opened.name)
     return Session(loaded, pairs, opened.folder)
