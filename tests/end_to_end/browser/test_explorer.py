@@ -79,6 +79,12 @@ class Person:
         )
         return self.page.evaluate("({...document.querySelector('.vt-rail-in').dataset})")
 
+    def choose(self, row):
+        """Click a pair of the list, and wait until it is the one that is shown; what the rail says."""
+        name = row.get_attribute("data-id")
+        row.click()
+        return self.rail(f"v.pair === {name!r}")
+
     def error(self):
         """The sentence in the rail."""
         return self.page.locator(".vt-rail-in [data-name=error]").text_content()
@@ -350,8 +356,7 @@ def images_of(person, folder):
 
 
 def test_a_pair_of_ones_own_in_every_view(person, tmp_path):
-    person.page.locator(".vt-pair").nth(2).click()
-    before = person.rail("!v.pair.startsWith('own')")
+    before = person.choose(person.page.locator(".vt-pair").nth(2))
     clean, corrupt = images_of(person, tmp_path)
     person.shown("input[name=file-clean]").set_input_files(clean)
     own = person.rail("v.pair.startsWith('own')")
@@ -368,8 +373,7 @@ def test_nothing_that_was_typed_or_opened_is_lost(person, tmp_path):
     from PIL import Image
 
     person.open("Answer", "answer")
-    person.page.locator(".vt-pair:not([hidden])").nth(1).click()
-    first = person.rail("!v.pair.startsWith('own')")
+    first = person.choose(person.page.locator(".vt-pair:not([hidden])").nth(1))
     question, other = person.shown("textarea[name=question-clean]"), person.shown("textarea[name=question-corrupt]")
     question.fill("is this square large?")
     person.shown("[data-name=pairs]").focus()
@@ -409,8 +413,7 @@ def test_both_models_and_a_finding_that_is_sent(in_app, browser, app):
         if person.rail()["model"] != name:
             person.shown("select[name=model]").select_option(name)
             person.rail(f"v.model === {name!r}")
-        person.page.locator(".vt-pair:not([hidden])").last.click()
-        person.rail("!v.pair.startsWith('own')")
+        person.choose(person.page.locator(".vt-pair:not([hidden])").last)
         for title, attribute in VIEWS.items():
             person.open(title, attribute)
             person.picture(f"{name}-{title.lower().replace(' ', '-')}")
