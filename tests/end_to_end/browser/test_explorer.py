@@ -445,6 +445,7 @@ def test_both_models_and_a_finding_that_is_sent(in_app, browser, app):
 
 
 def test_dark_theme_of_jupyterlab(in_lab):
+    in_lab.choose(in_lab.page.locator(".vt-pair:not([hidden])").last)
     change = "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
     in_lab.page.evaluate(change)
     in_lab.page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")

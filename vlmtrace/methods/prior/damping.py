@@ -176,7 +176,7 @@ def damping_table(
         seed: of the bootstrap
 
     Returns:
-        one row per group, set of heads (random ones together) and factor: columns *by, heads, factor; n (pairs),
+        one row per group, set of heads (random ones together) and factor: the columns of `by`, heads, factor; n (pairs),
         n_units; before and after (share of right answers, 0 to 1); repaired (share of pairs that were wrong and are
         right now), spoiled (the other way round); change (after − before, mean over units), ci_low, ci_high; p_value of
         the exact sign test over units that got better or worse (McNemar's test, where each pair is a unit:

@@ -133,7 +133,7 @@ def log_odds_means(
         seed: of the bootstrap
 
     Returns:
-        columns *by, part ("log_odds", "rest", "image", "words"), n (pairs), n_units, mean, ci_low, ci_high (in logits),
+        the columns of `by`, part ("log_odds", "rest", "image", "words"), n (pairs), n_units, mean, ci_low, ci_high (in logits),
         and share, share_low, share_high: the part's mean over that of log_odds, with Fieller's interval; missing where
         the mean log-odds may be 0. A part that all pairs lack has no row
 
