@@ -176,10 +176,10 @@ def damping_table(
         seed: of the bootstrap
 
     Returns:
-        one row per group, set of heads (random ones together) and factor: the columns of `by`, heads, factor; n (pairs),
-        n_units; before and after (share of right answers, 0 to 1); repaired (share of pairs that were wrong and are
-        right now), spoiled (the other way round); change (after − before, mean over units), ci_low, ci_high; p_value of
-        the exact sign test over units that got better or worse (McNemar's test, where each pair is a unit:
+        one row per group, set of heads (random ones together) and factor: the columns of `by`, heads, factor; n
+        (pairs), n_units; before and after (share of right answers, 0 to 1); repaired (share of pairs that were wrong
+        and are right now), spoiled (the other way round); change (after − before, mean over units), ci_low, ci_high;
+        p_value of the exact sign test over units that got better or worse (McNemar's test, where each pair is a unit:
         https://doi.org/10.1007/BF02295996); log_odds_change (mean over units, in logits), log_odds_low, log_odds_high.
         Random draws are averaged within each pair; their p-value is missing, since draws are not pairs
 

@@ -133,9 +133,9 @@ def log_odds_means(
         seed: of the bootstrap
 
     Returns:
-        the columns of `by`, part ("log_odds", "rest", "image", "words"), n (pairs), n_units, mean, ci_low, ci_high (in logits),
-        and share, share_low, share_high: the part's mean over that of log_odds, with Fieller's interval; missing where
-        the mean log-odds may be 0. A part that all pairs lack has no row
+        the columns of `by`, part ("log_odds", "rest", "image", "words"), n (pairs), n_units, mean, ci_low, ci_high
+        (in logits), and share, share_low, share_high: the part's mean over that of log_odds, with Fieller's interval;
+        missing where the mean log-odds may be 0. A part that all pairs lack has no row
 
     Raises:
         VlmtraceError: a column is missing, or there is no row
