@@ -33,10 +33,11 @@ const HEAT = [[255, 217, 51, 0], [255, 166, 0, 0.75], [191, 25, 25, 0.9], [89, 0
 // The same on a dark ground, where more must be lighter.
 const HEAT_IN_THE_DARK = [[255, 140, 0, 0], [230, 110, 0, 0.65], [255, 190, 60, 0.95], [255, 250, 215, 1]];
 
-/** The color of a share of the largest value, transparent at 0, so that the image shows where nothing looks.
+/** The color of a share of the largest value, transparent at 0, so that the image shows where nothing looks. What is no
+ * number is transparent, too: while a view's parts arrive one after the other, some are not there yet.
  * @param {number} share @param {boolean} [dark] @returns {string} */
 function heat(share, dark = false) {
-  const scale = dark ? HEAT_IN_THE_DARK : HEAT, place = Math.min(Math.max(share, 0), 1) * (scale.length - 1);
+  const scale = dark ? HEAT_IN_THE_DARK : HEAT, place = Math.min(Math.max(share || 0, 0), 1) * (scale.length - 1);
   const low = Math.min(Math.floor(place), scale.length - 2);
   const [r, g, b, a] = scale[low].map((value, i) => value + (place - low) * (scale[low + 1][i] - value));
   return `rgba(${r.toFixed(0)},${g.toFixed(0)},${b.toFixed(0)},${a.toFixed(3)})`;

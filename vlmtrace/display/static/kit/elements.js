@@ -52,12 +52,19 @@ function button(parent, text, act, title) {
   return made;
 }
 
-/** Call `paint` whenever one of the traits changes; returns what undoes it.
+/** Call `paint` after one of the traits has changed; returns what undoes it. Not at once: where the state comes in the
+ * same message, the view is built anew, and what was built for the state before is not painted with the new traits.
  * @param {any} model @param {string[]} traits @param {() => void} paint @returns {() => void} */
 function follow(model, traits, paint) {
   const names = traits.map((trait) => `change:${trait}`).join(" ");
-  model.on(names, paint);
-  return () => model.off(names, paint);
+  let isFollowing = true, isWaiting = false;
+  const later = () => {
+    if (isWaiting) return;
+    isWaiting = true;
+    queueMicrotask(() => { isWaiting = false; if (isFollowing) paint(); });
+  };
+  model.on(names, later);
+  return () => { isFollowing = false; model.off(names, later); };
 }
 
 /** Build a view anew whenever its state changes, once the state has what it needs. What was in focus stays in focus: it
@@ -78,9 +85,9 @@ function rebuilt(model, el, needed, build) {
     /** @type {HTMLElement|null} */ const again = name ? el.querySelector(`[data-name="${name}"], [name="${name}"]`) : null;
     again?.focus();
   }
-  const stop = follow(model, ["state"], start);
+  model.on("change:state", start);
   start();
-  return () => { stop(); undo.forEach((act) => act()); };
+  return () => { model.off("change:state", start); undo.forEach((act) => act()); };
 }
 
 /** @param {any} model @param {Record<string, any>} values of traits, sent to the kernel */
