@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fixtures.views import click
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
@@ -22,13 +23,6 @@ def view(model, random_pairs):
     made = Attention(Session(model, random_pairs))
     assert not made.frame.error, made.frame.error
     return made
-
-
-def click(view, **message):
-    """What the browser sends on a click."""
-    view._receive(None, message, [])
-    assert not view.frame.error, view.frame.error
-    return view.canvas.state
 
 
 def sent(view):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fixtures.views import click
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display import Session
@@ -20,13 +21,6 @@ def view(model, random_pairs):
     made = EdgeView(Session(model, random_pairs))
     assert not made.frame.error, made.frame.error
     return made
-
-
-def click(view, **message):
-    """What the browser sends on a click."""
-    view._receive(None, message, [])
-    assert not view.frame.error, view.frame.error
-    return view.canvas.state
 
 
 def test_what_is_drawn_is_what_patching_gives(view, model, random_pairs):
