@@ -129,7 +129,7 @@ def region_candidates(regions: pd.DataFrame, use: pd.Series, task: str) -> Itera
         task: its name
 
     Yields:
-        one candidate per corruption and module that has a positive mean effect on the discover pairs
+        one candidate per corruption, if a region has a positive mean effect on the discover pairs
     """
     if len(regions):
         known = regions[regions["token_role"].isin(REGIONS)]
