@@ -69,7 +69,12 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "MODELS", models)
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
     monkeypatch.setenv("VLMTRACE_WARM_KERNELS", "0")
-    return tmp_path
+    others = set(threading.enumerate())
+    yield tmp_path
+    # An interrupted run does not wait for its threads: what they write must not land in another test's folder.
+    for thread in set(threading.enumerate()) - others:
+        if not thread.daemon:
+            thread.join(timeout=60)
 
 
 @pytest.fixture
