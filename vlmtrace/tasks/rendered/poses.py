@@ -44,7 +44,7 @@ def mixed_poses(
         >>> from vlmtrace.tasks import mixed_poses
         >>> pairs = mixed_poses(2, parts=["legs"])
         >>> pairs[["correct_answer", "incorrect_answer", "parts"]].iloc[0].tolist()
-        ['kicking', 'watching', 'legs']
+        ['holding', 'watching', 'legs']
     """
     for part in parts:
         one_of(part, POSE_PARTS, "part of a pose")
