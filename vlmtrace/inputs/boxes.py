@@ -49,8 +49,8 @@ def fill_box(
         >>> from vlmtrace.inputs import fill_box
         >>> pairs = vt.load_pairs("rendered_svo", n=4)
         >>> feet = fill_box(pairs, (0, 0.875, 1, 1), "mean")  # the lowest eighth of each clean image is covered
-        >>> bool((feet["clean_image"] != pairs["clean_image"]).all()), feet["corrupt_image"].equals(pairs["corrupt_image"])
-        (True, True)
+        >>> bool((feet["clean_image"] != pairs["clean_image"]).all())
+        True
     """
     left, top, right, bottom = box
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
