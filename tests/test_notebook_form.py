@@ -17,6 +17,8 @@ NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 #: Notebooks that look at the pairs of several tasks, and those that look at questions in place of tasks.
 OF_SEVERAL_TASKS = {"00_five_minutes", "06_circuit_analysis", "09_explorer", "10_edge_circuits", "11_language_prior"}
 OF_QUESTIONS = {"07_causal_tracing", "08_visual_lens"}
+#: Notebooks that draw their own pairs.
+OF_OWN_PAIRS = {"12_case_study_verbs"}
 
 
 def read(name):
@@ -66,7 +68,7 @@ def test_a_notebook_reads_as_a_tutorial(name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_declares_its_parameters(name):
     parameters = declared_parameters(FOLDER / f"{name}.ipynb")
-    tasks = set() if name in OF_QUESTIONS else {"tasks" if name in OF_SEVERAL_TASKS else "task"}
+    tasks = set() if name in OF_QUESTIONS | OF_OWN_PAIRS else {"tasks" if name in OF_SEVERAL_TASKS else "task"}
     assert {"model", "samples", "seed", "run", "device"} | tasks <= set(parameters)
     first = ("tiny-llava", "tiny-llava") if name == "08_visual_lens" else ("tiny-blip", "default")
     assert (parameters["model"], parameters["run"], parameters["seed"]) == (*first, 0)

@@ -11,6 +11,7 @@ alignment       whether every position of a model stands for the same place in b
 rewording       the same pairs under other questions
 same_size       the corrupt image in the size of the clean one
 encodable       whether an image and a prompt can be a model's inputs
+boxes           a box of the clean image, filled with what the corrupt image shows or covered
 units           which pairs are independent of each other
 pair_runs       clean and corrupt run of pairs, side by side
 batching        pairs of equal shape go through the model together

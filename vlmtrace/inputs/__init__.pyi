@@ -1,3 +1,4 @@
+from .boxes import fill_box
 from .corruption import CORRUPTIONS, run_inputs
 from .image_regions import coverage, image_regions, on_image
 from .pair_rows import by_corruption
@@ -11,6 +12,7 @@ __all__ = [
     "CORRUPTIONS",
     "by_corruption",
     "coverage",
+    "fill_box",
     "image_regions",
     "on_image",
     "reword",

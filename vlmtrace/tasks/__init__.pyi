@@ -4,6 +4,7 @@ from .declaration import Request, Source, Task
 from .loading import find_root, load_pairs, load_questions, prepare_pairs
 from .own_data import one_question
 from .registry import QUESTIONS, ROOTED, TASKS, declared, task_table
+from .rendered.poses import mixed_poses
 
 __all__ = [
     "QUESTIONS",
@@ -18,6 +19,7 @@ __all__ = [
     "find_root",
     "load_pairs",
     "load_questions",
+    "mixed_poses",
     "one_question",
     "prepare_pairs",
     "task_table",

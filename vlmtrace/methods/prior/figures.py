@@ -64,9 +64,10 @@ def log_odds_bars(means: pd.DataFrame, panels: str = "without") -> Figure:
 
 def _draw_parts(axes: Axes, means: pd.DataFrame, categories: list[str]) -> None:
     axes.axvline(0, color="0.6", linewidth=0.6, zorder=0)
-    for place, part in enumerate(_LABELS):
+    drawn = [part for part in _LABELS if (means["part"] == part).any()]
+    for place, part in enumerate(drawn):
         mine = means[means["part"] == part]
-        at = np.array([categories.index(name) for name in mine["category"]]) + 0.18 * (place - 1.5)
+        at = np.array([categories.index(name) for name in mine["category"]]) + 0.18 * (place - (len(drawn) - 1) / 2)
         spread = (mine[["ci_low", "ci_high"]].to_numpy() - mine[["mean"]].to_numpy()) * [-1, 1]
         axes.errorbar(
             mine["mean"],
@@ -79,6 +80,7 @@ def _draw_parts(axes: Axes, means: pd.DataFrame, categories: list[str]) -> None:
             linewidth=1,
             label=_LABELS[part],
         )
+    axes.set_ylim(-0.5, len(categories) - 0.5)
     for row in range(1, len(categories)):
         axes.axhline(row - 0.5, color="0.92", linewidth=0.6, zorder=0)
     sns.despine(ax=axes)

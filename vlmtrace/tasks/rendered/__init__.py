@@ -8,6 +8,7 @@ questions   what can be asked about a scene, and what is true of it
 pairs       minimal pairs as a table with images and masks; open questions likewise
 several     minimal pairs of questions about two pictures
 absent      minimal pairs of questions about something that is not there
+poses       verb pairs that differ in some parts of the pose only
 words       the vocabulary, the options, the combinations that are kept out of training
 """
 

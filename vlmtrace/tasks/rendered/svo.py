@@ -12,6 +12,14 @@ from vlmtrace.tasks.rendered.words import COLORS, OBJECTS, SCENERY, SUBJECTS, VE
 
 ACTOR, OBJECT, SCENE = 1, 2, 3
 
+#: What a verb decides of a picture, and the fields of `_Pose` that say it. Head and arms lean as one.
+POSE_PARTS: dict[str, tuple[str, ...]] = {
+    "legs": ("legs",),
+    "arms": ("arms", "lean", "hands_in_front"),
+    "object": ("object_at", "object_tilt", "object_behind"),
+    "place": ("actor_at",),
+}
+
 _FURS: dict[str, tuple[Color, ...]] = {
     "dog": ((150, 98, 56), (190, 144, 92), (112, 76, 50)),
     "cat": ((240, 158, 66), (120, 122, 132), (226, 220, 208)),
@@ -38,6 +46,7 @@ class SvoScene:
         flip: whether the scene is mirrored
         x: where the actor stands, in pixels
         sway: shift of scenery and object, in pixels and degrees
+        drawn_as: parts of the pose (see `POSE_PARTS`) that are drawn as of another verb, each with that verb
     """
 
     backdrop: Backdrop
@@ -50,13 +59,14 @@ class SvoScene:
     flip: bool
     x: float
     sway: float
+    drawn_as: tuple[tuple[str, str], ...] = ()
 
     def render(self) -> Rendered:
         """Draw the scene."""
         canvas = Canvas(self.backdrop, self.flip)
         canvas.part = SCENE
         draw_scenery(canvas, self.scenery, 14 + self.sway)
-        pose = _POSES[self.verb]
+        pose = self._pose()
         behind = pose.object_behind
         if behind:
             self._draw_object(canvas, pose)
@@ -68,6 +78,11 @@ class SvoScene:
             canvas.part = ACTOR
             _Actor(canvas, self, pose).draw_arms()
         return canvas.finish()
+
+    def _pose(self) -> _Pose:
+        verbs = dict.fromkeys(POSE_PARTS, self.verb) | dict(self.drawn_as)
+        found = {name: getattr(_POSES[verbs[part]], name) for part, names in POSE_PARTS.items() for name in names}
+        return _Pose(**found)
 
     def _draw_object(self, canvas: Canvas, pose: _Pose) -> None:
         canvas.part = OBJECT
@@ -125,7 +140,10 @@ def sample_scene(rng: np.random.Generator, category: str, values: tuple[str, str
 
 @dataclass(frozen=True)
 class _Pose:
-    """Joints relative to (x, 0), facing right: arms from the shoulder, legs from the hip, the object's middle."""
+    """Joints relative to (x, 0), facing right: arms from the shoulder, legs from the hip, the object's middle.
+
+    The actor stands at x + actor_at; the object's place does not depend on it.
+    """
 
     arms: tuple[tuple[tuple[float, float], ...], ...]
     legs: tuple[tuple[tuple[float, float], ...], ...]
@@ -134,6 +152,7 @@ class _Pose:
     lean: float = 0.0
     object_behind: bool = False
     hands_in_front: bool = False
+    actor_at: float = 0.0
 
 
 _STANDING = (((-4, 79), (-5, 88)), ((4, 79), (5, 88)))
@@ -170,6 +189,7 @@ _POSES: dict[str, _Pose] = {
         object_at=(42, 74),
         lean=0,
         hands_in_front=True,
+        actor_at=-8,
     ),
     "throwing": _Pose(
         arms=(((-11, 50), (-19, 44)), ((12, 46), (21, 36))),
@@ -186,7 +206,7 @@ class _Actor:
 
     def __init__(self, canvas: Canvas, scene: SvoScene, pose: _Pose):
         self.canvas, self.pose, self.subject = canvas, pose, scene.subject
-        self.x = scene.x - (8 if scene.verb == "watching" else 0)
+        self.x = scene.x + pose.actor_at
         self.head = (self.x + pose.lean * 1.3, 41.0)
         self.cloth = _CLOTHES[scene.look % len(_CLOTHES)]
         if scene.subject in _FURS:
