@@ -21,10 +21,13 @@ from typing import NamedTuple
 import pandas as pd
 
 from vlmtrace.core.arguments import checked
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import MODELS
 
 FILE = "circuit.json"
+
+#: Under which nodes and edges may carry something else.
+_CORRUPTIONS = ("image", "text")
 
 
 class KnownCircuit(NamedTuple):
@@ -49,7 +52,11 @@ class KnownCircuit(NamedTuple):
 
         Args:
             corruption: "image" or "text"
+
+        Raises:
+            VlmtraceError: it is neither
         """
+        one_of(corruption, _CORRUPTIONS, "corruption")
         return set(self.nodes["node"][[corruption in one for one in self.nodes["corruptions"]]])
 
     def true_edges(self, corruption: str) -> set[tuple[str, str]]:
@@ -57,7 +64,11 @@ class KnownCircuit(NamedTuple):
 
         Args:
             corruption: "image" or "text"
+
+        Raises:
+            VlmtraceError: it is neither
         """
+        one_of(corruption, _CORRUPTIONS, "corruption")
         there = self.edges[[corruption in one for one in self.edges["corruptions"]]]
         return set(zip(there["sender"], there["receiver"], strict=True))
 
