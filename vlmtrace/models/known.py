@@ -47,6 +47,7 @@ class KnownCircuit(NamedTuple):
     edges: pd.DataFrame
     joint: tuple[str, ...]
 
+    @checked
     def true_nodes(self, corruption: str) -> set[str]:
         """Nodes that carry something else in the corrupt run.
 
@@ -59,6 +60,7 @@ class KnownCircuit(NamedTuple):
         one_of(corruption, _CORRUPTIONS, "corruption")
         return set(self.nodes["node"][[corruption in one for one in self.nodes["corruptions"]]])
 
+    @checked
     def true_edges(self, corruption: str) -> set[tuple[str, str]]:
         """Sender and receiver of the edges that carry something else in the corrupt run.
 
