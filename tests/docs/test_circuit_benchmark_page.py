@@ -12,7 +12,8 @@ from vlmtrace.benchmarks.circuits.registry import METHODS, chosen_methods
 from vlmtrace.benchmarks.circuits.report import Found
 from vlmtrace.benchmarks.circuits.runs import score_method
 from vlmtrace.core.paths import ROOT
-from vlmtrace.training.planted.known import PLANTED, known_circuit
+from vlmtrace.models.known import known_circuit
+from vlmtrace.training.planted.known import PLANTED
 from vlmtrace.training.planted.proof import color_pairs
 
 DOCS = ROOT / "docs"

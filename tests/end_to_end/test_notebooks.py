@@ -29,6 +29,7 @@ EXECUTED_IN = {
             "10_edge_circuits",
             "11_language_prior",
             "12_case_study_verbs",
+            "14_when_methods_disagree",
         ),
         "tiny_blip_run",
     ),
@@ -36,7 +37,13 @@ EXECUTED_IN = {
 }
 
 #: Notebooks that leave it to the reader what to try: by a click, or with sentences of his own.
-WITHOUT_EXERCISES = ("00_five_minutes", "09_explorer", "11_language_prior", "12_case_study_verbs")
+WITHOUT_EXERCISES = (
+    "00_five_minutes",
+    "09_explorer",
+    "11_language_prior",
+    "12_case_study_verbs",
+    "14_when_methods_disagree",
+)
 
 pytestmark = pytest.mark.medium
 

@@ -1,6 +1,7 @@
 from .families import FamilySpec, families_table
 from .hooks import HookPoint, attach_hooks
 from .in_memory import wrap_model
+from .known import KnownCircuit, known_circuit
 from .loading import bundled_models, load_model
 from .randomized import randomized
 from .sweep.self_check import self_check
@@ -13,6 +14,7 @@ __all__ = [
     "FamilySpec",
     "HookPoint",
     "Inputs",
+    "KnownCircuit",
     "Patches",
     "Readout",
     "Site",
@@ -21,6 +23,7 @@ __all__ = [
     "attach_hooks",
     "bundled_models",
     "families_table",
+    "known_circuit",
     "load_model",
     "randomized",
     "self_check",

@@ -12,7 +12,7 @@ from vlmtrace.benchmarks.circuits import runs
 from vlmtrace.benchmarks.circuits.node_methods import exact_nodes, scored_nodes
 from vlmtrace.benchmarks.circuits.registry import METHODS, Method, chosen_methods
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.training.planted.known import known_circuit
+from vlmtrace.models.known import known_circuit
 from vlmtrace.training.planted.proof import color_pairs
 
 NAME = "planted-chain-llava"

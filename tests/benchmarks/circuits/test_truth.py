@@ -11,7 +11,7 @@ from vlmtrace.benchmarks.circuits.registry import Method
 from vlmtrace.benchmarks.circuits.runs import score_method, score_rows
 from vlmtrace.benchmarks.circuits.truth import Target, ranked, targets_of
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.training.planted.known import known_circuit
+from vlmtrace.models.known import known_circuit
 
 NAME = "planted-backup-llava"
 

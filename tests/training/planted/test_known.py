@@ -11,9 +11,10 @@ from vlmtrace.inputs.batching import one_by_one
 from vlmtrace.models.edges.circuit_run import run_circuits
 from vlmtrace.models.edges.stacks import stacks_of
 from vlmtrace.models.edges.wiring import edges_of
+from vlmtrace.models.known import FILE, known_circuit
 from vlmtrace.training.planted.card import N_PAIRS
 from vlmtrace.training.planted.circuits import AGAINST, blip_plan, llava_plan
-from vlmtrace.training.planted.known import FILE, PLANTED, known_circuit, write_circuit
+from vlmtrace.training.planted.known import PLANTED, write_circuit
 from vlmtrace.training.planted.proof import batches_of_runs, color_pairs
 
 

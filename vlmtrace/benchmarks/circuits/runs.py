@@ -25,9 +25,9 @@ from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.methods.evaluation.answers import evaluate
 from vlmtrace.methods.evaluation.selection import eligible
 from vlmtrace.models import VLM
+from vlmtrace.models.known import KnownCircuit, known_circuit
 from vlmtrace.models.loading import load_model
 from vlmtrace.pipeline.dependencies import code_digest, modules_behind
-from vlmtrace.training.planted.known import KnownCircuit, known_circuit
 from vlmtrace.training.planted.proof import color_pairs
 
 #: These modules register the methods of this package.

@@ -13,7 +13,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.methods.edges.listing import edges
 from vlmtrace.models import VLM
-from vlmtrace.training.planted.known import KnownCircuit
+from vlmtrace.models.known import KnownCircuit
 
 #: What is scored.
 OF = ("edges", "nodes", "heads")

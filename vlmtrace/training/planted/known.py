@@ -1,85 +1,18 @@
-"""circuit.json: a planted circuit as it lies beside a model's weights, by the names that tables of edges use.
-
-    {"kind": "chain",
-     "tells": "…",
-     "architecture": "llava",
-     "nodes": [{"node": "language_model.self_attention.0.3", "name": "finder", "does": "…",
-                "corruptions": ["image"]}, …],
-     "edges": [{"sender": "image", "receiver": "language_model.self_attention.0.3.value", "corruptions": ["image"]}, …],
-     "joint": ["language_model.self_attention.1.2", …]}
-
-`corruptions` are those under which a node or an edge carries another value in the corrupt run. An edge with none says
-where to look, or carries what is the same in both runs: no patch of it alone changes the answer.
-"""
+"""circuit.json as planting writes it beside a model's weights; `vlmtrace.models.known` describes and reads it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import Any
 
 from vlmtrace.core.files import write_atomically
-from vlmtrace.core.paths import MODELS
 from vlmtrace.models.edges.nodes import IMAGE, PROMPT, THE_OUTPUT, Edge, Receiver
+from vlmtrace.models.known import FILE
 from vlmtrace.training.planted.plan import Plan
-
-FILE = "circuit.json"
 
 #: All planted models that come with the project.
 PLANTED = tuple(f"planted-{kind}-{how}" for how in ("llava", "blip") for kind in ("chain", "backup", "against"))
-
-
-class KnownCircuit(NamedTuple):
-    """The circuit of a planted model.
-
-    Attributes:
-        kind: "chain", "backup" or "against"
-        tells: what it is an example of
-        nodes: node, name, does, corruptions (a tuple)
-        edges: sender, receiver, corruptions (a tuple)
-        joint: nodes of which either one is enough
-    """
-
-    kind: str
-    tells: str
-    nodes: pd.DataFrame
-    edges: pd.DataFrame
-    joint: tuple[str, ...]
-
-    def true_nodes(self, corruption: str) -> set[str]:
-        """Nodes that carry something else in the corrupt run.
-
-        Args:
-            corruption: "image" or "text"
-        """
-        return set(self.nodes["node"][[corruption in one for one in self.nodes["corruptions"]]])
-
-    def true_edges(self, corruption: str) -> set[tuple[str, str]]:
-        """Sender and receiver of the edges that carry something else in the corrupt run.
-
-        Args:
-            corruption: "image" or "text"
-        """
-        there = self.edges[[corruption in one for one in self.edges["corruptions"]]]
-        return set(zip(there["sender"], there["receiver"], strict=True))
-
-
-def known_circuit(name: str | Path) -> KnownCircuit:
-    """The circuit of a planted model.
-
-    Args:
-        name: one of `PLANTED`, or a folder
-
-    >>> known_circuit("planted-chain-llava").nodes["name"].tolist()
-    ['finder', 'collector', 'mover', 'clearer', 'comparer']
-    """
-    told = json.loads((MODELS / name / FILE).read_text())
-    nodes, edges = pd.DataFrame(told["nodes"]), pd.DataFrame(told["edges"])
-    for table in (nodes, edges):
-        table["corruptions"] = [tuple(one) for one in table["corruptions"]]
-    return KnownCircuit(told["kind"], told["tells"], nodes, edges, tuple(told["joint"]))
 
 
 def edges_of_plan(plan: Plan) -> list[Edge]:
