@@ -58,6 +58,23 @@ def test_tables_of_unlike_parts_tell_their_rows_apart_and_share_units():
     assert set(arms["parts"]) == {"arms + place"}
 
 
+def test_pairs_of_two_verbs_are_those_of_the_task_in_its_order():
+    chosen, every = mixed_poses(3, verbs=["watching", "holding"]), mixed_poses(40)
+    answers = every[["correct_answer", "incorrect_answer"]].agg(frozenset, axis=1)
+    of_task = every[answers == {"holding", "watching"}]
+    assert len(of_task) and chosen["unit"].tolist()[: len(of_task)] == of_task["unit"].tolist()[: len(chosen)]
+    assert set(chosen["correct_answer"]) | set(chosen["incorrect_answer"]) == {"holding", "watching"}
+
+
+@pytest.mark.parametrize(
+    ("verbs", "said"),
+    [(["running", "holding"], "running"), (["holding"], "two different"), (["holding"] * 2, "two different")],
+)
+def test_verbs_that_make_no_pair_are_refused(verbs, said):
+    with pytest.raises(VlmtraceError, match=said):
+        mixed_poses(2, verbs=verbs)
+
+
 def test_an_unknown_part_is_named():
     with pytest.raises(VlmtraceError, match="feet"):
         mixed_poses(2, parts=["feet"])

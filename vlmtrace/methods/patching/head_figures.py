@@ -102,7 +102,7 @@ def denoising_against_noising(whole_heads: pd.DataFrame) -> Figure:
         axes.plot(ends, ends, color="0.6", linewidth=0.6, linestyle="--", zorder=0)
         n = int(means.loc[means["corruption"] == corruption, "n"].max())
         axes.set_title(f"{corruption} corruption (n = {n} pairs)", loc="left")
-        axes.set_xlabel("denoising: share restored by this head alone")
-    panels[0].set_ylabel("noising: share lost without it")
+        axes.set_xlabel("denoising: share restored by its clean output")
+    panels[0].set_ylabel("noising: share lost with its corrupt output")
     legend_below(figure, panels[0])
     return figure

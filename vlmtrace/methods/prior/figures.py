@@ -58,7 +58,8 @@ def log_odds_bars(means: pd.DataFrame, panels: str = "without") -> Figure:
         axes.set_xlabel("log-odds of the correct answer (logits)")
     columns[0].set_yticks(range(len(categories)), [readable(name) for name in categories])
     columns[0].invert_yaxis()
-    legend_below(figure, columns[0])
+    if means["part"].nunique() > 1:
+        legend_below(figure, columns[0])
     return figure
 
 

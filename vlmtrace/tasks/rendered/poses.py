@@ -9,17 +9,22 @@ from itertools import count, islice
 import pandas as pd
 
 from vlmtrace.core.arguments import Count, Seed, checked
-from vlmtrace.core.errors import one_of
+from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import RAW, relative
 from vlmtrace.tasks.rendered.pairs import SPLITS, VERSION, Pair, sample, write_images
 from vlmtrace.tasks.rendered.svo import POSE_PARTS, SvoScene
+from vlmtrace.tasks.rendered.words import VERBS
 
 TASK = "rendered_svo"
 
 
 @checked
 def mixed_poses(
-    n: Count, parts: Sequence[str] = tuple(POSE_PARTS), seed: Seed = 0, split: str = "test"
+    n: Count,
+    parts: Sequence[str] = tuple(POSE_PARTS),
+    seed: Seed = 0,
+    split: str = "test",
+    verbs: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Render verb pairs of rendered_svo whose clean image takes only some parts of the pose from the correct verb.
 
@@ -32,13 +37,14 @@ def mixed_poses(
             (where it is, and its tilt); "place" (where the actor stands: who watches stands farther away)
         seed: another seed gives other pairs
         split: "train", "validation" or "test"
+        verbs: two verbs: only pairs of these, whichever of them is the correct one; empty: pairs of any verbs
 
     Returns:
         a pairs table of images alone (both prompts are the clean one), with unit, masks of what is asked about,
         subject, object, and parts: the names joined by " + ", or "none"
 
     Raises:
-        VlmtraceError: unknown part or split
+        VlmtraceError: unknown part, split or verb, or other than two verbs
 
     Example:
         >>> from vlmtrace.tasks import mixed_poses
@@ -50,9 +56,17 @@ def mixed_poses(
         one_of(part, POSE_PARTS, "part of a pose")
     mine = [part for part in POSE_PARTS if part in parts]
     one_of(split, SPLITS, "split")
+    for verb in verbs:
+        one_of(verb, VERBS, "verb")
+    if verbs and (isinstance(verbs, str) or len(verbs) != 2 or len(set(verbs)) != 2):
+        raise VlmtraceError(f"verbs is {list(verbs)}: name two different verbs, or none for pairs of any verbs.")
     drawn = ((index, sample(TASK, seed, index, split)) for index in count())
-    verbs = ((index, pair) for index, pair in drawn if pair.category == "verb")
-    return pd.DataFrame([_row(pair, mine, f"{split}-{seed}-{index:05d}") for index, pair in islice(verbs, n)])
+    asked = ((index, pair) for index, pair in drawn if pair.category == "verb" and _is_of(pair, verbs))
+    return pd.DataFrame([_row(pair, mine, f"{split}-{seed}-{index:05d}") for index, pair in islice(asked, n)])
+
+
+def _is_of(pair: Pair, verbs: Sequence[str]) -> bool:
+    return not verbs or set(pair.options) == set(verbs)
 
 
 def _row(pair: Pair, parts: list[str], name: str) -> dict[str, object]:
