@@ -37,13 +37,7 @@ EXECUTED_IN = {
 }
 
 #: Notebooks that leave it to the reader what to try: by a click, or with sentences of his own.
-WITHOUT_EXERCISES = (
-    "00_five_minutes",
-    "09_explorer",
-    "11_language_prior",
-    "12_case_study_verbs",
-    "14_when_methods_disagree",
-)
+WITHOUT_EXERCISES = ("00_five_minutes", "09_explorer", "11_language_prior")
 
 pytestmark = pytest.mark.medium
 

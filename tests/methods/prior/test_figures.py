@@ -22,6 +22,13 @@ def test_parts_are_drawn_at_their_means():
         plots.log_odds_bars(pd.concat([means, means]), panels="model")
 
 
+def test_one_part_needs_no_legend():
+    means = log_odds()
+    assert plots.log_odds_bars(means, panels="model").legends
+    alone = plots.log_odds_bars(means[means["part"] == "log_odds"], panels="model")
+    assert not alone.legends and len(alone.axes[0].containers) == 1
+
+
 def test_heads_are_drawn_where_they_are_and_the_farthest_is_named():
     table = sides()
     figure = plots.head_sides_map(table, n_named=1)
