@@ -7,8 +7,7 @@ from fixtures.views import click
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display import Session
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.methods.edges import EdgeView, image_patch_effects, intervene_on_edges, patch_edges
-from vlmtrace.methods.edges import view as view_module
+from vlmtrace.methods.edges import EdgeView, image_patch_effects, intervene_on_edges, pair_edges, patch_edges
 
 
 @pytest.fixture(scope="module", params=["random_blip", "llava"])
@@ -51,7 +50,7 @@ def test_positions_of_an_edge_are_those_of_patching(view, model, random_pairs):
     for sender, corruption in (("image", "image"), ("prompt", "text"), (own, "image")):
         view.choose(corruption)
         edge = next(e for e in view.effects().itertuples() if str(e.sender).startswith(sender) and e.patching_effect)
-        found = view.by_position(str(edge.sender), str(edge.receiver))
+        found = view.numbers.by_position(str(edge.sender), str(edge.receiver))
         ends = {"senders": [str(edge.sender)], "receivers": [str(edge.receiver)]}
         exact = patch_edges(model, random_pairs.iloc[[0]], corruption, positions="all", **ends)
         assert found["position"].tolist() == exact["position"].tolist(), sender
@@ -90,7 +89,7 @@ def test_an_opened_node_tells_what_it_reads_and_who_reads_it(view):
 @pytest.mark.medium
 def test_a_large_model_computes_what_enters_opened_nodes(model, random_pairs, monkeypatch):
     whole = EdgeView(Session(model, random_pairs)).effects().set_index(["sender", "receiver"])["patching_effect"]
-    monkeypatch.setattr(view_module, "MOST_EDGES", 10)
+    monkeypatch.setattr(pair_edges, "MOST_EDGES", 10)
     view = EdgeView(Session(model, random_pairs))
     assert set(view.effects()["receiver"]) == {"output"}
     node = str(view.effects()["sender"].iloc[-1])
@@ -109,6 +108,47 @@ def test_the_drawn_edges_as_a_circuit(view):
     assert len(set(every)) == len(every) and view.canvas.state["alone"] is not None
     all_edges = click(view, do="choose", n=len(view.effects()))
     assert all_edges["alone"] == pytest.approx(1, abs=1e-4), "all edges are the clean run"
+
+
+def test_words_of_the_question_are_nodes_where_the_other_question_has_others(view, model, random_pairs):
+    state = click(view, do="choose", corruption="text")
+    words = {node["node"]: node for node in state["nodes"] if node["kind"] == "token"}
+    assert words and not any(node["node"] == "prompt" for node in state["nodes"])
+    here, there = random_pairs.iloc[0][["clean_prompt", "corrupt_prompt"]].str.lower()
+    for node in words.values():
+        word, instead = node["text"].strip("Ġ▁").lower(), node["instead"].strip("Ġ▁").lower()
+        assert node["opens"] == "prompt" and word != instead and word in here and instead in there
+    exact = patch_edges(model, random_pairs.iloc[[0]], "text", senders=["prompt"], positions="all")
+    exact = exact.set_index(["position", "receiver"])["patching_effect"]
+    sent = [edge for edge in state["edges"] if edge["sender"].startswith("prompt")]
+    assert sent
+    for edge in sent:
+        at = int(edge["sender"].removeprefix("prompt@"))
+        assert edge["effect"] == pytest.approx(exact[at, edge["receiver"]], abs=1e-4)
+        assert edge["sender_node"] == f"prompt {at}" and edge["sender_node"] in words
+    assert not any(node["kind"] == "token" for node in click(view, do="choose", corruption="image")["nodes"])
+
+
+def test_a_word_is_patched_alone(view):
+    state = click(view, do="choose", corruption="text")
+    edge = next(edge for edge in state["edges"] if edge["sender"].startswith("prompt@"))
+    state = click(view, do="toggle", sender=edge["sender"], receiver=edge["receiver"])
+    assert state["effect"] == pytest.approx(edge["effect"], abs=1e-4), "the graph promised another effect"
+    assert view.table["is_patched"].sum() == 1 and state["places"]["of"] == ["prompt", edge["receiver"]]
+    other = EdgeView(view.session, hidden=True)
+    other.restore(view.settings)
+    assert other.chosen == view.chosen and other.corruption == "text"
+    view.session.choose(view.session.pairs["sample_id"].iloc[1])
+    assert view.chosen == [], "the word of one question lingers on another"
+
+
+def test_all_words_together_are_the_whole_prompt(view, model, random_pairs):
+    view.choose("text")
+    exact = patch_edges(model, random_pairs.iloc[[0]], "text").set_index(["sender", "receiver"])["patching_effect"]
+    whole = view.effects().astype({"sender": str, "receiver": str}).set_index(["sender", "receiver"])["patching_effect"]
+    assert np.allclose(whole.loc[exact.index], exact, atol=1e-4) and len(whole) == len(exact)
+    reads = click(view, do="open", node="prompt")["node"]["readBy"]
+    assert reads[0][2] == pytest.approx(exact["prompt", reads[0][1]], abs=1e-4)
 
 
 def test_what_cannot_be_done_is_said(view):
@@ -198,7 +238,8 @@ def test_an_address_brings_everything_back(view, model, random_pairs):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"edges": "output>image"}, {"edges": "x"}, {"edges": "a>b>c"}, {"n": "-1"}, {"n": "0"}, {"n": "x"},
+    [{"edges": "output>image"}, {"edges": "x"}, {"edges": "a>b>c"}, {"edges": "prompt@9999>output"},
+     {"edges": "prompt@0²>output"}, {"n": "-1"}, {"n": "0"}, {"n": "x"},
      {"patches": "9999"}, {"patches": "²"}, {"scope": "all"}, {"corruption": "sound"}],
 )  # fmt: skip
 def test_an_address_that_means_nothing_changes_nothing(view, settings):
@@ -212,7 +253,7 @@ def test_under_a_node_stands_the_token_that_does_half_of_what_its_strongest_edge
     senders = dict.fromkeys(edge["sender"] for edge in edges if "." in edge["sender"])
     for sender in list(senders)[:6]:
         edge = next(edge for edge in edges if edge["sender"] == sender)
-        found = view.by_position(sender, edge["receiver"])
+        found = view.numbers.by_position(sender, edge["receiver"])
         found = found[~found["token_role"].astype(str).str.startswith("image")].reset_index(drop=True)
         size = found["patching_effect"].abs()
         if len(found) > 1 and size.max() >= abs(edge["effect"]) / 2:
