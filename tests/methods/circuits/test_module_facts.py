@@ -17,7 +17,8 @@ def run(tmp_path):
     (tmp_path / "states").mkdir()
     rows = [
         {"sample_id": f"p{i}", "unit": f"u{i % 2}", "corruption": "image", "direction": way, **PLACE, "layer": layer,
-         "position": at, "token_role": role, "patching_effect": effect * (layer + 1) * (i + 1) * (1 if way == "denoising" else 9)}
+         "position": at, "token_role": role,
+         "patching_effect": effect * (layer + 1) * (i + 1) * (1 if way == "denoising" else 9)}
         for i in range(4) for layer in range(2) for way in ("denoising", "noising")
         for at, role, effect in ((0, "other", 0.1), (1, "other", 0.2), (2, "noun", -0.05))
     ]  # fmt: skip
