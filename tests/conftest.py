@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-pytest_plugins = ["fixtures.shared", "fixtures.model_store", "fixtures.notebook_runs"]
+pytest_plugins = ["fixtures.shared", "fixtures.model_store", "fixtures.notebook_runs", "fixtures.views"]
 
 
 @pytest.fixture(autouse=True)

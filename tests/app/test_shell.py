@@ -196,3 +196,26 @@ def test_what_one_has_asked_goes_along_to_another_model(session, quick, model_st
     session.ask(clean_image=session.example.pair["clean_image"], clean_prompt="is this circle red?")
     shown.open_model(other.model.name)
     assert other.example.name == "own" and other.example.question == "is this circle red?"
+
+
+def test_a_pair_of_ones_own_is_in_no_link_and_is_shown_only_where_it_was_opened(session, quick, random_pairs):
+    shown = app.explorer(session)
+    assert not shown.bar.left_out and not shown.address.own
+    pair = random_pairs.iloc[1][["clean_image", "corrupt_image", "clean_prompt"]].to_dict()
+    session.ask(**pair)
+    shown.open("Quick")
+    shown.views["Quick"].chosen = {"level": "3"}
+    session.select(head_of(session))
+    assert "no images" in shown.bar.left_out
+    sent = str(shown.address)
+    session.choose(random_pairs["sample_id"].iloc[0])
+    assert not shown.bar.left_out
+    assert shown.follow_address(sent) == [] and session.example.name == "own", "it was opened here"
+    there = app.explorer(Session(session.model, random_pairs))
+    for other in ({}, {**pair, "clean_image": pair["corrupt_image"]}):
+        if other:
+            there.session.ask(**other)
+        (said,) = there.follow_address(sent)
+        assert "pair of somebody's own" in said
+        assert there.session.example.name == random_pairs["sample_id"].iloc[0], "another pair of somebody's own"
+        assert there.bar.chosen == "Quick" and there.views["Quick"].chosen == {} and there.session.selected is None

@@ -17,7 +17,7 @@ from vlmtrace.core.errors import VlmtraceError
 IN_APP = "VLMTRACE_APP"
 
 #: Names of what the explorer itself chooses; others are a view's settings.
-OWN_NAMES = ("model", "pair", "view", "select")
+OWN_NAMES = ("model", "pair", "view", "select", "own")
 
 #: A longer address is not read.
 LONGEST = 6000
@@ -35,6 +35,7 @@ class Address(NamedTuple):
         view: its name, see `View.name`; "": the first
         select: what is selected, with its positions behind an @; "": nothing
         settings: of the view, see `View.settings`
+        own: of a pair of somebody's own, whose images are in no address: its `fingerprint`; "": of a pair of the table
     """
 
     model: str = ""
@@ -42,6 +43,7 @@ class Address(NamedTuple):
     view: str = ""
     select: str = ""
     settings: Mapping[str, str] = {}
+    own: str = ""
 
     def __str__(self) -> str:
         """As it stands behind the # of the address."""

@@ -54,7 +54,7 @@ function render({ model, el }) {
   const link = () => `${location.origin}${location.pathname}#${model.get("address")}`;
   function copy() {
     const button = row.querySelector("[data-name=link]"), done = (text) => { button.textContent = text; setTimeout(() => { button.textContent = "copy link"; }, 1500); };
-    navigator.clipboard.writeText(link()).then(() => done("copied"), () => tell(link()));
+    navigator.clipboard.writeText(link()).then(() => { done("copied"); tell(model.get("left_out")); }, () => tell([link(), model.get("left_out")].filter(Boolean).join(" — ")));
   }
   function tell(text) {
     said.replaceChildren();

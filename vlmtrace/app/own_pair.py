@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,23 @@ _OF_CORRUPT = {"image": ("corrupt_image", "corrupt_images"), "prompt": ("corrupt
 def is_own(session: Session, example: Example) -> bool:
     """Whether an example is one of one's own."""
     return session.owns.get(example.name) is example
+
+
+def fingerprint(example: Example) -> str:
+    """A few letters by which a pair of one's own is known again, whatever it is called: of its images and questions.
+
+    Args:
+        example: any
+    """
+
+    def compute() -> str:
+        pair, found = example.frame().iloc[0], hashlib.sha256()
+        for picture in (example.image, example.other_image):
+            found.update(repr(picture.size).encode() + picture.convert("RGB").tobytes())
+        found.update(repr([str(pair["clean_prompt"]), str(pair["corrupt_prompt"])]).encode())
+        return found.hexdigest()[:12]
+
+    return example.keep("fingerprint", compute)
 
 
 def with_image(session: Session, picture: Image.Image, side: str) -> Example:

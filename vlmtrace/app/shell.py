@@ -10,6 +10,7 @@ import ipywidgets
 import pandas as pd
 
 from vlmtrace.app.address import IN_APP, Address, place_and_positions, read_address
+from vlmtrace.app.own_pair import fingerprint, is_own
 from vlmtrace.app.rail import Rail
 from vlmtrace.app.tabs import Bar, Side, declared_cards, declared_views, names_of
 from vlmtrace.core.arguments import checked
@@ -20,6 +21,12 @@ from vlmtrace.models import VLM, bundled_models, load_model
 
 #: What stands at the right while nothing is selected, and while no card shows it.
 NOTHING_SELECTED = "Click a head in any view: it opens here."
+#: What stands beside the copied link, and in the place of the pair where one is opened.
+NOT_IN_LINK = "The link holds no images: whoever opens it is not shown this pair of your own, only which view is open."
+NOT_HERE = (
+    "The link is of a pair of somebody's own, whose images are not in a link, so a pair of the table stands here: open "
+    "those images at the left."
+)
 NO_CARD = "There is no card of this kind of place: the view in the middle shows it."
 
 
@@ -181,11 +188,14 @@ class Explorer:
             view.name if view else "",
             f"{selected.label}{at}" if selected else "",
             view.settings if view else {},
+            fingerprint(self.session.example) if is_own(self.session, self.session.example) else "",
         )
 
     def _write_address(self) -> None:
         if not self._is_following:
-            self.bar.address = str(self.address)
+            found = self.address
+            self.bar.left_out = NOT_IN_LINK if found.own else ""
+            self.bar.address = str(found)
 
     @checked
     def follow_address(self, text: str) -> list[str]:
@@ -213,6 +223,12 @@ class Explorer:
                 troubles.append(str(error))
             if asked.model and asked.model != self.session.model.name:
                 attempt(lambda: self._to_model(asked.model))
+            if asked.own and not self._has_own(asked):
+                troubles.append(NOT_HERE)
+                # What was chosen there is of that pair.
+                asked = asked._replace(pair="", select="", settings={})
+                if is_own(self.session, self.session.example):
+                    self.session.choose(str(self.session.pairs["sample_id"].iloc[0]))
             if asked.pair and asked.pair != self.session.example.name:
                 attempt(lambda: self.session.choose(asked.pair))
             titles = {view.name: title for title, view in self.views.items()}
@@ -232,6 +248,11 @@ class Explorer:
             self._is_following = False
         self._write_address()
         return troubles
+
+    def _has_own(self, asked: Address) -> bool:
+        """Whether an address is of a pair that was opened here: one of the same name may have other images."""
+        own = self.session.owns.get(asked.pair)
+        return own is not None and fingerprint(own) == asked.own
 
     def _receive(self, _widget: Any, message: Any, _buffers: Any) -> None:
         match message:

@@ -43,6 +43,7 @@ class Bar(anywidget.AnyWidget):
         chosen: the title of the one that is open
         address: what is shown, as it stands behind the # of the page's address
         said: a sentence about an address that could not be followed; "": none
+        left_out: a sentence about what of it is in no address; "": nothing
     """
 
     _esm = script(Path(__file__).with_name("bar.js"))
@@ -52,6 +53,7 @@ class Bar(anywidget.AnyWidget):
     chosen = traitlets.Unicode().tag(sync=True)
     address = traitlets.Unicode().tag(sync=True)
     said = traitlets.Unicode().tag(sync=True)
+    left_out = traitlets.Unicode().tag(sync=True)
 
 
 class Side(anywidget.AnyWidget):

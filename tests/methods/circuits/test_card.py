@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from fixtures.views import shown
 
 import vlmtrace as vt
 from vlmtrace.display import Session
@@ -13,19 +14,12 @@ from vlmtrace.methods.circuits.card import HeadCard
 from vlmtrace.methods.patching import Patch, ablate, intervene, patch_whole_heads
 
 
-@pytest.fixture(scope="module", params=["random_blip", "llava"])
-def model(request, model_store):
-    return model_store.shared(request.param)
-
-
 @pytest.fixture
-def card(model, random_pairs):
-    session = Session(model, random_pairs)
-    block = model.head_block
+def card(view_model, random_pairs):
+    session = Session(view_model, random_pairs)
+    block = view_model.head_block
     session.select(f"{block.name}.{block.head_modules[-1]}.1.2")
-    made = HeadCard(session)
-    assert not made.frame.error, made.frame.error
-    return made
+    return shown(HeadCard(session))
 
 
 def patch(card):
@@ -33,9 +27,11 @@ def patch(card):
     return Patch(chosen.block, chosen.module, chosen.layer, None, (chosen.head,))
 
 
-def test_attention_is_the_models_own(card, model, random_pairs):
+def test_attention_is_the_models_own(card, view_model, random_pairs):
     found, chosen = card.found, card.session.selected
-    own = model.attention(run_inputs(model, random_pairs.iloc[[0]], "clean"), chosen.block, chosen.module)[1, 0, 2]
+    own = view_model.attention(run_inputs(view_model, random_pairs.iloc[[0]], "clean"), chosen.block, chosen.module)[
+        1, 0, 2
+    ]
     assert np.array_equal(found.weights, own.numpy()[found.queries["position"]])
     assert np.allclose(found.weights.sum(1), 1, atol=1e-5) and len(found.keys) == found.weights.shape[1]
     sent = np.frombuffer(card.canvas.weights, "<f4").reshape(found.weights.shape)
@@ -51,25 +47,25 @@ def test_a_decoder_looks_at_the_text_and_at_no_image(model_store, random_pairs):
     assert card.found.keys["token"].tolist() == session.example.tokens("text_encoder")["token"].tolist()
 
 
-def test_effects_are_those_of_the_interventions(card, model, random_pairs):
+def test_effects_are_those_of_the_interventions(card, view_model, random_pairs):
     pair = random_pairs.iloc[0]
     for way, effect in card.canvas.numbers["effects"].items():
-        alone = intervene(model, pair, [patch(card)], direction=way)
+        alone = intervene(view_model, pair, [patch(card)], direction=way)
         assert effect == pytest.approx(alone.patching_effect, abs=1e-4), way
 
 
-def test_the_rank_is_that_of_whole_heads(card, model, random_pairs):
-    whole = patch_whole_heads(model, random_pairs.iloc[[0]])
+def test_the_rank_is_that_of_whole_heads(card, view_model, random_pairs):
+    whole = patch_whole_heads(view_model, random_pairs.iloc[[0]])
     whole = whole[(whole["module"] == patch(card).module) & (whole["block"] == patch(card).block)]
     rank = whole["patching_effect"].abs().rank(ascending=False, method="min")
     mine = rank[(whole["layer"] == 1) & (whole["head"] == 2)]
     assert card.canvas.numbers["rank"] == mine.iloc[0] and card.canvas.numbers["nHeads"] == len(whole)
 
 
-def test_knocked_out_is_zero_ablation(card, model, random_pairs):
+def test_knocked_out_is_zero_ablation(card, view_model, random_pairs):
     card._receive(None, {"do": "knock out"}, [])
     assert not card.frame.error, card.frame.error
-    row = ablate(model, random_pairs.iloc[[0]], [patch(card)], method="zero").iloc[0]
+    row = ablate(view_model, random_pairs.iloc[[0]], [patch(card)], method="zero").iloc[0]
     found = card.canvas.numbers["knockedOut"]
     assert found["after"] - found["before"] == pytest.approx(row["logit_diff"], abs=1e-5)
     assert found["effect"] == pytest.approx(row["patching_effect"], abs=1e-5)
@@ -111,10 +107,10 @@ def test_alone_it_says_that_there_is_no_other_view(card):
     assert "There is no view Patch beside this card" in card.frame.error
 
 
-def test_without_a_second_run_attention_is_shown_and_effects_are_refused(model, random_pairs):
-    session = Session(model, random_pairs)
+def test_without_a_second_run_attention_is_shown_and_effects_are_refused(view_model, random_pairs):
+    session = Session(view_model, random_pairs)
     session.ask(clean_image=random_pairs["clean_image"].iloc[0], clean_prompt=random_pairs["clean_prompt"].iloc[0])
-    block = model.head_block
+    block = view_model.head_block
     session.select(f"{block.name}.{block.head_modules[-1]}.0.0")
     card = HeadCard(session)
     assert not card.frame.error and card.found is not None
@@ -139,8 +135,8 @@ def test_the_run_is_looked_up(card, tmp_path):
     ]  # fmt: skip
 
 
-def test_the_code_gives_the_numbers(card, model, monkeypatch):
-    monkeypatch.setattr(vt, "load_model", lambda name: model)
+def test_the_code_gives_the_numbers(card, view_model, monkeypatch):
+    monkeypatch.setattr(vt, "load_model", lambda name: view_model)
     card.knock_out()
     names: dict = {}
     exec(card.code(), names)

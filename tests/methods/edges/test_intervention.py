@@ -51,7 +51,33 @@ def test_none_leaves_the_corrupt_run_and_all_give_the_clean_one(name, model_stor
         assert shares["patched"] == pytest.approx(shares[run], abs=1e-5)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_word_alone_is_what_patching_it_gives(name, model_store, random_pairs, pair):
+    model = model_store.shared(name)
+    effects = patch_edges(model, random_pairs.iloc[[0]], "text", senders=["prompt"], positions="all")
+    effects = effects.loc[effects["logit_diff"].abs().nlargest(8).index]
+    assert effects["logit_diff"].abs().min() > 1e-4, "no word of the other question does anything"
+    for row in effects.itertuples():
+        outcome = intervene_on_edges(model, pair, [(f"prompt@{row.position}", str(row.receiver))], "text")
+        found = outcome.logit_diff() - outcome.logit_diff("corrupt")
+        assert found == pytest.approx(row.logit_diff, abs=1e-4), f"{row.token} → {row.receiver}"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_all_words_are_the_whole_prompt(name, model_store, pair):
+    model = model_store.shared(name)
+    receiver = next(str(row.receiver) for row in edges(model).itertuples() if row.sender == "prompt")
+    whole = intervene_on_edges(model, pair, [("prompt", receiver)], "text").logit_diff()
+    every = patch_edges(model, pair.to_frame().T, "text", ["prompt"], [receiver], positions="all")["position"]
+    words = [(f"prompt@{position}", receiver) for position in every]
+    assert intervene_on_edges(model, pair, words, "text").logit_diff() == pytest.approx(whole, abs=1e-4)
+    both = intervene_on_edges(model, pair, [words[0], ("prompt", receiver)], "text")
+    assert both.logit_diff() == pytest.approx(whole, abs=1e-6), "a word takes the rest of the prompt away"
+
+
 def test_what_is_no_edge_is_refused(model_store, pair):
     model = model_store.shared("random_blip")
+    with pytest.raises(VlmtraceError, match=r"The prompt has no position 99: choose one below [0-9]+\."):
+        intervene_on_edges(model, pair, [("prompt@99", "text_encoder.mlp.0")], "text")
     with pytest.raises(VlmtraceError, match=r"has no edge from 'output' to 'image': vt\.edges\(model\) lists them"):
         intervene_on_edges(model, pair, [("output", "image")])

@@ -2,42 +2,34 @@
 
 import numpy as np
 import pytest
-from fixtures.views import click
+from fixtures.views import click, shown
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display import Session
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.methods.edges import EdgeView, image_patch_effects, intervene_on_edges, patch_edges
-from vlmtrace.methods.edges import view as view_module
-
-
-@pytest.fixture(scope="module", params=["random_blip", "llava"])
-def model(request, model_store):
-    return model_store.shared(request.param)
+from vlmtrace.methods.edges import EdgeView, image_patch_effects, intervene_on_edges, pair_edges, patch_edges
 
 
 @pytest.fixture
-def view(model, random_pairs):
-    made = EdgeView(Session(model, random_pairs))
-    assert not made.frame.error, made.frame.error
-    return made
+def view(view_model, random_pairs):
+    return shown(EdgeView(Session(view_model, random_pairs)))
 
 
-def test_what_is_drawn_is_what_patching_gives(view, model, random_pairs):
-    exact = patch_edges(model, random_pairs.iloc[[0]]).set_index(["sender", "receiver"])["patching_effect"]
+def test_what_is_drawn_is_what_patching_gives(view, view_model, random_pairs):
+    exact = patch_edges(view_model, random_pairs.iloc[[0]]).set_index(["sender", "receiver"])["patching_effect"]
     assert len(view.canvas.state["edges"]) == view.n == 30
     for edge in view.canvas.state["edges"]:
         assert edge["effect"] == pytest.approx(exact[edge["sender"], edge["receiver"]], abs=1e-4)
     assert abs(view.canvas.state["edges"][0]["effect"]) == pytest.approx(exact.abs().max(), abs=1e-4)
 
 
-def test_a_click_on_an_edge_patches_it_and_another_takes_it_back(view, model):
+def test_a_click_on_an_edge_patches_it_and_another_takes_it_back(view, view_model):
     first, second = view.canvas.state["edges"][:2]
     state = click(view, do="toggle", sender=first["sender"], receiver=first["receiver"])
     assert state["effect"] == pytest.approx(first["effect"], abs=1e-4), "the graph promised another effect"
     state = click(view, do="toggle", sender=second["sender"], receiver=second["receiver"])
     both = [(edge["sender"], edge["receiver"]) for edge in (first, second)]
-    together = intervene_on_edges(model, view.example.frame().iloc[0], both)
+    together = intervene_on_edges(view_model, view.example.frame().iloc[0], both)
     assert state["effect"] == pytest.approx(together.patching_effect, abs=1e-5)
     assert view.table["is_patched"].sum() == 2
     click(view, do="toggle", sender=first["sender"], receiver=first["receiver"])
@@ -46,24 +38,24 @@ def test_a_click_on_an_edge_patches_it_and_another_takes_it_back(view, model):
 
 
 @pytest.mark.medium
-def test_positions_of_an_edge_are_those_of_patching(view, model, random_pairs):
+def test_positions_of_an_edge_are_those_of_patching(view, view_model, random_pairs):
     own = view.session.model.head_block.name
     for sender, corruption in (("image", "image"), ("prompt", "text"), (own, "image")):
         view.choose(corruption)
         edge = next(e for e in view.effects().itertuples() if str(e.sender).startswith(sender) and e.patching_effect)
-        found = view.by_position(str(edge.sender), str(edge.receiver))
+        found = view.numbers.by_position(str(edge.sender), str(edge.receiver))
         ends = {"senders": [str(edge.sender)], "receivers": [str(edge.receiver)]}
-        exact = patch_edges(model, random_pairs.iloc[[0]], corruption, positions="all", **ends)
+        exact = patch_edges(view_model, random_pairs.iloc[[0]], corruption, positions="all", **ends)
         assert found["position"].tolist() == exact["position"].tolist(), sender
         assert found["token"].tolist() == exact["token"].tolist()
         assert np.allclose(found["patching_effect"], exact["patching_effect"], atol=1e-4)
 
 
-def test_an_opened_head_shows_the_models_own_attention(view, model):
-    block = model.head_block
+def test_an_opened_head_shows_the_models_own_attention(view, view_model):
+    block = view_model.head_block
     module = block.head_modules[-1]
     state = click(view, do="open", node=f"{block.name}.{module}.1.2", query=3)
-    own = model.attention(run_inputs(model, view.example.frame(), "clean"), block.name, module)[1, 0, 2, 3]
+    own = view_model.attention(run_inputs(view_model, view.example.frame(), "clean"), block.name, module)[1, 0, 2, 3]
     attention = state["node"]["attention"]
     shown = sum(share for _, share in attention["words"]) + sum(attention["patches"])
     assert shown == pytest.approx(float(own.sum()), abs=1e-5), "every key is a word or a patch"
@@ -88,10 +80,10 @@ def test_an_opened_node_tells_what_it_reads_and_who_reads_it(view):
 
 
 @pytest.mark.medium
-def test_a_large_model_computes_what_enters_opened_nodes(model, random_pairs, monkeypatch):
-    whole = EdgeView(Session(model, random_pairs)).effects().set_index(["sender", "receiver"])["patching_effect"]
-    monkeypatch.setattr(view_module, "MOST_EDGES", 10)
-    view = EdgeView(Session(model, random_pairs))
+def test_a_large_model_computes_what_enters_opened_nodes(view_model, random_pairs, monkeypatch):
+    whole = EdgeView(Session(view_model, random_pairs)).effects().set_index(["sender", "receiver"])["patching_effect"]
+    monkeypatch.setattr(pair_edges, "MOST_EDGES", 10)
+    view = EdgeView(Session(view_model, random_pairs))
     assert set(view.effects()["receiver"]) == {"output"}
     node = str(view.effects()["sender"].iloc[-1])
     click(view, do="open", node=node)
@@ -111,6 +103,47 @@ def test_the_drawn_edges_as_a_circuit(view):
     assert all_edges["alone"] == pytest.approx(1, abs=1e-4), "all edges are the clean run"
 
 
+def test_words_of_the_question_are_nodes_where_the_other_question_has_others(view, view_model, random_pairs):
+    state = click(view, do="choose", corruption="text")
+    words = {node["node"]: node for node in state["nodes"] if node["kind"] == "token"}
+    assert words and not any(node["node"] == "prompt" for node in state["nodes"])
+    here, there = random_pairs.iloc[0][["clean_prompt", "corrupt_prompt"]].str.lower()
+    for node in words.values():
+        word, instead = node["text"].strip("Ġ▁").lower(), node["instead"].strip("Ġ▁").lower()
+        assert node["opens"] == "prompt" and word != instead and word in here and instead in there
+    exact = patch_edges(view_model, random_pairs.iloc[[0]], "text", senders=["prompt"], positions="all")
+    exact = exact.set_index(["position", "receiver"])["patching_effect"]
+    sent = [edge for edge in state["edges"] if edge["sender"].startswith("prompt")]
+    assert sent
+    for edge in sent:
+        at = int(edge["sender"].removeprefix("prompt@"))
+        assert edge["effect"] == pytest.approx(exact[at, edge["receiver"]], abs=1e-4)
+        assert edge["sender_node"] == f"prompt {at}" and edge["sender_node"] in words
+    assert not any(node["kind"] == "token" for node in click(view, do="choose", corruption="image")["nodes"])
+
+
+def test_a_word_is_patched_alone(view):
+    state = click(view, do="choose", corruption="text")
+    edge = next(edge for edge in state["edges"] if edge["sender"].startswith("prompt@"))
+    state = click(view, do="toggle", sender=edge["sender"], receiver=edge["receiver"])
+    assert state["effect"] == pytest.approx(edge["effect"], abs=1e-4), "the graph promised another effect"
+    assert view.table["is_patched"].sum() == 1 and state["places"]["of"] == ["prompt", edge["receiver"]]
+    other = EdgeView(view.session, hidden=True)
+    other.restore(view.settings)
+    assert other.chosen == view.chosen and other.corruption == "text"
+    view.session.choose(view.session.pairs["sample_id"].iloc[1])
+    assert view.chosen == [], "the word of one question lingers on another"
+
+
+def test_all_words_together_are_the_whole_prompt(view, view_model, random_pairs):
+    view.choose("text")
+    exact = patch_edges(view_model, random_pairs.iloc[[0]], "text").set_index(["sender", "receiver"])["patching_effect"]
+    whole = view.effects().astype({"sender": str, "receiver": str}).set_index(["sender", "receiver"])["patching_effect"]
+    assert np.allclose(whole.loc[exact.index], exact, atol=1e-4) and len(whole) == len(exact)
+    reads = click(view, do="open", node="prompt")["node"]["readBy"]
+    assert reads[0][2] == pytest.approx(exact["prompt", reads[0][1]], abs=1e-4)
+
+
 def test_what_cannot_be_done_is_said(view):
     before = view.canvas.state
     view._receive(None, {"do": "toggle", "sender": "output", "receiver": "image"}, [])
@@ -120,12 +153,12 @@ def test_what_cannot_be_done_is_said(view):
     assert click(view, do="choose", corruption="text")["corruption"] == "text" != before["corruption"]
 
 
-def test_the_code_gives_what_the_view_shows(view, model, monkeypatch):
+def test_the_code_gives_what_the_view_shows(view, view_model, monkeypatch):
     edge = view.canvas.state["edges"][0]
     click(view, do="toggle", sender=edge["sender"], receiver=edge["receiver"])
     import vlmtrace as vt
 
-    monkeypatch.setattr(vt, "load_model", lambda name: model)
+    monkeypatch.setattr(vt, "load_model", lambda name: view_model)
     names: dict = {}
     exec(view.code(), names)
     assert names["outcome"].patching_effect == pytest.approx(view.outcome.patching_effect, abs=1e-6)
@@ -152,13 +185,15 @@ def test_the_other_question_has_no_patches(view):
     assert "do nothing to the other question" in view.frame.error and view.patches == []
 
 
-def test_where_drawn_heads_look_is_sent_for_hovering(view, model):
+def test_where_drawn_heads_look_is_sent_for_hovering(view, view_model):
     attention = view.canvas.state["attention"]
     heads = [node["node"] for node in view.canvas.state["nodes"] if node["kind"] == "head"]
     assert set(attention) == set(heads)
     label = heads[0]
     block, module, layer, head = label.split(".")
-    own = model.attention(run_inputs(model, view.example.frame(), "clean"), block, module)[int(layer), 0, int(head)]
+    own = view_model.attention(run_inputs(view_model, view.example.frame(), "clean"), block, module)[
+        int(layer), 0, int(head)
+    ]
     text = ~view.example.image_positions(block)[: len(own)]
     mean = own.numpy()[text].mean(0)
     sent = attention[label]["patches"] + [share for _, share in attention[label]["words"]]
@@ -166,10 +201,12 @@ def test_where_drawn_heads_look_is_sent_for_hovering(view, model):
 
 
 @pytest.mark.medium
-def test_means_over_pairs_take_the_place_of_this_pairs_effects(view, model, random_pairs):
+def test_means_over_pairs_take_the_place_of_this_pairs_effects(view, view_model, random_pairs):
     one = view.canvas.state["edges"][0]["effect"]
     state = click(view, do="choose", scope="run")
-    exact = patch_edges(model, random_pairs.head(4)).groupby(["sender", "receiver"], observed=True)["patching_effect"]
+    exact = patch_edges(view_model, random_pairs.head(4)).groupby(["sender", "receiver"], observed=True)[
+        "patching_effect"
+    ]
     edge = state["edges"][0]
     assert edge["effect"] == pytest.approx(exact.mean()[edge["sender"], edge["receiver"]], abs=1e-4)
     assert "mean over the first" in state["source"] and view.figure().axes
@@ -182,12 +219,12 @@ def test_opening_a_head_selects_it(view):
     assert view.session.selected.label == node
 
 
-def test_an_address_brings_everything_back(view, model, random_pairs):
+def test_an_address_brings_everything_back(view, view_model, random_pairs):
     assert view.settings == {}
     edge = view.canvas.state["edges"][1]
     click(view, do="toggle", sender=edge["sender"], receiver=edge["receiver"])
     click(view, do="patch image", patches=[1, 2])
-    other = EdgeView(Session(model, random_pairs), hidden=True)
+    other = EdgeView(Session(view_model, random_pairs), hidden=True)
     other.restore(view.settings)
     other.show()
     assert other.chosen == view.chosen and other.patches == [1, 2]
@@ -198,7 +235,8 @@ def test_an_address_brings_everything_back(view, model, random_pairs):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"edges": "output>image"}, {"edges": "x"}, {"edges": "a>b>c"}, {"n": "-1"}, {"n": "0"}, {"n": "x"},
+    [{"edges": "output>image"}, {"edges": "x"}, {"edges": "a>b>c"}, {"edges": "prompt@9999>output"},
+     {"edges": "prompt@0²>output"}, {"n": "-1"}, {"n": "0"}, {"n": "x"},
      {"patches": "9999"}, {"patches": "²"}, {"scope": "all"}, {"corruption": "sound"}],
 )  # fmt: skip
 def test_an_address_that_means_nothing_changes_nothing(view, settings):
@@ -212,7 +250,7 @@ def test_under_a_node_stands_the_token_that_does_half_of_what_its_strongest_edge
     senders = dict.fromkeys(edge["sender"] for edge in edges if "." in edge["sender"])
     for sender in list(senders)[:6]:
         edge = next(edge for edge in edges if edge["sender"] == sender)
-        found = view.by_position(sender, edge["receiver"])
+        found = view.numbers.by_position(sender, edge["receiver"])
         found = found[~found["token_role"].astype(str).str.startswith("image")].reset_index(drop=True)
         size = found["patching_effect"].abs()
         if len(found) > 1 and size.max() >= abs(edge["effect"]) / 2:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pandas as pd
 import pytest
+from fixtures.views import shown
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
@@ -12,16 +13,9 @@ from vlmtrace.methods.explanation import view as view_module
 from vlmtrace.methods.explanation.view import CausalView
 
 
-@pytest.fixture(scope="module", params=["random_blip", "llava"])
-def model(request, model_store):
-    return model_store.shared(request.param)
-
-
 @pytest.fixture
-def view(model, random_pairs):
-    made = CausalView(Session(model, random_pairs))
-    assert not made.frame.error, made.frame.error
-    return made
+def view(view_model, random_pairs):
+    return shown(CausalView(Session(view_model, random_pairs)))
 
 
 def test_nothing_is_computed_before_it_is_asked(view, monkeypatch):
@@ -43,8 +37,8 @@ def test_what_was_computed_is_there_when_one_comes_back(view, random_pairs, monk
 
 
 @pytest.mark.medium
-def test_the_causal_graph_is_what_its_code_gives(view, model, monkeypatch):
-    monkeypatch.setattr(vt, "load_model", lambda name: model)
+def test_the_causal_graph_is_what_its_code_gives(view, view_model, monkeypatch):
+    monkeypatch.setattr(vt, "load_model", lambda name: view_model)
     view.compute()
     names: dict = {}
     exec(view.code(), names)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.views import click
+from fixtures.views import click, shown
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
@@ -13,28 +13,21 @@ from vlmtrace.methods.patching.in_address import from_address, in_address
 from vlmtrace.methods.patching.transfer import carried
 
 
-@pytest.fixture(scope="module", params=["random_blip", "llava"])
-def model(request, model_store):
-    return model_store.shared(request.param)
-
-
 @pytest.fixture
-def view(model, random_pairs):
-    made = Patching(Session(model, random_pairs))
-    assert not made.frame.error, made.frame.error
-    return made
+def view(view_model, random_pairs):
+    return shown(Patching(Session(view_model, random_pairs)))
 
 
 def head(view, layer=1, number=2, positions=None):
     return Patch(*view.place, layer, positions, (number,))
 
 
-def test_noising_patches_the_clean_run(view, model, random_pairs):
+def test_noising_patches_the_clean_run(view, view_model, random_pairs):
     pair = random_pairs.iloc[0]
     view.toggle(head(view))
     denoised = view.outcome.patching_effect
     state = click(view, do="choose", direction="noising")
-    alone = intervene(model, pair, view.patches, direction="noising")
+    alone = intervene(view_model, pair, view.patches, direction="noising")
     assert state["effect"] == pytest.approx(alone.patching_effect, abs=1e-5)
     assert state["direction"] == "noising" and state["effect"] != pytest.approx(denoised, abs=1e-6)
     clean, corrupt, patched = (state["logitDiff"][run] for run in ("clean", "corrupt", "patched"))
@@ -44,10 +37,10 @@ def test_noising_patches_the_clean_run(view, model, random_pairs):
     ), "the map is of another direction than the patch"
 
 
-def test_the_map_of_noising_is_the_sweeps(view, model, random_pairs):
+def test_the_map_of_noising_is_the_sweeps(view, view_model, random_pairs):
     click(view, do="choose", direction="noising")
     click(view, do="at", positions=[3])
-    swept = patch_heads(model, random_pairs.iloc[[0]], direction="noising")
+    swept = patch_heads(view_model, random_pairs.iloc[[0]], direction="noising")
     swept = swept[(swept["position"] == 3) & (swept["module"] == view.place[1])]
     found = view.head_effects().merge(swept, on=["layer", "head"])
     assert len(found) and np.allclose(found["patching_effect_x"], found["patching_effect_y"], atol=1e-4)
@@ -61,19 +54,19 @@ def test_patches_never_linger_on_another_pair(view, random_pairs):
     assert view.canvas.state["away"] == {"name": random_pairs["sample_id"].iloc[0], "n": 1}
 
 
-def test_patches_that_were_put_away_are_carried_over_on_demand(view, model, random_pairs):
+def test_patches_that_were_put_away_are_carried_over_on_demand(view, view_model, random_pairs):
     view.toggle(head(view))
     there = view.outcome.patching_effect
     view.session.choose(random_pairs["sample_id"].iloc[1])
     state = click(view, do="carry")
     assert state["carried"]["effect"] == pytest.approx(there) and state["away"] is None
-    here = intervene(model, random_pairs.iloc[1], [head(view)], corruption=view.corruption)
+    here = intervene(view_model, random_pairs.iloc[1], [head(view)], corruption=view.corruption)
     assert state["effect"] == pytest.approx(here.patching_effect, abs=1e-5)
     click(view, do="undo")
     assert view.patches == []
 
 
-def test_kept_patches_come_along(view, model, random_pairs):
+def test_kept_patches_come_along(view, view_model, random_pairs):
     click(view, do="keep", on=True)
     view.toggle(head(view))
     view.session.choose(random_pairs["sample_id"].iloc[1])
@@ -107,8 +100,8 @@ def test_the_waterfall_ends_where_the_intervention_does(view):
     assert view.canvas.state["waterfall"] == []
 
 
-def test_code_gives_the_numbers_of_both_directions(view, model, monkeypatch):
-    monkeypatch.setattr(vt, "load_model", lambda name: model)
+def test_code_gives_the_numbers_of_both_directions(view, view_model, monkeypatch):
+    monkeypatch.setattr(vt, "load_model", lambda name: view_model)
     view.toggle(head(view))
     view.toggle(head(view, 0, 1, (2,)))
     for direction in ("denoising", "noising"):
@@ -138,13 +131,13 @@ def test_the_gauge_is_told_where_the_answer_stands_between_both_runs(view):
     assert view.session.patched is None
 
 
-def test_an_address_brings_everything_back(view, model, random_pairs):
+def test_an_address_brings_everything_back(view, view_model, random_pairs):
     assert view.settings == {}
     patches = [head(view), head(view, 0, 1, (2, 3)), Patch(view.place[0], "mlp", 1, (4,))]
     for patch in patches:
         view.toggle(patch)
     view.choose(direction="noising")
-    other = Patching(Session(model, random_pairs), hidden=True)
+    other = Patching(Session(view_model, random_pairs), hidden=True)
     other.restore(view.settings)
     other.show()
     assert other.patches == patches and other.direction == "noising"

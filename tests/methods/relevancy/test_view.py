@@ -8,13 +8,8 @@ from vlmtrace.display import Session
 from vlmtrace.methods.relevancy import RelevancyView, deletion_curve
 
 
-@pytest.fixture(scope="module", params=["random_blip", "llava"])
-def model(request, model_store):
-    return model_store.shared(request.param)
-
-
-def test_the_curve_is_of_the_two_options(model, random_pairs):
-    view = RelevancyView(Session(model, random_pairs))
+def test_the_curve_is_of_the_two_options(view_model, random_pairs):
+    view = RelevancyView(Session(view_model, random_pairs))
     assert not view.frame.error, view.frame.error
     sent = view.canvas.curve
     runs = view.example.runs("image")
@@ -24,24 +19,24 @@ def test_the_curve_is_of_the_two_options(model, random_pairs):
     assert sent["by"] == "those of the other image" and sent["half"] == sent["half"]
 
 
-def test_the_code_gives_the_curve(model, random_pairs, monkeypatch):
-    monkeypatch.setattr(vt, "load_model", lambda name: model)
-    view = RelevancyView(Session(model, random_pairs))
+def test_the_code_gives_the_curve(view_model, random_pairs, monkeypatch):
+    monkeypatch.setattr(vt, "load_model", lambda name: view_model)
+    view = RelevancyView(Session(view_model, random_pairs))
     names: dict = {}
     exec(view.code(), names)
     pd.testing.assert_frame_equal(names["curve"], view.curve)
 
 
-def test_an_image_alone_has_a_curve_too(model, random_pairs):
-    session = Session(model, random_pairs)
+def test_an_image_alone_has_a_curve_too(view_model, random_pairs):
+    session = Session(view_model, random_pairs)
     session.ask(clean_image=random_pairs["clean_image"].iloc[0], clean_prompt=random_pairs["clean_prompt"].iloc[0])
     view = RelevancyView(session)
     assert not view.frame.error and view.canvas.curve["by"] == "their mean"
 
 
-def test_what_has_no_curve_is_said_and_the_maps_are_drawn(model, random_pairs, monkeypatch):
-    view = RelevancyView(Session(model, random_pairs), hidden=True)
-    monkeypatch.setattr(type(model), "injects_image_features_later", True)
+def test_what_has_no_curve_is_said_and_the_maps_are_drawn(view_model, random_pairs, monkeypatch):
+    view = RelevancyView(Session(view_model, random_pairs), hidden=True)
+    monkeypatch.setattr(type(view_model), "injects_image_features_later", True)
     view.show()
     assert not view.frame.error and view.canvas.state["maps"]
     assert "there is no deletion curve" in view.canvas.curve["refused"] and view.curve is None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,18 +60,9 @@ def run_facts(run: Path | None, model: str, head: tuple[str, str, int, int], n_p
         VlmtraceError: a table cannot be read
     """
     nothing = RunFacts("", *(pd.DataFrame(columns=columns) for columns in (EFFECTS, FUNCTIONS, PAIRS)))
-    if run is not None and not run.is_dir():
-        return nothing._replace(
-            refused=f"There is no run {run.name!r} yet, so nothing is known over many pairs: make all."
-        )
-    if run is None:
-        return nothing._replace(
-            refused="No run is loaded, so nothing is known over many pairs: run make all, then open the explorer with "
-            "that run (RUN=…)."
-        )
-    of = model_of(run)
-    if of not in ("", model):
-        return nothing._replace(refused=f"Run {run.name!r} is of {of}, so it says nothing of heads of {model}.")
+    silent = why_silent(run, model)
+    if run is None or silent:
+        return nothing._replace(refused=silent)
     effects, functions = _effects(run, head), _read(run / "head_functions.parquet", head)
     pairs = _pairs(run, head, n_pairs)
     if effects.empty and functions.empty and pairs.empty:
@@ -78,6 +70,24 @@ def run_facts(run: Path | None, model: str, head: tuple[str, str, int, int], n_p
             refused=f"Run {run.name!r} has no table of this head yet: run notebooks 04 to 06 (make all)."
         )
     return RunFacts("", effects.reindex(columns=EFFECTS), functions.reindex(columns=FUNCTIONS), pairs)
+
+
+def why_silent(run: Path | None, model: str) -> str:
+    """Why a run says nothing of a model, as a sentence; "": it may.
+
+    Args:
+        run: the run's folder; None: there is none
+        model: name of the model
+    """
+    if run is None:
+        return (
+            "No run is loaded, so nothing is known over many pairs: run make all, then open the explorer with that run "
+            "(RUN=…)."
+        )
+    if not run.is_dir():
+        return f"There is no run {run.name!r} yet, so nothing is known over many pairs: make all."
+    of = model_of(run)
+    return "" if of in ("", model) else f"Run {run.name!r} is of {of}, so it says nothing of heads of {model}."
 
 
 def model_of(run: Path) -> str:
@@ -168,9 +178,22 @@ def _is_head(table: pd.DataFrame, head: tuple[str, str, int, int]) -> pd.Series:
 
 def _read(path: Path, head: tuple[str, str, int, int] | None = None) -> pd.DataFrame:
     """A table, or the rows of one head; empty where there is none."""
+    return read_rows(path, {} if head is None else dict(zip(HEAD, head, strict=True)))
+
+
+def read_rows(path: Path, equal: Mapping[str, Any]) -> pd.DataFrame:
+    """Some rows of a table; none where there is no table.
+
+    Args:
+        path: of the table
+        equal: the values that columns have in these rows
+
+    Raises:
+        VlmtraceError: the table cannot be read
+    """
     if not path.is_file():
         return pd.DataFrame()
-    where = None if head is None else [(column, "==", value) for column, value in zip(HEAD, head, strict=True)]
+    where = [(column, "==", value) for column, value in equal.items()] or None
     try:
         return pq.read_table(path, filters=where).to_pandas()
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.example import Example
+from vlmtrace.methods.edges.intervention import word_of
 from vlmtrace.methods.edges.listing import chosen_edges
-from vlmtrace.methods.edges.opened import placed_boxes
+from vlmtrace.methods.edges.opened import placed_boxes, tokens_of
+from vlmtrace.models.edges.nodes import PROMPT
 
 #: An address that names more edges or patches than this is no address of ours.
 MOST_CHOSEN = 200
+
+
+def in_address(n: int, edges: Sequence[tuple[str, str]], patches: Sequence[int]) -> dict[str, str]:
+    """How many edges are drawn, which are patched, and which patches of the image are, as `from_address` reads them.
+
+    Args:
+        n: how many are drawn
+        edges: (sender, receiver)
+        patches: of the image
+    """
+    edges_said = ",".join(">".join(edge) for edge in edges)
+    return {"n": str(n), "edges": edges_said, "patches": ",".join(map(str, patches))}
 
 
 def from_address(example: Example, settings: Mapping[str, str]) -> tuple[int, list[tuple[str, str]], list[int]]:
@@ -34,7 +48,12 @@ def from_address(example: Example, settings: Mapping[str, str]) -> tuple[int, li
     for edge in edges:
         if len(edge) != 2:
             raise VlmtraceError(f"{'>'.join(edge)[:80]!r} names no edge: two nodes, joined by >.")
-        chosen_edges(example.model, [edge[0]], [edge[1]])
+        sender, position = word_of(edge[0])
+        chosen_edges(example.model, [sender], [edge[1]])
+        if position is not None:
+            words = tokens_of(example, PROMPT)["position"].tolist()
+            if position not in words:
+                raise VlmtraceError(f"The prompt has no word at position {position}: choose {words[0]} to {words[-1]}.")
     n_patches = len(placed_boxes(example)[1])
     wrong = [patch for patch in patches if patch >= n_patches]
     if wrong:

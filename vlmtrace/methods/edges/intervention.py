@@ -23,7 +23,7 @@ from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.methods.patching.run_sweep import default_memory, memory_for_states
 from vlmtrace.models import VLM, Readout
 from vlmtrace.models.edges.circuit_run import OF_BASE, OF_RUN, OF_SOURCE, run_circuits
-from vlmtrace.models.edges.nodes import INPUT, Edge
+from vlmtrace.models.edges.nodes import INPUT, PROMPT, Edge, Receiver
 from vlmtrace.models.edges.stacks import stacks_of
 from vlmtrace.models.edges.wiring import edges_of
 
@@ -78,14 +78,15 @@ def intervene_on_edges(
     Args:
         model: BLIP, or decoder-only with the fast sweep
         pair: a row of a pairs table
-        edges: (sender, receiver), named as `vt.edges` lists them; none leaves the corrupt run as it is
+        edges: (sender, receiver), named as `vt.edges` lists them; none leaves the corrupt run as it is. "prompt@5" as
+            sender is the prompt's token at position 5 alone
         corruption: "image" or "text"
 
     Returns:
         what the edges did to the answer
 
     Raises:
-        VlmtraceError: the model has no such edge, or the pair's runs cannot be aligned
+        VlmtraceError: the model has no such edge or the prompt no such position, or the pair's runs cannot be aligned
 
     Example:
         >>> import vlmtrace as vt
@@ -111,23 +112,78 @@ def intervene_on_edges_in(
     Args:
         model: any whose edges are known
         runs: of one pair
-        edges: (sender, receiver)
+        edges: (sender, receiver), see `intervene_on_edges`
         as_circuit: run them as a circuit: they carry what this run gives, the inputs what is clean, and every other
             edge carries what the corrupt run gives
 
     Raises:
-        VlmtraceError: the model has no such edge
+        VlmtraceError: the model has no such edge, or the prompt no such position
     """
     known = edges_of(model)
-    carried = _carried(model, known, set(edges), as_circuit)[None]
+    whole, words = _words_apart(known, edges)
+    carried = _carried(model, known, whole, as_circuit)[None]
     memory = memory_for_states(default_memory(model), runs)
     if runs.whole is None:
-        stacks = stacks_of(model, runs.clean, runs.corrupt, runs.inputs, runs.answer_ids)
-        patched = run_circuits(stacks, known, carried, memory)
+        sides = [stacks_of(model, runs.clean, runs.corrupt, runs.inputs, runs.answer_ids)]
     else:
         sides = [stacks_of(model, side.clean, side.corrupt, side.inputs, side.ids) for side in runs.whole]
-        patched = Readout.of_two(*(run_circuits(stacks, known, carried, memory) for stacks in sides))
+    length = sides[0][0].first + sides[0][0].layers.entering(0).shape[1]
+    wrong = [position for places in words.values() for position in places if position >= length]
+    if wrong:
+        raise VlmtraceError(f"The prompt has no position {wrong[0]}: choose one below {length}.")
+    readouts = [run_circuits(stacks, known, carried, memory, words) for stacks in sides]
+    patched = readouts[0] if runs.whole is None else Readout.of_two(*readouts)
     return EdgeOutcome({"clean": runs.clean_readout, "corrupt": runs.corrupt_readout, "patched": patched})
+
+
+def _words_apart(
+    known: Sequence[Edge], edges: Sequence[tuple[str, str]]
+) -> tuple[set[tuple[str, str]], dict[Receiver, list[int]]]:
+    """The edges without positions, and by receiver the only positions of the prompt that its edge carries."""
+    whole: set[tuple[str, str]] = set()
+    words: dict[str, list[int]] = {}
+    for sender, receiver in edges:
+        node, position = word_of(sender)
+        whole.add((node, receiver))
+        # Where the whole prompt is sent, too, its words add nothing.
+        if position is not None and (node, receiver) not in edges:
+            words.setdefault(receiver, []).append(position)
+    return whole, {edge.receiver: words[edge.receiver.label] for edge in known if edge.receiver.label in words}
+
+
+def word_of(sender: str) -> tuple[str, int | None]:
+    """The sending node, and the position of the prompt that alone is sent.
+
+    Args:
+        sender: a node's name, or of one token "prompt@" and its position
+
+    Returns:
+        the node's name, and the position; None: all
+
+    Example:
+        >>> word_of("prompt@5"), word_of("text_encoder.mlp.2")
+        (('prompt', 5), ('text_encoder.mlp.2', None))
+    """
+    node, at, position = sender.partition("@")
+    # isdecimal alone takes digits of other scripts, too.
+    if node != PROMPT.label or not at or not (position.isascii() and position.isdecimal() and len(position) < 6):
+        return sender, None
+    return node, int(position)
+
+
+def sent_by(senders: pd.Series, positions: pd.Series) -> list[str]:
+    """The names under which `intervene_on_edges` takes nodes, or single tokens of the prompt.
+
+    Args:
+        senders: names of nodes
+        positions: of the prompt's tokens; missing where all positions are sent
+
+    Example:
+        >>> sent_by(pd.Series(["prompt", "image"]), pd.Series([5, None]))
+        ['prompt@5', 'image']
+    """
+    both = zip(senders.astype(str), positions, strict=True)
+    return [sender if pd.isna(position) else f"{sender}@{int(position)}" for sender, position in both]
 
 
 def _carried(model: VLM, known: Sequence[Edge], wanted: set[tuple[str, str]], as_circuit: bool) -> torch.Tensor:

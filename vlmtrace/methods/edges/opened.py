@@ -154,17 +154,15 @@ def attention_of_drawn(example: Example, nodes: pd.DataFrame) -> dict[str, Any]:
     return found
 
 
-def opened_node(example: Example, opened: str, query: int | None, effects: pd.DataFrame) -> dict[str, Any] | None:
+def opened_node(example: Example, opened: str, query: int | None, effects: pd.DataFrame) -> dict[str, Any]:
     """What an opened node reads and who reads it, by effect, and where a head looks.
 
     Args:
         example: of a model whose edges are known
-        opened: the node; "": none
+        opened: the node
         query: the position from which a head looks; None: the mean over all
         effects: of edges, with sender, receiver and patching_effect
     """
-    if not opened:
-        return None
     found: dict[str, Any] = {"name": opened, "query": query, "attention": None, "refused": ""}
     reads = effects["receiver"].astype(str).map(lambda label: place_of(label).node == opened)
     for name, rows in (("reads", effects[reads]), ("readBy", effects[effects["sender"] == opened])):

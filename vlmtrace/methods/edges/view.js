@@ -65,6 +65,9 @@ function build(model, el) {
     const colors = theme(el), focused = svg.contains(document.activeElement) ? document.activeElement.dataset.name : null;
     svg.replaceChildren();
     const at = new Map(s.nodes.map((node) => [node.node, [margin + 20 + node.x * (width - margin - 50), height - 50 - step * node.row]]));
+    const nodes = new Map(s.nodes.map((node) => [node.node, node]));
+    // A word of the question is a node where the other question has another one there.
+    const spoken = ({ text, instead }) => `“${text}”${instead ? ` in place of “${instead}”` : ""}`;
     const most = Math.max(...s.edges.map((edge) => Math.abs(edge.effect)), 1e-9);
     s.rows.forEach((text, row) => {
       const y = height - 50 - step * row;
@@ -80,7 +83,7 @@ function build(model, el) {
       const length = Math.hypot(x2 - cx, y2 - cy) || 1, ux = (x2 - cx) / length, uy = (y2 - cy) / length;
       const [ex, ey] = [x2 - (step > 34 ? 19 : 16) * ux, y2 - (step > 34 ? 19 : 16) * uy], path = `M${x1} ${y1} Q${cx} ${cy} ${ex} ${ey}`;
       const color = edge.effect < 0 ? against(colors.dark) : towards(colors.dark), wide = 0.8 + 6 * (Math.abs(edge.effect) / most);
-      const said = `${name(edge.sender, edge.receiver)}: effect ${signed(edge.effect)}`;
+      const from = nodes.get(edge.sender_node), said = `${name(from.kind === "token" ? spoken(from) : edge.sender, edge.receiver)}: effect ${signed(edge.effect)}`;
       const group = shape("g", svg, {});
       if (isChosen(edge)) shape("path", group, { d: path, fill: "none", stroke: colors.accent, "stroke-width": wide + 7, "stroke-opacity": 0.35 });
       shape("path", group, { d: path, fill: "none", stroke: color, "stroke-width": wide, "stroke-opacity": 0.85, "stroke-dasharray": DASHES[edge.receiver_input] || "none" });
@@ -88,13 +91,13 @@ function build(model, el) {
       shape("path", group, { d: `M${ex + 3 * ux} ${ey + 3 * uy} L${back[0] - tip * 0.6 * uy} ${back[1] + tip * 0.6 * ux} L${back[0] + tip * 0.6 * uy} ${back[1] - tip * 0.6 * ux} Z`, fill: color });
       // A thin line is hard to hit.
       shape("path", group, { d: path, fill: "none", stroke: "transparent", "stroke-width": Math.max(12, wide) });
-      group.dataset.name = `edge ${name(edge.sender, edge.receiver)}`;
+      group.dataset.name = `edge ${name(edge.sender_node, edge.receiver)}`;
       group.setAttribute("aria-pressed", isChosen(edge));
       clickable(group, said, () => toggle(edge.sender, edge.receiver));
       for (const [kind, text] of [["pointerenter", said], ["focus", said], ["pointerleave", ""], ["blur", ""]]) group.addEventListener(kind, () => tell(text));
     }
     for (const node of s.nodes) {
-      const [x, y] = at.get(node.node), opened = s.node && s.node.name === node.node;
+      const [x, y] = at.get(node.node), opened = s.node && s.node.name === node.opens, called = node.kind === "token" ? spoken(node) : node.node;
       const text = node.kind === "output" ? s.answer : node.text, half = node.kind === "head" ? Math.min(15, step / 2 - 1) : Math.max(15, 3.5 * text.length + 5);
       const group = shape("g", svg, {}), look = { fill: colors.dark ? "#222222" : "#ffffff", stroke: opened ? colors.accent : colors.ink, "stroke-width": opened ? 3 : 1 };
       if (node.kind === "image" && picture) {
@@ -108,8 +111,8 @@ function build(model, el) {
       // Under a node the token at which what it sends does most.
       if (s.at[node.node]) shape("text", group, { x, y: y + half + (node.kind === "head" ? 10 : 8), fill: colors.soft, stroke: colors.dark ? "#111111" : "#ffffff", "stroke-width": 3, "paint-order": "stroke", "font-size": 10, "text-anchor": "middle" }).textContent = s.at[node.node];
       group.dataset.name = `node ${node.node}`;
-      clickable(group, `open ${node.node}`, () => open(opened ? "" : node.node));
-      for (const [kind, said] of [["pointerenter", node.node], ["focus", node.node], ["pointerleave", ""], ["blur", ""]]) group.addEventListener(kind, () => { tell(said && `${said}${s.at[said] ? `: does most at “${s.at[said]}”` : ""}${s.attention[said] ? "; where it looks is at the right" : ""}`); lookFrom(said); });
+      clickable(group, `open ${called}`, () => open(opened ? "" : node.opens));
+      for (const [kind, said] of [["pointerenter", node.node], ["focus", node.node], ["pointerleave", ""], ["blur", ""]]) group.addEventListener(kind, () => { tell(said && `${called}${s.at[said] ? `: does most at “${s.at[said]}”` : ""}${s.attention[said] ? "; where it looks is at the right" : ""}`); lookFrom(said); });
     }
     if (focused) svg.querySelector(`[data-name="${CSS.escape(focused)}"]`)?.focus();
   }
@@ -185,7 +188,7 @@ function build(model, el) {
   for (const [sender, receiver] of s.chosen) { const item = make("li", "", list, `${name(sender, receiver)} `); button(item, "×", () => toggle(sender, receiver), "patch this edge no longer"); }
   const clearing = button(results, "clear", () => send({ do: "clear", activity: "clear" }));
   clearing.dataset.name = "clear"; clearing.disabled = !s.chosen.length;
-  make("div", "vt-numbers", results, `The ${s.edges.length} drawn edges as a circuit, all others corrupt: effect ${signed(s.alone)}.`);
+  make("div", "vt-numbers", results, `The ${new Set(s.edges.map((edge) => name(edge.sender, edge.receiver))).size} drawn edges as a circuit, all others corrupt: effect ${signed(s.alone)}.`);
   if (s.places) {
     make("h4", "", results, `Where it acts: ${name(...s.places.of)}`);
     amounts(results, s.places, "effect of one position", tint, signed);

@@ -16,12 +16,13 @@ Shapes: C circuits, R receivers, T positions, D width of the residual stream, O 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from vlmtrace.models.edges.layers import Stream
-from vlmtrace.models.edges.nodes import IMAGE, THE_OUTPUT, Edge, Node, Receiver, inputs_at, nodes_at
+from vlmtrace.models.edges.nodes import IMAGE, PROMPT, THE_OUTPUT, Edge, Node, Receiver, inputs_at, nodes_at
 from vlmtrace.models.edges.stacks import Stack
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.types import Readout
@@ -32,10 +33,16 @@ _Read = dict[str | int, dict[Receiver, Tensor]]
 #: What an edge carries: what its sender gives in the base run, in the very run that goes on, or in the source run.
 OF_BASE, OF_RUN, OF_SOURCE = 0, 1, 2
 
+#: By receiver, the positions of the prompt that its edge carries; those that are not named carry all of it.
+Words = Mapping[Receiver, Sequence[int]]
+NO_WORDS: Words = MappingProxyType({})
+
 
 @torch.no_grad()
 @by_fast_products
-def run_circuits(stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, memory: int) -> Readout:
+def run_circuits(
+    stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, memory: int, words: Words = NO_WORDS
+) -> Readout:
     """Run one pair with each of several circuits.
 
     Args:
@@ -44,12 +51,13 @@ def run_circuits(stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor
         carried: (C, edge) bool, or `OF_BASE`, `OF_RUN` or `OF_SOURCE`: what each edge carries. Edges of input nodes
             carry what the source run has as soon as it is not `OF_BASE`
         memory: bytes that streams may take
+        words: of the prompt's edges that do not carry all of it
 
     Returns:
         Readout (1, C)
     """
     layers = stacks[-1].layers
-    return Readout.cat([layers.read(final) for final in _final_states(stacks, edges, carried, memory)], dim=1)
+    return Readout.cat([layers.read(final) for final in _final_states(stacks, edges, carried, memory, words)], dim=1)
 
 
 @torch.no_grad()
@@ -76,17 +84,19 @@ def divergences(stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor,
     return torch.cat(parts)
 
 
-def _final_states(stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, memory: int) -> Iterator[Tensor]:
+def _final_states(
+    stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, memory: int, words: Words = NO_WORDS
+) -> Iterator[Tensor]:
     """What leaves the last layer (C, T, D), of some circuits after the other."""
     receivers = len({edge.receiver for edge in edges})
     size = max(1, memory // (receivers * max(stack.layers.state_bytes() for stack in stacks)))
     for begin in range(0, len(carried), size):
-        yield _Run(stacks, edges, carried[begin : begin + size]).final()
+        yield _Run(stacks, edges, carried[begin : begin + size], words).final()
 
 
 class _Run:
-    def __init__(self, stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor):
-        self.stacks, self.n = stacks, len(carried)
+    def __init__(self, stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, words: Words):
+        self.stacks, self.n, self.words = stacks, len(carried), words
         device = stacks[0].layers.final().device
         columns = carried.T.to(device, torch.int8)  # (edge, C)
         self._nothing = torch.zeros(self.n, dtype=torch.int8, device=device)
@@ -148,7 +158,7 @@ class _Run:
             for receiver in some
         ]
         waiting += later
-        entering = self._with_inputs(layers.entering(0), stack.inputs, waiting)  # (R, C, T, D)
+        entering = self._with_inputs(layers.entering(0), stack.inputs, waiting, stack.first)  # (R, C, T, D)
         assert entering is not None, "something enters the lowest layer"
         for layer, own in enumerate(by_layer):
             made: dict[str, Tensor] = {}  # by module, what the circuits' runs give: (C, T, O)
@@ -166,7 +176,7 @@ class _Run:
             begin += len(others)
             waiting, entering = waiting[begin:], entering[begin:]
             outputs = {name: self._chosen(stack, name, layer, made[name], waiting) for name in layers.modules}
-            embedded = self._with_inputs(layers.embedded(layer), stack.embedded.get(layer, {}), waiting)
+            embedded = self._with_inputs(layers.embedded(layer), stack.embedded.get(layer, {}), waiting, stack.first)
             left = layers.leave(
                 layer,
                 entering.flatten(0, 1),
@@ -183,14 +193,26 @@ class _Run:
         return torch.stack([self.carried.get(one, {}).get(sender, self._nothing) for one in receivers])
 
     def _with_inputs(
-        self, base: Tensor | None, sent: Mapping[Node, Tensor], receivers: Sequence[Receiver]
+        self, base: Tensor | None, sent: Mapping[Node, Tensor], receivers: Sequence[Receiver], first: int
     ) -> Tensor | None:
         """Rows (1, T, …) of the base run, with those of input nodes as they come to each receiver: (R, C, T, …)."""
         if base is None:
             return None
         found = base[None].repeat(len(receivers), self.n, 1, 1)
         for node, value in sent.items():
-            found += (self._mask(node, receivers) > OF_BASE)[..., None, None] * (value - base)
+            carries = (self._mask(node, receivers) > OF_BASE)[..., None, None]  # (R, C, 1, 1)
+            if node == PROMPT and self.words:
+                carries = carries & self._of_words(receivers, first, base.shape[1]).to(base.device)[:, None, :, None]
+            found += carries * (value - base)
+        return found
+
+    def _of_words(self, receivers: Sequence[Receiver], first: int, length: int) -> Tensor:
+        """Which positions of the prompt each receiver's edge carries, from the first that is computed: (R, T) bool."""
+        found = torch.ones(len(receivers), length, dtype=torch.bool)
+        for row, receiver in zip(found, receivers, strict=True):
+            if receiver in self.words:
+                row[:] = False
+                row[[at - first for at in self.words[receiver] if at >= first]] = True
         return found
 
     def _chosen(self, stack: Stack, module: str, layer: int, made: Tensor, receivers: Sequence[Receiver]) -> Tensor:
