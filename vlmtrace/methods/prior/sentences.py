@@ -58,6 +58,8 @@ def describe_sides(sides: pd.DataFrame) -> str:
     columns = (*HEAD, "image", "image_low", "image_high", "words", "words_low", "words_high", "side")
     check_columns(sides, columns, "sides")
     said = []
+    if sides.empty:
+        return "No head was patched."
     groups = sides.groupby(_model(sides), sort=False) if _model(sides) else [(("",), sides)]
     for (model,), rows in groups:
         counts = [f"{(rows['side'] == side).sum()} {said_of}" for side, said_of in _SIDES.items()]
@@ -72,7 +74,7 @@ def describe_sides(sides: pd.DataFrame) -> str:
                 for side in ("words", "image")
             ]
             said.append(f"Of those that carry the words alone, {name} brings back most: {ends[0]} (image: {ends[1]}).")
-    return "\n".join(said) or "No head was patched."
+    return "\n".join(said)
 
 
 @checked
