@@ -102,6 +102,23 @@ def heads_listed(heads: pd.DataFrame, at_most: int = 4) -> str:
     return f"{readable(heads['module'].iloc[0])} {listed([f'{r.layer}.{r.head}' for r in heads.itertuples()], at_most)}"
 
 
+def amount(value: int, noun: str) -> str:
+    """Write how many of something there are in figures, as beside another number.
+
+    Args:
+        value: how many
+        noun: of one; several have an s
+
+    Returns:
+        the words; `numbers.count` writes small numbers in words
+
+    Example:
+        >>> amount(1, "head"), amount(12052, "edge")
+        ('1 head', '12,052 edges')
+    """
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
 def with_interval(mean: float | None, low: float | None, high: float | None, digits: int = 2, unit: str = "") -> str:
     """Write a mean with its interval, and say where the interval holds 0.
 

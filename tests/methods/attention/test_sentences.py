@@ -14,8 +14,8 @@ def functions():
 def test_heads_are_counted_by_function_and_set_beside_their_effects():
     effects = functions()[["block", "module", "layer", "head"]].assign(mean_effect=[0.3, 0.2, 0.1])
     assert describe_functions(functions(), effects).splitlines() == [
-        "No function: 1 of three heads.",
-        "Object detection: 2 of three heads, cross-attention 2.2 and 2.1.",
+        "No function: 1 of 3 heads.",
+        "Object detection: 2 of 3 heads, cross-attention 2.2 and 2.1.",
         "The head that gives the object most is cross-attention 2.2: 3.0 [2.5, 3.5] times what an even spread would.",
         "Over 3 heads, looking at the object and mean effect have rank correlation −1.00.",
     ]

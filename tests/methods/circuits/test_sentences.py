@@ -9,7 +9,7 @@ from vlmtrace.methods.circuits import circuit_verdicts, describe_circuits, descr
 def test_important_heads_are_counted_and_the_strongest_is_named():
     first = describe_heads(make_heads()).splitlines()[0]
     assert first == (
-        "T, image corruption: 2 of three heads are important, 1 of them against the answer. The strongest is "
+        "T, image corruption: 2 of 3 heads are important, 1 of them against the answer. The strongest is "
         "cross-attention 1.0, 0.50 [0.40, 0.60]; then cross-attention 1.1."
     )
 

@@ -44,7 +44,7 @@ def test_pairs_with_a_small_gap_are_counted():
     said = describe_gaps(evaluated([True] * 4))
     assert said == (
         "Image corruption: the logit difference falls by 10.0 in the median pair (from 5.0 to −5.0); "
-        "in 1 of four pairs by less than 1."
+        "in 1 of 4 pairs by less than 1."
     )
 
 

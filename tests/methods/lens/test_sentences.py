@@ -18,7 +18,7 @@ def test_the_strongest_module_and_heads_are_named():
     assert describe_contributions(contributions()).splitlines() == [
         "The module that adds most is the self-attention of layer 0: 1.50 nats.",
         "The head that adds most is 0.0: 1.00 nats.",
-        "Heads 0.0, 0.1 and 1.0 hold 90 % of all positive contributions of four heads; if all 4 positive ones were "
+        "Heads 0.0, 0.1 and 1.0 hold 90 % of all positive contributions of 4 heads; if all 4 positive ones were "
         "equal, 3 would hold 75 %.",
     ]
     assert describe_contributions(contributions()[:0]) == "No contribution was measured."

@@ -75,6 +75,9 @@ def test_both_directions_are_summed_over_a_block():
         for head, effect in enumerate(effects)
     ]  # fmt: skip
     said = describe_directions(pd.DataFrame(rows))
-    assert "two heads of the text decoder: one by one they restore 0.80 in sum, and 0.40 is lost without them" in said
-    assert "self-attention 0.0 of the text decoder is the one that does most alone" in said
-    assert "it restores 0.50, and without it 0.10 is lost; the difference is 0.40." in said
+    assert (
+        "two heads of the text decoder: what they restore one by one sums to 0.80; what is lost without each, to 0.40."
+        in said
+    )
+    assert "Of 2 heads, self-attention 0.0 of the text decoder restores the most beyond" in said
+    assert "0.50 against 0.10, a difference of 0.40." in said

@@ -6,8 +6,8 @@ import pandas as pd
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import HEAD, check_columns
-from vlmtrace.display.numbers import count, number
-from vlmtrace.display.sentences import heads_listed
+from vlmtrace.display.numbers import number
+from vlmtrace.display.sentences import amount, heads_listed
 from vlmtrace.display.wording import head_name
 
 
@@ -32,7 +32,7 @@ def describe_functions(functions: pd.DataFrame, heads: pd.DataFrame | None = Non
     said = []
     for function, rows in on_object.groupby("function", sort=True):
         named = rows.sort_values("ratio", ascending=False)
-        of = f"{len(rows)} of {count(len(on_object), 'head')}"
+        of = f"{len(rows)} of {amount(len(on_object), 'head')}"
         what = "No function" if function == "none" else f"{str(function)[0].upper()}{str(function)[1:]}"
         said.append(f"{what}: {of}." if function == "none" else f"{what}: {of}, {heads_listed(named)}.")
     most = on_object.loc[on_object["ratio"].idxmax()]

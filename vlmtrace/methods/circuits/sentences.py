@@ -8,7 +8,7 @@ import pandas as pd
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import CELL, HEAD, check_columns
 from vlmtrace.display.numbers import count, number
-from vlmtrace.display.sentences import heads_listed, with_interval
+from vlmtrace.display.sentences import amount, heads_listed, with_interval
 from vlmtrace.display.wording import head_name, readable
 from vlmtrace.methods.circuits.heads import MIN_EFFECT
 
@@ -50,7 +50,7 @@ def describe_heads(heads: pd.DataFrame) -> str:
         first = important.iloc[0]
         against = int((important["mean_effect"] < 0).sum())
         said.append(
-            f"{begin}{len(important)} of {count(len(cell), 'head')} {'is' if len(important) == 1 else 'are'} important"
+            f"{begin}{len(important)} of {amount(len(cell), 'head')} {'is' if len(important) == 1 else 'are'} important"
             f"{f', {against} of them against the answer' if against else ''}. The strongest is {_told(first)}"
             f"{f'; then {heads_listed(important.iloc[1:])}' if len(important) > 1 else ''}."
         )

@@ -6,8 +6,8 @@ import pandas as pd
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import check_columns
-from vlmtrace.display.numbers import count, interval, number, percent
-from vlmtrace.display.sentences import listed
+from vlmtrace.display.numbers import interval, number, percent
+from vlmtrace.display.sentences import amount, listed
 from vlmtrace.methods.evaluation.answers import accuracy_table
 
 #: Measures of `accuracy_table` as sentences say them.
@@ -45,7 +45,7 @@ def describe_answers(evaluated: pd.DataFrame) -> str:
         return "No pair was evaluated."
     overall = accuracy_table(evaluated.assign(all="all"), by=("all",)).set_index("measure")
     said = [
-        f"{text[0].upper()}{text[1:]}: {_share(overall.loc[name])} of {count(int(overall.loc[name, 'n']), 'pair')}."
+        f"{text[0].upper()}{text[1:]}: {_share(overall.loc[name])} of {amount(int(overall.loc[name, 'n']), 'pair')}."
         for name, text in _MEASURES.items()
         if name in overall.index
     ]
@@ -96,7 +96,7 @@ def describe_gaps(evaluated: pd.DataFrame) -> str:
         said.append(
             f"{corruption.capitalize()} corruption: the logit difference falls by {number(gap.median(), 1)} in the "
             f"median pair (from {number(runs[clean].median(), 1)} to {number(runs[corrupt].median(), 1)}); in "
-            f"{(gap < _GAP).sum()} of {count(len(gap), 'pair')} by less than {_GAP:g}."
+            f"{(gap < _GAP).sum()} of {amount(len(gap), 'pair')} by less than {_GAP:g}."
         )
     return "\n".join(said) or "No corruption was evaluated."
 
@@ -119,7 +119,7 @@ def describe_selection(counts: pd.DataFrame) -> str:
         return "There was no pair to select from."
     sums = counts[["available", "eligible", "wanted", "got"]].sum()
     said = [
-        f"{sums['eligible']} of {count(int(sums['available']), 'pair')} are answered as the rule requires "
+        f"{sums['eligible']} of {amount(int(sums['available']), 'pair')} are answered as the rule requires "
         f"({percent(sums['eligible'] / max(1, sums['available']))}); {sums['got']} are kept of {sums['wanted']} wanted."
     ]
     fewest = counts.loc[counts["eligible"].idxmin()]

@@ -7,7 +7,7 @@ import pandas as pd
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import check_columns
 from vlmtrace.display.numbers import count, number, percent
-from vlmtrace.display.sentences import listed, mean_in_words, with_interval
+from vlmtrace.display.sentences import amount, listed, mean_in_words, with_interval
 from vlmtrace.display.wording import readable
 
 #: Measures of `map_table` as sentences say them, and whether more is better.
@@ -58,8 +58,8 @@ def describe_contributions(contributions: pd.DataFrame) -> str:
         share = positive.iloc[:_FEW].sum() / positive.sum()
         names = listed([f"{layer}.{head}" for layer, head in positive.index[:_FEW]])
         said.append(
-            f"Heads {names} hold {percent(share)} of all positive contributions of {count(len(heads), 'head')}; if all "
-            f"{len(positive)} positive ones were equal, {_FEW} would hold {percent(_FEW / len(positive))}."
+            f"Heads {names} hold {percent(share)} of all positive contributions of {amount(len(heads), 'head')}; if "
+            f"all {len(positive)} positive ones were equal, {_FEW} would hold {percent(_FEW / len(positive))}."
         )
     return "\n".join(said)
 

@@ -131,8 +131,8 @@ def describe_directions(whole_heads: pd.DataFrame) -> str:
             ends = [with_interval(row[way], row[f"{way}_low"], row[f"{way}_high"]) for way in ("denoising", "noising")]
             heads = f"{count(row['n_heads'], 'head')} of the {readable(row['block'])}"
             said.append(
-                f"{corruption.capitalize()} corruption, {heads}: one by one they restore {ends[0]} in sum, and "
-                f"{ends[1]} is lost without them."
+                f"{corruption.capitalize()} corruption, {heads}: what they restore one by one sums to {ends[0]}; what "
+                f"is lost without each, to {ends[1]}."
             )
         if reached.empty:
             said.append(f"{corruption.capitalize()} corruption: no block's heads sum to {_LEAST:g}.")
@@ -141,8 +141,8 @@ def describe_directions(whole_heads: pd.DataFrame) -> str:
         most = of_heads.iloc[0]
         name = f"{head_name(most['module'], most['layer'], most['head'])} of the {readable(most['block'])}"
         said.append(
-            f"Of all {len(of_heads)} heads, {name} is the one that does most alone and is needed least: it restores "
-            f"{number(most['denoising'])}, and without it {number(most['noising'])} is lost; the difference is "
+            f"Of {len(of_heads)} heads, {name} restores the most beyond what is lost without it: "
+            f"{number(most['denoising'])} against {number(most['noising'])}, a difference of "
             f"{with_interval(most['difference'], most['low'], most['high'])}."
         )
     return "\n".join(said)

@@ -7,7 +7,7 @@ import pandas as pd
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import HEAD, check_columns
 from vlmtrace.display.numbers import count, percent, small
-from vlmtrace.display.sentences import listed, with_interval
+from vlmtrace.display.sentences import amount, listed, with_interval
 from vlmtrace.display.wording import head_name
 
 
@@ -29,8 +29,7 @@ def describe_log_odds(means: pd.DataFrame) -> str:
     for key, rows in means.groupby([*_model(means), "category"], sort=False, observed=True):
         parts = rows.set_index("part")
         told = [
-            f"the {part} {'bring' if part == 'words' else 'brings'} "
-            f"{with_interval(*parts.loc[part, ['mean', 'ci_low', 'ci_high']].tolist(), 1, 'logits')}"
+            f"the {part} {'bring' if part == 'words' else 'brings'} {_logits(parts.loc[part])}"
             for part in ("image", "words")
             if part in parts.index
         ]
@@ -64,7 +63,7 @@ def describe_sides(sides: pd.DataFrame) -> str:
     for (model,), rows in groups:
         counts = [f"{(rows['side'] == side).sum()} {said_of}" for side, said_of in _SIDES.items()]
         begin = f"{model}: of" if model else "Of"
-        said.append(f"{begin} {count(len(rows), 'head')} {listed(counts)}.")
+        said.append(f"{begin} {amount(len(rows), 'head')} {listed(counts)}.")
         words = rows[rows["side"] == "words"].sort_values("words", ascending=False)
         if len(words):
             most = words.iloc[0]
@@ -113,6 +112,10 @@ def describe_damping(damping: pd.DataFrame) -> str:
 
 #: Sides of `head_sides` as sentences count them.
 _SIDES = {"image": "carry the image alone", "words": "the words alone", "both": "both", "neither": "neither"}
+
+
+def _logits(part: pd.Series) -> str:
+    return with_interval(part["mean"], part["ci_low"], part["ci_high"], 1, "logits")
 
 
 def _model(table: pd.DataFrame) -> list[str]:
