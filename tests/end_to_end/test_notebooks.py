@@ -37,7 +37,7 @@ EXECUTED_IN = {
 }
 
 #: Notebooks that leave it to the reader what to try: by a click, or with sentences of his own.
-WITHOUT_EXERCISES = ("00_five_minutes", "09_explorer", "11_language_prior")
+WITHOUT_EXERCISES = ("00_five_minutes", "09_explorer")
 
 pytestmark = pytest.mark.medium
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from vlmtrace.core.schema import HEAD
 from vlmtrace.display.numbers import count, interval, number
+from vlmtrace.display.sentences import role_in_words
 from vlmtrace.display.wording import readable
 from vlmtrace.methods.evaluation.selection import USE
 from vlmtrace.pipeline.candidates import (
@@ -26,18 +27,6 @@ AT_MOST = 3
 
 #: How many heads a sentence names.
 NAMED_HEADS = 4
-
-#: Token roles as sentences name them; others stand in quotation marks.
-_ROLES = {
-    "correct": "the correct option",
-    "incorrect": "the incorrect option",
-    "last": "the last position",
-    "image": "the image tokens",
-    "noun": "the noun",
-    "subject": "the subject",
-    "verb": "the verb",
-    "object": "the object",
-}
 
 #: Regions of the image as sentences name them.
 _REGIONS = {"object": "the object", "distractor": "the distractor", "background": "the background"}
@@ -141,22 +130,6 @@ def heads_in_words(heads: Sequence[dict[str, Any]]) -> str:
     listed = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
     said = count(len(heads), f"{readable(next(iter(modules)))} head" if one_kind else "head")
     return f"{said[0].upper()}{said[1:]} ({listed})"
-
-
-def role_in_words(role: object) -> str:
-    """Name the token that has a role.
-
-    Args:
-        role: as tables have it
-
-    Returns:
-        the words
-
-    Example:
-        >>> role_in_words("correct"), role_in_words("[SEP]")
-        ('the correct option', 'the token “[SEP]”')
-    """
-    return _ROLES.get(str(role), f"the token “{role}”")
 
 
 def where_heads_act(head_patching: pd.DataFrame) -> str:

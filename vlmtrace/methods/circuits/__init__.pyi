@@ -5,12 +5,16 @@ from .figures import faithfulness_curves, head_map, universal_head_table
 from .heads import head_table, notice_rule, rank_heads
 from .power import detectable_effect
 from .search import smallest_set
+from .sentences import describe_circuits, describe_heads, describe_new_pairs
 from .universal import effect_size_sensitivity, one_sign_heads, universal_heads, universality
 from .verdicts import circuit_verdicts
 
 __all__ = [
     "circuit_sizes",
     "circuit_verdicts",
+    "describe_circuits",
+    "describe_heads",
+    "describe_new_pairs",
     "detectable_effect",
     "effect_size_sensitivity",
     "faithfulness_curves",

@@ -10,6 +10,7 @@ from .listing import edges
 from .path_patching import patch_edges
 from .saved import load_circuit, save_circuit
 from .search import acdc, find_edge_circuit
+from .sentences import describe_edge_circuit, describe_edge_faithfulness, describe_edges
 from .verdicts import edge_overlap, edge_subsets, edge_transfer, edge_verdicts
 from .view import EdgeView
 
@@ -19,6 +20,9 @@ __all__ = [
     "attribute_edges",
     "attribute_nodes",
     "choose_circuit",
+    "describe_edge_circuit",
+    "describe_edge_faithfulness",
+    "describe_edges",
     "edge_agreement",
     "edge_faithfulness",
     "edge_faithfulness_curves",

@@ -7,6 +7,7 @@ from .map_scores import image_maps, score_maps
 from .modality import ablate_heads, ablation_table, agreement, shared_heads
 from .questions import lens_of
 from .randomization import randomization_control, randomization_table
+from .sentences import describe_contributions, describe_maps, describe_shared_heads, describe_words
 from .word_figures import word_grid, words_by_layer
 from .words import decode_to_words, image_boxes, stream_vectors, word_layers
 
@@ -15,6 +16,10 @@ __all__ = [
     "ablation_table",
     "agreement",
     "decode_to_words",
+    "describe_contributions",
+    "describe_maps",
+    "describe_shared_heads",
+    "describe_words",
     "image_boxes",
     "image_maps",
     "lens_contributions",

@@ -7,6 +7,7 @@ from .head_figures import denoising_against_noising, whole_head_map
 from .intervention import Outcome, Patch, intervene
 from .joint import attention_heads, patch_together, patch_whole_heads
 from .metrics import patching_effect
+from .sentences import describe_directions, describe_regions, describe_sites
 from .sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
 from .view import Patching
 from .waterfall import patch_waterfall
@@ -20,6 +21,9 @@ __all__ = [
     "attention_heads",
     "compare_directions",
     "denoising_against_noising",
+    "describe_directions",
+    "describe_regions",
+    "describe_sites",
     "direction_sums",
     "effect_heatmap",
     "head_explorer",

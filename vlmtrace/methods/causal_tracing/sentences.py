@@ -1,0 +1,84 @@
+"""What noise destroys and which states restore it, in sentences that follow the tables."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from vlmtrace.core.arguments import Natural, NotNegative, checked
+from vlmtrace.core.schema import check_columns
+from vlmtrace.display.numbers import count, number, percent
+from vlmtrace.display.sentences import role_in_words, with_interval
+from vlmtrace.display.wording import readable
+from vlmtrace.methods.causal_tracing.summary import average_effects
+
+#: Mean indirect effects below this size are not told as findings.
+_LEAST = 0.02
+
+
+@checked
+def describe_noise(curve: pd.DataFrame, level: NotNegative) -> str:
+    """Say what noise of one level leaves of the answer.
+
+    Args:
+        curve: from `noise_curve`
+        level: in standard deviations; the nearest level of the curve is told
+
+    Returns:
+        one sentence
+
+    Raises:
+        VlmtraceError: a column is missing
+    """
+    check_columns(curve, ("sample_id", "level", "step", "p_answer", "still_answers"), "noise_curve")
+    first = curve[curve["step"] == 0]
+    if first.empty:
+        return "No question was asked under noise."
+    means = first.groupby("level")[["p_answer", "still_answers"]].mean()
+    nearest = min(means.index, key=lambda known: abs(known - level))
+    without, left = means.loc[means.index.min()], means.loc[nearest]
+    return (
+        f"Over {count(first['sample_id'].nunique(), 'question')}, noise of level {nearest:g} lowers the answer's mean "
+        f"probability from {number(without['p_answer'])} to {number(left['p_answer'])}; in "
+        f"{percent(left['still_answers'])} of the draws it remains the most likely answer."
+    )
+
+
+@checked
+def describe_trace(causal_tracing: pd.DataFrame, step: Natural = 0) -> str:
+    """Say of every block and module which site restores most of the answer.
+
+    The site is the one with the largest mean effect of all that were tried, on the questions that the mean is of.
+
+    Args:
+        causal_tracing: from `causal_trace`, of one question or of many
+        step: which token of the answer, counted from 0
+
+    Returns:
+        sentences, one a line; effects are differences of probability, means over questions with 95 % intervals
+
+    Raises:
+        VlmtraceError: a column is missing
+    """
+    columns = ("step", "sample_id", "block", "module", "layer", "token_role", "indirect_effect")
+    check_columns(causal_tracing, columns, "causal_tracing")
+    means = average_effects(causal_tracing[causal_tracing["step"] == step])
+    said = []
+    for (block, module), rows in means.groupby(["block", "module"], sort=False, observed=True):
+        most = rows.loc[rows["mean"].idxmax()]
+        name = "residual stream" if module == "residual" else readable(module)
+        if most["mean"] < _LEAST:
+            said.append(f"- {name} of the {readable(block)}: no site restores {_LEAST:g}.")
+            continue
+        single = most["n"] == 1
+        effect = number(most["mean"]) if single else with_interval(most["mean"], most["ci_low"], most["ci_high"])
+        of = "" if single else f" (n = {most['n']})"
+        said.append(
+            f"- {name} of the {readable(block)}: most at {role_in_words(most['token_role'])} in layer {most['layer']}, "
+            f"{effect}{of}."
+        )
+    n = count(causal_tracing["sample_id"].nunique(), "question")
+    return (
+        "\n".join([f"Answer token {step + 1}, {n}:", *said])
+        if said
+        else f"No site of answer token {step + 1} was traced."
+    )

@@ -1,0 +1,122 @@
+"""What an answer owes to the image and to the words, in sentences that follow the tables."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from vlmtrace.core.arguments import checked
+from vlmtrace.core.schema import HEAD, check_columns
+from vlmtrace.display.numbers import count, percent, small
+from vlmtrace.display.sentences import amount, listed, with_interval
+from vlmtrace.display.wording import head_name
+
+
+@checked
+def describe_log_odds(means: pd.DataFrame) -> str:
+    """Say what the image and the words bring of the log-odds, for each kind of question.
+
+    Args:
+        means: from `log_odds_means`, of one way to take the image away; with a column model, models are told apart
+
+    Returns:
+        one sentence per model and category, in logits with 95 % intervals
+
+    Raises:
+        VlmtraceError: a column is missing
+    """
+    check_columns(means, ("category", "part", "n", "mean", "ci_low", "ci_high"), "means")
+    said = []
+    for key, rows in means.groupby([*_model(means), "category"], sort=False, observed=True):
+        parts = rows.set_index("part")
+        told = [
+            f"the {part} {'bring' if part == 'words' else 'brings'} {_logits(parts.loc[part])}"
+            for part in ("image", "words")
+            if part in parts.index
+        ]
+        misleads = "image" in parts.index and parts.loc["image", "ci_high"] < 0
+        said.append(
+            f"{', '.join(map(str, key))} ({count(int(rows['n'].max()), 'pair')}): {'; '.join(told)}"
+            f"{'. The picture itself misleads' if misleads else ''}."
+        )
+    return "\n".join(said) or "No question was asked."
+
+
+@checked
+def describe_sides(sides: pd.DataFrame) -> str:
+    """Say how many heads carry the image, the words or both, and which carries words alone.
+
+    Args:
+        sides: from `head_sides`; with a column model, models are told apart
+
+    Returns:
+        sentences, one a line; what heads bring back is in logits, means over units with 95 % intervals
+
+    Raises:
+        VlmtraceError: a column is missing
+    """
+    columns = (*HEAD, "image", "image_low", "image_high", "words", "words_low", "words_high", "side")
+    check_columns(sides, columns, "sides")
+    said = []
+    if sides.empty:
+        return "No head was patched."
+    groups = sides.groupby(_model(sides), sort=False) if _model(sides) else [(("",), sides)]
+    for (model,), rows in groups:
+        counts = [f"{(rows['side'] == side).sum()} {said_of}" for side, said_of in _SIDES.items()]
+        begin = f"{model}: of" if model else "Of"
+        said.append(f"{begin} {amount(len(rows), 'head')} {listed(counts)}.")
+        words = rows[rows["side"] == "words"].sort_values("words", ascending=False)
+        if len(words):
+            most = words.iloc[0]
+            name = head_name(most["module"], most["layer"], most["head"])
+            ends = [
+                with_interval(most[side], most[f"{side}_low"], most[f"{side}_high"], 1, "logits")
+                for side in ("words", "image")
+            ]
+            said.append(f"Of those that carry the words alone, {name} brings back most: {ends[0]} (image: {ends[1]}).")
+    return "\n".join(said)
+
+
+@checked
+def describe_damping(damping: pd.DataFrame) -> str:
+    """Say whether damping heads repairs more answers than it spoils, beside random heads.
+
+    Args:
+        damping: from `damping_table`; with a column model, models are told apart
+
+    Returns:
+        one sentence per model and factor
+
+    Raises:
+        VlmtraceError: a column is missing
+    """
+    check_columns(damping, ("heads", "factor", "n", "repaired", "spoiled", "p_value"), "damping")
+    said = []
+    for key, rows in damping.groupby([*_model(damping), "factor"], sort=False, observed=True):
+        for row in rows[rows["heads"] == "chosen"].to_dict("records"):
+            random = rows[rows["heads"] == "random"]
+            beside = ""
+            if len(random):
+                beside = (
+                    f"; as many random heads: {percent(random['repaired'].mean())} and "
+                    f"{percent(random['spoiled'].mean())}"
+                )
+            better = "helps" if row["repaired"] > row["spoiled"] else "does harm"
+            verdict = "may be chance" if not row["p_value"] < 0.05 else better
+            model = f"{key[0]}, factor" if len(key) > 1 else "Factor"
+            said.append(
+                f"{model} {key[-1]:g}, {count(int(row['n']), 'question')}: {percent(row['repaired'])} repaired, "
+                f"{percent(row['spoiled'])} spoiled (p = {small(row['p_value'])}: it {verdict}){beside}."
+            )
+    return "\n".join(said) or "No head was damped."
+
+
+#: Sides of `head_sides` as sentences count them.
+_SIDES = {"image": "carry the image alone", "words": "the words alone", "both": "both", "neither": "neither"}
+
+
+def _logits(part: pd.Series) -> str:
+    return with_interval(part["mean"], part["ci_low"], part["ci_high"], 1, "logits")
+
+
+def _model(table: pd.DataFrame) -> list[str]:
+    return ["model"] if "model" in table else []
