@@ -1,5 +1,6 @@
-from .attention_knockout import knock_out_attention, replace_image_tokens
+from .attention_knockout import knock_out_attention
 from .figures import knockout_effects
+from .replacement import replace_image_tokens
 
 __all__ = [
     "knock_out_attention",
