@@ -78,7 +78,7 @@ def test_as_many_others_are_drawn_by_pair_and_seed(model, random_pairs):
     assert not np.allclose(*(np.asarray(one["logit_diff"]["as many as object"], float) for one in (first, other)))
 
 
-@pytest.mark.parametrize("region", ["objects", "as many as objects", "as many as", "objects with margin", " with margin"])
+@pytest.mark.parametrize("region", ["objects", "as many as objects", "as many as", " with margin"])
 def test_an_unknown_region_is_a_sentence(llava, random_pairs, region):
     with pytest.raises(VlmtraceError, match="Unknown region"):
         vt.replace_image_tokens(llava, random_pairs.iloc[[0]], regions=[region])

@@ -10,13 +10,13 @@ from typing import Any
 import click
 import numpy as np
 
-import vlmtrace as vt
 from vlmtrace.benchmarks.claims.material import Material
 from vlmtrace.benchmarks.claims.registry import CLAIMS
 from vlmtrace.benchmarks.claims.report import Found, claims_table
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import locked, make_folder, read_json, write_json
 from vlmtrace.core.paths import DATA, ROOT
+from vlmtrace.models import bundled_models
 
 #: Where results go, and where the documentation keeps its own.
 FOLDER = DATA / "bench" / "claims"
@@ -34,14 +34,20 @@ def measured(name: str, n: int, seed: int, folder: Path) -> dict[str, Any]:
         folder: for what is found
 
     Returns:
-        n, seed, fingerprint of the weights, and by claim the rows of `Number`
+        name, n, seed, fingerprint of the weights, and by claim the rows of `Number`
     """
     material = Material(name, n, seed)
     path = folder / f"{Path(name).name}.json"
-    found: dict[str, Any] = {"n": n, "seed": seed, "fingerprint": material.model.fingerprint(), "claims": {}}
+    found: dict[str, Any] = {
+        "name": name,
+        "n": n,
+        "seed": seed,
+        "fingerprint": material.model.fingerprint(),
+        "claims": {},
+    }
     if path.is_file():
         before = read_json(path)
-        if all(before.get(key) == found[key] for key in ("n", "seed", "fingerprint")):
+        if all(before.get(key) == found[key] for key in ("name", "n", "seed", "fingerprint")):
             found = before
     for claim in CLAIMS.values():
         if claim.name in found["claims"] or (claim.decoder_only and not material.model.has_visual_tokens):
@@ -69,10 +75,10 @@ def _plain(value: Any) -> Any:
 def main(models: str, pairs: int, seed: int, docs: bool) -> None:
     """Measure every claim on every model, print the table, and write what was found."""
     try:
-        names = models.split() or [*MODELS, *(["smol-llava"] if "smol-llava" in vt.bundled_models() else [])]
+        names = models.split() or [*MODELS, *(["smol-llava"] if "smol-llava" in bundled_models() else [])]
         make_folder(FOLDER)
         with locked(FOLDER / ".lock", f"Another process writes into {FOLDER}: wait until it has finished."):
-            content = {name: measured(name, pairs, seed, FOLDER) for name in names}
+            content = {"models": [measured(name, pairs, seed, FOLDER) for name in names]}
             for path in [FOLDER / f"{NAME}.json"] + [ROOT / "docs" / "measured" / f"{NAME}.json"] * docs:
                 write_json(content, path)
             print(claims_table(Found(FOLDER / f"{NAME}.json")))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-import vlmtrace as vt
 from vlmtrace.benchmarks.claims.material import Material, Number, number
-from vlmtrace.methods.lens import ablate_heads, ablation_table, agreement, shared_heads
+from vlmtrace.methods.lens import ablate_heads, ablation_table, agreement, lens_contributions, score_maps, shared_heads
 
 #: Share of all heads that count as few, and of the layers that count as deep.
 FEW, DEEP = 0.05, 1 / 3
@@ -61,7 +60,7 @@ def deep_heads(material: Material) -> list[Number]:
 def _textual(material: Material) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Questions answered from images and from sentences alike, and both kinds' contributions."""
     asked, visual = material.answered
-    textual = vt.lens_contributions(material.model, asked, text_only="sentences")
+    textual = lens_contributions(material.model, asked, text_only="sentences")
     said = textual.drop_duplicates("sample_id").set_index("sample_id")["token"].str.strip()
     both = asked[asked["answer"].to_numpy() == said.loc[asked["sample_id"]].to_numpy()].reset_index(drop=True)
     keep = both["sample_id"]
@@ -98,7 +97,8 @@ def shared_heads_removed(material: Material) -> list[Number]:
         return [Number("measured", np.nan, np.nan, np.nan, len(second), "too few questions answered from sentences")]
     block = material.model.head_block
     k = max(5, round(FEW * block.n_layers * block.n_heads))
-    chosen = shared_heads(*(table[table["sample_id"].isin(first)] for table in (visual, textual)), k=k)
+    of_first = [table[table["sample_id"].isin(first)] for table in (visual, textual)]
+    chosen = shared_heads(of_first[0], of_first[1], k=k)
     if not chosen:
         return [Number("measured", np.nan, np.nan, np.nan, len(second), f"none of the {k} strongest is shared")]
     table = ablation_table(ablate_heads(material.model, second, chosen, seed=material.seed))
@@ -116,7 +116,7 @@ def important_patches(material: Material) -> list[Number]:
     Args:
         material: of a decoder-only model
     """
-    scores, _ = vt.score_maps(
+    scores, _ = score_maps(
         material.model, material.answered[0], methods=["lens", "random"], steps=1, seed=material.seed
     )
     of = scores.groupby("method")["auc"]

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-import vlmtrace as vt
 from vlmtrace.benchmarks.claims.material import Material, Number, half, number, units_of
 from vlmtrace.core.images import open_image
+from vlmtrace.methods.knockout import knock_out_attention, replace_image_tokens
 from vlmtrace.methods.lens import word_layers
 
 #: A word counts as read where it is among the first so many.
@@ -94,7 +94,7 @@ def _turned(material: Material, region: str) -> list[Number]:
     """Share of the answers that turn where a region's tokens say nothing of the image, and where as many others do."""
     pairs = material.states
     names = {"measured": region, "as many others": f"as many as {region}"}
-    table = vt.replace_image_tokens(material.model, pairs, regions=list(names.values()), seed=material.seed)
+    table = replace_image_tokens(material.model, pairs, regions=list(names.values()), seed=material.seed)
     clean = pairs.set_index("sample_id")["clean_logit_diff"].astype(float)
     found = []
     for what, name in names.items():
@@ -135,7 +135,7 @@ def fetched(material: Material) -> list[Number]:
     end = "last" if ("options", "last") in model.edges else "all"
     edges = {what: (source, end if target == "end" else target) for what, (source, target) in EDGES.items()}
     discover, verify = (
-        vt.knock_out_attention(model, half(material.states, use), edges=list(edges.values()))
+        knock_out_attention(model, half(material.states, use), edges=list(edges.values()))
         for use in ("discover", "verify")
     )
     found = []

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-import vlmtrace as vt
 from vlmtrace.core import stats
 from vlmtrace.core.schema import UNIT
 from vlmtrace.core.types import Array
 from vlmtrace.inputs import by_corruption
-from vlmtrace.methods.evaluation import USE
+from vlmtrace.methods.evaluation import USE, evaluate, select_samples
+from vlmtrace.methods.lens import lens_contributions
+from vlmtrace.methods.patching import patch_heads
+from vlmtrace.models import VLM, load_model
+from vlmtrace.tasks import load_pairs, load_questions
 
 #: Where the answer to a prompt is decided in these tasks; image positions are many, and notebooks patch them.
 POSITIONS = ["correct", "last"]
@@ -93,17 +96,17 @@ class Material:
         self.name, self.n, self.seed = name, n, seed
 
     @cached_property
-    def model(self) -> vt.VLM:
+    def model(self) -> VLM:
         """The model."""
-        return vt.load_model(self.name)
+        return load_model(self.name)
 
     @cached_property
     def pairs(self) -> dict[str, pd.DataFrame]:
         """By task, the pairs that the model answers on both sides, half to discover on and half to verify on."""
         found = {}
         for task in TASKS:
-            evaluated = vt.evaluate(self.model, vt.load_pairs(task, n=self.n, seed=self.seed))
-            found[task] = vt.select_samples(evaluated, seed=self.seed)
+            evaluated = evaluate(self.model, load_pairs(task, n=self.n, seed=self.seed))
+            found[task] = select_samples(evaluated, seed=self.seed)
         return found
 
     @cached_property
@@ -117,7 +120,7 @@ class Material:
         tables = []
         for task, pairs in self.pairs.items():
             for corruption, part in by_corruption(pairs).items():
-                table = vt.patch_heads(self.model, part, corruption=corruption, positions=POSITIONS)
+                table = patch_heads(self.model, part, corruption=corruption, positions=POSITIONS)
                 of = part.assign(unit=units_of(part)).set_index("sample_id").loc[table["sample_id"], ["unit", USE]]
                 tables.append(table.assign(task=task, **{name: of[name].to_numpy() for name in of}))
         return pd.concat(tables, ignore_index=True)
@@ -125,8 +128,8 @@ class Material:
     @cached_property
     def answered(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Open questions about colors that the model answers, and what each head adds to the answers."""
-        asked = vt.load_questions("rendered_open", n=self.n, seed=self.seed, kind="color")
-        found = vt.lens_contributions(self.model, asked, renormed=True)
+        asked = load_questions("rendered_open", n=self.n, seed=self.seed, kind="color")
+        found = lens_contributions(self.model, asked, renormed=True)
         said = found.drop_duplicates("sample_id").set_index("sample_id")["token"].str.strip()
         right = asked[asked["answer"].to_numpy() == said.loc[asked["sample_id"]].to_numpy()]
         return right.reset_index(drop=True), found[found["sample_id"].isin(right["sample_id"])]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-import vlmtrace as vt
 from vlmtrace.benchmarks.claims.material import POSITIONS, Material, Number, half, number, units_of
 from vlmtrace.core.schema import HEAD
 from vlmtrace.methods.circuits import head_table, universality
 from vlmtrace.methods.evaluation import USE
+from vlmtrace.methods.patching import patch_modules
 
 
 def modules(material: Material) -> list[Number]:
@@ -19,11 +19,12 @@ def modules(material: Material) -> list[Number]:
     Args:
         material: of any model
     """
-    options = {"positions": POSITIONS, "blocks": [material.model.head_block.name]}
+    blocks = [material.model.head_block.name]
     discover, verify = (
-        vt.patch_modules(material.model, half(material.states, use), **options) for use in ("discover", "verify")
+        patch_modules(material.model, half(material.states, use), positions=POSITIONS, blocks=blocks)
+        for use in ("discover", "verify")
     )
-    found = []
+    found: list[Number] = []
     kinds = [name for name in material.model.head_block.modules if name != "residual"]
     attention = material.model.image_module
     for kind in [attention, *(name for name in kinds if name != attention)]:

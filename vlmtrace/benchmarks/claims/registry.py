@@ -92,7 +92,7 @@ _ALL = (
     ),
     Claim(
         "fetched", NEO, "The last position fetches the answer from the object's tokens.",
-        "share of the gap lost where it (in a question encoder: any) cannot attend to them, in the costliest window of layers",
+        "share of the gap lost where it (of a BLIP: any) cannot attend to them, in the costliest window of layers",
         image_tokens.fetched, "04_module_patching", "from the background", larger=False,
     ),
     Claim(

@@ -37,18 +37,21 @@ class Found:
             VlmtraceError: it is no such file
         """
         try:
-            content: dict[str, Any] = read_json(path)
-            self.models: list[str] = list(content)
-            self.given = {model: (int(one["n"]), int(one["seed"])) for model, one in content.items()}
+            content: list[dict[str, Any]] = read_json(path)["models"]
+            self.models = [str(one["name"]) for one in content]
+            self.given = {one["name"]: (int(one["n"]), int(one["seed"])) for one in content}
             self.numbers = {
-                (claim, model): [
-                    Number(**{name: np.nan if value is None else value for name, value in row.items()}) for row in rows
-                ]
-                for model, one in content.items()
+                (claim, one["name"]): [_read(row) for row in rows]
+                for one in content
                 for claim, rows in one["claims"].items()
             }
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise VlmtraceError(f"{path} is not what make claims writes: run it again.") from error
+
+
+def _read(row: dict[str, Any]) -> Number:
+    value, low, high = (np.nan if row[name] is None else float(row[name]) for name in ("value", "low", "high"))
+    return Number(row["what"], value, low, high, int(row["n"]), row["note"])
 
 
 def verdict(claim: Claim, numbers: list[Number]) -> str:
