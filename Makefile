@@ -60,7 +60,7 @@ SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .PHONY: all explore test-fast test test-all test-slow test-every test-browser test-cluster torture lint docs lab app model planted \
-    smol-llava train-smol-llava bench bench-scale circuit-benchmark clean help
+    smol-llava train-smol-llava bench bench-scale circuit-benchmark claims clean help
 
 PYTHON    := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -142,6 +142,9 @@ smol-llava: $(INSTALLED)  ## make the model whose language half is SmolLM2 (fetc
 
 train-smol-llava: $(INSTALLED)  ## train it again (two hours on two cores; goes on where it was killed)
 	@$(PYTHON) -m vlmtrace.training.smol train
+
+claims: $(INSTALLED)  ## measure what published work claims, on the bundled models (MODELS=..., PAIRS=48); docs/claims.md
+	@$(PYTHON) -m vlmtrace.benchmarks.claims
 
 bench: $(if $(filter cpu,$(DEVICE)),.venv/.bench,$(INSTALLED))  ## how fast the exact sweep is, beside hooks and libraries; DEVICE=cuda: a 7B model
 	@$(PYTHON) -m vlmtrace.benchmarks.bench

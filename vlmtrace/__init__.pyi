@@ -20,7 +20,8 @@ from .methods.edges.search import acdc, find_edge_circuit
 from .methods.edges.verdicts import edge_overlap, edge_subsets, edge_transfer, edge_verdicts
 from .methods.evaluation.answers import accuracy_table, check_pairs, evaluate, usable_pairs
 from .methods.evaluation.selection import select_samples, selection_table
-from .methods.knockout.attention_knockout import knock_out_attention, replace_image_tokens
+from .methods.knockout.attention_knockout import knock_out_attention
+from .methods.knockout.replacement import replace_image_tokens
 from .methods.lens.contributions import lens_contributions
 from .methods.lens.decomposition import open_lens
 from .methods.lens.map_comparison import map_table

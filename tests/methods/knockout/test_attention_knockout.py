@@ -7,7 +7,6 @@ import torch
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.inputs.image_tokens import mean_image_token
 from vlmtrace.models import Readout
 from vlmtrace.models.attention_mask import cut
 
@@ -102,25 +101,6 @@ def test_nothing_cut_changes_nothing_and_hooks_are_gone_after_an_error(model, ra
         assert torch.equal(model.answer_logits(inputs), before), "a hook was left behind"
 
 
-def test_replacing_the_image_by_the_mean_token(model, random_pairs):
-    pairs = random_pairs.iloc[:3]
-    table = vt.replace_image_tokens(model, pairs)
-    mean = mean_image_token(model, pairs)
-    pair = pairs.iloc[[2]]
-    image = torch.zeros_like(model.image_embeddings(run_inputs(model, pair, "clean"))) + mean
-    expected = logit_diff(model, pair, image=image) - logit_diff(model, pair)
-    row = table[(table["sample_id"] == pair["sample_id"].iloc[0]) & (table["token_role"] == "image")].iloc[0]
-    assert row["logit_diff"] == pytest.approx(expected, abs=1e-4) and abs(expected) > 1e-3
-    assert set(table["token_role"]) == {"object", "distractor", "background", "changed", "image"}
-    assert (table["module"] == "image_embeddings").all()
-
-
-def test_its_own_embeddings_in_their_place_change_nothing(model, random_pairs):
-    pair = random_pairs.iloc[[0]]
-    own = model.image_embeddings(run_inputs(model, pair, "clean"))
-    assert logit_diff(model, pair, image=own) == pytest.approx(logit_diff(model, pair), abs=1e-5)
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -133,9 +113,3 @@ def test_its_own_embeddings_in_their_place_change_nothing(model, random_pairs):
 def test_bad_options_get_a_sentence(llava, random_pairs, options, sentence):
     with pytest.raises(VlmtraceError, match=sentence):
         vt.knock_out_attention(llava, random_pairs.iloc[[0]], **options)
-
-
-def test_a_model_that_sees_the_image_again_is_refused(model_store, random_pairs):
-    qwen = model_store.shared("qwen3_vl")
-    with pytest.raises(VlmtraceError, match="adds image features behind later layers too"):
-        vt.replace_image_tokens(qwen, random_pairs.iloc[[0]])

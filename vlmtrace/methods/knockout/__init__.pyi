@@ -1,6 +1,7 @@
-from .attention_knockout import knock_out_attention, replace_image_tokens
+from .attention_knockout import knock_out_attention
 from .figures import knockout_effects
 from .sentences import describe_knockouts
+from .replacement import replace_image_tokens
 
 __all__ = [
     "describe_knockouts",

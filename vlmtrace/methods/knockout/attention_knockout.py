@@ -1,14 +1,11 @@
-"""Attention knockout and mean ablation of image tokens: what does the clean run lose without them?
+"""Attention knockout: what does the clean run lose where some positions cannot attend to others?
 
-Both act on the clean run, so an effect that takes the answer away is negative: logit_diff = LD_knocked − LD_clean, and
-patching_effect = logit_diff / (LD_clean − LD_corrupt). −1: as much is lost as the corruption takes; 0: nothing.
-Shapes: B pairs of a batch, Q queries, K keys, I image tokens, D their width.
+Shapes: B pairs of a batch, Q queries, K keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,21 +15,15 @@ from torch import Tensor
 from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
-from vlmtrace.core.schema import UNIT, validate_pairs
-from vlmtrace.inputs.batch_runs import PairRuns, repeated_runs
+from vlmtrace.core.schema import validate_pairs
+from vlmtrace.inputs.batch_runs import PairRuns
 from vlmtrace.inputs.batching import batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.image_regions import (
-    IMAGE_REGIONS,
-    check_region,
-    image_regions,
-    is_region,
-    named_positions,
-)
-from vlmtrace.inputs.image_tokens import mean_image_token
+from vlmtrace.inputs.image_regions import is_region, named_positions
 from vlmtrace.inputs.pair_runs import read_again
+from vlmtrace.methods.knockout.rows import rows_of
 from vlmtrace.methods.patching.direction import in_direction
-from vlmtrace.methods.patching.metrics import concat_in_order, patching_effect
+from vlmtrace.methods.patching.metrics import concat_in_order
 from vlmtrace.methods.patching.together import is_fast, readout_of
 from vlmtrace.models import VLM, Inputs, Readout, Site
 from vlmtrace.models.attention_mask import cut
@@ -112,7 +103,7 @@ def knock_out_attention(
                 for (layer, layers), readout in zip(windows.items(), by_layer, strict=True):
                     which = f": {', '.join(map(str, layers))}" if block.kinds else ""
                     columns = {"module": module, "layer": layer, "token": f"{len(layers)} layers{which}"}
-                    rows = _rows(batch, runs, corruption, readout, model, columns | {"token_role": " → ".join(edge)})
+                    rows = rows_of(batch, runs, corruption, readout, model, columns | {"token_role": " → ".join(edge)})
                     tables.append(rows[usable])
             advance(len(batch))
     return concat_in_order(pairs, tables, "all")
@@ -193,138 +184,3 @@ def _blocked(
     modules = [model.image_module if looks_across else "self_attention" for looks_across in across]
     tensors = [torch.as_tensor(np.stack(masks), device=model.device) for masks in blocked]
     return list(zip(modules, tensors, strict=True))
-
-
-@checked
-def replace_image_tokens(
-    model: VLM,
-    pairs: pd.DataFrame,
-    corruption: str = "image",
-    regions: NonEmpty[str] = IMAGE_REGIONS,
-    reference: pd.DataFrame | None = None,
-    contrast: str = "answer",
-) -> pd.DataFrame:
-    """Put the mean image token in the place of image tokens, as the language side receives them in the clean run.
-
-    Mean ablation of image tokens (Neo et al. 2025, https://arxiv.org/abs/2410.07149).
-
-    Args:
-        model: the model to run
-        pairs: a pairs table, with mask columns for "object", "distractor" and "background"
-        corruption: "image" or "text": effects are shares of the gap that it makes
-        regions: which tokens are replaced; each region is one ablation
-        reference: pairs whose clean images give the mean; None: `pairs`
-        contrast: as in `patch_modules`
-
-    Returns:
-        the module_patching table, one row per pair and region: module is "image_embeddings", layer 0, position missing,
-        token says how many tokens were replaced ("12 tokens"), token_role is the region; p_correct, p_diff, logit_diff
-        and patching_effect as in `knock_out_attention`. A pair has no rows for a region that its image has nothing of
-
-    Raises:
-        VlmtraceError: a region is unknown, the table breaks the contract, or later layers of the model receive image
-            features again, so that replacing them once does not remove the image
-
-    Example:
-        >>> import vlmtrace as vt
-        >>> model = vt.load_model("tiny-blip")
-        >>> pairs = vt.load_pairs("rendered_states", n=2)
-        >>> effects = vt.replace_image_tokens(model, pairs, regions=["object", "image"])
-        >>> effects.groupby("token_role")["patching_effect"].mean().round(1).abs().to_dict()
-        {'image': 0.5, 'object': 0.0}
-    """
-    one_of(corruption, CORRUPTIONS, "corruption")
-    for region in regions:
-        check_region(region)
-    if model.injects_image_features_later:
-        # Where no position is an image token, there is no attention to one that could be cut.
-        seen = any(is_region(source) for source, _ in model.edges)
-        instead = "cut attention instead (knock_out_attention)" if seen else "patch its modules instead (patch_modules)"
-        raise VlmtraceError(
-            f"{model.name} adds image features behind later layers too, so that replacing image tokens does not remove "
-            f"the image: {instead}."
-        )
-    pairs = validate_pairs(pairs).reset_index(drop=True)
-    mean = mean_image_token(model, pairs if reference is None else reference)
-    tables = []
-    with counter(len(pairs), f"replacing image tokens of {len(pairs)} pairs") as advance:
-        for batch, runs, _ in batches_of_pairs(model, pairs, corruption, {model.head_block.name: []}, "all", contrast):
-            chosen = [
-                image_regions(model, pair, inputs_of_pair(runs.clean_inputs, i, len(batch)))
-                for i, pair in enumerate(batch.to_dict("records"))
-            ]
-            with torch.no_grad():
-                image = model.image_embeddings(runs.clean_inputs)  # (B, I, D)
-                tables += _replaced(model, batch, runs, corruption, image, mean, regions, chosen)
-            advance(len(batch))
-    return concat_in_order(pairs, tables, "all")
-
-
-def _replaced(
-    model: VLM,
-    batch: pd.DataFrame,
-    runs: PairRuns,
-    corruption: str,
-    image: Tensor,
-    mean: Tensor,
-    regions: Sequence[str],
-    chosen: Sequence[dict[str, Any]],
-) -> list[pd.DataFrame]:
-    """Rows for each region; all regions of all pairs go through the model as one batch."""
-    position_masks = torch.zeros(len(regions), *image.shape[:2], dtype=torch.bool, device=image.device)  # (R, B, I)
-    for number, region in enumerate(regions):
-        for row, found in enumerate(chosen):
-            if region in found:
-                position_masks[number, row] = torch.as_tensor(found[region], device=image.device)
-    ablated = torch.where(position_masks[..., None], mean.to(image.dtype), image)  # (R, B, I, D)
-    readout = read_again(model, repeated_runs(runs, len(regions)), image=ablated.flatten(0, 1))
-    tables = []
-    for number, region in enumerate(regions):
-        mine = position_masks[number]  # (B, I)
-        columns = {
-            "module": "image_embeddings",
-            "layer": 0,
-            "token": [f"{n} tokens" for n in mine.sum(1).tolist()],
-            "token_role": region,
-        }
-        of_region = readout.rows(slice(number * len(batch), (number + 1) * len(batch)))
-        rows = _rows(batch, runs, corruption, of_region, model, columns)
-        tables.append(rows[mine.any(1).cpu().numpy()])
-    return tables
-
-
-def _rows(
-    batch: pd.DataFrame, runs: PairRuns, corruption: str, readout: Readout, model: VLM, columns: dict[str, Any]
-) -> pd.DataFrame:
-    """Rows of a module_patching table for one intervention in each clean run of a batch.
-
-    Args:
-        batch: its pairs
-        runs: their clean and corrupt runs
-        corruption: of the corrupt runs
-        readout: of the clean runs under the intervention
-        model: that was run
-        columns: module, layer, token and token_role
-    """
-
-    def numbers(value: Callable[[Readout], Tensor]) -> list[Any]:
-        return [value(found).cpu().numpy() for found in (readout, runs.clean_readout, runs.corrupt_readout)]
-
-    (ld, clean_ld, corrupt_ld), (p, clean_p, _) = numbers(lambda r: r.logit_diff), numbers(lambda r: r.p_correct)
-    return pd.DataFrame(
-        {
-            "sample_id": batch["sample_id"].to_numpy(),
-            **({UNIT: batch[UNIT].to_numpy()} if UNIT in batch else {}),
-            "corruption": corruption,
-            "block": model.head_block.name,
-            **{name: columns[name] for name in ("module", "layer")},
-            "position": pd.array([pd.NA] * len(batch), dtype="Int64"),
-            **{name: columns[name] for name in ("token", "token_role")},
-            "p_correct": p,
-            "p_diff": p - clean_p,
-            "logit_diff": ld - clean_ld,
-            # patching_effect measures from the corrupt run; here what is lost counts from the clean one.
-            "patching_effect": patching_effect(ld, clean_ld, corrupt_ld) - 1,
-            "contrast_token": runs.contrasts,
-        }
-    )

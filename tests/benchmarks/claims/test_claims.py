@@ -1,0 +1,121 @@
+"""Numbers, verdicts and the table of claims, on cases worked by hand; every claim runs on a bundled model."""
+
+import numpy as np
+import pytest
+
+from vlmtrace.benchmarks.claims.__main__ import measured
+from vlmtrace.benchmarks.claims.material import Material, Number, number
+from vlmtrace.benchmarks.claims.registry import CLAIMS, INTERPRET, LLAVA, NEO, NOTICE
+from vlmtrace.benchmarks.claims.report import FAILS, HOLDS, OPEN, Found, claims_size, claims_table, verdict
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.files import read_json, write_json
+from vlmtrace.core.paths import ROOT
+
+
+def of(value, low=np.nan, high=np.nan, what="measured"):
+    return Number(what, value, low, high, 9)
+
+
+def test_a_mean_counts_each_unit_once():
+    found = number("measured", [1.0, 3.0, 10.0, np.nan], ["a", "a", "b", "b"])
+    assert found.value == 6.0 and found.n == 2
+
+
+def test_shares_of_yes_and_no_have_an_interval_even_where_all_are_no():
+    found = number("measured", [0.0] * 10, share=True)
+    # Wilson's upper end for 0 of n is z² / (n + z²).
+    assert found.low == pytest.approx(0, abs=1e-12) and found.high == pytest.approx(3.8415 / 13.8415, abs=1e-4)
+
+
+def test_intervals_of_shares_stay_between_0_and_1():
+    found = number("measured", [0.0, 0.0, 0.0, 0.9], share=True)
+    assert found.low == 0 and 0.225 < found.high <= 1
+    assert number("measured", [0.0, 0.0, 0.0, 0.9]).low < 0
+
+
+@pytest.mark.parametrize("values", [[], [np.nan]])
+def test_no_value_is_missing(values):
+    assert np.isnan(number("measured", values).value)
+
+
+@pytest.mark.parametrize(
+    ("mine", "control", "expected"),
+    [
+        ((0.5, 0.4, 0.6), (0.2, 0.1, 0.3), HOLDS),
+        ((0.5, 0.25, 0.6), (0.2, 0.1, 0.3), OPEN),
+        ((0.05, 0.01, 0.09), (0.2, 0.1, 0.3), FAILS),
+        ((0.5, 0.4, 0.6), (0.2,), HOLDS),
+        ((np.nan,), (0.2, 0.1, 0.3), OPEN),
+    ],
+)
+@pytest.mark.parametrize("larger", [True, False])
+def test_a_claim_holds_where_intervals_do_not_overlap(mine, control, expected, larger):
+    claim = CLAIMS["object's tokens" if larger else "relevancy"]
+    sign = 1 if larger else -1
+    mine, control = ([sign * value for value in ends] for ends in (mine, control))
+    mine, control = ([one[0], *sorted(one[1:])] for one in (mine, control))
+    assert verdict(claim, [of(*mine), of(*control, what=claim.against)]) == expected
+
+
+def test_without_its_control_a_claim_is_compared_with_0():
+    claim = CLAIMS["visual and textual"]
+    assert verdict(claim, [of(0.5, 0.3, 0.7)]) == HOLDS and verdict(claim, [of(0.1, -0.1, 0.3)]) == OPEN
+
+
+def test_all_four_systems_and_the_tokens_are_there():
+    assert {claim.paper for claim in CLAIMS.values()} == {LLAVA, NEO, NOTICE, INTERPRET}
+    for claim in CLAIMS.values():
+        assert (ROOT / "notebooks" / f"{claim.notebook}.ipynb").is_file(), claim
+
+
+@pytest.fixture
+def written(tmp_path):
+    rows = [vars(of(0.25, 0.13, 0.5)), vars(of(0.0625, what="as many others"))]
+    rows = [{key: None if value != value else value for key, value in row.items()} for row in rows]
+    content = [
+        {"name": "tiny-blip", "n": 8, "seed": 3, "claims": {"object's tokens": rows}},
+        {"name": "mine", "n": 9, "seed": 0, "claims": {}},
+    ]
+    write_json({"models": content}, tmp_path / "claims.json")
+    return tmp_path / "claims.json"
+
+
+def test_the_table_says_what_the_file_holds(written):
+    found = Found(written)
+    (line,) = (line for line in claims_table(found).splitlines() if "object's own tokens" in line)
+    assert "**holds**<br>25 % [13, 50]<br>as many others: 6 % | – |" in line, line
+    assert claims_size(found) == "tiny-blip: 8 pairs of each task, seed 3. mine: 9 pairs of each task, seed 0."
+
+
+@pytest.mark.parametrize("content", ["[]", '{"models": 3}', '{"models": [{"name": "a", "n": 1}]}'])
+def test_another_file_is_a_sentence(tmp_path, content):
+    (tmp_path / "claims.json").write_text(content)
+    with pytest.raises(VlmtraceError, match="is not what make claims writes: run it again"):
+        Found(tmp_path / "claims.json")
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", ["tiny-blip", "tiny-llava"])
+def test_every_claim_has_its_control_and_is_not_measured_twice(tmp_path, name, monkeypatch):
+    found = measured(name, 12, 0, tmp_path)
+    asked = {claim.name for claim in CLAIMS.values() if name == "tiny-llava" or not claim.decoder_only}
+    assert set(found["claims"]) == asked
+    for claim, rows in found["claims"].items():
+        names = [row["what"] for row in rows]
+        assert names[0] == "measured" and (CLAIMS[claim].against in names or claim == "visual and textual"), names
+        for row in rows:
+            ends = [row[key] for key in ("low", "value", "high") if row[key] is not None]
+            assert ends == sorted(ends), f"{claim}: {row}"
+    assert read_json(tmp_path / f"{name}.json") == found
+    monkeypatch.setattr(Material, "pairs", property(lambda self: pytest.fail("asked again")))
+    assert measured(name, 12, 0, tmp_path) == found
+
+
+@pytest.mark.medium
+def test_what_was_measured_otherwise_is_not_taken(tmp_path, monkeypatch):
+    write_json(
+        {"name": "tiny-blip", "n": 12, "seed": 1, "fingerprint": "another", "claims": {"fetched": []}},
+        tmp_path / "tiny-blip.json",
+    )
+    monkeypatch.setattr("vlmtrace.benchmarks.claims.__main__.CLAIMS", {"fetched": CLAIMS["fetched"]})
+    assert measured("tiny-blip", 12, 1, tmp_path)["claims"]["fetched"] != []
