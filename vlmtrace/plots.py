@@ -39,6 +39,7 @@ from vlmtrace.methods.evaluation.figures import (
 from vlmtrace.methods.knockout.figures import knockout_effects
 from vlmtrace.methods.lens.figures import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual
 from vlmtrace.methods.lens.word_figures import word_grid, words_by_layer
+from vlmtrace.methods.patching.cost_figures import cost_of_calls
 from vlmtrace.methods.patching.figures import effect_heatmap, image_effect_map, layer_profiles, region_effects
 from vlmtrace.methods.patching.head_figures import denoising_against_noising, whole_head_map
 from vlmtrace.methods.patching.mean_figures import mean_effect_maps
@@ -50,6 +51,7 @@ __all__ = [
     "attention_overlay",
     "attribution_scatter",
     "average_trace",
+    "cost_of_calls",
     "damping_effects",
     "denoising_against_noising",
     "edge_agreement",

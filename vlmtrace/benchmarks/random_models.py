@@ -26,8 +26,10 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from vlmtrace.core.arguments import Count, Seed, checked
+from vlmtrace.core.errors import one_of
 from vlmtrace.core.paths import MODELS
-from vlmtrace.models import VLM
+from vlmtrace.models import VLM, wrap_model
 from vlmtrace.models.families import family_of
 
 QUESTION = "is this circle red or blue?"
@@ -118,6 +120,50 @@ def llava(
         chat_template=bundled.chat_template,
     )
     return model, processor
+
+
+@checked
+def random_llava(
+    layers: Count = 4,
+    width: Count = 256,
+    heads: Count = 4,
+    image_size: Count = 112,
+    dtype: str = "float32",
+    device: str = "cpu",
+    seed: Seed = 0,
+) -> VLM:
+    """A LLaVA of the real class with random weights, checked as a loaded model is; its words are tiny-llava's.
+
+    What it answers means nothing, and so does every effect in it. What it costs is what a trained model of its sizes
+    costs.
+
+    Args:
+        layers: of the language model
+        width: of its residual stream
+        heads: of each layer
+        image_size: sides of its image in pixels; patches are 14 pixels wide
+        dtype: number type, as in `load_model`; in each of them the weights are those drawn in float32, rounded
+        device: where it lies
+        seed: of its weights
+
+    Returns:
+        the model, in memory
+
+    Raises:
+        VlmtraceError: the number type is unknown, or the model fails the checks of a loaded one
+
+    Example:
+        >>> from vlmtrace.benchmarks import random_llava
+        >>> random_llava(layers=2, width=64)
+        <DecoderOnly random LLaVA 2×64: layers × heads: vision_encoder 1×4, language_model 2×4>
+    """
+    number_type = getattr(torch, one_of(dtype, ("float32", "bfloat16", "float16"), "number type"))
+    inner = 11 * width // 4
+    seeing = dict(hidden_size=max(32, width // 4), intermediate_size=width, num_attention_heads=4)
+    vision = {**seeing, "num_hidden_layers": max(2, 3 * layers // 4)}  # in proportion, as in llava-1.5-7b
+    sizes: dict[str, Any] = {"image_size": image_size, "vision": vision, "device": device, "seed": seed}
+    hf, processor = llava(layers, width, heads, inner, **sizes)
+    return wrap_model(hf.to(number_type), processor, name=f"random LLaVA {layers}×{width}")
 
 
 @contextlib.contextmanager

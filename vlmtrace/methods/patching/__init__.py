@@ -14,7 +14,8 @@ where there is no second image, with noise as the corruption. `intervene` applie
 `head_patching` (`patch_heads`): one row per pair, layer, position (or region) and module (or head).
 `patch_head_sets` returns one row per pair and set of heads. `patch_whole_heads` returns `whole_heads`, one row per
 pair and head of every attention block, and `patch_together` one row per pair and set; `direction_sums` and
-`compare_directions` say what the two directions make of the same heads.
+`compare_directions` say what the two directions make of the same heads. `patching_costs` counts what all of it costs
+before anything is run.
 
 **Notebooks** 04_module_patching and 05_head_patching; for single examples 09_explorer, view Patch.
 

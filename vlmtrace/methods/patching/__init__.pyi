@@ -1,4 +1,6 @@
 from .ablation import ablate
+from .cost_figures import cost_of_calls
+from .costs import PUBLISHED_SIZES, ModelSizes, model_sizes, patching_costs
 from .direction import DIRECTIONS, in_direction
 from .directions import compare_directions, direction_sums
 from .explorers import head_explorer, module_explorer
@@ -14,12 +16,15 @@ from .waterfall import patch_waterfall
 
 __all__ = [
     "DIRECTIONS",
+    "PUBLISHED_SIZES",
+    "ModelSizes",
     "Outcome",
     "Patch",
     "Patching",
     "ablate",
     "attention_heads",
     "compare_directions",
+    "cost_of_calls",
     "denoising_against_noising",
     "describe_directions",
     "describe_regions",
@@ -31,6 +36,7 @@ __all__ = [
     "in_direction",
     "intervene",
     "layer_profiles",
+    "model_sizes",
     "module_explorer",
     "patch_head_sets",
     "patch_heads",
@@ -39,6 +45,7 @@ __all__ = [
     "patch_together",
     "patch_waterfall",
     "patch_whole_heads",
+    "patching_costs",
     "patching_effect",
     "region_effects",
     "whole_head_map",
