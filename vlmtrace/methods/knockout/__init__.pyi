@@ -1,7 +1,7 @@
 from .attention_knockout import knock_out_attention
 from .figures import knockout_effects
-from .sentences import describe_knockouts
 from .replacement import replace_image_tokens
+from .sentences import describe_knockouts
 
 __all__ = [
     "describe_knockouts",
