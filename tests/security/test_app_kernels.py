@@ -212,5 +212,5 @@ def test_nobody_else_on_this_machine_can_listen_to_a_kernel(app, kernel):
 
 
 def _sockets(app):
-    opened = [Path(open_.laddr) for process in app.kernels() for open_ in process.net_connections("unix") if open_.laddr]
-    return [path for path in opened if "-ipc-" in path.name]
+    opened = [socket.laddr for process in app.kernels() for socket in process.net_connections("unix")]
+    return [Path(name) for name in opened if "-ipc-" in name]

@@ -106,10 +106,34 @@ class WarmProvisioner(OwnProvisioner):
 
 
 class ServersProvisioner(WarmProvisioner):
-    """For kernels of a server, which goes on answering while the fork server still imports."""
+    """For kernels of a server, which goes on answering while the fork server still imports: the page tells of it."""
+
+    beginning: asyncio.Task[None]
 
     async def _start(self, process: Any) -> None:
-        await asyncio.to_thread(process.start)
+        async def begin() -> None:
+            await asyncio.to_thread(process.start)
+            self.pid = self.pgid = process.pid
+
+        self.beginning = asyncio.create_task(begin())
+
+    async def poll(self) -> int | None:
+        """None while the kernel runs, or is about to; otherwise how it ended."""
+        return 1 if self._never_began() else await super().poll()
+
+    async def wait(self) -> int | None:
+        """Wait until the kernel has ended."""
+        await asyncio.wait([self.beginning])
+        return 1 if self._never_began() else await super().wait()
+
+    async def send_signal(self, signum: int) -> None:
+        """Send a signal to the kernel, once there is one; ending it does so, too."""
+        await asyncio.wait([self.beginning])
+        if not self._never_began():
+            await super().send_signal(signum)
+
+    def _never_began(self) -> bool:
+        return self.beginning.done() and self.beginning.exception() is not None
 
 
 def provisioner_name(kind: type[OwnProvisioner]) -> str:
@@ -130,7 +154,11 @@ class _ForkedProcess:
     stdin = stdout = stderr = None
 
     def __init__(self, process: Any):
-        self.process, self.pid = process, process.pid
+        self.process = process
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid
 
     def poll(self) -> int | None:
         return self.process.exitcode
@@ -140,7 +168,7 @@ class _ForkedProcess:
         return self.process.exitcode
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        os.kill(self.process.pid, number)
 
     def terminate(self) -> None:
         self.process.terminate()
