@@ -116,10 +116,12 @@ test-cluster: $(INSTALLED)  ## kill workers of a real Slurm of two nodes on this
 	@if $(SLURM) && [[ $$(id -u) == 0 ]]; then $(TEST) -n 2 tests/cluster; \
 	    else echo "Skipped: the tests on Slurm, which only root can start, with Debian's slurm-wlm and munge."; fi
 
-lint: $(INSTALLED)  ## style and types
+lint: $(INSTALLED)  ## style and types, of Python and of the browser's modules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check vlmtrace tests
 	.venv/bin/mypy
+	DENO_NO_UPDATE_CHECK=1 .venv/bin/deno lint --quiet vlmtrace
+	DENO_NO_UPDATE_CHECK=1 .venv/bin/deno check --quiet --no-remote --no-npm vlmtrace
 
 docs: .venv/.docs  ## the documentation as pages, in docs/_build/html (runs the notebooks where no run is there)
 	$(PYTHON) docs/build.py

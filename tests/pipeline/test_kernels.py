@@ -1,5 +1,6 @@
 """Kernels are of this very Python, whatever kernels are installed; warm ones fork, and end with their parent."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,7 +15,15 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.pipeline.kernels import RUNNING, OwnKernelManager, can_be_warm, end_kernels, warm_kernels
+from vlmtrace.pipeline.kernels import (
+    RUNNING,
+    OwnKernelManager,
+    ServersProvisioner,
+    can_be_warm,
+    end_kernels,
+    provisioner_name,
+    warm_kernels,
+)
 from vlmtrace.pipeline.notebooks import execute, kernel_environment, run_notebook
 
 pytestmark = pytest.mark.medium
@@ -240,3 +249,40 @@ def soon(look, seconds=60):
                 return found
         time.sleep(0.1)
     raise AssertionError("it did not happen in time")
+
+
+class ServersManager(OwnKernelManager):
+    provisioner_name = provisioner_name(ServersProvisioner)
+
+
+@needs_forks
+def test_a_servers_kernel_that_is_ended_before_it_has_begun_leaves_nothing():
+    async def begin_and_end():
+        manager = ServersManager()
+        await manager.start_kernel()
+        process = manager.provisioner.process.process
+        assert await manager.is_alive(), "it is about to begin"
+        await manager.shutdown_kernel(now=True)
+        return process
+
+    with warm_kernels():
+        process = asyncio.run(begin_and_end())
+        process.join(30)
+        assert process.exitcode is not None, "the kernel goes on"
+
+
+@needs_forks
+def test_a_servers_kernel_that_cannot_begin_is_no_kernel(monkeypatch):
+    def refuse(*_):
+        raise OSError("no process can be made")
+
+    async def begin():
+        manager = ServersManager()
+        await manager.start_kernel()
+        await asyncio.wait([manager.provisioner.beginning])
+        alive = await manager.is_alive()
+        await manager.shutdown_kernel(now=True)
+        return alive
+
+    monkeypatch.setattr("multiprocessing.context.ForkServerProcess.start", refuse)
+    assert not asyncio.run(begin())

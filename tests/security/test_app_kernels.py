@@ -212,5 +212,5 @@ def test_nobody_else_on_this_machine_can_listen_to_a_kernel(app, kernel):
 
 
 def _sockets(app):
-    files = [argument for process in app.kernels() for argument in process.cmdline() if argument.endswith(".json")]
-    return [path for file in files for path in Path(file).parent.glob("*-ipc-*")]
+    opened = [socket.laddr for process in app.kernels() for socket in process.net_connections("unix")]
+    return [Path(name) for name in opened if "-ipc-" in name]

@@ -10,6 +10,16 @@ also works alone: `vlmtrace.methods.attention.Attention(model, pairs)`; views th
 `vlmtrace.display.Session` share their example. Notebook 09 shows them.
 """
 
+from typing import Any
+
 import lazy_loader as lazy
 
-__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
+from vlmtrace.core.collector import paused_collection
+
+_load, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    # With the first name come the models' libraries, and every view.
+    with paused_collection():
+        return _load(name)

@@ -31,6 +31,7 @@ from vlmtrace.pipeline.checks import (
     split_names,
 )
 from vlmtrace.pipeline.cli import TASKS, absolute, default_run, option
+from vlmtrace.pipeline.kernels import can_be_warm, warm_up
 from vlmtrace.pipeline.runs import open_run
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "09_explorer.ipynb"
@@ -146,6 +147,12 @@ def main(
         raise click.ClickException(str(error)) from error
     token = secrets.token_urlsafe(24)
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    found = environment(notebook.parent)
+    os.environ.clear()
+    os.environ.update(found)
+    if can_be_warm():
+        # What kernels are forked from imports while this process does.
+        warm_up()
     from vlmtrace.app.guard import LOOPBACK
     from vlmtrace.app.voila_server import serve
 
@@ -153,9 +160,6 @@ def main(
         print(
             f"It listens on {host}: whoever has this address can open it, over an unencrypted connection.", flush=True
         )
-    found = environment(notebook.parent)
-    os.environ.clear()
-    os.environ.update(found)
     address = f"The explorer of {model} is at\n\n    http://{shown}:{port_found}/?token={token}\n\nCtrl-C ends it."
     # In this process: on another's command line, everybody on this machine could read the token.
     serve(notebook, host, port_found, token, theme, lambda: print(address, flush=True))

@@ -12,6 +12,7 @@ import traitlets
 
 from vlmtrace import methods
 from vlmtrace.app.ask import Ask
+from vlmtrace.core.collector import paused_collection
 from vlmtrace.display.view import STATIC, View, script
 
 
@@ -29,7 +30,8 @@ def _declared(file: str) -> list[type[View]]:
     found: list[type[View]] = []
     for room in pkgutil.iter_modules(methods.__path__, f"{methods.__name__}."):
         if room.ispkg and importlib.util.find_spec(f"{room.name}.{file}"):
-            module = importlib.import_module(f"{room.name}.{file}")
+            with paused_collection():
+                module = importlib.import_module(f"{room.name}.{file}")
             own = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, View))
             found += [view for view in own if view.__module__ == module.__name__]
     return sorted(found, key=lambda view: view.order)

@@ -14,6 +14,7 @@ from traitlets.config import Config
 from voila.app import Voila
 
 from vlmtrace.app.guard import HOSTS, GuardedLogIn, GuardedLogOut, guarded, names_of
+from vlmtrace.pipeline.kernels import ServersProvisioner, can_be_warm, provisioner_name
 
 #: Cells with this tag are for notebooks only.
 NOTEBOOK_ONLY = "notebook-only"
@@ -23,7 +24,10 @@ IDLE = 1800
 
 
 class OwnKernelSpecs(KernelSpecManager):
-    """Knows one kernel: this very Python, whatever kernels of that name are installed elsewhere."""
+    """Knows one kernel: this very Python, whatever kernels of that name are installed elsewhere.
+
+    Where processes can be forked, it is forked from one that has imported all, so that a visitor waits for no import.
+    """
 
     def find_kernel_specs(self) -> dict[str, str]:
         """The one name there is."""
@@ -39,6 +43,11 @@ class OwnKernelSpecs(KernelSpecManager):
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
             display_name="Python 3",
             language="python",
+            metadata=(
+                {"kernel_provisioner": {"provisioner_name": provisioner_name(ServersProvisioner)}}
+                if can_be_warm()
+                else {}
+            ),
         )
 
 

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import anywidget
@@ -21,6 +20,7 @@ from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import listed
 from vlmtrace.display.example import COLUMNS, Example
+from vlmtrace.display.scripts import STATIC, script
 from vlmtrace.display.selection import Selection
 from vlmtrace.display.session import Session, session_of
 from vlmtrace.display.style import render_png
@@ -29,25 +29,8 @@ from vlmtrace.models.hooks import MODEL_LOCK
 
 T = TypeVar("T")
 
-STATIC = Path(__file__).parent / "static"
-
 #: Pictures go to the browser with at most so many pixels along a side.
 LARGEST_SIDE = 640
-
-
-#: The scripts that all views share, in the order in which they are put together.
-KIT = tuple(
-    STATIC / "kit" / f"{name}.js" for name in ("elements", "colors", "canvas", "heat_map", "patch_image", "tokens")
-)
-
-
-def script(path: Path) -> str:
-    """A view's JavaScript: the kit, which all views share, and then the view's own file.
-
-    Args:
-        path: of the view's own script
-    """
-    return "".join(part.read_text() for part in KIT) + path.read_text()
 
 
 class BrowserCanvas(anywidget.AnyWidget):

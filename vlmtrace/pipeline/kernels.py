@@ -7,6 +7,7 @@ and the rest once. Elsewhere, and for single notebooks, a kernel is an ordinary 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -92,7 +93,7 @@ class WarmProvisioner(OwnProvisioner):
         environment = dict(options.get("env") or os.environ)
         cwd = str(options.get("cwd") or os.getcwd())
         process = _forks().Process(target=_serve, args=(cmd[cmd.index("-f") + 1 :], cwd, environment))
-        process.start()
+        await self._start(process)
         self.process = _ForkedProcess(process)  # type: ignore[assignment]
         self.pid = process.pid
         self.pgid = process.pid  # it leads a group of its own, see _serve
@@ -100,9 +101,48 @@ class WarmProvisioner(OwnProvisioner):
         RUNNING.add(self)
         return self.connection_info
 
+    async def _start(self, process: Any) -> None:
+        process.start()
 
-for _provisioner in (OwnProvisioner, WarmProvisioner):
-    _name = f"vlmtrace-{_provisioner.__name__.removesuffix('Provisioner').lower()}"
+
+class ServersProvisioner(WarmProvisioner):
+    """For kernels of a server, which goes on answering while the fork server still imports: the page tells of it."""
+
+    beginning: asyncio.Task[None]
+
+    async def _start(self, process: Any) -> None:
+        async def begin() -> None:
+            await asyncio.to_thread(process.start)
+            self.pid = self.pgid = process.pid
+
+        self.beginning = asyncio.create_task(begin())
+
+    async def poll(self) -> int | None:
+        """None while the kernel runs, or is about to; otherwise how it ended."""
+        return 1 if self._never_began() else await super().poll()
+
+    async def wait(self) -> int | None:
+        """Wait until the kernel has ended."""
+        await asyncio.wait([self.beginning])
+        return 1 if self._never_began() else await super().wait()
+
+    async def send_signal(self, signum: int) -> None:
+        """Send a signal to the kernel, once there is one; ending it does so, too."""
+        await asyncio.wait([self.beginning])
+        if not self._never_began():
+            await super().send_signal(signum)
+
+    def _never_began(self) -> bool:
+        return self.beginning.done() and self.beginning.exception() is not None
+
+
+def provisioner_name(kind: type[OwnProvisioner]) -> str:
+    """The name by which Jupyter finds a provisioner."""
+    return f"vlmtrace-{kind.__name__.removesuffix('Provisioner').lower()}"
+
+
+for _provisioner in (OwnProvisioner, WarmProvisioner, ServersProvisioner):
+    _name = provisioner_name(_provisioner)
     KernelProvisionerFactory.instance().provisioners[_name] = EntryPoint(
         _name, f"{__name__}:{_provisioner.__name__}", KernelProvisionerFactory.GROUP_NAME
     )
@@ -114,7 +154,11 @@ class _ForkedProcess:
     stdin = stdout = stderr = None
 
     def __init__(self, process: Any):
-        self.process, self.pid = process, process.pid
+        self.process = process
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid
 
     def poll(self) -> int | None:
         return self.process.exitcode
@@ -124,7 +168,7 @@ class _ForkedProcess:
         return self.process.exitcode
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        os.kill(self.process.pid, number)
 
     def terminate(self) -> None:
         self.process.terminate()
@@ -142,20 +186,24 @@ def can_be_warm() -> bool:
     return sys.platform == "linux" and wanted
 
 
+def warm_up() -> None:
+    """Start the fork server; its imports happen while the caller prepares."""
+    from multiprocessing.forkserver import ensure_running
+
+    _forks().set_forkserver_preload([*LIBRARIES, *_package_modules()])
+    # Ctrl-C in the terminal reaches this process too; while it imports, it would answer with a traceback.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextlib.contextmanager
 def warm_kernels() -> Iterator[type[OwnKernelManager]]:
     """The class of kernels for several notebooks; whatever still runs when the block ends is ended, too."""
     if can_be_warm():
-        # Started now, the imports happen while the caller prepares.
-        from multiprocessing.forkserver import ensure_running
-
-        _forks().set_forkserver_preload([*LIBRARIES, *_package_modules()])
-        # Ctrl-C in the terminal reaches this process too; while it imports, it would answer with a traceback.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        warm_up()
     try:
         yield WarmKernelManager if can_be_warm() else OwnKernelManager
     finally:

@@ -22,6 +22,18 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TOKEN = "a-token-of-the-browser-test"
 
 
+#: What was measured, by name.
+TIMINGS = pytest.StashKey[dict]()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print what was measured; it depends on what else the machine does, so no test asks it to be small."""
+    if config.stash.get(TIMINGS, {}):
+        terminalreporter.section("timings of the explorer")
+        for name, value in sorted(config.stash[TIMINGS].items()):
+            terminalreporter.write_line(f"{name}: {value}")
+
+
 def pytest_collection_modifyitems(items):
     reasons = []
     if CHROMIUM is None:
@@ -140,9 +152,9 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def timings():
-    """What was measured, by name; written beside the screenshots."""
+def timings(pytestconfig):
+    """What was measured, by name; printed at the end, and written beside the screenshots."""
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
-    found = {}
+    found = pytestconfig.stash.setdefault(TIMINGS, {})
     yield found
     (ARTEFACTS / "timings.json").write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")

@@ -1,4 +1,7 @@
-"""The browser's small modules by themselves, in a page without a kernel: what they reckon, keep and draw."""
+"""The browser's modules by themselves, in a page without a kernel: what needs a canvas, a theme or keys.
+
+What needs no page is tested by deno, see tests/display/test_scripts.py.
+"""
 
 from pathlib import Path
 
@@ -6,8 +9,11 @@ import pytest
 from fixtures.browser import open_page
 
 from vlmtrace.app import rail
+from vlmtrace.display.scripts import STATIC, script
 from vlmtrace.display.style import RUN_COLORS
-from vlmtrace.display.view import KIT, STATIC, script
+
+#: What is tested of each module.
+NAMES = {"rail.js": "reduced", "heat_map.js": "heatMap, theme", "patch_image.js": "patchImage"}
 
 
 @pytest.fixture(scope="module")
@@ -16,56 +22,22 @@ def page(browser):
     page = watched.page
     page.set_content('<body><div id="root" class="vt"></div></body>')
     page.add_style_tag(content=(STATIC / "view.css").read_text())
-    own = script(Path(rail.__file__).with_suffix(".js"))
-    page.add_script_tag(content=own.replace("export default { render };", ""))
+    # The parts' names are the page's, so that a test can call them.
+    for path in (
+        Path(rail.__file__).with_suffix(".js"),
+        STATIC / "kit" / "heat_map.js",
+        STATIC / "kit" / "patch_image.js",
+    ):
+        own = script(path).replace("export default { render };", "")
+        page.add_script_tag(content=f"Object.assign(window, (() => {{ {own}; return {{ {NAMES[path.name]} }}; }})());")
     yield page
     assert not watched.faults
     page.context.close()
 
 
-def test_the_modules_stay_small():
-    assert all(len(part.read_text().splitlines()) < 150 for part in KIT)
-
-
-@pytest.mark.parametrize(
-    ("said", "is_said"),
-    [
-        ("percent(0.9999)", "100 %"), ("percent(0.0123)", "1.2 %"), ("percent(0.0001)", "<0.1 %"),
-        ("signed(-0.251)", "−0.25"), ("signed(0.5)", "+0.50"), ("signed(null)", "–"), ("signed(NaN)", "–"),
-    ],
-)  # fmt: skip
-def test_numbers_in_words(page, said, is_said):
-    assert page.evaluate(said) == is_said
-
-
-def test_the_gauge_has_room_beyond_both_ends(page):
-    assert page.evaluate("[onGauge(0), onGauge(1)]") == pytest.approx([1 / 6, 5 / 6])
-    places = page.evaluate("[-1e9, -0.1, 0, 0.5, 1, 1.1, 1e9].map(onGauge)")
-    assert places == sorted(places) and places[0] > 0 and places[-1] < 1 and places[3] == pytest.approx(0.5)
-
-
-def test_signed_colors_are_red_above_and_blue_below(page):
-    assert page.evaluate("diverging(0.5)") == "rgba(190,24,38,0.500)"
-    assert page.evaluate("[diverging(-2), diverging(0)]") == ["rgba(33,102,172,1.000)", "rgba(190,24,38,0.000)"]
-    assert page.evaluate("heat(0)").endswith(",0.000)") and page.evaluate("heat(1)").endswith(",1.000)")
-
-
 def test_a_theme_tells_the_colors_of_the_runs(page):
     told = page.evaluate("theme(document.getElementById('root'))")
     assert {run: told[run] for run in RUN_COLORS} == RUN_COLORS and not told["dark"]
-
-
-def test_drafts_are_kept_until_they_are_asked(page):
-    kept = page.evaluate(
-        """() => { const d = new Drafts(), said = [];
-        d.put("a", "clean", "is it red?"); d.put("a", "corrupt", "is it blue?");
-        d.shown("b", {clean: "x", corrupt: ""}); said.push(d.of("a", "clean"), d.of("b", "clean"));
-        d.ask("a"); d.shown("own", {clean: "is it red?", corrupt: ""});
-        said.push(d.of("own", "clean"), d.of("own", "corrupt"), d.of("a", "clean"));
-        d.ask("own"); d.shown("own", {clean: "is it red?", corrupt: ""}); said.push(d.of("own", "corrupt"));
-        return said.map((text) => text ?? null); }"""
-    )
-    assert kept == ["is it red?", None, None, "is it blue?", None, "is it blue?"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +66,7 @@ def test_what_the_browser_cannot_read_is_sent_as_it_is_or_refused(page):
 def test_keys_move_in_a_heat_map(page):
     told = page.evaluate(
         """() => { const root = document.getElementById("root"), said = [];
-        const map = heatMap(root, root, { rows: 3, columns: 2, width: 200, label: "heads", color: diverging,
+        const map = heatMap(root, root, { rows: 3, columns: 2, width: 200, label: "heads", color: () => "red",
             value: (row, column) => row + column, marked: () => false, tell: (row, column) => `${row}.${column}`,
             hover: (cell) => said.push(String(cell)), pick: (row, column) => said.push(`pick ${row}.${column}`) });
         map.draw();
@@ -103,3 +75,26 @@ def test_keys_move_in_a_heat_map(page):
         return said; }"""
     )
     assert told == ["0,0", "1,0", "1,1", "1,1", "0,1", "pick 0.1"]
+
+
+def test_patches_are_chosen_by_keys_and_by_dragging(page):
+    told = page.evaluate(
+        """async () => { const root = document.getElementById("root"), said = [];
+        const boxes = [[0, 0, .5, .5], [0, .5, .5, 1], [.5, 0, 1, .5], [.5, .5, 1, 1]];
+        const made = patchImage(root, root, { side: 100, boxes, label: "image", tell: (i) => `patch ${i}`,
+            hover: (i) => said.push(i), change: (set) => said.push([...set].join("+")) });
+        const canvas = new OffscreenCanvas(64, 64); canvas.getContext("2d");
+        const picture = new Image(); picture.src = URL.createObjectURL(await canvas.convertToBlob());
+        await picture.decode(); made.show(picture);
+        const press = (key) => made.canvas.dispatchEvent(new KeyboardEvent("keydown", { key }));
+        ["ArrowRight", "ArrowRight", "Enter", "ArrowDown", "Enter", "ArrowUp", "Enter"].forEach(press);
+        const box = made.canvas.getBoundingClientRect(); made.canvas.setPointerCapture = () => {};
+        const point = (kind, x, y) => made.canvas.dispatchEvent(new PointerEvent(kind,
+            { clientX: box.x + x, clientY: box.y + y, pointerId: 1 }));
+        point("pointerdown", 25, 25); said.push(made.isDragged());
+        point("pointermove", 75, 75); point("pointerup", 75, 75); said.push(made.isDragged());
+        return said; }"""
+    )
+    keys, dragged = told[:7], told[7:]
+    assert keys == [0, 1, "1", 3, "1+3", 1, "3"]
+    assert dragged[0] is True and sorted(dragged[-2].split("+")) == ["0", "1", "2", "3"] and dragged[-1] is False

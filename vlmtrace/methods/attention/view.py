@@ -36,7 +36,7 @@ LEAST_COVERED = 0.01
 class AttentionCanvas(BrowserCanvas):
     """Tokens, image, map of heads, tokens to tokens, all heads at a glance. What is chosen is known to Python too."""
 
-    _esm = script(Path(__file__).with_name("glance.js")) + Path(__file__).with_suffix(".js").read_text()
+    _esm = script(Path(__file__).with_suffix(".js"))
 
     weights = traitlets.Bytes(b"").tag(sync=True)
     matrices = traitlets.Bytes(b"").tag(sync=True)

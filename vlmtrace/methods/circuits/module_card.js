@@ -1,71 +1,83 @@
+// @ts-check
 // The card of a module of a layer: where it acts, what it does here and over the run, and the answer without it.
 
-const ELSE = { image: "other image", text: "other question" };
-const near = (value) => (value !== null && Math.abs(value) < 0.005 ? "0.00" : signed(value));
+import { diverging, keepDrawn } from "../../display/static/kit/colors.js";
+import { make, note } from "../../display/static/kit/elements.js";
+import { follow, rebuilt } from "../../display/static/kit/model.js";
+import { largest, rounded } from "../../display/static/kit/numbers.js";
+import { patchImage } from "../../display/static/kit/patch_image.js";
+import { pictureOf } from "../../display/static/kit/picture.js";
+import { moduleNumbers } from "./module_numbers.js";
 
-function moduleNumbers(holder, found, at, send) {
-  holder.replaceChildren();
-  const line = (text) => make("div", "", holder, text), small = (text) => make("div", "vt-label", holder, text);
-  make("h4", "", holder, `In this pair, ${at.length ? `at ${at.slice(0, 6).join(", ")}${at.length > 6 ? " …" : ""}` : "at all positions"}`);
-  if (found.hereRefused) make("div", "vt-note", holder, found.hereRefused);
-  else if (found.effects) {
-    line(`patched into the corrupt run: effect ${near(found.effects.denoising)}`);
-    line(`taken from the corrupt run: ${near(found.effects.noising)} of the clean answer lost`);
-    if (found.rank) small(`rank ${found.rank} of the ${found.nHeads} layers' ${found.module} in the ${found.ofBlock}; ${ELSE[found.corruption]}`);
-  } else small("computing …");
-  if (found.knockedOut) line(`knocked out (zeros in its place): LD ${signed(found.knockedOut.before)} → ${signed(found.knockedOut.after)}, ${signed(found.knockedOut.effect)} of the gap`).dataset.name = "knocked out";
-  const acts = make("div", "vt-controls", holder);
-  for (const [text, message, hint] of [["patch it", { do: "patch", activity: "patching" }, "add it to what is patched, in Patch"], ["knock it out", { do: "knock out", activity: "knocking out" }, "the clean answer with zeros in place of what this module gives"]]) {
-    const made = button(acts, text, () => send(message), hint);
-    made.dataset.name = message.do; made.disabled = Boolean(found.hereRefused);
-  }
-  make("h4", "", holder, `Over the run${found.run && !found.runRefused ? ` ${found.run}` : ""}`);
-  if (found.runRefused) { make("div", "vt-note", holder, found.runRefused); return; }
-  if (!found.means) { small("reading …"); return; }
-  const table = make("table", "vt-card-table", holder);
-  table.style.whiteSpace = "nowrap"; table.style.fontSize = "12px";
-  for (const row of found.means) {
-    const cells = make("tr", "", table);
-    make("td", "", cells, `${row.task.replace(/^rendered_/, "").replaceAll("_", " ")}, ${row.corruption}: ${row.token_role}`);
-    make("td", "vt-value", cells, `${near(row.mean_effect)} [${near(row.ci_low)}, ${near(row.ci_high)}]`).title = `mean effect at tokens of this role over ${row.n_units} units, 95 % interval`;
-    make("td", "vt-label", cells, `${row.rank} of ${row.n_layers}`).title = "rank by absolute mean effect among the layers";
-  }
-  if (!found.pairs.length) return;
-  small("where one token matters most (click opens the pair):");
-  const list = make("div", "", holder);
-  for (const row of found.pairs) button(list, `${row.sample_id} ${near(row.patching_effect)}`, () => send({ do: "pair", pair: row.opens, activity: "pair" }), row.opens ? `${row.task}, ${row.corruption}` : "not among the pairs that the explorer offers").disabled = !row.opens;
-}
+/** @import { Box } from "../../display/static/kit/boxes.js" */
+/** @import { Given, Model } from "../../display/static/kit/model.js" */
+/** @import { ModuleNumbers } from "./module_numbers.js" */
 
-function buildModule(model, el) {
-  const s = model.get("state"), draws = [];
-  if (s.say) { make("div", "vt-note", el, s.say); el.dataset.drawn = "none"; return []; }
-  make("h4", "", el, `${s.title}, ${s.block}`).style.fontSize = "15px";
-  const holder = make("div", "", el), all = [...s.patches, ...s.words.map(([, value]) => value)].map((value) => Math.abs(value || 0)), most = Math.max(0.01, ...all);
-  if (all.length) make("h4", "", el, `Where it acts: one position at a time (colors ±${most.toFixed(2)})`);
-  if (s.patches.length) {
-    const image = patchImage(el, el, {
-      side: 190, boxes: s.boxes, label: "effects of the module at patches", color: (i) => diverging((s.patches[i] || 0) / most),
-      tell: (i) => `patch ${i}: effect ${near(s.patches[i])}`, hover: () => {},
-    });
-    pictureOf(model.get("picture")).then((picture) => image.show(picture));
-    draws.push(image.draw);
-  }
-  const strongest = s.words.filter(([, value]) => value !== null).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 8);
+/**
+ * @typedef {{example: string, title: string, block: string, label: string, say?: string, at: string[],
+ *   patches: (number | null)[], words: [string, number | null][], boxes: Box[]}} ModuleState
+ * say: why there is nothing to show; at: the tokens that are patched, none: all; patches, words: effects of one position
+ */
+
+/** @typedef {{state: ModuleState, picture: DataView<ArrayBuffer>, numbers: ModuleNumbers}} ModuleTraits */
+
+/** How many words have a bar. */
+const MOST_WORDS = 8;
+
+/** Effects of the strongest words, as bars. @param {HTMLElement} el @param {ModuleState["words"]} words
+ * @param {number} most */
+function wordBars(el, words, most) {
+  const size = (/** @type {[string, number | null]} */ one) => Math.abs(one[1] ?? 0);
+  const strongest = words.filter(([, value]) => value !== null).sort((a, b) => size(b) - size(a));
   const table = make("table", "", el);
-  for (const [token, value] of strongest) {
+  for (const [token, value] of strongest.slice(0, MOST_WORDS)) {
     const row = make("tr", "", table);
     make("td", "", row, token);
     const cell = make("td", "", row), bar = make("span", "vt-share", cell);
-    cell.style.width = "100px"; bar.style.width = `${((92 * Math.abs(value)) / most).toFixed(1)}px`; bar.style.background = diverging(Math.sign(value));
-    make("td", "vt-value", row, near(value));
+    cell.style.width = "100px";
+    bar.style.width = `${((92 * Math.abs(value ?? 0)) / most).toFixed(1)}px`;
+    bar.style.background = diverging(Math.sign(value ?? 0));
+    make("td", "vt-value", row, rounded(value));
   }
+}
+
+/** @param {Model<ModuleTraits>} model @param {HTMLElement} el @returns {(() => void)[]} */
+function build(model, el) {
+  const state = model.get("state");
+  /** @type {(() => void)[]} */
+  const draws = [];
+  if (state.say) {
+    make("div", "vt-note", el, state.say);
+    el.dataset.drawn = "none";
+    return [];
+  }
+  make("h4", "", el, `${state.title}, ${state.block}`).style.fontSize = "15px";
+  const holder = make("div", "", el), all = [...state.patches, ...state.words.map(([, value]) => value)];
+  const most = largest(all, 0.01);
+  if (all.length) make("h4", "", el, `Where it acts: one position at a time (colors ±${most.toFixed(2)})`);
+  if (state.patches.length) {
+    const image = patchImage(el, el, {
+      side: 190, boxes: state.boxes, label: "effects of the module at patches",
+      color: (i) => diverging((state.patches[i] ?? 0) / most),
+      tell: (i) => `patch ${i}: effect ${rounded(state.patches[i])}`, hover: () => {},
+    });
+    pictureOf(model.get("picture")).then(image.show);
+    draws.push(image.draw);
+  }
+  wordBars(el, state.words, most);
   const paint = () => {
     const found = model.get("numbers");
-    moduleNumbers(holder, found, s.at, (message) => model.send(message));
-    Object.assign(el.dataset, { module: s.label, denoising: found.effects ? found.effects.denoising : "", knockedOut: found.knockedOut ? found.knockedOut.after : "", computed: String(Boolean(found.effects || found.hereRefused)) });
+    moduleNumbers(holder, found, state.at, (message) => model.send(message));
+    note(el, {
+      module: state.label, denoising: found.effects ? found.effects.denoising : "",
+      knockedOut: found.knockedOut ? found.knockedOut.after : "", computed: Boolean(found.effects || found.hereRefused),
+    });
   };
   paint();
-  el.dataset.drawn = s.example;
+  el.dataset.drawn = state.example;
   return [follow(model, ["numbers"], paint), keepDrawn(el, () => draws.forEach((draw) => draw()))];
 }
-export default { render: ({ model, el }) => rebuilt(model, el, "title", buildModule) };
+
+/** @param {Given<ModuleTraits>} given */
+const render = ({ model, el }) => rebuilt(model, el, "title", build);
+export default { render };

@@ -57,7 +57,7 @@ class PutAway(NamedTuple):
 class PatchCanvas(BrowserCanvas):
     """Effect maps to click on, what each patch adds, and the three distributions."""
 
-    _esm = script(Path(__file__).with_name("waterfall.js")) + Path(__file__).with_suffix(".js").read_text()
+    _esm = script(Path(__file__).with_suffix(".js"))
 
     other = traitlets.Bytes(b"").tag(sync=True)
 

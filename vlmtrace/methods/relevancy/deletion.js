@@ -1,4 +1,11 @@
+// @ts-check
 // The answer's logit difference as image tokens are replaced: in the order of relevance, and in random orders.
+
+import { ALONG, canvasOf, clear } from "../../display/static/kit/canvas.js";
+import { theme } from "../../display/static/kit/colors.js";
+import { signed } from "../../display/static/kit/numbers.js";
+
+/** @import { Theme } from "../../display/static/kit/colors.js" */
 
 /**
  * @typedef {{n_replaced: number, share: number, logit_diff: number, random_mean: number, random_low: number,
@@ -7,17 +14,22 @@
  *   options?: string[], by?: string, refused?: string}} DeletionCurve
  */
 
-/**
- * What the curve says, in a sentence.
- * @param {DeletionCurve} curve
- * @returns {string}
- */
-function curveSentence(curve) {
-  if (!curve.points) return curve.refused || "computing what the answer does without the image …";
-  const first = curve.points[0], last = curve.points[curve.points.length - 1], n = last.n_replaced;
-  const all = `With all ${n} image tokens replaced by ${curve.by}, LD (${curve.options.join(" − ")}) goes from ${signed(first.logit_diff)} to ${signed(last.logit_diff)}`;
-  if (curve.half === null || Math.abs(last.logit_diff - first.logit_diff) < 0.1) return `${all}: the answer hardly depends on the image.`;
-  return `${all}. The ${curve.half} most relevant do half of it; in random order it takes ${curve.halfRandom}.`;
+/** What the curve says, in a sentence. @param {DeletionCurve} curve @returns {string} */
+export function curveSentence({ points, refused, by, options, half, halfRandom }) {
+  if (!points) return refused || "computing what the answer does without the image …";
+  const first = points[0], last = points[points.length - 1];
+  const way = `LD (${(options ?? []).join(" − ")}) goes from ${signed(first.logit_diff)} to ${signed(last.logit_diff)}`;
+  const all = `With all ${last.n_replaced} image tokens replaced by ${by}, ${way}`;
+  if (half === null || Math.abs(last.logit_diff - first.logit_diff) < 0.1) {
+    return `${all}: the answer hardly depends on the image.`;
+  }
+  return `${all}. The ${half} most relevant do half of it; in random order it takes ${halfRandom}.`;
+}
+
+/** The range of the axis: 0 and all that is drawn. @param {CurvePoint[]} points @returns {[number, number]} */
+export function spanOf(points) {
+  const all = points.flatMap((point) => [point.logit_diff, point.random_low, point.random_high]);
+  return [Math.min(0, ...all), Math.max(0, ...all)];
 }
 
 /**
@@ -26,66 +38,107 @@ function curveSentence(curve) {
  * @param {(text: string) => void} tell what is hovered
  * @returns {{show: (curve: DeletionCurve) => void, draw: () => void}}
  */
-function deletionCurve(root, parent, tell) {
+export function deletionCurve(root, parent, tell) {
   const width = 300, height = 210, left = 40, bottom = 34, top = 8, right = 10;
   const { canvas, size, context } = canvasOf(parent, width, height, "deletion curve");
-  /** @type {DeletionCurve} */
-  let curve = {};
+  /** @type {CurvePoint[]} */
+  let points = [];
+  /** @type {number | null} */
   let at = null;
   size(width, height);
-  // Few tokens do most: the axis of tokens is that of a root.
+  /** Few tokens do most: the axis of tokens is that of a root. @param {number} share */
   const x = (share) => left + (width - left - right) * Math.sqrt(share);
-  const span = () => {
-    const all = curve.points.flatMap((point) => [point.logit_diff, point.random_low, point.random_high]);
-    return [Math.min(0, ...all), Math.max(0, ...all)];
+  /** @param {number} value */
+  const y = (value) => {
+    const [low, high] = spanOf(points);
+    return top + ((height - top - bottom) * (high - value)) / (high - low || 1);
   };
 
-  function draw() {
-    const colors = theme(root);
-    context.setTransform(PIXELS, 0, 0, PIXELS, 0, 0);
-    context.clearRect(0, 0, width, height);
-    if (!curve.points) return;
-    const points = curve.points, [low, high] = span(), y = (value) => top + ((height - top - bottom) * (high - value)) / (high - low || 1);
-    context.font = "11px sans-serif";
+  /** @param {(point: CurvePoint) => number} value @param {string} color @param {number} wide */
+  function line(value, color, wide) {
+    context.strokeStyle = color;
+    context.lineWidth = wide;
+    context.beginPath();
+    points.forEach((point) => context.lineTo(x(point.share), y(value(point))));
+    context.stroke();
+  }
+  /** Where 95 % of random orders lie. @param {Theme} colors */
+  function band(colors) {
     context.fillStyle = colors.line;
     context.globalAlpha = 0.6;
     context.beginPath();
-    points.forEach((point, i) => context[i ? "lineTo" : "moveTo"](x(point.share), y(point.random_high)));
+    points.forEach((point) => context.lineTo(x(point.share), y(point.random_high)));
     [...points].reverse().forEach((point) => context.lineTo(x(point.share), y(point.random_low)));
     context.fill();
     context.globalAlpha = 1;
-    context.strokeStyle = colors.line; context.lineWidth = 1;
-    context.beginPath(); context.moveTo(left, y(0)); context.lineTo(width - right, y(0)); context.stroke();
-    for (const [key, color, wide] of [["random_mean", colors.soft, 1.5], ["logit_diff", colors.accent, 2.5]]) {
-      context.strokeStyle = color; context.lineWidth = wide; context.beginPath();
-      points.forEach((point, i) => context[i ? "lineTo" : "moveTo"](x(point.share), y(point[key])));
-      context.stroke();
+  }
+  /** @param {Theme} colors */
+  function axes(colors) {
+    const [low, high] = spanOf(points);
+    context.fillStyle = colors.soft;
+    context.textAlign = "right";
+    context.textBaseline = "middle";
+    for (const value of new Set([high, 0, low])) {
+      context.fillText(value.toFixed(Math.abs(value) < 10 && value ? 1 : 0), left - 6, y(value));
     }
-    context.fillStyle = colors.accent;
-    points.forEach((point, i) => { context.beginPath(); context.arc(x(point.share), y(point.logit_diff), i === at ? 5 : 3, 0, 7); context.fill(); });
-    context.fillStyle = colors.soft; context.textAlign = "right"; context.textBaseline = "middle";
-    for (const value of new Set([high, 0, low])) context.fillText(value.toFixed(Math.abs(value) < 10 && value ? 1 : 0), left - 6, y(value));
     context.textAlign = "center";
-    for (const share of [0.01, 0.1, 0.25, 0.5, 1]) context.fillText(`${Math.round(100 * share)}`, x(share), height - bottom + 12);
+    for (const share of [0.01, 0.1, 0.25, 0.5, 1]) {
+      context.fillText(`${Math.round(100 * share)}`, x(share), height - bottom + 12);
+    }
     context.fillText("image tokens replaced, %", left + (width - left) / 2, height - 8);
   }
-  const say = () => {
-    const point = at === null ? null : curve.points[at];
-    tell(point ? `${point.n_replaced} replaced: LD ${signed(point.logit_diff)}; in random order ${signed(point.random_mean)} [${signed(point.random_low)}, ${signed(point.random_high)}]` : "");
+
+  function draw() {
+    const colors = theme(root);
+    clear(context);
+    if (!points.length) return;
+    context.font = "11px sans-serif";
+    band(colors);
+    context.strokeStyle = colors.line;
+    context.lineWidth = 1;
+    context.beginPath();
+    context.moveTo(left, y(0));
+    context.lineTo(width - right, y(0));
+    context.stroke();
+    line((point) => point.random_mean, colors.soft, 1.5);
+    line((point) => point.logit_diff, colors.accent, 2.5);
+    context.fillStyle = colors.accent;
+    points.forEach((point, i) => {
+      context.beginPath();
+      context.arc(x(point.share), y(point.logit_diff), i === at ? 5 : 3, 0, 7);
+      context.fill();
+    });
+    axes(colors);
+  }
+  /** @param {number | null} next */
+  const go = (next) => {
+    if (next === at || !points.length) return;
+    at = next;
+    draw();
+    if (at === null) {
+      tell("");
+      return;
+    }
+    const { n_replaced, logit_diff, random_mean, random_low, random_high } = points[at];
+    const random = `${signed(random_mean)} [${signed(random_low)}, ${signed(random_high)}]`;
+    tell(`${n_replaced} replaced: LD ${signed(logit_diff)}; in random order ${random}`);
   };
-  const go = (next) => { if (next !== at) { at = next; draw(); say(); } };
   canvas.addEventListener("pointermove", (event) => {
-    if (!curve.points) return;
-    const far = curve.points.map((point) => Math.abs(x(point.share) - event.offsetX));
-    go(far.indexOf(Math.min(...far)));
+    const far = points.map((point) => Math.abs(x(point.share) - event.offsetX));
+    if (far.length) go(far.indexOf(Math.min(...far)));
   });
-  for (const kind of ["pointerleave", "blur"]) canvas.addEventListener(kind, () => { if (curve.points) go(null); });
+  for (const kind of ["pointerleave", "blur"]) canvas.addEventListener(kind, () => go(null));
   canvas.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!step || !curve.points) return;
-    go(at === null ? 0 : Math.min(Math.max(at + step, 0), curve.points.length - 1));
+    const step = ALONG[event.key];
+    if (!step || !points.length) return;
+    go(at === null ? 0 : Math.min(Math.max(at + step, 0), points.length - 1));
     event.preventDefault();
   });
-  return { show: (given) => { curve = given; at = null; draw(); }, draw };
+  /** @param {DeletionCurve} curve */
+  const show = (curve) => {
+    points = curve.points ?? [];
+    at = null;
+    draw();
+  };
+  return { show, draw };
 }
-

@@ -27,7 +27,7 @@ WAYS = {"image": "the language side", "vision": "the vision encoder", "joined": 
 class RelevancyCanvas(BrowserCanvas):
     """Answer tokens, the image, the deletion curve, the prompt, image against text."""
 
-    _esm = script(Path(__file__).with_name("deletion.js")) + Path(__file__).with_suffix(".js").read_text()
+    _esm = script(Path(__file__).with_suffix(".js"))
 
     curve = traitlets.Dict().tag(sync=True)
 

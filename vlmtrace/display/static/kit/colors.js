@@ -1,29 +1,51 @@
+// @ts-check
 // Colors: those of the page's theme where it has any.
 
-const probe = document.createElement("canvas").getContext("2d");
+import { contextOf } from "./canvas.js";
+
+/**
+ * @typedef {{ink: string, soft: string, line: string, panel: string, accent: string, clean: string, corrupt: string,
+ *   patched: string, dark: boolean}} Theme
+ */
+
+/** @type {CanvasRenderingContext2D | null} */
+let probe = null;
 
 /** 0 … 1, of a color in any notation. @param {string} color @returns {number} */
-function lightness(color) {
-  probe.fillStyle = "#000"; probe.fillStyle = color;
-  const numbers = probe.fillStyle.startsWith("#") ? probe.fillStyle.match(/[0-9a-f]{2}/g).map((part) => parseInt(part, 16)) : probe.fillStyle.match(/[0-9.]+/g).slice(0, 3).map(Number);
-  return numbers.reduce((sum, part) => sum + part, 0) / 765;
+export function lightness(color) {
+  probe = probe ?? contextOf(document.createElement("canvas"));
+  probe.fillStyle = "#000";
+  probe.fillStyle = color;
+  return meanOfChannels(probe.fillStyle);
 }
 
-/** The colors of the page that `node` stands in. @param {Element} node */
-function theme(node) {
+/** 0 … 1, of a color as a canvas says it: #rrggbb, or rgba(r, g, b, a). @param {string} color @returns {number} */
+export function meanOfChannels(color) {
+  const found = color.startsWith("#")
+    ? (color.match(/[0-9a-f]{2}/g) ?? []).map((part) => parseInt(part, 16))
+    : (color.match(/[0-9.]+/g) ?? []).slice(0, 3).map(Number);
+  return found.reduce((sum, part) => sum + part, 0) / 765;
+}
+
+/** The colors of the page that `node` stands in. @param {Element} node @returns {Theme} */
+export function theme(node) {
   const style = getComputedStyle(node);
-  const of = (name) => style.getPropertyValue(name).trim();
-  return { ink: of("--vt-ink"), soft: of("--vt-soft"), line: of("--vt-line"), panel: of("--vt-panel"), accent: of("--vt-accent"), clean: of("--vt-clean"), corrupt: of("--vt-corrupt"), patched: of("--vt-patched"), dark: lightness(of("--vt-ink")) > 0.5 };
+  const of = (/** @type {string} */ name) => style.getPropertyValue(`--vt-${name}`).trim();
+  return {
+    ink: of("ink"), soft: of("soft"), line: of("line"), panel: of("panel"), accent: of("accent"),
+    clean: of("clean"), corrupt: of("corrupt"), patched: of("patched"), dark: lightness(of("ink")) > 0.5,
+  };
 }
 
 /** Draw again when the theme changes, and when `root` comes to be seen: colors are known only then.
  * @param {Element} root @param {() => void} draw @returns {() => void} what undoes it */
-function keepDrawn(root, draw) {
+export function keepDrawn(root, draw) {
   const later = () => requestAnimationFrame(draw);
   const themes = new MutationObserver(later), sizes = new ResizeObserver(later);
-  themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
+  const attributeFilter = ["data-jp-theme-light", "data-jp-theme-name", "class"];
+  themes.observe(document.body, { attributes: true, attributeFilter });
   sizes.observe(root);
-  const media = window.matchMedia("(prefers-color-scheme: dark)");
+  const media = globalThis.matchMedia("(prefers-color-scheme: dark)");
   media.addEventListener("change", later);
   return () => { themes.disconnect(); sizes.disconnect(); media.removeEventListener("change", later); };
 }
@@ -36,7 +58,7 @@ const HEAT_IN_THE_DARK = [[255, 140, 0, 0], [230, 110, 0, 0.65], [255, 190, 60, 
 /** The color of a share of the largest value, transparent at 0, so that the image shows where nothing looks. What is no
  * number is transparent, too: while a view's parts arrive one after the other, some are not there yet.
  * @param {number} share @param {boolean} [dark] @returns {string} */
-function heat(share, dark = false) {
+export function heat(share, dark = false) {
   const scale = dark ? HEAT_IN_THE_DARK : HEAT, place = Math.min(Math.max(share || 0, 0), 1) * (scale.length - 1);
   const low = Math.min(Math.floor(place), scale.length - 2);
   const [r, g, b, a] = scale[low].map((value, i) => value + (place - low) * (scale[low + 1][i] - value));
@@ -44,7 +66,13 @@ function heat(share, dark = false) {
 }
 
 /** Blue below 0, red above, transparent at 0. @param {number} share −1 … 1 @returns {string} */
-function diverging(share) {
+export function diverging(share) {
   const strength = Math.min(Math.abs(share), 1);
   return share < 0 ? `rgba(33,102,172,${strength.toFixed(3)})` : `rgba(190,24,38,${strength.toFixed(3)})`;
 }
+
+/** What a bar beside a picture shows: the colors of `heat` from 0 to the limit. */
+export const HEAT_SCALE = `linear-gradient(to right, ${[0, 0.33, 0.67, 1].map((at) => heat(at)).join(",")}), #cfcfcf`;
+
+/** The same of `diverging`. */
+export const SIGNED_SCALE = `linear-gradient(to right, ${[-1, -0.5, 0, 0.5, 1].map(diverging).join(",")})`;

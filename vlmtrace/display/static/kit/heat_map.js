@@ -1,73 +1,141 @@
+// @ts-check
 // A heat map of rows × columns, row 0 at the bottom (layers upwards, as information flows).
-// options: rows, columns, labels (of columns), value(row, column), color(value), marked(row, column), tell(row, column),
-// hover(row, column or null), pick(row, column), rowLabels (of rows; default: numbers of layers), columnName, width
-function heatMap(root, parent, options) {
-  const top = 6;
-  let left = 34;
+
+import { canvasOf, clear, outline, STEPS, timed } from "./canvas.js";
+import { theme } from "./colors.js";
+
+/** @import { Theme } from "./colors.js" */
+
+/** @typedef {[number, number]} Cell a row and a column */
+
+/**
+ * @typedef {{
+ *   rows: number,
+ *   columns: number,
+ *   width: number,
+ *   label: string,
+ *   labels?: string[],
+ *   rowLabels?: string[],
+ *   columnName?: string,
+ *   largest?: number,
+ *   value: (row: number, column: number) => number | null,
+ *   color: (value: number, dark: boolean) => string,
+ *   marked: (row: number, column: number) => boolean,
+ *   tell: (row: number, column: number) => string,
+ *   hover: (cell: Cell | null) => void,
+ *   pick: (row: number, column: number, event: Event) => void,
+ * }} HeatMapOptions
+ * labels: of columns; rowLabels: without them, rows are layers with their numbers; largest: width of a cell in pixels
+ */
+
+/** The cell under a place, or null where there is none.
+ * @param {number} x @param {number} y in pixels of the map
+ * @param {{left: number, top: number, side: [number, number], rows: number, columns: number}} grid
+ * @returns {Cell | null} */
+export function cellAt(x, y, { left, top, side, rows, columns }) {
+  const column = Math.floor((x - left) / side[0]), row = rows - 1 - Math.floor((y - top) / side[1]);
+  return row >= 0 && row < rows && column >= 0 && column < columns ? [row, column] : null;
+}
+
+/** The cell that an arrow key leads to; the first, where there was none. Upwards is to later rows.
+ * @param {Cell | null} at @param {[number, number]} step down and right @param {number} rows @param {number} columns
+ * @returns {Cell} */
+export function steppedCell(at, step, rows, columns) {
+  if (!at) return [0, 0];
+  return [
+    Math.min(Math.max(at[0] - step[0], 0), rows - 1),
+    Math.min(Math.max(at[1] + step[1], 0), columns - 1),
+  ];
+}
+
+/** @param {HTMLElement} root of the view, whose colors are used @param {Element} parent @param {HeatMapOptions} options */
+export function heatMap(root, parent, options) {
+  const { rows, columns, labels, rowLabels } = options, top = 6, font = "11px sans-serif";
   const { canvas, size, context } = canvasOf(parent, 10, 10, options.label);
-  let at = null, side = [20, 20], bottom = 20;
+  context.font = font;
+  /** @param {string[]} texts */
+  const widest = (texts) => Math.max(...texts.map((text) => context.measureText(text).width));
+  const long = Boolean(labels && labels.some((text) => text.length > 2));
+  const left = rowLabels ? 8 + Math.min(90, widest(rowLabels)) : 34;
+  const width = Math.max(7, Math.min(options.largest || 34, (options.width - left - 4) / columns));
+  /** @type {[number, number]} */
+  const side = [width, Math.max(9, Math.min(26, 240 / rows, Math.max(width, 16)))];
+  const grid = { left, top, side, rows, columns };
+  size(
+    left + side[0] * columns + 6 + (long ? 14 : 0),
+    top + side[1] * rows + (labels && long ? 14 + 0.75 * widest(labels) : 32),
+  );
+  /** @type {Cell | null} */
+  let at = null;
 
-  function layout() {
-    const long = options.labels && options.labels.some((text) => text.length > 2);
-    context.font = "11px sans-serif";
-    if (options.rowLabels) left = 8 + Math.min(90, Math.max(...options.rowLabels.map((text) => context.measureText(text).width)));
-    bottom = long ? 14 + 0.75 * Math.max(...options.labels.map((text) => context.measureText(text).width)) : 32;
-    const width = Math.max(7, Math.min(options.largest || 34, (options.width - left - 4) / options.columns));
-    side = [width, Math.max(9, Math.min(26, 240 / options.rows, Math.max(width, 16)))];
-    size(left + side[0] * options.columns + 6 + (long ? 14 : 0), top + side[1] * options.rows + bottom);
-  }
-
-  function place(row, column) { return [left + column * side[0], top + (options.rows - 1 - row) * side[1]]; }
+  /** @param {number} row @param {number} column @returns {[number, number]} */
+  const place = (row, column) => [left + column * side[0], top + (rows - 1 - row) * side[1]];
+  /** @param {Cell} cell @param {string} color @param {number} wide */
+  const frame = ([row, column], color, wide) => {
+    const [x, y] = place(row, column);
+    outline(context, x + 0.5, y + 0.5, side[0] - 2, side[1] - 2, color, wide);
+  };
+  /** @param {(row: number, column: number) => void} act */
+  const each = (act) => {
+    for (let row = 0; row < rows; row++) for (let column = 0; column < columns; column++) act(row, column);
+  };
 
   function draw() {
     const colors = theme(root);
-    context.setTransform(PIXELS, 0, 0, PIXELS, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    for (let row = 0; row < options.rows; row++) for (let column = 0; column < options.columns; column++) {
+    clear(context);
+    each((row, column) => {
       const [x, y] = place(row, column), value = options.value(row, column);
       context.fillStyle = colors.panel;
       context.fillRect(x, y, side[0] - 1, side[1] - 1);
-      if (value !== null && !Number.isNaN(value)) {
-        context.fillStyle = options.color(value, colors.dark);
-        context.fillRect(x, y, side[0] - 1, side[1] - 1);
-      }
-    }
-    context.fillStyle = colors.soft; context.font = "11px sans-serif"; context.textBaseline = "middle"; context.textAlign = "right";
-    const every = Math.ceil(options.rows / 12);
-    for (let row = 0; row < options.rows; row += every) context.fillText(options.rowLabels ? options.rowLabels[row] : row, left - 6, place(row, 0)[1] + side[1] / 2);
-    if (!options.rowLabels) { context.save(); context.translate(9, top + options.rows * side[1] / 2); context.rotate(-Math.PI / 2);
-    context.textAlign = "center"; context.fillText("layer", 0, 0); context.restore(); }
-    drawColumns(colors);
-    for (let row = 0; row < options.rows; row++) for (let column = 0; column < options.columns; column++) {
-      if (options.marked(row, column)) outline(...place(row, column), colors.ink, 2);
-    }
-    if (at) outline(...place(...at), colors.accent, 3);
+      if (value === null || Number.isNaN(value)) return;
+      context.fillStyle = options.color(value, colors.dark);
+      context.fillRect(x, y, side[0] - 1, side[1] - 1);
+    });
+    context.font = font;
+    context.textBaseline = "middle";
+    drawRowNames(colors);
+    drawColumnNames(colors);
+    each((row, column) => {
+      if (options.marked(row, column)) frame([row, column], colors.ink, 2);
+    });
+    if (at) frame(at, colors.accent, 3);
   }
 
-  function drawColumns(colors) {
-    const y = top + options.rows * side[1] + 4, long = bottom > 32 || (options.labels && options.labels.some((t) => t.length > 2));
+  /** @param {Theme} colors */
+  function drawRowNames(colors) {
     context.fillStyle = colors.soft;
-    for (let column = 0; column < options.columns; column++) {
-      const x = left + (column + 0.5) * side[0];
-      if (!long && side[0] < 14 && column % Math.ceil(14 / side[0])) continue;
-      context.save(); context.translate(x, y + 4);
-      if (long) { context.rotate(-Math.PI / 4); context.textAlign = "right"; } else { context.textAlign = "center"; }
-      context.fillText(options.labels ? options.labels[column] : column, 0, 2); context.restore();
+    context.textAlign = "right";
+    for (let row = 0; row < rows; row += Math.ceil(rows / 12)) {
+      context.fillText(rowLabels ? rowLabels[row] : String(row), left - 6, place(row, 0)[1] + side[1] / 2);
     }
-    if (!long) { context.textAlign = "center"; context.fillText(options.columnName || "head", left + options.columns * side[0] / 2, y + 22); }
+    if (rowLabels) return;
+    context.save();
+    context.translate(9, top + (rows * side[1]) / 2);
+    context.rotate(-Math.PI / 2);
+    context.textAlign = "center";
+    context.fillText("layer", 0, 0);
+    context.restore();
   }
 
-  function outline(x, y, color, width) {
-    context.strokeStyle = color; context.lineWidth = width;
-    context.strokeRect(x + 0.5, y + 0.5, side[0] - 2, side[1] - 2);
+  /** @param {Theme} colors */
+  function drawColumnNames(colors) {
+    const y = top + rows * side[1] + 4;
+    context.fillStyle = colors.soft;
+    for (let column = 0; column < columns; column++) {
+      if (!long && side[0] < 14 && column % Math.ceil(14 / side[0])) continue;
+      context.save();
+      context.translate(left + (column + 0.5) * side[0], y + 4);
+      if (long) context.rotate(-Math.PI / 4);
+      context.textAlign = long ? "right" : "center";
+      context.fillText(labels ? labels[column] : String(column), 0, 2);
+      context.restore();
+    }
+    if (long) return;
+    context.textAlign = "center";
+    context.fillText(options.columnName || "head", left + (columns * side[0]) / 2, y + 22);
   }
 
-  function cell(event) {
-    const column = Math.floor((event.offsetX - left) / side[0]);
-    const row = options.rows - 1 - Math.floor((event.offsetY - top) / side[1]);
-    return row >= 0 && row < options.rows && column >= 0 && column < options.columns ? [row, column] : null;
-  }
-
+  /** @param {Cell | null} cell */
   function go(cell) {
     at = cell;
     if (at) canvas.setAttribute("aria-label", `${options.label}: ${options.tell(...at)}`);
@@ -75,22 +143,20 @@ function heatMap(root, parent, options) {
     draw();
   }
   canvas.addEventListener("pointermove", (event) => {
-    const next = cell(event);
+    const next = cellAt(event.offsetX, event.offsetY, grid);
     if (String(next) !== String(at)) timed(root, event, () => go(next));
   });
-  canvas.addEventListener("pointerleave", () => go(null));
-  canvas.addEventListener("blur", () => go(null));
-  canvas.addEventListener("click", (event) => { const found = cell(event); if (found) options.pick(...found, event); });
+  for (const kind of ["pointerleave", "blur"]) canvas.addEventListener(kind, () => go(null));
+  canvas.addEventListener("click", (event) => {
+    const found = cellAt(event.offsetX, event.offsetY, grid);
+    if (found) options.pick(...found, event);
+  });
   canvas.addEventListener("keydown", (event) => {
     const step = STEPS[event.key];
-    if (step) {
-      const [row, column] = at || [0, 0];
-      const next = at ? [Math.min(Math.max(row - step[0], 0), options.rows - 1), Math.min(Math.max(column + step[1], 0), options.columns - 1)] : [0, 0];
-      timed(root, event, () => go(next));
-    } else if ((event.key === "Enter" || event.key === " ") && at) options.pick(...at, event);
+    if (step) timed(root, event, () => go(steppedCell(at, step, rows, columns)));
+    else if ((event.key === "Enter" || event.key === " ") && at) options.pick(...at, event);
     else return;
     event.preventDefault();
   });
-  layout();
-  return { draw, canvas, place: (row, column) => { const [x, y] = place(row, column); return [x + side[0] / 2, y + side[1] / 2]; } };
+  return { draw, canvas };
 }
