@@ -21,7 +21,15 @@ PIPELINE = ("01_preprocess", "02_evaluate", "03_select_samples", "04_module_patc
 #: Notebook -> the fixture of the run in which it is executed.
 EXECUTED_IN = {
     **dict.fromkeys(
-        ("00_five_minutes", *PIPELINE, "07_causal_tracing", "09_explorer", "10_edge_circuits", "11_language_prior"),
+        (
+            "00_five_minutes",
+            *PIPELINE,
+            "07_causal_tracing",
+            "09_explorer",
+            "10_edge_circuits",
+            "11_language_prior",
+            "13_real_checkpoint",
+        ),
         "tiny_blip_run",
     ),
     "08_visual_lens": "lens_run",
