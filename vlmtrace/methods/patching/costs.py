@@ -192,7 +192,7 @@ def model_sizes(model: VLM, pair: pd.DataFrame) -> ModelSizes:
         >>> model = vt.load_model("tiny-llava")
         >>> sizes = model_sizes(model, vt.load_pairs("rendered_states", n=1))
         >>> sizes.layers, sizes.heads, sizes.positions
-        (4, 8, 82)
+        (4, 8, 77)
     """
     if model.head_block.name != BLOCK:
         raise VlmtraceError(f"{model.name} is no decoder-only model: its costs are not counted, only measured.")
