@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-#: Rooms whose names a reader may import. The others (core, training, benchmarks) are the package's own.
+#: Rooms whose names a reader may import. The others (core, training) are the package's own.
 ROOMS = (
     "vlmtrace.plots",
     "vlmtrace.models",
@@ -23,6 +23,7 @@ ROOMS = (
     "vlmtrace.display",
     "vlmtrace.pipeline",
     "vlmtrace.app",
+    "vlmtrace.benchmarks",
 )  # fmt: skip
 
 #: The rooms that the public names come from, in the order in which an analysis uses them.

@@ -29,6 +29,7 @@ EXECUTED_IN = {
             "10_edge_circuits",
             "11_language_prior",
             "12_case_study_verbs",
+            "13_real_checkpoint",
             "14_when_methods_disagree",
         ),
         "tiny_blip_run",

@@ -32,8 +32,8 @@ def calls_of(model: VLM, pair: pd.DataFrame, memory_gb: float | None = None) -> 
     options: dict[str, Any] = {"memory_gb": memory_gb}
     return {
         "one forward pass": torch.no_grad()(partial(model.answer_logits, inputs)),
-        "attribute_heads": partial(attribute_heads, model, pair),
         'patch_modules, "last"': partial(patch_modules, model, pair, positions=["last"], blocks=BLOCKS, **options),
+        "attribute_heads": partial(attribute_heads, model, pair),
         'patch_heads, "correct"': partial(patch_heads, model, pair, positions=["correct"], **options),
         "patch_whole_heads": partial(patch_whole_heads, model, pair, blocks=BLOCKS),
     }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
+import os
 import platform
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -91,13 +94,31 @@ def _onednn_operations(rows: Any, weight: Any, *_args: Any, **_options: Any) -> 
 
 def peak_memory(work: Callable[[], Any]) -> int:
     """The most bytes of tensors on the CPU that live at once while `work` runs, beside those that lived before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         work()
     found = recorded.profiler
     assert found is not None and found.kineto_results is not None
     changes = [event for event in found.kineto_results.events() if event.name() == "[memory]"]
     sizes = [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]
     return int(max(np.cumsum(sizes), default=0))
+
+
+@contextlib.contextmanager
+def _quiet_profiler() -> Iterator[None]:
+    """While this is entered, nothing is written to the process's standard error by what is no Python.
+
+    torch's profiler tells there that it starts and stops, and a notebook would show it.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def machine() -> dict[str, Any]:

@@ -40,6 +40,8 @@ def cost_of_calls(costs: pd.DataFrame, value: str = "passes", label: str = "forw
         color = PALETTE[number % len(PALETTE)]
         axes.plot(mine[value], rows, _MARKERS[number % len(_MARKERS)], color=color, label=model, markersize=5)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_yticks(range(len(calls)), calls)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)

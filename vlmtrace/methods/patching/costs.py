@@ -192,7 +192,7 @@ def model_sizes(model: VLM, pair: pd.DataFrame) -> ModelSizes:
         >>> model = vt.load_model("tiny-llava")
         >>> sizes = model_sizes(model, vt.load_pairs("rendered_states", n=1))
         >>> sizes.layers, sizes.heads, sizes.positions
-        (4, 8, 82)
+        (4, 8, 77)
     """
     if model.head_block.name != BLOCK:
         raise VlmtraceError(f"{model.name} is no decoder-only model: its costs are not counted, only measured.")
@@ -250,7 +250,7 @@ def patching_costs(sizes: ModelSizes, after_option: Count = 8, bytes_per_number:
         bytes_per_number: 4 in float32, 2 in bfloat16 and float16
 
     Returns:
-        one row per call, the cheapest first:
+        one row per call, from few passes to many:
 
         - call, effects: rows of its table for one pair (language model only)
         - operations: floating-point operations
@@ -272,13 +272,13 @@ def patching_costs(sizes: ModelSizes, after_option: Count = 8, bytes_per_number:
     whole = n.patches_operations(n.heads, t, whole=True)
     rows = [
         ("one forward pass", 1, one, float("nan")),
+        ('patch_modules, "last"', MODULES * n.layers, runs + n.patches_operations(MODULES, 1), least[0]),
         (
             "attribute_heads",
             n.layers * n.heads * t,
             (RUNS + PASSES_OF_A_GRADIENT) * one,
             n.gradients_gb(bytes_per_number),
         ),
-        ('patch_modules, "last"', MODULES * n.layers, runs + n.patches_operations(MODULES, 1), least[0]),
         ('patch_heads, "correct"', n.layers * n.heads, runs + n.patches_operations(n.heads, after_option), least[1]),
         ("patch_whole_heads", n.layers * n.heads, runs + whole, least[2]),
         (
