@@ -30,6 +30,7 @@ NOT_PAGES = (
     "measure_costs.py",
     "draw_finding.py",
     "link_check.py",
+    "play_explorer.py",
     "simulate_statistics.py",
 )
 

@@ -23,7 +23,8 @@ def test_the_nearest_circuit_is_told_where_none_is_whole():
     (said,) = verdict([circuit("rendered_svo", sufficiency=0.2), circuit("rendered_states")], [], [], [])
     assert said == (
         "No circuit: nowhere are the important heads sufficient, necessary, complete and minimal at once. Nearest is "
-        "rendered states, image corruption: alone they restore 0.50 [0.40, 0.60], partly sufficient; without them 0.40 "
+        "rendered states, image corruption: with all other heads as in the corrupt run "
+        "they restore 0.50 [0.40, 0.60] of what all heads do, partly sufficient; without them 0.40 "
         "[0.30, 0.50] is left, not necessary."
     )
 

@@ -32,16 +32,23 @@ HOSTS = "vlmtrace_hosts"
 #: The form of messages that browsers and kernels exchange, as websockets name it.
 V1 = "v1.kernel.websocket.jupyter.org"
 
-#: The page that asks for the token; it needs no other file.
+#: The page that asks for the token; it needs no other file. The cookie does not come along with a link on another page,
+#: such as the report, so that a visitor who has the token goes on by hand; what stands behind the # comes along.
 LOG_IN = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Log in</title></head>
 <body style="font: 16px/1.5 system-ui, sans-serif; max-width: 34em; margin: 4em auto; padding: 0 1em">
 <h1 style="font-size: 1.3em">This page needs its token</h1>
-<p>Open the whole address that was printed when the app was started, or put its token here.</p>
+<p>You have followed a link, and this browser has had the explorer open: <a href="{here}">open it here</a>.</p>
+<p>Otherwise open the whole address that was printed when the app was started, or put its token here.</p>
 <form method="post" action="{action}">{xsrf}
 <label>Token <input type="password" name="password" autocomplete="off" size="40"></label>
 <button type="submit">Log in</button></form>
 <p role="alert">{said}</p>
+<script>
+  const shown = location.hash, link = document.querySelector("a"), form = document.querySelector("form");
+  link.href += shown;
+  form.action += shown;
+</script>
 </body></html>
 """
 
@@ -160,6 +167,7 @@ class GuardedLogIn(Guard, VoilaLoginHandler):
         self.set_header("Content-Type", "text/html; charset=UTF-8")
         self.write(
             LOG_IN.format(
+                here=html.escape(self.base_url),
                 action=html.escape(self.request.uri or "/login"),
                 xsrf=self.xsrf_form_html(),
                 said=html.escape(" ".join((message or {}).values())),

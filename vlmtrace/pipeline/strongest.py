@@ -25,6 +25,12 @@ from vlmtrace.pipeline.runs import Run
 #: How many findings the first screen shows.
 AT_MOST = 3
 
+#: What the number of heads together is a share of: the circuit table measures the same heads otherwise.
+OF_EACH_GAP = (
+    "Measured by copying their clean outputs into the corrupt run, as a share of each pair's own gap; "
+    "the verdict's number is a share of what all heads do."
+)
+
 #: How many heads a sentence names.
 NAMED_HEADS = 4
 
@@ -199,6 +205,8 @@ def _beside(one: Candidate, candidates: Sequence[Candidate]) -> str:
         said.append(f"Not told apart from: {named}.")
     elif others:
         said.append(f"Next of its kind: {readable(others[0].task)}, {number(others[0].measured['mean'])}.")
+    if one.kind == "heads":
+        said.append(OF_EACH_GAP)
     return " ".join(said)
 
 

@@ -69,8 +69,10 @@ def _circuit(computed: Sequence[Mapping[str, Any]]) -> list[str]:
     best = max(some, key=lambda row: row["sufficiency"])
     said = (
         f"No circuit: nowhere are the important heads sufficient, necessary, complete and minimal at once. Nearest is "
-        f"{readable(best['task'])}, {best['corruption']} corruption: alone they restore {number(best['sufficiency'])} "
-        f"{interval(best['sufficiency_low'], best['sufficiency_high'])}, {_word('sufficient', best['sufficient'])}; "
+        f"{readable(best['task'])}, {best['corruption']} corruption: with all other heads as in the "
+        f"corrupt run they restore {number(best['sufficiency'])} "
+        f"{interval(best['sufficiency_low'], best['sufficiency_high'])} of what all heads do, "
+        f"{_word('sufficient', best['sufficient'])}; "
         f"without them {number(best['left'])} {interval(best['left_low'], best['left_high'])} is left, "
         f"{_word('necessary', best['necessary'])}."
     )
