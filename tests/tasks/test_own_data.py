@@ -73,10 +73,11 @@ def test_what_stands_in_the_csv_is_kept(folder):
         row(1, "dog", "cat", sample_id="two", corrupt_prompt="a cow or a brown cow?", category="x"),
     )
     prepared = vt.prepare_pairs("csv", root=table, model=count)
-    (pair,) = prepared.pairs.to_dict("records")
+    pair, other = sorted(prepared.pairs.to_dict("records"), key=lambda pair: pair["sample_id"])
     assert (pair["sample_id"], pair["category"], pair["noun"]) == ("one", "x", "cat")
     assert pair["clean_object_mask"] == str(folder / "m.png") and pair["task"] == "csv"
     assert prepared.set_aside["reason"].iloc[-1] == "clean_prompt and corrupt_prompt have unlike numbers of tokens"
+    assert other["corrupt_prompt"] == other["clean_prompt"], "the other one can be run with its images alone"
 
 
 def test_every_faulty_row_is_named(folder):

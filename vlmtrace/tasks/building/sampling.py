@@ -15,6 +15,8 @@ from vlmtrace.tasks.building.row_audit import Filters, refused
 
 #: The filters that a candidate meets while pairs are drawn, in their order.
 NEEDED, IMAGE, PROMPT = "among those needed", "images can be used", "prompt can be corrupted"
+#: The step of corrupt prompts that cannot be used: their pairs are pairs of images alone.
+TEXT = "corrupt prompt fits the clean one"
 
 
 #: Candidates of a category that are fetched together at least.
