@@ -309,7 +309,7 @@ def model_filters(pairs: pd.DataFrame, set_aside: pd.DataFrame) -> pd.DataFrame:
         [['pairs', 4, 4, 0], ['corrupt prompts', 4, 3, 1]]
     """
     check_columns(pairs, ["sample_id", "clean_prompt", "corrupt_prompt"], "pairs")
-    check_columns(set_aside, ["sample_id", "step"], "set_aside")
+    check_columns(set_aside, ["sample_id", "step"], "check_pairs")
     whole = set_aside.loc[set_aside["step"] == PAIR_STEP, "sample_id"]
     left = pairs[~pairs["sample_id"].isin(whole) & ~images_alone(pairs)]
     steps = [(PAIR_STEP, "pairs", len(pairs), len(whole))]

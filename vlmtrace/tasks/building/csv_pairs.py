@@ -23,7 +23,7 @@ from vlmtrace.tasks.building.csv_files import find_csv, read_csv
 from vlmtrace.tasks.building.csv_row_files import RowFiles, files_of, split_list, with_single_images
 from vlmtrace.tasks.building.image_files import same_picture
 from vlmtrace.tasks.building.row_audit import refused
-from vlmtrace.tasks.building.sampling import IMAGE, TEXT, Rejected, Row, draw, pair_row
+from vlmtrace.tasks.building.sampling import IMAGE, Rejected, Row, draw, pair_row
 from vlmtrace.tasks.building.token_replacement import Replacer, words_beside
 from vlmtrace.tasks.building.unnamed_files import account_unnamed
 from vlmtrace.tasks.declaration import Request
@@ -116,10 +116,7 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
             of_images[row["row"]] = problem
         return pair | further | ({"sample_id": row["sample_id"]} if row.get("sample_id") else {})
 
-    pairs = draw(table, request.n, request.seed, build, filters, unit="rows")
-    if of_images:
-        filters.add(TEXT, len(pairs), of_images, "corrupt prompts")
-    return pairs
+    return draw(table, request.n, request.seed, build, filters, unit="rows", of_images=of_images)
 
 
 def _warn_of_options(table: pd.DataFrame, root: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,7 @@ def draw(
     unit: str,
     steps: Sequence[str] = (IMAGE, PROMPT),
     fetch: Fetch | None = None,
+    of_images: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Build up to n pairs, each from a candidate of its own.
 
@@ -78,6 +79,8 @@ def draw(
         filters: to which the steps are added
         unit: what a candidate is, for the table of filters
         steps: the filters whose names `build` may give when it rejects, in their order
+        of_images: by candidate that `build` makes a pair of images alone though it wants a corrupt prompt, why: `build`
+            fills it; a further step counts them
         fetch: called with the candidates that come next before they are built, a batch at a time
 
     Returns:
@@ -119,6 +122,8 @@ def draw(
     for step in steps:
         filters.add(step, reached, against[step], unit)
         reached -= len(against[step])
+    if of_images:
+        filters.add(TEXT, len(pairs), of_images, "corrupt prompts")
     if not pairs:
         raise VlmtraceError(f"No pair can be made: of {len(candidates)} {unit}, none is usable: {refused(filters)}.")
     return pd.DataFrame(pairs)
