@@ -141,7 +141,7 @@ def without_text_rows(evaluated: pd.DataFrame) -> Rows:
         one row per task and category in which text corruption leaves some pairs out: task, category, image and text
         (pairs that were answered under each corruption); none where text corruption was not evaluated
     """
-    if evaluated.empty or not {"text_logit_diff", "clean_prompt", "corrupt_prompt"} <= set(evaluated):
+    if evaluated.empty or not {"text_is_changed", "clean_prompt", "corrupt_prompt"} <= set(evaluated):
         return []
     table = corruption_table(evaluated)
     return _records(table.loc[table["text"] < table["image"], ["task", "category", "image", "text"]])
