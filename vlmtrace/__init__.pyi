@@ -18,8 +18,9 @@ from .methods.edges.path_patching import patch_edges
 from .methods.edges.saved import load_circuit, save_circuit
 from .methods.edges.search import acdc, find_edge_circuit
 from .methods.edges.verdicts import edge_overlap, edge_subsets, edge_transfer, edge_verdicts
-from .methods.evaluation.answers import accuracy_table, check_pairs, evaluate, usable_pairs
+from .methods.evaluation.answers import accuracy_table, evaluate
 from .methods.evaluation.selection import select_samples, selection_table
+from .methods.evaluation.usable import check_pairs, usable_pairs
 from .methods.knockout.attention_knockout import knock_out_attention
 from .methods.knockout.replacement import replace_image_tokens
 from .methods.lens.contributions import lens_contributions

@@ -7,6 +7,7 @@ import pytest
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.corruption import run_inputs, shifted_token, token_mismatch
+from vlmtrace.inputs.pair_rows import images_alone
 from vlmtrace.inputs.pair_runs import encode_pair
 from vlmtrace.tasks.building.token_replacement import symmetric_token_replacement
 
@@ -115,6 +116,9 @@ def test_prompts_of_equal_length_whose_words_are_shifted_are_refused(name):
     shifted |= {"correct_answer": "red", "incorrect_answer": "striped"}
     table = pd.DataFrame([shifted, {**pair, "sample_id": "fits"}])
     usable, set_aside = vt.check_pairs(model, table)
+    assert usable["sample_id"].tolist() == [pair["sample_id"], "fits"], "image corruption needs no corrupt prompt"
+    assert images_alone(usable).tolist() == [True, False] and "word by word" in set_aside["reason"].iloc[0]
+    usable, set_aside = vt.check_pairs(model, table, ["text"])
     assert usable["sample_id"].tolist() == ["fits"] and "word by word" in set_aside["reason"].iloc[0]
     with pytest.raises(VlmtraceError, match="do not match word by word"):
         encode_pair(model, table, 0, "text")

@@ -48,6 +48,12 @@ def test_numbers_of_the_tables_stand_on_the_page():
     assert re.search(rf"t image computed 1 8 8 {ends} 0.90", text) and "yes" in text, "LD without and with all heads"
 
 
+def test_what_text_corruption_leaves_out_is_said_by_category():
+    assert "Text corruption leaves out" not in text_of(write_report(finished_run()).read_text())
+    text = text_of(write_report(finished_run(prompt="Is this circle green or pink?")).read_text())
+    assert "Text corruption leaves out pairs" in text and "color: 0 of 2; of t, shape: 0 of 2." in text
+
+
 def test_heads_of_other_blocks_are_told_where_they_were_patched():
     run = finished_run()
     head = {"module": "self_attention", "layer": 0, "corruption": "image"}

@@ -13,7 +13,9 @@ from PIL import Image, ImageOps
 import vlmtrace as vt
 from vlmtrace.core import paths
 from vlmtrace.core.images import open_image
+from vlmtrace.inputs.pair_rows import images_alone
 from vlmtrace.tasks.building.image_files import image_problem
+from vlmtrace.tasks.building.sampling import TEXT
 from vlmtrace.tasks.building.token_replacement import Replacer
 from vlmtrace.tasks.rendered import load
 
@@ -73,10 +75,11 @@ def test_what_stands_in_the_csv_is_kept(folder):
         row(1, "dog", "cat", sample_id="two", corrupt_prompt="a cow or a brown cow?", category="x"),
     )
     prepared = vt.prepare_pairs("csv", root=table, model=count)
-    (pair,) = prepared.pairs.to_dict("records")
+    pair, other = sorted(prepared.pairs.to_dict("records"), key=lambda pair: pair["sample_id"])
     assert (pair["sample_id"], pair["category"], pair["noun"]) == ("one", "x", "cat")
     assert pair["clean_object_mask"] == str(folder / "m.png") and pair["task"] == "csv"
     assert prepared.set_aside["reason"].iloc[-1] == "clean_prompt and corrupt_prompt have unlike numbers of tokens"
+    assert other["corrupt_prompt"] == other["clean_prompt"], "the other one can be run with its images alone"
 
 
 def test_every_faulty_row_is_named(folder):
@@ -138,10 +141,15 @@ def test_labels_of_a_folder(tmp_path):
 def test_two_labels_need_further_words(tmp_path):
     for i, label in enumerate(("cat", "dog")):
         save(photograph(turn=40 * i + 1), tmp_path / label / "0.jpg")
-    with pytest.raises(vt.VlmtraceError, match=r"no words of as many tokens .* can replace 'cat' and 'dog'"):
-        vt.load_pairs("folder", root=tmp_path, model=count)
+    prepared = vt.prepare_pairs("folder", root=tmp_path, model=count)
+    assert images_alone(prepared.pairs).all() and len(prepared.pairs) == 2, "image corruption needs no further words"
+    reason = "no words of as many tokens under the tokenizer in use can replace"
+    assert prepared.set_aside["step"].tolist() == [TEXT] * 2
+    assert prepared.set_aside["reason"].str.startswith(reason).all()
+    assert prepared.filters.set_index("step").loc[TEXT, ["rows_in", "rows_used"]].tolist() == [2, 0]
     (tmp_path / "words.txt").write_text("cow\npig\n")
-    assert len(vt.load_pairs("folder", root=tmp_path, model=count)) == 2
+    further = vt.load_pairs("folder", root=tmp_path, model=count)
+    assert len(further) == 2 and not images_alone(further).any()
 
 
 def test_a_replacement_takes_the_case_of_the_word_that_it_replaces():

@@ -16,6 +16,7 @@ from vlmtrace.methods.circuits.heads import MIN_EFFECT
 from vlmtrace.methods.circuits.universal import effect_size_sensitivity, one_sign_heads, universality
 from vlmtrace.methods.evaluation.answers import MEASURE_COLUMNS, accuracy_table
 from vlmtrace.methods.evaluation.selection import USE
+from vlmtrace.methods.evaluation.usable import corruption_table
 from vlmtrace.methods.patching.direction import DIRECTIONS
 from vlmtrace.methods.patching.directions import direction_sums
 from vlmtrace.pipeline.runs import Run
@@ -45,6 +46,7 @@ def findings(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "example": example(evaluated),
         "accuracy": accuracy_rows(evaluated),
         "selection": selection_rows(evaluated, selected),
+        "without_text": without_text_rows(evaluated),
         "strongest_sites": [
             row for task in tasks for row in strongest_sites(_read(run, "module_patching", task), selected, task)
         ],
@@ -127,6 +129,22 @@ def selection_rows(evaluated: pd.DataFrame, selected: pd.DataFrame) -> Rows:
     table["selected"] = table.sum(axis=1)
     table["units"] = selected.groupby("task")[UNIT].nunique() if UNIT in selected else None
     return _records(table.join(evaluated.groupby("task").size().rename("evaluated")).reset_index())
+
+
+def without_text_rows(evaluated: pd.DataFrame) -> Rows:
+    """Count the pairs of the categories in which some have no text corruption.
+
+    Args:
+        evaluated: rows of all tasks
+
+    Returns:
+        one row per task and category in which text corruption leaves some pairs out: task, category, image and text
+        (pairs that were answered under each corruption); none where text corruption was not evaluated
+    """
+    if evaluated.empty or not {"text_is_changed", "clean_prompt", "corrupt_prompt"} <= set(evaluated):
+        return []
+    table = corruption_table(evaluated)
+    return _records(table.loc[table["text"] < table["image"], ["task", "category", "image", "text"]])
 
 
 def strongest_sites(effects: pd.DataFrame, selected: pd.DataFrame, task: str) -> Rows:

@@ -119,12 +119,9 @@ def make_pairs(request: Request) -> pd.DataFrame:
         request,
         images.assign(category=images["label"], kind="emotion", group=""),
         replacer=Replacer(request.model, SYNONYMS),
-        prompt=lambda _, options: f"Is this person feeling {options[0]} or {options[1]}?",
+        prompt=lambda _, options: _question(options),
         pools=lambda candidate, options: pools(options),
-        further=lambda candidate, options, corrupt: {
-            "noun": "person",
-            "replaced_by": "opposite valence" if are_opposite(options, corrupt) else "other emotions",
-        },
+        further=lambda candidate, options, corrupt: {"noun": "person", "replaced_by": _replaced_by(options, corrupt)},
     )
 
 
@@ -158,6 +155,17 @@ def emotions_of(images: pd.DataFrame) -> list[str | None]:
     if numbered and all(_RAF_DB_FILE.fullmatch(path.stem) for path in images["path"]):
         return [RAF_DB[folder] for folder in images["folder"]]
     return [emotion_of(folder) for folder in images["folder"]]
+
+
+def _question(options: Sequence[str]) -> str:
+    return f"Is this person feeling {options[0]} or {options[1]}?"
+
+
+def _replaced_by(options: Sequence[str], corrupt: str) -> str | None:
+    """What the corrupt prompt offers; None for a pair of images alone."""
+    if corrupt == _question(options):
+        return None
+    return "opposite valence" if are_opposite(options, corrupt) else "other emotions"
 
 
 def pools(options: Sequence[str]) -> list[Pool]:

@@ -43,7 +43,8 @@ def load_pairs(
         root: where the data lie; None: data/raw/<task>. If it holds a folder named as the task, that is taken. Nothing
             is written there. The rendered world needs none
         model: the model that will be used, or a function from a prompt to its number of tokens: both prompts of a pair
-            have equally many under it. Without it, pairs of data sets have equally many words
+            have equally many under it. Without it, pairs of data sets have equally many words, those of the rendered
+            world equally many tokens under the bundled tokenizer
         question: for the task "folder": a prompt in which {a} and {b} stand for the options
 
     Returns:

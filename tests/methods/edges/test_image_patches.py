@@ -29,6 +29,32 @@ def test_a_set_of_patches_is_one_forward_pass(example):
         assert answer == model.tokenizer.convert_ids_to_tokens([int(logits.argmax())])[0]
 
 
+@pytest.mark.parametrize("name", ["random_blip", "llava"])
+def test_answers_of_several_tokens_are_read_whole(model_store, random_pairs, name):
+    """Token by token, each behind those before it: log p(correct) − log p(incorrect)."""
+    model = model_store.shared(name)
+    pair = random_pairs.iloc[1].to_dict() | {"correct_answer": "striped", "incorrect_answer": "strips"}
+    example = Example(model, pair)
+    runs = example.runs("image")
+    assert runs.whole is not None, "this test needs an answer of several tokens"
+    tokens = model.image_embeddings(example.inputs("image")).clone()
+    tokens[0, [1, 3]] = model.image_embeddings(example.inputs())[0, [1, 3]]
+    total = {}
+    for which in ("correct", "contrast"):
+        ids = getattr(runs.answers[0], which)
+        total[which] = 0.0
+        for i, token in enumerate(ids):
+            given = example.inputs("image")
+            if i:
+                given = model.extend(given, torch.tensor([ids[:i]]))
+            with torch.no_grad():
+                logits = model.answer_logits(given, image=tokens)[0]
+            total[which] += float(logits.log_softmax(-1)[token])
+    clean, corrupt = float(runs.clean_readout.logit_diff), float(runs.corrupt_readout.logit_diff)
+    by_hand = (total["correct"] - total["contrast"] - corrupt) / (clean - corrupt)
+    assert image_patch_effects(example, [[1, 3]]).effects[0] == pytest.approx(by_hand, abs=2e-3)
+
+
 def test_none_is_the_corrupt_run_and_all_are_the_clean_one(example):
     n = example.model.image_embeddings(example.inputs()).shape[1]
     assert image_patch_effects(example, [[], range(n)]).effects.tolist() == pytest.approx([0, 1], abs=1e-4)

@@ -10,6 +10,7 @@ from PIL import Image
 
 import vlmtrace as vt
 from vlmtrace.core.schema import check_written
+from vlmtrace.methods.evaluation.usable import PAIR_STEP, TEXT_STEP
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,10 @@ def test_rows_that_cannot_be_used_are_set_aside_with_the_reason(random_blip, ran
     pairs.loc[4, "correct_answer"] = "xylophone"
     pairs.loc[5, ["correct_answer", "incorrect_answer"]] = ["Red", "red"]
     usable, set_aside = vt.check_pairs(random_blip, pairs)
-    assert list(usable["sample_id"]) == ["pair-6", "pair-7"]
+    assert list(usable["sample_id"]) == ["pair-3", "pair-6", "pair-7"]
+    steps = set_aside.set_index("sample_id")["step"]
+    assert steps.pop("pair-3") == TEXT_STEP, "image corruption needs no corrupt prompt"
+    assert set(steps) == {PAIR_STEP}
     reasons = dict(zip(set_aside["sample_id"], set_aside["reason"], strict=True))
     for i, words in enumerate(
         [
@@ -106,8 +110,11 @@ def test_rows_that_cannot_be_used_are_set_aside_with_the_reason(random_blip, ran
         ]
     ):
         assert words in reasons[f"pair-{i}"], reasons[f"pair-{i}"]
-    with pytest.warns(UserWarning, match="6 of 8 pairs are set aside"):
-        assert len(vt.evaluate(random_blip, pairs)) == 2
+    with (
+        pytest.warns(UserWarning, match="5 of 8 pairs are set aside"),
+        pytest.warns(UserWarning, match="1 of 3 pairs cannot be used with text corruption"),
+    ):
+        assert len(vt.evaluate(random_blip, pairs)) == 3
     with pytest.raises(vt.VlmtraceError, match="None of the 1 pairs can be used"), pytest.warns(UserWarning):
         vt.evaluate(random_blip, pairs.iloc[[0]])
 

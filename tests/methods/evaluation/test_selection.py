@@ -99,6 +99,16 @@ def test_shortage_is_told():
     assert (counts["discover"] + counts["verify"] == counts["got"]).all()
 
 
+def test_selected_pairs_with_text_corruption_are_counted():
+    data = table().assign(clean_prompt="a or b?", corrupt_prompt="c or d?")
+    data.loc[data["category"] == "shape", "corrupt_prompt"] = "a or b?"
+    counts = vt.selection_table(data, vt.select_samples(data)).set_index(["category", "correct_first"])
+    assert counts["with_text"].to_dict() == {
+        ("color", False): 7, ("color", True): 7, ("shape", False): 0, ("shape", True): 0
+    }  # fmt: skip
+    assert "with_text" not in vt.selection_table(table(), vt.select_samples(table()))
+
+
 def test_nothing_eligible_is_one_sentence():
     with pytest.raises(vt.VlmtraceError, match=r"No pair is left after selection .40 evaluated; is_correct 0%"):
         vt.select_samples(table().assign(is_correct=False))

@@ -13,6 +13,7 @@ from vlmtrace.core.images import open_image
 from vlmtrace.inputs.pair_rows import images_alone
 from vlmtrace.tasks.building.csv_pairs import correct_first, options_stand_in
 from vlmtrace.tasks.building.row_audit import NAMED_BY_ROW
+from vlmtrace.tasks.building.sampling import TEXT
 
 COLUMNS = ["clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer"]
 
@@ -56,6 +57,23 @@ def test_pairs_of_images_alone(folder, rows, tiny_blip):
     assert images_alone(prepared.pairs).all()
     usable, aside = vt.check_pairs(tiny_blip, prepared.pairs)
     assert len(usable) == 2, aside["reason"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("unfit", "reason"),
+    [
+        (row(0, corrupt_prompt="Is it?"), "clean_prompt and corrupt_prompt have unlike numbers of tokens"),
+        (row(0), "no words of as many tokens under the tokenizer in use can replace 'cat' and 'dog'"),
+    ],
+    ids=["given", "drawn"],
+)
+def test_a_corrupt_prompt_that_does_not_fit_leaves_a_pair_of_images_alone(folder, unfit, reason):
+    good = [row(1, corrupt_prompt="Is it a cow or a pig?"), row(2, corrupt_prompt="Is it a cow or a pig?")]
+    prepared = prepare(folder, unfit, *good)
+    assert images_alone(prepared.pairs).sum() == 1 and len(prepared.pairs) == 3
+    assert prepared.set_aside[["step", "row", "reason"]].to_numpy().tolist() == [[TEXT, "row 2", reason]]
+    last = prepared.filters.set_index("step").loc[TEXT]
+    assert last[["unit", "rows_in", "rows_used", "rows_set_aside"]].tolist() == ["corrupt prompts", 3, 2, 1]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +124,6 @@ def test_what_the_table_form_accepts_the_csv_accepts(folder, tiny_blip):
         (row(0, clean_image="https://example.org/a.png"), "clean_image: it is an address on the web: save the image"),
         (row(0, corrupt_image="images/gone.png"), "corrupt_image: the image file is missing"),
         (row(0, corrupt_image="/dev/zero"), "corrupt_image: the image file is missing"),
-        (row(0, corrupt_prompt="Is it?"), "clean_prompt and corrupt_prompt have unlike numbers of tokens"),
     ],
 )
 def test_one_bad_row_has_its_reason_and_stops_no_other(folder, faulty, reason):

@@ -124,7 +124,7 @@ FILTERS = Table(
     "One row per filter that the raw data went through, in order: rows in = rows used + rows set aside.",
     (
         Column("step", "text", "what the filter asks for"),
-        Column("unit", "text", "what a row is at this step: images, rows, questions or pairs"),
+        Column("unit", "text", "what a row is at this step: images, rows, questions, pairs or corrupt prompts"),
         Column("rows_in", "integer", "rows that came in", least=0),
         Column("rows_used", "integer", "rows that passed", least=0),
         Column("rows_set_aside", "integer", "rows that did not pass", least=0),
@@ -135,7 +135,8 @@ FILTERS = Table(
 
 SET_ASIDE = Table(
     "set_aside",
-    "One row per raw row that did not become a pair, and per image beside those of a table that no row names.",
+    "One row per raw row that did not become a pair, per pair whose corrupt prompt cannot be used, and per image "
+    "beside those of a table that no row names.",
     (
         Column("step", "text", "the filter that it did not pass"),
         Column("row", "text", "what the raw data call the row"),

@@ -12,8 +12,10 @@ from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.types import Array
 from vlmtrace.display.example import Example
+from vlmtrace.inputs.batch_runs import WholeRuns
 from vlmtrace.methods.patching.metrics import patching_effect
-from vlmtrace.models import Readout
+from vlmtrace.models import VLM, Readout
+from vlmtrace.models.types import WholeAnswer
 from vlmtrace.models.vlm import repeat_inputs
 
 #: Forward passes in a batch.
@@ -65,8 +67,6 @@ def image_patch_effects(example: Example, sets: Sequence[Sequence[int]]) -> Patc
             f"{model.name} adds image features behind later layers too, so that image tokens are not all that it sees."
         )
     runs = example.runs("image")
-    if runs.whole is not None:
-        raise VlmtraceError("Both answers begin with the same token: what single patches do is not computed then.")
     clean, corrupt = model.image_embeddings(example.inputs()), model.image_embeddings(example.inputs("image"))
     if clean.shape != corrupt.shape:
         raise VlmtraceError("Clean and corrupt image have different numbers of tokens: no patch stands for another.")
@@ -77,12 +77,24 @@ def image_patch_effects(example: Example, sets: Sequence[Sequence[int]]) -> Patc
         if wrong:
             raise VlmtraceError(f"There is no image position {wrong[0]}: choose among 0 to {n - 1}.")
         row[list(positions)] = True
-    parts = []
+    parts, differences = [], []
     for part in torch.as_tensor(chosen, device=clean.device).split(AT_ONCE):
         images = torch.where(part[..., None], clean, corrupt)
-        parts.append(model.answer_logits(repeat_inputs(example.inputs("image"), len(part)), image=images))
+        logits = model.answer_logits(repeat_inputs(example.inputs("image"), len(part)), image=images)
+        if runs.whole is None:
+            readout = Readout.of(logits, runs.answer_ids.expand(len(part), -1))
+        else:
+            readout = Readout.of_two(*(_read(model, side, images) for side in runs.whole))
+        parts.append(logits)
+        differences.append(readout.logit_diff.flatten())
     logits = torch.cat(parts)
-    found = Readout.of(logits, runs.answer_ids.expand(len(logits), -1)).logit_diff.flatten().cpu().numpy()
+    found = torch.cat(differences).cpu().numpy()
     ends = (float(readout.logit_diff) for readout in (runs.clean_readout, runs.corrupt_readout))
     answers = model.tokenizer.convert_ids_to_tokens(logits.argmax(-1).tolist())
     return PatchesOutcome(np.atleast_1d(patching_effect(found, *ends)), answers)
+
+
+def _read(model: VLM, side: WholeRuns, images: torch.Tensor) -> Readout:
+    """One answer of several tokens, given the image embeddings (set, position, width)."""
+    ids = WholeAnswer(side.ids.ids.expand(len(images), -1))
+    return Readout.of_last(model.last_logits(repeat_inputs(side.inputs, len(images)), ids.n_positions, images), ids)

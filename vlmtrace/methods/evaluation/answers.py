@@ -9,187 +9,19 @@ import torch
 from scipy.stats import binomtest
 
 from vlmtrace.core.arguments import Count, NonEmpty, checked
-from vlmtrace.core.caller import warn
-from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.images import open_mask
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import SAME_PROMPTS, TABLES, check_columns, validate_pairs
-from vlmtrace.inputs.alignment import sizes_mismatch
-from vlmtrace.inputs.answers import (
-    Answers,
-    GivenAnswers,
-    check_options,
-    contrast_names,
-    find_answers,
-    read_answers,
-)
+from vlmtrace.inputs.answers import Answers, GivenAnswers, contrast_names, find_answers, read_answers
 from vlmtrace.inputs.batching import equal_length_batches
-from vlmtrace.inputs.corruption import (
-    CORRUPTIONS,
-    NOTHING_CORRUPTED,
-    PREFIX,
-    drawn_mismatch,
-    prefix_of,
-    run_inputs,
-    token_mismatch,
-    with_instruction,
-)
-from vlmtrace.inputs.encodable import EncodingCheck, generated_tokens
-from vlmtrace.inputs.pair_rows import images_alone, row_problem
-from vlmtrace.inputs.pictures import are_same, by_image, given_images, images_of, prompt_of
-from vlmtrace.inputs.units import with_units
+from vlmtrace.inputs.corruption import PREFIX, prefix_of, run_inputs, with_instruction
+from vlmtrace.inputs.encodable import generated_tokens
+from vlmtrace.inputs.pair_rows import images_alone
+from vlmtrace.inputs.pictures import given_images, prompt_of
 from vlmtrace.inputs.words import folded
+from vlmtrace.methods.evaluation.usable import checked_with_warnings
 from vlmtrace.models import VLM
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.products import FastProducts
-from vlmtrace.models.several_images import opened
-
-
-@checked
-def check_pairs(
-    model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str] = ("image", "text")
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Set aside the pairs that cannot be used with this model, each with the reason.
-
-    What later stages do with a pair is tried here. A pair is set aside if
-
-    - an image is missing, truncated or no image, or the model's processor refuses it (too narrow a strip, say);
-    - a mask (a column that ends in "_mask") cannot be read, or is not of its image's size;
-    - a prompt and its answer are longer than the model has positions for, or cannot be put into its tokens;
-    - an answer cannot be written in the model's tokens, or both are the same tokens;
-    - "image" is among the corruptions, and its two images are the same picture, or are not aligned (see
-      `vlmtrace.inputs.alignment`): `same_size` brings them to one size;
-    - "text" is among the corruptions, and its clean and corrupt prompts do not have the same number of tokens or their
-      words not at the same positions; or it is the only one, and they are the same.
-
-    Args:
-        model: its processor and tokenizer decide
-        pairs: a pairs table
-        corruptions: those that the pairs will be run with: "image", "text"
-
-    Returns:
-        (usable, set_aside): the usable rows of the pairs, counted anew from 0, and a table with the columns sample_id
-        and reason, one row per pair that is set aside
-
-    Raises:
-        VlmtraceError: the table lacks a column, repeats a sample_id or has no row, or a corruption is unknown
-
-    Example:
-        >>> import vlmtrace as vt
-        >>> model = vt.load_model("tiny-blip")
-        >>> pairs = vt.load_pairs("rendered_states", n=4)
-        >>> pairs.loc[0, "corrupt_prompt"] += " Or is it?"
-        >>> usable, set_aside = vt.check_pairs(model, pairs)
-        >>> len(usable), set_aside["sample_id"].tolist()
-        (3, ['rendered_states-test-0-00000'])
-    """
-    for corruption in corruptions:
-        one_of(corruption, CORRUPTIONS, "corruption")
-    pairs = with_units(validate_pairs(pairs))
-    check = EncodingCheck(model)
-    reasons = {
-        pair["sample_id"]: reason
-        for pair in pairs.to_dict("records")
-        if (reason := _problem(model, pair, corruptions, check))
-    }
-    usable = pairs[~pairs["sample_id"].isin(reasons)].reset_index(drop=True)
-    set_aside = pd.DataFrame({"sample_id": list(reasons), "reason": list(reasons.values())}, dtype=str)
-    return usable, set_aside
-
-
-def _problem(model: VLM, pair: dict, corruptions: Sequence[str], check: EncodingCheck) -> str | None:
-    problem = row_problem(pair)
-    if problem:
-        return problem
-    options, prefix = (pair["correct_answer"], pair["incorrect_answer"]), prefix_of(pair)
-    try:
-        # Both images are read whatever the corruption: a table that names a broken file is at fault.
-        images = {column: opened(images_of(pair, column)) for column in ("clean_image", "corrupt_image")}
-        for i, one in enumerate(by_image(pair)):
-            for column, mask in one.items():
-                if str(column).endswith("_mask") and isinstance(mask, str) and mask:
-                    side = "corrupt_image" if str(column).startswith("corrupt") else "clean_image"
-                    open_mask(mask, images[side][i].size, f"pair {pair['sample_id']!r}")
-        if prefix:
-            _check_prefix(model, prefix)
-        check_options(model, options, prefix)
-        for run in ("clean", *corruptions):
-            image, prompt = CORRUPTIONS.get(run, ("clean_image", "clean_prompt"))
-            check.check(images[image], pair[prompt], options, prefix)
-        sizes = [[image.size for image in images[column]] for column in ("clean_image", "corrupt_image")]
-        if "image" in corruptions:
-            if are_same(images["clean_image"], images["corrupt_image"]):
-                return NOTHING_CORRUPTED["image"]
-            problem = sizes_mismatch(model, *sizes)
-        elif "text" in corruptions and pair["clean_prompt"] == pair["corrupt_prompt"]:
-            return NOTHING_CORRUPTED["text"]
-        problem = problem or (token_mismatch(model, pair) if "text" in corruptions else None)
-        return problem or drawn_mismatch(model, pair, corruptions)
-    except VlmtraceError as error:
-        return str(error)
-
-
-def _check_prefix(model: VLM, prefix: str) -> None:
-    try:
-        model.spell_answer(prefix)
-    except VlmtraceError as error:
-        raise VlmtraceError(f"The beginning of the answer (answer_prefix) cannot be given: {error}") from error
-
-
-@checked
-def usable_pairs(
-    model: VLM,
-    pairs: pd.DataFrame,
-    corruptions: NonEmpty[str] = ("image", "text"),
-    instruction: str = "",
-    answer_prefix: str = "",
-) -> pd.DataFrame:
-    """The pairs that `evaluate` answers; those that it would leave out are named in a warning.
-
-    `evaluate` of any part of these pairs leaves none out: what is answered in parts is what is answered at once.
-
-    Args:
-        model: its processor and tokenizer decide
-        pairs: a pairs table
-        corruptions: as in `evaluate`
-        instruction: as in `evaluate`
-        answer_prefix: as in `evaluate`
-
-    Returns:
-        the usable rows, counted anew from 0, with their units; prompts without the instruction, which `evaluate` adds
-
-    Raises:
-        VlmtraceError: the table breaks the contract, a corruption is unknown, or no pair is usable
-
-    Example:
-        >>> import vlmtrace as vt
-        >>> model = vt.load_model("tiny-blip")
-        >>> pairs = vt.usable_pairs(model, vt.load_pairs("rendered_states", n=4), instruction="Answer with one word.")
-        >>> len(pairs), pairs["clean_prompt"].iloc[0]
-        (4, 'Is this triangle yellow or red?')
-    """
-    asked = with_instruction(validate_pairs(pairs), instruction, answer_prefix)
-    usable, _ = _usable(model, asked, corruptions)
-    pairs = with_units(validate_pairs(pairs))
-    return pairs[pairs["sample_id"].isin(usable["sample_id"])].reset_index(drop=True)
-
-
-def _usable(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str]) -> tuple[pd.DataFrame, pd.Series]:
-    """The usable pairs, and which of them are pairs of images alone."""
-    usable, set_aside = check_pairs(model, pairs, corruptions)
-    alone = images_alone(usable)
-    if len(set_aside):
-        warn(_set_aside_warning(set_aside, len(pairs)))
-    if "text" in corruptions and alone.any():
-        warn(
-            f"{int(alone.sum())} of {len(usable)} pairs are pairs of images alone ({NOTHING_CORRUPTED['text']}): they "
-            "are answered with the corrupt image only, and their columns of text corruption are empty."
-        )
-    if usable.empty:
-        raise VlmtraceError(
-            f"None of the {len(pairs)} pairs can be used with {model.name}: {set_aside['reason'].iloc[0]}"
-        )
-    return usable, alone
 
 
 @checked
@@ -205,7 +37,8 @@ def evaluate(
 
     The answer of a run is what its most probable tokens spell, one after the other: the logits that are read are those
     that are judged. Where the model writes an option in another way than the table ("Red" for "red"), the tokens that
-    it writes are measured. Pairs that cannot be used are left out and named in a warning (see `check_pairs`).
+    it writes are measured. Pairs that cannot be used are left out, and those whose corrupt prompt cannot be used are
+    answered without it; a warning names both (see `check_pairs`).
 
     Args:
         model: the model that answers
@@ -233,8 +66,9 @@ def evaluate(
         - is_correct: the clean answer is the correct option; image_is_flipped: under the corrupt image the answer is
           the other option; text_is_changed: under the corrupt prompt it is no longer the correct one
 
-        Pairs whose two prompts are the same have no text corruption: columns of it are missing in their rows, which is
-        said in a warning.
+        Pairs whose two prompts are the same have no text corruption, and neither have those whose corrupt prompt cannot
+        be used with this model, which stands in the table as the clean one: columns of text corruption are missing in
+        their rows, which is said in a warning.
 
     Raises:
         VlmtraceError: the table breaks the contract, a corruption is unknown, no pair is usable, or a run gives numbers
@@ -249,7 +83,9 @@ def evaluate(
         >>> evaluated["text_contrast_token"].iloc[0]
         'neither'
     """
-    usable, alone = _usable(model, with_instruction(validate_pairs(pairs), instruction, answer_prefix), corruptions)
+    asked = with_instruction(validate_pairs(pairs), instruction, answer_prefix)
+    usable, _ = checked_with_warnings(model, asked, corruptions)
+    alone = images_alone(usable)
     prefixes = usable[PREFIX].fillna("") if PREFIX in usable else pd.Series("", index=usable.index)
     batches = []
     for (_, images_only), part in usable.groupby([prefixes, alone], sort=False):
@@ -273,12 +109,6 @@ def _with_missing(evaluated: pd.DataFrame, corruptions: Sequence[str]) -> pd.Dat
         elif kind in ("text", "boolean") and evaluated[name].isna().any():
             evaluated[name] = evaluated[name].astype(object).where(evaluated[name].notna(), None)
     return evaluated
-
-
-def _set_aside_warning(set_aside: pd.DataFrame, total: int) -> str:
-    lines = [f"  {row.sample_id}: {row.reason}" for row in set_aside.head(5).itertuples()]
-    more = f"\n  … and {len(set_aside) - 5} more" if len(set_aside) > 5 else ""
-    return f"{len(set_aside)} of {total} pairs are set aside:\n" + "\n".join(lines) + more
 
 
 def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from vlmtrace.core.arguments import Count, Seed, Share, checked
 from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import TABLES, UNIT, check_columns
+from vlmtrace.inputs.pair_rows import images_alone
 from vlmtrace.inputs.units import with_units
 
 #: Column of the selected table: heads are found on "discover" pairs and tested on "verify" pairs.
@@ -167,8 +168,9 @@ def selection_table(evaluated: pd.DataFrame, selected: pd.DataFrame, per_categor
         per_category: as it was given to `select_samples`
 
     Returns:
-        columns category, correct_first, available, eligible, wanted, got, discover, verify (numbers of pairs); one row
-        per category × option order
+        columns category, correct_first, available, eligible, wanted, got, discover, verify and with_text (numbers of
+        pairs; the last one counts those got that have text corruption, too, and is there where the table holds both
+        prompts); one row per category × option order
 
     Raises:
         VlmtraceError: a column is missing
@@ -191,4 +193,8 @@ def selection_table(evaluated: pd.DataFrame, selected: pd.DataFrame, per_categor
     offered = table["eligible"][table["eligible"] > 0]
     table["wanted"] = int(offered.min()) if per_category is None else per_category // 2
     table["got"] = got.sum(axis=1)
-    return table.join(got).reset_index().astype({"eligible": int})
+    table = table.join(got)
+    if {"clean_prompt", "corrupt_prompt"} <= set(selected):
+        with_text = selected[~images_alone(selected)].groupby(STRATUM).size()
+        table["with_text"] = with_text.reindex(table.index, fill_value=0)
+    return table.reset_index().astype({"eligible": int})

@@ -114,13 +114,14 @@ def describe_selection(counts: pd.DataFrame) -> str:
     Raises:
         VlmtraceError: a column is missing
     """
-    check_columns(counts, ("category", "correct_first", "available", "eligible", "wanted", "got"), "counts")
+    check_columns(counts, ("category", "correct_first", "available", "eligible", "wanted", "got", "with_text"), "counts")
     if counts.empty:
         return "There was no pair to select from."
-    sums = counts[["available", "eligible", "wanted", "got"]].sum()
+    sums = counts[["available", "eligible", "wanted", "got", "with_text"]].sum()
     said = [
         f"{sums['eligible']} of {amount(int(sums['available']), 'pair')} are answered as the rule requires "
-        f"({percent(sums['eligible'] / max(1, sums['available']))}); {sums['got']} are kept of {sums['wanted']} wanted."
+        f"({percent(sums['eligible'] / max(1, sums['available']))}); {sums['got']} are kept of {sums['wanted']} wanted, "
+        f"{sums['with_text']} of them with text corruption."
     ]
     fewest = counts.loc[counts["eligible"].idxmin()]
     order = "correct" if fewest["correct_first"] else "incorrect"

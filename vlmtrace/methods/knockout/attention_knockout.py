@@ -70,7 +70,7 @@ def knock_out_attention(
         is missing, token says how many layers were knocked out ("2 layers"), and which, where others have no attention
         ("2 layers: 3, 7"), token_role is "source → target", and
 
-        - p_correct: probability of the correct answer's first token (0 to 1); p_diff: that less the clean run's
+        - p_correct: probability of the correct answer, of all its tokens (0 to 1); p_diff: that less the clean run's
         - logit_diff: LD_knocked − LD_clean, in logits
         - patching_effect: that over LD_clean − LD_corrupt: −1 where as much is lost as the corruption takes
 

@@ -69,7 +69,7 @@ def effect_table(
         patches: from `site_patches` or `region_patches`
         roles: the pairs' token tables at the patched positions, one pair after the other
         logit_diff: (pair, patch), LD of the patched runs
-        p_correct: (pair, patch), probability of the correct answer's first token in the patched runs
+        p_correct: (pair, patch), probability of the correct answer in the patched runs
 
     Returns:
         one row per pair and patch, with the columns of head_patching

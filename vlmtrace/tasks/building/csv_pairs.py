@@ -23,7 +23,7 @@ from vlmtrace.tasks.building.csv_files import find_csv, read_csv
 from vlmtrace.tasks.building.csv_row_files import RowFiles, files_of, split_list, with_single_images
 from vlmtrace.tasks.building.image_files import same_picture
 from vlmtrace.tasks.building.row_audit import refused
-from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, Row, draw, pair_row
+from vlmtrace.tasks.building.sampling import IMAGE, Rejected, Row, draw, pair_row
 from vlmtrace.tasks.building.token_replacement import Replacer, words_beside
 from vlmtrace.tasks.building.unnamed_files import account_unnamed
 from vlmtrace.tasks.declaration import Request
@@ -90,13 +90,13 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
         label=table["correct_answer"], correct_first=[correct_first(row) for row in table.to_dict("records")]
     )
     replacer = Replacer(request.model)
+    of_images: dict[str, str] = {}  # by row that becomes a pair of images alone, why
 
     def build(row: Row, first: bool, generator: np.random.Generator) -> Row:
         files = RowFiles(root.parent, row)
         options = row["correct_answer"], row["incorrect_answer"]
-        corrupt = _corrupt_prompt(
-            row, options if first else options[::-1], replacer, answers[row["category"]], generator
-        )
+        ordered = options if first else options[::-1]
+        corrupt, problem = _corrupt_prompt(row, ordered, replacer, answers[row["category"]], generator)
         if corrupt == row["clean_prompt"] and same_picture(files.single["clean_image"], files.single["corrupt_image"]):
             raise Rejected(IMAGE, "both images are the same, and so are both prompts: nothing is corrupted")
         pair = pair_row(
@@ -112,9 +112,11 @@ def pairs_of_csv(request: Request) -> pd.DataFrame:
         listed = {*IMAGE_LISTS.values(), *MASK_LISTS.values()}
         kept = {name.removesuffix(" "): value for name, value in own.items() if name not in listed}
         further: Row = kept | files.lists() | files.masks(own)
+        if problem:
+            of_images[row["row"]] = problem
         return pair | further | ({"sample_id": row["sample_id"]} if row.get("sample_id") else {})
 
-    return draw(table, request.n, request.seed, build, filters, unit="rows")
+    return draw(table, request.n, request.seed, build, filters, unit="rows", of_images=of_images)
 
 
 def _warn_of_options(table: pd.DataFrame, root: Path) -> None:
@@ -135,20 +137,19 @@ def _warn_of_options(table: pd.DataFrame, root: Path) -> None:
 
 def _corrupt_prompt(
     row: Row, ordered: Sequence[str], replacer: Replacer, answers: Sequence[str], generator: np.random.Generator
-) -> str:
+) -> tuple[str, str]:
+    """The corrupt prompt, or the clean one where there is none; and why one that was wanted cannot be used."""
     clean, given = row["clean_prompt"], (row.get("corrupt_prompt") or "").strip()
     if given:
         if replacer.model_is_given and replacer.count(given) != replacer.count(clean):
-            raise Rejected(PROMPT, "clean_prompt and corrupt_prompt have unlike numbers of tokens")
-        return given
+            return str(clean), "clean_prompt and corrupt_prompt have unlike numbers of tokens"
+        return given, ""
     if not options_stand_in(row):
-        return str(clean)
+        return str(clean), ""
     try:
-        return replacer(clean, ordered, [(answers, answers)], generator)
+        return replacer(clean, ordered, [(answers, answers)], generator), ""
     except VlmtraceError as error:
-        if _closed(row) or _letters(row):
-            return str(clean)
-        raise Rejected(PROMPT, str(error)) from error
+        return str(clean), "" if _closed(row) or _letters(row) else str(error)
 
 
 def _problem(row: Mapping[str, str]) -> str | None:

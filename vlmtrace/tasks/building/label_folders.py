@@ -6,6 +6,7 @@ only with labels of the same noun.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import relative
 from vlmtrace.tasks.building.image_files import image_problem, same_picture
 from vlmtrace.tasks.building.row_audit import refused
-from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, digest, draw, pair_row
+from vlmtrace.tasks.building.sampling import IMAGE, Rejected, digest, draw, pair_row
 from vlmtrace.tasks.building.token_replacement import Pool, Replacer
 from vlmtrace.tasks.declaration import Request
 
@@ -81,6 +82,7 @@ def labelled_pairs(
         )
     order = candidates.assign(key=candidates["row"].map(lambda row: digest(seed, "corrupt", row))).sort_values("key")
     mirrored: dict[Path, Path] = {}  # clean -> corrupt image, and the other way round
+    of_images: dict[str, str] = {}  # by image of a pair of images alone, why
     stock = {cell: deque(part["path"]) for cell, part in order.groupby(["kind", "group", "label"], sort=False)}
 
     def build(candidate: dict[str, Any], correct_first: bool, generator: np.random.Generator) -> dict[str, Any]:
@@ -90,19 +92,24 @@ def labelled_pairs(
         cell = candidate["kind"], candidate["group"]
         rivals = [str(rival) for rival in generator.permutation(partners[*cell, candidate["label"]])]
         reasons = []
-        for rival in rivals:
+        without: list[tuple[str, str]] = []  # rivals that no words can replace together with the label, and why
+        tried = [(rival, "") for rival in rivals]
+        for rival, problem in itertools.chain(tried, without):  # the second ones, once the first ones are used up
             options = (candidate["label"], rival)
             ordered = options if correct_first else options[::-1]
-            clean = prompt(candidate, ordered)
-            try:
-                corrupt = replacer(clean, ordered, pools(candidate, ordered), generator)
-            except VlmtraceError as error:
-                reasons.append(Rejected(PROMPT, str(error)))
-                continue
+            corrupt = clean = prompt(candidate, ordered)
+            if not problem:
+                try:
+                    corrupt = replacer(clean, ordered, pools(candidate, ordered), generator)
+                except VlmtraceError as error:
+                    without.append((rival, str(error)))
+                    continue
             image = _take(stock[*cell, rival], candidate["path"], mirrored)
             if image is None:
                 reasons.append(Rejected(IMAGE, f"no usable image is left that shows the other option, {rival!r}"))
                 continue
+            if problem:  # image corruption needs no other prompt
+                of_images[candidate["row"]] = problem
             mirrored.update({candidate["path"]: image, image: candidate["path"]})
             return pair_row(
                 task,
@@ -116,7 +123,7 @@ def labelled_pairs(
             )
         raise reasons[0]
 
-    return draw(candidates, request.n, seed, build, filters, unit=unit)
+    return draw(candidates, request.n, seed, build, filters, unit=unit, of_images=of_images)
 
 
 def _take(stock: deque[Path], clean: Path, mirrored: Mapping[Path, Path]) -> Path | None:

@@ -33,7 +33,7 @@ class Filters:
             step: what it asks for
             rows_in: how many rows came in
             set_aside: row → reason, for those that did not pass
-            unit: what a row is: images, rows, questions or pairs
+            unit: what a row is: images, rows, questions, pairs or corrupt prompts
         """
         self.steps.append(
             {

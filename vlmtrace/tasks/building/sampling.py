@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from vlmtrace.tasks.building.row_audit import Filters, refused
 
 #: The filters that a candidate meets while pairs are drawn, in their order.
 NEEDED, IMAGE, PROMPT = "among those needed", "images can be used", "prompt can be corrupted"
+#: The step of corrupt prompts that cannot be used: their pairs are pairs of images alone.
+TEXT = "corrupt prompt fits the clean one"
 
 
 #: Candidates of a category that are fetched together at least.
@@ -60,6 +62,7 @@ def draw(
     unit: str,
     steps: Sequence[str] = (IMAGE, PROMPT),
     fetch: Fetch | None = None,
+    of_images: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Build up to n pairs, each from a candidate of its own.
 
@@ -76,6 +79,8 @@ def draw(
         filters: to which the steps are added
         unit: what a candidate is, for the table of filters
         steps: the filters whose names `build` may give when it rejects, in their order
+        of_images: by candidate that `build` makes a pair of images alone though it wants a corrupt prompt, why: `build`
+            fills it; a further step counts them
         fetch: called with the candidates that come next before they are built, a batch at a time
 
     Returns:
@@ -117,6 +122,8 @@ def draw(
     for step in steps:
         filters.add(step, reached, against[step], unit)
         reached -= len(against[step])
+    if of_images:
+        filters.add(TEXT, len(pairs), of_images, "corrupt prompts")
     if not pairs:
         raise VlmtraceError(f"No pair can be made: of {len(candidates)} {unit}, none is usable: {refused(filters)}.")
     return pd.DataFrame(pairs)

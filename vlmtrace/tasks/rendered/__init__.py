@@ -5,6 +5,7 @@ states      two things, each with a color, a shape and a texture
 faces       a face with an emotion, something beside it
 svo, props  somebody doing something with something, before some scenery
 questions   what can be asked about a scene, and what is true of it
+options     both options of a pair, and the words that replace them, for the tokenizer in use
 pairs       minimal pairs as a table with images and masks; open questions likewise
 several     minimal pairs of questions about two pictures
 absent      minimal pairs of questions about something that is not there
@@ -44,7 +45,7 @@ def make_pairs(request: Request) -> pd.DataFrame:
         n rows of a pairs table, with masks (see `load`)
     """
     request.filters.add("rendered", request.n, {}, "pairs")
-    return load(request.task, request.n, request.seed, request.split)
+    return load(request.task, request.n, request.seed, request.split, request.model)
 
 
 def make_pictures(request: Request) -> pd.DataFrame:
@@ -57,7 +58,7 @@ def make_pictures(request: Request) -> pd.DataFrame:
         n rows of a pairs table, with lists of images and masks (see `vlmtrace.tasks.rendered.several.load`)
     """
     request.filters.add("rendered", request.n, {}, "pairs")
-    return load_pictures(request.n, request.seed, request.split)
+    return load_pictures(request.n, request.seed, request.split, request.model)
 
 
 def make_absent(request: Request) -> pd.DataFrame:

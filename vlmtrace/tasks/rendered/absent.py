@@ -17,7 +17,8 @@ from vlmtrace.core.errors import one_of
 from vlmtrace.core.paths import RAW, relative
 from vlmtrace.core.progress import progress
 from vlmtrace.tasks.rendered import states
-from vlmtrace.tasks.rendered.pairs import SPLITS, VERSION, draw_options, write_images
+from vlmtrace.tasks.rendered.options import draw_options
+from vlmtrace.tasks.rendered.pairs import SPLITS, VERSION, write_images
 from vlmtrace.tasks.rendered.questions import states_prompt
 from vlmtrace.tasks.rendered.words import COLORS, NEITHER, NOUNS, TASKS, is_held_out
 

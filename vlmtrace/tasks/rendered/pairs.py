@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from itertools import permutations
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,9 +15,14 @@ from vlmtrace.core.files import write_atomically
 from vlmtrace.core.paths import RAW, relative
 from vlmtrace.core.progress import progress
 from vlmtrace.inputs.words import find_word
+from vlmtrace.tasks.building.token_replacement import CountTokens, Replacer
 from vlmtrace.tasks.rendered import faces, states, svo
+from vlmtrace.tasks.rendered.options import draw_options, draw_prompts, options_for, replacer_for
 from vlmtrace.tasks.rendered.questions import Question, Scene, choice_prompt, count_prompt, place_of, plural, sentences
-from vlmtrace.tasks.rendered.words import NUMBERS, OPTIONS, TASKS, is_held_out, replacements
+from vlmtrace.tasks.rendered.words import NUMBERS, OPTIONS, TASKS, is_held_out
+
+if TYPE_CHECKING:
+    from vlmtrace.models import VLM
 
 SPLITS = ("train", "validation", "test")
 #: The data set of questions without options, and their kinds.
@@ -40,11 +44,12 @@ class Pair:
         options: the correct and the incorrect answer
         correct_first: whether the correct option stands first in the prompt
         clean_prompt: the question
-        corrupt_prompt: the question with both options replaced
+        corrupt_prompt: the question with both options replaced; the same where no words fit the tokenizer in use
         object_parts: parts of the rendered scene that show what is asked about
         distractor_parts: parts that show the distractor
         roles: the prompt's words by role (noun; subject, verb, object), without the role that the options take
         seen_combination: whether both scenes show only combinations that occur in training
+        of_tokenizer: whether the options are others than those of the bundled tokenizer, which cannot be replaced here
     """
 
     clean: Scene
@@ -58,9 +63,25 @@ class Pair:
     distractor_parts: tuple[int, ...]
     roles: dict[str, str]
     seen_combination: bool
+    of_tokenizer: bool = False
 
 
-def sample(task: str, seed: int, index: int, split: str = "test") -> Pair:
+@dataclass(frozen=True)
+class Drawing:
+    """How a pair is to be drawn.
+
+    Attributes:
+        correct_first: whether the correct option stands first in the prompt
+        held_out: whether combinations may be shown that are kept out of training
+        replacer: counts tokens for the model in use; None: those of the bundled tokenizer count
+    """
+
+    correct_first: bool
+    held_out: bool
+    replacer: Replacer | None
+
+
+def sample(task: str, seed: int, index: int, split: str = "test", replacer: Replacer | None = None) -> Pair:
     """Pair `index` of an endless sequence; categories and option orders take turns.
 
     Pairs of the train split show training combinations only; the others also show held-out ones, at their natural rate.
@@ -70,38 +91,21 @@ def sample(task: str, seed: int, index: int, split: str = "test") -> Pair:
         seed: another seed gives another sequence
         index: number in the sequence, from 0
         split: "train", "validation" or "test"
+        replacer: counts tokens for the model in use; None: those of the bundled tokenizer count
 
     Raises:
         VlmtraceError: unknown task or split
     """
     categories = tuple(OPTIONS[one_of(task, TASKS, "task")])
-    rng = np.random.default_rng([TASKS.index(task), SPLITS.index(one_of(split, SPLITS, "split")), seed, index])
+    key = [TASKS.index(task), SPLITS.index(one_of(split, SPLITS, "split")), seed, index]
+    rng = np.random.default_rng(key)
     category, correct_first = categories[index // 2 % len(categories)], index % 2 == 0
-    options = draw_options(rng, task, category)
+    drawn = draw_options(rng, task, category)
+    # From a generator of its own, so that the scene depends on the options alone, whatever the tokenizer.
+    options = options_for(replacer, np.random.default_rng([*key, 1]), task, category, drawn)
     build = {"rendered_states": _states, "rendered_faces": _faces, "rendered_svo": _svo}[task]
-    return build(rng, category, options, correct_first, held_out=split != "train")
-
-
-@cache
-def _replaceable(options: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Ordered pairs of options that token replacement can corrupt, and whose first tokens differ."""
-    return [pair for pair in permutations(options, 2) if replacements(options, pair)]
-
-
-def draw_options(rng: np.random.Generator, task: str, category: str) -> tuple[str, str]:
-    """Draw the correct and the incorrect option.
-
-    Args:
-        rng: what is drawn from
-        task: one of TASKS
-        category: of the task; for faces, the correct emotion
-    """
-    pairs = _replaceable(OPTIONS[task][category])
-    if task == "rendered_faces":
-        pairs = [pair for pair in pairs if pair[0] == category]
-    # Words first, so that each is correct equally often however many partners it has.
-    correct = str(rng.choice(sorted({pair[0] for pair in pairs})))
-    return correct, str(rng.choice([pair[1] for pair in pairs if pair[0] == correct]))
+    pair = build(rng, category, options, Drawing(correct_first, split != "train", replacer))
+    return replace(pair, of_tokenizer=options != drawn)
 
 
 def _prompts(
@@ -110,63 +114,58 @@ def _prompts(
     category: str,
     choices: tuple[str, ...],
     options: tuple[str, str],
-    correct_first: bool,
+    drawing: Drawing,
 ) -> tuple[str, str]:
     """The clean prompt, and the same with both options replaced."""
-    ordered = options if correct_first else options[::-1]
-    found = replacements(choices, ordered)
-    replaced = found[rng.integers(len(found))]
-    return choice_prompt(scene, category, ordered), choice_prompt(scene, category, replaced)
+    ordered = options if drawing.correct_first else options[::-1]
+    return draw_prompts(rng, lambda words: choice_prompt(scene, category, words), choices, ordered, drawing.replacer)
 
 
-def _states(
-    rng: np.random.Generator, category: str, options: tuple[str, str], correct_first: bool, held_out: bool
-) -> Pair:
+def _states(rng: np.random.Generator, category: str, options: tuple[str, str], drawing: Drawing) -> Pair:
     values = OPTIONS["rendered_states"][category]
     distractor_value = options[1] if rng.uniform() < 0.6 else str(rng.choice(values))
-    clean = states.sample_scene(rng, category, options, distractor_value, held_out)
+    clean = states.sample_scene(rng, category, options, distractor_value, drawing.held_out)
     noun = clean.things[0].noun
-    prompts = _prompts(rng, clean, category, values, options, correct_first)
+    prompts = _prompts(rng, clean, category, values, options, drawing)
     corrupt = clean.with_value(category, options[1])
     seen = not any(is_held_out(noun, option) for option in options)
-    return Pair(clean, corrupt, category, options, correct_first, *prompts, (1,), (2,), {"noun": noun}, seen)
+    return Pair(clean, corrupt, category, options, drawing.correct_first, *prompts, (1,), (2,), {"noun": noun}, seen)
 
 
-def _faces(
-    rng: np.random.Generator, category: str, options: tuple[str, str], correct_first: bool, held_out: bool
-) -> Pair:
-    clean = faces.sample_scene(rng, options, held_out)
+def _faces(rng: np.random.Generator, category: str, options: tuple[str, str], drawing: Drawing) -> Pair:
+    clean = faces.sample_scene(rng, options, drawing.held_out)
     corrupt = clean.with_value(category, options[1])
-    prompts = _prompts(rng, clean, category, OPTIONS["rendered_faces"][category], options, correct_first)
+    prompts = _prompts(rng, clean, category, OPTIONS["rendered_faces"][category], options, drawing)
     seen = clean.is_seen() and corrupt.is_seen()
     parts = (faces.PERSON,), (faces.DISTRACTOR,)
-    return Pair(clean, corrupt, category, options, correct_first, *prompts, *parts, {"noun": "person"}, seen)
+    return Pair(clean, corrupt, category, options, drawing.correct_first, *prompts, *parts, {"noun": "person"}, seen)
 
 
-def _svo(
-    rng: np.random.Generator, category: str, options: tuple[str, str], correct_first: bool, held_out: bool
-) -> Pair:
-    clean = svo.sample_scene(rng, category, options, held_out)
+def _svo(rng: np.random.Generator, category: str, options: tuple[str, str], drawing: Drawing) -> Pair:
+    clean = svo.sample_scene(rng, category, options, drawing.held_out)
     corrupt = clean.with_value(category, options[1])
-    prompts = _prompts(rng, clean, category, OPTIONS["rendered_svo"][category], options, correct_first)
+    prompts = _prompts(rng, clean, category, OPTIONS["rendered_svo"][category], options, drawing)
     roles = {role: getattr(clean, role) for role in ("subject", "verb", "object") if role != category}
     # A verb is seen in the actor's pose and in where the object is.
     asked = {"subject": (svo.ACTOR,), "verb": (svo.ACTOR, svo.OBJECT), "object": (svo.OBJECT,)}[category]
     seen = clean.is_seen() and corrupt.is_seen()
-    return Pair(clean, corrupt, category, options, correct_first, *prompts, asked, (svo.SCENE,), roles, seen)
+    return Pair(clean, corrupt, category, options, drawing.correct_first, *prompts, asked, (svo.SCENE,), roles, seen)
 
 
-def load(task: str, n: int, seed: int, split: str = "test") -> pd.DataFrame:
+def load(task: str, n: int, seed: int, split: str = "test", model: VLM | CountTokens | None = None) -> pd.DataFrame:
     """Render n minimal pairs and return their table.
 
-    The first n pairs of a task, split and seed are always the same, to the byte; what is on disk already is not
-    rendered again.
+    The first n pairs of a task, split, seed and tokenizer are always the same, to the byte; what is on disk already is
+    not rendered again. Under a tokenizer that splits words as the bundled one does, or none, they are the same; under
+    another one corrupt prompts have other words, and pairs whose options could not be replaced have other options.
+    A pair for which no words fit is one of images alone: its corrupt prompt is the clean one.
 
     Args:
         task: one of TASKS
         n: number of pairs; categories and option orders are balanced as far as n divides
         seed: another seed gives other pairs
         split: "train" (only combinations that occur in training), "validation" or "test"
+        model: the model in use, or a function from a prompt to its number of tokens
 
     Returns:
         the columns of a pairs table, masks, role columns (noun; subject, verb, object), split, seen_combination
@@ -176,21 +175,24 @@ def load(task: str, n: int, seed: int, split: str = "test") -> pd.DataFrame:
     """
     one_of(task, TASKS, "task")
     folder = RAW / task / f"{one_of(split, SPLITS, 'split')}-seed{seed}" / f"v{VERSION}"
-    rows = [_row(task, split, seed, index, folder) for index in progress(range(n), f"rendering {task}")]
+    replacer = replacer_for(model)
+    rows = [_row(task, split, seed, index, folder, replacer) for index in progress(range(n), f"rendering {task}")]
     return pd.DataFrame(rows)
 
 
-def _row(task: str, split: str, seed: int, index: int, folder: Path) -> dict[str, object]:
-    pair = sample(task, seed, index, split)
+def _row(task: str, split: str, seed: int, index: int, folder: Path, replacer: Replacer | None) -> dict[str, object]:
+    pair = sample(task, seed, index, split, replacer)
+    # Of other options the scene is another one, in files and under a name of its own.
+    number = "-".join([f"{index:05d}", *(pair.options if pair.of_tokenizer else ())])
     images = ("clean_image", "corrupt_image", "clean_object_mask", "clean_distractor_mask")
-    paths = {name: folder / f"{index:05d}-{name}.png" for name in images}
+    paths = {name: folder / f"{number}-{name}.png" for name in images}
     if not all(path.is_file() for path in paths.values()):
         clean, corrupt = pair.clean.render(), pair.corrupt.render()
         masks = clean.mask(*pair.object_parts), clean.mask(*pair.distractor_parts)
         write_images(dict(zip(paths.values(), (clean.pixels, corrupt.pixels, *masks), strict=True)))
     roles = ("noun",) if task != "rendered_svo" else ("subject", "verb", "object")
     return {
-        "sample_id": f"{task}-{split}-{seed}-{index:05d}",
+        "sample_id": f"{task}-{split}-{seed}-{number}",
         "task": task,
         "category": pair.category,
         "clean_image": relative(paths["clean_image"]),

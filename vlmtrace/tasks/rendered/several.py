@@ -12,8 +12,10 @@ of images alone. "color" has text corruption, too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,9 +23,14 @@ import pandas as pd
 from vlmtrace.core.errors import one_of
 from vlmtrace.core.paths import RAW, relative
 from vlmtrace.core.progress import progress
+from vlmtrace.tasks.building.token_replacement import CountTokens, Replacer
 from vlmtrace.tasks.rendered import states
-from vlmtrace.tasks.rendered.pairs import SPLITS, VERSION, draw_options, write_images
-from vlmtrace.tasks.rendered.words import OPTIONS, TASKS, replacements
+from vlmtrace.tasks.rendered.options import draw_options, draw_prompts, replacer_for
+from vlmtrace.tasks.rendered.pairs import SPLITS, VERSION, write_images
+from vlmtrace.tasks.rendered.words import OPTIONS, TASKS
+
+if TYPE_CHECKING:
+    from vlmtrace.models import VLM
 
 #: The data set, and what it asks.
 PICTURES = "rendered_pictures"
@@ -65,13 +72,14 @@ class PicturesPair:
         return next(i for i in (0, 1) if self.clean[i] != self.corrupt[i])
 
 
-def sample(seed: int, index: int, split: str = "test") -> PicturesPair:
+def sample(seed: int, index: int, split: str = "test", replacer: Replacer | None = None) -> PicturesPair:
     """Pair `index` of an endless sequence; categories and option orders take turns.
 
     Args:
         seed: another seed gives another sequence
         index: number in the sequence, from 0
         split: "train" (only combinations that occur in training), "validation" or "test"
+        replacer: counts tokens for the model in use; None: those of the bundled tokenizer count
 
     Raises:
         VlmtraceError: unknown split
@@ -82,7 +90,9 @@ def sample(seed: int, index: int, split: str = "test") -> PicturesPair:
     colors = draw_options(rng, "rendered_states", "color")
     scenes = _two_scenes(rng, colors, held_out=split != "train")
     noun = scenes[0].things[0].noun
-    build = {"which": _which, "color": _color, "same": _same}[category]
+    if category == "color":
+        return _color(rng, scenes, noun, colors, correct_first, replacer)
+    build = {"which": _which, "same": _same}[category]
     return build(rng, scenes, noun, colors, correct_first)
 
 
@@ -116,16 +126,23 @@ def _which(
 
 
 def _color(
-    rng: np.random.Generator, scenes: Scenes, noun: str, colors: tuple[str, str], correct_first: bool
+    rng: np.random.Generator,
+    scenes: Scenes,
+    noun: str,
+    colors: tuple[str, str],
+    correct_first: bool,
+    replacer: Replacer | None,
 ) -> PicturesPair:
     asked = int(rng.integers(2))
     # The other picture shows the incorrect answer, so that a model has to tell the pictures apart.
     clean = tuple(scene.with_value("color", colors[0] if i == asked else colors[1]) for i, scene in enumerate(scenes))
     corrupt = tuple(scene.with_value("color", colors[1]) for scene in scenes)
     ordered = colors if correct_first else colors[::-1]
-    found = replacements(OPTIONS["rendered_states"]["color"], ordered)
-    replaced = found[rng.integers(len(found))]
-    prompts = [f"Is the {noun} in the {ORDINALS[asked]} picture {a} or {b}?" for a, b in (ordered, replaced)]
+
+    def ask(options: Sequence[str]) -> str:
+        return f"Is the {noun} in the {ORDINALS[asked]} picture {options[0]} or {options[1]}?"
+
+    prompts = draw_prompts(rng, ask, OPTIONS["rendered_states"]["color"], ordered, replacer)
     return PicturesPair(
         (clean[0], clean[1]), (corrupt[0], corrupt[1]), "color", colors, correct_first, prompts[0], prompts[1], noun
     )
@@ -143,7 +160,7 @@ def _same(
     return PicturesPair(clean, corrupt, "same", options, correct_first, prompt, prompt, noun)
 
 
-def load(n: int, seed: int, split: str = "test") -> pd.DataFrame:
+def load(n: int, seed: int, split: str = "test", model: VLM | CountTokens | None = None) -> pd.DataFrame:
     """Render n minimal pairs of questions about two pictures and return their table.
 
     The first n pairs of a split and seed are always the same, to the byte; what is on disk already is not rendered
@@ -153,6 +170,8 @@ def load(n: int, seed: int, split: str = "test") -> pd.DataFrame:
         n: number of pairs; categories and option orders are balanced as far as n divides
         seed: another seed gives other pairs
         split: "train" (only combinations that occur in training), "validation" or "test"
+        model: the model in use, or a function from a prompt to its number of tokens: words of as many tokens replace
+            the options
 
     Returns:
         the columns of a pairs table, with lists of images and masks, noun, split and seen_combination
@@ -161,11 +180,12 @@ def load(n: int, seed: int, split: str = "test") -> pd.DataFrame:
         VlmtraceError: unknown split
     """
     folder = RAW / PICTURES / f"{one_of(split, SPLITS, 'split')}-seed{seed}" / f"v{VERSION}"
-    return pd.DataFrame([_row(split, seed, i, folder) for i in progress(range(n), f"rendering {PICTURES}")])
+    replacer = replacer_for(model)
+    return pd.DataFrame([_row(split, seed, i, folder, replacer) for i in progress(range(n), f"rendering {PICTURES}")])
 
 
-def _row(split: str, seed: int, index: int, folder: Path) -> dict[str, object]:
-    pair = sample(seed, index, split)
+def _row(split: str, seed: int, index: int, folder: Path, replacer: Replacer | None) -> dict[str, object]:
+    pair = sample(seed, index, split, replacer)
     parts = {"object_mask": 1, "distractor_mask": 2}
     clean: list[str] = []
     corrupt: list[str] = []

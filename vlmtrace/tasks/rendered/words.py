@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (212, 44, 46),
     "orange": (241, 138, 30),
@@ -98,7 +100,9 @@ def n_tokens(word: str) -> int:
     return len(SPLIT_WORDS.get(word, (word,)))
 
 
-def replacements(category_options: tuple[str, ...], options: tuple[str, str]) -> list[tuple[str, str]]:
+def replacements(
+    category_options: tuple[str, ...], options: tuple[str, str], length: Callable[[str], int] = n_tokens
+) -> list[tuple[str, str]]:
     """All ways to replace both options symmetrically.
 
     Each is replaced by another option of the category with the same number of tokens, by no option of the pair, by no
@@ -107,13 +111,14 @@ def replacements(category_options: tuple[str, ...], options: tuple[str, str]) ->
     Args:
         category_options: all options of the category
         options: the two to replace
+        length: from a word to its number of tokens, under the tokenizer of the model in use; the bundled one otherwise
 
     Returns:
         pairs of words that may stand in place of the first and of the second option
     """
     forbidden = {*options, *(word for option in options for word in SYNONYMS.get(option, ()))}
     first, second = (
-        [word for word in category_options if word not in forbidden and n_tokens(word) == n_tokens(option)]
+        [word for word in category_options if word not in forbidden and length(word) == length(option)]
         for option in options
     )
     return [(a, b) for a in first for b in second if a != b]

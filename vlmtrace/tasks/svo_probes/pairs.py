@@ -23,7 +23,7 @@ from vlmtrace.tasks.building.csv_files import find_csv, read_csv
 from vlmtrace.tasks.building.image_files import image_problem
 from vlmtrace.tasks.building.named_files import NamedImages, NoFile, plain_number
 from vlmtrace.tasks.building.row_audit import Filters, refused
-from vlmtrace.tasks.building.sampling import IMAGE, PROMPT, Rejected, draw, pair_row
+from vlmtrace.tasks.building.sampling import IMAGE, Rejected, draw, pair_row
 from vlmtrace.tasks.building.token_replacement import Replacer
 from vlmtrace.tasks.declaration import Request
 from vlmtrace.tasks.download.images import download_images
@@ -82,6 +82,7 @@ def make_pairs(request: Request) -> pd.DataFrame:
     pools = word_pools(rows, prepositions)
     finder = Images(path.parent)
     replacer = Replacer(request.model, SYNONYMS)
+    of_images: dict[str, str] = {}  # by candidate that becomes a pair of images alone, why
 
     def build(candidate: dict[str, Any], correct_first: bool, generator: np.random.Generator) -> dict[str, Any]:
         found: Change = candidate["change"]
@@ -97,7 +98,8 @@ def make_pairs(request: Request) -> pd.DataFrame:
         try:
             corrupt = replacer(clean, ordered, [(first, second)], generator)
         except VlmtraceError as error:
-            raise Rejected(PROMPT, str(error)) from error
+            corrupt = clean  # image corruption needs no other prompt
+            of_images[candidate["row"]] = str(error)
         roles = dict(zip(Triplet._fields, _in_prompt(found.positive), strict=True))
         return pair_row(
             TASK,
@@ -111,7 +113,7 @@ def make_pairs(request: Request) -> pd.DataFrame:
         )
 
     both = candidates(rows, filters)
-    return draw(both, request.n, request.seed, build, filters, unit="pairs", fetch=finder.fetch)
+    return draw(both, request.n, request.seed, build, filters, unit="pairs", fetch=finder.fetch, of_images=of_images)
 
 
 def candidates(rows: pd.DataFrame, filters: Filters) -> pd.DataFrame:
