@@ -15,7 +15,8 @@ FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 #: Notebooks that look at the pairs of several tasks, and those that look at questions in place of tasks.
-OF_SEVERAL_TASKS = {"00_five_minutes", "06_circuit_analysis", "09_explorer", "10_edge_circuits", "11_language_prior"}
+OF_SEVERAL_TASKS = {"00_five_minutes", "06_circuit_analysis", "09_explorer", "10_edge_circuits", "11_language_prior",
+                    "15_planted_prior"}  # fmt: skip
 OF_QUESTIONS = {"07_causal_tracing", "08_visual_lens"}
 
 

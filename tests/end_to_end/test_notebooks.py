@@ -21,14 +21,22 @@ PIPELINE = ("01_preprocess", "02_evaluate", "03_select_samples", "04_module_patc
 #: Notebook -> the fixture of the run in which it is executed.
 EXECUTED_IN = {
     **dict.fromkeys(
-        ("00_five_minutes", *PIPELINE, "07_causal_tracing", "09_explorer", "10_edge_circuits", "11_language_prior"),
+        (
+            "00_five_minutes",
+            *PIPELINE,
+            "07_causal_tracing",
+            "09_explorer",
+            "10_edge_circuits",
+            "11_language_prior",
+            "15_planted_prior",
+        ),
         "tiny_blip_run",
     ),
     "08_visual_lens": "lens_run",
 }
 
 #: Notebooks that leave it to the reader what to try: by a click, or with sentences of his own.
-WITHOUT_EXERCISES = ("00_five_minutes", "09_explorer", "11_language_prior")
+WITHOUT_EXERCISES = ("00_five_minutes", "09_explorer", "11_language_prior", "15_planted_prior")
 
 pytestmark = pytest.mark.medium
 

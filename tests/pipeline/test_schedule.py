@@ -41,6 +41,7 @@ USES = {
     "09_explorer": "from vlmtrace.app import explorer",
     "10_edge_circuits": "vt.patch_edges",
     "11_language_prior": "vt.split_log_odds",
+    "15_planted_prior": "vt.find_priors",
 }
 
 

@@ -1,4 +1,4 @@
-"""Early decoding: the last layer is the model's answer, an earlier one what the final norm and unembedding read there."""
+"""Early decoding: the last layer is the model, an earlier one what final norm and unembedding read there."""
 
 import numpy as np
 import pandas as pd

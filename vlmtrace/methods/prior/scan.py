@@ -12,7 +12,7 @@ from vlmtrace.core.arguments import Count, NonEmpty, Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT, check_table, validate_pairs
-from vlmtrace.inputs.answers import Answers, GivenAnswers, chosen_variant, read_answers
+from vlmtrace.inputs.answers import Answers, GivenAnswers, chosen_variant, read_answers, variants
 from vlmtrace.inputs.corruption import prefix_of, run_inputs
 from vlmtrace.inputs.units import with_units
 from vlmtrace.methods.prior.asking import alike
@@ -71,7 +71,12 @@ def _log_probs(model: VLM, batch: pd.DataFrame, options: list[str]) -> np.ndarra
     with torch.no_grad(), named_rows(model, inputs, names), FastProducts():
         given = GivenAnswers(model, inputs, model.answer_logits(inputs))
         for option in options:
-            ways = [chosen_variant(model, option, given, i, prefix) for i, prefix in enumerate(prefixes)]
+            known = {prefix: variants(model, option, prefix) for prefix in set(prefixes)}
+            # Where a tokenizer leaves one way to write it, no run has to be asked for its own.
+            ways = [
+                known[prefix][0] if len(known[prefix]) == 1 else chosen_variant(model, option, given, i, prefix)
+                for i, prefix in enumerate(prefixes)
+            ]
             read = read_answers(model, given, [Answers(way, way) for way in ways])
             # Of answers of several tokens these are log-probabilities already, and the normalizer is 0.
             columns.append((read.correct - read.log_normalizer).double().cpu().numpy())
