@@ -121,7 +121,7 @@ OPTION_SCORES = Table(
         _MODEL,
     ),
     notebook=_STUDY,
-    key=("model", "task", "sample_id", "option"),
+    key=("model", "task", "category", "sample_id", "option"),
 )  # fmt: skip
 
 EARLY_ANSWERS = Table(
@@ -135,7 +135,7 @@ EARLY_ANSWERS = Table(
         _IS_CORRECT, _IS_INCORRECT, _MODEL,
     ),
     notebook=_STUDY,
-    key=("model", "task", "sample_id", "block", "layer"),
+    key=("model", "task", "category", "sample_id", "block", "layer"),
 )  # fmt: skip
 
 STEERED = Table(
@@ -160,7 +160,7 @@ STEERED = Table(
         _MODEL,
     ),
     notebook=_STUDY,
-    key=("model", "task", "sample_id", "block", "layer", "direction", "draw", "factor"),
+    key=("model", "task", "category", "sample_id", "block", "layer", "direction", "draw", "factor"),
 )  # fmt: skip
 
 PRIOR_TABLES = (LOG_ODDS_PARTS, HEAD_SIDES, DAMPED, OPTION_SCORES, EARLY_ANSWERS, STEERED)
