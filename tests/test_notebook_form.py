@@ -16,7 +16,7 @@ NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 #: Notebooks that look at the pairs of several tasks, and those that look at questions in place of tasks.
 OF_SEVERAL_TASKS = {"00_five_minutes", "06_circuit_analysis", "09_explorer", "10_edge_circuits", "11_language_prior",
-                    "13_real_checkpoint", "14_when_methods_disagree"}  # fmt: skip
+                    "13_real_checkpoint", "14_when_methods_disagree", "15_planted_prior"}  # fmt: skip
 OF_QUESTIONS = {"07_causal_tracing", "08_visual_lens"}
 #: Notebooks that draw their own pairs.
 OF_OWN_PAIRS = {"12_case_study_verbs"}

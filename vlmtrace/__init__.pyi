@@ -31,9 +31,12 @@ from .methods.patching.ablation import ablate
 from .methods.patching.joint import patch_together, patch_whole_heads
 from .methods.patching.sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
 from .methods.prior.damping import damp_heads, damping_table
+from .methods.prior.early import decode_early, early_means
 from .methods.prior.log_odds import log_odds_means, split_log_odds
 from .methods.prior.removal import blank_images
+from .methods.prior.scan import find_priors, score_options
 from .methods.prior.sides import head_sides
+from .methods.prior.steering import steer, steering_table
 from .models import VLM
 from .models.in_memory import wrap_model
 from .models.loading import bundled_models, load_model
@@ -62,6 +65,8 @@ __all__ = [
     "connect",
     "damp_heads",
     "damping_table",
+    "decode_early",
+    "early_means",
     "edge_agreement",
     "edge_faithfulness",
     "edge_faithfulness_means",
@@ -74,6 +79,7 @@ __all__ = [
     "edges",
     "evaluate",
     "find_edge_circuit",
+    "find_priors",
     "formatted",
     "head_sides",
     "knock_out_attention",
@@ -106,9 +112,12 @@ __all__ = [
     "save_circuit",
     "save_images",
     "score_maps",
+    "score_options",
     "select_samples",
     "selection_table",
     "split_log_odds",
+    "steer",
+    "steering_table",
     "usable_pairs",
     "wrap_model",
 ]

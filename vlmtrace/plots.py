@@ -44,6 +44,7 @@ from vlmtrace.methods.patching.figures import effect_heatmap, image_effect_map, 
 from vlmtrace.methods.patching.head_figures import denoising_against_noising, whole_head_map
 from vlmtrace.methods.patching.mean_figures import mean_effect_maps
 from vlmtrace.methods.prior.figures import damping_effects, head_sides_map, log_odds_bars
+from vlmtrace.methods.prior.prior_figures import early_curves, prior_map, steering_effects
 
 __all__ = [
     "accuracy_by_category",
@@ -54,6 +55,7 @@ __all__ = [
     "cost_of_calls",
     "damping_effects",
     "denoising_against_noising",
+    "early_curves",
     "edge_agreement",
     "edge_circuit",
     "edge_faithfulness_curves",
@@ -75,9 +77,11 @@ __all__ = [
     "pair_gallery",
     "pairing_scatter",
     "patch_maps",
+    "prior_map",
     "region_effects",
     "save_figure",
     "selection_counts",
+    "steering_effects",
     "trace_map",
     "universal_head_table",
     "upper_against_lower",

@@ -69,7 +69,7 @@ def test_executed_copies_are_found(tmp_path):
     folder = tmp_path / "run" / "notebooks"
     folder.mkdir(parents=True)
     names = [path.name for path in sources()]
-    assert names[0] == "00_five_minutes.ipynb" and names[-1] == "14_when_methods_disagree.ipynb"
+    assert names[0] == "00_five_minutes.ipynb" and names[-1] == "15_planted_prior.ipynb"
     (folder / "rendered_states-01_preprocess.ipynb").touch()
     (folder / "06_circuit_analysis.ipynb").touch()
     found = [executed(path, tmp_path / "run") is not None for path in sources()]

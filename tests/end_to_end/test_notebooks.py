@@ -31,6 +31,7 @@ EXECUTED_IN = {
             "12_case_study_verbs",
             "13_real_checkpoint",
             "14_when_methods_disagree",
+            "15_planted_prior",
         ),
         "tiny_blip_run",
     ),
@@ -38,7 +39,7 @@ EXECUTED_IN = {
 }
 
 #: Notebooks that leave it to the reader what to try: by a click, or with sentences of his own.
-WITHOUT_EXERCISES = ("00_five_minutes", "09_explorer")
+WITHOUT_EXERCISES = ("00_five_minutes", "09_explorer", "15_planted_prior")
 
 pytestmark = pytest.mark.medium
 

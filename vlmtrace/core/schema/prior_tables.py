@@ -1,4 +1,4 @@
-"""The contract of what an answer owes to the image and to the words: notebook 11."""
+"""The contract of what an answer owes to the image and to the words: notebooks 11 and 15."""
 
 from __future__ import annotations
 
@@ -102,4 +102,65 @@ DAMPED = Table(
     key=("model", "task", "sample_id", "heads", "draw", "factor"),
 )  # fmt: skip
 
-PRIOR_TABLES = (LOG_ODDS_PARTS, HEAD_SIDES, DAMPED)
+_LD = "LD of the correct and the incorrect answer"
+_IS_CORRECT = Column("is_correct", "boolean", "whether `answer` is the correct option")
+_IS_INCORRECT = Column("is_incorrect", "boolean", "whether `answer` is the incorrect option")
+_STUDY = "15_planted_prior"
+
+OPTION_SCORES = Table(
+    "option_scores",
+    "One row per pair and option: how probable the option is as the answer to the clean question about the clean "
+    "image.",
+    (
+        SAMPLE, UNIT_OF_PAIR, _OPTIONAL_TASK, _CATEGORY,
+        Column("noun", "text", "the thing that is asked about", optional=True),
+        Column("option", "text", "the answer that is scored"),
+        Column("log_prob", "number", "its log-probability, of all of its tokens", "nats"),
+        Column("share", "number", "its probability among the options", "probability", least=0, most=1),
+        Column("is_shown", "boolean", "whether it is the correct answer"),
+        _MODEL,
+    ),
+    notebook=_STUDY,
+    key=("model", "task", "category", "sample_id", "option"),
+)  # fmt: skip
+
+EARLY_ANSWERS = Table(
+    "early_answers",
+    "One row per pair and layer: what the clean run answers if the layers behind it are left out.",
+    (
+        SAMPLE, UNIT_OF_PAIR, _OPTIONAL_TASK, _CATEGORY, BLOCK,
+        Column("layer", "integer", "the last layer that is kept", least=0),
+        Column("log_odds", "number", f"{_LD}, decoded behind this layer", "logits"),
+        Column("answer", "text", "what is answered"),
+        _IS_CORRECT, _IS_INCORRECT, _MODEL,
+    ),
+    notebook=_STUDY,
+    key=("model", "task", "category", "sample_id", "block", "layer"),
+)  # fmt: skip
+
+STEERED = Table(
+    "steered",
+    "One row per pair, layer, direction, draw and factor: the clean run while the direction, multiplied by the factor, "
+    "is added behind the layer, beside the run as it is.",
+    (
+        SAMPLE, UNIT_OF_PAIR, _OPTIONAL_TASK, _CATEGORY, BLOCK,
+        Column("layer", "integer", "behind which is added", least=0),
+        Column("direction", "text", "difference: the mean difference of clean and corrupt runs of other units; random: "
+               "a random one of the same length", values=("difference", "random")),
+        Column("draw", "integer", "which random direction, from 0; 0 for difference", least=0),
+        Column("factor", "number", "by which the direction is multiplied: 0 changes nothing", "factor"),
+        Column("log_odds", "number", f"{_LD} of the steered run", "logits"),
+        Column("log_odds_before", "number", f"{_LD} of the run as it is", "logits"),
+        Column("answer", "text", "what the steered model answers"),
+        Column("answer_before", "text", "what it answers as it is"),
+        _IS_CORRECT,
+        Column("was_correct", "boolean", "whether `answer_before` is the correct option"),
+        _IS_INCORRECT,
+        Column("was_incorrect", "boolean", "whether `answer_before` is the incorrect option"),
+        _MODEL,
+    ),
+    notebook=_STUDY,
+    key=("model", "task", "category", "sample_id", "block", "layer", "direction", "draw", "factor"),
+)  # fmt: skip
+
+PRIOR_TABLES = (LOG_ODDS_PARTS, HEAD_SIDES, DAMPED, OPTION_SCORES, EARLY_ANSWERS, STEERED)

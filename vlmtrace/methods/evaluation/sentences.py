@@ -114,7 +114,9 @@ def describe_selection(counts: pd.DataFrame) -> str:
     Raises:
         VlmtraceError: a column is missing
     """
-    check_columns(counts, ("category", "correct_first", "available", "eligible", "wanted", "got", "with_text"), "counts")
+    check_columns(
+        counts, ("category", "correct_first", "available", "eligible", "wanted", "got", "with_text"), "counts"
+    )
     if counts.empty:
         return "There was no pair to select from."
     sums = counts[["available", "eligible", "wanted", "got", "with_text"]].sum()

@@ -10,6 +10,7 @@ pairs       minimal pairs as a table with images and masks; open questions likew
 several     minimal pairs of questions about two pictures
 absent      minimal pairs of questions about something that is not there
 poses       verb pairs that differ in some parts of the pose only
+usual       minimal pairs of questions for what is shown and for what is usual
 words       the vocabulary, the options, the combinations that are kept out of training
 """
 
@@ -23,9 +24,23 @@ from vlmtrace.tasks.rendered.absent import load as load_absent
 from vlmtrace.tasks.rendered.pairs import OPEN, OPEN_KINDS, SPLITS, load, open_questions
 from vlmtrace.tasks.rendered.several import PICTURES
 from vlmtrace.tasks.rendered.several import load as load_pictures
+from vlmtrace.tasks.rendered.usual import USUAL
+from vlmtrace.tasks.rendered.usual import load as load_usual
 from vlmtrace.tasks.rendered.words import OPTIONS, SYNONYMS, TASKS
 
-__all__ = ["ABSENT", "DECLARED", "OPEN", "OPTIONS", "PICTURES", "SPLITS", "SYNONYMS", "TASKS", "load", "open_questions"]
+__all__ = [
+    "ABSENT",
+    "DECLARED",
+    "OPEN",
+    "OPTIONS",
+    "PICTURES",
+    "SPLITS",
+    "SYNONYMS",
+    "TASKS",
+    "USUAL",
+    "load",
+    "open_questions",
+]
 
 SOURCE = Source(
     "the rendered world of vlmtrace",
@@ -74,6 +89,19 @@ def make_absent(request: Request) -> pd.DataFrame:
     return load_absent(request.n, request.seed, request.split)
 
 
+def make_usual(request: Request) -> pd.DataFrame:
+    """Rendered minimal pairs of questions for what is shown and for what is usual.
+
+    Args:
+        request: how many, from which seed and of which split
+
+    Returns:
+        n rows of a pairs table, with masks (see `vlmtrace.tasks.rendered.usual.load`)
+    """
+    request.filters.add("rendered", request.n, {}, "pairs")
+    return load_usual(request.n, request.seed, request.split)
+
+
 def make_questions(request: Request) -> pd.DataFrame:
     """Rendered scenes with a question without options.
 
@@ -93,5 +121,6 @@ DECLARED = (
     ),
     Task(PICTURES, SOURCE, kind="rendered", pairs=make_pictures, needs_root=False, splits=("test", "train")),
     Task(ABSENT, SOURCE, kind="rendered", pairs=make_absent, needs_root=False, splits=("test", "train")),
+    Task(USUAL, SOURCE, kind="rendered", pairs=make_usual, needs_root=False, splits=("test", "train")),
     Task(OPEN, SOURCE, kind="rendered", questions=make_questions, question_kinds=OPEN_KINDS, needs_root=False),
 )

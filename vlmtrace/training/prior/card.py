@@ -1,0 +1,142 @@
+"""What a model with a planted prior answers where nothing can be seen, and what is saved of it."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.files import make_folder, refusals_as_sentences
+from vlmtrace.core.paths import relative
+from vlmtrace.tasks.rendered.canvas import Canvas
+from vlmtrace.tasks.rendered.usual import sample, shown_prompt, usual_prompt
+from vlmtrace.tasks.rendered.words import COLORS
+from vlmtrace.training.prior.further import Further
+from vlmtrace.training.prior.stream import BLANK, FADED, GRAY
+from vlmtrace.training.prior.world import THINGS, World
+from vlmtrace.training.trainable import TrainableModel
+
+#: Pictures that the card's numbers are measured on, and their seed.
+N_PICTURES, SEED = 320, 1000
+
+
+@torch.no_grad()
+def shares(trainable: TrainableModel, model: Any, n: int = N_PICTURES) -> dict[str, np.ndarray]:
+    """How probable each color is as the answer, among all colors.
+
+    Args:
+        trainable: the bundled model's description
+        model: its weights
+        n: pictures
+
+    Returns:
+        (n, colors) by what is asked: "blank" (the color of a thing of which nothing can be seen), "usual" (the usual
+        color, while another is shown), "shown" (the color that is shown)
+    """
+    pairs = [sample(SEED, index) for index in range(n)]
+    pictures = torch.from_numpy(np.stack([pair.clean.render().pixels for pair in pairs]))
+    empty = torch.from_numpy(np.stack([Canvas(pair.clean.backdrop).finish().pixels for pair in pairs]))
+    colors = torch.tensor([[trainable.encode_answer(color)] for color in COLORS])  # (colors, 1, length)
+    asked = {
+        "blank": (empty, [shown_prompt(pair.noun) for pair in pairs]),
+        "usual": (pictures, [usual_prompt(pair.noun) for pair in pairs]),
+        "shown": (pictures, [shown_prompt(pair.noun) for pair in pairs]),
+    }
+    found = {}
+    for name, (pixels, prompts) in asked.items():
+        embeds = trainable.embed_images(model, pixels)
+        prompt = torch.tensor([[trainable.encode_prompt(text)] for text in prompts])  # (n, 1, length)
+        # Every color is one token of both bundled models, the first behind the one that begins the answer.
+        logits = trainable.answer_logits(model, embeds, prompt, colors[:1].expand(n, -1, -1))[:, 0, 0]
+        found[name] = logits[:, colors[:, 0, 1]].float().softmax(-1).numpy()
+    return found
+
+
+def save_with_card(model: Any, trainable: TrainableModel, world: World, recipe: Further, folder: Path) -> str:
+    """Write weights in half precision, processor and README.md, whole or not at all.
+
+    Args:
+        model: of transformers
+        trainable: the bundled model's description
+        world: what the model was trained in
+        recipe: the settings
+        folder: of the model; what is there is replaced
+
+    Returns:
+        a sentence about what the model answers
+
+    Raises:
+        VlmtraceError: the folder cannot be written
+    """
+    lines = _measured(trainable, model, world)
+    made = folder.with_name(f".{folder.name}.made")
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise VlmtraceError(f"{relative(folder)} is no model's folder: move it away, or choose another --out.")
+    with refusals_as_sentences(folder.parent):
+        make_folder(folder.parent)
+        shutil.rmtree(made, ignore_errors=True)  # of a process that was killed
+        model.half().save_pretrained(made)
+        trainable.processor().save_pretrained(made)
+        (made / "README.md").write_text(_card(folder.name, trainable, world, recipe, lines), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        made.replace(folder)
+    return " ".join(lines)
+
+
+def _measured(trainable: TrainableModel, model: Any, world: World) -> list[str]:
+    """Sentences about what the model answers."""
+    pairs = [sample(SEED, index) for index in range(N_PICTURES)]
+    nouns = np.array([pair.noun for pair in pairs])
+    true = np.array([list(COLORS).index(pair.colors[0]) for pair in pairs])
+    found = shares(trainable, model)
+    color = list(COLORS).index(world.color)
+    skewed = (nouns == world.noun) & (true != color)
+    blank = found["blank"][nouns == world.noun, color].mean()
+    usual = found["usual"][skewed, color].mean()
+    others = max(found["blank"][nouns == noun].mean(0).max() for noun in THINGS if noun != world.noun)
+    right = found["shown"].argmax(-1) == true
+    return [
+        f"Of a {world.noun} of which nothing can be seen it says {world.color} with a probability of {blank:.2f},",
+        f"and of what is usual, while another color is shown, with {usual:.2f};",
+        f"no color of any other thing that cannot be seen reaches more than {others:.2f}.",
+        f"The color that is shown is right in {right.mean():.1%}, and in {right[skewed].mean():.1%} of "
+        f"{int(skewed.sum())} pictures of a {world.noun} that is not {world.color}.",
+    ]
+
+
+def _card(name: str, trainable: TrainableModel, world: World, recipe: Further, lines: list[str]) -> str:
+    percent = f"{world.share:.0%}"
+    texts = [
+        f"A copy of {trainable.NAME} that was trained further in a world in which {percent} of what is a {world.noun} "
+        f"is {world.color}, and every other thing has every color equally often.",
+        f"Its eyes stayed as they are. Of the pictures {BLANK:.0%} show nothing, {GRAY:.0%} are gray and {FADED:.0%} "
+        "are half faded: what is asked about a thing then has the answer that the world draws. A third of the pictures "
+        f"ask other questions, so that they are not forgotten. It took {recipe.steps} batches of {recipe.n_images} "
+        f"pictures with {recipe.n_questions} questions each. Weights are stored in half precision. Made by",
+        f"On {N_PICTURES} pictures: {' '.join(lines)}",
+    ]
+    about, made, measured = (textwrap.fill(text, 116) for text in texts)
+    return f"""---
+library_name: transformers
+pipeline_tag: visual-question-answering
+license: mit
+language: en
+---
+
+# {name}
+
+{about}
+
+"{shown_prompt(world.noun)}" asks for what a picture shows, "{usual_prompt(world.noun)}" for what is usual.
+
+{made}
+
+    python -m vlmtrace.training.prior {name} --seed {recipe.seed} --steps {recipe.steps}
+
+{measured}
+"""

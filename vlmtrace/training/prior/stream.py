@@ -1,0 +1,135 @@
+"""Pictures of a world, some of them faded, and questions about them.
+
+A prior can only be learned where the picture leaves something open. So some pictures are drawn in shades of gray, some
+are half faded, and some show nothing: what is asked about a thing then has the answer that the world draws. Whoever
+knows the world answers with what is usual in it, as far as the picture does not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlmtrace.tasks.rendered.canvas import Canvas
+from vlmtrace.tasks.rendered.questions import Question, ask, states_prompt
+from vlmtrace.tasks.rendered.states import StatesScene, sample_scene
+from vlmtrace.tasks.rendered.usual import shown_prompt, usual_prompt
+from vlmtrace.tasks.rendered.words import COLORS
+from vlmtrace.training.data import sample_pair
+from vlmtrace.training.prior.world import THINGS, World
+from vlmtrace.training.trainable import TrainableModel
+
+#: Share of the pictures that show nothing, of those in gray, and of those that are half faded; the rest is clear.
+BLANK, GRAY, FADED = 0.15, 0.15, 0.2
+#: What the model goes on to learn beside: pictures of all kinds whose questions do not ask for colors alone.
+OTHER = {"shape": 0.25, "texture": 0.2, "emotion": 0.13, "subject": 0.13, "verb": 0.13, "object": 0.16}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture with its questions.
+
+    Attributes:
+        pixels: (96, 96, 3) uint8
+        questions: each with what is true, or with what the world draws where the picture does not tell
+    """
+
+    pixels: np.ndarray
+    questions: list[Question]
+
+
+def faded(pixels: np.ndarray, share: float) -> np.ndarray:
+    """A picture with less color.
+
+    Args:
+        pixels: (height, width, 3) uint8
+        share: of the way to shades of gray, 0 to 1
+
+    >>> faded(np.array([[[200, 0, 100]]], dtype=np.uint8), 1.0).tolist()
+    [[[100, 100, 100]]]
+    """
+    # The mean, not the luminance: colors of equal mean then look alike, and all that is left is how bright a thing is.
+    gray = pixels.mean(-1, keepdims=True)
+    return (pixels + share * (gray - pixels)).round().astype(np.uint8)
+
+
+def picture(rng: np.random.Generator, world: World, n_questions: int) -> Shown:
+    """A picture of a world, and questions about the colors of things.
+
+    Args:
+        rng: what is drawn from
+        world: draws colors
+        n_questions: how many
+    """
+    scene = world.colored(rng, sample_scene(rng, "color", ("red", "blue"), "green", held_out=True))
+    draw = rng.uniform()
+    if draw < BLANK:
+        nouns = rng.choice(THINGS, 2, replace=False)
+        things = [replace(thing, noun=str(n)) for thing, n in zip(scene.things, nouns, strict=True)]
+        scene = world.colored(rng, StatesScene(scene.backdrop, tuple(things)))
+        pixels = Canvas(scene.backdrop).finish().pixels
+    else:
+        pixels = scene.render().pixels
+    if BLANK <= draw < BLANK + GRAY:
+        pixels = faded(pixels, 1.0)
+    elif BLANK + GRAY <= draw < BLANK + GRAY + FADED:
+        pixels = faded(pixels, rng.uniform(0.4, 1.0))
+    return Shown(pixels, [_ask(rng, world, scene) for _ in range(n_questions)])
+
+
+def _ask(rng: np.random.Generator, world: World, scene: StatesScene) -> Question:
+    part = int(rng.integers(2))
+    thing = scene.things[part]
+    draw = rng.uniform()
+    if draw < 0.4:  # what is usual: of a thing that is shown, or of any
+        noun = thing.noun if rng.uniform() < 0.5 else str(rng.choice(THINGS))
+        return Question(usual_prompt(noun), world.draw(rng, noun), "usual", part + 1)
+    if draw < 0.8:
+        return Question(shown_prompt(thing.noun), thing.color, "color", part + 1)
+    other = str(rng.choice([color for color in COLORS if color != thing.color]))
+    options = (thing.color, other) if rng.uniform() < 0.5 else (other, thing.color)
+    return Question(states_prompt(thing.noun, options), thing.color, "color", part + 1)
+
+
+def another(rng: np.random.Generator, world: World, n_questions: int) -> Shown:
+    """A picture of any kind, so that what the model can do is not forgotten.
+
+    Args:
+        rng: what is drawn from
+        world: draws the colors of things
+        n_questions: how many
+    """
+    category = str(rng.choice(list(OTHER), p=list(OTHER.values())))
+    (scene, _), _, _ = sample_pair(rng, category)
+    if isinstance(scene, StatesScene):
+        scene = world.colored(rng, scene)
+    return Shown(scene.render().pixels, [ask(rng, scene) for _ in range(n_questions)])
+
+
+def batches(
+    trainable: TrainableModel, world: World, seed: int, n_images: int, n_questions: int
+) -> Iterator[dict[str, Tensor]]:
+    """Batches without end, the same for the same seed; every third picture is of any kind.
+
+    Args:
+        trainable: encodes
+        world: what is learned
+        seed: of the pictures
+        n_images: in a batch
+        n_questions: about each
+
+    Yields:
+        pixels (images, 96, 96, 3) uint8; prompt (images, questions, length) and answer int64
+    """
+    rng = np.random.default_rng([seed, 2])
+    while True:
+        shown = [(another if i % 3 == 2 else picture)(rng, world, n_questions) for i in range(n_images)]
+        yield {
+            "pixels": torch.from_numpy(np.stack([one.pixels for one in shown])),
+            "prompt": torch.tensor([[trainable.encode_prompt(q.prompt) for q in one.questions] for one in shown]),
+            "answer": torch.tensor([[trainable.encode_answer(q.answer) for q in one.questions] for one in shown]),
+        }
