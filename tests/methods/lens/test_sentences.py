@@ -37,6 +37,7 @@ def test_the_best_map_depends_on_the_direction_of_the_measure():
         "Deletion (lower is better, five questions): best is random with 0.20 [0.10, 0.30]; no map differs surely from "
         "lens.",
     ]
+    assert "not told apart from 0" not in describe_maps(maps.assign(low=-0.1)), "a score of 0 is no hypothesis"
     assert describe_maps(maps.assign(mean=None)).startswith("Pointing: no map could be scored.")
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import check_columns
-from vlmtrace.display.numbers import count, number, percent
+from vlmtrace.display.numbers import count, interval, number, percent
 from vlmtrace.display.sentences import amount, listed, mean_in_words, with_interval
 from vlmtrace.display.wording import readable
 
@@ -88,7 +88,7 @@ def describe_maps(maps: pd.DataFrame) -> str:
         best = known.loc[known["mean"].idxmax() if more else known["mean"].idxmin()]
         unlike = {word: list(known.loc[known["verdict"] == word, "method"]) for word in ("better", "worse")}
         sure = [f"surely {word} than lens: {listed(names, 6)}" for word, names in unlike.items() if names]
-        score = with_interval(best["mean"], best["low"], best["high"])
+        score = f"{number(best['mean'])} {interval(best['low'], best['high'])}"
         said.append(
             f"{name} ({'higher' if more else 'lower'} is better, {count(int(best['n']), 'question')}): best is "
             f"{best['method']} with {score}; {'; '.join(sure) or 'no map differs surely from lens'}."
