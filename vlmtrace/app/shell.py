@@ -20,7 +20,7 @@ from vlmtrace.display.view import View
 from vlmtrace.models import VLM, bundled_models, load_model
 
 #: What stands at the right while nothing is selected, and while no card shows it.
-NOTHING_SELECTED = "Click a head in any view: it opens here."
+NOTHING_SELECTED = "Click a head or a module in any view: it opens here."
 #: What stands beside the copied link, and in the place of the pair where one is opened.
 NOT_IN_LINK = "The link holds no images: whoever opens it is not shown this pair of your own, only which view is open."
 NOT_HERE = (

@@ -206,7 +206,8 @@ class ModuleCard(PlaceCard):
             self.canvas.numbers = {}
             self.canvas.picture = png(self.example.image)
             self.canvas.state = state
-        self.tell(self._over_the_run(tokens) | here)
+        self.tell(here)
+        self.tell(here | self._over_the_run(tokens))
 
     def _placed(self, tokens: pd.DataFrame) -> dict[str, Any]:
         """The effect at each position by itself: of words, and of patches of the image with their places."""
