@@ -23,12 +23,12 @@ function moduleNumbers(holder, found, at, send) {
   if (found.runRefused) { make("div", "vt-note", holder, found.runRefused); return; }
   if (!found.means) { small("reading …"); return; }
   const table = make("table", "vt-card-table", holder);
-  table.style.whiteSpace = "nowrap"; table.style.fontSize = "12px";
+  table.style.whiteSpace = "nowrap"; table.style.fontSize = "11.5px";
   for (const row of found.means) {
     const cells = make("tr", "", table);
     make("td", "", cells, `${row.task.replace(/^rendered_/, "").replaceAll("_", " ")}, ${row.corruption}: ${row.token_role}`);
     make("td", "vt-value", cells, `${near(row.mean_effect)} [${near(row.ci_low)}, ${near(row.ci_high)}]`).title = `mean effect at tokens of this role over ${row.n_units} units, 95 % interval`;
-    make("td", "vt-label", cells, `${row.rank} of ${row.n_layers}`).title = "rank by absolute mean effect among the layers";
+    make("td", "vt-label", cells, `${row.rank}/${row.n_layers}`).title = "rank by absolute mean effect among the layers";
   }
   if (!found.pairs.length) return;
   small("where one token matters most (click opens the pair):");

@@ -18,7 +18,7 @@ from vlmtrace.methods.circuits.run_facts import PAIRS, read_rows, why_silent
 EFFECTS = "task corruption token_role mean_effect ci_low ci_high rank n_layers n_units".split()
 
 #: Of so many token roles in each task and corruption, those with the largest effects, the means are told.
-MOST_ROLES = 3
+MOST_ROLES = 2
 
 
 class ModuleFacts(NamedTuple):

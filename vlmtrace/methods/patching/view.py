@@ -310,6 +310,11 @@ class Patching(View):
         self.session.report(Patched(effect, outcome.answer(), self.corruption, text) if self.patches else None)
         self.settings_changed()
 
+    def shown_again(self) -> None:
+        """Tell the gauge what is patched here: another view has told its own meanwhile."""
+        if self.canvas.state:
+            self._report()
+
     def _run(self) -> None:
         runs = self.example.runs(self.corruption)
         self.outcome = intervene_in(self.session.model, runs, self.patches, self.direction)
