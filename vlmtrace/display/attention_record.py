@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
-
-if TYPE_CHECKING:
-    from vlmtrace.display.example import Example
+from vlmtrace.display.answers import Answer
+from vlmtrace.models import VLM, Inputs
 
 
 class AttentionRecord(NamedTuple):
@@ -35,7 +34,31 @@ class AttentionRecord(NamedTuple):
     boxes: np.ndarray
 
 
-def image_attention(example: Example) -> AttentionRecord:
+class Asked(Protocol):
+    """What attention is read from: an `Example`, which keeps what it has computed."""
+
+    model: VLM
+
+    def inputs(self) -> Inputs:
+        """Of the clean run."""
+
+    def answer(self) -> Answer:
+        """Of the clean run."""
+
+    def tokens(self, block: str) -> pd.DataFrame:
+        """Of a block, see `Example.tokens`."""
+
+    def cells(self, block: str) -> np.ndarray:
+        """Where image positions lie, see `Example.cells`."""
+
+    def image_positions(self, block: str) -> np.ndarray:
+        """Which positions are the image's, see `Example.image_positions`."""
+
+    def attention(self) -> AttentionRecord:
+        """To the image, see `Example.attention`."""
+
+
+def image_attention(example: Asked) -> AttentionRecord:
     """Attention of the module that looks at the image, see `Example.attention`.
 
     Args:
@@ -67,7 +90,7 @@ def image_attention(example: Example) -> AttentionRecord:
     )
 
 
-def answer_attention(example: Example) -> tuple[AttentionRecord, np.ndarray]:
+def answer_attention(example: Asked) -> tuple[AttentionRecord, np.ndarray]:
     """Attention from each answer token, see `Example.answer_attention`.
 
     Args:
@@ -89,7 +112,7 @@ def answer_attention(example: Example) -> tuple[AttentionRecord, np.ndarray]:
     return AttentionRecord(block, "cross_attention", steps, rows, record.queries, record.patches, record.boxes), through
 
 
-def _answer_rows(example: Example, first: int) -> pd.DataFrame:
+def _answer_rows(example: Asked, first: int) -> pd.DataFrame:
     tokens = example.answer().tokens
     return pd.DataFrame(
         {"position": range(first, first + len(tokens)), "token": tokens, "token_role": ["answer"] * len(tokens)}
