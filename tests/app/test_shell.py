@@ -219,3 +219,11 @@ def test_a_pair_of_ones_own_is_in_no_link_and_is_shown_only_where_it_was_opened(
         assert "pair of somebody's own" in said
         assert there.session.example.name == random_pairs["sample_id"].iloc[0], "another pair of somebody's own"
         assert there.bar.chosen == "Quick" and there.views["Quick"].chosen == {} and there.session.selected is None
+
+
+def test_what_is_selected_is_named_before_its_card_has_computed_anything(session, quick):
+    shown, named = app.explorer(session), []
+    shown.cards[0].selection_changed = lambda: named.append(shown.side.selected)
+    session.select(head_of(session))
+    session.select(head_of(session, head=1))
+    assert named == [head_of(session, head=1)], "the name of the head before stands above the card of this one"

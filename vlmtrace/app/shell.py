@@ -20,7 +20,7 @@ from vlmtrace.display.view import View
 from vlmtrace.models import VLM, bundled_models, load_model
 
 #: What stands at the right while nothing is selected, and while no card shows it.
-NOTHING_SELECTED = "Click a head in any view: it opens here."
+NOTHING_SELECTED = "Click a head or a module in any view: it opens here."
 #: What stands beside the copied link, and in the place of the pair where one is opened.
 NOT_IN_LINK = "The link holds no images: whoever opens it is not shown this pair of your own, only which view is open."
 NOT_HERE = (
@@ -93,6 +93,7 @@ class Explorer:
             view.is_alone = False
             view.box.layout.display = "none"
         session.on_change(self._write_address)
+        session.observe_selection(lambda _: self._name_selection(), first=True)
         session.observe_selection(lambda _: self._show_selection())
         session.observe_opening(lambda title, settings: self._open_for(title, settings))
         self.stack.children = [view.box for view in self.views.values()]
@@ -135,9 +136,14 @@ class Explorer:
             if title in self.views and not self.open(title).frame.error:
                 return
 
-    def _show_selection(self) -> None:
+    def _name_selection(self) -> None:
+        """Say what is selected before its card has computed anything."""
         selected = self.session.selected
         self.side.selected, self.side.short = (selected.label, selected.short) if selected else ("", "")
+
+    def _show_selection(self) -> None:
+        self._name_selection()
+        selected = self.session.selected
         fitting = [card for card in self.cards if selected is not None and selected.kind in card.kinds]
         self.side.hint = "" if fitting else NO_CARD if selected else NOTHING_SELECTED
         for card in self.cards:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.core.schema import IMAGE_LISTS, listed, place_of
+from vlmtrace.display.answers import Answer, answer_of, top_tokens
+from vlmtrace.display.attention_record import AttentionRecord, answer_attention, image_attention
+from vlmtrace.display.seen import as_seen
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
 from vlmtrace.inputs.image_regions import image_regions
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
 from vlmtrace.inputs.pictures import are_same, cells, given_images, images_of, n_images, picture_of
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM, Inputs
-from vlmtrace.models.image_shares import tiles_of_images
 from vlmtrace.models.several_images import opened
 
 T = TypeVar("T")
@@ -30,47 +31,6 @@ COLUMNS = (
     "sample_id clean_image corrupt_image clean_prompt corrupt_prompt correct_answer incorrect_answer "
     "clean_object_mask clean_distractor_mask noun clean_images corrupt_images clean_object_masks clean_distractor_masks"
 ).split()
-
-#: Answers longer than this are cut.
-LONGEST_ANSWER = 8
-
-
-class Answer(NamedTuple):
-    """What the model says in one run.
-
-    Attributes:
-        text: the whole answer, decoded greedily
-        ids: its tokens' ids, without the token that ends it
-        tokens: the same as the tokenizer writes them
-        logits: (vocabulary,), float32, of the first answer token
-    """
-
-    text: str
-    ids: list[int]
-    tokens: list[str]
-    logits: torch.Tensor
-
-
-class AttentionRecord(NamedTuple):
-    """Attention of one module in the clean run, with the tokens that it goes from and to.
-
-    Attributes:
-        block: whose attention
-        module: of the block
-        weights: (layer, head, query, key), float32; over all keys of the module, rows sum to 1
-        queries: one row per row of `weights`: position, token, token_role
-        keys: one row per column of `weights`: position, token, token_role
-        patches: (patch,), the keys that stand for a place in the image
-        boxes: (patch, 4), where those lie: top, left, bottom, right in fractions of the image
-    """
-
-    block: str
-    module: str
-    weights: np.ndarray
-    queries: pd.DataFrame
-    keys: pd.DataFrame
-    patches: np.ndarray
-    boxes: np.ndarray
 
 
 class Example:
@@ -218,15 +178,7 @@ class Example:
         def compute() -> tuple[Image.Image, tuple[int, int]]:
             inputs = self.inputs(run)
             column = "corrupt_image" if run == "image" else "clean_image"
-            tiles = tiles_of_images(self.model, given_images(self.pair, column), inputs)
-            processor = self.model.processor.image_processor
-            if getattr(processor, "do_normalize", True):
-                mean, std = (np.reshape(getattr(processor, f"image_{name}"), (3, 1, 1)) for name in ("mean", "std"))
-                tiles = tiles * std + mean
-            pixels = np.concatenate(list(tiles), axis=1).transpose(1, 2, 0)
-            # Without rescaling to 0 … 1 the model is given 0 … 255.
-            scale = 255 if getattr(processor, "do_rescale", True) else 1
-            picture = Image.fromarray(np.rint(np.clip(pixels * scale, 0, 255)).astype(np.uint8))
+            picture = as_seen(self.model, given_images(self.pair, column), inputs)
             grids = self.model.patch_grids(given_images(self.pair), inputs)
             return picture, (sum(rows for rows, _ in grids), grids[0][1])
 
@@ -265,15 +217,7 @@ class Example:
         Args:
             run: "clean", or a corruption
         """
-
-        def compute() -> Answer:
-            inputs, tokenizer = self.inputs(run), self.model.tokenizer
-            with torch.no_grad():
-                logits = self.model.answer_logits(inputs)[0].cpu()
-            ids = self.model.answer_tokens(inputs, LONGEST_ANSWER)
-            return Answer(tokenizer.decode(ids).strip(), ids, tokenizer.convert_ids_to_tokens(ids), logits)
-
-        return self.keep(("answer", run), compute)
+        return self.keep(("answer", run), lambda: answer_of(self.model, self.inputs(run)))
 
     @checked
     def top(self, run: str = "clean", n: Count = 10) -> pd.DataFrame:
@@ -349,7 +293,7 @@ class Example:
         Of a decoder-only model rows of image tokens are left out, so that what is kept grows with the image only once.
         Of BLIP the queries are the question's tokens: its answer decoder never sees the image.
         """
-        return self.keep("attention", lambda: _image_attention(self))
+        return self.keep("attention", lambda: image_attention(self))
 
     def answer_attention(self) -> tuple[AttentionRecord, np.ndarray]:
         """Attention from each answer token to the prompt and to the image's patches.
@@ -362,79 +306,8 @@ class Example:
             attention to the prompt, with weights (layer, head, answer token, prompt token); and to the patches,
             (layer, answer token, patch)
         """
-        return self.keep("answer attention", lambda: _answer_attention(self))
-
-
-def top_tokens(model: VLM, logits: torch.Tensor, n: int = 10) -> pd.DataFrame:
-    """The most probable tokens.
-
-    Args:
-        model: whose tokenizer
-        logits: (vocabulary,)
-        n: how many
-    Returns:
-        one row per token: rank (from 1), token, token_id, probability, logit
-    """
-    probabilities = logits.float().softmax(-1)
-    ids = probabilities.argsort(descending=True, stable=True)[:n].tolist()
-    return pd.DataFrame(
-        {
-            "rank": range(1, len(ids) + 1),
-            "token": model.tokenizer.convert_ids_to_tokens(ids),
-            "token_id": ids,
-            "probability": probabilities[ids].tolist(),
-            "logit": logits[ids].tolist(),
-        }
-    )
+        return self.keep("answer attention", lambda: answer_attention(self))
 
 
 def _is_missing(value: Any) -> bool:
     return value is None or (np.isscalar(value) and bool(pd.isna(value)))
-
-
-def _answer_rows(example: Example, first: int) -> pd.DataFrame:
-    tokens = example.answer().tokens
-    return pd.DataFrame(
-        {"position": range(first, first + len(tokens)), "token": tokens, "token_role": ["answer"] * len(tokens)}
-    )
-
-
-def _image_attention(example: Example) -> AttentionRecord:
-    model, block, module = example.model, example.model.head_block.name, example.model.image_module
-    inputs, tokens = example.inputs(), example.tokens(block)
-    at_image = example.image_positions(model.image_block)
-    boxes = example.cells(model.image_block)
-    placed = ~np.isnan(boxes).any(axis=1)
-    if not placed.any():
-        raise VlmtraceError(
-            f"No image token of {model.name} stands for a place in the image: nothing can be drawn on it."
-        )
-    patches = at_image.nonzero()[0][placed]
-    if model.image_block != block:
-        weights = model.attention(inputs, block, module)[:, 0].cpu().numpy()
-        return AttentionRecord(
-            block, module, weights, tokens, example.tokens(model.image_block), patches, boxes[placed]
-        )
-    tokens = pd.concat([tokens, _answer_rows(example, len(tokens))], ignore_index=True)
-    weights = model.attention(model.extend(inputs, example.answer().ids), block, module)[:, 0].cpu().numpy()
-    text = ~np.isin(tokens["position"], at_image.nonzero()[0])
-    return AttentionRecord(
-        block, module, weights[:, :, text], tokens[text].reset_index(drop=True), tokens, patches, boxes[placed]
-    )
-
-
-def _answer_attention(example: Example) -> tuple[AttentionRecord, np.ndarray]:
-    model, record, answer = example.model, example.attention(), example.answer()
-    rows = _answer_rows(example, 0)
-    if model.image_block == record.block:
-        prompt = len(example.tokens(record.block))
-        queries = record.queries["position"].isin(range(prompt - 1, prompt - 1 + len(rows))).to_numpy()
-        steps = record.weights[:, :, queries]
-        words = record.queries[record.queries["position"] < prompt].reset_index(drop=True)
-        question = record._replace(weights=steps[..., words["position"].to_numpy()], queries=rows, keys=words)
-        return question, steps[..., record.patches].mean(axis=1)
-    block = model.answer_block
-    found = model.attention(model.extend(example.inputs(), answer.ids), block, "cross_attention")
-    steps = found[:, 0, :, : len(rows)].cpu().numpy()
-    through = steps.mean(axis=1) @ record.weights[..., record.patches].mean(axis=1)
-    return AttentionRecord(block, "cross_attention", steps, rows, record.queries, record.patches, record.boxes), through

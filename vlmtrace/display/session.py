@@ -141,13 +141,14 @@ class Session:
         return chosen
 
     @checked
-    def observe_selection(self, listener: Callable[[Selection | None], None]) -> None:
+    def observe_selection(self, listener: Callable[[Selection | None], None], first: bool = False) -> None:
         """Call a function whenever something else is selected.
 
         Args:
             listener: called with what is selected, or with None
+            first: before those that were given until now, such as cards, which take their time
         """
-        self._selection_listeners.append(listener)
+        self._selection_listeners.insert(0 if first else len(self._selection_listeners), listener)
 
     @checked
     def report(self, patched: Patched | None) -> None:

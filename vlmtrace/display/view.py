@@ -175,6 +175,9 @@ class View:
     def selection_changed(self) -> None:
         """Show what `selected` is now; called while the view is shown."""
 
+    def shown_again(self) -> None:
+        """Tell the session what the view has told before, since others have told theirs meanwhile: what is patched."""
+
     # What follows from it --------------------------------------------------------
 
     @property
@@ -212,8 +215,10 @@ class View:
             # An example that could not be shown is not tried again by itself: what was said stays.
             self._shown = example
             self._marked = self.selected
-        elif self._marked != self.selected:
-            self._selection_changed(self.selected)
+        else:
+            self.shown_again()
+            if self._marked != self.selected:
+                self._selection_changed(self.selected)
 
     def hide(self) -> None:
         """Keep what is drawn and compute nothing until `show` is called."""

@@ -323,6 +323,39 @@ def test_an_edge_is_patched_and_a_node_opened(person):
     person.nothing_went_wrong()
 
 
+def test_a_word_is_patched_and_a_module_has_a_card(person):
+    person.open("Circuit", "alone")
+    person.shown("select[data-name=corruption]").select_option("text")
+    person.wait("alone", "v.corruption === 'text'")
+    word = person.shown("g[data-name^='edge prompt ']").last
+    said = word.get_attribute("aria-label")
+    assert "in place of" in said, "a word of the question is a node, and says what the other question has there"
+    word.focus()
+    person.page.keyboard.press("Enter")
+    one = person.wait("alone", "v.chosen === '1'")
+    promised = float(said.rsplit("effect ", 1)[1].replace("−", "-"))
+    assert float(one["effect"]) == pytest.approx(promised, abs=0.0051), "another effect was promised"
+    person.shown("g[data-name^='node '][data-name*='.mlp.']").first.focus()
+    person.page.keyboard.press("Enter")
+    person.wait("module", "v.computed === 'true'")
+    person.shown("button[data-name='knock out']").click()
+    card = person.wait("module", "v.knockedOut !== ''")
+    person.picture("module-card")
+    person.shown("button[data-name=patch]").click()
+    patched = person.wait("effects", "v.patches === '1'")
+    assert float(patched["effect"]) == pytest.approx(float(card["denoising"]), abs=1e-4), "the card promised another"
+    person.shown("button[data-name=clear]").click()
+    person.wait("effects", "v.patches === '0'")
+    person.shown("select[data-name=corruption]").select_option("image")
+    person.wait("effects", "v.corruption === 'image'")
+    person.open("Circuit", "alone")
+    person.shown("button[data-name=clear]").click()
+    person.wait("alone", "v.chosen === '0'")
+    person.shown("select[data-name=corruption]").select_option("image")
+    person.wait("alone", "v.corruption === 'image'")
+    person.nothing_went_wrong()
+
+
 def test_state_stays_when_another_view_is_opened(person):
     before = person.open("Attention", "imageAttention")
     person.open("Answer", "answer")

@@ -9,6 +9,7 @@ from fixtures.views import shown
 
 import vlmtrace as vt
 from vlmtrace.display import Session
+from vlmtrace.display.session import Patched
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.methods.circuits.card import HeadCard
 from vlmtrace.methods.patching import Patch, ablate, intervene, patch_whole_heads
@@ -99,7 +100,11 @@ def test_patch_it_asks_for_the_view(card):
     asked = []
     card.session.observe_opening(lambda title, settings: asked.append((title, dict(settings))))
     card._receive(None, {"do": "patch"}, [])
-    assert asked == [("Patch", {"also": card.session.selected.label})]
+    assert asked == [("Patch", {"also": card.session.selected.label, "corruption": "image"})]
+    card.session.report(Patched(0.5, "x", "text", "a word"))
+    card.load()
+    card._receive(None, {"do": "patch"}, [])
+    assert asked[1][1]["corruption"] == "text", "what the card promises is of the other question"
 
 
 def test_alone_it_says_that_there_is_no_other_view(card):

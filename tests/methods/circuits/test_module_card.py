@@ -87,7 +87,7 @@ def test_patch_it_asks_for_the_view_at_the_same_positions(card):
     card.session.observe_opening(lambda title, settings: asked.append((title, dict(settings))))
     at(card, 1, 3)
     click(card, do="patch")
-    assert asked == [("Patch", {"also": f"{card.selected.label}@1+3"})]
+    assert asked == [("Patch", {"also": f"{card.selected.label}@1+3", "corruption": "image"})]
 
 
 def test_without_a_second_run_effects_are_refused(view_model, random_pairs):

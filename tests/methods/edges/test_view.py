@@ -8,6 +8,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display import Session
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.methods.edges import EdgeView, image_patch_effects, intervene_on_edges, pair_edges, patch_edges
+from vlmtrace.methods.patching import Patching
 
 
 @pytest.fixture
@@ -211,6 +212,18 @@ def test_means_over_pairs_take_the_place_of_this_pairs_effects(view, view_model,
     assert edge["effect"] == pytest.approx(exact.mean()[edge["sender"], edge["receiver"]], abs=1e-4)
     assert "mean over the first" in state["source"] and view.figure().axes
     assert click(view, do="choose", scope="pair")["edges"][0]["effect"] == pytest.approx(one)
+
+
+def test_the_gauge_shows_what_is_patched_in_the_view_that_is_open(view):
+    edge = view.canvas.state["edges"][0]
+    click(view, do="toggle", sender=edge["sender"], receiver=edge["receiver"])
+    told = view.session.patched
+    other = Patching(view.session)
+    assert other.patches == [] and view.session.patched is None
+    view.show()
+    assert view.session.patched == told, "the gauge says that nothing is patched beside an edge that is"
+    other.show()
+    assert view.session.patched is None
 
 
 def test_opening_a_head_selects_it(view):

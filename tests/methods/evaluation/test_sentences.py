@@ -52,7 +52,8 @@ def test_what_limits_the_selection_is_named():
     rows = [("color", True, 20, 18, 15, 15, 15), ("shape", False, 20, 12, 15, 12, 9)]
     counts = pd.DataFrame(rows, columns="category correct_first available eligible wanted got with_text".split())
     assert describe_selection(counts).splitlines() == [
-        "30 of 40 pairs are answered as the rule requires (75 %); 27 are kept of 30 wanted, 24 of them with text corruption.",
+        "30 of 40 pairs are answered as the rule requires (75 %); 27 are kept of 30 wanted, "
+        "24 of them with text corruption.",
         "Fewest are eligible for shape with the incorrect option first: 12 of 20.",
         "Too few pairs: shape (12 of 15).",
     ]

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.display.example import AttentionRecord, Example
+from vlmtrace.display.attention_record import AttentionRecord
+from vlmtrace.display.example import Example
 from vlmtrace.models import VLM
 
 #: The vision encoder by the name that its block has in every model.

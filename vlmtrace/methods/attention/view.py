@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.display.example import AttentionRecord, Example
+from vlmtrace.display.attention_record import AttentionRecord
+from vlmtrace.display.example import Example
 from vlmtrace.display.selection import Selection, selection
 from vlmtrace.display.style import ATTENTION, new_figure, paper_style
 from vlmtrace.display.view import BrowserCanvas, View, png, script

@@ -193,20 +193,22 @@ class ModuleCard(PlaceCard):
                 "say": f"This question has no position {lost[0]} in the {readable(chosen.block)}: choose another one.",
             }
             return
-        here = self.here()
         state: dict[str, Any] = {
             "title": f"{readable(chosen.module)}, layer {chosen.layer}", "label": chosen.label,
             "block": readable(chosen.block), "say": "", "example": f"{id(self.example)}",
             "at": [f"{tokens['token'].iloc[i]} ({i})" for i in chosen.positions or ()],
             "words": [], "patches": [], "boxes": [],
         }  # fmt: skip
-        if "hereRefused" not in here:
-            state |= self._placed(tokens)
+        # Numbers of the place before never stand below the name of this one.
         with self.canvas.hold_sync():
             self.canvas.numbers = {}
             self.canvas.picture = png(self.example.image)
             self.canvas.state = state
-        self.tell(self._over_the_run(tokens) | here)
+        here = self.here()
+        if "hereRefused" not in here:
+            self.canvas.state = state | self._placed(tokens)
+        self.tell(here)
+        self.tell(here | self._over_the_run(tokens))
 
     def _placed(self, tokens: pd.DataFrame) -> dict[str, Any]:
         """The effect at each position by itself: of words, and of patches of the image with their places."""

@@ -18,7 +18,7 @@ from vlmtrace.methods.circuits.run_facts import PAIRS, read_rows, why_silent
 EFFECTS = "task corruption token_role mean_effect ci_low ci_high rank n_layers n_units".split()
 
 #: Of so many token roles in each task and corruption, those with the largest effects, the means are told.
-MOST_ROLES = 3
+MOST_ROLES = 2
 
 
 class ModuleFacts(NamedTuple):
@@ -94,13 +94,14 @@ def _means(table: pd.DataFrame, layer: int, n_roles: int | None) -> pd.DataFrame
     keys = ["corruption", "token_role", "layer"]
     sums = table.groupby([*keys, unit, *([] if unit == "sample_id" else ["sample_id"])], observed=True, sort=False)
     of_pairs = sums["patching_effect"].sum(min_count=1).dropna().reset_index()
-    rows = []
-    for key, mine in of_pairs.groupby(keys, sort=False):
-        by_unit = stats.unit_means(mine["patching_effect"].to_numpy(), mine[unit].to_numpy())
-        (low,), (high,) = stats.mean_interval(by_unit)
-        rows.append((*key, float(by_unit.mean()), low, high, len(by_unit)))
-    means = pd.DataFrame(rows, columns=[*keys, "mean_effect", "ci_low", "ci_high", "n_units"])
+    by_unit = of_pairs.groupby([*keys, unit], sort=False)["patching_effect"].mean().sort_index()
+    means = by_unit.groupby(keys, sort=False).agg(["mean", "size"]).reset_index()
+    means = means.rename(columns={"mean": "mean_effect", "size": "n_units"})
     size = means["mean_effect"].abs().groupby([means["corruption"], means["token_role"]], sort=False)
     means = means.assign(rank=size.rank(ascending=False, method="min").astype("Int64"), n_layers=size.transform("size"))
     found = means[means["layer"] == layer].sort_values("mean_effect", key=np.abs, ascending=False, kind="stable")
-    return found.groupby("corruption", sort=False).head(n_roles or MOST_ROLES)
+    found = found.groupby("corruption", sort=False).head(n_roles or MOST_ROLES)
+    # An interval takes a while, so that only what is told gets one.
+    values = [by_unit.loc[key].to_numpy() for key in found[keys].itertuples(index=False, name=None)]
+    ends = [stats.mean_interval(one) for one in values]
+    return found.assign(ci_low=[float(low[0]) for low, _ in ends], ci_high=[float(high[0]) for _, high in ends])

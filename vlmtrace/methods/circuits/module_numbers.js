@@ -55,13 +55,13 @@ function moduleActs(holder, found, send) {
 function roleTable(holder, means) {
   const table = make("table", "vt-card-table", holder);
   table.style.whiteSpace = "nowrap";
-  table.style.fontSize = "12px";
+  table.style.fontSize = "11.5px";
   for (const row of means) {
     const cells = make("tr", "", table), task = row.task.replace(/^rendered_/, "").replaceAll("_", " ");
     make("td", "", cells, `${task}, ${row.corruption}: ${row.token_role}`);
     const effect = make("td", "vt-value", cells, within(row.mean_effect, row.ci_low, row.ci_high));
     effect.title = `mean effect at tokens of this role over ${row.n_units} units, 95 % interval`;
-    const rank = make("td", "vt-label", cells, `${row.rank} of ${row.n_layers}`);
+    const rank = make("td", "vt-label", cells, `${row.rank}/${row.n_layers}`);
     rank.title = "rank by absolute mean effect among the layers";
   }
 }

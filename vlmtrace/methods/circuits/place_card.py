@@ -147,7 +147,11 @@ class PlaceCard(View):
                 case "knock out":
                     self.knock_out()
                 case "patch":
-                    self.open_view("Patch", {"also": in_address([self.patch])})
+                    settings = {"also": in_address([self.patch])}
+                    # What is promised here is of this corrupt run.
+                    if self.corruption in self.example.corruptions:
+                        settings["corruption"] = self.corruption
+                    self.open_view("Patch", settings)
                 case "attention":
                     self.open_view("Attention", {"head": self.computed(self.selected).label})
                 case "pair":

@@ -266,6 +266,11 @@ class EdgeView(View):
             self.canvas.state = state
         self._report(state)
 
+    def shown_again(self) -> None:
+        """Tell the gauge what is patched here: another view has told its own meanwhile."""
+        if self.canvas.state:
+            self._report(self.canvas.state)
+
     def _report(self, state: dict[str, Any]) -> None:
         """Tell the gauge what is patched: patches of the image, or else edges."""
         outcome, image = self.computed(self.outcome), state["image"]["outcome"]

@@ -122,8 +122,8 @@ def describe_selection(counts: pd.DataFrame) -> str:
     sums = counts[["available", "eligible", "wanted", "got", "with_text"]].sum()
     said = [
         f"{sums['eligible']} of {amount(int(sums['available']), 'pair')} are answered as the rule requires "
-        f"({percent(sums['eligible'] / max(1, sums['available']))}); {sums['got']} are kept of {sums['wanted']} wanted, "
-        f"{sums['with_text']} of them with text corruption."
+        f"({percent(sums['eligible'] / max(1, sums['available']))}); {sums['got']} are kept of {sums['wanted']} "
+        f"wanted, {sums['with_text']} of them with text corruption."
     ]
     fewest = counts.loc[counts["eligible"].idxmin()]
     order = "correct" if fewest["correct_first"] else "incorrect"

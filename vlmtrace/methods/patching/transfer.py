@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
 from vlmtrace.methods.patching.intervention import Patch
+
+
+class PutAway(NamedTuple):
+    """Patches of an example that is no longer looked at.
+
+    Attributes:
+        name: of the example
+        patches: in their order
+        tokens: by block, its positions: position, token, token_role
+        effect: of all of them together, there
+    """
+
+    name: str
+    patches: list[Patch]
+    tokens: dict[str, pd.DataFrame]
+    effect: float
 
 
 def carried(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,40 +18,18 @@ from vlmtrace.display.session import Patched
 from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.display.wording import readable
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.pair_runs import PairRuns
-from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
+from vlmtrace.methods.patching.direction import DIRECTIONS
 from vlmtrace.methods.patching.in_address import from_address, in_address
-from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in, patched_readout
-from vlmtrace.methods.patching.metrics import patching_effect
-from vlmtrace.methods.patching.plans import module_plan, site_patches
-from vlmtrace.methods.patching.run_sweep import default_memory, sweep_patches
-from vlmtrace.methods.patching.transfer import carried
+from vlmtrace.methods.patching.in_browser import by_layer, number, rows_of, told, worth_showing
+from vlmtrace.methods.patching.in_code import code_of
+from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in
+from vlmtrace.methods.patching.pair_effects import PairEffects
+from vlmtrace.methods.patching.transfer import PutAway, carried
 from vlmtrace.methods.patching.view_figure import draw_patching
-from vlmtrace.methods.patching.waterfall import DRAWS, waterfall_in
-from vlmtrace.models import Readout
+from vlmtrace.methods.patching.waterfall import DRAWS
 
 #: What a corruption is called where people choose it.
 CORRUPTION = {"image": "the other image", "text": "the other question"}
-
-
-#: Seed of the random patches that chosen ones are compared with.
-SEED = 0
-
-
-class PutAway(NamedTuple):
-    """Patches of an example that is no longer looked at.
-
-    Attributes:
-        name: of the example
-        patches: in their order
-        tokens: by block, its positions: position, token, token_role
-        effect: of all of them together, there
-    """
-
-    name: str
-    patches: list[Patch]
-    tokens: dict[str, pd.DataFrame]
-    effect: float
 
 
 class PatchCanvas(BrowserCanvas):
@@ -222,7 +200,7 @@ class Patching(View):
         away, example = self.put_away, self.example
         found, left = carried(away.patches, away.tokens, example.tokens)
         before, self.patches = self.patches, found
-        self.carried = {"name": away.name, "effect": _number(away.effect), "left": list(map(str, left))}
+        self.carried = {"name": away.name, "effect": number(away.effect), "left": list(map(str, left))}
         try:
             self._run()
         except VlmtraceError:
@@ -280,19 +258,13 @@ class Patching(View):
     # Numbers --------------------------------------------------------
 
     @property
-    def runs(self) -> PairRuns:
-        """The example's runs in the chosen direction: `clean` is copied from, `corrupt` is patched."""
-        return in_direction(self.example.runs(self.corruption), self.direction)
+    def numbers(self) -> PairEffects:
+        """Effects of patches in the example, under the chosen corruption and in the chosen direction."""
+        return PairEffects(self.example, self.corruption, self.direction)
 
     def waterfall(self) -> pd.DataFrame | None:
         """What each patch adds, against as many at random, see `patch_waterfall`; None where nothing is patched."""
-        if not self.patches:
-            return None
-        key = ("waterfall", self.corruption, self.direction, tuple(self.patches))
-        runs = self.example.runs(self.corruption)
-        return self.example.keep(
-            key, lambda: waterfall_in(self.session.model, runs, self.patches, self.direction, DRAWS, SEED)
-        )
+        return self.numbers.waterfall(self.patches)
 
     def effects(self) -> pd.DataFrame:
         """Effects of patching the whole module at one position.
@@ -300,18 +272,7 @@ class Patching(View):
         Returns:
             one row per layer and position: layer, position, token, token_role, patching_effect
         """
-
-        def compute() -> pd.DataFrame:
-            block, module = self.place
-            tokens = self.example.tokens(block)
-            sites = module_plan(self.session.model, [module], [block])[block]
-            model, runs = self.session.model, self.runs
-            patches = site_patches(block, sites, tokens["position"].to_numpy(), 1, model.device)
-            swept = sweep_patches(model, runs, patches, default_memory(model))
-            table = pd.concat([tokens] * len(sites), ignore_index=True)
-            return table.assign(layer=patches.layers, patching_effect=self._effect(swept))
-
-        return self.example.keep(("effects", self.corruption, self.direction, self.place), compute)
+        return self.numbers.by_position(self.place)
 
     def head_effects(self) -> pd.DataFrame | None:
         """Effects of patching single heads, each at all chosen positions together.
@@ -319,27 +280,7 @@ class Patching(View):
         Returns:
             one row per head: layer, head, patching_effect; None where the module has no heads
         """
-        block, module = self.place
-        if module not in self.session.model.blocks[block].head_modules:
-            return None
-
-        def compute() -> pd.DataFrame:
-            model, runs = self.session.model, self.runs
-            known = model.blocks[block]
-            places = known.every_head
-            where = tuple(self.positions) or None
-            single = [[Patch(block, module, layer, where, (head,))] for layer, head in places]
-            readout = patched_readout(model, runs, single)
-            table = pd.DataFrame(places, columns=["layer", "head"])
-            return table.assign(patching_effect=self._effect(readout))
-
-        key = ("head effects", self.corruption, self.direction, self.place, tuple(self.positions))
-        return self.example.keep(key, compute)
-
-    def _effect(self, readout: Readout) -> np.ndarray:
-        runs = self.runs
-        clean, corrupt = (float(r.logit_diff) for r in (runs.clean_readout, runs.corrupt_readout))
-        return patching_effect(readout.logit_diff.flatten().cpu().numpy(), clean, corrupt)
+        return self.numbers.by_head(self.place, self.positions)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -369,6 +310,11 @@ class Patching(View):
         self.session.report(Patched(effect, outcome.answer(), self.corruption, text) if self.patches else None)
         self.settings_changed()
 
+    def shown_again(self) -> None:
+        """Tell the gauge what is patched here: another view has told its own meanwhile."""
+        if self.canvas.state:
+            self._report()
+
     def _run(self) -> None:
         runs = self.example.runs(self.corruption)
         self.outcome = intervene_in(self.session.model, runs, self.patches, self.direction)
@@ -379,7 +325,7 @@ class Patching(View):
         placed = ~np.isnan(boxes).any(axis=1)
         in_image = at_image.nonzero()[0][placed]
         options = runs.answer_ids[0].tolist()
-        distribution = _worth_showing(self.outcome.table(3), options)
+        distribution = worth_showing(self.outcome.table(3), options)
         image, question = CORRUPTIONS[self.corruption]
         frame = self.example.frame().iloc[0]
         places = [[b.name, m, f"{readable(b.name)}: {readable(m)}"] for b in model.blocks.values() for m in b.modules]
@@ -391,11 +337,11 @@ class Patching(View):
             "layers": known.n_layers, "heads": known.n_heads,
             "tokens": self.example.tokens(block).to_dict("records"), "inImage": in_image.tolist(),
             "boxes": boxes[placed].round(6).tolist(),
-            "effects": _by_layer(effects, "position", known.n_layers),
-            "headEffects": None if heads is None else _by_layer(heads, "head", known.n_layers),
-            "positions": self.positions, "patches": [self._plain(patch) for patch in self.patches],
+            "effects": by_layer(effects, "position", known.n_layers),
+            "headEffects": None if heads is None else by_layer(heads, "head", known.n_layers),
+            "positions": self.positions, "patches": [told(self.example, patch) for patch in self.patches],
             "questions": {"clean": self.example.question, "corrupt": str(frame[question])},
-            "direction": self.direction, "waterfall": self._steps(), "draws": DRAWS,
+            "direction": self.direction, "waterfall": rows_of(self.waterfall()), "draws": DRAWS,
             "keeps": self.keeps, "carried": self.carried,
             "away": None if self.put_away is None or self.carried or self.patches else
             {"name": self.put_away.name, "n": len(self.put_away.patches)},
@@ -403,7 +349,7 @@ class Patching(View):
             "distribution": distribution.to_dict("records"),
             "answers": {run: self.outcome.answer(run) for run in self.outcome.logits},
             "logitDiff": {run: self.outcome.logit_diff(run) for run in self.outcome.logits},
-            "effect": _number(self.outcome.patching_effect),
+            "effect": number(self.outcome.patching_effect),
         }  # fmt: skip
         with self.canvas.hold_sync():
             # Traits that stay the same are not sent again.
@@ -411,29 +357,6 @@ class Patching(View):
             self.canvas.picture, self.canvas.other = png(self.example.image), png(other)
             self.canvas.state = state
         self._report()
-
-    def _steps(self) -> list[dict[str, Any]]:
-        found = self.waterfall()
-        if found is None:
-            return []
-        return [{key: _plain_number(value) for key, value in row.items()} for row in found.to_dict("records")]
-
-    def _plain(self, patch: Patch) -> dict[str, Any]:
-        tokens = self.example.tokens(patch.block).set_index("position")["token"]
-        where = (
-            "everywhere"
-            if patch.positions is None
-            else "at " + ", ".join(f"{tokens[i]} ({i})" for i in patch.positions)
-        )
-        heads = "" if patch.heads is None else ", head " + ", ".join(f"{patch.layer}.{head}" for head in patch.heads)
-        text = f"{readable(patch.block)}, {readable(patch.module)}, layer {patch.layer}{heads}, {where}"
-        # In the waterfall a head is named by its numbers, and what is no head by its layer.
-        short = f"layer {patch.layer}" if patch.heads is None else ", ".join(f"{patch.layer}.{h}" for h in patch.heads)
-        if patch.positions is not None:
-            at = ", ".join(tokens[i] for i in patch.positions)
-            is_short = len(patch.positions) < 4 and len(at) < 16
-            short += f" at {at}" if is_short else f" at {len(patch.positions)} positions"
-        return {**patch._asdict(), "text": text, "short": short}
 
     # Exports --------------------------------------------------------
 
@@ -445,42 +368,7 @@ class Patching(View):
 
     def code(self) -> str:
         """Lines that do the same intervention."""
-        lines = [f"    {patch!r}," for patch in self.patches]
+        lines = [*self.missing_columns(), *code_of(self.patches, self.corruption, self.direction), ""]
         return self.preamble("from vlmtrace.methods.patching import Patch, intervene, patch_waterfall") + "\n".join(
-            [
-                *self.missing_columns(),
-                "patches = [",
-                *lines,
-                "]",
-                f"run = {{'corruption': {self.corruption!r}, 'direction': {self.direction!r}}}",
-                "outcome = intervene(model, pair, patches, **run)",
-                "print(outcome)",
-                "outcome.table()",
-                *(
-                    [f"steps = patch_waterfall(model, pair, patches, **run, n_draws={DRAWS}, seed={SEED})", "steps"]
-                    if self.patches
-                    else []
-                ),
-                "",
-            ]
+            lines
         )
-
-
-def _worth_showing(table: pd.DataFrame, options: list[int], least: float = 0.005) -> pd.DataFrame:
-    """The tokens that have a share in any run, and the two options whatever theirs; at most six."""
-    share = table[["clean", "corrupt", "patched"]].max(axis=1)
-    return table[(share >= least) | table["token_id"].isin(options)].head(6)
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _plain_number(value: Any) -> Any:
-    return _number(value) if isinstance(value, float) else value
-
-
-def _by_layer(effects: pd.DataFrame, columns: str, n_layers: int) -> list[list[float | None]]:
-    """Layer × position or head; None where a layer lacks the module, or has fewer heads than others."""
-    matrix = effects.pivot(index="layer", columns=columns, values="patching_effect").sort_index(axis=1)
-    return [[_number(value) for value in row] for row in matrix.reindex(range(n_layers)).to_numpy()]
