@@ -61,12 +61,13 @@ def test_a_prior_has_a_frame_where_it_stands():
 def test_curves_go_through_their_means():
     figure = plots.early_curves(early(), panels="block")
     assert len(figure.axes) == 2
-    drawn = {line.get_label(): line.lines[0].get_ydata() for line in figure.axes[0].containers}
+    drawn = {line.get_label(): np.asarray(line.lines[0].get_ydata(), dtype=float) for line in figure.axes[0].containers}
     np.testing.assert_allclose(drawn["shown"], [-3, 0, 3])
     with pytest.raises(VlmtraceError, match="stands twice"):
         plots.early_curves(early().drop(columns="block"), panels="block")
     drawn = {
-        line.get_label(): line.lines[0].get_ydata() for line in plots.steering_effects(steering()).axes[0].containers
+        line.get_label(): np.asarray(line.lines[0].get_ydata(), dtype=float)
+        for line in plots.steering_effects(steering()).axes[0].containers
     }
     np.testing.assert_allclose(drawn["mean difference"], [0, 0.9, 0])
     np.testing.assert_allclose(drawn["random directions"], [0, 0, 0])
