@@ -272,6 +272,24 @@ def test_a_servers_kernel_that_is_ended_before_it_has_begun_leaves_nothing():
 
 
 @needs_forks
+def test_a_servers_kernel_is_ended_from_another_loop():
+    """As a server does when it is told to end."""
+
+    async def begin():
+        manager = ServersManager()
+        await manager.start_kernel()
+        await manager.provisioner._has_begun()
+        return manager
+
+    with warm_kernels():
+        manager = asyncio.run(begin())
+        process = manager.provisioner.process.process
+        asyncio.run(asyncio.wait_for(manager.provisioner.send_signal(signal.SIGKILL), 10))
+        process.join(30)
+        assert process.exitcode == -signal.SIGKILL
+
+
+@needs_forks
 def test_a_servers_kernel_that_cannot_begin_is_no_kernel(monkeypatch):
     def refuse(*_):
         raise OSError("no process can be made")
@@ -279,7 +297,7 @@ def test_a_servers_kernel_that_cannot_begin_is_no_kernel(monkeypatch):
     async def begin():
         manager = ServersManager()
         await manager.start_kernel()
-        await asyncio.wait([manager.provisioner.beginning])
+        await asyncio.wait_for(manager.provisioner._has_begun(), 30)
         alive = await manager.is_alive()
         await manager.shutdown_kernel(now=True)
         return alive

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from multiprocessing import connection, context, get_context, parent_process
 from pathlib import Path
@@ -108,14 +108,21 @@ class WarmProvisioner(OwnProvisioner):
 class ServersProvisioner(WarmProvisioner):
     """For kernels of a server, which goes on answering while the fork server still imports: the page tells of it."""
 
-    beginning: asyncio.Task[None]
+    #: Of a thread, not of a loop of asyncio: a server that ends asks from another loop than the one that it ran in.
+    beginning: Future[None]
 
     async def _start(self, process: Any) -> None:
-        async def begin() -> None:
-            await asyncio.to_thread(process.start)
+        def begin() -> None:
+            process.start()
             self.pid = self.pgid = process.pid
 
-        self.beginning = asyncio.create_task(begin())
+        thread = ThreadPoolExecutor(1)
+        self.beginning = thread.submit(begin)
+        thread.shutdown(wait=False)
+
+    async def _has_begun(self) -> None:
+        while not self.beginning.done():
+            await asyncio.sleep(0.05)
 
     async def poll(self) -> int | None:
         """None while the kernel runs, or is about to; otherwise how it ended."""
@@ -123,12 +130,12 @@ class ServersProvisioner(WarmProvisioner):
 
     async def wait(self) -> int | None:
         """Wait until the kernel has ended."""
-        await asyncio.wait([self.beginning])
+        await self._has_begun()
         return 1 if self._never_began() else await super().wait()
 
     async def send_signal(self, signum: int) -> None:
         """Send a signal to the kernel, once there is one; ending it does so, too."""
-        await asyncio.wait([self.beginning])
+        await self._has_begun()
         if not self._never_began():
             await super().send_signal(signum)
 
