@@ -174,8 +174,10 @@ def test_a_question_of_another_width_is_refused(asked, random_pairs):
     message = r"Pair 'pair-0': The clean and the corrupt run are not aligned for .*: the question is drawn above"
     with pytest.raises(vt.VlmtraceError, match=message):
         vt.patch_modules(asked, pairs.iloc[[0]], "text", blocks=[DECODER])
-    with pytest.warns(UserWarning, match="1 of 2 pairs are set aside"):
-        assert vt.evaluate(asked, pairs)["sample_id"].tolist() == ["pair-1"]
+    with pytest.warns(UserWarning, match="1 of 2 pairs cannot be used with text corruption"):
+        evaluated = vt.evaluate(asked, pairs).set_index("sample_id")
+    assert evaluated["text_logit_diff"].isna().to_dict() == {"pair-0": True, "pair-1": False}
+    assert evaluated["image_logit_diff"].notna().all()
 
 
 def test_words_of_unlike_tokens_are_no_reason_to_refuse(model, random_pairs):

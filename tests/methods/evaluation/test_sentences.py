@@ -37,7 +37,8 @@ def test_no_pair_and_one_pair_are_sentences():
     assert describe_answers(evaluated([True])[:0]) == "No pair was evaluated."
     assert "100 %" in describe_answers(evaluated([True]))
     assert describe_gaps(evaluated([True])[:0]) == "Image corruption: no pair has both runs."
-    assert describe_selection(pd.DataFrame(columns="category correct_first available eligible wanted got".split()))
+    columns = "category correct_first available eligible wanted got with_text".split()
+    assert describe_selection(pd.DataFrame(columns=columns)) == "There was no pair to select from."
 
 
 def test_pairs_with_a_small_gap_are_counted():

@@ -35,7 +35,8 @@ export function results({ root, parent, state, send, toggle, tell, picture }) {
     button(item, "×", () => toggle(sender, receiver), "patch this edge no longer");
   }
   named(button(parent, "clear", () => send({ do: "clear", activity: "clear" })), "clear").disabled = !n;
-  const alone = `The ${countEdges(state.edges)} drawn edges as a circuit, all others corrupt: effect ${signed(state.alone)}.`;
+  const drawn = `The ${countEdges(state.edges)} drawn edges as a circuit, all others corrupt`;
+  const alone = `${drawn}: effect ${signed(state.alone)}.`;
   make("div", "vt-numbers", parent, alone);
   if (!state.places) return () => {};
   make("h4", "", parent, `Where it acts: ${edgeName(...state.places.of)}`);

@@ -44,7 +44,7 @@ def prior_map(priors: pd.DataFrame, rows: str = "noun", panels: str = "category"
     values = list(dict.fromkeys(priors[panels]))
     n_columns = min(2, len(values))
     n_rows = -(-len(values) // n_columns)
-    figure = new_figure(height=n_rows * (0.9 + 0.2 * len(names)))
+    figure = new_figure(height=n_rows * (1.5 + 0.22 * len(names)))
     grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True)
     for axes in grid.flat[len(values) :]:
         axes.set_axis_off()
