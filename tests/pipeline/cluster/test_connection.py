@@ -96,7 +96,7 @@ def test_tables_are_those_of_one_machine_to_the_byte(tiny, random_pairs, monkeyp
     files = [
         {path.name: path.read_bytes() for path in stage.parts_folder.rglob("*.parquet")} for stage in stages.values()
     ]
-    assert len(files[0]) == 3 and files[0] == files[1]
+    assert len(files[0]) == 4 and files[0] == files[1]
 
 
 def test_a_worker_that_is_killed_in_the_middle_costs_nothing_but_time(tiny, pair_of_workers, tmp_path):

@@ -177,7 +177,7 @@ def _width(effect: float, limit: float) -> float:
 
 def _tints(edges: pd.DataFrame, circuit: DrawnCircuit, grid: tuple[int, int] | None) -> np.ndarray | None:
     """(row, column) of the effects that the drawn edges have from each patch; None where edges have no positions."""
-    if "position" not in edges or circuit.n_pairs > 1:
+    if not {"position", "token_role"} <= set(edges) or circuit.n_pairs > 1:
         return None
     drawn = circuit.edges.loc[circuit.edges["sender"] == IMAGE.label, "receiver"]
     rows = edges[(edges["sender"].astype(str) == IMAGE.label) & edges["receiver"].astype(str).isin(drawn)]

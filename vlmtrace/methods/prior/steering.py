@@ -208,7 +208,8 @@ def steering_table(
         >>> import vlmtrace as vt
         >>> model = vt.load_model("tiny-blip")
         >>> pairs = vt.load_pairs("rendered_states", n=8)
-        >>> table = vt.steering_table(vt.steer(model, pairs.tail(4), pairs.head(4), layers=[2], factors=[0.0]))
+        >>> steered = vt.steer(model, pairs.tail(4), pairs.head(4), layers=[2], factors=[0.0])
+        >>> table = vt.steering_table(steered, by=[])
         >>> table[["n", "n_right", "turned", "spoiled"]].values.tolist()
         [[4.0, 4.0, 0.0, 0.0]]
     """
