@@ -1,5 +1,7 @@
 """Numbers, verdicts and the table of claims, on cases worked by hand; every claim runs on a bundled model."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -119,3 +121,34 @@ def test_what_was_measured_otherwise_is_not_taken(tmp_path, monkeypatch):
     )
     monkeypatch.setattr("vlmtrace.benchmarks.claims.__main__.CLAIMS", {"fetched": CLAIMS["fetched"]})
     assert measured("tiny-blip", 12, 1, tmp_path)["claims"]["fetched"] != []
+
+
+def test_the_page_says_what_was_measured():
+    """The sentences of "What this says", one by one."""
+    found = Found(ROOT / "docs" / "measured" / "claims.json")
+    tiny = ("tiny-blip", "tiny-llava")
+    assert found.models[:2] == list(tiny) and not re.search(r"\bnan\b", claims_table(found))
+    of = {key: {one.what: one for one in rows} for key, rows in found.numbers.items()}
+    said = {key: verdict(CLAIMS[key[0]], rows) for key, rows in found.numbers.items()}
+    for model in tiny:
+        alone, beside = of["object's tokens", model], of["tokens beside it", model]
+        assert alone["measured"].value == 0 == beside["as many others"].value
+        assert beside["measured"].value > 0.5
+        assert said["one head", model] == OPEN and said["relevancy", model] == HOLDS
+        assert said["universal heads", model] == OPEN
+    assert said["deep heads", "tiny-llava"] == FAILS and said["shared heads", "tiny-llava"] == OPEN
+    colors = of["colors in tokens", "tiny-llava"]
+    assert colors["measured"].low < colors["tokens elsewhere"].high
+    assert said["causal graphs", "tiny-blip"] == OPEN
+
+
+@pytest.mark.medium
+def test_answers_without_any_graph_are_counted(monkeypatch):
+    from vlmtrace.benchmarks.claims import explained
+
+    def refused(*_given, **_options):
+        raise VlmtraceError("No head of layer 3 has a graph.")
+
+    monkeypatch.setattr(explained, "explain", refused)
+    measured, random, blind = explained.causal_graphs(Material("tiny-blip", 12))
+    assert measured.value == 0 and measured.n > 0 and np.isnan([random.value, blind.value]).all()

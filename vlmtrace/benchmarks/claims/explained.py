@@ -39,19 +39,24 @@ def causal_graphs(material: Material) -> list[Number]:
         material: of any model
     """
     pairs = material.states.head(FEW)
-    found, random, blind = [], [], []
+    found: list[float] = []
+    random: list[float] = []
+    blind: list[float] = []
     for pair in pairs.to_dict("records"):
         try:
             explained = explain(material.model, pair["clean_image"], pair["clean_prompt"], seed=material.seed)
         except VlmtraceError:
-            found.append(0.0)
+            found.append(0.0)  # no head has a graph
+            random.append(np.nan)
+            blind.append(np.nan)
             continue
         found.append(float(explained.head is not None))
         random.append(explained.random_share)
         blind.append(explained.blind_chance)
     units = units_of(pairs)
+    note = f"of the {int(sum(found))} answers for which one was found"
     return [
         number("measured", found, units, share=True),
-        number("as many other tokens", random, share=True),
-        number("a search without graphs", blind, share=True),
+        number("as many other tokens", random, note=note, share=True),
+        number("a search without graphs", blind, note=note, share=True),
     ]

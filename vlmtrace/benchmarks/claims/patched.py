@@ -71,7 +71,7 @@ def universal(material: Material) -> list[Number]:
     effects = material.head_effects
     table = universality(head_table(effects[effects[USE] == "discover"], seed=material.seed), seed=material.seed)
     row = table[(table["scope"] == "all") & (table["criterion"] == "important")].iloc[0]
-    note = f"in {row['k']} of {row['m']} cases; p = {row['p_value']:.3f}"
+    note = f"of {row['n_tested']} heads; {row['m']} cases"
     return [
         Number("measured", row["n_heads"], np.nan, np.nan, int(row["n_tested"]), note),
         Number("by chance", row["expected"], np.nan, row["high"], int(row["n_tested"])),

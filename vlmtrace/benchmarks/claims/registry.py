@@ -29,6 +29,7 @@ class Claim:
         larger: whether what is measured must be larger than that control, or smaller
         decoder_only: whether only decoder-only models can be asked
         share: whether the numbers are shares, written in percent
+        is_count: whether they are counts
     """
 
     name: str
@@ -41,6 +42,7 @@ class Claim:
     larger: bool = True
     decoder_only: bool = False
     share: bool = True
+    is_count: bool = False
 
 
 _ALL = (
@@ -108,7 +110,7 @@ _ALL = (
     Claim(
         "universal heads", NOTICE, "Some heads matter in every task and corruption.",
         "number of heads that are important in all of them",
-        patched.universal, "06_circuit_analysis", "by chance", share=False,
+        patched.universal, "06_circuit_analysis", "by chance", share=False, is_count=True,
     ),
     Claim(
         "relevancy", INTERPRET, "Relevancy shows which image tokens the answer comes from.",

@@ -72,7 +72,7 @@ def verdict(claim: Claim, numbers: list[Number]) -> str:
     if np.isnan([*mine, *other]).any():
         return OPEN
     if claim.larger:
-        return HOLDS if mine[0] > other[1] else FAILS if mine[1] < other[0] or mine[1] <= 0 else OPEN
+        return HOLDS if mine[0] > other[1] else FAILS if mine[1] < other[0] or mine[1] < 0 else OPEN
     return HOLDS if mine[1] < other[0] else FAILS if mine[0] > other[1] else OPEN
 
 
@@ -110,7 +110,7 @@ def _cell(claim: Claim, numbers: list[Number] | None) -> str:
 
 
 def _number(claim: Claim, one: Number) -> str:
-    scale, digits = (100, 0) if claim.share else (1, 2)
+    scale, digits = (100, 0) if claim.share else (1, 0 if claim.is_count else 2)
     if np.isnan(one.value):
         return one.note or NOTHING
     value = text(scale * one.value, digits) + (" %" if claim.share else "")
