@@ -13,6 +13,7 @@ from torture.outcome import Case
 
 import vlmtrace as vt
 from vlmtrace.tasks.building.row_audit import NAMED_BY_ROW
+from vlmtrace.tasks.building.sampling import TEXT
 
 HEADER = ["clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer", "category"]
 
@@ -100,8 +101,13 @@ class CsvCases:
         filters, pairs, aside = made.filters, made.pairs, made.set_aside
         if (filters["rows_in"] != filters["rows_used"] + filters["rows_set_aside"]).any():
             return "rows in are not rows used and rows set aside"
-        if filters["rows_set_aside"].sum() != len(aside) or filters["rows_used"].iloc[-1] != len(pairs):
+        # What the last filter sets aside are corrupt prompts: their pairs stay, as pairs of images alone.
+        of_pairs, of_prompts = filters[filters["step"] != TEXT], filters[filters["step"] == TEXT]
+        if filters["rows_set_aside"].sum() != len(aside) or of_pairs["rows_used"].iloc[-1] != len(pairs):
             return "the filters do not count what they name"
+        alone = int((pairs["clean_prompt"] == pairs["corrupt_prompt"]).sum())
+        if (of_prompts["rows_in"] != len(pairs)).any() or of_prompts["rows_set_aside"].sum() > alone:
+            return "the filter of corrupt prompts does not count what it names"
         for pair in pairs.to_dict("records"):
             if not Path(pair["clean_image"]).is_file() and not (vt_root() / pair["clean_image"]).is_file():
                 return f"its image {pair['clean_image']} is not there"

@@ -151,6 +151,10 @@ class TableCases:
         for row in result.to_dict("records"):
             for run in runs:
                 value = row[f"{run}_p_correct"]
+                if run == "text" and row["corrupt_prompt"] == row["clean_prompt"]:  # a pair of images alone
+                    if value == value:
+                        return f"text_p_correct is {value} of a pair without text corruption"
+                    continue
                 if not 0 <= value <= 1:
                     return f"{run}_p_correct is {value}"
             own = self._naive(row)
