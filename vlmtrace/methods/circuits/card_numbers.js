@@ -22,19 +22,24 @@ import { rounded, signed, within } from "../../display/static/kit/numbers.js";
 /** @typedef {(message: {do: string, [key: string]: unknown}) => void} Send */
 
 /** @type {Record<string, string>} */
-export const CORRUPTED = { image: "other image", text: "other question" };
+const CORRUPTED = { image: "other image", text: "other question" };
 
-/** @param {HTMLElement} holder @param {HeadNumbers} found */
-function inThisPair(holder, found) {
-  make("h4", "", holder, "In this pair");
+/**
+ * @typedef {{effects?: Record<string, number | null>, rank?: number | null, corruption?: string, hereRefused?: string,
+ *   knockedOut?: {before: number, after: number, effect: number | null}}} PairNumbers of a head or a module
+ */
+
+/** What it does in this pair. @param {HTMLElement} holder @param {PairNumbers} found @param {string} title
+ * @param {string} among what it is ranked with */
+export function inThisPair(holder, found, title, among) {
+  make("h4", "", holder, title);
   if (found.hereRefused) make("div", "vt-note", holder, found.hereRefused);
   else if (found.effects) {
     const { denoising, noising } = found.effects;
     make("div", "", holder, `patched into the corrupt run: effect ${rounded(denoising)}`);
     make("div", "", holder, `taken from the corrupt run: ${rounded(noising)} of the clean answer lost`);
     if (found.rank) {
-      const among = `rank ${found.rank} of ${found.nHeads} in ${found.module} of the ${found.ofBlock}`;
-      make("div", "vt-label", holder, `${among}; ${CORRUPTED[found.corruption ?? ""]}`);
+      make("div", "vt-label", holder, `rank ${found.rank} of ${among}; ${CORRUPTED[found.corruption ?? ""]}`);
     }
   } else make("div", "vt-label", holder, "computing …");
   if (found.knockedOut) {
@@ -97,7 +102,8 @@ export function pairButtons(holder, pairs, send, title) {
 /** The numbers below the pictures. @param {HTMLElement} holder @param {HeadNumbers} found @param {Send} send */
 export function cardNumbers(holder, found, send) {
   holder.replaceChildren();
-  inThisPair(holder, found);
+  const among = `${found.nHeads} in ${found.module} of the ${found.ofBlock}`;
+  inThisPair(holder, found, "In this pair", among);
   acts(holder, found, send);
   make("h4", "", holder, `Over the run${found.run && !found.runRefused ? ` ${found.run}` : ""}`);
   if (found.runRefused) make("div", "vt-note", holder, found.runRefused);

@@ -2,8 +2,8 @@
 // The numbers of a module's card: what it does here and over the run, and what becomes of the answer without it.
 
 import { button, make, named } from "../../display/static/kit/elements.js";
-import { rounded, signed, within } from "../../display/static/kit/numbers.js";
-import { CORRUPTED, pairButtons } from "./card_numbers.js";
+import { within } from "../../display/static/kit/numbers.js";
+import { inThisPair, pairButtons } from "./card_numbers.js";
 
 /** @import { PairRow, Send } from "./card_numbers.js" */
 
@@ -17,27 +17,6 @@ import { CORRUPTED, pairButtons } from "./card_numbers.js";
 
 /** How many tokens are named. */
 const MOST_TOKENS = 6;
-
-/** @param {HTMLElement} holder @param {ModuleNumbers} found @param {string[]} at */
-function moduleHere(holder, found, at) {
-  const tokens = `at ${at.slice(0, MOST_TOKENS).join(", ")}${at.length > MOST_TOKENS ? " …" : ""}`;
-  make("h4", "", holder, `In this pair, ${at.length ? tokens : "at all positions"}`);
-  if (found.hereRefused) make("div", "vt-note", holder, found.hereRefused);
-  else if (found.effects) {
-    const { denoising, noising } = found.effects;
-    make("div", "", holder, `patched into the corrupt run: effect ${rounded(denoising)}`);
-    make("div", "", holder, `taken from the corrupt run: ${rounded(noising)} of the clean answer lost`);
-    if (found.rank) {
-      const among = `rank ${found.rank} of the ${found.nHeads} layers' ${found.module} in the ${found.ofBlock}`;
-      make("div", "vt-label", holder, `${among}; ${CORRUPTED[found.corruption ?? ""]}`);
-    }
-  } else make("div", "vt-label", holder, "computing …");
-  if (found.knockedOut) {
-    const { before, after, effect } = found.knockedOut;
-    const change = `LD ${signed(before)} → ${signed(after)}, ${signed(effect)} of the gap`;
-    named(make("div", "", holder, `knocked out (zeros in its place): ${change}`), "knocked out");
-  }
-}
 
 /** @param {HTMLElement} holder @param {ModuleNumbers} found @param {Send} send */
 function moduleActs(holder, found, send) {
@@ -70,7 +49,9 @@ function roleTable(holder, means) {
  * @param {Send} send */
 export function moduleNumbers(holder, found, at, send) {
   holder.replaceChildren();
-  moduleHere(holder, found, at);
+  const tokens = `at ${at.slice(0, MOST_TOKENS).join(", ")}${at.length > MOST_TOKENS ? " …" : ""}`;
+  const among = `the ${found.nHeads} layers' ${found.module} in the ${found.ofBlock}`;
+  inThisPair(holder, found, `In this pair, ${at.length ? tokens : "at all positions"}`, among);
   moduleActs(holder, found, send);
   make("h4", "", holder, `Over the run${found.run && !found.runRefused ? ` ${found.run}` : ""}`);
   if (found.runRefused) make("div", "vt-note", holder, found.runRefused);
