@@ -16,6 +16,8 @@ ANSWER_PREFIX =
 # yes: bring both images of a pair to one size where the model could not patch them otherwise (photographs of all sizes).
 SAME_SIZE =
 SAMPLES  =
+# Where modules and heads are patched: all, text (image tokens by region alone), or empty: all where that is affordable.
+POSITIONS =
 SEED     = 0
 # Empty: default for tiny-blip, otherwise the model's name.
 RUN      =
@@ -68,7 +70,7 @@ VLMTRACE  := $(PYTHON) -m vlmtrace
 TEST      := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 
 # Values reach vlmtrace through the environment, so that no character in them can be misread by the shell.
-VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAME_SIZE SAMPLES SEED RUN BESIDE DEVICE DTYPE \
+VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAME_SIZE SAMPLES POSITIONS SEED RUN BESIDE DEVICE DTYPE \
     DEVICE_MAP QUANTIZATION ATTN_IMPLEMENTATION MAX_PIXELS IMAGE_SIZE JOBS CLUSTER CLUSTER_CONFIG HOST PORT THEME MINUTES \
     KILLS INPUTS SEEDS MODELS METHODS WHEEL
 define hand_on

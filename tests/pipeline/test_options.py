@@ -32,6 +32,7 @@ BAD_OPTIONS = [
     ("max-pixels", "0", "MAX_PIXELS=0 is not a whole number of at least 1"),
     ("image-size", "448x", "image_size='448x' is no width and height"),
     ("image-size", "4\x0748", "IMAGE_SIZE holds the character"),
+    ("positions", "everywhere", "Unknown choice of positions 'everywhere'"),
     ("device", "foo!", "DEVICE='foo!' is not a device"),
     ("device", "meta", "DEVICE='meta' is not a device"),
     ("seed", str(2**70), "SEED=1180591620717411303424 is too large: the most is 4294967295"),

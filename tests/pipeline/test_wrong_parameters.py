@@ -39,6 +39,7 @@ WRONG = {
     "model": WRONG_TEXTS,
     "beside": WRONG_TEXTS,
     "lead": WRONG_TEXTS,
+    "positions": WRONG_TEXTS,
     "rewording": WRONG_TEXTS,
     "task": WRONG_TEXTS,
     "questions": WRONG_TEXTS,

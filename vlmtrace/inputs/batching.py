@@ -18,7 +18,7 @@ PAIRS_PER_SWEEP = 8
 #: Pairs whose inputs are in memory while those of equal shape are sought among them.
 PAIRS_PREPARED = 64
 
-#: "all", token roles, or indices.
+#: "all", "text" (all that hold no image token), token roles, or indices.
 Positions = str | Sequence[str] | Sequence[int]
 
 #: By block, what is patched at every position: (module, layer, head; None for the whole activation).
@@ -80,7 +80,9 @@ def batches_of_pairs(
             encoded[row] = encode_pair(model, pairs, row, corruption)
             clean = encoded[row][0]
             pair = pairs.iloc[row].to_dict()
-            tables[row] = {block: choose_positions(token_table(model, pair, block, clean), positions) for block in plan}
+            tables[row] = {
+                block: choose_positions(token_table(model, pair, block, clean), positions, block) for block in plan
+            }
             shapes = tuple(tuple(value.shape) for value in clean.values())
             chosen = tuple(tuple(table["position"]) for table in tables[row].values())
             same_shape.setdefault((shapes, chosen), []).append(row)
@@ -130,15 +132,18 @@ def one_by_one(
                         yield rows[i], runs if len(part) == 1 else runs_of_one(runs, index)
 
 
-def choose_positions(table: pd.DataFrame, positions: Positions) -> pd.DataFrame:
+def choose_positions(table: pd.DataFrame, positions: Positions, block: str = "") -> pd.DataFrame:
     """The rows of a token table that are asked for.
 
     Args:
         table: with position and token_role
-        positions: "all", token roles or indices
+        positions: "all", "text", token roles or indices
+        block: whose tokens these are; no position of a vision encoder is text
     """
     if isinstance(positions, str) and positions == "all":
         return table
+    if isinstance(positions, str) and positions == "text":
+        return table[~shows_image(table["token_role"]) & (block != "vision_encoder")]
     wanted = [positions] if isinstance(positions, str) else list(positions)
     if not all(isinstance(name, str) for name in wanted):
         return table[table["position"].isin(wanted)]

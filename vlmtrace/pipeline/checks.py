@@ -170,6 +170,14 @@ def check_loading(given: Mapping[str, str | int | None], device: str = "cpu") ->
         raise VlmtraceError(f"DEVICE={device} and DEVICE_MAP are both given: leave DEVICE out.")
 
 
+def check_positions(positions: str) -> None:
+    """Raise a sentence if a text is no choice of the positions at which the notebooks patch."""
+    check_text("POSITIONS", positions)
+    from vlmtrace.methods.patching.extent import EXTENTS  # here, as it takes seconds
+
+    one_of(positions, EXTENTS, "choice of positions")
+
+
 def check_number(name: str, text: str, least: int, most: int = 10**18) -> int:
     """The whole number that a text means.
 

@@ -35,6 +35,7 @@ from vlmtrace.pipeline.checks import (
     check_loading,
     check_model,
     check_number,
+    check_positions,
     check_tasks,
     check_text,
     split_names,
@@ -117,6 +118,11 @@ def run_options(command: Callable) -> Callable:
             ("answer_prefix", "", 'The beginning of every answer, such as "The answer is".'),
             ("same_size", "", "yes: bring both images of a pair to one size where the model needs that."),
             ("samples", "", "Pairs of each task; empty: as in notebook 01."),
+            (
+                "positions",
+                "",
+                "Where to patch: all, text (images by region); empty: all where that is affordable.",
+            ),
             ("seed", "0", "Of everything that is drawn."),
             ("run", "", "The run: a folder under data/runs; empty: default, or the model's name."),
             ("device", "cpu", "A torch device."),
@@ -342,6 +348,8 @@ def check(run_name: str, model: str, revision: str, tasks: str, root: str, quest
     check_number("SEED", others["seed"], 0, MOST_SEED)
     if others["samples"]:
         check_number("SAMPLES", others["samples"], 1, MOST_SAMPLES)
+    if others["positions"]:
+        check_positions(others["positions"])
     check_device(others["device"])
     check_loading({name: others[name] for name in LOADING}, others["device"])
 

@@ -51,6 +51,7 @@ class Settings:
         answer_prefix: the beginning of every answer; "": none
         same_size: "yes": bring both images of a pair to one size where the model needs that
         samples: pairs of each task, as text; "": as in notebook 01
+        positions: where modules and heads are patched; "": as in the notebooks
         seed: as text
         device: a torch device
         dtype: of the model's numbers; "": as in the notebooks
@@ -71,6 +72,7 @@ class Settings:
     answer_prefix: str = ""
     same_size: str = ""
     samples: str = ""
+    positions: str = ""
     seed: str = "0"
     device: str = "cpu"
     dtype: str = ""
@@ -119,6 +121,7 @@ class Job:
             "tasks": "" if self.task else " ".join(given.tasks),
             # Later stages take all pairs that the first one made; explorers have their own number.
             "samples": given.samples if self.task and not self.spec.reads else "",
+            "positions": given.positions,
             "root": given.root if task and task.needs_root else "",
             "question": given.question if task and task.takes_question else "",
             "instruction": given.instruction,

@@ -71,6 +71,7 @@ NotebookParameter = Annotated[
         questions=str,
         root=str | Path | None,
         beside=str,
+        positions=str,
         lead=str,
         rewording=str,
         question=str,

@@ -55,7 +55,7 @@ def attribute_modules(
         pairs: a pairs table
         corruption: "image" or "text"
         modules: e.g. ("residual", "mlp", "self_attention", "cross_attention"); None: all that a block offers
-        positions: "all", token roles ("correct", "image", "last", …) or indices
+        positions: "all", "text" (all but image tokens), token roles ("correct", "image", "last", …) or indices
         blocks: e.g. ("vision_encoder", "text_encoder"); None: all
         steps: how many gradients are averaged between corrupt and clean embeddings, at one backward pass each
             (integrated gradients, Sundararajan, Taly and Yan 2017, https://arxiv.org/abs/1703.01365); 1: the corrupt
@@ -101,7 +101,7 @@ def attribute_heads(
         pairs: a pairs table
         corruption: "image" or "text"
         modules: attention modules, e.g. ("cross_attention",); None: all of the head block
-        positions: "all", token roles ("correct", "image", "last", …) or indices
+        positions: "all", "text" (all but image tokens), token roles ("correct", "image", "last", …) or indices
         steps: as in `attribute_modules`
         contrast: as in `patch_modules`
 

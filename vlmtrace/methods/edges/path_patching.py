@@ -189,7 +189,7 @@ def _positions_of(model: VLM, pair: pd.DataFrame, runs: PairRuns, sender: Node, 
         # One sequence holds the image's rows and the prompt's.
         is_image = model.image_positions(runs.clean_inputs, block)
         table = table[is_image if sender == IMAGE else ~is_image]
-    chosen = choose_positions(table, positions)[["position", "token", "token_role"]]
+    chosen = choose_positions(table, positions, block)[["position", "token", "token_role"]]
     return list(chosen.itertuples(index=False, name=None))
 
 

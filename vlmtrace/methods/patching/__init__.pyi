@@ -4,6 +4,7 @@ from .costs import PUBLISHED_SIZES, ModelSizes, model_sizes, patching_costs
 from .direction import DIRECTIONS, in_direction
 from .directions import compare_directions, direction_sums
 from .explorers import head_explorer, module_explorer
+from .extent import Extent, affordable_extent
 from .figures import effect_heatmap, image_effect_map, layer_profiles, region_effects
 from .head_figures import denoising_against_noising, whole_head_map
 from .intervention import Outcome, Patch, intervene
@@ -17,11 +18,13 @@ from .waterfall import patch_waterfall
 __all__ = [
     "DIRECTIONS",
     "PUBLISHED_SIZES",
+    "Extent",
     "ModelSizes",
     "Outcome",
     "Patch",
     "Patching",
     "ablate",
+    "affordable_extent",
     "attention_heads",
     "compare_directions",
     "cost_of_calls",

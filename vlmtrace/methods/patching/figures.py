@@ -146,7 +146,7 @@ def image_effect_map(
     Nothing is averaged: in another pair the object lies elsewhere.
 
     Args:
-        module_patching: from `patch_modules`; rows of one task
+        module_patching: from `patch_modules` or `attribute_modules`; rows of one task
         pairs: their pairs table; outlines are drawn where it has masks
         module: what was patched
         block: whose positions are image patches
@@ -180,7 +180,10 @@ def image_effect_map(
         grids = patch_grids(effects[effects["sample_id"] == pair["sample_id"]], grid)
         draw_patch_effects(axes, pair, grids, limit)
     outline_legend(figure, masks_of_any(shown), loc="outside upper right")
-    signed_colorbar(figure, panels.flat, limit, drawn, "one patch of one pair (n = 1)")
+    # Probabilities are missing where effects were estimated by `attribute_modules`.
+    estimated = "p_correct" in effects and len(effects) > 0 and effects["p_correct"].isna().all()
+    what = "one patch of one pair (n = 1)" + (", estimated from a gradient" if estimated else "")
+    signed_colorbar(figure, panels.flat, limit, drawn, what)
     figure.suptitle(site_title(effects), x=0.01, ha="left")
     return figure
 

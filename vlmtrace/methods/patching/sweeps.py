@@ -54,7 +54,7 @@ def patch_modules(
         pairs: a pairs table
         corruption: "image" or "text"
         modules: e.g. ("residual", "mlp", "self_attention", "cross_attention"); None: all that a block offers
-        positions: "all", token roles ("correct", "image", "last", …) or indices
+        positions: "all", "text" (all but image tokens), token roles ("correct", "image", "last", …) or indices
         blocks: e.g. ("vision_encoder", "text_encoder"); None: all
         memory_gb: gigabytes for the runs' activations and the patched states, whatever the number of sites; None: a
             quarter of what is free, on a CPU at most 1/4. Never less than the two runs and one patched state need.
@@ -114,7 +114,7 @@ def patch_heads(
         pairs: a pairs table
         corruption: "image" or "text"
         modules: attention modules, e.g. ("cross_attention",); None: all of the head block
-        positions: "all", token roles ("correct", "image", "last", …) or indices
+        positions: "all", "text" (all but image tokens), token roles ("correct", "image", "last", …) or indices
         memory_gb: as in `patch_modules`
         contrast: as in `patch_modules`
         direction: as in `patch_modules`

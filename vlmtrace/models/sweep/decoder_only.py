@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.hooks import attach_hooks
+from vlmtrace.models.layer_kinds import STATE
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.sweep.chunking import in_chunks
-from vlmtrace.models.sweep.layer_calls import for_each_state, options_at, stream_of, without_image
 from vlmtrace.models.sweep.layer_sweep import (
     concat_states,
     gather_rows,
@@ -28,9 +28,8 @@ from vlmtrace.models.sweep.layer_sweep import (
     with_heads,
 )
 from vlmtrace.models.sweep.replay import BLOCK, Replay
-from vlmtrace.models.sweep.shared_prefix import no_attention
 from vlmtrace.models.sweep.vision_patches import sweep_vision
-from vlmtrace.models.types import AnswerIds, Inputs, Patches, Readout, Site, Trace, positions_read
+from vlmtrace.models.types import AnswerIds, Inputs, Patches, Readout, Trace, positions_read
 from vlmtrace.models.vlm import VLM
 
 #: Floating-point operations that take about as long as it takes to call a layer, by kind of device.
@@ -186,31 +185,30 @@ class SuffixSweep:
 # Whole sets of heads ------------------------------------------------------------
 
 
-def _given(fixed: Tensor, _value: Tensor) -> Tensor:
-    return fixed
-
-
 @torch.no_grad()
 @by_fast_products
 def run_with_fixed_heads(
     model: VLM, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: AnswerIds
 ) -> Readout:
-    """Fix the output of every head of the language model; see `ModelInterface.run_with_fixed_heads`."""
+    """Fix the output of every head of the language model; see `ModelInterface.run_with_fixed_heads`.
+
+    Heads alone move anything between positions, so that the positions that are read out are all that has to be run.
+    """
     run = clean if start == "clean" else corrupt
-    keep = keep_clean["self_attention"]
-    stream = run.calls[0].hidden.expand(len(keep), -1, -1)  # (set, T, D)
-    for layer, call in enumerate(run.calls):
-        site, points = Site(BLOCK, "self_attention", layer), []
-        n_heads, module = model.blocks[BLOCK].heads_at(layer), model.layer_module(BLOCK, layer)
+    block, keep, replay = model.blocks[BLOCK], keep_clean["self_attention"], Replay(model, run)
+    n_read = positions_read(answer_ids)
+    rows = slice(0 if STATE in replay.kinds else replay.length - n_read, None)
+    stream = run.calls[0].hidden[:, rows].expand(len(keep), -1, -1)  # (set, rows, D)
+    for layer, between in enumerate(replay.between):
+        n_heads, context = block.heads_at(layer), None
         if n_heads:
-            chosen, rest = clean[site], corrupt[site]  # (1, T, D)
+            chosen, rest = (
+                trace[BLOCK, "self_attention", layer][:, rows] for trace in (clean, corrupt)
+            )  # (1, rows, D)
             width = chosen.shape[-1] // n_heads
             mask = keep[:, layer, :n_heads].repeat_interleave(width, dim=-1)[:, None].to(chosen.device)  # (set, 1, D)
-            points.append((model.hook_point(site), partial(_given, torch.where(mask, chosen, rest))))
-        options = options_at(call.options, stream.shape[1], lambda value, _dim: for_each_state(value, len(keep)))
-        with no_attention(model.hf), attach_hooks(points):
-            out = stream_of(module, stream, **without_image(options, len(keep)))
-        if model.adds_image_features_after(layer) and layer + 1 < len(run.calls):
-            out = out + run.calls[layer + 1].hidden - stream_of(module, call.hidden, **call.options)
-        stream = out
-    return Readout.of_last(model.read(stream[None, :, -positions_read(answer_ids) :]), answer_ids)
+            context = torch.where(mask, chosen, rest)
+        stream = replay.past_heads(layer, rows, stream, context)
+        if between is not None:
+            stream = stream + between[:, rows]
+    return Readout.of_last(model.read(stream[None, :, -n_read:]), answer_ids)

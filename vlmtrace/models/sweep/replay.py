@@ -357,6 +357,17 @@ class Replay:
         hidden = self.calls[layer].hidden
         return self._with_context(layer, hidden[:, positions.to(hidden.device)], options, context, mlp)
 
+    def past_heads(self, layer: int, rows: slice, hidden: Tensor, context: Tensor | None) -> Tensor:
+        """What leaves a layer of any states whose heads give what they are told: (N, rows, D) each.
+
+        Args:
+            layer: which
+            rows: the positions; all, where the layer carries a state
+            hidden: what enters the layer
+            context: the heads' outputs; None: the layer has no heads
+        """
+        return self._with_context(layer, hidden, self.options(layer, rows, len(hidden)), context, None)
+
     def past_nodes(
         self, layer: int, rows: slice, hidden: Tensor, context: Tensor, mlp: Tensor, embedded: Tensor | None = None
     ) -> Tensor:
