@@ -2,7 +2,9 @@
 
 import pytest
 
+import vlmtrace as vt
 from vlmtrace.benchmarks import measure, rates, tables
+from vlmtrace.benchmarks.random_models import llava, saved
 
 
 @pytest.mark.slow
@@ -18,3 +20,12 @@ def test_bench_of_a_random_model(random_blip, random_pairs, monkeypatch):
     assert 0 < found["share_of_matmul_rate"] < 1
     text = tables.render({"sweeps": {"random": found}})
     assert "| 108" in text and "published" in text and "hooked" in text
+
+
+def test_a_random_llava_can_share_keys_and_tie_its_embeddings(tmp_path):
+    hf, processor = llava(layers=2, width=48, heads=3, key_heads=1, inner=64, image_size=28, tied=True)
+    text = hf.config.text_config
+    assert (text.num_attention_heads, text.num_key_value_heads) == (3, 1)
+    assert hf.lm_head.weight is hf.get_input_embeddings().weight
+    loaded = vt.load_model(str(saved(hf, processor, tmp_path / "deep")))
+    assert loaded.hf.lm_head.weight.data_ptr() == loaded.hf.get_input_embeddings().weight.data_ptr()

@@ -197,3 +197,27 @@ def test_the_report_compares_two_models(tiny_llava_run):
     page = (tiny_llava_run.folder / "report" / "index.html").read_text()
     assert 'id="beside"' in page and "Comparison with tiny-blip" in page
     assert (tiny_llava_run.folder / "figures" / "comparison.png").is_file()
+
+
+# Where image tokens are too many ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("notebook", PIPELINE)
+def test_a_notebook_goes_on_where_image_tokens_are_patched_by_region(text_positions_run, notebook):
+    executed = text_positions_run.executed()[notebook]
+    counts = [cell.execution_count for cell in executed.cells if cell.cell_type == "code" and cell.source.strip()]
+    assert counts == list(range(1, len(counts) + 1))
+    assert unreadable_in(executed) == {}
+
+
+def test_patches_at_the_text_leave_out_image_tokens_and_say_so(text_positions_run):
+    for name, notebook in (("module_patching", "04_module_patching"), ("head_patching", "05_head_patching")):
+        table = text_positions_run.table(name)
+        assert "image" not in set(table["token_role"]) and {"last", "correct"} <= set(table["token_role"])
+        assert set(table["block"]) == {"language_model"}
+        texts = [output.get("text", "") for cell in text_positions_run.executed()[notebook].cells
+                 for output in cell.get("outputs", [])]  # fmt: skip
+        shown = "".join(texts)
+        assert "every position of the text, as asked; image tokens are patched by region" in shown
+        assert re.search(r"sites with the largest estimates: mean size of the effect \d\.\d+ exactly", shown)
+    assert set(text_positions_run.table("regions")["module"]) == {"residual"}

@@ -24,7 +24,7 @@ from vlmtrace.benchmarks.accelerator import REAL, TINY, bench_accelerator
 from vlmtrace.benchmarks.edges import all_edges
 from vlmtrace.benchmarks.growth import growth
 from vlmtrace.benchmarks.measure import machine
-from vlmtrace.benchmarks.random_models import blip_vqa_base, long_llava, noise_pairs
+from vlmtrace.benchmarks.random_models import blip_vqa_base, deep_llava, long_llava, noise_pairs
 from vlmtrace.benchmarks.rates import bench_model
 from vlmtrace.benchmarks.road import PAIRS, whole_road
 from vlmtrace.benchmarks.version_child import ROWS, make_inputs
@@ -40,7 +40,10 @@ from vlmtrace.models.placement import find_device
 LARGE = "BLIP of blip-vqa-base's size, random weights"
 LONG = "LLaVA of 640 positions, random weights"
 
-SIZES = ("small", "large", "long")
+#: Of a real language model's depth, with keys that heads share and tied embeddings.
+DEEP = "LLaVA with SmolLM2-135M's sizes, random weights"
+
+SIZES = ("small", "large", "long", "deep")
 
 #: Of the whole road with a bundled or a random model: pairs that are really gone through, and a library's seconds.
 ROAD_SMALL, ROAD_LARGE = (PAIRS, 10.0), (1, 15.0)
@@ -62,7 +65,7 @@ def bench(sizes: list[str], parts: list[str], sampled: int, folder: Path) -> dic
     pairs = noise_pairs(folder / "images", PAIRS)
     pair = pairs.iloc[[0]]
     crossing = "cross_attention"
-    for name in (one for one in bundled_models() if "small" in sizes and not one.startswith("planted")):
+    for name in (one for one in bundled_models() if "small" in sizes and one.startswith("tiny")):
         model = load_model(name)
         if "sweeps" in parts:
             found["sweeps"][name] = bench_model(model, pair, sampled * 4)
@@ -75,6 +78,7 @@ def bench(sizes: list[str], parts: list[str], sampled: int, folder: Path) -> dic
     random: dict[str, tuple[str, Callable[[Path], Path]]] = {
         "large": (LARGE, blip_vqa_base),
         "long": (LONG, long_llava),
+        "deep": (DEEP, deep_llava),
     }
     for size, (name, make) in random.items():
         if size not in sizes or not {"sweeps", "road"} & set(parts):
@@ -97,7 +101,9 @@ def _random(name: str, folder: Path) -> VLM:
 
 
 @click.command()
-@click.option("--size", type=click.Choice([*SIZES, "all"]), default="all", help="Bundled, base-size or long models.")
+@click.option(
+    "--size", type=click.Choice([*SIZES, "all"]), default="all", help="Bundled, base-size, long or deep models."
+)
 @click.option("--part", "parts", type=click.Choice(list(tables.PARTS)), multiple=True, help="Only this; repeatable.")
 @click.option("--sampled", default=12, show_default=True, help="Patches timed for the hooked reference.")
 @click.option("--against", type=click.Path(path_type=Path), help="Another checkout, to compare two versions in turns.")

@@ -81,11 +81,14 @@ def llava(
     vision: dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    key_heads: int | None = None,
+    tied: bool = False,
     seed: int = 0,
 ) -> tuple[nn.Module, Any]:
     """A LLaVA with random weights, made where it stays, and its processor, whose words are tiny-llava's.
 
-    The defaults are a narrow language model whose image takes 625 positions.
+    The defaults are a narrow language model whose image takes 625 positions. Several heads share keys and values where
+    there are fewer `key_heads`; `tied`: the words' embeddings are also what logits are read by.
     """
     bundled = LlavaProcessor.from_pretrained(MODELS / "tiny-llava")
     words = bundled.tokenizer
@@ -97,15 +100,17 @@ def llava(
         intermediate_size=inner,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads,
+        num_key_value_heads=key_heads or heads,
         max_position_embeddings=longest,
         pad_token_id=words.pad_token_id,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
+        tie_word_embeddings=tied,
     )
     image_token = words.convert_tokens_to_ids(bundled.image_token)
     n = (image_size // patch) ** 2
     config = LlavaConfig(vision_config=seeing, text_config=text, image_token_index=image_token, image_seq_length=n)
+    config.tie_word_embeddings = tied
     with torch.device(device), default_dtype(dtype):
         model = LlavaForConditionalGeneration(config)
     draw_wide(model, seed)
@@ -185,6 +190,16 @@ def blip_vqa_base(folder: Path, seed: int = 0) -> Path:
 def long_llava(folder: Path, seed: int = 0) -> Path:
     """A narrow LLaVA with random weights whose image takes 625 positions, saved in `folder` with its processor."""
     return saved(*llava(seed=seed), folder)
+
+
+def deep_llava(folder: Path, seed: int = 0) -> Path:
+    """A LLaVA with random weights whose language model has the sizes of SmolLM2-135M, saved with its processor.
+
+    Thirty layers, nine heads of which three share keys and values each, tied embeddings of 49,152 words, and an image
+    of 64 positions (Allal et al. 2025, https://arxiv.org/abs/2502.02737, and its config.json): smol-llava's sizes.
+    """
+    shape = dict(layers=30, width=576, heads=9, key_heads=3, inner=1536, vocabulary=49152, tied=True)
+    return saved(*llava(**shape, image_size=96, patch=12, seed=seed), folder)  # type: ignore[arg-type]
 
 
 def saved(model: Any, processor: Any, folder: Path) -> Path:

@@ -89,6 +89,7 @@ ROWS = {
     ],
     "large": ["random base-size BLIP, heads at all positions"],
     "long": ["random LLaVA of 640 positions, heads at the option"],
+    "deep": ["random LLaVA of 30 layers, heads at the option"],
 }
 
 
@@ -99,7 +100,11 @@ def _model(name: str, folder: Path) -> Any:
 
 
 #: Random models by name, and the folders in which `make_models` puts them.
-MADE = {"random base-size BLIP": "blip", "random LLaVA of 640 positions": "llava"}
+MADE = {
+    "random base-size BLIP": "blip",
+    "random LLaVA of 640 positions": "llava",
+    "random LLaVA of 30 layers": "deep",
+}
 
 
 def _pairs(folder: Path, n: int) -> Any:
@@ -110,9 +115,14 @@ def _pairs(folder: Path, n: int) -> Any:
 
 def make_inputs(rows: list[str], folder: Path) -> None:
     """Make the random models of some rows and the pairs, for both versions."""
-    from vlmtrace.benchmarks.random_models import blip_vqa_base, long_llava, noise_pairs
+    from vlmtrace.benchmarks.random_models import blip_vqa_base, deep_llava, long_llava, noise_pairs
 
-    for name, make in {"random base-size BLIP": blip_vqa_base, "random LLaVA of 640 positions": long_llava}.items():
+    makers = {
+        "random base-size BLIP": blip_vqa_base,
+        "random LLaVA of 640 positions": long_llava,
+        "random LLaVA of 30 layers": deep_llava,
+    }
+    for name, make in makers.items():
         if any(row.startswith(name) for row in rows):
             make(folder / MADE[name])
     noise_pairs(folder / "images", 20).to_json(folder / "pairs.json", orient="records")
