@@ -239,23 +239,112 @@ def test_a_claim_that_is_unknown_cannot_be_left_out(run):
     assert found.exit_code == 1 and "two heads" in found.output and "Traceback" not in found.output
 
 
-def test_the_page_says_what_was_measured():
-    """The sentences of "What this says", one by one."""
+TINY = ("tiny-blip", "tiny-llava")
+
+
+@pytest.fixture(scope="module")
+def shown():
+    """What the page shows: by (claim, model) the numbers by name, and the verdicts."""
     found = Found(ROOT / "docs" / "measured" / "claims.json")
-    tiny = ("tiny-blip", "tiny-llava")
-    assert found.models[:2] == list(tiny) and not re.search(r"\bnan\b", claims_table(found))
+    assert found.models == [*TINY, "smol-llava"] and not re.search(r"\bnan\b", claims_table(found))
     of = {key: {one.what: one for one in rows} for key, rows in found.numbers.items()}
-    said = {key: verdict(CLAIMS[key[0]], rows) for key, rows in found.numbers.items()}
-    for model in tiny:
-        alone, beside = of["object's tokens", model], of["tokens beside it", model]
-        assert alone["measured"].value == 0 == beside["as many others"].value
-        assert beside["measured"].value > 0.5
-        assert said["one head", model] == OPEN and said["relevancy", model] == HOLDS
-        assert said["universal heads", model] == OPEN
-    assert said["deep heads", "tiny-llava"] == FAILS and said["shared heads", "tiny-llava"] == OPEN
+    return of, {key: verdict(CLAIMS[key[0]], rows) for key, rows in found.numbers.items()}
+
+
+def percent(one):
+    return f"{100 * one.value:.0f} % [{100 * one.low:.0f}, {100 * one.high:.0f}]"
+
+
+def sentences():
+    text = (ROOT / "docs" / "claims.md").read_text().split("## What this says")[1]
+    return " ".join(text.split())
+
+
+def test_the_page_quotes_the_numbers_of_its_table(shown):
+    of, _ = shown
+    for claim, model, what in (
+        ("few heads", "tiny-llava", "measured"),
+        ("few heads", "smol-llava", "measured"),
+        ("deep heads", "smol-llava", "measured"),
+        ("deep heads", "smol-llava", "norm computed anew"),
+        ("colors in tokens", "tiny-llava", "measured"),
+        ("names in tokens", "smol-llava", "measured"),
+        ("object's tokens", "smol-llava", "measured"),
+        ("fetched", "tiny-llava", "from the options"),
+    ):
+        quoted = percent(of[claim, model][what]).replace("-", "−")
+        assert quoted in sentences(), (claim, model, quoted)
+
+
+def test_the_page_says_what_was_measured_of_heads_that_write(shown):
+    of, said = shown
+    for model in ("tiny-llava", "smol-llava"):
+        assert said["few heads", model] == HOLDS and said["shared heads", model] == OPEN
+        assert said["visual and textual", model] == HOLDS
+    assert said["deep heads", "tiny-llava"] == FAILS and said["deep heads", "smol-llava"] == HOLDS
+    for model in ("tiny-llava", "smol-llava"):
+        deep = of["deep heads", model]
+        assert deep["norm computed anew"].high < deep["share of the layers"].value
+    assert of["few heads", "smol-llava"]["measured"].n == 6
+    rank = {model: of["visual and textual", model]["measured"].value for model in ("tiny-llava", "smol-llava")}
+    assert f"{rank['tiny-llava']:.2f} and {rank['smol-llava']:.2f}".replace("0.", ".") in sentences()
+
+
+def test_the_page_says_what_was_measured_of_words_in_tokens(shown):
+    of, said = shown
+    for model in ("tiny-llava", "smol-llava"):
+        assert said["names in tokens", model] == OPEN == said["colors in tokens", model]
     colors = of["colors in tokens", "tiny-llava"]
     assert colors["measured"].low < colors["tokens elsewhere"].high
-    assert said["causal graphs", "tiny-blip"] == OPEN
+    assert of["colors in tokens", "smol-llava"]["measured"].value == 0
+    for claim in ("colors in tokens", "names in tokens"):
+        blank = of[claim, "smol-llava"]["blank image"]
+        assert blank.value == 0 and f"{100 * blank.high:.0f} %" in sentences() and blank.n == 6
+
+
+def test_the_page_says_what_was_measured_of_an_objects_tokens(shown):
+    of, _ = shown
+    for model in (*TINY, "smol-llava"):
+        alone, beside = of["object's tokens", model], of["tokens beside it", model]
+        assert alone["measured"].value == (0 if model in TINY else pytest.approx(1 / 12, abs=1e-4))
+        assert alone["as many others"].value == 0 == beside["as many others"].value
+        assert 0.63 < beside["measured"].value < 0.68
+
+
+def test_the_page_says_what_was_measured_of_knocked_out_attention(shown):
+    of, said = shown
+    for model in TINY:
+        assert said["fetched", model] == OPEN
+        assert abs(of["fetched", model]["measured"].value) < 0.03
+    options = of["fetched", "tiny-llava"]["from the options"]
+    assert options.high < of["fetched", "tiny-llava"]["from the background"].low
+
+
+def test_the_page_says_what_was_measured_of_modules_and_heads(shown):
+    of, said = shown
+    for model in (*TINY, "smol-llava"):
+        assert said["attention before mlp", model] == HOLDS
+    quoted = [
+        f"{100 * of['attention before mlp', model][what].value:.0f} %"
+        for model in (*TINY, "smol-llava")
+        for what in ("measured", "mlp")
+    ]
+    assert (
+        "{} against {} (tiny-blip), {} against {} (tiny-llava) and {} against {} (smol-llava".format(*quoted)
+        in sentences()
+    )
+    assert of["attention before mlp", "smol-llava"]["measured"].note == "self attention 29 at last"
+    for model in TINY:
+        assert said["one head", model] == OPEN and said["universal heads", model] == OPEN
+        universal = of["universal heads", model]
+        assert universal["measured"].value == 0 == universal["by chance"].value
+        assert f"{100 * of['one head', model]['measured'].value:.0f} % ({model})" in sentences()
+
+
+def test_the_page_says_what_was_measured_of_relevancy_and_causal_graphs(shown):
+    _, said = shown
+    for model in TINY:
+        assert said["relevancy", model] == HOLDS and said["causal graphs", model] == OPEN
 
 
 @pytest.mark.medium

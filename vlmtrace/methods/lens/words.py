@@ -286,7 +286,7 @@ def word_layers(
             at = np.concatenate([of[place] for place in places])
             for way in through:
                 words = word_tokens(lens, row["answer"])
-                reached = word_ranks(lens, words, through=way, layers=asked, positions=at) <= at_most
+                reached = word_ranks(lens, words, through=way, layers=asked, positions=list(at)) <= at_most
                 ends = np.cumsum([len(of[place]) for place in places])[:-1]
                 for place, mine in zip(places, np.split(reached, ends, axis=1), strict=True):
                     share = mine.mean(1) if mine.shape[1] else np.full(len(asked), np.nan)
