@@ -271,6 +271,7 @@ def test_the_page_quotes_the_numbers_of_its_table(shown):
         ("names in tokens", "smol-llava", "measured"),
         ("object's tokens", "smol-llava", "measured"),
         ("fetched", "tiny-llava", "from the options"),
+        ("fetched", "smol-llava", "from the options"),
     ):
         quoted = percent(of[claim, model][what]).replace("-", "−")
         assert quoted in sentences(), (claim, model, quoted)
@@ -313,11 +314,14 @@ def test_the_page_says_what_was_measured_of_an_objects_tokens(shown):
 
 def test_the_page_says_what_was_measured_of_knocked_out_attention(shown):
     of, said = shown
-    for model in TINY:
-        assert said["fetched", model] == OPEN
-        assert abs(of["fetched", model]["measured"].value) < 0.03
-    options = of["fetched", "tiny-llava"]["from the options"]
-    assert options.high < of["fetched", "tiny-llava"]["from the background"].low
+    for model, cost in (("tiny-blip", "2"), ("tiny-llava", "2"), ("smol-llava", "1")):
+        mine = of["fetched", model]["measured"]
+        assert said["fetched", model] == OPEN and f"{-100 * mine.value:.0f}" == cost and mine.low < 0 < mine.high
+    tiny, smol = of["fetched", "tiny-llava"], of["fetched", "smol-llava"]
+    assert tiny["from the options"].high < tiny["from the background"].low
+    assert tiny["from the options"].note.endswith("1 layer around 0")
+    assert smol["from the options"].high < 0 and smol["from the options"].high > smol["from the background"].low
+    assert smol["from the options"].note.endswith("6 layers around 22")
 
 
 def test_the_page_says_what_was_measured_of_modules_and_heads(shown):
