@@ -73,9 +73,15 @@ def _read(material: Material, questions: pd.DataFrame, layer: int | None) -> dic
 
     No other word is read: with a large vocabulary, that takes most of the time.
     """
-    places, layers = (["object"], None) if layer is None else (["object", "elsewhere"], [layer])
-    options = {"at_most": FIRST, "through": ["unembedding"], "layers": layers, "places": places}
-    table = word_layers(material.model, questions.reset_index(drop=True), **options)
+    places = ["object"] if layer is None else ["object", "elsewhere"]
+    table = word_layers(
+        material.model,
+        questions.reset_index(drop=True),
+        at_most=FIRST,
+        through=["unembedding"],
+        layers=None if layer is None else [layer],
+        places=places,
+    )
     return {place: table[table["place"] == place] for place in places}
 
 
