@@ -252,7 +252,8 @@ def shown():
 
 
 def percent(one):
-    return f"{100 * one.value:.0f} % [{100 * one.low:.0f}, {100 * one.high:.0f}]"
+    value, low, high = (f"{100 * end:.0f}".replace("-0", "0") for end in (one.value, one.low, one.high))
+    return f"{value} % [{low}, {high}]"
 
 
 def sentences():
@@ -338,6 +339,13 @@ def test_the_page_says_what_was_measured_of_modules_and_heads(shown):
         in sentences()
     )
     assert of["attention before mlp", "smol-llava"]["measured"].note == "self attention 29 at last"
+    assert said["one head", "smol-llava"] == HOLDS
+    assert of["one head", "smol-llava"]["measured"].note == "self attention 29.0"
+    assert "the first: 29.0" in of["few heads", "smol-llava"]["measured"].note
+    for claim in ("universal heads", "relevancy", "causal graphs"):
+        assert (claim, "smol-llava") not in of
+    for one in of["one head", "smol-llava"]["measured"], of["one head", "smol-llava"]["number 2"]:
+        assert percent(one).replace("-", "−") in sentences()
     for model in TINY:
         assert said["one head", model] == OPEN and said["universal heads", model] == OPEN
         universal = of["universal heads", model]
