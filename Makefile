@@ -55,6 +55,11 @@ INPUTS   =
 SEEDS    =
 MODELS   =
 METHODS  =
+# Of claims: pairs of each task (empty: 48), claims to leave out (separated by ;), and DOCS=1 to renew the models' columns of
+# docs/claims.md.
+PAIRS    =
+WITHOUT  =
+DOCS     =
 # The Python that the environment in .venv is made with.
 PYTHON3  = python3
 
@@ -72,7 +77,7 @@ TEST      := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 # Values reach vlmtrace through the environment, so that no character in them can be misread by the shell.
 VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAME_SIZE SAMPLES POSITIONS SEED RUN BESIDE DEVICE DTYPE \
     DEVICE_MAP QUANTIZATION ATTN_IMPLEMENTATION MAX_PIXELS IMAGE_SIZE JOBS CLUSTER CLUSTER_CONFIG HOST PORT THEME MINUTES \
-    KILLS INPUTS SEEDS MODELS METHODS WHEEL
+    KILLS INPUTS SEEDS MODELS METHODS WHEEL PAIRS DOCS WITHOUT
 define hand_on
 export VLMTRACE_$(1) = $$(value $(1))
 
@@ -150,7 +155,7 @@ smol-llava: $(INSTALLED)  ## make the model whose language half is SmolLM2 (fetc
 train-smol-llava: $(INSTALLED)  ## train it again (two hours on two cores; goes on where it was killed)
 	@$(PYTHON) -m vlmtrace.training.smol train
 
-claims: $(INSTALLED)  ## measure what published work claims, on the bundled models (MODELS=..., PAIRS=48); docs/claims.md
+claims: $(INSTALLED)  ## measure what published work claims, on the bundled models (MODELS=..., PAIRS=48; DOCS=1: renew their columns of docs/claims.md)
 	@$(PYTHON) -m vlmtrace.benchmarks.claims
 
 bench: $(if $(filter cpu,$(DEVICE)),.venv/.bench,$(INSTALLED))  ## how fast the exact sweep is, beside hooks and libraries; DEVICE=cuda: a 7B model

@@ -1,10 +1,13 @@
 """Numbers, verdicts and the table of claims, on cases worked by hand; every claim runs on a bundled model."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from vlmtrace.benchmarks.claims import __main__ as command
 from vlmtrace.benchmarks.claims.__main__ import measured
 from vlmtrace.benchmarks.claims.material import Material, Number, number
 from vlmtrace.benchmarks.claims.registry import CLAIMS, INTERPRET, LLAVA, NEO, NOTICE
@@ -75,7 +78,7 @@ def written(tmp_path):
     rows = [vars(of(0.25, 0.13, 0.5)), vars(of(0.0625, what="as many others"))]
     rows = [{key: None if value != value else value for key, value in row.items()} for row in rows]
     content = [
-        {"name": "tiny-blip", "n": 8, "seed": 3, "claims": {"object's tokens": rows}},
+        {"name": "tiny-blip", "n": 8, "seed": 3, "fingerprint": "abc", "claims": {"object's tokens": rows}},
         {"name": "mine", "n": 9, "seed": 0, "claims": {}},
     ]
     write_json({"models": content}, tmp_path / "claims.json")
@@ -85,8 +88,36 @@ def written(tmp_path):
 def test_the_table_says_what_the_file_holds(written):
     found = Found(written)
     (line,) = (line for line in claims_table(found).splitlines() if "object's own tokens" in line)
-    assert "**holds**<br>25 % [13, 50]<br>as many others: 6 % | – |" in line, line
-    assert claims_size(found) == "tiny-blip: 8 pairs of each task, seed 3. mine: 9 pairs of each task, seed 0."
+    assert "**holds**<br>25 % [13, 50]<br>as many others: 6 % | not measured |" in line, line
+    assert claims_size(found).splitlines()[2:] == [
+        "| tiny-blip | 8 | 9 | – | 3 | `abc` |",
+        "| mine | 9 | – | – | 0 | – |",
+    ]
+
+
+def test_what_was_not_measured_is_not_what_cannot_be_asked(tmp_path):
+    """A BLIP has no decoder-only claims, and of a decoder's claims some may be left out."""
+    rows = [{**vars(of(0.5)), "low": None, "high": None}]
+    content = [
+        {"name": "encoder", "n": 8, "seed": 0, "claims": {"fetched": rows}},
+        {"name": "decoder", "n": 8, "seed": 0, "claims": {"few heads": rows}},
+    ]
+    write_json({"models": content}, tmp_path / "claims.json")
+    lines = claims_table(Found(tmp_path / "claims.json")).splitlines()
+    cells = {
+        claim.name: next(line for line in lines if claim.text in line).split(" | ")[1:3] for claim in CLAIMS.values()
+    }
+    assert cells["deep heads"] == ["–", "not measured"] and cells["one head"] == ["not measured", "not measured"]
+    assert cells["fetched"][1] == "not measured" and "50 %" in cells["fetched"][0] and "50 %" in cells["few heads"][1]
+
+
+def test_every_row_names_the_notebook_and_what_measures_it_there(written):
+    rows = [line for line in claims_table(Found(written)).splitlines() if line.startswith("| **")]
+    for claim, row in zip(CLAIMS.values(), rows, strict=True):
+        source = (ROOT / "notebooks" / f"{claim.notebook}.ipynb").read_text()
+        assert re.search(rf"\b{claim.call}\b", source), f"{claim.notebook} does not use {claim.call}"
+        last = row.split(" | ")[-1]
+        assert f"<notebooks/{claim.notebook}>" in last and claim.call in last, row
 
 
 @pytest.mark.parametrize("content", ["[]", '{"models": 3}', '{"models": [{"name": "a", "n": 1}]}'])
@@ -109,7 +140,8 @@ def test_every_claim_has_its_control_and_is_not_measured_twice(tmp_path, name, m
             ends = [row[key] for key in ("low", "value", "high") if row[key] is not None]
             assert ends == sorted(ends), f"{claim}: {row}"
     assert read_json(tmp_path / f"{name}.json") == found
-    monkeypatch.setattr(Material, "pairs", property(lambda self: pytest.fail("asked again")))
+    monkeypatch.setattr(Material, "pairs", lambda self, task: pytest.fail("asked again"))
+    monkeypatch.setattr(Material, "answered", property(lambda self: pytest.fail("asked again")))
     assert measured(name, 12, 0, tmp_path) == found
 
 
@@ -123,23 +155,208 @@ def test_what_was_measured_otherwise_is_not_taken(tmp_path, monkeypatch):
     assert measured("tiny-blip", 12, 1, tmp_path)["claims"]["fetched"] != []
 
 
-def test_the_page_says_what_was_measured():
-    """The sentences of "What this says", one by one."""
+def column(name, n=8, seed=0, fingerprint="abc", **claims):
+    return {"name": name, "n": n, "seed": seed, "fingerprint": fingerprint, "claims": claims}
+
+
+@pytest.fixture
+def page(tmp_path):
+    tiny = [column("tiny-blip", fetched=["a"]), column("tiny-llava", fetched=["b"])]
+    write_json({"models": [tiny[1], column("gone", n=12), tiny[0]]}, tmp_path / "page.json")
+    return tmp_path / "page.json"
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Two models that can be loaded, with weights of one fingerprint."""
+    monkeypatch.setattr(command, "bundled_models", lambda: ["tiny-blip", "tiny-llava"])
+    monkeypatch.setattr(command, "load_model", lambda name: SimpleNamespace(fingerprint=lambda: "abc"))
+
+
+def test_a_column_measured_apart_takes_its_place_beside_the_others(page, known):
+    mine = column("mine", n=16, fetched=["c"])
+    found = command.renewed([mine], page)
+    assert [(one["name"], one["n"]) for one in found] == [
+        ("tiny-blip", 8),
+        ("tiny-llava", 8),
+        ("gone", 12),
+        ("mine", 16),
+    ]
+    assert found[-1] == mine and found[0]["claims"] == {"fetched": ["a"]}
+    again = column("tiny-llava", n=96, fetched=["d"])
+    write_json({"models": found}, page)
+    found = command.renewed([again], page)
+    assert [one["name"] for one in found] == ["tiny-blip", "tiny-llava", "gone", "mine"] and found[1] == again
+
+
+def test_without_a_page_there_is_one_afterwards(tmp_path):
+    assert command.renewed([column("mine")], tmp_path / "none.json") == [column("mine")]
+
+
+@pytest.mark.parametrize(
+    ("stays", "why"),
+    [
+        (column("tiny-blip", seed=1), "with seed 1, not 0"),
+        (column("tiny-blip", former=["a"]), "on claims that are no longer asked"),
+        (column("tiny-blip", fingerprint="other"), "on other weights than it has now"),
+    ],
+)
+def test_a_column_that_fits_no_more_does_not_stay(tmp_path, known, stays, why):
+    write_json({"models": [stays]}, tmp_path / "page.json")
+    with pytest.raises(VlmtraceError, match=f"tiny-blip was measured {why}: measure it again"):
+        command.renewed([column("mine")], tmp_path / "page.json")
+    assert command.renewed([column("tiny-blip")], tmp_path / "page.json") == [column("tiny-blip")]
+
+
+@pytest.fixture
+def run(page, known, monkeypatch, tmp_path):
+    """The command, on claims that are measured at once."""
+
+    def measured_at_once(name, n, seed, folder, without):
+        return column(name, n, seed, **{claim: [] for claim in ("one head", "fetched") if claim not in without})
+
+    monkeypatch.setattr(command, "measured", measured_at_once)
+    monkeypatch.setattr(command, "claims_table", lambda found: "the table")
+    for name, value in {"FOLDER": tmp_path / "bench", "DOCS": page}.items():
+        monkeypatch.setattr(command, name, value)
+    return lambda *options, **env: CliRunner().invoke(command.main, options, env=env)
+
+
+def test_only_where_it_is_asked_for_the_page_is_renewed(run, page, tmp_path):
+    before = page.read_text()
+    # make hands on what is not set as an empty value.
+    found = run(VLMTRACE_MODELS="mine", VLMTRACE_PAIRS="", VLMTRACE_DOCS="", VLMTRACE_WITHOUT="")
+    assert found.output == "the table\n" and page.read_text() == before
+    assert [one["n"] for one in read_json(tmp_path / "bench" / "claims.json")["models"]] == [48]
+    assert (
+        run(VLMTRACE_MODELS="mine", VLMTRACE_PAIRS="16", VLMTRACE_DOCS="1", VLMTRACE_WITHOUT="one head").exit_code == 0
+    )
+    assert read_json(page)["models"][-1] == column("mine", 16, fetched=[])
+
+
+def test_a_claim_that_is_unknown_cannot_be_left_out(run):
+    found = run("--without", "one head; two heads")
+    assert found.exit_code == 1 and "two heads" in found.output and "Traceback" not in found.output
+
+
+TINY = ("tiny-blip", "tiny-llava")
+
+
+@pytest.fixture(scope="module")
+def shown():
+    """What the page shows: by (claim, model) the numbers by name, and the verdicts."""
     found = Found(ROOT / "docs" / "measured" / "claims.json")
-    tiny = ("tiny-blip", "tiny-llava")
-    assert found.models[:2] == list(tiny) and not re.search(r"\bnan\b", claims_table(found))
+    assert found.models == [*TINY, "smol-llava"] and not re.search(r"\bnan\b", claims_table(found))
     of = {key: {one.what: one for one in rows} for key, rows in found.numbers.items()}
-    said = {key: verdict(CLAIMS[key[0]], rows) for key, rows in found.numbers.items()}
-    for model in tiny:
-        alone, beside = of["object's tokens", model], of["tokens beside it", model]
-        assert alone["measured"].value == 0 == beside["as many others"].value
-        assert beside["measured"].value > 0.5
-        assert said["one head", model] == OPEN and said["relevancy", model] == HOLDS
-        assert said["universal heads", model] == OPEN
-    assert said["deep heads", "tiny-llava"] == FAILS and said["shared heads", "tiny-llava"] == OPEN
+    return of, {key: verdict(CLAIMS[key[0]], rows) for key, rows in found.numbers.items()}
+
+
+def percent(one):
+    value, low, high = (f"{100 * end:.0f}".replace("-0", "0") for end in (one.value, one.low, one.high))
+    return f"{value} % [{low}, {high}]"
+
+
+def sentences():
+    text = (ROOT / "docs" / "claims.md").read_text().split("## What this says")[1]
+    return " ".join(text.split())
+
+
+def test_the_page_quotes_the_numbers_of_its_table(shown):
+    of, _ = shown
+    for claim, model, what in (
+        ("few heads", "tiny-llava", "measured"),
+        ("few heads", "smol-llava", "measured"),
+        ("deep heads", "smol-llava", "measured"),
+        ("deep heads", "smol-llava", "norm computed anew"),
+        ("colors in tokens", "tiny-llava", "measured"),
+        ("names in tokens", "smol-llava", "measured"),
+        ("object's tokens", "smol-llava", "measured"),
+        ("fetched", "tiny-llava", "from the options"),
+        ("fetched", "smol-llava", "from the options"),
+    ):
+        quoted = percent(of[claim, model][what]).replace("-", "−")
+        assert quoted in sentences(), (claim, model, quoted)
+
+
+def test_the_page_says_what_was_measured_of_heads_that_write(shown):
+    of, said = shown
+    for model in ("tiny-llava", "smol-llava"):
+        assert said["few heads", model] == HOLDS and said["shared heads", model] == OPEN
+        assert said["visual and textual", model] == HOLDS
+    assert said["deep heads", "tiny-llava"] == FAILS and said["deep heads", "smol-llava"] == HOLDS
+    for model in ("tiny-llava", "smol-llava"):
+        deep = of["deep heads", model]
+        assert deep["norm computed anew"].high < deep["share of the layers"].value
+    assert of["few heads", "smol-llava"]["measured"].n == 6
+    rank = {model: of["visual and textual", model]["measured"].value for model in ("tiny-llava", "smol-llava")}
+    assert f"{rank['tiny-llava']:.2f} and {rank['smol-llava']:.2f}".replace("0.", ".") in sentences()
+
+
+def test_the_page_says_what_was_measured_of_words_in_tokens(shown):
+    of, said = shown
+    for model in ("tiny-llava", "smol-llava"):
+        assert said["names in tokens", model] == OPEN == said["colors in tokens", model]
     colors = of["colors in tokens", "tiny-llava"]
     assert colors["measured"].low < colors["tokens elsewhere"].high
-    assert said["causal graphs", "tiny-blip"] == OPEN
+    assert of["colors in tokens", "smol-llava"]["measured"].value == 0
+    for claim in ("colors in tokens", "names in tokens"):
+        blank = of[claim, "smol-llava"]["blank image"]
+        assert blank.value == 0 and f"{100 * blank.high:.0f} %" in sentences() and blank.n == 6
+
+
+def test_the_page_says_what_was_measured_of_an_objects_tokens(shown):
+    of, _ = shown
+    for model in (*TINY, "smol-llava"):
+        alone, beside = of["object's tokens", model], of["tokens beside it", model]
+        assert alone["measured"].value == (0 if model in TINY else pytest.approx(1 / 12, abs=1e-4))
+        assert alone["as many others"].value == 0 == beside["as many others"].value
+        assert 0.63 < beside["measured"].value < 0.68
+
+
+def test_the_page_says_what_was_measured_of_knocked_out_attention(shown):
+    of, said = shown
+    for model, cost in (("tiny-blip", "2"), ("tiny-llava", "2"), ("smol-llava", "1")):
+        mine = of["fetched", model]["measured"]
+        assert said["fetched", model] == OPEN and f"{-100 * mine.value:.0f}" == cost and mine.low < 0 < mine.high
+    tiny, smol = of["fetched", "tiny-llava"], of["fetched", "smol-llava"]
+    assert tiny["from the options"].high < tiny["from the background"].low
+    assert tiny["from the options"].note.endswith("1 layer around 0")
+    assert smol["from the options"].high < 0 and smol["from the options"].high > smol["from the background"].low
+    assert smol["from the options"].note.endswith("6 layers around 22")
+
+
+def test_the_page_says_what_was_measured_of_modules_and_heads(shown):
+    of, said = shown
+    for model in (*TINY, "smol-llava"):
+        assert said["attention before mlp", model] == HOLDS
+    quoted = [
+        f"{100 * of['attention before mlp', model][what].value:.0f} %"
+        for model in (*TINY, "smol-llava")
+        for what in ("measured", "mlp")
+    ]
+    assert (
+        "{} against {} (tiny-blip), {} against {} (tiny-llava) and {} against {} (smol-llava".format(*quoted)
+        in sentences()
+    )
+    assert of["attention before mlp", "smol-llava"]["measured"].note == "self attention 29 at last"
+    assert said["one head", "smol-llava"] == HOLDS
+    assert of["one head", "smol-llava"]["measured"].note == "self attention 29.0"
+    assert "the first: 29.0" in of["few heads", "smol-llava"]["measured"].note
+    for claim in ("universal heads", "relevancy", "causal graphs"):
+        assert (claim, "smol-llava") not in of
+    for one in of["one head", "smol-llava"]["measured"], of["one head", "smol-llava"]["number 2"]:
+        assert percent(one).replace("-", "−") in sentences()
+    for model in TINY:
+        assert said["one head", model] == OPEN and said["universal heads", model] == OPEN
+        universal = of["universal heads", model]
+        assert universal["measured"].value == 0 == universal["by chance"].value
+        assert f"{100 * of['one head', model]['measured'].value:.0f} % ({model})" in sentences()
+
+
+def test_the_page_says_what_was_measured_of_relevancy_and_causal_graphs(shown):
+    _, said = shown
+    for model in TINY:
+        assert said["relevancy", model] == HOLDS and said["causal graphs", model] == OPEN
 
 
 @pytest.mark.medium

@@ -1,5 +1,7 @@
 """Words in patches: planted ones are read where they were planted."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from fixtures.families import THROUGHOUT
 from PIL import Image
 
 import vlmtrace as vt
+from vlmtrace.methods.lens import words
 from vlmtrace.methods.lens.decomposition import open_lens
 from vlmtrace.methods.lens.map_scores import object_tokens
 from vlmtrace.methods.lens.questions import lens_of, question_inputs
@@ -112,6 +115,42 @@ def test_words_are_counted_by_place(tiny, masked):
     wanted = (ranks[1, np.flatnonzero(lens.image_positions)[on_object]] <= 3).mean()
     found = table.query("through == 'embedding' and layer == 1 and place == 'object'")["share"]
     assert found.tolist() == [wanted]
+
+
+@pytest.mark.parametrize("through", ["unembedding", "embedding"])
+def test_layers_and_positions_are_those_asked_for_in_that_order(lens, through):
+    ranks = word_ranks(lens, [3, 9], through=through)
+    some = word_ranks(lens, [3, 9], through=through, layers=[3, 1], positions=[7, 0, 5])
+    np.testing.assert_array_equal(some, ranks[[3, 1]][:, [7, 0, 5]])
+    heads = word_ranks(lens, [3], "output", 2, through)
+    np.testing.assert_array_equal(word_ranks(lens, [3], "output", 2, through, layers=[2]), heads[[2]])
+
+
+def test_read_in_parts_ranks_are_the_same(lens, monkeypatch):
+    whole = word_ranks(lens, [3, 9])
+    monkeypatch.setattr(words, "READ_AT_ONCE", 7 * len(lens.logits))
+    np.testing.assert_array_equal(word_ranks(lens, [3, 9]), whole)
+
+
+def test_a_word_far_behind_has_a_rank_where_its_probability_rounds_to_0(lens):
+    """One word takes all the probability; the others keep their order."""
+    steep = dataclasses.replace(lens, hidden=1e4 * lens.hidden)
+    logits = steep.read(steep.hidden[1, 5:6], 5)[0]
+    third = int(logits.argsort(descending=True)[2])
+    assert logits.softmax(-1)[third] == 0 and word_ranks(steep, [third], layers=[1], positions=[5]).tolist() == [[3]]
+
+
+def test_layers_and_places_can_be_left_out(tiny, masked):
+    table = word_layers(tiny, masked)
+    n_layers = tiny.blocks["language_model"].n_layers
+    for layers, places in (([2], ["object"]), ([n_layers, 0], ["answer", "elsewhere"])):
+        some = word_layers(tiny, masked, layers=layers, places=places)
+        key = ["sample_id", "through", "layer", "place"]
+        wanted = table[table["layer"].isin(layers) & table["place"].isin(places)].sort_values(key)
+        assert len(some) == 2 * 2 * len(layers) * len(places)
+        np.testing.assert_array_equal(some.sort_values(key)[[*key, "share"]], wanted[[*key, "share"]])
+    with pytest.raises(vt.VlmtraceError, match="Unknown place 'sky'"):
+        word_layers(tiny, masked, places=["sky"])
 
 
 def test_what_is_not_there_is_said(lens):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,20 @@ import numpy as np
 from vlmtrace.benchmarks.claims.material import Material
 from vlmtrace.benchmarks.claims.registry import CLAIMS
 from vlmtrace.benchmarks.claims.report import Found, claims_table
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.files import locked, make_folder, read_json, write_json
 from vlmtrace.core.paths import DATA, ROOT
-from vlmtrace.models import bundled_models
+from vlmtrace.models import bundled_models, load_model
 
 #: Where results go, and where the documentation keeps its own.
 FOLDER = DATA / "bench" / "claims"
 NAME = "claims"
+DOCS = ROOT / "docs" / "measured" / f"{NAME}.json"
+#: Those in the repository. smol-llava has to be made first and takes long: it is measured when it is asked for.
 MODELS = ("tiny-blip", "tiny-llava")
 
 
-def measured(name: str, n: int, seed: int, folder: Path) -> dict[str, Any]:
+def measured(name: str, n: int, seed: int, folder: Path, without: Sequence[str] = ()) -> dict[str, Any]:
     """The numbers of one model, each claim's kept as soon as it is there, and found again when it is asked the same.
 
     Args:
@@ -32,6 +35,7 @@ def measured(name: str, n: int, seed: int, folder: Path) -> dict[str, Any]:
         n: pairs of each task
         seed: of pairs and questions
         folder: for what is found
+        without: claims that are left out, where they are not there yet
 
     Returns:
         name, n, seed, fingerprint of the weights, and by claim the rows of `Number`
@@ -50,7 +54,9 @@ def measured(name: str, n: int, seed: int, folder: Path) -> dict[str, Any]:
         if all(before.get(key) == found[key] for key in ("name", "n", "seed", "fingerprint")):
             found = before
     for claim in CLAIMS.values():
-        if claim.name in found["claims"] or (claim.decoder_only and not material.model.has_visual_tokens):
+        if claim.name in {*found["claims"], *without}:
+            continue
+        if claim.decoder_only and not material.model.has_visual_tokens:
             continue
         start = time.process_time()
         rows = [{key: _plain(value) for key, value in asdict(one).items()} for one in claim.measure(material)]
@@ -67,20 +73,61 @@ def _plain(value: Any) -> Any:
     return None if np.isnan(value) else round(float(value), 6) if float(value) != int(value) else int(value)
 
 
+def renewed(found: list[dict[str, Any]], page: Path) -> list[dict[str, Any]]:
+    """The columns of the documentation with those that were measured now in place of their former ones.
+
+    Columns of other models stay as they are, with the numbers of pairs that they were measured with.
+
+    Args:
+        found: by model, from `measured`
+        page: the documentation's file; there may be none yet
+    Returns:
+        the columns: bundled models first, then in the order in which they came
+    Raises:
+        VlmtraceError: a column that would stay was measured with another seed, on claims that are no longer asked, or
+            on other weights than the model has now
+    """
+    now = {one["name"]: one for one in found}
+    before = {one["name"]: one for one in read_json(page)["models"]} if page.is_file() else {}
+    for name in [name for name in before if name not in now]:
+        _refuse_outdated(before[name], found[0]["seed"])
+    columns = before | now
+    first = [name for name in MODELS if name in columns]
+    return [columns[name] for name in [*first, *(name for name in columns if name not in first)]]
+
+
+def _refuse_outdated(column: dict[str, Any], seed: int) -> None:
+    name = column["name"]
+    is_decoder = any(CLAIMS[claim].decoder_only for claim in column["claims"] if claim in CLAIMS)
+    asked = {claim.name for claim in CLAIMS.values() if is_decoder or not claim.decoder_only}
+    why = ""
+    if column["seed"] != seed:
+        why = f"with seed {column['seed']}, not {seed}"
+    elif set(column["claims"]) - asked:
+        why = "on claims that are no longer asked"
+    elif name in bundled_models() and load_model(name).fingerprint() != column["fingerprint"]:
+        why = "on other weights than it has now"
+    if why:
+        raise VlmtraceError(f"The column of {name} was measured {why}: measure it again, too (MODELS={name}).")
+
+
 @click.command()
 @click.option("--models", default="", envvar="VLMTRACE_MODELS", help="Separated by blanks; empty: the bundled ones.")
 @click.option("--pairs", type=click.IntRange(8), default=48, show_default=True, envvar="VLMTRACE_PAIRS")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--docs", is_flag=True, help="Also write what the documentation shows.")
-def main(models: str, pairs: int, seed: int, docs: bool) -> None:
+@click.option("--without", default="", envvar="VLMTRACE_WITHOUT", help="Claims to leave out, separated by ;.")
+@click.option("--docs", is_flag=True, envvar="VLMTRACE_DOCS", help="Renew the models' columns of docs/claims.md.")
+def main(models: str, pairs: int, seed: int, without: str, docs: bool) -> None:
     """Measure every claim on every model, print the table, and write what was found."""
     try:
-        names = models.split() or [*MODELS, *(["smol-llava"] if "smol-llava" in bundled_models() else [])]
+        names = models.split() or MODELS
+        left_out = [one_of(claim.strip(), CLAIMS, "claim") for claim in without.split(";") if claim.strip()]
         make_folder(FOLDER)
         with locked(FOLDER / ".lock", f"Another process writes into {FOLDER}: wait until it has finished."):
-            content = {"models": [measured(name, pairs, seed, FOLDER) for name in names]}
-            for path in [FOLDER / f"{NAME}.json"] + [ROOT / "docs" / "measured" / f"{NAME}.json"] * docs:
-                write_json(content, path)
+            found = [measured(name, pairs, seed, FOLDER, left_out) for name in names]
+            write_json({"models": found}, FOLDER / f"{NAME}.json")
+            if docs:
+                write_json({"models": renewed(found, DOCS)}, DOCS)
             print(claims_table(Found(FOLDER / f"{NAME}.json")))
     except VlmtraceError as error:
         raise click.ClickException(str(error)) from error

@@ -43,33 +43,46 @@ def _words(material: Material, word: str) -> list[Number]:
     The layer is chosen on every other question, and measured on the others.
     """
     questions = material.answered[0]
+    if len(questions) < 2:
+        return [Number("measured", np.nan, np.nan, np.nan, len(questions), "too few questions answered")]
     questions = questions.assign(answer=_noun(questions) if word == "noun" else questions["answer"])
     # Another question's image, in which the word names nothing.
     order = np.arange(len(questions))
     images = list(questions["image"])
-    nouns, colors = _noun(questions).to_numpy(), material.answered[0]["answer"].to_numpy()
-    kind = nouns if word == "noun" else colors
+    kind = questions["answer"].to_numpy()
     others = [next((j for j in np.roll(order, -i - 1) if kind[j] != kind[i]), i) for i in order]
     runs = {
         "measured": questions,
         "another image": questions.assign(image=[images[j] for j in others]),
         "blank image": questions.assign(image=[_blank(path) for path in images]),
     }
+    chosen = _read(material, questions.iloc[::2], None)["object"]
+    # What leaves the last layer is no state that others read.
+    layer = int(chosen[chosen["layer"] < material.model.head_block.n_layers].groupby("layer")["share"].mean().idxmax())
     found: list[Number] = []
-    layer = None
     for what, table in runs.items():
-        shares = word_layers(material.model, table, at_most=FIRST, through=["unembedding"])
-        on_object = shares[shares["place"] == "object"].pivot(index="sample_id", columns="layer", values="share")
-        on_object = on_object.loc[questions["sample_id"]]
-        if layer is None:
-            # What leaves the last layer is no state that others read.
-            layer = int(on_object.iloc[::2, :-1].mean().idxmax())
-            elsewhere = shares[shares["place"] == "elsewhere"].pivot(index="sample_id", columns="layer", values="share")
-            elsewhere = elsewhere.loc[questions["sample_id"]]
-        found.append(number(what, on_object[layer].iloc[1::2], note=f"input of layer {layer}", share=True))
+        share = {place: one["share"] for place, one in _read(material, table.iloc[1::2], layer).items()}
+        found.append(number(what, share["object"], note=f"input of layer {layer}", share=True))
         if what == "measured":
-            found.append(number("tokens elsewhere", elsewhere[layer].iloc[1::2], share=True))
+            found.append(number("tokens elsewhere", share["elsewhere"], share=True))
     return found
+
+
+def _read(material: Material, questions: pd.DataFrame, layer: int | None) -> dict[str, pd.DataFrame]:
+    """`word_layers` by place: of the object's tokens at all layers, or of these and all others at one.
+
+    No other word is read: with a large vocabulary, that takes most of the time.
+    """
+    places = ["object"] if layer is None else ["object", "elsewhere"]
+    table = word_layers(
+        material.model,
+        questions.reset_index(drop=True),
+        at_most=FIRST,
+        through=["unembedding"],
+        layers=None if layer is None else [layer],
+        places=places,
+    )
+    return {place: table[table["place"] == place] for place in places}
 
 
 def color_words(material: Material) -> list[Number]:

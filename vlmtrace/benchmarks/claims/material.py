@@ -94,36 +94,43 @@ class Material:
 
     def __init__(self, name: str, n: int, seed: int = 0):
         self.name, self.n, self.seed = name, n, seed
+        self._pairs: dict[str, pd.DataFrame] = {}
+        self._effects: dict[tuple[str, str], pd.DataFrame] = {}
 
     @cached_property
     def model(self) -> VLM:
         """The model."""
         return load_model(self.name)
 
-    @cached_property
-    def pairs(self) -> dict[str, pd.DataFrame]:
-        """By task, the pairs that the model answers on both sides, half to discover on and half to verify on."""
-        found = {}
-        for task in TASKS:
+    def pairs(self, task: str) -> pd.DataFrame:
+        """The pairs of a task that the model answers on both sides, half to discover on and half to verify on.
+
+        Args:
+            task: one of `TASKS`
+        """
+        if task not in self._pairs:
             evaluated = evaluate(self.model, load_pairs(task, n=self.n, seed=self.seed))
-            found[task] = select_samples(evaluated, seed=self.seed)
-        return found
+            self._pairs[task] = select_samples(evaluated, seed=self.seed)
+        return self._pairs[task]
 
-    @cached_property
+    @property
     def states(self) -> pd.DataFrame:
-        """The pairs of rendered states, and the task of each."""
-        return self.pairs["rendered_states"]
+        """The pairs of rendered states."""
+        return self.pairs("rendered_states")
 
-    @cached_property
-    def head_effects(self) -> pd.DataFrame:
-        """Effects of all heads at `POSITIONS`, with the task, unit and use of each pair, for all corruptions."""
-        tables = []
-        for task, pairs in self.pairs.items():
-            for corruption, part in by_corruption(pairs).items():
-                table = patch_heads(self.model, part, corruption=corruption, positions=POSITIONS)
-                of = part.assign(unit=units_of(part)).set_index("sample_id").loc[table["sample_id"], ["unit", USE]]
-                tables.append(table.assign(task=task, **{name: of[name].to_numpy() for name in of}))
-        return pd.concat(tables, ignore_index=True)
+    def head_effects(self, task: str, corruption: str) -> pd.DataFrame:
+        """Effects of all heads at `POSITIONS`, with the task, unit and use of each pair.
+
+        Args:
+            task: one of `TASKS`
+            corruption: one that the task's pairs have
+        """
+        if (task, corruption) not in self._effects:
+            part = by_corruption(self.pairs(task))[corruption]
+            table = patch_heads(self.model, part, corruption=corruption, positions=POSITIONS)
+            of = part.assign(unit=units_of(part)).set_index("sample_id").loc[table["sample_id"], ["unit", USE]]
+            self._effects[task, corruption] = table.assign(task=task, **{name: of[name].to_numpy() for name in of})
+        return self._effects[task, corruption]
 
     @cached_property
     def answered(self) -> tuple[pd.DataFrame, pd.DataFrame]:

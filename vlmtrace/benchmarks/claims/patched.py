@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
-from vlmtrace.benchmarks.claims.material import POSITIONS, Material, Number, half, number, units_of
+from vlmtrace.benchmarks.claims.material import POSITIONS, TASKS, Material, Number, half, number, units_of
 from vlmtrace.core.schema import HEAD
+from vlmtrace.inputs import by_corruption
 from vlmtrace.methods.circuits import head_table, universality
 from vlmtrace.methods.evaluation import USE
 from vlmtrace.methods.patching import patch_modules
@@ -46,8 +48,7 @@ def strongest_head(material: Material) -> list[Number]:
     Args:
         material: of any model
     """
-    effects = material.head_effects
-    mine = effects[(effects["task"] == "rendered_states") & (effects["corruption"] == "image")]
+    mine = material.head_effects("rendered_states", "image")
     summed = mine.groupby([USE, "unit", "sample_id", *HEAD], observed=True)["patching_effect"].sum().reset_index()
     order = summed[summed[USE] == "discover"].groupby(HEAD, observed=True)["patching_effect"].mean().nlargest(5)
     verify = summed[summed[USE] == "verify"].set_index(HEAD)
@@ -68,7 +69,8 @@ def universal(material: Material) -> list[Number]:
     Args:
         material: of any model
     """
-    effects = material.head_effects
+    cases = [(task, corruption) for task in TASKS for corruption in by_corruption(material.pairs(task))]
+    effects = pd.concat([material.head_effects(*case) for case in cases], ignore_index=True)
     table = universality(head_table(effects[effects[USE] == "discover"], seed=material.seed), seed=material.seed)
     row = table[(table["scope"] == "all") & (table["criterion"] == "important")].iloc[0]
     note = f"of {row['n_tested']} heads; {row['m']} cases"

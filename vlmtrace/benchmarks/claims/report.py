@@ -16,6 +16,7 @@ from vlmtrace.display.numbers import interval as ends
 from vlmtrace.display.numbers import number as text
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not shown"
+NOT_MEASURED = "not measured"
 
 
 class Found:
@@ -24,6 +25,7 @@ class Found:
     Attributes:
         models: in the order of the columns
         given: by model, how many pairs of each task it was asked, and the seed
+        fingerprints: by model, of its weights; empty where the file has none
         numbers: by (claim, model), what was measured and its controls; of a claim that cannot be asked of a model: none
     """
 
@@ -40,6 +42,7 @@ class Found:
             content: list[dict[str, Any]] = read_json(path)["models"]
             self.models = [str(one["name"]) for one in content]
             self.given = {one["name"]: (int(one["n"]), int(one["seed"])) for one in content}
+            self.fingerprints = {one["name"]: str(one.get("fingerprint", "")) for one in content}
             self.numbers = {
                 (claim, one["name"]): [_read(row) for row in rows]
                 for one in content
@@ -95,15 +98,22 @@ def claims_table(found: Found) -> str:
             name, link = paper.rsplit(", ", 1)
             lines += ["", f"### {name.replace(' (', ': ').replace(')', '')}", "", f"<{link}>", ""]
             lines += [f"| claim | {' | '.join(found.models)} | notebook |", "| --- " * (len(found.models) + 2) + "|"]
-        cells = [_cell(claim, found.numbers.get((claim.name, model))) for model in found.models]
-        notebook = f"{{doc}}`{claim.notebook[:2]} <notebooks/{claim.notebook}>`"
+        cells = [_cell(claim, found, model) for model in found.models]
+        notebook = f"{{doc}}`{claim.notebook[:2]} <notebooks/{claim.notebook}>`, {_call(claim)}"
         lines.append(f"| **{claim.text}** *{claim.unit}* | {' | '.join(cells)} | {notebook} |")
     return "\n".join(lines).strip()
 
 
-def _cell(claim: Claim, numbers: list[Number] | None) -> str:
+def _call(claim: Claim) -> str:
+    """A function as code, a view of the explorer as its name."""
+    return f"`{claim.call}`" if claim.call.islower() else f"view *{claim.call}*"
+
+
+def _cell(claim: Claim, found: Found, model: str) -> str:
+    numbers = found.numbers.get((claim.name, model))
     if numbers is None:
-        return NOTHING
+        is_decoder = any(one.decoder_only and (one.name, model) in found.numbers for one in CLAIMS.values())
+        return NOTHING if claim.decoder_only and not is_decoder else NOT_MEASURED
     shown = [f"**{verdict(claim, numbers)}**", _number(claim, numbers[0])]
     shown += [f"{one.what}: {_number(claim, one)}" for one in numbers[1:]]
     return "<br>".join(shown)
@@ -120,9 +130,20 @@ def _number(claim: Claim, one: Number) -> str:
 
 
 def claims_size(found: Found) -> str:
-    """How much was measured, in a sentence for each model.
+    """How much was measured, as a table in Markdown: model, pairs asked and used, questions, seed, weights.
 
     Args:
         found: what was measured
     """
-    return " ".join(f"{model}: {n} pairs of each task, seed {seed}." for model, (n, seed) in found.given.items())
+    columns = "model", "pairs of each task", "of rendered states, right", "color questions, right", "seed", "weights"
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    for model, (n, seed) in found.given.items():
+        used = [_units(found, model, claim) for claim in ("object's tokens", "important patches")]
+        weights = f"`{found.fingerprints[model]}`" if found.fingerprints[model] else NOTHING
+        lines.append(f"| {' | '.join([model, str(n), *used, str(seed), weights])} |")
+    return "\n".join(lines)
+
+
+def _units(found: Found, model: str, claim: str) -> str:
+    numbers = found.numbers.get((claim, model))
+    return str(numbers[0].n) if numbers else NOTHING

@@ -31,7 +31,7 @@ from vlmtrace.core.arguments import Count, Natural, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.types import Array
-from vlmtrace.methods.lens.decomposition import BLOCK, Lens, token_text
+from vlmtrace.methods.lens.decomposition import BLOCK, READ_AT_ONCE, Lens, token_text
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
 from vlmtrace.methods.lens.map_scores import tokens_on_object
 from vlmtrace.methods.lens.questions import check_questions, lens_of
@@ -43,6 +43,9 @@ QUANTITIES = ("input", "key", "value", "output")
 
 #: By which matrix a vector is turned into words.
 THROUGH = ("unembedding", "embedding")
+
+#: Where words are counted: tokens that show the object, those that do not, and the position that predicts the answer.
+PLACES = ("object", "elsewhere", "answer")
 
 #: What a family calls the norm in front of its attention.
 NORMS_BEFORE = ("input_layernorm", "self_attn_layer_norm")
@@ -136,8 +139,14 @@ def word_scores(lens: Lens, vectors: Tensor, positions: Tensor, through: str = "
     Returns:
         (n, vocabulary)
     """
+    fits = _fits(lens, vectors, positions, through)
+    return fits.softmax(-1) if through == "unembedding" else fits
+
+
+def _fits(lens: Lens, vectors: Tensor, positions: Tensor, through: str) -> Tensor:
+    """Logits, or cosines: (n, vocabulary)."""
     if one_of(through, THROUGH, "way to read words") == "unembedding":
-        return lens.read(vectors, positions).softmax(-1)
+        return lens.read(vectors, positions)
     words = weight_of(lens.model.hf.get_input_embeddings()).to(vectors.device)
     return torch.nn.functional.normalize(vectors.float(), dim=-1) @ torch.nn.functional.normalize(words, dim=-1).T
 
@@ -175,10 +184,20 @@ def decode_to_words(
     return pd.concat(tables, ignore_index=True)
 
 
+@torch.no_grad()
 def word_ranks(
-    lens: Lens, tokens: Sequence[int], quantity: str = "input", head: int = 0, through: str = "unembedding"
+    lens: Lens,
+    tokens: Sequence[int],
+    quantity: str = "input",
+    head: int = 0,
+    through: str = "unembedding",
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
 ) -> Array:
-    """Rank of the best-placed of some tokens at every layer and position; 1: it fits best.
+    """Rank of the best-placed of some tokens at layers and positions; 1: it fits best.
+
+    The whole vocabulary is read for each layer and position: with large vocabularies, ask for those you need.
 
     Args:
         lens: one run
@@ -186,20 +205,25 @@ def word_ranks(
         quantity: one of `QUANTITIES`
         head: of each layer; not used for "input"
         through: by which matrix, one of `THROUGH`
+        layers: of the ranks; None: all, and of "input" what leaves the last layer, too
+        positions: of the ranks; None: all
     Returns:
-        (layer, position); of "input", the last row is what leaves the last layer
+        (layer, position), in the order asked for; of "input" and all layers, the last row is what leaves the last one
     """
-    places = torch.arange(lens.hidden.shape[1], device=lens.hidden.device)
-    rows = []
-    for layer in range(len(lens.heads) + (quantity == "input")):
-        vectors = stream_vectors(lens, quantity, layer, head)
-        found = []
-        for place in places.split(64):
-            scores = word_scores(lens, vectors[place], place, through)
-            best = scores[:, list(tokens)].amax(-1, keepdim=True)
-            found.append((scores > best).sum(-1) + 1)
-        rows.append(torch.cat(found))
-    return torch.stack(rows).cpu().numpy()
+    asked = range(len(lens.heads) + (quantity == "input")) if layers is None else layers
+    at = torch.as_tensor(list(range(lens.hidden.shape[1]) if positions is None else positions), dtype=torch.long)
+    at = at.to(lens.hidden.device)
+    # All layers in a few products: each reads the whole matrix of words.
+    vectors = torch.cat([stream_vectors(lens, quantity, layer, head)[at] for layer in asked])
+    places = at.repeat(len(asked))
+    size = max(1, READ_AT_ONCE // len(lens.logits))
+    found = []
+    for part, place in zip(vectors.split(size), places.split(size), strict=True):
+        # Logits order words as probabilities do, and stay apart where probabilities round to 0.
+        scores = _fits(lens, part, place, through)
+        best = scores[:, list(tokens)].amax(-1, keepdim=True)
+        found.append((scores > best).sum(-1) + 1)
+    return torch.cat(found).view(len(asked), len(at)).cpu().numpy()
 
 
 def first_layers(ranks: Array, at_most: int = 1) -> Array:
@@ -217,9 +241,19 @@ def first_layers(ranks: Array, at_most: int = 1) -> Array:
 
 @checked
 def word_layers(
-    model: VLM, questions: pd.DataFrame, at_most: Count = 5, through: NonEmpty[str] = THROUGH, prefix: str = ""
+    model: VLM,
+    questions: pd.DataFrame,
+    at_most: Count = 5,
+    through: NonEmpty[str] = THROUGH,
+    prefix: str = "",
+    *,
+    layers: NonEmpty[Natural] | None = None,
+    places: NonEmpty[str] = PLACES,
 ) -> pd.DataFrame:
     """Share of image tokens at which the right word is among the first, layer by layer, on the object and elsewhere.
+
+    The whole vocabulary is read at each layer and position, which takes most of the time where it is large: ask for the
+    layers and places you need.
 
     Args:
         model: a decoder-only model
@@ -227,14 +261,19 @@ def word_layers(
         at_most: the rank up to which a word counts as read
         through: by which matrices, of `THROUGH`
         prefix: the beginning of an answer, put behind every prompt
+        layers: 0 to L, where L is what leaves the last layer; None: all
+        places: of `PLACES`
     Returns:
         one row per question, reading, layer and place: sample_id, through, layer (the last is what leaves the last
         layer), place ("object", "elsewhere", "answer": the position that predicts it), share (of the place's tokens)
 
     Raises:
-        VlmtraceError: a column is missing, a mask cannot be read, or the model is not decoder-only
+        VlmtraceError: a column is missing, a mask cannot be read, there is no such layer or place, or the model is not
+            decoder-only
     """
     check_questions(questions, "answer", "object_mask")
+    for place in places:
+        one_of(place, PLACES, "place")
     tables = []
     with counter(len(questions), f"words in {len(questions)} images") as advance:
         for row in questions.to_dict("records"):
@@ -242,12 +281,16 @@ def word_layers(
             boxes = image_boxes(lens, row["image"])
             on_object = tokens_on_object(row, boxes.drop(columns="position").to_numpy())
             positions = boxes["position"].to_numpy()
-            places = {"object": positions[on_object], "elsewhere": positions[~on_object], "answer": np.array([lens.at])}
+            of = {"object": positions[on_object], "elsewhere": positions[~on_object], "answer": np.array([lens.at])}
+            asked = list(range(len(lens.hidden)) if layers is None else layers)
+            at = np.concatenate([of[place] for place in places])
             for way in through:
-                reached = word_ranks(lens, word_tokens(lens, row["answer"]), through=way) <= at_most
-                for place, at in places.items():
-                    share = reached[:, at].mean(1) if len(at) else np.full(len(reached), np.nan)
-                    table = pd.DataFrame({"layer": range(len(reached)), "place": place, "share": share})
+                words = word_tokens(lens, row["answer"])
+                reached = word_ranks(lens, words, through=way, layers=asked, positions=list(at)) <= at_most
+                ends = np.cumsum([len(of[place]) for place in places])[:-1]
+                for place, mine in zip(places, np.split(reached, ends, axis=1), strict=True):
+                    share = mine.mean(1) if mine.shape[1] else np.full(len(asked), np.nan)
+                    table = pd.DataFrame({"layer": asked, "place": place, "share": share})
                     tables.append(table.assign(sample_id=row["sample_id"], through=way))
             advance(1)
     found = pd.concat(tables, ignore_index=True)
