@@ -8,7 +8,8 @@ from fixtures.views import click, shown
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display import Session
-from vlmtrace.methods.patching import Patch, Patching, intervene, patch_heads
+from vlmtrace.methods.attribution import attribute_heads, attribute_modules
+from vlmtrace.methods.patching import Patch, Patching, extent, intervene, patch_heads
 from vlmtrace.methods.patching.in_address import from_address, in_address
 from vlmtrace.methods.patching.transfer import carried
 
@@ -165,3 +166,31 @@ def test_an_address_that_means_nothing_changes_nothing(view, text):
         view.restore({"patches": text, "direction": "noising"})
     assert view.patches == [head(view)] and view.direction == "denoising"
     assert from_address(view.example, in_address(view.patches)) == view.patches
+
+
+def test_maps_that_nobody_can_wait_for_are_estimated_and_say_so(model_store, random_pairs, monkeypatch):
+    model = model_store.shared("llava")
+    exact = shown(Patching(Session(model, random_pairs)))
+    assert exact.canvas.state["estimated"] == {"tokens": False, "heads": False}
+    monkeypatch.setitem(extent.WAITED_FOR, "cpu", 1.0)
+    view = shown(Patching(Session(model, random_pairs)))
+    assert view.canvas.state["estimated"] == {"tokens": True, "heads": True}
+    tokens, known = view.effects(), exact.effects()
+    is_image = tokens["token_role"] == "image"
+    assert (tokens["is_estimate"] == is_image).all() and is_image.any()
+    np.testing.assert_allclose(tokens["patching_effect"][~is_image], known["patching_effect"][~is_image], atol=1e-4)
+    pair, (block, module) = random_pairs.iloc[[0]], view.place
+    by_gradient = attribute_modules(model, pair, blocks=[block], modules=[module])
+    columns = ["layer", "position"]
+    both = tokens[is_image].merge(by_gradient, on=columns)
+    assert len(both) == is_image.sum()
+    np.testing.assert_allclose(both["patching_effect_x"], both["patching_effect_y"], atol=1e-4)
+    of_heads = attribute_heads(model, pair, modules=[module]).groupby(["layer", "head"])["patching_effect"].sum()
+    found = view.head_effects().set_index(["layer", "head"])["patching_effect"]
+    np.testing.assert_allclose(found, of_heads[found.index].to_numpy(dtype=float), atol=1e-4)
+    # What is clicked is exact.
+    patch = Patch(block, module, 1, (int(tokens.loc[is_image, "position"].iloc[0]),))
+    view.toggle(patch)
+    assert view.outcome.patching_effect == pytest.approx(
+        intervene(model, random_pairs.iloc[0], [patch]).patching_effect
+    )

@@ -211,7 +211,7 @@ def _attribute(
             sites = [Site(block, module, layer) for block in plan for module, layer, _ in plan[block]]
             gradients = site_gradients(model, runs, list(dict.fromkeys(sites)), steps)
             for patches in patches_of_batch(plan, roles, len(batch), model.device):
-                change = _first_order(model, runs, gradients, patches)
+                change = first_order(model, runs, gradients, patches)
                 logit_diff = change + runs.corrupt_readout.logit_diff.cpu().numpy()[:, None]
                 unknown = np.full_like(logit_diff, np.nan)
                 tables.append(effect_table(batch, runs, corruption, patches, roles[patches.block], logit_diff, unknown))
@@ -302,8 +302,18 @@ def _gradients_of_run(
     return {site: torch.zeros_like(zero) if g is None else g for (site, zero), g in gradients}
 
 
-def _first_order(model: VLM, runs: PairRuns, gradients: dict[Site, Tensor], patches: Patches) -> np.ndarray:
-    """∇LD·(clean − corrupt) at every patch: (pair, patch)."""
+def first_order(model: VLM, runs: PairRuns, gradients: dict[Site, Tensor], patches: Patches) -> np.ndarray:
+    """What each patch does to LD, to first order: ∇LD·(clean − corrupt).
+
+    Args:
+        model: the model to trace
+        runs: clean and corrupt runs of a batch of pairs
+        gradients: of `site_gradients`
+        patches: of one block, at single positions that all pairs share
+
+    Returns:
+        (pair, patch), in logits
+    """
     block = model.blocks[patches.block]
     products: dict[Site, Tensor] = {}
     change = torch.empty(patches.positions.shape)  # (B, N)

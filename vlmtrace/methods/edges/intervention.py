@@ -119,6 +119,9 @@ def intervene_on_edges_in(
     Raises:
         VlmtraceError: the model has no such edge, or the prompt no such position
     """
+    if not edges and not as_circuit:  # nothing is set: that is the corrupt run
+        ends = {"clean": runs.clean_readout, "corrupt": runs.corrupt_readout}
+        return EdgeOutcome({**ends, "patched": runs.corrupt_readout})
     known = edges_of(model)
     whole, words = _words_apart(known, edges)
     carried = _carried(model, known, whole, as_circuit)[None]

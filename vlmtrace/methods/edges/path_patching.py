@@ -25,7 +25,7 @@ from vlmtrace.methods.patching.metrics import concat_in_order, patching_effect
 from vlmtrace.methods.patching.run_sweep import memory_bytes, memory_for_states
 from vlmtrace.models import VLM, Readout
 from vlmtrace.models.edges.carried import Sender
-from vlmtrace.models.edges.nodes import IMAGE, INPUT, Edge, Node
+from vlmtrace.models.edges.nodes import IMAGE, INPUT, THE_OUTPUT, Edge, Node
 from vlmtrace.models.edges.stacks import stacks_of
 from vlmtrace.models.edges.sweep import sweep_edges
 
@@ -120,12 +120,13 @@ def edge_readout(
         Readout (edge,)
     """
     wanted = [(number, edge.receiver) for number, edge in edges]
+    only_read = all(receiver.node == THE_OUTPUT for _, receiver in wanted)
     if runs.whole is None:
-        stacks = stacks_of(model, runs.clean, runs.corrupt, runs.inputs, runs.answer_ids)
+        stacks = stacks_of(model, runs.clean, runs.corrupt, runs.inputs, runs.answer_ids, only_read)
         return sweep_edges(stacks, senders, wanted, runs.corrupt_readout, memory)
     both = []
     for side, base in zip(runs.whole, (runs.corrupt_readout.correct, runs.corrupt_readout.incorrect), strict=True):
-        stacks = stacks_of(model, side.clean, side.corrupt, side.inputs, side.ids)
+        stacks = stacks_of(model, side.clean, side.corrupt, side.inputs, side.ids, only_read)
         own = Readout(base, torch.full_like(base, torch.nan), torch.zeros_like(base))
         both.append(sweep_edges(stacks, senders, wanted, own, memory))
     return Readout.of_two(*both)

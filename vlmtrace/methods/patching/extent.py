@@ -25,6 +25,31 @@ EXTENTS = ("auto", "all", "text")
 AFFORDABLE = {"cpu": 1.2e13, "cuda": 1.2e16}
 
 
+#: Operations that a map which somebody waits for may take, by kind of device: ten seconds at the same rates.
+WAITED_FOR = {"cpu": 1e12, "cuda": 1e15}
+
+
+def can_wait(model: VLM, block: str, sites_of_a_layer: int, rows: int) -> bool:
+    """Whether patches of some sites of every layer are computed while somebody waits.
+
+    Args:
+        model: the model to patch
+        block: whose sites
+        sites_of_a_layer: patches in each layer
+        rows: positions that all of these patches have run again together, divided by their number
+
+    Returns:
+        True: they are, or nobody knows what they cost (blocks other than a decoder-only model's)
+    """
+    if not model.has_visual_tokens or block != model.head_block.name:
+        return True
+    n_layers = model.blocks[block].n_layers
+    parameters = sum(one.numel() for one in model.layer_module(block, 0).parameters())
+    # A patch runs half of the layers again, on average; two operations for each parameter and row.
+    operations = sites_of_a_layer * n_layers * n_layers * parameters * rows
+    return operations <= WAITED_FOR.get(model.device.type, WAITED_FOR["cpu"])
+
+
 class Extent(NamedTuple):
     """Where patches are made.
 

@@ -29,17 +29,21 @@ export function wordsOf({ tokens, inImage }) {
   return tokens.filter((token) => !inImage.includes(token.position));
 }
 
+/** Said of effects that too many patches would have to be run for; what is clicked is patched exactly.
+ * @param {boolean} estimated @returns {string} */
+const guess = (estimated) => estimated ? " (estimated from a gradient)" : "";
+
 /** @param {MapOptions & {effects: (number | null)[][]}} options @returns {() => void} what draws it */
 export function headsMap({ root, parent, state, here, send, tell, effects }) {
   const limit = limitOf(effects), words = wordsOf(state), part = make("div", "", parent);
   part.style.maxWidth = "310px";
-  make("h4", "", part, `Single heads: click one (colors ±${limit})`);
+  make("h4", "", part, `Single heads${guess(state.estimated.heads)}: click one (colors ±${limit})`);
   const where = state.positions.length ? state.positions : null;
   const at = where ? `at ${where.map((i) => state.tokens[i].token).join(", ")}` : "at all positions";
   /** @param {number} layer @param {number} head */
   const patched = (layer, head) => isPatched(here, layer, where, [head]);
   /** @param {number} layer @param {number} head */
-  const said = (layer, head) => `head ${layer}.${head} ${at}: effect ${signed(effects[layer][head])}`;
+  const said = (layer, head) => `head ${layer}.${head} ${at}: effect${guess(state.estimated.heads)} ${signed(effects[layer][head])}`;
   /** @param {number} layer @param {number} head */
   const toggle = (layer, head) =>
     send({ do: "toggle", layer, heads: [head], positions: where, activity: `head ${layer}.${head}` });
@@ -96,7 +100,7 @@ export function imageMap({ root, parent, state, here, send, tell, layer, show })
   const { effects, inImage } = state, limit = limitOf(effects), part = make("div", "", parent);
   const title = make("h4", "", part);
   /** @param {number} i */
-  const said = (i) => `patch ${i}, layer ${layer}: effect ${signed(effects[layer][inImage[i]])}`;
+  const said = (i) => `patch ${i}, layer ${layer}: effect${guess(state.estimated.tokens)} ${signed(effects[layer][inImage[i]])}`;
   const image = patchImage(root, part, {
     side: 200, boxes: state.boxes, label: "image", grid: () => true, tell: said,
     color: (i) => {
@@ -118,7 +122,7 @@ export function imageMap({ root, parent, state, here, send, tell, layer, show })
   });
   act.disabled = true;
   function draw() {
-    title.textContent = `Image patches, layer ${layer}: drag (colors ±${limit})`;
+    title.textContent = `Image patches, layer ${layer}${guess(state.estimated.tokens)}: drag (colors ±${limit})`;
     const found = here.find((patch) => patch.layer === layer && patch.heads === null && isOfImage(patch.positions));
     if (found && !image.selected.size) {
       image.selected = new Set((found.positions ?? []).map((position) => inImage.indexOf(position)));

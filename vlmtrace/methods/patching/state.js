@@ -15,13 +15,14 @@
 /**
  * @typedef {{example: string, place: [string, string], places: [string, string, string][], layers: number,
  *   heads: number, effects: (number | null)[][], headEffects: (number | null)[][] | null, positions: number[],
+ *   estimated: {tokens: boolean, heads: boolean},
  *   tokens: {token: string, position: number}[], inImage: number[], boxes: Box[], patches: Patch[],
  *   direction: "denoising" | "noising", corruption: string, corruptions: Record<string, string>, keeps: boolean,
  *   away: {n: number, name: string} | null, carried: {name: string, effect: number, left: string[]} | null,
  *   effect: number | null, distribution: Probabilities[], options: (number | null)[],
  *   answers: Record<string, string>, logitDiff: Record<string, number>, waterfall: Step[], draws: number,
  *   canUndo: boolean}} PatchState
- * place: block and module; effects: layers × positions; headEffects: layers × heads; inImage: positions of patches
+ * estimated: whether effects at image tokens, and of heads, are estimates; place: block and module; effects: layers × positions; headEffects: layers × heads; inImage: positions of patches
  */
 
 /** @typedef {{state: PatchState, picture: DataView<ArrayBuffer>}} PatchTraits */

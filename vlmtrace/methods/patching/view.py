@@ -298,7 +298,7 @@ class Patching(View):
         if self.outcome is not None:
             total = {"token": "; ".join(map(str, self.patches)), "patching_effect": self.outcome.patching_effect}
             table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
-        columns = "block module layer head position token token_role patching_effect".split()
+        columns = "block module layer head position token token_role patching_effect is_estimate".split()
         table = table.reindex(columns=columns)
         return table.astype({name: "Int64" for name in ("layer", "head", "position")})
 
@@ -320,6 +320,7 @@ class Patching(View):
         self.outcome = intervene_in(self.session.model, runs, self.patches, self.direction)
         effects, heads, block = self.effects(), self.head_effects(), self.place[0]
         known, model = self.session.model.blocks[block], self.session.model
+        estimated_heads = heads is not None and bool(heads["is_estimate"].any())
         at_image = self.example.image_positions(block)
         boxes = self.example.cells(block) if at_image.any() else np.empty((0, 4))
         placed = ~np.isnan(boxes).any(axis=1)
@@ -338,6 +339,7 @@ class Patching(View):
             "tokens": self.example.tokens(block).to_dict("records"), "inImage": in_image.tolist(),
             "boxes": boxes[placed].round(6).tolist(),
             "effects": by_layer(effects, "position", known.n_layers),
+            "estimated": {"tokens": bool(effects["is_estimate"].any()), "heads": estimated_heads},
             "headEffects": None if heads is None else by_layer(heads, "head", known.n_layers),
             "positions": self.positions, "patches": [told(self.example, patch) for patch in self.patches],
             "questions": {"clean": self.example.question, "corrupt": str(frame[question])},

@@ -8,9 +8,10 @@ The circuit run of Wang et al. 2022 (https://arxiv.org/abs/2211.00593), Conmy et
 what they give in the source run, every other node computes its output from what its own edges carry. With all edges
 inside that is the source run, with none the base run.
 
-Every input of every node has a residual stream of its own. All of them go up together.
+Every input of every node reads a residual stream. Those to which all edges carry the same have one stream in common
+(`streams`), and all streams go up together.
 
-Shapes: C circuits, R receivers, T positions, D width of the residual stream, O width of a module's output, H heads.
+Shapes: C circuits, S streams, T positions, D width of the residual stream, O width of a module's output, H heads.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import torch
 from torch import Tensor
 
 from vlmtrace.models.edges.layers import Stream
-from vlmtrace.models.edges.nodes import IMAGE, PROMPT, THE_OUTPUT, Edge, Node, Receiver, inputs_at, nodes_at
+from vlmtrace.models.edges.nodes import IMAGE, PROMPT, THE_OUTPUT, Edge, Node, Receiver, nodes_at
 from vlmtrace.models.edges.stacks import Stack
+from vlmtrace.models.edges.streams import Streams, Words, streams_of
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.types import Readout
 
@@ -33,8 +35,6 @@ _Read = dict[str | int, dict[Receiver, Tensor]]
 #: What an edge carries: what its sender gives in the base run, in the very run that goes on, or in the source run.
 OF_BASE, OF_RUN, OF_SOURCE = 0, 1, 2
 
-#: By receiver, the positions of the prompt that its edge carries; those that are not named carry all of it.
-Words = Mapping[Receiver, Sequence[int]]
 NO_WORDS: Words = MappingProxyType({})
 
 
@@ -88,95 +88,63 @@ def _final_states(
     stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, memory: int, words: Words = NO_WORDS
 ) -> Iterator[Tensor]:
     """What leaves the last layer (C, T, D), of some circuits after the other."""
-    receivers = len({edge.receiver for edge in edges})
-    size = max(1, memory // (receivers * max(stack.layers.state_bytes() for stack in stacks)))
+    streams = [streams_of(stack, stacks[i + 1 :], edges, carried, words) for i, stack in enumerate(stacks)]
+    each = max(
+        len(of_stack.carried) * stack.layers.state_bytes() for of_stack, stack in zip(streams, stacks, strict=True)
+    )
+    size = max(1, memory // each)
     for begin in range(0, len(carried), size):
-        yield _Run(stacks, edges, carried[begin : begin + size], words).final()
+        yield _Run(stacks, [one.of_circuits(slice(begin, begin + size)) for one in streams]).final()
 
 
 class _Run:
-    def __init__(self, stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, words: Words):
-        self.stacks, self.n, self.words = stacks, len(carried), words
-        device = stacks[0].layers.final().device
-        columns = carried.T.to(device, torch.int8)  # (edge, C)
-        self._nothing = torch.zeros(self.n, dtype=torch.int8, device=device)
-        # By receiver and sender, what their edge carries in each circuit: (C,).
-        self.carried: dict[Receiver, dict[Node, Tensor]] = {}
-        for edge, column in zip(edges, columns, strict=True):
-            self.carried.setdefault(edge.receiver, {})[edge.sender] = column
+    def __init__(self, stacks: Sequence[Stack], streams: Sequence[Streams]):
+        self.stacks, self.streams = stacks, streams
+        self.n = streams[0].n_circuits
 
     def final(self) -> Tensor:
         """Go up through all stacks: what leaves the last, (C, T, D)."""
         # By stack, what reads its final states; by layer, what in layers above reads what enters it: (C, T, D) each.
         final: _Read = {}
-        for i, stack in enumerate(self.stacks):
-            later = self._reading(stack, self.stacks[i + 1 :])
-            final[stack.wiring.block] = self._through(stack, later, final)
+        for stack, streams in zip(self.stacks, self.streams, strict=True):
+            final[stack.wiring.block] = _Way(stack, streams, final).up()
         return final[self.stacks[-1].wiring.block][Receiver(THE_OUTPUT)]
 
-    def _reading(self, stack: Stack, above: Sequence[Stack]) -> list[Receiver]:
-        """What reads the final states of a stack: inputs of later stacks' nodes, or the output."""
-        if not above:
-            return [Receiver(THE_OUTPUT)]
-        return [
-            receiver
-            for other in above
-            for module, at in other.wiring.looked_at.items()
-            if at == stack.wiring.block
-            for layer in range(other.layers.block.n_layers)
-            for node in nodes_at(other.layers.block, module, layer)
-            for receiver in (Receiver(node, "key"), Receiver(node, "value"))
-        ]
 
-    def _own(self, stack: Stack, module: str, layer: int) -> list[Receiver]:
-        """The inputs of a module's nodes that read the stack's own stream, input by input."""
-        block, wiring = stack.layers.block, stack.wiring
-        kinds = inputs_at(block, module, layer) if wiring.keys_of(module, layer) is None else ("query",)
-        return [Receiver(node, kind) for kind in kinds for node in nodes_at(block, module, layer)]
+class _Way:
+    """The streams of one stack, layer by layer.
 
-    def _of_others(self, stack: Stack, layer: int) -> list[Receiver]:
-        """The keys and values of higher layers' heads that are made of what enters this layer."""
-        return [
-            Receiver(node, kind)
-            for reader, at in stack.wiring.keys_at.items()
-            if at == layer
-            for kind in ("key", "value")
-            for node in nodes_at(stack.layers.block, stack.layers.modules[0], reader)
-        ]
+    Attributes:
+        stack: through which they go
+        streams: what each carries, and who reads it
+        final: what reads other streams than those of its own layer
+    """
 
-    def _through(self, stack: Stack, later: list[Receiver], final: _Read) -> dict[Receiver, Tensor]:
-        layers = stack.layers
-        by_layer = [
-            {module: self._own(stack, module, layer) for module in layers.modules}
-            for layer in range(layers.block.n_layers)
-        ]
-        of_others = [self._of_others(stack, layer) for layer in range(layers.block.n_layers)]
-        waiting = [
-            receiver
-            for own, others in zip(by_layer, of_others, strict=True)
-            for some in (*own.values(), others)
-            for receiver in some
-        ]
-        waiting += later
-        entering = self._with_inputs(layers.entering(0), stack.inputs, waiting, stack.first)  # (R, C, T, D)
+    def __init__(self, stack: Stack, streams: Streams, final: _Read):
+        self.stack, self.streams, self.final, self.n = stack, streams, final, streams.n_circuits
+        self._nothing = streams.nothing
+
+    def up(self) -> dict[Receiver, Tensor]:
+        """What the readers of the stack's final states read: (C, T, D) each."""
+        stack, layers, streams = self.stack, self.stack.layers, self.streams
+        going = list(range(len(streams.carried)))
+        entering = self._with_inputs(layers.entering(0), stack.inputs, going)  # (S, C, T, D)
         assert entering is not None, "something enters the lowest layer"
-        for layer, own in enumerate(by_layer):
+        for layer in range(layers.block.n_layers):
+            place = {stream: row for row, stream in enumerate(going)}
             made: dict[str, Tensor] = {}  # by module, what the circuits' runs give: (C, T, O)
-            begin = 0
             for module in layers.modules:
-                receivers = own[module]
-                rows = slice(begin, begin + len(receivers))
-                begin += len(receivers)
-                outputs = {
-                    name: self._chosen(stack, name, layer, made[name], receivers) for name in layers.before(module)
-                }
-                made[module] = self._made(stack, module, layer, receivers, entering[rows], outputs, final)
-            others = of_others[layer]
-            final[layer] = dict(zip(others, entering[begin : begin + len(others)], strict=True))
-            begin += len(others)
-            waiting, entering = waiting[begin:], entering[begin:]
-            outputs = {name: self._chosen(stack, name, layer, made[name], waiting) for name in layers.modules}
-            embedded = self._with_inputs(layers.embedded(layer), stack.embedded.get(layer, {}), waiting, stack.first)
+                receivers = streams.own[layer][module]
+                read = list(dict.fromkeys(streams.of[receiver] for receiver in receivers))
+                outputs = {name: self._chosen(name, layer, made[name], read) for name in layers.before(module)}
+                rows = entering[[place[stream] for stream in read]]
+                made[module] = self._made(module, layer, receivers, read, rows, outputs)
+            self.final[layer] = {one: entering[place[streams.of[one]]] for one in streams.others[layer]}
+            kept = [stream for stream in going if streams.last[stream] > layer]
+            if len(kept) < len(going):
+                going, entering = kept, entering[[place[stream] for stream in kept]]
+            outputs = {name: self._chosen(name, layer, made[name], going) for name in layers.modules}
+            embedded = self._with_inputs(layers.embedded(layer), stack.embedded.get(layer, {}), going)
             left = layers.leave(
                 layer,
                 entering.flatten(0, 1),
@@ -185,86 +153,96 @@ class _Run:
             )
             entering = left.view(entering.shape)
             if layer in stack.later:
-                entering = entering + (self._mask(IMAGE, waiting) > OF_BASE)[..., None, None] * stack.later[layer]
-        return dict(zip(waiting, entering, strict=True))
+                entering = entering + (self._mask(IMAGE, going) > OF_BASE)[..., None, None] * stack.later[layer]
+        place = {stream: row for row, stream in enumerate(going)}
+        return {one: entering[place[streams.of[one]]] for one in streams.later}
 
-    def _mask(self, sender: Node, receivers: Sequence[Receiver]) -> Tensor:
-        """What a sender's edge to each receiver carries in each circuit: (R, C)."""
-        return torch.stack([self.carried.get(one, {}).get(sender, self._nothing) for one in receivers])
+    def _mask(self, sender: Node, streams: Sequence[int]) -> Tensor:
+        """What a sender's edge to each stream carries in each circuit: (S, C)."""
+        return torch.stack([self.streams.carried[one].get(sender, self._nothing) for one in streams])
 
-    def _with_inputs(
-        self, base: Tensor | None, sent: Mapping[Node, Tensor], receivers: Sequence[Receiver], first: int
-    ) -> Tensor | None:
-        """Rows (1, T, …) of the base run, with those of input nodes as they come to each receiver: (R, C, T, …)."""
+    def _with_inputs(self, base: Tensor | None, sent: Mapping[Node, Tensor], streams: Sequence[int]) -> Tensor | None:
+        """Rows (1, T, …) of the base run, with those of input nodes as they come to each stream: (S, C, T, …)."""
         if base is None:
             return None
-        found = base[None].repeat(len(receivers), self.n, 1, 1)
+        found = base[None].repeat(len(streams), self.n, 1, 1)
         for node, value in sent.items():
-            carries = (self._mask(node, receivers) > OF_BASE)[..., None, None]  # (R, C, 1, 1)
-            if node == PROMPT and self.words:
-                carries = carries & self._of_words(receivers, first, base.shape[1]).to(base.device)[:, None, :, None]
+            carries = (self._mask(node, streams) > OF_BASE)[..., None, None]  # (S, C, 1, 1)
+            if node == PROMPT and self.streams.words:
+                carries = carries & self._of_words(streams, base.shape[1]).to(base.device)[:, None, :, None]
             found += carries * (value - base)
         return found
 
-    def _of_words(self, receivers: Sequence[Receiver], first: int, length: int) -> Tensor:
-        """Which positions of the prompt each receiver's edge carries, from the first that is computed: (R, T) bool."""
-        found = torch.ones(len(receivers), length, dtype=torch.bool)
-        for row, receiver in zip(found, receivers, strict=True):
-            if receiver in self.words:
+    def _of_words(self, streams: Sequence[int], length: int) -> Tensor:
+        """Which positions of the prompt each stream's edge carries, from the first that is computed: (S, T) bool."""
+        found, first = torch.ones(len(streams), length, dtype=torch.bool), self.stack.first
+        for row, stream in zip(found, streams, strict=True):
+            if stream in self.streams.words:
                 row[:] = False
-                row[[at - first for at in self.words[receiver] if at >= first]] = True
+                row[[at - first for at in self.streams.words[stream] if at >= first]] = True
         return found
 
-    def _chosen(self, stack: Stack, module: str, layer: int, made: Tensor, receivers: Sequence[Receiver]) -> Tensor:
-        """What a module's nodes give to each receiver, whichever run that is of: (R, C, T, O)."""
-        nodes = nodes_at(stack.layers.block, module, layer)
-        mask = torch.stack([self._mask(node, receivers) for node in nodes], dim=-1)  # (R, C, H)
-        mask = mask.repeat_interleave(made.shape[-1] // len(nodes), dim=-1)[:, :, None]  # (R, C, 1, O)
-        given = torch.where(mask == OF_RUN, made, stack.layers.output(module, layer))
-        return torch.where(mask == OF_SOURCE, stack.source[module, layer], given)
+    def _chosen(self, module: str, layer: int, made: Tensor, streams: Sequence[int]) -> Tensor:
+        """What a module's nodes give to each stream, whichever run that is of: (S, C, T, O)."""
+        nodes = nodes_at(self.stack.layers.block, module, layer)
+        mask = torch.stack([self._mask(node, streams) for node in nodes], dim=-1)  # (S, C, H)
+        mask = mask.repeat_interleave(made.shape[-1] // len(nodes), dim=-1)[:, :, None]  # (S, C, 1, O)
+        given = torch.where(mask == OF_RUN, made, self.stack.layers.output(module, layer))
+        return torch.where(mask == OF_SOURCE, self.stack.source[module, layer], given)
 
     def _made(
         self,
-        stack: Stack,
         module: str,
         layer: int,
         receivers: list[Receiver],
+        read: list[int],
         entering: Tensor,
         outputs: dict[str, Tensor],
-        final: _Read,
     ) -> Tensor:
         """What a module gives in each circuit's run: (C, T, O).
 
         Args:
-            stack: whose module it is
             module: which
             layer: of which layer
-            receivers: the inputs of its nodes that read the stack's own stream
-            entering: what enters the layer for each of them, (R, C, T, D)
-            outputs: what the layer's earlier modules give to each of them, (R, C, T, O)
-            final: what reads other streams than the layer's own
+            receivers: the inputs of its nodes that read the stack's own streams, input by input
+            read: the streams that they read
+            entering: what enters the layer in each of them, (S, C, T, D)
+            outputs: what the layer's earlier modules give to each of them, (S, C, T, O)
         """
-        n_nodes = len(nodes_at(stack.layers.block, module, layer))
+        nodes = nodes_at(self.stack.layers.block, module, layer)
+        kinds = list(dict.fromkeys(receiver.input for receiver in receivers))
+        elsewhere = self.stack.wiring.keys_of(module, layer) is not None
+        # Nodes that read the same streams are computed together; keys of another stream are each node's own.
+        row = {stream: i for i, stream in enumerate(read)}
+        of_node = [
+            (i if elsewhere else 0, *(row[self.streams.of[Receiver(node, kind)]] for kind in kinds))
+            for i, node in enumerate(nodes)
+        ]
+        distinct = list(dict.fromkeys(of_node))
         given = {}
-        for i, kind in enumerate(dict.fromkeys(receiver.input for receiver in receivers)):
-            rows = slice(i * n_nodes, (i + 1) * n_nodes)
+        for at, kind in enumerate(kinds, start=1):
+            rows = [rows_of[at] for rows_of in distinct]
             given[kind] = Stream(
                 entering[rows].flatten(0, 1), {name: value[rows].flatten(0, 1) for name, value in outputs.items()}
             )
-        if stack.wiring.keys_of(module, layer) is not None:
+        if elsewhere:
             for kind in ("key", "value"):
-                given[kind] = Stream(self._looked_at(stack, module, layer, kind, final).flatten(0, 1))
-        made = stack.layers.compute(module, layer, **given)
-        if module == "mlp":
+                given[kind] = Stream(self._looked_at(module, layer, kind).flatten(0, 1))
+        made = self.stack.layers.compute(module, layer, **given)
+        if len(distinct) == 1:
             return made
-        by_head = made.unflatten(0, (n_nodes, -1)).unflatten(-1, (n_nodes, -1))  # (H, C, T, H, O/H)
-        return by_head.diagonal(dim1=0, dim2=3).movedim(-1, -2).flatten(-2)  # each head of its own inputs' run
+        by_head = made.unflatten(0, (len(distinct), -1)).unflatten(-1, (len(nodes), -1))  # (distinct, C, T, H, O/H)
+        place = [distinct.index(rows_of) for rows_of in of_node]
+        # Each head of its own inputs' run.
+        return torch.cat([by_head[i, :, :, head] for head, i in enumerate(place)], dim=-1)
 
-    def _looked_at(self, stack: Stack, module: str, layer: int, kind: str, final: _Read) -> Tensor:
+    def _looked_at(self, module: str, layer: int, kind: str) -> Tensor:
         """What keys or values of heads are made of, where that is not the stack's own stream: (H, C, M, D)."""
+        stack = self.stack
         receivers = [Receiver(node, kind) for node in nodes_at(stack.layers.block, module, layer)]
         at, base = stack.wiring.keys_of(module, layer), stack.layers.looked_at(module, layer)
         if isinstance(at, (str, int)):
-            return torch.stack([final[at][receiver] for receiver in receivers])
+            return torch.stack([self.final[at][receiver] for receiver in receivers])
         assert at is not None and base is not None, "the module looks at something else than its own stream"
-        return torch.where((self._mask(at, receivers) > OF_BASE)[..., None, None], stack.looked_at[module], base)
+        mask = torch.stack([self.streams.of_image.get(one, {}).get(at, self._nothing) for one in receivers])
+        return torch.where((mask > OF_BASE)[..., None, None], stack.looked_at[module], base)

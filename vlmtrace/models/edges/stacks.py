@@ -19,7 +19,7 @@ from vlmtrace.models.edges.wiring import wirings_of
 from vlmtrace.models.layer_kinds import OWN_EMBEDDINGS
 from vlmtrace.models.sweep.blip import image_embeddings
 from vlmtrace.models.sweep.replay import BLOCK, Replay
-from vlmtrace.models.types import AnswerIds, Inputs, Site, Trace
+from vlmtrace.models.types import AnswerIds, Inputs, Site, Trace, positions_read
 from vlmtrace.models.vlm import VLM
 
 
@@ -53,7 +53,9 @@ class Stack:
     first: int = 0
 
 
-def stacks_of(model: VLM, source: Trace, base: Trace, inputs: Inputs, answer_ids: AnswerIds) -> list[Stack]:
+def stacks_of(
+    model: VLM, source: Trace, base: Trace, inputs: Inputs, answer_ids: AnswerIds, only_read: bool = False
+) -> list[Stack]:
     """Take the two runs of one pair apart.
 
     Args:
@@ -62,6 +64,8 @@ def stacks_of(model: VLM, source: Trace, base: Trace, inputs: Inputs, answer_ids
         base: trace of the run that reads them, at all sites
         inputs: of the base run
         answer_ids: what is read out
+        only_read: of a decoder-only model, leave out all positions but those that are read out: edges into the output
+            are not read at any other
 
     Returns:
         its stacks, in the order in which information flows
@@ -91,7 +95,7 @@ def stacks_of(model: VLM, source: Trace, base: Trace, inputs: Inputs, answer_ids
         ]
     (wiring,) = wirings
     entering, other = base.calls[0].hidden, source.calls[0].hidden
-    first = _first_changed(model, source, base)
+    first = entering.shape[1] - positions_read(answer_ids) if only_read else _first_changed(model, source, base)
     layers = LanguageNodes(model, base, answer_ids, first)
     is_image = model.is_image(inputs)[0].to(entering.device)[:, None]  # (T, 1)
 
