@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vlmtrace.core.errors import one_of
+from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import RAW, relative
 from vlmtrace.core.progress import progress
 from vlmtrace.tasks.rendered import states
@@ -92,6 +92,22 @@ def sample(seed: int, index: int, split: str = "test") -> UsualPair:
     corrupt = clean.with_value("color", other)
     seen = all(scene.things[0].is_seen() for scene in (clean, corrupt))
     return UsualPair(clean, corrupt, noun, (color, other), seen)
+
+
+def check_every_color(n: int) -> None:
+    """Raise a sentence if so few pairs do not show every thing in every color.
+
+    Args:
+        n: number of pairs
+
+    Raises:
+        VlmtraceError: there are too few
+
+    >>> check_every_color(80)
+    """
+    least = len(NOUNS) * len(COLORS)
+    if n < least:
+        raise VlmtraceError(f"samples is {n}: pass at least {least}, so that every thing is shown in every color.")
 
 
 def load(n: int, seed: int, split: str = "test") -> pd.DataFrame:
