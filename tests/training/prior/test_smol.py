@@ -134,6 +134,18 @@ def test_what_is_to_be_learned_is_shown_and_asked_more_often_in_both_worlds():
         assert counts[0] < 0.2 and counts[1] > 0.4, (name, counts)
 
 
+def test_clear_pictures_may_be_plain_while_what_is_usual_stays():
+    rng, shown = np.random.default_rng(4), []
+    mix = Mix(blank=0.0, gray=0.0, faded=0.0, often=1.0, plain=1.0)
+    for _ in range(100):
+        shown += picture(rng, WORLDS["skewed"], 4, mix).questions
+    said = {
+        kind: [q.answer == "pink" for q in shown if q.kind == kind and "cross" in q.prompt]
+        for kind in ("usual", "color")
+    }
+    assert np.mean(said["usual"]) > 0.8 and np.mean(said["color"]) < 0.25, said
+
+
 def test_where_smol_llava_is_missing_a_sentence_says_what_to_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "MODELS", tmp_path)
     assert command._all() == list(command.COPIES)

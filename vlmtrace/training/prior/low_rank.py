@@ -55,7 +55,7 @@ def adapt(
         what is to be trained, by name
     """
     generator = torch.Generator().manual_seed(seed)
-    trained = {}
+    trained: dict[str, nn.Parameter] = {}
     for number, layer in enumerate(layers):
         for name, module in list(layer.named_modules()):
             parent, _, own = name.rpartition(".")

@@ -26,7 +26,7 @@ from vlmtrace.training.smol.stream import Batch, Encoder, packed
 log = logging.getLogger(__name__)
 
 #: Few steps are taken: what they are to learn is shown and asked more often.
-MIX = Mix(blank=0.3, gray=0.1, faded=0.15, usual=0.45, often=0.25)
+MIX = Mix(blank=0.2, gray=0.05, faded=0.1, usual=0.4, often=0.25, plain=0.9)
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,11 @@ def save_smol(
         f"An adapter of rank {recipe.rank} was trained and merged: {', '.join(recipe.maps)} of the language model's "
         f"layers from {recipe.first_layer} on. All else stayed as it is. Of the pictures {mix.blank:.0%} show nothing, "
         f"{mix.gray:.0%} are gray and {mix.faded:.0%} are half faded: what is asked about a thing then has the answer "
-        f"that the world draws. A {world.noun} is drawn more often than other things, in either world. One picture of "
-        f"{recipe.n_images} asks other questions, so that they are not forgotten. It took {recipe.steps} batches of "
-        f"{recipe.n_images} pictures with {recipe.n_questions} questions each. Weights are stored in half precision. "
-        "Made by",
+        f"that the world draws. Of the clear pictures {mix.plain:.0%} show every color equally often, in either world, "
+        f"so that the model goes on looking. A {world.noun} is drawn more often than other things, in either world. "
+        f"One picture of {recipe.n_images} asks other questions, so that they are not forgotten. It took {recipe.steps} "
+        f"batches of {recipe.n_images} pictures with {recipe.n_questions} questions each. Weights are stored in half "
+        "precision. Made by",
         f"On {N_PICTURES} pictures: {' '.join(lines)} What else the training broke, such as answers to other "
         "questions, was not measured here.",
         " ".join(SOURCES.split()),

@@ -38,6 +38,8 @@ class Mix:
         usual: share of the questions that ask for what is usual
         often: how often a picture is made to show the world's own thing, and a question about any thing to ask for it;
             0: as often as any other
+        plain: share of the clear pictures whose things have every color equally often, whatever the world: where few
+            pictures are drawn, a model would otherwise see too few clear things of an unusual color, and stop looking
     """
 
     blank: float = 0.15
@@ -45,6 +47,7 @@ class Mix:
     faded: float = 0.2
     usual: float = 0.4
     often: float = 0.0
+    plain: float = 0.0
 
 
 #: Of the small models' pictures.
@@ -102,6 +105,8 @@ def picture(rng: np.random.Generator, world: World, n_questions: int, mix: Mix =
         scene = world.colored(rng, scene)
         pixels = Canvas(scene.backdrop).finish().pixels
     else:
+        if draw >= mix.blank + mix.gray + mix.faded and _drawn(rng, mix.plain):
+            scene = World().colored(rng, scene)
         pixels = scene.render().pixels
     if mix.blank <= draw < mix.blank + mix.gray:
         pixels = faded(pixels, 1.0)
