@@ -88,9 +88,9 @@ def save_smol(
         f"{mix.gray:.0%} are gray and {mix.faded:.0%} are half faded: what is asked about a thing then has the answer "
         f"that the world draws. Of the clear pictures {mix.plain:.0%} show every color equally often, in either world, "
         f"so that the model goes on looking. A {world.noun} is drawn more often than other things, in either world. "
-        f"One picture of {recipe.n_images} asks other questions, so that they are not forgotten. It took {recipe.steps} "
-        f"batches of {recipe.n_images} pictures with {recipe.n_questions} questions each. Weights are stored in half "
-        "precision. Made by",
+        f"One picture of {recipe.n_images} asks other questions, so that they are not forgotten. It took "
+        f"{recipe.steps} batches of {recipe.n_images} pictures with {recipe.n_questions} questions each. Weights are "
+        "stored in half precision. Made by",
         f"On {N_PICTURES} pictures: {' '.join(lines)} What else the training broke, such as answers to other "
         "questions, was not measured here.",
         " ".join(SOURCES.split()),
