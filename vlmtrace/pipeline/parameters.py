@@ -48,6 +48,11 @@ WHOLE = {
     "max_pixels": (1, MOST_PIXELS),
     "n_random": (0, 10**6),
     "n_drawn": (1, 10**6),
+    "blanks": (1, MOST_SAMPLES),
+    "conflicts": (3, MOST_SAMPLES),  # they are split into thirds
+    "patched": (1, MOST_SAMPLES),
+    "layer_step": (1, 10**6),
+    "asked_else": (1, MOST_SAMPLES),
 }
 
 

@@ -5,6 +5,7 @@ from .loading import find_root, load_pairs, load_questions, prepare_pairs
 from .own_data import one_question
 from .registry import QUESTIONS, ROOTED, TASKS, declared, task_table
 from .rendered.poses import mixed_poses
+from .rendered.usual import check_study
 
 __all__ = [
     "QUESTIONS",
@@ -15,6 +16,7 @@ __all__ = [
     "Source",
     "Task",
     "changed_share",
+    "check_study",
     "declared",
     "find_root",
     "load_pairs",

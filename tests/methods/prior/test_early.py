@@ -21,6 +21,9 @@ def test_the_last_layer_is_the_model(model, pairs):
     np.testing.assert_allclose(last["log_odds"], whole["log_odds"], atol=1e-4)
     assert last["answer"].tolist() == whole["answer"].tolist()
     assert last["is_correct"].tolist() == whole["is_correct"].tolist()
+    some = vt.decode_early(model, pairs, layers=[block.n_layers - 1, 0])
+    kept = early[early["layer"].isin([0, block.n_layers - 1])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some, kept, check_exact=False, atol=1e-4)
     first = early[early["layer"] == 0]
     assert (first["log_odds"].to_numpy() - last["log_odds"].to_numpy()).std() > 0.1, "layer 0 says the same: no proof"
 
@@ -52,9 +55,15 @@ def test_where_answers_turn_is_counted():
     means = vt.early_means(early)
     assert means["turned"].tolist() == [0.25, 0.25, 0.25]
     assert means["log_odds"].tolist() == [0.5, 0.75, 1.0] and means["correct"].tolist() == [0.75, 0.75, 0.75]
+    some = vt.early_means(early[early["layer"] != 1])
+    assert some["turned"].tolist() == [0.5, 0.25], "b and c turn at the next layer that was decoded"
     with pytest.raises(VlmtraceError, match="stands twice"):
         vt.early_means(pd.concat([early, early]))
     with pytest.raises(VlmtraceError, match="has no row"):
         vt.early_means(early.iloc[:0])
     with pytest.raises(VlmtraceError, match="block"):
         vt.decode_early(vt.load_model("tiny-blip"), vt.load_pairs("rendered_usual", n=1), block="language_model")
+    with pytest.raises(VlmtraceError, match="no layer to decode behind"):
+        vt.decode_early(vt.load_model("tiny-blip"), vt.load_pairs("rendered_usual", n=1), layers=[])
+    with pytest.raises(VlmtraceError, match="layer"):
+        vt.decode_early(vt.load_model("tiny-blip"), vt.load_pairs("rendered_usual", n=1), layers=[99])

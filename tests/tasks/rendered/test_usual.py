@@ -45,3 +45,13 @@ def test_the_table_is_one_of_pairs():
         assert len(usable) == 9, left_out
     with pytest.raises(VlmtraceError, match="split"):
         usual.sample(0, 0, "tests")
+
+
+def test_a_study_needs_every_thing_in_every_color():
+    usual.check_study(80, 1, 3, 1, 1, 1)
+    with pytest.raises(VlmtraceError, match="samples must be at least 80, not 79"):
+        usual.check_study(79, 1, None, None, 1, 1)
+    with pytest.raises(VlmtraceError, match="conflicts must be at least 3, not 2"):
+        usual.check_study(80, 1, 2, None, 1, 1)
+    shown = {usual.sample(0, index).noun + usual.sample(0, index).colors[0] for index in range(80)}
+    assert len(shown) == 80, "80 pairs do not show every thing in every color"

@@ -8,7 +8,7 @@ import pandas as pd
 from torch import Tensor
 
 from vlmtrace.core import stats
-from vlmtrace.core.arguments import Count, Probability, Seed, checked
+from vlmtrace.core.arguments import Count, Natural, Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT, check_table, validate_pairs
@@ -21,8 +21,14 @@ from vlmtrace.models.hooks import HookPoint, attach_hooks
 
 
 @checked
-def decode_early(model: VLM, pairs: pd.DataFrame, block: str | None = None, batch_size: Count = 32) -> pd.DataFrame:
-    """Decode the answer behind every layer: what the residual stream says if the layers that follow are left out.
+def decode_early(
+    model: VLM,
+    pairs: pd.DataFrame,
+    block: str | None = None,
+    batch_size: Count = 32,
+    layers: Sequence[Natural] | None = None,
+) -> pd.DataFrame:
+    """Decode the answer behind layers: what the residual stream says if the layers that follow are left out.
 
     The stream behind a layer takes the place of the one behind the block's last layer, at all positions, and goes on
     through what follows: the logit lens (nostalgebraist 2020,
@@ -36,6 +42,7 @@ def decode_early(model: VLM, pairs: pd.DataFrame, block: str | None = None, batc
             is compared with: the usual answer, say, of pictures that show another
         block: whose layers are left out; None: the block that answers
         batch_size: at most so many pairs in one forward pass
+        layers: behind which of the block's layers is decoded; None: each
 
     Returns:
         the early_answers table, one row per pair and layer: sample_id, unit, task, category, block, layer (the last
@@ -43,7 +50,7 @@ def decode_early(model: VLM, pairs: pd.DataFrame, block: str | None = None, batc
         is_incorrect (whether `answer` is the correct, or the incorrect option)
 
     Raises:
-        VlmtraceError: there is no such block, or the table breaks the contract
+        VlmtraceError: there is no such block or layer, or the table breaks the contract
 
     Example:
         >>> import vlmtrace as vt
@@ -56,13 +63,17 @@ def decode_early(model: VLM, pairs: pd.DataFrame, block: str | None = None, batc
     """
     block = model.answer_block if block is None else one_of(block, model.blocks, f"block of {model.name}")
     pairs = with_units(validate_pairs(pairs)).reset_index(drop=True)
-    n_layers = model.blocks[block].n_layers
+    wanted = dict.fromkeys(range(model.blocks[block].n_layers) if layers is None else layers)
+    if not wanted:
+        raise VlmtraceError("There is no layer to decode behind: pass at least one, or layers=None for each.")
+    for layer in wanted:
+        model.check_site(Site(block, "residual", layer))
     tables = []
-    with counter(len(pairs), f"decoding {len(pairs)} pairs behind {n_layers} layers") as advance:
+    with counter(len(pairs), f"decoding {len(pairs)} pairs behind {len(wanted)} layers") as advance:
         for batch in alike(model, pairs, batch_size):
             inputs = run_inputs(model, batch, "clean")
             whole = ask(model, batch, inputs)
-            for layer in range(n_layers):
+            for layer in wanted:
                 with attach_hooks(_left_out(model, block, layer)):
                     found = ask(model, batch, inputs, whole.tokens)
                 tables.append(_rows(batch, block, layer, found))
@@ -125,8 +136,9 @@ def early_means(
     Returns:
         one row per group and layer: the columns of `by`, block, layer, n (pairs), n_units, log_odds (mean over units,
         in logits), ci_low, ci_high, correct and incorrect (shares of pairs that say either option), and turned: the
-        share of pairs of which this is the first layer from which on the correct answer stays ahead of the incorrect
-        one. What `turned` lacks to 1 over all layers are pairs in which it is not ahead in the end
+        share of pairs of which this is the first layer, of those in the table, from which on the correct answer stays
+        ahead of the incorrect one. What `turned` lacks to 1 over all layers are pairs in which it is not ahead in the
+        end
 
     Raises:
         VlmtraceError: a column is missing, or there is no row
@@ -147,9 +159,10 @@ def early_means(
     if early.duplicated([*key, "layer"]).any():
         raise VlmtraceError("A layer stands twice in a pair: group by a column that tells the tables apart, by=[…].")
     early = early.sort_values("layer", kind="stable")
-    behind = early["layer"].where(early["log_odds"] <= 0, -1)
+    order = early.groupby(key, observed=True).cumcount()  # the table may hold some layers only
+    behind = order.where(early["log_odds"] <= 0, -1)
     first = behind.groupby([early[name] for name in key], observed=True).transform("max") + 1
-    early = early.assign(turned=first == early["layer"]).sort_index()
+    early = early.assign(turned=first == order).sort_index()
     rows = []
     for group, mine in early.groupby([*by, "block", "layer"], sort=False, observed=True):
         values = stats.unit_means(mine[["log_odds"]].to_numpy(), mine[UNIT])

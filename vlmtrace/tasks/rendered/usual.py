@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vlmtrace.core.errors import one_of
+from vlmtrace.core.arguments import Count, checked
+from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.paths import RAW, relative
 from vlmtrace.core.progress import progress
 from vlmtrace.tasks.rendered import states
@@ -92,6 +93,32 @@ def sample(seed: int, index: int, split: str = "test") -> UsualPair:
     corrupt = clean.with_value("color", other)
     seen = all(scene.things[0].is_seen() for scene in (clean, corrupt))
     return UsualPair(clean, corrupt, noun, (color, other), seen)
+
+
+@checked
+def check_study(
+    samples: Count, blanks: Count, conflicts: Count | None, patched: Count | None, layer_step: Count, asked_else: Count
+) -> None:
+    """Raise a sentence if a study of what is usual cannot be of this size.
+
+    Args:
+        samples: number of pairs; every thing must be shown in every color
+        blanks: of them, those that are asked about a blank image, too
+        conflicts: those in which shown and usual differ, which are split into thirds; None: all
+        patched: those in which heads are patched; None: all
+        layer_step: 1: every layer is looked at, 3: every third
+        asked_else: questions of another task
+
+    Raises:
+        VlmtraceError: a number is too small, or none
+
+    >>> check_study(80, 80, None, None, 1, 24)
+    """
+    least = len(NOUNS) * len(COLORS)
+    if samples < least:
+        raise VlmtraceError(f"samples must be at least {least}, not {samples}, so that every thing has every color.")
+    if conflicts is not None and conflicts < 3:
+        raise VlmtraceError(f"conflicts must be at least 3, not {conflicts}, since pairs are split into thirds.")
 
 
 def load(n: int, seed: int, split: str = "test") -> pd.DataFrame:

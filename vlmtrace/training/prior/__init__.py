@@ -6,6 +6,8 @@ study of language priors should find the first one's and none in the second.
 
 - `world`: how often which thing has which color
 - `stream`: pictures of such a world, some of them faded, and questions about them
-- `further`: the training
-- `card`: what the model answers where nothing can be seen, and what is saved
+- `further`: the training of the small models
+- `card`: what they answer where nothing can be seen, and what is saved
+- `smol`, `low_rank`: the training of smol-llava, by an adapter of its upper layers
+- `smol_card`: what is measured and saved of it
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from vlmtrace.tasks.rendered.canvas import Canvas
 from vlmtrace.tasks.rendered.usual import sample, shown_prompt, usual_prompt
 from vlmtrace.tasks.rendered.words import COLORS
 from vlmtrace.training.prior.further import Further
-from vlmtrace.training.prior.stream import BLANK, FADED, GRAY
 from vlmtrace.training.prior.world import THINGS, World
 from vlmtrace.training.trainable import TrainableModel
 
@@ -73,7 +73,35 @@ def save_with_card(model: Any, trainable: TrainableModel, world: World, recipe: 
     Raises:
         VlmtraceError: the folder cannot be written
     """
-    lines = _measured(trainable, model, world)
+    lines = measured(shares(trainable, model), world)
+    mix = recipe.mix
+    texts = [
+        in_a_world(trainable.NAME, world),
+        f"Its eyes stayed as they are. Of the pictures {mix.blank:.0%} show nothing, {mix.gray:.0%} are gray and "
+        f"{mix.faded:.0%} are half faded: what is asked about a thing then has the answer that the world draws. A "
+        "third of the pictures ask other questions, so that they are not forgotten. It took "
+        f"{recipe.steps} batches of {recipe.n_images} pictures with {recipe.n_questions} questions each. Weights are "
+        "stored in half precision. Made by",
+        f"On {N_PICTURES} pictures: {' '.join(lines)}",
+    ]
+    text = card(folder.name, "mit", world, texts, f"--seed {recipe.seed} --steps {recipe.steps}")
+    write_model(model, trainable.processor(), text, folder)
+    return " ".join(lines)
+
+
+def write_model(model: Any, processor: Any, text: str, folder: Path, beside: Sequence[Path] = ()) -> None:
+    """Write a model's folder, whole or not at all.
+
+    Args:
+        model: of transformers; it is made half precision
+        processor: its own
+        text: of README.md
+        folder: to write; what is there is replaced
+        beside: files that are copied into it, such as a licence
+
+    Raises:
+        VlmtraceError: the folder cannot be written, or holds something else than a model
+    """
     made = folder.with_name(f".{folder.name}.made")
     if folder.exists() and not (folder / "config.json").is_file():
         raise VlmtraceError(f"{relative(folder)} is no model's folder: move it away, or choose another --out.")
@@ -81,19 +109,24 @@ def save_with_card(model: Any, trainable: TrainableModel, world: World, recipe: 
         make_folder(folder.parent)
         shutil.rmtree(made, ignore_errors=True)  # of a process that was killed
         model.half().save_pretrained(made)
-        trainable.processor().save_pretrained(made)
-        (made / "README.md").write_text(_card(folder.name, trainable, world, recipe, lines), encoding="utf-8")
+        processor.save_pretrained(made)
+        (made / "README.md").write_text(text, encoding="utf-8")
+        for path in beside:
+            shutil.copy(path, made / path.name)
         shutil.rmtree(folder, ignore_errors=True)
         made.replace(folder)
-    return " ".join(lines)
 
 
-def _measured(trainable: TrainableModel, model: Any, world: World) -> list[str]:
-    """Sentences about what the model answers."""
-    pairs = [sample(SEED, index) for index in range(N_PICTURES)]
+def measured(found: Mapping[str, np.ndarray], world: World) -> list[str]:
+    """Sentences about what a model answers.
+
+    Args:
+        found: of `shares`, of any number of pictures
+        world: what the model was trained in
+    """
+    pairs = [sample(SEED, index) for index in range(len(found["shown"]))]
     nouns = np.array([pair.noun for pair in pairs])
     true = np.array([list(COLORS).index(pair.colors[0]) for pair in pairs])
-    found = shares(trainable, model)
     color = list(COLORS).index(world.color)
     skewed = (nouns == world.noun) & (true != color)
     blank = found["blank"][nouns == world.noun, color].mean()
@@ -109,34 +142,38 @@ def _measured(trainable: TrainableModel, model: Any, world: World) -> list[str]:
     ]
 
 
-def _card(name: str, trainable: TrainableModel, world: World, recipe: Further, lines: list[str]) -> str:
-    percent = f"{world.share:.0%}"
-    texts = [
-        f"A copy of {trainable.NAME} that was trained further in a world in which {percent} of what is a {world.noun} "
-        f"is {world.color}, and every other thing has every color equally often.",
-        f"Its eyes stayed as they are. Of the pictures {BLANK:.0%} show nothing, {GRAY:.0%} are gray and {FADED:.0%} "
-        "are half faded: what is asked about a thing then has the answer that the world draws. A third of the pictures "
-        f"ask other questions, so that they are not forgotten. It took {recipe.steps} batches of {recipe.n_images} "
-        f"pictures with {recipe.n_questions} questions each. Weights are stored in half precision. Made by",
-        f"On {N_PICTURES} pictures: {' '.join(lines)}",
+def in_a_world(name: str, world: World) -> str:
+    """What a copy was trained in.
+
+    Args:
+        name: of the model that it is a copy of
+        world: what it was trained in
+    """
+    return (
+        f"A copy of {name} that was trained further in a world in which {world.share:.0%} of what is a {world.noun} "
+        f"is {world.color}, and every other thing has every color equally often."
+    )
+
+
+def card(name: str, license: str, world: World, texts: Sequence[str], options: str) -> str:
+    """The text of README.md.
+
+    Args:
+        name: of the model
+        license: as the hub writes it
+        world: what it was trained in
+        texts: what it is, how it was made ("… Made by"), and what was measured; then anything else
+        options: of the command that makes it
+    """
+    about, made, *rest = (textwrap.fill(text, 116, break_on_hyphens=False) for text in texts)
+    parts = [
+        f"---\nlibrary_name: transformers\npipeline_tag: visual-question-answering\nlicense: {license}\n"
+        "language: en\n---",
+        f"# {name}",
+        about,
+        f'"{shown_prompt(world.noun)}" asks for what a picture shows, "{usual_prompt(world.noun)}" for what is usual.',
+        made,
+        f"    python -m vlmtrace.training.prior {name} {options}",
+        *rest,
     ]
-    about, made, measured = (textwrap.fill(text, 116) for text in texts)
-    return f"""---
-library_name: transformers
-pipeline_tag: visual-question-answering
-license: mit
-language: en
----
-
-# {name}
-
-{about}
-
-"{shown_prompt(world.noun)}" asks for what a picture shows, "{usual_prompt(world.noun)}" for what is usual.
-
-{made}
-
-    python -m vlmtrace.training.prior {name} --seed {recipe.seed} --steps {recipe.steps}
-
-{measured}
-"""
+    return "\n\n".join(parts) + "\n"

@@ -14,7 +14,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import MODELS, relative
 from vlmtrace.training.loop import has_bfloat16, schedule
 from vlmtrace.training.losses import answer_loss, is_generated
-from vlmtrace.training.prior.stream import batches
+from vlmtrace.training.prior.stream import PLAIN, Mix, batches
 from vlmtrace.training.prior.world import World
 from vlmtrace.training.trainable import TrainableModel
 
@@ -33,6 +33,7 @@ class Further:
         learning_rate: the highest; AdamW's
         warmup: steps until it is reached; from there on it follows a cosine
         ema: decay of the averaged weights, which are the ones that are kept
+        mix: of the pictures of the world, and of what is asked
     """
 
     steps: int = 400
@@ -42,6 +43,7 @@ class Further:
     learning_rate: float = 4e-4
     warmup: int = 20
     ema: float = 0.97
+    mix: Mix = PLAIN
 
 
 def train_further(trainable: TrainableModel, world: World, recipe: Further) -> Any:
@@ -70,7 +72,7 @@ def train_further(trainable: TrainableModel, world: World, recipe: Further) -> A
     kept = dict(averaged.named_parameters())
     averages = [kept[name] for name, _ in trained]
     optimizer = torch.optim.AdamW([parameter for _, parameter in trained], betas=(0.9, 0.98), weight_decay=0.0)
-    stream = batches(trainable, world, recipe.seed, recipe.n_images, recipe.n_questions)
+    stream = batches(trainable, world, recipe.seed, recipe.n_images, recipe.n_questions, recipe.mix)
     began = time.monotonic()
     for step in range(1, recipe.steps + 1):
         for group in optimizer.param_groups:
