@@ -43,7 +43,8 @@ export function headsMap({ root, parent, state, here, send, tell, effects }) {
   /** @param {number} layer @param {number} head */
   const patched = (layer, head) => isPatched(here, layer, where, [head]);
   /** @param {number} layer @param {number} head */
-  const said = (layer, head) => `head ${layer}.${head} ${at}: effect${guess(state.estimated.heads)} ${signed(effects[layer][head])}`;
+  const said = (layer, head) =>
+    `head ${layer}.${head} ${at}: effect${guess(state.estimated.heads)} ${signed(effects[layer][head])}`;
   /** @param {number} layer @param {number} head */
   const toggle = (layer, head) =>
     send({ do: "toggle", layer, heads: [head], positions: where, activity: `head ${layer}.${head}` });
@@ -100,7 +101,8 @@ export function imageMap({ root, parent, state, here, send, tell, layer, show })
   const { effects, inImage } = state, limit = limitOf(effects), part = make("div", "", parent);
   const title = make("h4", "", part);
   /** @param {number} i */
-  const said = (i) => `patch ${i}, layer ${layer}: effect${guess(state.estimated.tokens)} ${signed(effects[layer][inImage[i]])}`;
+  const said = (i) =>
+    `patch ${i}, layer ${layer}: effect${guess(state.estimated.tokens)} ${signed(effects[layer][inImage[i]])}`;
   const image = patchImage(root, part, {
     side: 200, boxes: state.boxes, label: "image", grid: () => true, tell: said,
     color: (i) => {

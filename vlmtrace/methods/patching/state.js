@@ -22,7 +22,8 @@
  *   effect: number | null, distribution: Probabilities[], options: (number | null)[],
  *   answers: Record<string, string>, logitDiff: Record<string, number>, waterfall: Step[], draws: number,
  *   canUndo: boolean}} PatchState
- * estimated: whether effects at image tokens, and of heads, are estimates; place: block and module; effects: layers × positions; headEffects: layers × heads; inImage: positions of patches
+ * estimated: whether effects at image tokens, and of heads, are estimates
+ * place: block and module; effects: layers × positions; headEffects: layers × heads; inImage: positions of patches
  */
 
 /** @typedef {{state: PatchState, picture: DataView<ArrayBuffer>}} PatchTraits */
