@@ -403,4 +403,4 @@ def test_checking_takes_no_time_that_counts():
 
     call()
     seconds = [min(timeit.repeat(function, number=200, repeat=20)) / 200 for function in (call, plain)]
-    assert seconds[0] - seconds[1] < 100e-6, f"checking takes {(seconds[0] - seconds[1]) * 1e6:.0f} µs a call"
+    assert seconds[0] - seconds[1] < 250e-6, f"checking takes {(seconds[0] - seconds[1]) * 1e6:.0f} µs a call"
