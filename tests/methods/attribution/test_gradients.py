@@ -8,7 +8,7 @@ from PIL import Image
 
 import vlmtrace as vt
 from vlmtrace.inputs.pair_runs import encode_pair, read_again, run_pairs
-from vlmtrace.methods.attribution.gradients import _gradients_at, site_gradients
+from vlmtrace.methods.patching.first_order import _gradients_at, site_gradients
 from vlmtrace.models import Readout, Site
 from vlmtrace.models.hooks import attach_hooks
 

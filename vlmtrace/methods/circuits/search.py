@@ -21,8 +21,8 @@ from vlmtrace.core.arguments import Count, Share, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import UNIT
 from vlmtrace.inputs.batching import Plan, batches_of_pairs
-from vlmtrace.methods.attribution.gradients import site_gradients
 from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
+from vlmtrace.methods.patching.first_order import site_gradients
 from vlmtrace.methods.patching.joint import patch_together
 from vlmtrace.methods.patching.sweeps import patch_head_sets
 from vlmtrace.models import VLM, Site

@@ -11,9 +11,9 @@ import torch
 from vlmtrace.display.example import Example
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.inputs.token_roles import shows_image
-from vlmtrace.methods.attribution.gradients import first_order, site_gradients
 from vlmtrace.methods.patching.direction import in_direction
 from vlmtrace.methods.patching.extent import can_wait
+from vlmtrace.methods.patching.first_order import first_order, site_gradients
 from vlmtrace.methods.patching.intervention import Patch
 from vlmtrace.methods.patching.joint_runs import together_readout
 from vlmtrace.methods.patching.metrics import patching_effect
