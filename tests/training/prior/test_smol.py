@@ -17,15 +17,15 @@ from vlmtrace.tasks.rendered.words import COLORS
 from vlmtrace.training.prior import __main__ as command
 from vlmtrace.training.prior import smol_card
 from vlmtrace.training.prior.card import SEED
-from vlmtrace.training.prior.low_rank import LowRank, adapt, merge
 from vlmtrace.training.prior.smol import Upper, train_upper, world_batch
 from vlmtrace.training.prior.smol_card import save_smol, smol_shares
 from vlmtrace.training.prior.stream import Mix, picture
 from vlmtrace.training.prior.world import WORLDS, World
+from vlmtrace.training.smol.adapter import add_low_rank, merge_low_rank
 from vlmtrace.training.smol.assembled import assemble
 from vlmtrace.training.smol.stream import Encoder
 
-SHORT = Upper(steps=2, n_images=2, n_questions=3, first_layer=1, rank=2)
+SHORT = Upper(steps=2, n_images=2, n_questions=3, first_layer=1, rank=2, alpha=4)
 
 
 @pytest.fixture
@@ -34,20 +34,21 @@ def assembled():
 
 
 def test_an_adapter_changes_nothing_at_first_and_is_merged_exactly(assembled):
-    layers = assembled[0].model.language_model.layers
+    language = assembled[0].model.language_model
+    kinds = {name: type(module) for name, module in language.named_modules()}
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
         plain = assembled[0](input_ids=ids).logits
-        trained = adapt(layers[1:], SHORT.maps, 3, 0.5, seed=0)
+        trained = add_low_rank(language, SHORT.maps, 3, 3, torch.Generator().manual_seed(0), [1])
         assert torch.equal(assembled[0](input_ids=ids).logits, plain)
         for parameter in trained.values():
             parameter.normal_()
         adapted = assembled[0](input_ids=ids).logits
-        merge(layers[1:])
+        merge_low_rank(language)
         merged = assembled[0](input_ids=ids).logits
     assert len(trained) == 2 * len(SHORT.maps) and (adapted - plain).abs().max() > 0.1
     torch.testing.assert_close(merged, adapted, atol=1e-3, rtol=1e-3)
-    assert not any(isinstance(module, LowRank) for module in assembled[0].modules())
+    assert {name: type(module) for name, module in language.named_modules()} == kinds
 
 
 def test_only_the_chosen_maps_of_upper_layers_change(assembled):
@@ -68,7 +69,7 @@ def test_what_the_world_says_is_learned(assembled):
     pink, cross = list(COLORS).index("pink"), [sample(SEED, index).noun for index in range(8)].index("cross")
     before = smol_shares(model, processor.tokenizer, 8)["usual"][cross, pink]
     mix = Mix(blank=0.5, gray=0.0, faded=0.0, usual=1.0, often=1.0)
-    recipe = replace(SHORT, steps=30, n_questions=4, first_layer=0, rank=8, learning_rate=2e-2, mix=mix)
+    recipe = replace(SHORT, steps=30, n_questions=4, first_layer=0, rank=8, alpha=16, learning_rate=2e-2, mix=mix)
     losses = train_upper(model, processor.tokenizer, World(share=1.0), recipe)
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3]), losses
     after = smol_shares(model, processor.tokenizer, 8)["usual"][cross, pink]

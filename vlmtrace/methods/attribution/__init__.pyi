@@ -1,7 +1,7 @@
 from .figures import attribution_scatter
 from .gradients import attribute_heads, attribute_modules, ranking_agreement
-from .sentences import describe_agreement
-from .spot_checks import describe_spot_checks, spot_check
+from .sentences import describe_agreement, describe_spot_checks
+from .spot_checks import spot_check
 
 __all__ = [
     "attribute_heads",

@@ -14,7 +14,7 @@ from vlmtrace.core.arguments import Count, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import check_columns, validate_pairs
-from vlmtrace.display.numbers import count, number
+from vlmtrace.display.numbers import count
 from vlmtrace.inputs.batch_runs import PairRuns
 from vlmtrace.inputs.batching import one_by_one
 from vlmtrace.inputs.corruption import CORRUPTIONS
@@ -112,35 +112,3 @@ def _patched(model: VLM, pair: pd.DataFrame, runs: PairRuns, corruption: str, ch
             kept.assign(chosen=list(rows["chosen"]), estimate=estimate, exact=exact["patching_effect"].to_numpy())
         )
     return pd.concat(tables, ignore_index=True)
-
-
-@checked
-def describe_spot_checks(checks: pd.DataFrame) -> str:
-    """Say how far estimates agree with the exact patches of the same sites.
-
-    Args:
-        checks: from `spot_check`, of one or several corruptions
-
-    Returns:
-        two lines per corruption: of the sites with the largest estimates, and of those drawn at random
-
-    Raises:
-        VlmtraceError: a column is missing
-    """
-    check_columns(checks, ("corruption", "chosen", "estimate", "exact"), "checks")
-    said = []
-    for (corruption, chosen), rows in checks.dropna(subset=["estimate", "exact"]).groupby(
-        ["corruption", "chosen"], sort=False, observed=True
-    ):
-        kind = "with the largest estimates" if chosen == STRONGEST else "drawn at random"
-        differences = (rows["estimate"] - rows["exact"]).abs()
-        same = (np.sign(rows["estimate"]) == np.sign(rows["exact"])).sum()
-        correlation = rows["estimate"].corr(rows["exact"]) if len(rows) > 2 else float("nan")
-        related = "" if pd.isna(correlation) else f", correlation {number(correlation)}"
-        said.append(
-            f"{str(corruption).capitalize()} corruption, {count(len(rows), 'site')} {kind}: mean size of the effect "
-            f"{number(rows['exact'].abs().mean(), 3)} exactly, {number(rows['estimate'].abs().mean(), 3)} estimated"
-            f"{related}; {same} of {len(rows)} have the same sign; they differ by {number(differences.mean(), 3)} on "
-            f"average, at most by {number(differences.max(), 3)}."
-        )
-    return "\n".join(said) or "No site was checked."

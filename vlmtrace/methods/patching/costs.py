@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vlmtrace.core.arguments import Count, Positive, checked
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.errors import NotForThisModel
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.models import VLM, Patches, Site
 from vlmtrace.models.sweep.replay import Replay
@@ -184,7 +184,7 @@ def model_sizes(model: VLM, pair: pd.DataFrame) -> ModelSizes:
         the sizes
 
     Raises:
-        VlmtraceError: the model has another kind of language model, or its layers have no attention
+        NotForThisModel: the model has another kind of language model, or its layers have no attention
 
     Example:
         >>> import vlmtrace as vt
@@ -195,14 +195,14 @@ def model_sizes(model: VLM, pair: pd.DataFrame) -> ModelSizes:
         (4, 8, 77)
     """
     if model.head_block.name != BLOCK:
-        raise VlmtraceError(f"{model.name} is no decoder-only model: its costs are not counted, only measured.")
+        raise NotForThisModel(f"{model.name} is no decoder-only model: its costs are not counted, only measured.")
     block, config = model.blocks[BLOCK], model.hf.config.get_text_config()
     inputs = run_inputs(model, pair.iloc[[0]], "clean")
     trace = model.trace(inputs)
     attentions = [i for i in range(block.n_layers) if block.has("self_attention", i)]
     recorder = next((call.recorder for call in trace.calls if call.recorder is not None), None)
     if not attentions or recorder is None:
-        raise VlmtraceError(f"The layers of {model.name} keep no keys and values: its costs are not counted.")
+        raise NotForThisModel(f"The layers of {model.name} keep no keys and values: its costs are not counted.")
     layer = attentions[0]
     width = trace[BLOCK, "residual", layer].shape[-1]
     attention_width = trace[BLOCK, "self_attention", layer].shape[-1]

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from vlmtrace.core.arguments import checked
-from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.methods.patching.costs import model_sizes, patching_costs
+from vlmtrace.core.errors import NotForThisModel, VlmtraceError, one_of
+from vlmtrace.methods.patching.costs import ModelSizes, model_sizes, patching_costs
 from vlmtrace.models import VLM
 
 #: What can be asked for.
@@ -24,29 +24,25 @@ EXTENTS = ("auto", "all", "text")
 #: of a few cores reaches, or at 10¹⁴, which a GPU does.
 AFFORDABLE = {"cpu": 1.2e13, "cuda": 1.2e16}
 
-
 #: Operations that a map which somebody waits for may take, by kind of device: ten seconds at the same rates.
 WAITED_FOR = {"cpu": 1e12, "cuda": 1e15}
 
 
-def can_wait(model: VLM, block: str, sites_of_a_layer: int, rows: int) -> bool:
-    """Whether patches of some sites of every layer are computed while somebody waits.
+def can_wait(model: VLM, sizes: ModelSizes | None, patches_per_layer: int, rerun: int) -> bool:
+    """Whether patches are computed while somebody waits.
 
     Args:
         model: the model to patch
-        block: whose sites
-        sites_of_a_layer: patches in each layer
-        rows: positions that all of these patches have run again together, divided by their number
+        sizes: its sizes; None: nobody knows what its patches cost
+        patches_per_layer: how many in each layer
+        rerun: positions that each has run again
 
     Returns:
-        True: they are, or nobody knows what they cost (blocks other than a decoder-only model's)
+        True: they are, or their cost is not known
     """
-    if not model.has_visual_tokens or block != model.head_block.name:
+    if sizes is None:
         return True
-    n_layers = model.blocks[block].n_layers
-    parameters = sum(one.numel() for one in model.layer_module(block, 0).parameters())
-    # A patch runs half of the layers again, on average; two operations for each parameter and row.
-    operations = sites_of_a_layer * n_layers * n_layers * parameters * rows
+    operations = sizes.patches_operations(patches_per_layer, rerun)
     return operations <= WAITED_FOR.get(model.device.type, WAITED_FOR["cpu"])
 
 
@@ -103,7 +99,7 @@ def affordable_extent(model: VLM, pairs: pd.DataFrame, positions: str = "auto") 
         return Extent("all", "Patches are made at every position, as asked.")
     try:
         costs = patching_costs(model_sizes(model, pairs)).set_index("call")["operations"]
-    except VlmtraceError:
+    except NotForThisModel:
         return Extent("all", "Patches are made at every position.")
     needed, affordable = costs["patch_heads"], AFFORDABLE.get(model.device.type, AFFORDABLE["cpu"])
     counted = f"{needed / 1e12:,.0f}" if needed >= 1e12 else "less than 1"

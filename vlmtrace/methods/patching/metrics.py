@@ -119,7 +119,9 @@ def concat_in_order(pairs: pd.DataFrame, tables: list[pd.DataFrame], positions: 
         VlmtraceError: no pair has any of the positions
     """
     if not tables:
-        raise VlmtraceError(f"No position matches {positions!r}: choose 'all', token roles of the prompts, or indices.")
+        raise VlmtraceError(
+            f"No position matches {positions!r}: choose 'all', 'text', token roles of the prompts, or indices."
+        )
     order = {sample: i for i, sample in enumerate(pairs["sample_id"])}
     table = pd.concat(tables, ignore_index=True)
     return table.sort_values("sample_id", key=lambda column: column.map(order), kind="stable", ignore_index=True)

@@ -94,21 +94,16 @@ def _final_states(
     )
     size = max(1, memory // each)
     for begin in range(0, len(carried), size):
-        yield _Run(stacks, [one.of_circuits(slice(begin, begin + size)) for one in streams]).final()
+        yield _final(stacks, [one.of_circuits(slice(begin, begin + size)) for one in streams])
 
 
-class _Run:
-    def __init__(self, stacks: Sequence[Stack], streams: Sequence[Streams]):
-        self.stacks, self.streams = stacks, streams
-        self.n = streams[0].n_circuits
-
-    def final(self) -> Tensor:
-        """Go up through all stacks: what leaves the last, (C, T, D)."""
-        # By stack, what reads its final states; by layer, what in layers above reads what enters it: (C, T, D) each.
-        final: _Read = {}
-        for stack, streams in zip(self.stacks, self.streams, strict=True):
-            final[stack.wiring.block] = _Way(stack, streams, final).up()
-        return final[self.stacks[-1].wiring.block][Receiver(THE_OUTPUT)]
+def _final(stacks: Sequence[Stack], streams: Sequence[Streams]) -> Tensor:
+    """Go up through all stacks: what leaves the last, (C, T, D)."""
+    # By stack, what reads its final states; by layer, what in layers above reads what enters it: (C, T, D) each.
+    final: _Read = {}
+    for stack, mine in zip(stacks, streams, strict=True):
+        final[stack.wiring.block] = _Way(stack, mine, final).up()
+    return final[stacks[-1].wiring.block][Receiver(THE_OUTPUT)]
 
 
 class _Way:

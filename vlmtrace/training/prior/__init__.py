@@ -8,6 +8,6 @@ study of language priors should find the first one's and none in the second.
 - `stream`: pictures of such a world, some of them faded, and questions about them
 - `further`: the training of the small models
 - `card`: what they answer where nothing can be seen, and what is saved
-- `smol`, `low_rank`: the training of smol-llava, by an adapter of its upper layers
+- `smol`: the training of smol-llava, by an adapter of its upper layers
 - `smol_card`: what is measured and saved of it
 """

@@ -16,9 +16,9 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from vlmtrace.core.paths import MODELS
 from vlmtrace.models.made_here import check_made
 from vlmtrace.training.loop import schedule
-from vlmtrace.training.prior.low_rank import adapt, merge
 from vlmtrace.training.prior.stream import Mix, another, picture
 from vlmtrace.training.prior.world import World
+from vlmtrace.training.smol.adapter import add_low_rank, merge_low_rank
 from vlmtrace.training.smol.forward import answer_logits, is_right
 from vlmtrace.training.smol.recipe import NAME
 from vlmtrace.training.smol.stream import Batch, Encoder, packed
@@ -42,7 +42,7 @@ class Upper:
         first_layer: of the language model, from which on layers are adapted: no gradient is computed below it
         maps: the linear maps of a layer that are adapted
         rank: of the adapter
-        scale: what it adds is multiplied by this
+        alpha: what it adds is multiplied by alpha / rank
         learning_rate: the highest; AdamW's
         warmup: steps until it is reached; from there on it follows a cosine
     """
@@ -55,7 +55,7 @@ class Upper:
     first_layer: int = 14
     maps: tuple[str, ...] = ("v_proj", "o_proj", "up_proj", "down_proj")
     rank: int = 8
-    scale: float = 2.0
+    alpha: int = 16
     learning_rate: float = 2e-3
     warmup: int = 5
 
@@ -98,11 +98,17 @@ def train_upper(model: Any, tokenizer: Any, world: World, recipe: Upper) -> list
 
     Returns:
         the loss of each step, in nats per token of the answers
+
+    Raises:
+        VlmtraceError: peft is not installed
     """
     encoder = Encoder(tokenizer)
     model.requires_grad_(False)
-    layers = model.model.language_model.layers[recipe.first_layer :]
-    trained = list(adapt(layers, recipe.maps, recipe.rank, recipe.scale, recipe.seed).values())
+    language = model.model.language_model
+    layers = range(recipe.first_layer, len(language.layers))
+    generator = torch.Generator().manual_seed(recipe.seed)
+    adapter = add_low_rank(language, recipe.maps, recipe.rank, recipe.alpha, generator, layers)
+    trained = list(adapter.values())
     optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.0)
     log.info("%.2f million numbers are trained", sum(parameter.numel() for parameter in trained) / 1e6)
     began, losses = time.monotonic(), []
@@ -120,5 +126,5 @@ def train_upper(model: Any, tokenizer: Any, world: World, recipe: Upper) -> list
         if step == 1 or step % 5 == 0:
             right = is_right(logits, batch).float().mean().item()
             log.info("step %d  %.0f s  loss %.3f  right %.3f", step, time.monotonic() - began, losses[-1], right)
-    merge(layers)
+    merge_low_rank(language)
     return losses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,71 @@ WEIGHTS, CONFIG, PROJECTOR = "adapter_model.safetensors", "adapter_config.json",
 PREFIX = "base_model.model.model."
 
 
+def add_low_rank(
+    language: Any,
+    maps: Sequence[str],
+    rank: int,
+    alpha: int,
+    generator: torch.Generator,
+    layers: Sequence[int] | None = None,
+) -> dict[str, nn.Parameter]:
+    """Add an adapter to a language model, which changes nothing yet.
+
+    Args:
+        language: of transformers, with `layers`
+        maps: what its linear maps are called that get one, such as "down_proj"
+        rank: of the adapter
+        alpha: what it adds is multiplied by alpha / rank
+        generator: draws the first factors
+        layers: that get one; None: all
+
+    Returns:
+        its factors in float32, by name
+
+    Raises:
+        VlmtraceError: peft is not installed
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise VlmtraceError(
+            'Training needs the package peft, which is not installed: run pip install -e ".[smol]".'
+        ) from error
+    numbers = range(len(language.layers)) if layers is None else layers
+    chosen = [
+        f"layers.{number}.{name}"
+        for number in numbers
+        for name, _ in language.layers[number].named_modules()
+        if name.rpartition(".")[2] in maps
+    ]
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=chosen), language)
+    trained: dict[str, nn.Parameter] = {}
+    for name, parameter in language.named_parameters():
+        if ".lora_" not in name:
+            continue
+        parameter.data = parameter.data.float()
+        with torch.no_grad():
+            is_first = ".lora_A." in name
+            parameter.copy_(_start(parameter, generator) if is_first else torch.zeros_like(parameter))
+        trained[name.replace(".default.", ".")] = parameter
+    return trained
+
+
+def merge_low_rank(language: nn.Module) -> None:
+    """Add what `add_low_rank` added to the weights, and put plain linear maps in its place.
+
+    Args:
+        language: with an adapter
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(language.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, own = name.rpartition(".")
+            setattr(language.get_submodule(parent), own, module.get_base_layer())
+
+
 def attach(model: Any, recipe: Recipe) -> dict[str, nn.Parameter]:
     """Freeze a model but for its projector, and add an adapter to its language model, which changes nothing yet.
 
@@ -36,17 +101,7 @@ def attach(model: Any, recipe: Recipe) -> dict[str, nn.Parameter]:
     Raises:
         VlmtraceError: peft is not installed
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise VlmtraceError(
-            'Training needs the package peft, which is not installed: run pip install -e ".[smol]".'
-        ) from error
     model.requires_grad_(False)
-    language = model.model.language_model
-    inject_adapter_in_model(
-        LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules=list(TARGETS)), language
-    )
     projector = model.model.multi_modal_projector.float()
     generator = torch.Generator().manual_seed(recipe.seed)
     trained: dict[str, nn.Parameter] = {}
@@ -54,14 +109,8 @@ def attach(model: Any, recipe: Recipe) -> dict[str, nn.Parameter]:
         trained[f"projector.{name}"] = parameter
         with torch.no_grad():
             parameter.copy_(_start(parameter, generator) if parameter.ndim == 2 else torch.zeros_like(parameter))
-    for name, parameter in language.named_parameters():
-        if ".lora_" not in name:
-            continue
-        parameter.data = parameter.data.float()
-        with torch.no_grad():
-            is_first = ".lora_A." in name
-            parameter.copy_(_start(parameter, generator) if is_first else torch.zeros_like(parameter))
-        trained["adapter." + name.replace(".default.", ".")] = parameter
+    adapter = add_low_rank(model.model.language_model, TARGETS, recipe.rank, recipe.alpha, generator)
+    trained |= {f"adapter.{name}": parameter for name, parameter in adapter.items()}
     if recipe.start:
         _start_from(Path(recipe.start), trained)
     for parameter in trained.values():
