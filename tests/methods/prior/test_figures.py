@@ -75,6 +75,15 @@ def test_curves_go_through_their_means():
         plots.steering_effects(steering().iloc[:0])
 
 
+def test_a_panel_without_right_answers_says_so():
+    table = steering()
+    is_usual = table["category"] == "usual"
+    table.loc[is_usual, ["n_right", "turned", "turned_low", "turned_high"]] = 0, np.nan, np.nan, np.nan
+    shown, usual = plots.steering_effects(table).axes
+    assert not shown.texts
+    assert "no answer was right" in usual.texts[0].get_text()
+
+
 @pytest.mark.parametrize(
     "draw",
     [

@@ -113,7 +113,8 @@ def steering_effects(table: pd.DataFrame, panels: str = "category", against: str
         against: what differs within a panel, "layer" or "factor"
 
     Returns:
-        the figure: filled markers are the mean difference, gray ones random directions of the same length
+        the figure: filled markers are the mean difference, gray ones random directions of the same length. A panel in
+        which no answer was right, so that none can turn, says so.
 
     Raises:
         VlmtraceError: a column is missing, a point stands twice in a curve, or there is no row
@@ -128,6 +129,9 @@ def steering_effects(table: pd.DataFrame, panels: str = "category", against: str
             color = PALETTE[0] if name == "difference" else "0.6"
             _curve(axes, some, against, "turned", ("turned_low", "turned_high"), number, label, color)
         axes.set_title(f"{readable(panel)} (n = {int(mine['n_right'].max())})".strip())
+        if not mine["n_right"].any():
+            note = "no answer was right:\nnone can turn"
+            axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center")
         axes.set_xlabel(f"steered behind {against}" if against == "layer" else against)
         axes.set_ylim(-0.05, 1.05)
         if against == "layer":
