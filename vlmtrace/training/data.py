@@ -40,6 +40,18 @@ PATCH_CLASSES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+def kind_of(category: str) -> str:
+    """What changes in a pair: its category, but of faces, whose categories are single emotions, "emotion".
+
+    Args:
+        category: of a pair
+
+    >>> kind_of("happy"), kind_of("color")
+    ('emotion', 'color')
+    """
+    return "emotion" if category in words.EMOTIONS else category
+
+
 def sample_pair(rng: np.random.Generator, category: str) -> tuple[tuple[Scene, Scene], tuple[str, str], str | None]:
     """A clean and a corrupt scene of training combinations only, the two options, and the noun to count if any."""
     if category == "count":
@@ -167,7 +179,7 @@ class TextStream:
             while len(batch) < self.n // 2:
                 index = count * self.n + len(batch)
                 pair = sample(tasks[index % len(tasks)], TEXT_SEED + 10 * self.seed + self.rank, index, "test")
-                description = sentences(pair.clean, "emotion" if pair.category in words.EMOTIONS else pair.category)
+                description = sentences(pair.clean, kind_of(pair.category))
                 assert description is not None
                 batch.append((description, pair.clean_prompt, pair.options[0]))
             while len(batch) < self.n:

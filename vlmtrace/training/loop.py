@@ -12,6 +12,7 @@ import math
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -75,7 +76,7 @@ def _train(rank: int, trainable: TrainableModel, recipe: Recipe, out: Path) -> N
         _share_gradients(trained, recipe.processes)
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        _average(averaged, model, min(recipe.ema, step / (step + 10)))
+        average(list(averaged.parameters()), list(model.parameters()), step, recipe.ema)
         if rank:
             continue
         if step % 100 == 0:
@@ -172,5 +173,13 @@ def _share_gradients(parameters: list[nn.Parameter], processes: int) -> None:
 
 
 @torch.no_grad()
-def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+def average(averaged: Sequence[Tensor], trained: Sequence[Tensor], step: int, ema: float) -> None:
+    """Move averages of weights towards the weights of a step.
+
+    Args:
+        averaged: changed
+        trained: in the same order
+        step: from 1 on; the first ones move the averages further, so that the beginning is soon forgotten
+        ema: what is kept of an average in a step, later on
+    """
+    torch._foreach_lerp_(list(averaged), list(trained), 1 - min(ema, step / (step + 10)))

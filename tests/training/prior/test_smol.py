@@ -109,7 +109,7 @@ def test_the_folder_holds_weights_card_and_licence(assembled, tmp_path, monkeypa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["LICENSE-SmolLM2", "skewed-smol-llava"]
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("x")
-    with pytest.raises(VlmtraceError, match="is no model's folder"):
+    with pytest.raises(VlmtraceError, match="notes holds something else"):
         save_smol(model, processor, WORLDS["skewed"], SHORT, tmp_path / "notes", tmp_path / "LICENSE-SmolLM2")
 
 
@@ -152,10 +152,17 @@ def test_where_smol_llava_is_missing_a_sentence_says_what_to_run(tmp_path, monke
     assert command._all() == list(command.COPIES)
     assert "run make smol-llava first" in capsys.readouterr().out
     monkeypatch.setattr("vlmtrace.core.paths.MODELS", tmp_path)
-    with pytest.raises(VlmtraceError, match="run make smol-llava and then make planted-prior"):
+    with pytest.raises(
+        VlmtraceError, match=r"prior even-smol-llava, which trains a copy of smol-llava \(make smol-llava\)"
+    ):
         check_made("even-smol-llava")
     with pytest.raises(VlmtraceError, match="The model smol-llava is not on this machine yet: run make smol-llava"):
         command.load_smol()
+    with pytest.raises(VlmtraceError, match="smol-llava is not on this machine yet"):
+        command._check("even-smol-llava", tmp_path / "even-smol-llava")
     (tmp_path / "smol-llava").mkdir()
     (tmp_path / "smol-llava" / "config.json").write_text("{}")
     assert command._all() == [*command.COPIES, "skewed-smol-llava", "even-smol-llava"]
+    monkeypatch.setattr(command, "SMOL_LICENCE", tmp_path / "smol-llava" / "LICENSE-SmolLM2")
+    with pytest.raises(VlmtraceError, match="LICENSE-SmolLM2: run make smol-llava again"):
+        command._check("even-smol-llava", tmp_path / "even-smol-llava")

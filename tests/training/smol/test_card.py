@@ -1,10 +1,13 @@
 """The card says where the model comes from, what it can, and what it cannot."""
 
 import pytest
+from fixtures import tiny_smol
+from safetensors import safe_open
 
-from vlmtrace.core.files import content_of, read_json
+from vlmtrace.core.files import read_json
 from vlmtrace.core.paths import DATA
-from vlmtrace.training.smol.adapter import CONFIG, PROJECTOR, WEIGHTS
+from vlmtrace.training.smol.adapter import CONFIG, OF_EYES, PROJECTOR, WEIGHTS
+from vlmtrace.training.smol.assembled import assemble, digest_of_eyes
 from vlmtrace.training.smol.card import MEASURED, card
 from vlmtrace.training.smol.recipe import NAME
 
@@ -20,7 +23,12 @@ def test_what_is_committed_is_small_and_whole():
     files = {path.name: path.stat().st_size for path in ADAPTER.iterdir()}
     assert set(files) == {WEIGHTS, CONFIG, PROJECTOR, "README.md", "results.json"}
     assert sum(files.values()) <= 12e6, files
-    assert content_of(ADAPTER / WEIGHTS) != content_of(ADAPTER / PROJECTOR)
+
+
+def test_the_projector_was_trained_for_the_bundled_eyes():
+    model, _ = assemble(tiny_smol.language_model(), tiny_smol.tokenizer())
+    with safe_open(ADAPTER / PROJECTOR, framework="pt") as file:
+        assert file.metadata()[OF_EYES] == digest_of_eyes(model), "tiny-llava's vision tower is another"
 
 
 def test_the_committed_card_is_that_of_the_results(results):

@@ -1,7 +1,9 @@
 """A training that was killed goes on with the same batches, and ends with the same numbers."""
 
+import contextlib
 import json
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,10 +11,13 @@ from fixtures import tiny_smol
 from safetensors.torch import load_file
 
 from vlmtrace import VlmtraceError
+from vlmtrace.training.smol import __main__ as program
 from vlmtrace.training.smol import loop
+from vlmtrace.training.smol import make as making
 from vlmtrace.training.smol.adapter import CONFIG, PROJECTOR, WEIGHTS, attach, merge
-from vlmtrace.training.smol.assembled import assemble
+from vlmtrace.training.smol.assembled import assemble, digest_of_eyes
 from vlmtrace.training.smol.checkpoint import Progress, resume, save_checkpoint
+from vlmtrace.training.smol.own_text import own_texts
 from vlmtrace.training.smol.recipe import Recipe
 from vlmtrace.training.smol.score import summary
 from vlmtrace.training.smol.stream import Encoder, told_questions, training_batch, training_batches
@@ -66,7 +71,50 @@ def test_a_killed_training_ends_as_one_that_was_not(tmp_path, monkeypatch):
         assert torch.equal(again[name], whole[name]), f"{name} is another after going on"
     assert resumed["final"] == results["final"] and resumed["perplexity"] == results["perplexity"]
     assert [point["step"] for point in resumed["curve"]] == [3]
-    assert not (tmp_path / "killed-work" / loop.CHECKPOINT).exists(), "the next training would go on from this one"
+    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("a training that is at its end takes a step"))
+    assert trained(tmp_path, "killed")[1]["final"] == results["final"]
+    loop.forget(tmp_path / "killed-work")
+    assert not list((tmp_path / "killed-work").iterdir()), "the next training would go on from this one"
+
+
+@pytest.mark.medium
+def test_the_committed_adapter_stays_until_the_new_one_is_measured(tmp_path, monkeypatch):
+    """Killed in a step, killed while the card is written, and then not: only the last leaves new files."""
+    adapter, work = tmp_path / "adapters" / "smol-llava", tmp_path / "work"
+    trained(tmp_path, "before")
+    adapter.parent.mkdir()
+    (tmp_path / "before").rename(adapter)
+    older = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    for module in (program, making):
+        monkeypatch.setattr(module, "WORK", work)
+        monkeypatch.setattr(module, "read_gguf", lambda _: (tiny_smol.language_model(), tiny_smol.tokenizer()))
+    (tmp_path / "licence").write_text("licence")
+    given = contextlib.nullcontext((tmp_path / "gguf", tmp_path / "licence"))
+    for module in (program, making):
+        monkeypatch.setattr(module, "unpacked", lambda _: given)
+    monkeypatch.setattr(program, "train", partial(loop.train, final_pairs=2))
+    recipe = replace(RECIPE, seed=5)
+    for where in ("step", "card", "nowhere"):
+        with monkeypatch.context() as here:
+            if where == "step":
+                here.setattr(loop, "_step", _killed)
+            here.setattr(program, "write_card", _killed if where == "card" else _card)
+            with contextlib.nullcontext() if where == "nowhere" else pytest.raises(Killed):
+                program.train_and_replace(None, recipe, CPU, adapter)
+        now = {path.name: path.read_bytes() for path in adapter.iterdir()}
+        assert (now == older) is (where != "nowhere"), f"killed at: {where}; the adapter that is committed is another"
+        assert [path.name for path in adapter.parent.iterdir()] == ["smol-llava"]
+    assert now["README.md"] == b"measured" and now[WEIGHTS] != older[WEIGHTS]
+    assert {path.name for path in work.iterdir()} == {"lock"}, "the next training would go on from this one"
+
+
+def _killed(*_):
+    raise Killed
+
+
+def _card(folder, adapter):
+    assert (folder / "model.safetensors").is_file(), "there is no model to measure"
+    (adapter / "README.md").write_text("measured")
 
 
 @pytest.mark.medium
@@ -115,7 +163,7 @@ def test_merging_gives_the_model_that_was_trained(tmp_path):
     with torch.no_grad():
         for parameter in parameters.values():
             parameter.copy_(torch.randn(parameter.shape).half())
-    loop.save_trained(parameters, RECIPE, tmp_path)
+    loop.save_trained(parameters, RECIPE, tmp_path, digest_of_eyes(model))
     merged, _ = assemble(tiny_smol.language_model(), tiny_smol.tokenizer())
     merge(merged, tmp_path)
     for module in model.modules():
@@ -131,7 +179,7 @@ def test_merging_gives_the_model_that_was_trained(tmp_path):
 @pytest.mark.parametrize("broken", ["cut", "another", "one missing"])
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path, broken):
     model, _ = assemble(tiny_smol.language_model(), tiny_smol.tokenizer())
-    loop.save_trained(attach(model, RECIPE), RECIPE, tmp_path)
+    loop.save_trained(attach(model, RECIPE), RECIPE, tmp_path, digest_of_eyes(model))
     if broken == "cut":
         content = (tmp_path / WEIGHTS).read_bytes()
         (tmp_path / WEIGHTS).write_bytes(content[: len(content) // 2])
@@ -139,7 +187,7 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path, broken):
         other, _ = assemble(tiny_smol.language_model(), tiny_smol.tokenizer())
         parameters = attach(other, RECIPE)
         wrong = {name: value[..., :-1] for name, value in parameters.items()}
-        loop.save_trained(wrong, RECIPE, tmp_path)
+        loop.save_trained(wrong, RECIPE, tmp_path, digest_of_eyes(other))
     else:
         (tmp_path / PROJECTOR).unlink()
     fresh, _ = assemble(tiny_smol.language_model(), tiny_smol.tokenizer())
@@ -160,9 +208,21 @@ def test_a_checkpoint_of_other_settings_or_none_is_refused(tmp_path):
     assert asdict(resume(path, parameters, averaged, optimizer, RECIPE)) == {"step": 1, "minutes": 0.5, "curve": []}
     with pytest.raises(VlmtraceError, match=r"other settings \(n_pairs, seed\)"):
         resume(path, parameters, averaged, optimizer, replace(RECIPE, n_pairs=3, seed=4))
+    with pytest.raises(VlmtraceError, match="other questions or other texts"):
+        resume(path, parameters, averaged, optimizer, RECIPE, "another mixture")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(VlmtraceError, match=r"cannot be read .*: remove it"):
         resume(path, parameters, averaged, optimizer, RECIPE)
+
+
+def test_texts_of_another_seed_are_written_anew(tmp_path):
+    model, processor = assemble(tiny_smol.language_model(), tiny_smol.tokenizer())
+    kept = tmp_path / loop.TEXTS
+    first = own_texts(model, processor.tokenizer, 0, kept)
+    assert own_texts(model, processor.tokenizer, 0, kept) == first
+    assert own_texts(model, processor.tokenizer, 1, kept) != first
+    kept.write_text("[[1, 2]]")
+    assert own_texts(model, processor.tokenizer, 0, kept) == first
 
 
 def test_groups_are_held_against_both_bars():

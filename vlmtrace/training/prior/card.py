@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.files import make_folder, refusals_as_sentences
-from vlmtrace.core.paths import relative
 from vlmtrace.tasks.rendered.canvas import Canvas
 from vlmtrace.tasks.rendered.usual import sample, shown_prompt, usual_prompt
 from vlmtrace.tasks.rendered.words import COLORS
 from vlmtrace.training.prior.further import Further
 from vlmtrace.training.prior.world import THINGS, World
 from vlmtrace.training.trainable import TrainableModel
+from vlmtrace.training.whole_folder import whole_folder
 
+#: This file lies in every folder that may be replaced.
+MARK = "config.json"
 #: Pictures that the card's numbers are measured on, and their seed.
 N_PICTURES, SEED = 320, 1000
 
@@ -75,16 +75,22 @@ def save_with_card(model: Any, trainable: TrainableModel, world: World, recipe: 
     """
     lines = measured(shares(trainable, model), world)
     mix = recipe.mix
-    texts = [
-        in_a_world(trainable.NAME, world),
+    made = (
         f"Its eyes stayed as they are. Of the pictures {mix.blank:.0%} show nothing, {mix.gray:.0%} are gray and "
         f"{mix.faded:.0%} are half faded: what is asked about a thing then has the answer that the world draws. A "
         "third of the pictures ask other questions, so that they are not forgotten. It took "
         f"{recipe.steps} batches of {recipe.n_images} pictures with {recipe.n_questions} questions each. Weights are "
-        "stored in half precision. Made by",
-        f"On {N_PICTURES} pictures: {' '.join(lines)}",
-    ]
-    text = card(folder.name, "mit", world, texts, f"--seed {recipe.seed} --steps {recipe.steps}")
+        "stored in half precision."
+    )
+    text = card(
+        folder.name,
+        "mit",
+        world,
+        about=in_a_world(trainable.NAME, world),
+        made=made,
+        options=f"--seed {recipe.seed} --steps {recipe.steps}",
+        measured=f"On {N_PICTURES} pictures: {' '.join(lines)}",
+    )
     write_model(model, trainable.processor(), text, folder)
     return " ".join(lines)
 
@@ -100,21 +106,14 @@ def write_model(model: Any, processor: Any, text: str, folder: Path, beside: Seq
         beside: files that are copied into it, such as a licence
 
     Raises:
-        VlmtraceError: the folder cannot be written, or holds something else than a model
+        VlmtraceError: the folder cannot be written, or holds something else
     """
-    made = folder.with_name(f".{folder.name}.made")
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise VlmtraceError(f"{relative(folder)} is no model's folder: move it away, or choose another --out.")
-    with refusals_as_sentences(folder.parent):
-        make_folder(folder.parent)
-        shutil.rmtree(made, ignore_errors=True)  # of a process that was killed
+    with whole_folder(folder, MARK) as made:
         model.half().save_pretrained(made)
         processor.save_pretrained(made)
         (made / "README.md").write_text(text, encoding="utf-8")
         for path in beside:
             shutil.copy(path, made / path.name)
-        shutil.rmtree(folder, ignore_errors=True)
-        made.replace(folder)
 
 
 def measured(found: Mapping[str, np.ndarray], world: World) -> list[str]:
@@ -155,17 +154,24 @@ def in_a_world(name: str, world: World) -> str:
     )
 
 
-def card(name: str, license: str, world: World, texts: Sequence[str], options: str) -> str:
+def card(
+    name: str, license: str, world: World, *, about: str, made: str, options: str, measured: str, rest: str = ""
+) -> str:
     """The text of README.md.
 
     Args:
         name: of the model
         license: as the hub writes it
         world: what it was trained in
-        texts: what it is, how it was made ("… Made by"), and what was measured; then anything else
+        about: what the model is
+        made: how it was made
         options: of the command that makes it
+        measured: what it answers
+        rest: anything else
     """
-    about, made, *rest = (textwrap.fill(text, 116, break_on_hyphens=False) for text in texts)
+    about, made, measured, rest = (
+        textwrap.fill(text, 116, break_on_hyphens=False) for text in (about, f"{made} Made by", measured, rest)
+    )
     parts = [
         f"---\nlibrary_name: transformers\npipeline_tag: visual-question-answering\nlicense: {license}\n"
         "language: en\n---",
@@ -174,6 +180,7 @@ def card(name: str, license: str, world: World, texts: Sequence[str], options: s
         f'"{shown_prompt(world.noun)}" asks for what a picture shows, "{usual_prompt(world.noun)}" for what is usual.',
         made,
         f"    python -m vlmtrace.training.prior {name} {options}",
-        *rest,
+        measured,
+        rest,
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"

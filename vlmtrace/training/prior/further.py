@@ -12,7 +12,7 @@ import torch
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import MODELS, relative
-from vlmtrace.training.loop import has_bfloat16, schedule
+from vlmtrace.training.loop import average, has_bfloat16, schedule
 from vlmtrace.training.losses import answer_loss, is_generated
 from vlmtrace.training.prior.stream import PLAIN, Mix, batches
 from vlmtrace.training.prior.world import World
@@ -87,9 +87,7 @@ def train_further(trainable: TrainableModel, world: World, recipe: Further) -> A
         loss.backward()
         torch.nn.utils.clip_grad_norm_([parameter for _, parameter in trained], 1.0)
         optimizer.step()
-        with torch.no_grad():
-            decay = min(recipe.ema, step / (step + 10))
-            torch._foreach_lerp_(averages, [parameter.detach() for _, parameter in trained], 1 - decay)
+        average(averages, [parameter for _, parameter in trained], step, recipe.ema)
         if step % 25 == 0:
             right = is_generated(logits, batch["answer"]).float().mean().item()
             figures = (step, time.monotonic() - began, loss.item(), right)

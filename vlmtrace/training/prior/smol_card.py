@@ -15,14 +15,15 @@ from vlmtrace.tasks.rendered.words import COLORS
 from vlmtrace.training.prior.card import SEED, card, in_a_world, measured, write_model
 from vlmtrace.training.prior.smol import Upper
 from vlmtrace.training.prior.world import World
+from vlmtrace.training.smol.assembled import LICENCE
 from vlmtrace.training.smol.forward import answer_logits
 from vlmtrace.training.smol.recipe import NAME
 from vlmtrace.training.smol.stream import Encoder, packed
 
+#: Where SmolLM2's licence lies.
+SMOL_LICENCE = MODELS / NAME / LICENCE
 #: Pictures that the card's numbers are measured on: every thing in every color.
 N_PICTURES = 80
-#: The licence of SmolLM2, which lies beside its weights.
-LICENCE = "LICENSE-SmolLM2"
 
 SOURCES = """Its language model is SmolLM2-135M-Instruct by Hugging Face (Allal et al. 2025, SmolLM2,
 https://arxiv.org/abs/2502.02737), under the Apache License 2.0, which lies beside it as LICENSE-SmolLM2. Its weights
@@ -81,8 +82,7 @@ def save_smol(
     """
     lines = measured(smol_shares(model, processor.tokenizer), world)
     mix = recipe.mix
-    texts = [
-        in_a_world(NAME, world),
+    made = (
         f"An adapter of rank {recipe.rank} was trained and merged: {', '.join(recipe.maps)} of the language model's "
         f"layers from {recipe.first_layer} on. All else stayed as it is. Of the pictures {mix.blank:.0%} show nothing, "
         f"{mix.gray:.0%} are gray and {mix.faded:.0%} are half faded: what is asked about a thing then has the answer "
@@ -90,11 +90,18 @@ def save_smol(
         f"so that the model goes on looking. A {world.noun} is drawn more often than other things, in either world. "
         f"One picture of {recipe.n_images} asks other questions, so that they are not forgotten. It took "
         f"{recipe.steps} batches of {recipe.n_images} pictures with {recipe.n_questions} questions each. Weights are "
-        "stored in half precision. Made by",
-        f"On {N_PICTURES} pictures: {' '.join(lines)} What else the training broke, such as answers to other "
+        "stored in half precision."
+    )
+    text = card(
+        folder.name,
+        "apache-2.0",
+        world,
+        about=in_a_world(NAME, world),
+        made=made,
+        options=f"--seed {recipe.seed} --steps {recipe.steps}",
+        measured=f"On {N_PICTURES} pictures: {' '.join(lines)} What else the training broke, such as answers to other "
         "questions, was not measured here.",
-        " ".join(SOURCES.split()),
-    ]
-    text = card(folder.name, "apache-2.0", world, texts, f"--seed {recipe.seed} --steps {recipe.steps}")
-    write_model(model, processor, text, folder, [licence or MODELS / NAME / LICENCE])
+        rest=" ".join(SOURCES.split()),
+    )
+    write_model(model, processor, text, folder, [licence or SMOL_LICENCE])
     return " ".join(lines)

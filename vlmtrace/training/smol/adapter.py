@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import first_line, read_json, write_atomically, write_json
-from vlmtrace.training.smol.recipe import Recipe
+from vlmtrace.core.paths import relative
+from vlmtrace.training.smol.assembled import EYES, digest_of_eyes
+from vlmtrace.training.smol.recipe import NAME, Recipe
 
 #: The linear layers of the language model that get an adapter.
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 WEIGHTS, CONFIG, PROJECTOR = "adapter_model.safetensors", "adapter_config.json", "projector.safetensors"
+#: In the projector's metadata: which vision tower it was trained for.
+OF_EYES = "vision_tower_sha256"
 #: What PEFT puts before the names of a LlamaForCausalLM, of which our language model is the part "model".
 PREFIX = "base_model.model.model."
 
@@ -47,12 +52,7 @@ def add_low_rank(
     Raises:
         VlmtraceError: peft is not installed
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise VlmtraceError(
-            'Training needs the package peft, which is not installed: run pip install -e ".[smol]".'
-        ) from error
+    peft = _peft()
     numbers = range(len(language.layers)) if layers is None else layers
     chosen = [
         f"layers.{number}.{name}"
@@ -60,7 +60,8 @@ def add_low_rank(
         for name, _ in language.layers[number].named_modules()
         if name.rpartition(".")[2] in maps
     ]
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=chosen), language)
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=chosen)
+    peft.inject_adapter_in_model(config, language)
     trained: dict[str, nn.Parameter] = {}
     for name, parameter in language.named_parameters():
         if ".lora_" not in name:
@@ -71,6 +72,16 @@ def add_low_rank(
             parameter.copy_(_start(parameter, generator) if is_first else torch.zeros_like(parameter))
         trained[name.replace(".default.", ".")] = parameter
     return trained
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise VlmtraceError(
+            'Training needs the package peft, which is not installed: run pip install -e ".[smol]".'
+        ) from error
+    return peft
 
 
 def merge_low_rank(language: nn.Module) -> None:
@@ -101,6 +112,7 @@ def attach(model: Any, recipe: Recipe) -> dict[str, nn.Parameter]:
     Raises:
         VlmtraceError: peft is not installed
     """
+    _peft()  # before anything is changed
     model.requires_grad_(False)
     projector = model.model.multi_modal_projector.float()
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -120,8 +132,10 @@ def attach(model: Any, recipe: Recipe) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def _start_from(folder: Path, trained: Mapping[str, nn.Parameter]) -> None:
-    found = {f"adapter.{name.removeprefix(PREFIX)}": value for name, value in _read(folder / WEIGHTS).items()}
-    found |= {f"projector.{name}": value for name, value in _read(folder / PROJECTOR).items()}
+    advice = "give another folder to start from"
+    adapter, projector = (_read(folder / name, advice) for name in (WEIGHTS, PROJECTOR))
+    found = {f"adapter.{name.removeprefix(PREFIX)}": value for name, value in adapter.items()}
+    found |= {f"projector.{name}": value for name, value in projector.items()}
     if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in trained.items()}:
         raise VlmtraceError(f"The weights in {folder} are not of this model and rank: give others to start from.")
     for name, parameter in trained.items():
@@ -133,20 +147,21 @@ def _start(parameter: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(parameter.shape, generator=generator) / math.sqrt(parameter.shape[1])
 
 
-def save_trained(trained: Mapping[str, Tensor], recipe: Recipe, folder: Path) -> None:
+def save_trained(trained: Mapping[str, Tensor], recipe: Recipe, folder: Path, eyes: str) -> None:
     """Write projector and adapter in half precision, the adapter as PEFT would.
 
     Args:
         trained: by name, as of `attach`
         recipe: rank and alpha
         folder: to write into
+        eyes: which vision tower they were trained for, of `digest_of_eyes`
     """
     half = {name: value.detach().half().cpu().contiguous() for name, value in trained.items()}
     adapter = {PREFIX + name.removeprefix("adapter."): half[name] for name in half if name.startswith("adapter.")}
     projector = {name.removeprefix("projector."): half[name] for name in half if name.startswith("projector.")}
-    for file, tensors in ((WEIGHTS, adapter), (PROJECTOR, projector)):
+    for file, tensors, about in ((WEIGHTS, adapter, {}), (PROJECTOR, projector, {OF_EYES: eyes})):
         with write_atomically(folder / file) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
+            save_file(tensors, temporary, metadata={"format": "pt"} | about)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -169,10 +184,17 @@ def merge(model: Any, folder: Path) -> None:
         folder: with what `save_trained` wrote
 
     Raises:
-        VlmtraceError: a file is missing, broken, or does not fit
+        VlmtraceError: a file is missing, broken, or does not fit, or the projector was trained for other eyes
     """
     config = read_json(folder / CONFIG)
     adapter, projector = _read(folder / WEIGHTS), _read(folder / PROJECTOR)
+    with safe_open(folder / PROJECTOR, framework="pt") as file:
+        eyes = (file.metadata() or {}).get(OF_EYES)
+    if eyes != digest_of_eyes(model):
+        raise VlmtraceError(
+            f"The projector in {folder} was trained for another vision tower than that of {relative(EYES)}: restore "
+            f"both (git checkout), or train it for this one (make train-{NAME})."
+        )
     language = model.model.language_model
     layers = {name: layer for name, layer in language.named_modules() if name.rpartition(".")[2] in TARGETS}
     wanted = {f"{PREFIX}{name}.lora_{factor}.weight" for name in layers for factor in "AB"}
@@ -193,10 +215,8 @@ def merge(model: Any, folder: Path) -> None:
         ) from error
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, advice: str = "restore the committed file (git checkout)") -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own kinds, and the system's
-        raise VlmtraceError(
-            f"{path} cannot be read ({first_line(error)}): restore the committed file (git checkout)."
-        ) from error
+        raise VlmtraceError(f"{path} cannot be read ({first_line(error)}): {advice}.") from error

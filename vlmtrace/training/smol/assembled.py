@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from transformers import (
 from vlmtrace.core.paths import MODELS
 from vlmtrace.training.data import GRID, PATCH
 
-IMAGE = "<image>"
+#: The folder of the model whose vision tower it has.
+EYES = MODELS / "tiny-llava"
+#: SmolLM2's licence, as it lies beside its weights.
+LICENCE = "LICENSE-SmolLM2"
+#: The token of images, and SmolLM2's at the end of a turn.
+IMAGE, END = "<image>", "<|im_end|>"
 
 #: SmolLM2's turns, without the system's; the image's tokens stand before the question.
 CHAT_TEMPLATE = (
@@ -31,9 +37,7 @@ OF_THE_FILE = ("quantization_config", "_name_or_path", "_model_name_or_path", "t
 
 
 @torch.no_grad()
-def assemble(
-    language: Any, tokenizer: Any, eyes: Path = MODELS / "tiny-llava"
-) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def assemble(language: Any, tokenizer: Any, eyes: Path = EYES) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A model of frozen halves, with a projector of which nothing is known yet.
 
     Args:
@@ -67,7 +71,7 @@ def assemble(
     model.model.vision_tower.load_state_dict(seeing.model.vision_tower.state_dict())
     model.model.language_model.load_state_dict(language.model.state_dict())
     model.tie_weights()
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    end = tokenizer.convert_tokens_to_ids(END)
     model.generation_config.bos_token_id = tokenizer.bos_token_id
     model.generation_config.eos_token_id = end
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -80,3 +84,19 @@ def assemble(
         chat_template=CHAT_TEMPLATE,
     )
     return model.eval(), processor
+
+
+def digest_of_eyes(model: LlavaForConditionalGeneration) -> str:
+    """Identifies the weights of a vision tower: a projector is trained for one.
+
+    Args:
+        model: of `assemble`
+
+    Returns:
+        SHA-256, in hexadecimal, of names and values
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(model.model.vision_tower.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -12,7 +12,7 @@ from vlmtrace.core.files import read_json, write_atomically, write_json
 from vlmtrace.methods.evaluation import evaluate
 from vlmtrace.models import load_model
 from vlmtrace.tasks import load_pairs
-from vlmtrace.tasks.rendered.words import EMOTIONS
+from vlmtrace.training.data import kind_of
 from vlmtrace.training.smol.loop import RESULTS
 from vlmtrace.training.smol.recipe import BARS, NAME
 from vlmtrace.training.smol.score import summary
@@ -97,7 +97,7 @@ def measure(folder: Path, n_pairs: dict[str, int] = N_PAIRS) -> pd.DataFrame:
             pd.DataFrame(
                 {
                     "task": task,
-                    "category": ["emotion" if name in EMOTIONS else name for name in answered["category"]],
+                    "category": [kind_of(name) for name in answered["category"]],
                     "seen_combination": answered["seen_combination"].astype(bool),
                     "clean_right": answered["is_correct"].astype(bool),
                     "corrupt_right": answered["image_is_flipped"].astype(bool),

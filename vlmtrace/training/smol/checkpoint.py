@@ -42,6 +42,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     recipe: Recipe,
+    drawn_from: str = "",
 ) -> None:
     """Write all that the next step depends on.
 
@@ -52,6 +53,7 @@ def save_checkpoint(
         optimizer: AdamW over them
         progress: so far
         recipe: that the training follows
+        drawn_from: identifies what batches are drawn from, besides the recipe
     """
     tensors = {f"trained.{name}": value.detach() for name, value in trained.items()}
     tensors |= {f"averaged.{name}": value for name, value in averaged.items()}
@@ -60,7 +62,11 @@ def save_checkpoint(
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
     tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
     with write_atomically(path, durable=True) as temporary:
-        about = {"progress": json.dumps(asdict(progress)), "recipe": json.dumps(asdict(recipe))}
+        about = {
+            "progress": json.dumps(asdict(progress)),
+            "recipe": json.dumps(asdict(recipe)),
+            "drawn_from": drawn_from,
+        }
         save_file(tensors, temporary, metadata=about)
 
 
@@ -70,6 +76,7 @@ def resume(
     averaged: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
+    drawn_from: str = "",
 ) -> Progress:
     """Take over what `save_checkpoint` wrote; nothing changes where no file is.
 
@@ -79,6 +86,7 @@ def resume(
         averaged: their averages, to be changed
         optimizer: AdamW over them, to be changed
         recipe: that the training follows
+        drawn_from: as of `save_checkpoint`
 
     Returns:
         how far it is
@@ -92,6 +100,7 @@ def resume(
         with safe_open(path, framework="pt") as file:
             about = file.metadata()
             saved = Recipe(**json.loads(about["recipe"]))
+            was_drawn_from = about["drawn_from"]
             progress = Progress(**json.loads(about["progress"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         kinds = ("trained", "averaged", *MOMENTS)
@@ -105,6 +114,11 @@ def resume(
         raise VlmtraceError(
             f"The checkpoint {path} is of a training with other settings ({', '.join(other)}): give the same, or "
             "remove it to start from the beginning."
+        )
+    if was_drawn_from != drawn_from:
+        raise VlmtraceError(
+            f"The checkpoint {path} is of a training on other questions or other texts of the language model: remove "
+            "it to start from the beginning."
         )
     with torch.no_grad():
         for name, parameter in trained.items():

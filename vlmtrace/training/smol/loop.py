@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import time
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlmtrace.core.files import write_json
-from vlmtrace.training.loop import has_bfloat16, schedule
+from vlmtrace.core.files import refusals_as_sentences, write_json
+from vlmtrace.training.loop import average, has_bfloat16, schedule
 from vlmtrace.training.smol.adapter import attach, save_trained
+from vlmtrace.training.smol.assembled import digest_of_eyes
 from vlmtrace.training.smol.checkpoint import resume, save_checkpoint
 from vlmtrace.training.smol.forward import answer_logits
 from vlmtrace.training.smol.own_text import own_texts
@@ -45,14 +47,15 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train projector and adapter, and write them with the curve and the final numbers.
 
-    A training that was killed goes on from its checkpoint in `work`, with the batches that it would have had.
+    A training that was killed goes on from its checkpoint in `work`, with the batches that it would have had. One that
+    is at its end is there measured again: remove its files with `forget`, once what it wrote is in its place.
 
     Args:
         model: of `assemble`, in float32
         tokenizer: with the token for images
         recipe: the settings
         out: folder for adapter, projector and results.json
-        work: folder for the checkpoint, which is removed in the end
+        work: folder for the checkpoint
         device: where to compute
         workers: processes that render
         final_pairs: of each task, for the final numbers
@@ -61,8 +64,10 @@ def train(
         the final numbers, rows of `summary`
     """
     encoder = Encoder(tokenizer)
+    eyes = digest_of_eyes(model)
     before = perplexity(model, tokenizer)
     texts = own_texts(model, tokenizer, recipe.seed, work / TEXTS)
+    drawn_from = hashlib.sha256(json.dumps([MIXTURE, texts], sort_keys=True).encode()).hexdigest()
     low = device.type == "cuda" or has_bfloat16()
     if low:
         model.model.language_model.to(torch.bfloat16)
@@ -71,7 +76,7 @@ def train(
     model.to(device)
     averaged = {name: parameter.detach().clone() for name, parameter in trained.items()}
     optimizer = _optimizer(trained, recipe)
-    progress = resume(work / CHECKPOINT, trained, averaged, optimizer, recipe)
+    progress = resume(work / CHECKPOINT, trained, averaged, optimizer, recipe, drawn_from)
     log.info("%s; %.2f million numbers", asdict(recipe), sum(p.numel() for p in trained.values()) / 1e6)
     if progress.step:
         log.info("goes on after step %d", progress.step)
@@ -96,11 +101,10 @@ def train(
             )
             log.info("after %d steps %s", progress.step, json.dumps(_short(rows)))
         if time.monotonic() - saved > 60 * recipe.save_minutes:
-            save_checkpoint(work / CHECKPOINT, trained, averaged, optimizer, progress, recipe)
-            save_trained(averaged, recipe, out)
+            save_checkpoint(work / CHECKPOINT, trained, averaged, optimizer, progress, recipe, drawn_from)
             saved = time.monotonic()
-    save_checkpoint(work / CHECKPOINT, trained, averaged, optimizer, progress, recipe)
-    save_trained(averaged, recipe, out)
+    save_checkpoint(work / CHECKPOINT, trained, averaged, optimizer, progress, recipe, drawn_from)
+    save_trained(averaged, recipe, out, eyes)
     with exchanged(trained, averaged), precision:
         asked = validation(final_pairs, FINAL_SEED, "test", encoder, workers)
         final = summary(score(model, encoder, asked, device))
@@ -120,9 +124,18 @@ def train(
         },
         out / RESULTS,
     )
-    for name in (CHECKPOINT, TEXTS):
-        (work / name).unlink(missing_ok=True)
     return final
+
+
+def forget(work: Path) -> None:
+    """Remove what a training would go on from.
+
+    Args:
+        work: as of `train`
+    """
+    with refusals_as_sentences(work / CHECKPOINT):
+        for name in (CHECKPOINT, TEXTS):
+            (work / name).unlink(missing_ok=True)
 
 
 def _optimizer(trained: Mapping[str, nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
@@ -156,9 +169,7 @@ def _step(
     (losses[0] + recipe.told_weight * losses[1] + recipe.own_weight * losses[2]).backward()
     nn.utils.clip_grad_norm_(trained.values(), 1.0)
     optimizer.step()
-    with torch.no_grad():
-        decay = min(recipe.ema, step / (step + 10))
-        torch._foreach_lerp_(list(averaged.values()), [p.detach() for p in trained.values()], 1 - decay)
+    average(list(averaged.values()), list(trained.values()), step, recipe.ema)
 
 
 @contextlib.contextmanager

