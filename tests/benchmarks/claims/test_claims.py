@@ -15,6 +15,7 @@ from vlmtrace.benchmarks.claims.report import FAILS, HOLDS, OPEN, Found, claims_
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import read_json, write_json
 from vlmtrace.core.paths import ROOT
+from vlmtrace.methods.explanation.search import NoGraph
 
 
 def of(value, low=np.nan, high=np.nan, what="measured"):
@@ -183,6 +184,9 @@ def test_a_column_measured_apart_takes_its_place_beside_the_others(page, known):
         ("mine", 16),
     ]
     assert found[-1] == mine and found[0]["claims"] == {"fetched": ["a"]}
+    write_json({"models": found}, page)
+    more = column("mine", n=16, **{"one head": ["e"]})
+    assert command.renewed([more], page)[-1] == column("mine", n=16, **{"one head": ["e"], "fetched": ["c"]})
     again = column("tiny-llava", n=96, fetched=["d"])
     write_json({"models": found}, page)
     found = command.renewed([again], page)
@@ -204,7 +208,8 @@ def test_without_a_page_there_is_one_afterwards(tmp_path):
 def test_a_column_that_fits_no_more_does_not_stay(tmp_path, known, stays, why):
     write_json({"models": [stays]}, tmp_path / "page.json")
     with pytest.raises(VlmtraceError, match=f"tiny-blip was measured {why}: measure it again"):
-        command.renewed([column("mine")], tmp_path / "page.json")
+        command.refuse_outdated(["mine"], 0, tmp_path / "page.json")
+    command.refuse_outdated(["tiny-blip"], 0, tmp_path / "page.json")
     assert command.renewed([column("tiny-blip")], tmp_path / "page.json") == [column("tiny-blip")]
 
 
@@ -232,6 +237,13 @@ def test_only_where_it_is_asked_for_the_page_is_renewed(run, page, tmp_path):
         run(VLMTRACE_MODELS="mine", VLMTRACE_PAIRS="16", VLMTRACE_DOCS="1", VLMTRACE_WITHOUT="one head").exit_code == 0
     )
     assert read_json(page)["models"][-1] == column("mine", 16, fetched=[])
+
+
+def test_a_page_that_could_not_be_renewed_is_refused_before_anything_is_measured(run, page, monkeypatch):
+    write_json({"models": [column("tiny-blip", seed=1)]}, page)
+    monkeypatch.setattr(command, "measured", lambda *_: pytest.fail("hours of measuring would be lost"))
+    found = run("--models", "mine", "--docs")
+    assert found.exit_code == 1 and "measured with seed 1, not 0" in found.output
 
 
 def test_a_claim_that_is_unknown_cannot_be_left_out(run):
@@ -364,8 +376,12 @@ def test_answers_without_any_graph_are_counted(monkeypatch):
     from vlmtrace.benchmarks.claims import explained
 
     def refused(*_given, **_options):
-        raise VlmtraceError("No head of layer 3 has a graph.")
+        raise error
 
     monkeypatch.setattr(explained, "explain", refused)
+    error = NoGraph("No head of layer 3 has a graph.")
     measured, random, blind = explained.causal_graphs(Material("tiny-blip", 12))
     assert measured.value == 0 and measured.n > 0 and np.isnan([random.value, blind.value]).all()
+    error = VlmtraceError("The image cannot be read.")
+    with pytest.raises(VlmtraceError, match="cannot be read"):
+        explained.causal_graphs(Material("tiny-blip", 12))

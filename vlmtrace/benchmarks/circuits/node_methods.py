@@ -9,13 +9,12 @@ import pandas as pd
 import torch
 
 from vlmtrace.benchmarks.circuits.registry import circuit_method
-from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.methods.attention.attention_weights import head_attention
 from vlmtrace.methods.attribution.gradients import attribute_heads, attribute_modules
 from vlmtrace.methods.edges.estimates import attribute_nodes
 from vlmtrace.methods.edges.listing import edges
-from vlmtrace.methods.explanation.search import explain
+from vlmtrace.methods.explanation.search import NoGraph, explain
 from vlmtrace.methods.patching.ablation import ablate
 from vlmtrace.methods.patching.intervention import Patch
 from vlmtrace.methods.patching.joint import patch_together
@@ -195,7 +194,7 @@ def cleann(model: VLM, pairs: pd.DataFrame, corruption: str) -> pd.DataFrame:
                     n_random=0,
                     n_blind=0,
                 ).tries
-            except VlmtraceError:  # the head has no graph
+            except NoGraph:
                 found = None
             label = Node(block.name, model.image_module, layer, head).label
             rows.append((label, 0.0 if found is None else 1 / found))

@@ -73,42 +73,53 @@ def _plain(value: Any) -> Any:
     return None if np.isnan(value) else round(float(value), 6) if float(value) != int(value) else int(value)
 
 
-def renewed(found: list[dict[str, Any]], page: Path) -> list[dict[str, Any]]:
-    """The columns of the documentation with those that were measured now in place of their former ones.
-
-    Columns of other models stay as they are, with the numbers of pairs that they were measured with.
+def refuse_outdated(names: Sequence[str], seed: int, page: Path) -> None:
+    """Refuse to renew some columns of the documentation where others, which would stay, no longer fit.
 
     Args:
-        found: by model, from `measured`
+        names: of the models whose columns are measured now
+        seed: that they are measured with
         page: the documentation's file; there may be none yet
-    Returns:
-        the columns: bundled models first, then in the order in which they came
+
     Raises:
         VlmtraceError: a column that would stay was measured with another seed, on claims that are no longer asked, or
             on other weights than the model has now
     """
-    now = {one["name"]: one for one in found}
-    before = {one["name"]: one for one in read_json(page)["models"]} if page.is_file() else {}
-    for name in [name for name in before if name not in now]:
-        _refuse_outdated(before[name], found[0]["seed"])
-    columns = before | now
+    for column in read_json(page)["models"] if page.is_file() else []:
+        name, why = column["name"], ""
+        if name in names:
+            continue
+        if column["seed"] != seed:
+            why = f"with seed {column['seed']}, not {seed}"
+        elif set(column["claims"]) - set(CLAIMS):
+            why = "on claims that are no longer asked"
+        elif name in bundled_models() and load_model(name).fingerprint() != column["fingerprint"]:
+            why = "on other weights than it has now"
+        if why:
+            raise VlmtraceError(f"The column of {name} was measured {why}: measure it again, too (MODELS={name}).")
+
+
+def renewed(found: list[dict[str, Any]], page: Path) -> list[dict[str, Any]]:
+    """The columns of the documentation with those that were measured now in place of their former ones.
+
+    Claims that were left out now stay as they were, where pairs, seed and weights are the same. Columns of other models
+    stay as they are, with the numbers of pairs that they were measured with.
+
+    Args:
+        found: by model, from `measured`
+        page: the documentation's file; there may be none yet
+
+    Returns:
+        the columns: bundled models first, then in the order in which they came
+    """
+    columns = {one["name"]: one for one in read_json(page)["models"]} if page.is_file() else {}
+    for one in found:
+        before = columns.get(one["name"], {})
+        is_same = all(before.get(key) == one[key] for key in ("n", "seed", "fingerprint"))
+        kept = {claim: rows for claim, rows in before["claims"].items() if claim in CLAIMS} if is_same else {}
+        columns[one["name"]] = one | {"claims": kept | one["claims"]}
     first = [name for name in MODELS if name in columns]
     return [columns[name] for name in [*first, *(name for name in columns if name not in first)]]
-
-
-def _refuse_outdated(column: dict[str, Any], seed: int) -> None:
-    name = column["name"]
-    is_decoder = any(CLAIMS[claim].decoder_only for claim in column["claims"] if claim in CLAIMS)
-    asked = {claim.name for claim in CLAIMS.values() if is_decoder or not claim.decoder_only}
-    why = ""
-    if column["seed"] != seed:
-        why = f"with seed {column['seed']}, not {seed}"
-    elif set(column["claims"]) - asked:
-        why = "on claims that are no longer asked"
-    elif name in bundled_models() and load_model(name).fingerprint() != column["fingerprint"]:
-        why = "on other weights than it has now"
-    if why:
-        raise VlmtraceError(f"The column of {name} was measured {why}: measure it again, too (MODELS={name}).")
 
 
 @click.command()
@@ -124,6 +135,8 @@ def main(models: str, pairs: int, seed: int, without: str, docs: bool) -> None:
         left_out = [one_of(claim.strip(), CLAIMS, "claim") for claim in without.split(";") if claim.strip()]
         make_folder(FOLDER)
         with locked(FOLDER / ".lock", f"Another process writes into {FOLDER}: wait until it has finished."):
+            if docs:
+                refuse_outdated(names, seed, DOCS)
             found = [measured(name, pairs, seed, FOLDER, left_out) for name in names]
             write_json({"models": found}, FOLDER / f"{NAME}.json")
             if docs:

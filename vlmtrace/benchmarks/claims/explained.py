@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from vlmtrace.benchmarks.claims.material import Material, Number, number, units_of
-from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.methods.explanation import explain
+from vlmtrace.methods.explanation.search import NoGraph
 from vlmtrace.methods.relevancy import deletion_curve, relevancy
 from vlmtrace.methods.relevancy.deletion import half_way
 
@@ -28,7 +28,7 @@ def relevancy_deletes(material: Material) -> list[Number]:
         n = curve["n_replaced"].iloc[-1]
         for what, column in {"measured": "logit_diff", "random order": "random_mean"}.items():
             at = half_way(curve, column)
-            shares[what].append(np.nan if at is None else at / n)
+            shares[what].append(1.0 if at is None else at / n)  # half of it is left even without all of them
     return [number(what, values, units_of(material.states), share=True) for what, values in shares.items()]
 
 
@@ -45,8 +45,8 @@ def causal_graphs(material: Material) -> list[Number]:
     for pair in pairs.to_dict("records"):
         try:
             explained = explain(material.model, pair["clean_image"], pair["clean_prompt"], seed=material.seed)
-        except VlmtraceError:
-            found.append(0.0)  # no head has a graph
+        except NoGraph:
+            found.append(0.0)
             random.append(np.nan)
             blind.append(np.nan)
             continue

@@ -38,6 +38,10 @@ from vlmtrace.models import VLM
 from vlmtrace.models.several_images import Images
 
 
+class NoGraph(VlmtraceError):
+    """The attention of no head that was looked at can be made a causal graph."""
+
+
 @checked
 @dataclass(frozen=True)
 class GraphOptions:
@@ -261,7 +265,8 @@ def explain(
         the set, what the model answers without it, the sets that were tried, the random draws, how likely a search
         without graphs does as well, and the graphs
     Raises:
-        VlmtraceError: there is no such layer, head or step, the model gives another token, or no head has a graph
+        NoGraph: no head has a graph
+        VlmtraceError: there is no such layer, head or step, or the model gives another token
 
     Example:
         >>> import vlmtrace as vt
@@ -283,7 +288,7 @@ def explain(
         except VlmtraceError as error:
             refused[head] = str(error)
     if not graphs:
-        raise VlmtraceError(f"No head of layer {layer} has a graph. Head {heads[0]}: {refused[heads[0]]}")
+        raise NoGraph(f"No head of layer {layer} has a graph. Head {heads[0]}: {refused[heads[0]]}")
     (unmasked_answer,), (probability,) = question.answers([()])
     if unmasked_answer != question.target:
         raise VlmtraceError(
