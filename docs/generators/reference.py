@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from generators import circuits, claims, house, speed
+from generators import circuits, claims, house, prior, speed
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "vlmtrace"
@@ -158,6 +158,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "circuit_sizes": partial(circuits.part, "sizes"),
     "claims_size": partial(claims.part, "claims_size"),
     "claims_table": partial(claims.part, "claims_table"),
+    "planted_priors": prior.part,
     "circuit_edges": partial(circuits.part, "edges_table"),
     "circuit_nodes": partial(circuits.part, "nodes_table"),
     "circuit_backup": partial(circuits.part, "backup_table"),

@@ -12,6 +12,8 @@ from typing import Any, TextIO, TypeVar
 from tqdm.auto import tqdm as notebook_tqdm
 from tqdm.std import tqdm as terminal_tqdm
 
+from vlmtrace.core.heap import give_back_memory
+
 T = TypeVar("T")
 
 #: Set by the command line to the terminal's device while papermill runs a notebook in another process.
@@ -63,6 +65,7 @@ def counter(
             bars.append(stack.enter_context(terminal_tqdm(file=stream, **look)))
 
         def advance(n: int, found: bool = False) -> None:
+            give_back_memory()
             for bar in bars:
                 if not bar.disable:
                     bar.initial += n if found else 0

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.heap import give_back_memory
 from vlmtrace.models.interventions import Interventions
 from vlmtrace.models.types import Patches, Readout
 
@@ -46,6 +47,7 @@ def in_chunks(patches: Work, size: int, run: Callable[[Work], Readout]) -> Reado
             torch.cuda.empty_cache()
             continue
         start += size
+        give_back_memory()
     back = torch.tensor(order, device=readouts[0].correct.device).argsort()
     found = Readout.cat(readouts, dim=1)
     return Readout(found.correct[:, back], found.incorrect[:, back], found.log_normalizer[:, back])
