@@ -143,11 +143,14 @@ def test_a_mask_lies_on_the_upright_photograph(model, random_pairs, tmp_path):
 def test_names_of_positions(llava, random_pairs):
     pair = random_pairs.iloc[0].to_dict()
     inputs = run_inputs(llava, random_pairs.iloc[[0]], "clean")
-    found = named_positions(llava, pair, "language_model", inputs, ["image", "options", "last", "all", "object"])
+    found = named_positions(
+        llava, pair, "language_model", inputs, ["image", "options", "last", "text", "all", "object"]
+    )
     length = inputs["input_ids"].shape[1]
     assert found["all"].sum() == length and found["last"].nonzero()[0].tolist() == [length - 1]
     assert found["options"].sum() >= 2 and not (found["options"] & found["image"]).any()
     assert (found["object"] <= found["image"]).all()
+    assert (found["text"] == ~found["image"]).all()
     with pytest.raises(VlmtraceError, match="Unknown position of language_model 'objct'"):
         named_positions(llava, pair, "language_model", inputs, ["objct"])
 

@@ -252,6 +252,9 @@ def read_answers(model: VLM, given: GivenAnswers, answers: Sequence[Answers]) ->
     single = Readout.of(given.logits, first_ids(answers, given.logits.device))
     columns = [single.correct.clone(), single.incorrect.clone(), single.log_normalizer.clone()]
     for column, which in enumerate(("correct", "contrast")):
+        if which == "contrast" and all(one.contrast == one.correct for one in answers):
+            columns[column] = columns[0].clone()  # one answer alone is asked about, and need not be run twice
+            continue
         by_length: dict[int, list[int]] = {}
         for row, one in enumerate(answers):
             if not one.is_single:

@@ -272,14 +272,15 @@ def _reads_prompt(model: VLM, pair: Mapping[str, Any], block: str, inputs: Input
 def named_positions(
     model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs, names: Sequence[str]
 ) -> dict[str, Array]:
-    """Positions of a block by name: regions of the image or of one of several, "options", "all", or token roles.
+    """Positions of a block by name: regions of an image, "options", "text", "all", or token roles.
 
     Args:
         model: tells tokens and image positions
         pair: a row of a pairs table
         block: whose positions
         inputs: the pair's inputs (batch 1)
-        names: those that are wanted; "options" are both, and of several images "image 2 object" is a region of one
+        names: those that are wanted; "options" are both, "text" is all that shows no image, and of several images
+            "image 2 object" is a region of one
 
     Returns:
         by name, bool (position of the block); a name that nothing in this pair's prompt or image has is left out
@@ -294,6 +295,7 @@ def named_positions(
         del found["options"]
     found["all"] = np.ones(len(roles), dtype=bool)
     at_image = model.image_positions(inputs, block, given_images(pair) if "clean_image" in pair else None)
+    found["text"] = ~at_image
     regions: tuple[str, ...] = ()
     if at_image.any():
         count = n_images(pair)

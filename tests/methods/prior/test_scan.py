@@ -32,6 +32,16 @@ def test_scores_are_log_probabilities(model):
         assert mine["is_shown"].sum() == (pair["correct_answer"] in COLORS)
 
 
+def test_an_option_of_several_tokens_is_run_once(model, monkeypatch):
+    asked = []
+    run = type(model).last_logits
+    monkeypatch.setattr(
+        type(model), "last_logits", lambda self, inputs, n, *rest: asked.append(n) or run(self, inputs, n, *rest)
+    )
+    vt.score_options(model, vt.load_pairs("rendered_usual", n=1), [*COLORS, "checkered"])
+    assert asked == [1, 2], "lengths of the answers that are read, a run each"
+
+
 def made_up(planted: float, n: int = 12, seed: int = 0) -> pd.DataFrame:
     """Crosses say red with about this share, everything else is about even."""
     rng = np.random.default_rng(seed)

@@ -22,6 +22,7 @@ EDGES = {
     "from the object to the options": ("object", "options"),
     "from the background to the options": ("background", "options"),
     "from the options": ("options", "end"),
+    "from all other words": ("text", "end"),
 }
 
 

@@ -61,7 +61,8 @@ def knock_out_attention(
         pairs: a pairs table, with mask columns for "object", "distractor" and "background"
         corruption: "image" or "text": effects are shares of the gap that it makes
         edges: (source, target) names: what is attended to, and what attends. Regions of the image ("image", "object",
-            "distractor", "background"), "options", "all", or token roles; None: the model's own `edges`
+            "distractor", "background"), "options", "text" (all that shows no image), "all", or token roles; None: the
+            model's own `edges`
         window: how many layers are knocked out at once; None: a fifth of them. Only layers of attention count
         contrast: as in `patch_modules`
 
