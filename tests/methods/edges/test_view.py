@@ -131,6 +131,7 @@ def test_a_word_is_patched_alone(view):
     assert view.table["is_patched"].sum() == 1 and state["places"]["of"] == ["prompt", edge["receiver"]]
     other = EdgeView(view.session, hidden=True)
     other.restore(view.settings)
+    other.show()
     assert other.chosen == view.chosen and other.corruption == "text"
     view.session.choose(view.session.pairs["sample_id"].iloc[1])
     assert view.chosen == [], "the word of one question lingers on another"
@@ -244,6 +245,22 @@ def test_an_address_brings_everything_back(view, view_model, random_pairs):
     assert other.canvas.state["image"]["outcome"] == view.canvas.state["image"]["outcome"]
     other.session.choose(random_pairs["sample_id"].iloc[1])
     assert other.patches == []
+
+
+def test_an_address_keeps_its_words_in_a_view_that_has_shown_another_pair(view, view_model, random_pairs):
+    state = click(view, do="choose", corruption="text")
+    word = next(edge for edge in state["edges"] if edge["sender"].startswith("prompt@"))
+    click(view, do="toggle", sender=word["sender"], receiver=word["receiver"])
+    session = Session(view_model, random_pairs)
+    session.choose(random_pairs["sample_id"].iloc[1])
+    other = shown(EdgeView(session))
+    other.hide()
+    session.choose(random_pairs["sample_id"].iloc[0])
+    other.restore(view.settings)
+    other.show()
+    assert other.settings == view.settings, "words of this very question are taken for those of the other one"
+    session.choose(random_pairs["sample_id"].iloc[1])
+    assert other.chosen == [] and "edges" not in other.settings
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.display.example import Example
 from vlmtrace.display.session import Patched
 from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records, drawn_circuit
@@ -59,7 +60,7 @@ class EdgeView(View):
         """Make the canvas; compute nothing yet."""
         self.corruption, self.n, self.scope = "image", 30, SCOPES[0]
         self.patches: list[int] = []
-        self._restored: list[int] = []
+        self._restored: tuple[Example, list[tuple[str, str]], list[int]] | None = None
         self._over: dict[tuple[str, Any], OverPairs] = {}
         self.chosen: list[tuple[str, str]] = []
         self.opened = ""
@@ -71,12 +72,15 @@ class EdgeView(View):
 
     def load(self) -> None:
         """Compute the edges of the example, keeping edges that were chosen and what is opened."""
-        self.query, self.patches, self._restored = None, self._restored, []
+        self.query, self.patches = None, []
         if self.corruption not in self.example.corruptions:
             self.corruption = next(iter(self.example.corruptions), "image")
         # A word is chosen by its place in this question: it is none of another one's.
         if self._shown is not None and self._shown is not self.example:
             self.chosen = [(sender, receiver) for sender, receiver in self.chosen if word_of(sender)[1] is None]
+        if self._restored is not None and self._restored[0] is self.example:
+            _, self.chosen, self.patches = self._restored
+        self._restored = None
         self._run()
 
     @property
@@ -102,11 +106,11 @@ class EdgeView(View):
         scope = one_of(settings.get("scope", self.scope), SCOPES, "scope")
         n, edges, patches = from_address(example, {"n": str(self.n), **settings})
         self.corruption, self.scope, self.n = corruption, scope, n
-        self.chosen = edges
-        self._restored = patches
         if self._shown is example:
-            self.patches, self._restored = patches, []
+            self.chosen, self.patches = edges, patches
             self._run()
+        else:
+            self._restored = (example, edges, patches)
 
     # What can be done --------------------------------------------------------
 
