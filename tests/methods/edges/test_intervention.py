@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.errors import NotForThisModel, VlmtraceError
 from vlmtrace.methods.edges import edges, intervene_on_edges, patch_edges
 from vlmtrace.methods.patching import Patch, intervene
 
@@ -73,6 +73,14 @@ def test_all_words_are_the_whole_prompt(name, model_store, pair):
     assert intervene_on_edges(model, pair, words, "text").logit_diff() == pytest.approx(whole, abs=1e-4)
     both = intervene_on_edges(model, pair, [words[0], ("prompt", receiver)], "text")
     assert both.logit_diff() == pytest.approx(whole, abs=1e-6), "a word takes the rest of the prompt away"
+
+
+@pytest.mark.parametrize("edges", [[], [("image", "output")]])
+def test_a_model_whose_edges_are_not_known_is_refused_whatever_is_asked(model_store, pair, edges, monkeypatch):
+    model = model_store.shared("random_blip")
+    monkeypatch.setattr(model, "nodes_unsupported_reason", lambda: "layers of its own")
+    with pytest.raises(NotForThisModel, match="has no edges here, because of layers of its own"):
+        intervene_on_edges(model, pair, edges)
 
 
 def test_what_is_no_edge_is_refused(model_store, pair):

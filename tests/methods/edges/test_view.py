@@ -131,6 +131,7 @@ def test_a_word_is_patched_alone(view):
     assert view.table["is_patched"].sum() == 1 and state["places"]["of"] == ["prompt", edge["receiver"]]
     other = EdgeView(view.session, hidden=True)
     other.restore(view.settings)
+    other.show()
     assert other.chosen == view.chosen and other.corruption == "text"
     view.session.choose(view.session.pairs["sample_id"].iloc[1])
     assert view.chosen == [], "the word of one question lingers on another"
@@ -152,6 +153,38 @@ def test_what_cannot_be_done_is_said(view):
     with pytest.raises(VlmtraceError, match="has no node 'x'"):
         view.open("x")
     assert click(view, do="choose", corruption="text")["corruption"] == "text" != before["corruption"]
+
+
+def test_what_fails_leaves_everything_as_it_was(view, monkeypatch):
+    edge = view.canvas.state["edges"][0]
+    click(view, do="toggle", sender=edge["sender"], receiver=edge["receiver"])
+    state = click(view, do="patch image", patches=[1, 2])
+    settings, outcome, opened = view.settings, view.outcome, view.opened
+
+    def refused(**message):
+        before = view.canvas.state
+        view._receive(None, message, [])
+        assert view.frame.error, f"{message} is not refused"
+        assert view.canvas.state != before, "the page is not told to show again what is chosen"
+        assert {key: view.canvas.state[key] for key in state} == state, "what is drawn is gone, or another"
+        assert (view.settings, view.outcome, view.opened, view.query) == (settings, outcome, opened, None)
+
+    refused(do="choose", corruption="text", n=10)  # patches of the image do nothing there
+    refused(do="toggle", sender="output", receiver="image")
+    refused(do="patch image", patches=[9999])
+    with monkeypatch.context() as broken:
+        broken.setattr("vlmtrace.methods.edges.view.opened_node", lambda *_: 1 / 0)
+        refused(do="open", node=edge["sender_node"], query=1)
+    with pytest.raises(VlmtraceError, match="do nothing to the other question"):
+        view.restore({"corruption": "text", "patches": "1", "n": "12"})
+    assert view.settings == settings and view.canvas.state["edges"] == state["edges"]
+    assert click(view, do="choose", n=12)["n"] == 12
+
+
+def test_what_is_drawn_of_another_pair_goes_where_this_one_cannot_be_shown(view, random_pairs, monkeypatch):
+    monkeypatch.setattr("vlmtrace.methods.edges.view.drawn_circuit", lambda *_: 1 / 0)
+    view.session.choose(random_pairs["sample_id"].iloc[1])
+    assert view.frame.error and view.canvas.state == {} and view.outcome is None
 
 
 def test_the_code_gives_what_the_view_shows(view, view_model, monkeypatch):
@@ -244,6 +277,22 @@ def test_an_address_brings_everything_back(view, view_model, random_pairs):
     assert other.canvas.state["image"]["outcome"] == view.canvas.state["image"]["outcome"]
     other.session.choose(random_pairs["sample_id"].iloc[1])
     assert other.patches == []
+
+
+def test_an_address_keeps_its_words_in_a_view_that_has_shown_another_pair(view, view_model, random_pairs):
+    state = click(view, do="choose", corruption="text")
+    word = next(edge for edge in state["edges"] if edge["sender"].startswith("prompt@"))
+    click(view, do="toggle", sender=word["sender"], receiver=word["receiver"])
+    session = Session(view_model, random_pairs)
+    session.choose(random_pairs["sample_id"].iloc[1])
+    other = shown(EdgeView(session))
+    other.hide()
+    session.choose(random_pairs["sample_id"].iloc[0])
+    other.restore(view.settings)
+    other.show()
+    assert other.settings == view.settings, "words of this very question are taken for those of the other one"
+    session.choose(random_pairs["sample_id"].iloc[1])
+    assert other.chosen == [] and "edges" not in other.settings
 
 
 @pytest.mark.parametrize(

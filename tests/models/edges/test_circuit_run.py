@@ -59,14 +59,22 @@ class NaiveCircuit:
             self.model.answer_logits(inputs)
         return kept[0]
 
+    def projecting(self, site, kind):
+        """The attention that makes an input of a layer's heads: keys and values may be those of a lower layer."""
+        (wiring,) = (one for one in wirings_of(self.model) if one.block == site.block)
+        at = wiring.keys_of(site.module, site.layer)
+        is_lower = kind != "query" and isinstance(at, int)
+        return self.model.attention_module(site._replace(layer=at) if is_lower else site)
+
     def compute(self, site, node):
         point = self.model.hook_point(site)
         if node.head is None:
             inputs, hooks = self.enters(Receiver(node))
             return self.seen(inputs, point, after=hooks)
-        attention, given = self.model.attention_module(site), []
+        given = []
         for receiver in (Receiver(node, name) for name in HEAD_INPUTS):
             inputs, hooks = self.enters(receiver)
+            attention = self.projecting(site, receiver.input)
             name = next(name for name in PROJECTIONS[receiver.input] if hasattr(attention, name))
             project = HookPoint(getattr(attention, name), is_input=False)
             value = self.seen(inputs, project, before=hooks)
@@ -94,9 +102,14 @@ class NaiveCircuit:
         return self.enters(Receiver(THE_OUTPUT))[1]
 
 
+#: BLIP, plain language models, one whose mlps stand beside its heads, one whose upper layers read keys and values of
+#: lower ones, and one that looks at the image from within.
+KINDS = ["random_blip", "llava", "qwen2_vl", "gemma3", "aya_vision", "gemma4_shared", "mllama"]
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("corruption", ["image", "text"])
-@pytest.mark.parametrize("name", ["random_blip", "llava", "qwen2_vl", "gemma3"])
+@pytest.mark.parametrize("name", KINDS)
 def test_circuits_equal_a_naive_run(runs_of, name, corruption):
     found = runs_of(name, corruption)
     edges = edges_of(found.model)

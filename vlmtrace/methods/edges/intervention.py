@@ -25,7 +25,7 @@ from vlmtrace.models import VLM, Readout
 from vlmtrace.models.edges.circuit_run import OF_BASE, OF_RUN, OF_SOURCE, run_circuits
 from vlmtrace.models.edges.nodes import INPUT, PROMPT, Edge, Receiver
 from vlmtrace.models.edges.stacks import stacks_of
-from vlmtrace.models.edges.wiring import edges_of
+from vlmtrace.models.edges.wiring import edges_of, wirings_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def intervene_on_edges(
         what the edges did to the answer
 
     Raises:
-        VlmtraceError: the model has no such edge or the prompt no such position, or the pair's runs cannot be aligned
+        VlmtraceError: the model's edges are not known, it has no such edge, the prompt no such position, or the pair's
+            runs cannot be aligned
 
     Example:
         >>> import vlmtrace as vt
@@ -117,8 +118,9 @@ def intervene_on_edges_in(
             edge carries what the corrupt run gives
 
     Raises:
-        VlmtraceError: the model has no such edge, or the prompt no such position
+        VlmtraceError: the model's edges are not known, it has no such edge, or the prompt no such position
     """
+    wirings_of(model)  # refuses a model whose edges are not known, also where none is given
     if not edges and not as_circuit:  # nothing is set: that is the corrupt run
         ends = {"clean": runs.clean_readout, "corrupt": runs.corrupt_readout}
         return EdgeOutcome({**ends, "patched": runs.corrupt_readout})

@@ -25,8 +25,9 @@
  *   answer: string, at: Record<string, string>, attention: Record<string, Amounts>, boxes: Box[],
  *   image: {effects: (number | null)[], chosen: number[], outcome: {effect: number, answer: string} | null},
  *   effect: number | null, alone: number | null, places: (Amounts & {of: Names}) | null, node: OpenNode | null,
- *   result: {run: string, p_correct: number, logit_diff: number}[]}} EdgesState
- * n: how many are drawn; at: the token at which what a node sends does most; alone: the drawn edges as a circuit
+ *   result: {run: string, p_correct: number, logit_diff: number}[], nRefused?: number}} EdgesState
+ * n: how many are drawn; at: the token at which what a node sends does most; alone: the drawn edges as a circuit;
+ * nRefused: how many changes could not be made since, each of which draws this state anew
  */
 
 /** @typedef {{state: EdgesState, picture: DataView<ArrayBuffer>}} EdgesTraits */

@@ -11,17 +11,18 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.display.session import Patched
+from vlmtrace.display.example import Example
 from vlmtrace.display.view import BrowserCanvas, View, png, script
-from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records, drawn_circuit
+from vlmtrace.methods.edges.drawing import drawn_circuit
+from vlmtrace.methods.edges.drawn_numbers import alone_as_circuit, together, tokens_below
 from vlmtrace.methods.edges.figures import edge_circuit
 from vlmtrace.methods.edges.in_address import from_address, in_address
 from vlmtrace.methods.edges.in_code import code_of
-from vlmtrace.methods.edges.intervention import EdgeOutcome, intervene_on_edges_in, sent_by, word_of
+from vlmtrace.methods.edges.intervention import EdgeOutcome, sent_by, word_of
 from vlmtrace.methods.edges.opened import opened_node, plain
 from vlmtrace.methods.edges.over_pairs import OverPairs, edges_of_pairs, edges_of_run
 from vlmtrace.methods.edges.pair_edges import PairEdges, every_edge, has_few
-from vlmtrace.methods.edges.view_state import drawn_state
+from vlmtrace.methods.edges.view_state import chosen_state, drawn_state, patched
 from vlmtrace.models.edges.nodes import THE_OUTPUT
 
 #: Edges whose effects are shown: of this pair, or the mean over a run's pairs.
@@ -59,7 +60,7 @@ class EdgeView(View):
         """Make the canvas; compute nothing yet."""
         self.corruption, self.n, self.scope = "image", 30, SCOPES[0]
         self.patches: list[int] = []
-        self._restored: list[int] = []
+        self._restored: tuple[Example, list[tuple[str, str]], list[int]] | None = None
         self._over: dict[tuple[str, Any], OverPairs] = {}
         self.chosen: list[tuple[str, str]] = []
         self.opened = ""
@@ -71,13 +72,20 @@ class EdgeView(View):
 
     def load(self) -> None:
         """Compute the edges of the example, keeping edges that were chosen and what is opened."""
-        self.query, self.patches, self._restored = None, self._restored, []
+        self.query, self.patches = None, []
         if self.corruption not in self.example.corruptions:
             self.corruption = next(iter(self.example.corruptions), "image")
         # A word is chosen by its place in this question: it is none of another one's.
         if self._shown is not None and self._shown is not self.example:
             self.chosen = [(sender, receiver) for sender, receiver in self.chosen if word_of(sender)[1] is None]
-        self._run()
+        if self._restored is not None and self._restored[0] is self.example:
+            _, self.chosen, self.patches = self._restored
+        self._restored = self.outcome = None
+        try:
+            self._run()
+        except Exception:
+            self.canvas.state = {}  # what is drawn is of another example
+            raise
 
     @property
     def settings(self) -> dict[str, str]:
@@ -101,12 +109,11 @@ class EdgeView(View):
             one_of(corruption, example.corruptions, f"corruption of {example.name}")
         scope = one_of(settings.get("scope", self.scope), SCOPES, "scope")
         n, edges, patches = from_address(example, {"n": str(self.n), **settings})
-        self.corruption, self.scope, self.n = corruption, scope, n
-        self.chosen = edges
-        self._restored = patches
         if self._shown is example:
-            self.patches, self._restored = patches, []
-            self._run()
+            self._change(corruption=corruption, scope=scope, n=n, chosen=edges, patches=patches)
+        else:
+            self.corruption, self.scope, self.n = corruption, scope, n
+            self._restored = (example, edges, patches)
 
     # What can be done --------------------------------------------------------
 
@@ -121,12 +128,12 @@ class EdgeView(View):
         Raises:
             VlmtraceError: the example has no such run, or there is no such scope
         """
+        new: dict[str, Any] = {} if n is None else {"n": n}
         if scope is not None:
-            self.scope = one_of(scope, SCOPES, "scope")
+            new["scope"] = one_of(scope, SCOPES, "scope")
         if corruption is not None:
-            self.corruption = one_of(corruption, self.example.corruptions, f"corruption of {self.example.name}")
-        self.n = n or self.n
-        self._run()
+            new["corruption"] = one_of(corruption, self.example.corruptions, f"corruption of {self.example.name}")
+        self._change(**new)
 
     @checked
     def toggle(self, sender: str, receiver: str) -> None:
@@ -139,12 +146,8 @@ class EdgeView(View):
             VlmtraceError: the model has no such edge
         """
         before, edge = self.chosen, (sender, receiver)
-        self.chosen = [other for other in before if other != edge] if edge in before else [*before, edge]
-        try:
-            self._run()
-        except VlmtraceError:
-            self.chosen = before
-            raise
+        others = [other for other in before if other != edge]
+        self._change(chosen=others if edge in before else [*before, edge])
 
     @checked
     def patch_image(self, patches: list[int]) -> None:
@@ -155,17 +158,11 @@ class EdgeView(View):
         Raises:
             VlmtraceError: there is no such patch, or no second image
         """
-        before, self.patches = self.patches, sorted(set(patches))
-        try:
-            self._run()
-        except VlmtraceError:
-            self.patches = before
-            raise
+        self._change(patches=sorted(set(patches)))
 
     def clear(self) -> None:
         """Patch nothing."""
-        self.chosen, self.patches = [], []
-        self._run()
+        self._change(chosen=[], patches=[])
 
     @checked
     def open(self, node: str, query: int | None = None) -> None:
@@ -179,8 +176,20 @@ class EdgeView(View):
         """
         if node and node not in {edge.sender.label for edge in every_edge(self.example)} | {THE_OUTPUT.label}:
             raise VlmtraceError(f"{self.session.model.name} has no node {node!r}: vt.edges(model) lists them.")
-        self.opened, self.query = node, query
-        self._run()
+        self._change(opened=node, query=query)
+
+    def _change(self, **new: Any) -> None:
+        """Set attributes and draw; where that fails, everything stays as it was, and so does what is drawn."""
+        before = {name: getattr(self, name) for name in new}
+        vars(self).update(new)
+        try:
+            self._run()
+        except Exception:
+            vars(self).update(before)
+            state = self.canvas.state
+            if state:  # a new one, so that what was chosen in the page goes back, too
+                self.canvas.state = {**state, "nRefused": state.get("nRefused", 0) + 1}
+            raise
 
     def _receive(self, _widget: Any, message: dict, _buffers: Any) -> None:
         with self.busy(str(message.get("activity", "edges"))):
@@ -239,28 +248,19 @@ class EdgeView(View):
     # What the browser draws --------------------------------------------------------
 
     def _run(self) -> None:
-        model, example = self.session.model, self.example
-        try:
-            runs = example.runs(self.corruption)
-            circuit = drawn_circuit(self._table_drawn(), self.n)
-            self.outcome = example.keep(
-                ("edges together", self.corruption, tuple(self.chosen)),
-                lambda: intervene_on_edges_in(model, runs, self.chosen),
-            )
-            sent = sent_by(circuit.edges["sender"], circuit.edges["at"].where(circuit.edges["at"] >= 0))
-            drawn = list(zip(sent, circuit.edges["receiver"], strict=True))
-            alone = example.keep(
-                ("circuit of edges", self.corruption, tuple(drawn)),
-                lambda: intervene_on_edges_in(model, runs, drawn, as_circuit=True).patching_effect,
-            )
-            at: dict[str, str] = {}
-            if self.scope == SCOPES[0]:
-                key = ("tokens of edges", self.corruption, tuple(drawn))
-                at = example.keep(key, lambda: self.numbers.tokens_that_count(circuit.edges))
-            state = self._state(circuit, alone) | {"at": at}
-        except VlmtraceError:
-            self.canvas.state = {}
-            raise
+        """Compute what is chosen, and only then draw it."""
+        example, numbers, scope = self.example, self.numbers, self.scope
+        circuit = drawn_circuit(self._table_drawn(), self.n)
+        outcome = together(numbers, self.chosen)
+        drawn, chosen = drawn_state(numbers, circuit), chosen_state(numbers, self.chosen, self.patches, outcome)
+        state = {
+            **drawn, **chosen, "image": {**drawn["image"], **chosen["image"]},
+            "scope": scope, "source": "" if scope == SCOPES[0] else self.over_pairs().source, "n": self.n,
+            "alone": plain(alone_as_circuit(numbers, circuit)),
+            "at": tokens_below(numbers, circuit) if scope == SCOPES[0] else {},
+            "node": opened_node(example, self.opened, self.query, self.effects()) if self.opened else None,
+        }  # fmt: skip
+        self.outcome = outcome
         with self.canvas.hold_sync():
             self.canvas.picture = png(example.image)
             self.canvas.state = state
@@ -273,31 +273,8 @@ class EdgeView(View):
 
     def _report(self, state: dict[str, Any]) -> None:
         """Tell the gauge what is patched: patches of the image, or else edges."""
-        outcome, image = self.computed(self.outcome), state["image"]["outcome"]
-        if image is not None:
-            found = Patched(image["effect"], image["answer"], "image", f"patches of the image: {len(self.patches)}")
-        elif self.chosen:
-            correct, incorrect = self.example.options
-            answer = correct if outcome.logit_diff() > 0 else incorrect
-            text = "; ".join(" → ".join(edge) for edge in self.chosen)
-            found = Patched(outcome.patching_effect, answer, self.corruption, text)
-        else:
-            found = None
-        self.session.report(found)
+        self.session.report(patched(self.numbers, self.chosen, self.computed(self.outcome), state["image"]))
         self.settings_changed()
-
-    def _state(self, circuit: DrawnCircuit, alone: float) -> dict[str, Any]:
-        """What is drawn of the example, and what is chosen and opened in it."""
-        outcome, numbers = self.computed(self.outcome), self.numbers
-        drawn = drawn_state(numbers, circuit)
-        drawn["image"] |= {"chosen": self.patches, "outcome": numbers.patched_image(self.patches)}
-        return drawn | {
-            "scope": self.scope, "source": "" if self.scope == SCOPES[0] else self.over_pairs().source,
-            "n": self.n, "chosen": [list(edge) for edge in self.chosen], "result": as_records(outcome.table()),
-            "effect": plain(outcome.patching_effect), "alone": plain(alone),
-            "places": numbers.where_it_acts(*self.chosen[-1]) if self.chosen else None,
-            "node": opened_node(self.example, self.opened, self.query, self.effects()) if self.opened else None,
-        }  # fmt: skip
 
     # Exports --------------------------------------------------------
 

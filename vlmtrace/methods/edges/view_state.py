@@ -1,12 +1,14 @@
-"""What the browser draws of an example's edges, whatever is chosen among them."""
+"""What the browser draws of an example's edges: the graph, whatever is chosen in it, and what is chosen."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from vlmtrace.display.session import Patched
 from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records
-from vlmtrace.methods.edges.intervention import sent_by
-from vlmtrace.methods.edges.opened import attention_of_drawn, placed_boxes
+from vlmtrace.methods.edges.intervention import EdgeOutcome, sent_by
+from vlmtrace.methods.edges.opened import attention_of_drawn, placed_boxes, plain
 from vlmtrace.methods.edges.pair_edges import PairEdges
 
 #: What a corruption is called where people choose it.
@@ -34,6 +36,53 @@ def drawn_state(numbers: PairEdges, circuit: DrawnCircuit) -> dict[str, Any]:
         "nEdges": circuit.n_edges, "boxes": placed_boxes(example)[1].round(6).tolist(),
         "image": {"effects": numbers.image_effects()}, "attention": attention_of_drawn(example, circuit.nodes),
     }  # fmt: skip
+
+
+def chosen_state(
+    numbers: PairEdges, chosen: Sequence[tuple[str, str]], patches: Sequence[int], outcome: EdgeOutcome
+) -> dict[str, Any]:
+    """What is chosen in the graph, and what it does.
+
+    Args:
+        numbers: of the example
+        chosen: (sender, receiver) of the edges that are patched together
+        patches: of the image, those that are put in together
+        outcome: of the chosen edges
+
+    Returns:
+        in JSON: chosen, result, effect; places (where the edge acts that was chosen last); image: chosen and outcome
+
+    Raises:
+        VlmtraceError: there is no such patch, or no second image
+    """
+    return {
+        "chosen": [list(edge) for edge in chosen], "result": as_records(outcome.table()),
+        "effect": plain(outcome.patching_effect),
+        "places": numbers.where_it_acts(*chosen[-1]) if chosen else None,
+        "image": {"chosen": list(patches), "outcome": numbers.patched_image(list(patches))},
+    }  # fmt: skip
+
+
+def patched(
+    numbers: PairEdges, chosen: Sequence[tuple[str, str]], outcome: EdgeOutcome, image: dict[str, Any]
+) -> Patched | None:
+    """What the gauge is told: of patches of the image, or else of edges; None: nothing is patched.
+
+    Args:
+        numbers: of the example
+        chosen: (sender, receiver) of the edges that are patched together
+        outcome: of these edges
+        image: what is chosen in it and the outcome, as in `chosen_state`
+    """
+    found = image["outcome"]
+    if found is not None:
+        return Patched(found["effect"], found["answer"], "image", f"patches of the image: {len(image['chosen'])}")
+    if not chosen:
+        return None
+    correct, incorrect = numbers.example.options
+    answer = correct if outcome.logit_diff() > 0 else incorrect
+    text = "; ".join(" → ".join(edge) for edge in chosen)
+    return Patched(outcome.patching_effect, answer, numbers.corruption, text)
 
 
 def _nodes(numbers: PairEdges, circuit: DrawnCircuit) -> list[dict[str, Any]]:

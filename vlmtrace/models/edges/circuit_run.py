@@ -29,8 +29,9 @@ from vlmtrace.models.edges.streams import Streams, Words, streams_of
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.types import Readout
 
-#: By stack, or by layer, the streams of those that read it.
-_Read = dict[str | int, dict[Receiver, Tensor]]
+#: By stack the final states that are read in later ones, by layer what enters it and is read in higher ones: by stream,
+#: (C, T, D) each.
+_Read = dict[str | int, dict[int, Tensor]]
 
 #: What an edge carries: what its sender gives in the base run, in the very run that goes on, or in the source run.
 OF_BASE, OF_RUN, OF_SOURCE = 0, 1, 2
@@ -88,22 +89,50 @@ def _final_states(
     stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, memory: int, words: Words = NO_WORDS
 ) -> Iterator[Tensor]:
     """What leaves the last layer (C, T, D), of some circuits after the other."""
-    streams = [streams_of(stack, stacks[i + 1 :], edges, carried, words) for i, stack in enumerate(stacks)]
-    each = max(
-        len(of_stack.carried) * stack.layers.state_bytes() for of_stack, stack in zip(streams, stacks, strict=True)
-    )
-    size = max(1, memory // each)
+    streams = streams_of(stacks, edges, carried, words)
+    size = max(1, memory // circuit_bytes(stacks, streams))
     for begin in range(0, len(carried), size):
         yield _final(stacks, [one.of_circuits(slice(begin, begin + size)) for one in streams])
 
 
+def circuit_bytes(stacks: Sequence[Stack], streams: Sequence[Streams]) -> int:
+    """What one circuit occupies at most.
+
+    Args:
+        stacks: in the order in which information flows
+        streams: of each of them
+
+    Returns:
+        of the stack that needs most: its streams, and as many states of a module as are computed together; and what
+        stays of all stacks until it is read
+    """
+    stay = 0
+    for stack, mine in zip(stacks, streams, strict=True):
+        stay += (len(mine.later) + sum(map(len, mine.others))) * stack.layers.entering(0).nbytes
+    return stay + max(
+        len(mine.carried) * stack.layers.state_bytes() + _computed_bytes(stack, mine)
+        for stack, mine in zip(stacks, streams, strict=True)
+    )
+
+
+def _computed_bytes(stack: Stack, streams: Streams) -> int:
+    """What the states occupy at most that a module computes of one circuit."""
+    layers, found = stack.layers, 0
+    for layer, modules in enumerate(streams.inputs):
+        for module, inputs in modules.items():
+            looked_at = layers.looked_at(module, layer)
+            # What keys and what values are made of, where that is apart from the stream, and both.
+            each = layers.state_bytes() + (0 if looked_at is None else 4 * looked_at.nbytes)
+            found = max(found, len(inputs.distinct) * each)
+    return found
+
+
 def _final(stacks: Sequence[Stack], streams: Sequence[Streams]) -> Tensor:
     """Go up through all stacks: what leaves the last, (C, T, D)."""
-    # By stack, what reads its final states; by layer, what in layers above reads what enters it: (C, T, D) each.
-    final: _Read = {}
+    read: _Read = {}
     for stack, mine in zip(stacks, streams, strict=True):
-        final[stack.wiring.block] = _Way(stack, mine, final).up()
-    return final[stacks[-1].wiring.block][Receiver(THE_OUTPUT)]
+        read[stack.wiring.block] = _Way(stack, mine, read).up()
+    return read[stacks[-1].wiring.block][streams[-1].of[Receiver(THE_OUTPUT)]]
 
 
 class _Way:
@@ -112,15 +141,14 @@ class _Way:
     Attributes:
         stack: through which they go
         streams: what each carries, and who reads it
-        final: what reads other streams than those of its own layer
+        read: what is read elsewhere than in the layer that it enters
     """
 
-    def __init__(self, stack: Stack, streams: Streams, final: _Read):
-        self.stack, self.streams, self.final, self.n = stack, streams, final, streams.n_circuits
-        self._nothing = streams.nothing
+    def __init__(self, stack: Stack, streams: Streams, read: _Read):
+        self.stack, self.streams, self.read, self.n = stack, streams, read, streams.n_circuits
 
-    def up(self) -> dict[Receiver, Tensor]:
-        """What the readers of the stack's final states read: (C, T, D) each."""
+    def up(self) -> dict[int, Tensor]:
+        """The final states that are read, by stream: (C, T, D) each."""
         stack, layers, streams = self.stack, self.stack.layers, self.streams
         going = list(range(len(streams.carried)))
         entering = self._with_inputs(layers.entering(0), stack.inputs, going)  # (S, C, T, D)
@@ -129,12 +157,11 @@ class _Way:
             place = {stream: row for row, stream in enumerate(going)}
             made: dict[str, Tensor] = {}  # by module, what the circuits' runs give: (C, T, O)
             for module in layers.modules:
-                receivers = streams.own[layer][module]
-                read = list(dict.fromkeys(streams.of[receiver] for receiver in receivers))
-                outputs = {name: self._chosen(name, layer, made[name], read) for name in layers.before(module)}
-                rows = entering[[place[stream] for stream in read]]
-                made[module] = self._made(module, layer, receivers, read, rows, outputs)
-            self.final[layer] = {one: entering[place[streams.of[one]]] for one in streams.others[layer]}
+                own = streams.inputs[layer][module].own
+                outputs = {name: self._chosen(name, layer, made[name], own) for name in layers.before(module)}
+                rows = entering[[place[stream] for stream in own]]
+                made[module] = self._made(module, layer, rows, outputs)
+            self.read[layer] = _by_stream(streams.others[layer], place, entering)
             kept = [stream for stream in going if streams.last[stream] > layer]
             if len(kept) < len(going):
                 going, entering = kept, entering[[place[stream] for stream in kept]]
@@ -148,13 +175,8 @@ class _Way:
             )
             entering = left.view(entering.shape)
             if layer in stack.later:
-                entering = entering + (self._mask(IMAGE, going) > OF_BASE)[..., None, None] * stack.later[layer]
-        place = {stream: row for row, stream in enumerate(going)}
-        return {one: entering[place[streams.of[one]]] for one in streams.later}
-
-    def _mask(self, sender: Node, streams: Sequence[int]) -> Tensor:
-        """What a sender's edge to each stream carries in each circuit: (S, C)."""
-        return torch.stack([self.streams.carried[one].get(sender, self._nothing) for one in streams])
+                entering = entering + (streams.mask(IMAGE, going) > OF_BASE)[..., None, None] * stack.later[layer]
+        return _by_stream(streams.later, {stream: row for row, stream in enumerate(going)}, entering)
 
     def _with_inputs(self, base: Tensor | None, sent: Mapping[Node, Tensor], streams: Sequence[int]) -> Tensor | None:
         """Rows (1, T, …) of the base run, with those of input nodes as they come to each stream: (S, C, T, …)."""
@@ -162,7 +184,7 @@ class _Way:
             return None
         found = base[None].repeat(len(streams), self.n, 1, 1)
         for node, value in sent.items():
-            carries = (self._mask(node, streams) > OF_BASE)[..., None, None]  # (S, C, 1, 1)
+            carries = (self.streams.mask(node, streams) > OF_BASE)[..., None, None]  # (S, C, 1, 1)
             if node == PROMPT and self.streams.words:
                 carries = carries & self._of_words(streams, base.shape[1]).to(base.device)[:, None, :, None]
             found += carries * (value - base)
@@ -180,64 +202,54 @@ class _Way:
     def _chosen(self, module: str, layer: int, made: Tensor, streams: Sequence[int]) -> Tensor:
         """What a module's nodes give to each stream, whichever run that is of: (S, C, T, O)."""
         nodes = nodes_at(self.stack.layers.block, module, layer)
-        mask = torch.stack([self._mask(node, streams) for node in nodes], dim=-1)  # (S, C, H)
+        mask = torch.stack([self.streams.mask(node, streams) for node in nodes], dim=-1)  # (S, C, H)
         mask = mask.repeat_interleave(made.shape[-1] // len(nodes), dim=-1)[:, :, None]  # (S, C, 1, O)
         given = torch.where(mask == OF_RUN, made, self.stack.layers.output(module, layer))
         return torch.where(mask == OF_SOURCE, self.stack.source[module, layer], given)
 
-    def _made(
-        self,
-        module: str,
-        layer: int,
-        receivers: list[Receiver],
-        read: list[int],
-        entering: Tensor,
-        outputs: dict[str, Tensor],
-    ) -> Tensor:
+    def _made(self, module: str, layer: int, entering: Tensor, outputs: dict[str, Tensor]) -> Tensor:
         """What a module gives in each circuit's run: (C, T, O).
 
         Args:
             module: which
             layer: of which layer
-            receivers: the inputs of its nodes that read the stack's own streams, input by input
-            read: the streams that they read
-            entering: what enters the layer in each of them, (S, C, T, D)
+            entering: what enters the layer in each of the streams that the module's nodes read, (S, C, T, D)
             outputs: what the layer's earlier modules give to each of them, (S, C, T, O)
         """
-        nodes = nodes_at(self.stack.layers.block, module, layer)
-        kinds = list(dict.fromkeys(receiver.input for receiver in receivers))
-        elsewhere = self.stack.wiring.keys_of(module, layer) is not None
-        # Nodes that read the same streams are computed together; keys of another stream are each node's own.
-        row = {stream: i for i, stream in enumerate(read)}
-        of_node = [
-            (i if elsewhere else 0, *(row[self.streams.of[Receiver(node, kind)]] for kind in kinds))
-            for i, node in enumerate(nodes)
-        ]
-        distinct = list(dict.fromkeys(of_node))
-        given = {}
-        for at, kind in enumerate(kinds, start=1):
-            rows = [rows_of[at] for rows_of in distinct]
-            given[kind] = Stream(
-                entering[rows].flatten(0, 1), {name: value[rows].flatten(0, 1) for name, value in outputs.items()}
-            )
-        if elsewhere:
-            for kind in ("key", "value"):
-                given[kind] = Stream(self._looked_at(module, layer, kind).flatten(0, 1))
+        inputs = self.streams.inputs[layer][module]
+        # Nodes that read the same are computed together, and inputs that read the same are the same.
+        distinct, place = inputs.distinct, {stream: row for row, stream in enumerate(inputs.own)}
+        known: dict[tuple[bool, tuple[int, ...]], Stream] = {}
+        given: dict[str, Stream] = {}
+        for kind, numbers in zip(inputs.kinds, zip(*distinct, strict=True), strict=True):
+            read = inputs.is_elsewhere(kind), numbers
+            if read not in known and inputs.is_elsewhere(kind):
+                known[read] = Stream(self._looked_at(module, layer, numbers).flatten(0, 1))
+            elif read not in known:
+                rows = [place[stream] for stream in numbers]
+                seen = {name: value[rows].flatten(0, 1) for name, value in outputs.items()}
+                known[read] = Stream(entering[rows].flatten(0, 1), seen)
+            given[kind] = known[read]
         made = self.stack.layers.compute(module, layer, **given)
         if len(distinct) == 1:
             return made
-        by_head = made.unflatten(0, (len(distinct), -1)).unflatten(-1, (len(nodes), -1))  # (distinct, C, T, H, O/H)
-        place = [distinct.index(rows_of) for rows_of in of_node]
+        n_nodes = len(inputs.of_node)
+        by_head = made.unflatten(0, (len(distinct), -1)).unflatten(-1, (n_nodes, -1))  # (distinct, C, T, H, O/H)
         # Each head of its own inputs' run.
-        return torch.cat([by_head[i, :, :, head] for head, i in enumerate(place)], dim=-1)
+        runs = [distinct.index(numbers) for numbers in inputs.of_node]
+        return torch.cat([by_head[run, :, :, head] for head, run in enumerate(runs)], dim=-1)
 
-    def _looked_at(self, module: str, layer: int, kind: str) -> Tensor:
-        """What keys or values of heads are made of, where that is not the stack's own stream: (H, C, M, D)."""
+    def _looked_at(self, module: str, layer: int, numbers: Sequence[int]) -> Tensor:
+        """What keys or values are made of, where that is not the stack's own stream: (number, C, M, D)."""
         stack = self.stack
-        receivers = [Receiver(node, kind) for node in nodes_at(stack.layers.block, module, layer)]
         at, base = stack.wiring.keys_of(module, layer), stack.layers.looked_at(module, layer)
         if isinstance(at, (str, int)):
-            return torch.stack([self.final[at][receiver] for receiver in receivers])
+            return torch.stack([self.read[at][stream] for stream in numbers])
         assert at is not None and base is not None, "the module looks at something else than its own stream"
-        mask = torch.stack([self.streams.of_image.get(one, {}).get(at, self._nothing) for one in receivers])
-        return torch.where((mask > OF_BASE)[..., None, None], stack.looked_at[module], base)
+        carries = (self.streams.told[list(numbers)] > OF_BASE)[..., None, None]
+        return torch.where(carries, stack.looked_at[module], base)
+
+
+def _by_stream(streams: Sequence[int], place: Mapping[int, int], states: Tensor) -> dict[int, Tensor]:
+    """Some of the states (S, C, T, D) by stream, and no longer the others."""
+    return dict(zip(streams, states[[place[stream] for stream in streams]], strict=True)) if streams else {}

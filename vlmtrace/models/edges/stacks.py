@@ -6,7 +6,10 @@ the residual stream, O width of a module's output.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +17,27 @@ from torch import Tensor
 from vlmtrace.models.edges.blip import AnswerNodes, QuestionNodes
 from vlmtrace.models.edges.decoder_only import LanguageNodes, image_states
 from vlmtrace.models.edges.layers import NodeLayers
-from vlmtrace.models.edges.nodes import IMAGE, PROMPT, Node, Wiring
+from vlmtrace.models.edges.nodes import HEAD_INPUTS, IMAGE, PROMPT, Node, Receiver, Wiring, inputs_at, nodes_at
 from vlmtrace.models.edges.wiring import wirings_of
 from vlmtrace.models.layer_kinds import OWN_EMBEDDINGS
 from vlmtrace.models.sweep.blip import image_embeddings
 from vlmtrace.models.sweep.replay import BLOCK, Replay
 from vlmtrace.models.types import AnswerIds, Inputs, Site, Trace, positions_read
 from vlmtrace.models.vlm import VLM
+
+
+class Reader(NamedTuple):
+    """An input of a node that reads a residual stream.
+
+    Attributes:
+        receiver: the input
+        layer: the last that its stream has to enter
+        before: the nodes that have written into the stream before it is read
+    """
+
+    receiver: Receiver
+    layer: int
+    before: frozenset[Node]
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,53 @@ class Stack:
     later: dict[int, Tensor] = field(default_factory=dict)
     embedded: dict[int, dict[Node, Tensor]] = field(default_factory=dict)
     first: int = 0
+
+    @cached_property
+    def readers(self) -> list[Reader]:
+        """The inputs of nodes that read the stack's stream, layer by layer, without what reads its final states."""
+        return list(self._readers())
+
+    def _readers(self) -> Iterator[Reader]:
+        layers, written = self.layers, self._inputs
+        for layer in range(layers.block.n_layers):
+            nodes = {module: frozenset(nodes_at(layers.block, module, layer)) for module in layers.modules}
+            for module in layers.modules:
+                seen = () if self.wiring.is_parallel else layers.before(module)
+                before = written.union(*(nodes[name] for name in seen))
+                looks_elsewhere = self.wiring.keys_of(module, layer) is not None
+                kinds = HEAD_INPUTS[:1] if looks_elsewhere else inputs_at(layers.block, module, layer)
+                for kind in kinds:
+                    for node in nodes_at(layers.block, module, layer):
+                        yield Reader(Receiver(node, kind), layer, before)
+            for receiver in self.read_above(layer):
+                yield Reader(receiver, layer, written)
+            written = written.union(*nodes.values())
+
+    def read_above(self, layer: int) -> list[Receiver]:
+        """The keys and values of higher layers' heads that are made of what enters a layer.
+
+        Args:
+            layer: counted from 0
+        """
+        return [
+            Receiver(node, kind)
+            for reader, at in self.wiring.keys_at.items()
+            if at == layer
+            for kind in HEAD_INPUTS[1:]
+            for node in nodes_at(self.layers.block, self.layers.modules[0], reader)
+        ]
+
+    @cached_property
+    def written(self) -> frozenset[Node]:
+        """All nodes that write into the stack's stream."""
+        block = self.layers.block
+        every = [(module, layer) for layer in range(block.n_layers) for module in self.layers.modules]
+        return self._inputs.union(*(nodes_at(block, *place) for place in every))
+
+    @property
+    def _inputs(self) -> frozenset[Node]:
+        """The input nodes that come into the stream, whether below the layers or between them."""
+        return frozenset(self.inputs).union(*self.embedded.values(), [IMAGE] if self.later else [])
 
 
 def stacks_of(
