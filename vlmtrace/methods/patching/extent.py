@@ -2,8 +2,9 @@
 
 In a decoder-only model the image tokens come first, and a patch at one of them has all later positions run again: they
 are most of the positions, and their patches cost several times as much as those of words. Where they are too many, the
-notebooks patch every position of the text exactly, image tokens by region (`patch_regions`), and look at single image
-tokens with gradients that some exact patches check (`vlmtrace.methods.attribution.spot_check`).
+notebooks patch every position of the text exactly, and estimate single image tokens by gradients that some exact
+patches check (`vlmtrace.methods.attribution.spot_check`). What else is done with image tokens is each notebook's own:
+notebook 04 patches them by region (`patch_regions`), notebook 05 patches heads at all positions at once.
 """
 
 from __future__ import annotations
@@ -87,14 +88,13 @@ def affordable_extent(model: VLM, pairs: pd.DataFrame, positions: str = "auto") 
         >>> affordable_extent(model, pairs).positions
         'all'
         >>> affordable_extent(model, pairs, "text").reason
-        'Patches are made at every position of the text, as asked; image tokens are patched by region.'
+        'Patches are made at every position of the text, as asked.'
     """
     one_of(positions, EXTENTS, "choice of positions")
     if pairs.empty:
         raise VlmtraceError("There is no pair whose positions could be counted: pass a table with rows.")
-    by_region = "image tokens are patched by region"
     if positions == "text":
-        return Extent("text", f"Patches are made at every position of the text, as asked; {by_region}.")
+        return Extent("text", "Patches are made at every position of the text, as asked.")
     if positions == "all":
         return Extent("all", "Patches are made at every position, as asked.")
     try:
@@ -106,4 +106,4 @@ def affordable_extent(model: VLM, pairs: pd.DataFrame, positions: str = "auto") 
     told = f"all patches of heads of one pair take {counted} million million operations"
     if needed <= affordable:
         return Extent("all", f"Patches are made at every position: {told}.")
-    return Extent("text", f"Patches are made at every position of the text, and {by_region}: at every position {told}.")
+    return Extent("text", f"Patches are made at every position of the text only: at all positions, {told}.")
