@@ -15,7 +15,7 @@ import pandas as pd
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import NotForThisModel, VlmtraceError, one_of
-from vlmtrace.methods.patching.costs import ModelSizes, model_sizes, patching_costs
+from vlmtrace.methods.patching.costs import BLOCK, ModelSizes, model_sizes, patching_costs
 from vlmtrace.models import VLM
 
 #: What can be asked for.
@@ -29,21 +29,29 @@ AFFORDABLE = {"cpu": 1.2e13, "cuda": 1.2e16}
 WAITED_FOR = {"cpu": 1e12, "cuda": 1e15}
 
 
-def can_wait(model: VLM, sizes: ModelSizes | None, patches_per_layer: int, rerun: int) -> bool:
+def can_wait(
+    model: VLM, sizes: ModelSizes | None, block: str, patches_per_layer: int, rerun: int, whole: bool = False
+) -> bool:
     """Whether patches are computed while somebody waits.
 
     Args:
         model: the model to patch
         sizes: its sizes; None: nobody knows what its patches cost
+        block: that is patched
         patches_per_layer: how many in each layer
-        rerun: positions that each has run again
+        rerun: positions of the language model that each has run again; those of another block have all run again
+        whole: each patch sets all of these positions, and not one
 
     Returns:
         True: they are, or their cost is not known
     """
     if sizes is None:
         return True
-    operations = sizes.patches_operations(patches_per_layer, rerun)
+    if block == BLOCK:
+        operations = sizes.patches_operations(patches_per_layer, rerun, whole)
+    else:
+        # A patch of the vision encoder changes what the language model reads at every image token.
+        operations = model.blocks[block].n_layers * patches_per_layer * sizes.pass_operations
     return operations <= WAITED_FOR.get(model.device.type, WAITED_FOR["cpu"])
 
 
