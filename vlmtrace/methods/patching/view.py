@@ -19,7 +19,7 @@ from vlmtrace.display.view import BrowserCanvas, View, png, script
 from vlmtrace.display.wording import readable
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.methods.patching.direction import DIRECTIONS
-from vlmtrace.methods.patching.in_address import from_address, in_address
+from vlmtrace.methods.patching.in_address import check_positions, from_address, in_address
 from vlmtrace.methods.patching.in_browser import by_layer, number, rows_of, told, worth_showing
 from vlmtrace.methods.patching.in_code import code_of
 from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in
@@ -86,6 +86,7 @@ class Patching(View):
                 effect = float("nan") if self.outcome is None else self.outcome.patching_effect
                 self.put_away = PutAway(self._shown.name, self.patches, tokens, effect)
             self.positions, self.patches, self._before, self.carried = [], [], [], None
+            self.outcome = None  # it is the other example's, until this one's is computed
             if self._restored is not None and self._restored[0] is self.example:
                 self.patches, self.put_away = self._restored[1], None
             self._restored = None
@@ -126,11 +127,10 @@ class Patching(View):
         if "patches" in settings:
             patches = from_address(example, settings["patches"])
         patches += [patch for patch in from_address(example, settings.get("also", "")) if patch not in patches]
-        self.corruption, self.direction = corruption, direction
         if is_shown:
-            self._set(patches)
+            self._set(patches, corruption=corruption, direction=direction)
         else:
-            self._restored = (example, patches)
+            self.corruption, self.direction, self._restored = corruption, direction, (example, patches)
 
     # What can be done --------------------------------------------------------
 
@@ -147,16 +147,18 @@ class Patching(View):
         Raises:
             VlmtraceError: the example has no such run, the model no such module, or there is no such direction
         """
+        changes: dict[str, Any] = {}
         if direction is not None:
-            self.direction = one_of(direction, DIRECTIONS, "direction")
+            changes["direction"] = one_of(direction, DIRECTIONS, "direction")
         blocks = self.session.model.blocks
         if place is not None:
             block = blocks[one_of(place[0], blocks, "block")]
-            self.place = (block.name, one_of(place[1], block.modules, f"module of {block.name}"))
-            self.positions = []
+            changes["place"] = (block.name, one_of(place[1], block.modules, f"module of {block.name}"))
+            changes["positions"] = []
         if corruption is not None:
-            self.corruption = one_of(corruption, self.example.corruptions, f"corruption of {self.example.name}")
-        self._run()
+            known = self.example.corruptions
+            changes["corruption"] = one_of(corruption, known, f"corruption of {self.example.name}")
+        self._run_with(**changes)
 
     @checked
     def toggle(self, patch: Patch) -> None:
@@ -172,8 +174,7 @@ class Patching(View):
     def undo(self) -> None:
         """Take back the last change of the intervention."""
         if self._before:
-            self.patches = self._before.pop()
-            self._run()
+            self._run_with(patches=self._before[-1], _before=self._before[:-1])
 
     def clear(self) -> None:
         """Patch nothing."""
@@ -186,8 +187,7 @@ class Patching(View):
         Args:
             on: carry them over
         """
-        self.keeps = on
-        self._run()
+        self._run_with(keeps=on)
 
     def carry(self) -> None:
         """Patch here what was patched in the example before: do these patches transfer?
@@ -199,14 +199,8 @@ class Patching(View):
             raise VlmtraceError("No patches of another pair were put away: patch something there first.")
         away, example = self.put_away, self.example
         found, left = carried(away.patches, away.tokens, example.tokens)
-        before, self.patches = self.patches, found
-        self.carried = {"name": away.name, "effect": number(away.effect), "left": list(map(str, left))}
-        try:
-            self._run()
-        except VlmtraceError:
-            self.patches, self.carried = before, None
-            raise
-        self._before.append(before)
+        told_of = {"name": away.name, "effect": number(away.effect), "left": list(map(str, left))}
+        self._set(found, carried=told_of)
 
     @checked
     def at(self, positions: list[int]) -> None:
@@ -214,18 +208,24 @@ class Patching(View):
 
         Args:
             positions: of the block's sequence; none: all of them
+        Raises:
+            VlmtraceError: the block has no such position
         """
-        self.positions = sorted(positions)
-        self._run()
+        check_positions(self.example, self.place[0], positions)
+        self._run_with(positions=sorted(set(positions)))
 
-    def _set(self, patches: list[Patch]) -> None:
-        before, self.patches = self.patches, patches
+    def _set(self, patches: list[Patch], **more: Any) -> None:
+        self._run_with(patches=patches, _before=[*self._before, self.patches], **more)
+
+    def _run_with(self, **changes: Any) -> None:
+        """Change attributes, and show what follows from them; if that fails, everything stays as it was."""
+        before = {name: getattr(self, name) for name in changes}
+        vars(self).update(changes)
         try:
             self._run()
-        except VlmtraceError:
-            self.patches = before
+        except BaseException:
+            vars(self).update(before)
             raise
-        self._before.append(before)
 
     def _receive(self, _widget: Any, message: dict, _buffers: Any) -> None:
         with self.busy(str(message.get("activity", "patching"))):
@@ -270,7 +270,8 @@ class Patching(View):
         """Effects of patching the whole module at one position.
 
         Returns:
-            one row per layer and position: layer, position, token, token_role, patching_effect
+            one row per layer and position: layer, position, token, token_role, patching_effect, is_estimate (of a patch
+            that would take too long, see `PairEffects`)
         """
         return self.numbers.by_position(self.place)
 
@@ -278,7 +279,7 @@ class Patching(View):
         """Effects of patching single heads, each at all chosen positions together.
 
         Returns:
-            one row per head: layer, head, patching_effect; None where the module has no heads
+            one row per head: layer, head, patching_effect, is_estimate; None where the module has no heads
         """
         return self.numbers.by_head(self.place, self.positions)
 
@@ -286,7 +287,8 @@ class Patching(View):
     def table(self) -> pd.DataFrame:
         """The maps' numbers, and in the last row the intervention's.
 
-        One row per site: block, module, layer, head, position, token, token_role, patching_effect.
+        One row per site: block, module, layer, head, position, token, token_role, patching_effect, is_estimate. The
+        intervention is always computed exactly.
         """
         block, module = self.place
         parts = [self.effects()]
@@ -296,11 +298,12 @@ class Patching(View):
             parts.append(heads.assign(token=where))
         table = pd.concat(parts, ignore_index=True).assign(block=block, module=module)
         if self.outcome is not None:
-            total = {"token": "; ".join(map(str, self.patches)), "patching_effect": self.outcome.patching_effect}
+            text, effect = "; ".join(map(str, self.patches)), self.outcome.patching_effect
+            total = {"token": text, "patching_effect": effect, "is_estimate": False}
             table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
         columns = "block module layer head position token token_role patching_effect is_estimate".split()
-        table = table.reindex(columns=columns)
-        return table.astype({name: "Int64" for name in ("layer", "head", "position")})
+        kinds = {name: "Int64" for name in ("layer", "head", "position")} | {"is_estimate": "boolean"}
+        return table.reindex(columns=columns).astype(kinds)
 
     def _report(self) -> None:
         """Tell the gauge of the answer: 0 is the corrupt run, 1 the clean one, whichever is patched."""
@@ -317,7 +320,7 @@ class Patching(View):
 
     def _run(self) -> None:
         runs = self.example.runs(self.corruption)
-        self.outcome = intervene_in(self.session.model, runs, self.patches, self.direction)
+        outcome = intervene_in(self.session.model, runs, self.patches, self.direction)
         effects, heads, block = self.effects(), self.head_effects(), self.place[0]
         known, model = self.session.model.blocks[block], self.session.model
         estimated_heads = heads is not None and bool(heads["is_estimate"].any())
@@ -326,7 +329,7 @@ class Patching(View):
         placed = ~np.isnan(boxes).any(axis=1)
         in_image = at_image.nonzero()[0][placed]
         options = runs.answer_ids[0].tolist()
-        distribution = worth_showing(self.outcome.table(3), options)
+        distribution = worth_showing(outcome.table(3), options)
         image, question = CORRUPTIONS[self.corruption]
         frame = self.example.frame().iloc[0]
         places = [[b.name, m, f"{readable(b.name)}: {readable(m)}"] for b in model.blocks.values() for m in b.modules]
@@ -349,14 +352,17 @@ class Patching(View):
             {"name": self.put_away.name, "n": len(self.put_away.patches)},
             "canUndo": bool(self._before), "options": options,
             "distribution": distribution.to_dict("records"),
-            "answers": {run: self.outcome.answer(run) for run in self.outcome.logits},
-            "logitDiff": {run: self.outcome.logit_diff(run) for run in self.outcome.logits},
-            "effect": number(self.outcome.patching_effect),
+            "answers": {run: outcome.answer(run) for run in outcome.logits},
+            "logitDiff": {run: outcome.logit_diff(run) for run in outcome.logits},
+            "effect": number(outcome.patching_effect),
         }  # fmt: skip
+        other = self.example.image if image == "clean_image" else self.example.other_image
+        pictures = png(self.example.image), png(other)
+        # Nothing is shown before everything is computed.
+        self.outcome = outcome
         with self.canvas.hold_sync():
             # Traits that stay the same are not sent again.
-            other = self.example.image if image == "clean_image" else self.example.other_image
-            self.canvas.picture, self.canvas.other = png(self.example.image), png(other)
+            self.canvas.picture, self.canvas.other = pictures
             self.canvas.state = state
         self._report()
 
