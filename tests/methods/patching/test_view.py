@@ -244,7 +244,7 @@ def test_where_maps_cannot_be_computed_everything_stays(view, monkeypatch):
         with pytest.raises(VlmtraceError, match="no maps"):
             change()
         assert (view.outcome, view.canvas.state, view.settings) == before
-        assert view.positions == [] and not view.keeps
+        assert view.positions == [] and not view.chosen.keeps
     monkeypatch.undo()
     view.undo()
     assert view.patches == []

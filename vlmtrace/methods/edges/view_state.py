@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from vlmtrace.display.wording import CORRUPTION
 from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records
 from vlmtrace.methods.edges.intervention import sent_by
 from vlmtrace.methods.edges.opened import attention_of_drawn, placed_boxes
 from vlmtrace.methods.edges.pair_edges import PairEdges
-
-#: What a corruption is called where people choose it.
-CORRUPTION = {"image": "the other image", "text": "the other question"}
 
 
 def drawn_state(numbers: PairEdges, circuit: DrawnCircuit) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def draw_patching(
         title: of the figure
     """
     text = ~shows_image(effects["token_role"])
-    effects = effects[text] if text.sum() > 1 else effects
+    # Of a vision encoder, the image patches are shown: it has one other position at most.
+    effects = effects[text] if effects.loc[text, "position"].nunique() > 1 else effects
     matrix = effects.pivot(index="layer", columns="position", values="patching_effect")
     tokens = effects.drop_duplicates("position")["token"].tolist()
     figure = new_figure(height=3.4)
