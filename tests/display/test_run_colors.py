@@ -7,8 +7,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from vlmtrace.display.scripts import STATIC
 from vlmtrace.display.style import RUN_COLORS, RUN_COLORS_ON_DARK
-from vlmtrace.display.view import STATIC
 
 #: How linear RGB looks without the cones for green: Machado, Oliveira and Fernandes 2009, severity 1.0
 #: (https://doi.org/10.1109/TVCG.2009.113), and without those for red.

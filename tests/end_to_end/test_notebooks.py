@@ -211,13 +211,18 @@ def test_a_notebook_goes_on_where_image_tokens_are_patched_by_region(text_positi
 
 
 def test_patches_at_the_text_leave_out_image_tokens_and_say_so(text_positions_run):
-    for name, notebook in (("module_patching", "04_module_patching"), ("head_patching", "05_head_patching")):
+    at_image = {"module_patching": "Image tokens are patched by region", "head_patching": "single heads are estimated"}
+    for name, said in at_image.items():
+        notebook = {"module_patching": "04_module_patching", "head_patching": "05_head_patching"}[name]
         table = text_positions_run.table(name)
         assert "image" not in set(table["token_role"]) and {"last", "correct"} <= set(table["token_role"])
         assert set(table["block"]) == {"language_model"}
         texts = [output.get("text", "") for cell in text_positions_run.executed()[notebook].cells
                  for output in cell.get("outputs", [])]  # fmt: skip
         shown = "".join(texts)
-        assert "every position of the text, as asked; image tokens are patched by region" in shown
+        assert "every position of the text, as asked." in shown and said in shown
         assert re.search(r"sites with the largest estimates: mean size of the effect \d\.\d+ exactly", shown)
     assert set(text_positions_run.table("regions")["module"]) == {"residual"}
+    captions = [figure["caption"] for stage in text_positions_run.record()["stages"].values()
+                for figure in stage["figures"]]  # fmt: skip
+    assert any("summed over the positions of the text" in caption for caption in captions)

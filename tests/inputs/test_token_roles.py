@@ -1,7 +1,9 @@
 """Token roles come from offsets; prompts and answers are found as whole words."""
 
+import pandas as pd
 import pytest
 
+from vlmtrace.inputs.batching import choose_positions
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.token_roles import find_word, role_spans, token_table
 
@@ -72,3 +74,11 @@ def test_find_word_ignores_parts_of_words(word, spans):
 def test_missing_word_columns_are_no_role():
     pair = {"correct_answer": "red", "incorrect_answer": "blue", "noun": float("nan")}
     assert role_spans("is it red or blue?", pair) == {"correct": [(6, 9)], "incorrect": [(13, 17)]}
+
+
+def test_which_positions_are_text_depends_on_the_block():
+    table = pd.DataFrame({"position": [0, 1, 2], "token_role": ["special", "image", "noun"]})
+    assert choose_positions(table, "text", "language_model")["position"].tolist() == [0, 2]
+    assert choose_positions(table, "text", "vision_encoder").empty
+    with pytest.raises(TypeError, match="block"):
+        choose_positions(table, "text")

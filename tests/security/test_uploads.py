@@ -130,7 +130,7 @@ def test_what_is_no_picture_is_refused_and_nothing_is_started(kind, tmp_path, mo
 
 def test_a_picture_with_a_page_behind_it_is_the_picture_alone():
     """What the browser gets is drawn anew from pixels; nothing else of the file goes on."""
-    from vlmtrace.display.view import png as sent
+    from vlmtrace.display.canvas import png as sent
 
     given = picture() + b"<script>alert(1)</script>"
     assert b"<script" not in sent(decode(given))

@@ -14,9 +14,12 @@ from PIL import Image
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import ImageError, open_image
+from vlmtrace.display.canvas import BrowserCanvas, png
+from vlmtrace.display.in_code import preamble
 from vlmtrace.display.panels import image_panel
+from vlmtrace.display.scripts import script
 from vlmtrace.display.style import new_figure, paper_style
-from vlmtrace.display.view import BrowserCanvas, View, png, script
+from vlmtrace.display.view import View
 from vlmtrace.inputs.pictures import images_of
 
 #: What may be opened: no larger file (a connection to the kernel takes 10 MB), no more pixels than a photograph has.
@@ -163,7 +166,7 @@ class Ask(View):
 
     def code(self) -> str:
         """Lines that give the same answer."""
-        return self.preamble("from vlmtrace.display import Example") + (
+        return preamble(self.example, "from vlmtrace.display import Example") + (
             f"example = Example(model, pair)\nprint(example.answer({self.run!r}).text)\nexample.top({self.run!r})\n"
         )
 

@@ -17,8 +17,8 @@ from vlmtrace.app.ask import LARGEST_FILE, decode
 from vlmtrace.app.own_pair import is_own, why_not_patched, with_image, with_question, without
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import open_image
+from vlmtrace.display.scripts import STATIC, script
 from vlmtrace.display.session import Session
-from vlmtrace.display.view import STATIC, script
 from vlmtrace.inputs.pictures import picture_of
 from vlmtrace.models.hooks import MODEL_LOCK
 

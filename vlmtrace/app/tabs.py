@@ -13,7 +13,8 @@ import traitlets
 from vlmtrace import methods
 from vlmtrace.app.ask import Ask
 from vlmtrace.core.collector import paused_collection
-from vlmtrace.display.view import STATIC, View, script
+from vlmtrace.display.scripts import STATIC, script
+from vlmtrace.display.view import View
 
 
 def declared_views() -> list[type[View]]:

@@ -12,25 +12,18 @@ from PIL import Image
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
-from vlmtrace.core.schema import IMAGE_LISTS, listed, place_of
 from vlmtrace.display.answers import Answer, answer_of, top_tokens
 from vlmtrace.display.attention_record import AttentionRecord, answer_attention, image_attention
+from vlmtrace.display.example_pair import as_frame, complete_pair, corruptions_of, images_in_code
 from vlmtrace.display.seen import as_seen
-from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
+from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.image_regions import image_regions
 from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
-from vlmtrace.inputs.pictures import are_same, cells, given_images, images_of, n_images, picture_of
+from vlmtrace.inputs.pictures import cells, given_images, picture_of
 from vlmtrace.inputs.token_roles import token_table
 from vlmtrace.models import VLM, Inputs
-from vlmtrace.models.several_images import opened
 
 T = TypeVar("T")
-
-#: Columns of a pairs table by which an example is named in code.
-COLUMNS = (
-    "sample_id clean_image corrupt_image clean_prompt corrupt_prompt correct_answer incorrect_answer "
-    "clean_object_mask clean_distractor_mask noun clean_images corrupt_images clean_object_masks clean_distractor_masks"
-).split()
 
 
 class Example:
@@ -61,30 +54,12 @@ class Example:
             VlmtraceError: there is no image or no question
         """
         self.model = model
-        self.pair = {str(key): value for key, value in dict(pair).items() if not _is_missing(value)}
-        self.pair.setdefault("sample_id", "own")
-        self._complete_lists()
+        self.pair = complete_pair(pair)
         for column in ("clean_image", "clean_prompt"):
             given = self.pair.get(column)
             if given is None or (isinstance(given, str | list | tuple) and not given):
                 raise VlmtraceError(f"The example {self.name!r} has no {column}: give an image and a question.")
         self._kept: dict[Any, Any] = {}
-
-    def _complete_lists(self) -> None:
-        """Where several images are listed: the one that differs, and the corrupt list that it alone makes."""
-        lists = {column: listed(self.pair.get(name)) for column, name in IMAGE_LISTS.items()}
-        clean, corrupt = lists["clean_image"], lists["corrupt_image"]
-        if clean is None:
-            return
-        other = self.pair.get("corrupt_image")
-        if corrupt is None and other is not None and len(clean) > 1:
-            place = place_of(self.pair.get("clean_image"), clean) or 0
-            self.pair["corrupt_images"] = corrupt = [other if i == place else one for i, one in enumerate(clean)]
-        both = zip(clean, corrupt or clean, strict=False)
-        changed = next((i for i, (a, b) in enumerate(both) if place_of(a, [b]) is None), 0)
-        for column, images in (("clean_image", clean), ("corrupt_image", corrupt)):
-            if images is not None and changed < len(images):
-                self.pair.setdefault(column, images[changed])
 
     @property
     def name(self) -> str:
@@ -99,26 +74,12 @@ class Example:
     @property
     def corruptions(self) -> list[str]:
         """The corruptions that this example has a corrupt run of: a second image or question that is not the first."""
-        return self.keep("corruptions", self._find_corruptions)
-
-    def _find_corruptions(self) -> list[str]:
-        columns = {"image": "corrupt_image", "text": "corrupt_prompt"}
-        given = [name for name in CORRUPTIONS if self.pair.get(columns[name]) is not None]
-        if "text" in given and self.pair["corrupt_prompt"] == self.question:
-            given.remove("text")
-        if "image" in given:
-            try:
-                pictures = [opened(images_of(self.pair, column)) for column in ("clean_image", "corrupt_image")]
-            except VlmtraceError:
-                return given  # what is wrong with an image is said where it is shown
-            if are_same(*pictures):
-                given.remove("image")
-        return given
+        return self.keep("corruptions", lambda: corruptions_of(self.pair))
 
     @property
     def images_in_code(self) -> str:
         """How code names what the clean run sees: the image of `pair`, or the list of several."""
-        return 'pair["clean_images"]' if n_images(self.pair) > 1 else 'pair["clean_image"]'
+        return images_in_code(self.pair)
 
     def __repr__(self) -> str:
         """Name and question."""
@@ -205,10 +166,7 @@ class Example:
 
     def frame(self) -> pd.DataFrame:
         """The example as a pairs table of one row; what is not corrupted stays as in the clean run."""
-        pair = {"corrupt_image": self.pair["clean_image"], "corrupt_prompt": self.question, **self.pair}
-        if "clean_images" in pair:
-            pair.setdefault("corrupt_images", pair["clean_images"])
-        return pd.DataFrame([pair])
+        return as_frame(self.pair)
 
     @checked
     def answer(self, run: str = "clean") -> Answer:
@@ -307,7 +265,3 @@ class Example:
             (layer, answer token, patch)
         """
         return self.keep("answer attention", lambda: answer_attention(self))
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (np.isscalar(value) and bool(pd.isna(value)))

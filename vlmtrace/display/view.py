@@ -9,18 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from typing import Any, ClassVar, TypeVar
 
-import anywidget
 import ipywidgets
 import pandas as pd
-import traitlets
 from matplotlib.figure import Figure
-from PIL import Image
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.schema import listed
-from vlmtrace.display.example import COLUMNS, Example
-from vlmtrace.display.scripts import STATIC, script
+from vlmtrace.display.canvas import Frame
+from vlmtrace.display.example import Example
 from vlmtrace.display.selection import Selection
 from vlmtrace.display.session import Session, session_of
 from vlmtrace.display.style import render_png
@@ -28,45 +24,6 @@ from vlmtrace.models import VLM
 from vlmtrace.models.hooks import MODEL_LOCK
 
 T = TypeVar("T")
-
-#: Pictures go to the browser with at most so many pixels along a side.
-LARGEST_SIDE = 640
-
-
-class BrowserCanvas(anywidget.AnyWidget):
-    """What the browser draws of a view.
-
-    Attributes:
-        state: what is drawn, in JSON
-        picture: the image as PNG, sent only where it changes
-    """
-
-    _css = (STATIC / "view.css").read_text()
-
-    state = traitlets.Dict().tag(sync=True)
-    picture = traitlets.Bytes(b"").tag(sync=True)
-
-
-class Frame(anywidget.AnyWidget):
-    """The line above a view: what it is doing, what went wrong, and the buttons that export it.
-
-    Attributes:
-        view: the view's name
-        about: which example is shown
-        doing, done: what is being computed; what was computed, and how long it took
-        error: a sentence where something went wrong, otherwise empty
-        code: the code that was asked for
-    """
-
-    _esm = script(STATIC / "frame.js")
-    _css = (STATIC / "view.css").read_text()
-
-    view = traitlets.Unicode().tag(sync=True)
-    about = traitlets.Unicode().tag(sync=True)
-    doing = traitlets.Unicode().tag(sync=True)
-    done = traitlets.Unicode().tag(sync=True)
-    error = traitlets.Unicode().tag(sync=True)
-    code = traitlets.Unicode().tag(sync=True)
 
 
 class View:
@@ -306,46 +263,3 @@ class View:
             else:
                 name, content = self.export(kind)
                 self.frame.send({"file": name}, [content])
-
-    @checked
-    def preamble(self, *imports: str) -> str:
-        """The lines of code that load the model and name the example's pair.
-
-        Args:
-            imports: import statements that the lines below need
-        """
-        known = [(key, self.example.pair[key]) for key in COLUMNS if key in self.example.pair]
-        rows = []
-        for key, value in known:
-            if isinstance(value, Image.Image):
-                rows.append(f'    "{key}": "FILE",  # the picture that you opened')
-            elif listed(value):
-                rows.append(f'    "{key}": {listed(value)!r},')
-            else:
-                rows.append(f'    "{key}": {str(value)!r},')
-        lines = [
-            "import vlmtrace as vt",
-            *imports,
-            "",
-            f"model = vt.load_model({self.example.model.name!r})",
-            "pair = {",
-        ]
-        return "\n".join([*lines, *rows, "}", ""])
-
-    def missing_columns(self) -> list[str]:
-        """Lines for what an example of one's own does not say and an intervention needs, to stand behind `preamble`."""
-        correct, incorrect = self.example.options
-        wanted = {
-            "corrupt_image": 'pair["clean_image"]', "corrupt_prompt": 'pair["clean_prompt"]',
-            "correct_answer": repr(correct), "incorrect_answer": repr(incorrect),
-        }  # fmt: skip
-        return [f'pair["{key}"] = {value}' for key, value in wanted.items() if key not in self.example.pair]
-
-
-def png(picture: Image.Image) -> bytes:
-    """A picture as PNG for the browser, no side longer than `LARGEST_SIDE` pixels."""
-    picture = picture.convert("RGB")
-    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    buffer = BytesIO()
-    picture.save(buffer, format="png")
-    return buffer.getvalue()

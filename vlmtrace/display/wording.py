@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: What a corruption is called where people choose it.
+CORRUPTION = {"image": "the other image", "text": "the other question"}
+
 
 def readable(name: object) -> str:
     """A column's, module's or task's name in words.

@@ -132,7 +132,7 @@ def one_by_one(
                         yield rows[i], runs if len(part) == 1 else runs_of_one(runs, index)
 
 
-def choose_positions(table: pd.DataFrame, positions: Positions, block: str = "") -> pd.DataFrame:
+def choose_positions(table: pd.DataFrame, positions: Positions, block: str) -> pd.DataFrame:
     """The rows of a token table that are asked for.
 
     Args:

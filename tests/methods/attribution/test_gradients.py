@@ -8,7 +8,8 @@ from PIL import Image
 
 import vlmtrace as vt
 from vlmtrace.inputs.pair_runs import encode_pair, read_again, run_pairs
-from vlmtrace.methods.patching.first_order import _gradients_at, site_gradients
+from vlmtrace.methods.attribution import gradients
+from vlmtrace.methods.patching.first_order import _gradients_at, first_order, site_gradients
 from vlmtrace.models import Readout, Site
 from vlmtrace.models.hooks import attach_hooks
 
@@ -97,6 +98,37 @@ def test_rows_and_order_are_those_of_the_exact_sweep(random_blip, random_pairs):
     exact, guess = (f(random_blip, random_pairs) for f in (vt.patch_modules, vt.attribute_modules))
     assert [name for name in exact if name != "direction"] == list(guess.columns), "gradients know one direction"
     assert exact[[*KEYS, "token", "token_role"]].equals(guess[[*KEYS, "token", "token_role"]])
+
+
+def test_blocks_without_a_position_get_no_gradient(model_store, random_pairs, monkeypatch):
+    asked = []
+
+    def recorded(model, runs, sites, steps):
+        asked.extend(site.block for site in sites)
+        return site_gradients(model, runs, sites, steps)
+
+    monkeypatch.setattr(gradients, "site_gradients", recorded)
+    table = vt.attribute_modules(model_store.shared("llava"), random_pairs.head(1), positions="text")
+    assert set(asked) == set(table["block"]) == {"language_model"}
+    asked.clear()
+    with pytest.raises(vt.VlmtraceError, match="No position matches"):
+        vt.attribute_modules(model_store.shared("llava"), random_pairs.head(1), positions=["nowhere"])
+    assert not asked
+
+
+def test_positions_are_fetched_from_the_device_once(random_blip, random_pairs, monkeypatch):
+    expected = vt.attribute_heads(random_blip, random_pairs.head(1))
+    monkeypatch.setattr(gradients, "first_order", without_single_numbers(monkeypatch))
+    pd.testing.assert_frame_equal(vt.attribute_heads(random_blip, random_pairs.head(1)), expected)
+
+
+def without_single_numbers(monkeypatch):
+    def called(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "__int__", lambda _: pytest.fail("a number is fetched by itself"))
+            return first_order(*arguments)
+
+    return called
 
 
 def test_small_steps_are_predicted_exactly(random_blip, random_pairs, tmp_path):

@@ -47,6 +47,13 @@ def test_the_strongest_are_those_with_the_largest_estimates(model, pairs):
     pd.testing.assert_frame_equal(checks, again)
 
 
+@pytest.mark.parametrize("column", ["token", "token_role", "position", "patching_effect"])
+def test_a_column_that_estimates_lack_is_named(model, pairs, column):
+    estimates = vt.attribute_heads(model, pairs.head(1), positions=["last"])
+    with pytest.raises(VlmtraceError, match=column):
+        spot_check(model, pairs.head(1), estimates.drop(columns=column))
+
+
 def test_pairs_without_estimates_are_refused(model, pairs):
     estimates = vt.attribute_heads(model, pairs.head(1), positions=["last"])
     with pytest.raises(VlmtraceError, match="no row of the pair"):

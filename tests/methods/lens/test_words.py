@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fixtures.families import THROUGHOUT
@@ -149,6 +150,9 @@ def test_layers_and_places_can_be_left_out(tiny, masked):
         wanted = table[table["layer"].isin(layers) & table["place"].isin(places)].sort_values(key)
         assert len(some) == 2 * 2 * len(layers) * len(places)
         np.testing.assert_array_equal(some.sort_values(key)[[*key, "share"]], wanted[[*key, "share"]])
+    twice = word_layers(tiny, masked, layers=[0, 2, 0], places=["object", "object"], through=["embedding"] * 2)
+    once = table[table["layer"].isin([0, 2]) & (table["place"] == "object") & (table["through"] == "embedding")]
+    pd.testing.assert_frame_equal(twice, once.reset_index(drop=True))
     with pytest.raises(vt.VlmtraceError, match="Unknown place 'sky'"):
         word_layers(tiny, masked, places=["sky"])
 

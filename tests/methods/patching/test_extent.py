@@ -17,7 +17,10 @@ def test_a_model_whose_patches_cost_more_than_is_affordable_is_patched_at_the_te
     needed = patching_costs(model_sizes(model, pairs)).set_index("call")["operations"]["patch_heads"]
     for affordable, positions in ((needed, "all"), (needed - 1, "text")):
         monkeypatch.setitem(extent.AFFORDABLE, "cpu", affordable)
-        assert affordable_extent(model, pairs).positions == positions
+        found = affordable_extent(model, pairs)
+        assert found.positions == positions
+        # What else is done with image tokens is not the same in every notebook.
+        assert "region" not in found.reason and "million million operations" in found.reason
 
 
 def test_a_model_whose_costs_are_not_counted_is_patched_everywhere(pairs, monkeypatch):
@@ -28,7 +31,7 @@ def test_a_model_whose_costs_are_not_counted_is_patched_everywhere(pairs, monkey
 def test_what_is_asked_for_is_done(pairs):
     for positions in ("all", "text"):
         found = affordable_extent(vt.load_model("tiny-llava"), pairs, positions)
-        assert found.positions == positions and "as asked" in found.reason
+        assert found.positions == positions and found.reason.endswith(", as asked.") and "region" not in found.reason
 
 
 def test_unknown_choices_and_empty_tables_are_refused(pairs):

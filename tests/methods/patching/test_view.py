@@ -11,6 +11,7 @@ from vlmtrace.display import Session
 from vlmtrace.methods.attribution import attribute_heads, attribute_modules
 from vlmtrace.methods.patching import Patch, Patching, extent, intervene, patch_heads
 from vlmtrace.methods.patching.in_address import from_address, in_address
+from vlmtrace.methods.patching.pair_effects import PairEffects
 from vlmtrace.methods.patching.transfer import carried
 
 
@@ -188,9 +189,69 @@ def test_maps_that_nobody_can_wait_for_are_estimated_and_say_so(model_store, ran
     of_heads = attribute_heads(model, pair, modules=[module]).groupby(["layer", "head"])["patching_effect"].sum()
     found = view.head_effects().set_index(["layer", "head"])["patching_effect"]
     np.testing.assert_allclose(found, of_heads[found.index].to_numpy(dtype=float), atol=1e-4)
+    # The printed figure has words and heads; what is estimated there is said in it.
+    said = [" ".join(axes.get_xlabel() for axes in one.figure().axes) for one in (exact, view)]
+    assert "estimated" not in said[0] and "this pair alone (n = 1), heads estimated from a gradient" in said[1]
     # What is clicked is exact.
     patch = Patch(block, module, 1, (int(tokens.loc[is_image, "position"].iloc[0]),))
     view.toggle(patch)
     assert view.outcome.patching_effect == pytest.approx(
         intervene(model, random_pairs.iloc[0], [patch]).patching_effect
     )
+    marked = view.table["is_estimate"]
+    assert marked.dtype == "boolean" and marked.tolist() == [*tokens["is_estimate"], *[True] * len(found), False]
+    view.choose(place=("vision_encoder", "residual"))
+    assert "n = 1), image tokens" in " ".join(axes.get_xlabel() for axes in view.figure().axes)
+
+
+def test_a_choice_that_is_refused_changes_nothing(view):
+    for choice in ({"place": ("x", "y")}, {"place": (view.place[0], "x")}, {"corruption": "sound"}):
+        with pytest.raises(VlmtraceError):
+            view.choose(**({"direction": "noising", "place": (view.place[0], "mlp")} | choice))
+        assert view.direction == "denoising" and view.place[1] != "mlp"
+
+
+def test_positions_that_do_not_exist_are_refused(view):
+    view.at([3, 2, 3])
+    for wrong in ([999], [2, -1]):
+        with pytest.raises(VlmtraceError, match=f"There is no position {wrong[-1]} in {view.place[0]}"):
+            view.at(wrong)
+        assert view.positions == [2, 3]
+    assert click(view, do="choose", direction="noising")["positions"] == [2, 3]
+
+
+def failing_maps(monkeypatch):
+    def fail(*_):
+        raise VlmtraceError("no maps: choose another")
+
+    monkeypatch.setattr(PairEffects, "by_position", fail)
+
+
+def test_where_maps_cannot_be_computed_everything_stays(view, monkeypatch):
+    view.toggle(head(view))
+    before = view.outcome, view.canvas.state, view.settings
+    failing_maps(monkeypatch)
+    changes = (
+        lambda: view.toggle(head(view, 0)),
+        lambda: view.choose(direction="noising"),
+        lambda: view.keep(True),
+        lambda: view.at([1]),
+        view.undo,
+        view.clear,
+        lambda: view.restore({"direction": "noising", "patches": ""}),
+    )
+    for change in changes:
+        with pytest.raises(VlmtraceError, match="no maps"):
+            change()
+        assert (view.outcome, view.canvas.state, view.settings) == before
+        assert view.positions == [] and not view.chosen.keeps
+    monkeypatch.undo()
+    view.undo()
+    assert view.patches == []
+
+
+def test_an_outcome_is_never_taken_for_that_of_another_pair(view, random_pairs, monkeypatch):
+    view.toggle(head(view))
+    failing_maps(monkeypatch)
+    view.session.choose(random_pairs["sample_id"].iloc[1])
+    assert "no maps" in view.frame.error and view.outcome is None

@@ -63,7 +63,7 @@ def test_where_answers_turn_is_counted():
         vt.early_means(early.iloc[:0])
     with pytest.raises(VlmtraceError, match="block"):
         vt.decode_early(vt.load_model("tiny-blip"), vt.load_pairs("rendered_usual", n=1), block="language_model")
-    with pytest.raises(VlmtraceError, match="no layer to decode behind"):
+    with pytest.raises(VlmtraceError, match="layers must be"):
         vt.decode_early(vt.load_model("tiny-blip"), vt.load_pairs("rendered_usual", n=1), layers=[])
     with pytest.raises(VlmtraceError, match="layer"):
         vt.decode_early(vt.load_model("tiny-blip"), vt.load_pairs("rendered_usual", n=1), layers=[99])

@@ -72,7 +72,7 @@ def test_what_cannot_be_steered_gets_a_sentence(usual):
     model = vt.load_model("tiny-blip")
     with pytest.raises(VlmtraceError, match="learned from and asked about"):
         vt.steer(model, usual, usual.head(2))
-    with pytest.raises(VlmtraceError, match="no layer to steer"):
+    with pytest.raises(VlmtraceError, match="layers must be"):
         vt.steer(model, usual.tail(2), usual.head(2), layers=[])
     with pytest.raises(VlmtraceError, match="Layer 4 does not exist"):
         vt.steer(model, usual.tail(2), usual.head(2), layers=[4])

@@ -14,10 +14,13 @@ from matplotlib.figure import Figure
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.attention_record import AttentionRecord
+from vlmtrace.display.canvas import BrowserCanvas, png
 from vlmtrace.display.example import Example
+from vlmtrace.display.in_code import preamble
+from vlmtrace.display.scripts import script
 from vlmtrace.display.selection import Selection, selection
 from vlmtrace.display.style import ATTENTION, new_figure, paper_style
-from vlmtrace.display.view import BrowserCanvas, View, png, script
+from vlmtrace.display.view import View
 from vlmtrace.display.wording import readable
 from vlmtrace.inputs.image_regions import MASKS, mask_coverage, on_image
 from vlmtrace.inputs.pictures import n_images
@@ -243,7 +246,7 @@ class Attention(View):
         """Lines that give the attention of the chosen head from the chosen tokens."""
         canvas = self.canvas
         imports = ("from vlmtrace.display import Example", "from vlmtrace.methods.attention.records import record_of")
-        return self.preamble(*imports) + (
+        return preamble(self.example, *imports) + (
             "record = record_of(Example(model, pair), {!r}, {!r})\n".format(*self._shown_place)
             + f"rows = record.weights[{canvas.layer}, {canvas.head}][{list(canvas.queries)}]\n"
             + ("row = rows[:, record.patches].mean(axis=0)\n" if self._sees_image else "row = rows.mean(axis=0)\n")

@@ -204,8 +204,10 @@ def _attribute(
     tables: list[pd.DataFrame] = []
     with counter(len(pairs), f"gradients of {len(pairs)} pairs, {corruption} corruption") as advance:
         for batch, runs, roles in batches_of_pairs(model, pairs, corruption, plan, positions, contrast):
-            sites = [Site(block, module, layer) for block in plan for module, layer, _ in plan[block]]
-            gradients = site_gradients(model, runs, list(dict.fromkeys(sites)), steps)
+            # A gradient of a block that has none of the positions would be computed for nothing.
+            present = [block for block in plan if len(roles[block])]
+            sites = [Site(block, module, layer) for block in present for module, layer, _ in plan[block]]
+            gradients = site_gradients(model, runs, list(dict.fromkeys(sites)), steps) if sites else {}
             for patches in patches_of_batch(plan, roles, len(batch), model.device):
                 change = first_order(model, runs, gradients, patches)
                 logit_diff = change + runs.corrupt_readout.logit_diff.cpu().numpy()[:, None]

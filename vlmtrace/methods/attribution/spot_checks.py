@@ -22,7 +22,8 @@ from vlmtrace.methods.patching.metrics import effect_table
 from vlmtrace.methods.patching.run_sweep import default_memory, memory_for_states, sweep_patches
 from vlmtrace.models import VLM, Patches
 
-_SITE = ["block", "module", "layer", "position"]
+#: What names a row of the table; estimates of whole modules have no head.
+_ROW = ["sample_id", "corruption", "block", "module", "layer", "head", "position", "token", "token_role"]
 
 #: How a site was chosen.
 STRONGEST, RANDOM = "strongest", "random"
@@ -67,7 +68,7 @@ def spot_check(
         {'random': 4, 'strongest': 4}
     """
     one_of(corruption, CORRUPTIONS, "corruption")
-    check_columns(estimates, ("sample_id", "corruption", *_SITE, "patching_effect"), "estimates")
+    check_columns(estimates, [*(name for name in _ROW if name != "head"), "patching_effect"], "estimates")
     pairs = validate_pairs(pairs).reset_index(drop=True)
     mine = estimates[estimates["corruption"] == corruption]
     by_pair = dict(list(mine.groupby("sample_id", sort=False, observed=True)))
@@ -106,9 +107,10 @@ def _patched(model: VLM, pair: pd.DataFrame, runs: PairRuns, corruption: str, ch
         readout = sweep_patches(model, runs, patches, memory)
         logit_diff, p_correct = (value.cpu().numpy() for value in (readout.logit_diff, readout.p_correct))
         exact = effect_table(pair, runs, corruption, patches, rows, logit_diff, p_correct)
-        kept = exact[["sample_id", "corruption", "block", "module", "layer", "head", "position", "token", "token_role"]]
         estimate = rows["patching_effect"].to_numpy()
         tables.append(
-            kept.assign(chosen=list(rows["chosen"]), estimate=estimate, exact=exact["patching_effect"].to_numpy())
+            exact[_ROW].assign(
+                chosen=list(rows["chosen"]), estimate=estimate, exact=exact["patching_effect"].to_numpy()
+            )
         )
     return pd.concat(tables, ignore_index=True)

@@ -11,8 +11,10 @@ import traitlets
 from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.display.canvas import BrowserCanvas, png
+from vlmtrace.display.in_code import missing_columns, preamble
+from vlmtrace.display.scripts import script
 from vlmtrace.display.style import new_figure, paper_style
-from vlmtrace.display.view import BrowserCanvas, png, script
 from vlmtrace.display.wording import head_name, readable
 from vlmtrace.methods.circuits.head_attention import HeadAttention, draw_attention, head_attention
 from vlmtrace.methods.circuits.module_facts import module_facts
@@ -150,13 +152,13 @@ class HeadCard(PlaceCard):
         """Lines that give the head's attention, its effects in this pair, and the answer without it."""
         head = self.patch
         lines = [
-            *self.missing_columns(),
+            *missing_columns(self.example),
             f"head = {head!r}",
             "weights = model.attention(Example(model, pair).inputs(), head.block, head.module)"
             f"[{head.layer}, 0, {self._number}]",
             *self.code_of_effects("head"),
         ]
-        return self.preamble(*IMPORTS) + "\n".join(lines)
+        return preamble(self.example, *IMPORTS) + "\n".join(lines)
 
 
 class ModuleCard(PlaceCard):
@@ -267,8 +269,8 @@ class ModuleCard(PlaceCard):
 
     def code(self) -> str:
         """Lines that give the module's effects in this pair, and the answer without it."""
-        lines = [*self.missing_columns(), f"place = {self.patch!r}", *self.code_of_effects("place")]
-        return self.preamble(IMPORTS[0], IMPORTS[2]) + "\n".join(lines)
+        lines = [*missing_columns(self.example), f"place = {self.patch!r}", *self.code_of_effects("place")]
+        return preamble(self.example, IMPORTS[0], IMPORTS[2]) + "\n".join(lines)
 
 
 @paper_style

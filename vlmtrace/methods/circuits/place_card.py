@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.display.view import BrowserCanvas, View
+from vlmtrace.display.canvas import BrowserCanvas
+from vlmtrace.display.view import View
 from vlmtrace.display.wording import readable
 from vlmtrace.methods.patching import DIRECTIONS, Patch, ablate
 from vlmtrace.methods.patching.in_address import in_address

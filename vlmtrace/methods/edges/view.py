@@ -11,8 +11,11 @@ from matplotlib.figure import Figure
 
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.display.canvas import BrowserCanvas, png
 from vlmtrace.display.example import Example
-from vlmtrace.display.view import BrowserCanvas, View, png, script
+from vlmtrace.display.in_code import missing_columns, preamble
+from vlmtrace.display.scripts import script
+from vlmtrace.display.view import View
 from vlmtrace.methods.edges.drawing import drawn_circuit
 from vlmtrace.methods.edges.drawn_numbers import alone_as_circuit, together, tokens_below
 from vlmtrace.methods.edges.figures import edge_circuit
@@ -291,4 +294,4 @@ class EdgeView(View):
         tokens = self.numbers.image_tokens() if self.patches else []
         lines = code_of(self.chosen, self.corruption, [tokens[patch] for patch in self.patches])
         imports = "from vlmtrace.methods.edges import intervene_on_edges"
-        return self.preamble(imports) + "\n".join([*self.missing_columns(), *lines, ""])
+        return preamble(self.example, imports) + "\n".join([*missing_columns(self.example), *lines, ""])

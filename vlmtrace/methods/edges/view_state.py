@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlmtrace.display.session import Patched
+from vlmtrace.display.wording import CORRUPTION
 from vlmtrace.methods.edges.drawing import DrawnCircuit, as_records
 from vlmtrace.methods.edges.intervention import EdgeOutcome, sent_by
 from vlmtrace.methods.edges.opened import attention_of_drawn, placed_boxes, plain
 from vlmtrace.methods.edges.pair_edges import PairEdges
-
-#: What a corruption is called where people choose it.
-CORRUPTION = {"image": "the other image", "text": "the other question"}
 
 
 def drawn_state(numbers: PairEdges, circuit: DrawnCircuit) -> dict[str, Any]:

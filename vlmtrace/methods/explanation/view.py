@@ -11,9 +11,12 @@ import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
+from vlmtrace.display.canvas import BrowserCanvas, png
+from vlmtrace.display.in_code import preamble
 from vlmtrace.display.panels import image_panel
+from vlmtrace.display.scripts import script
 from vlmtrace.display.style import new_figure, paper_style
-from vlmtrace.display.view import BrowserCanvas, View, png, script
+from vlmtrace.display.view import View
 from vlmtrace.inputs.pictures import given_images
 from vlmtrace.methods.explanation.search import Explanation, GraphOptions, explain
 
@@ -192,7 +195,7 @@ class CausalView(View):
     def code(self) -> str:
         """Lines that run the same search."""
         options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())
-        return self.preamble("from vlmtrace.methods.explanation.search import GraphOptions, explain") + (
+        return preamble(self.example, "from vlmtrace.methods.explanation.search import GraphOptions, explain") + (
             f"options = GraphOptions({options})\n"
             f'found = explain(\n    model, {self.example.images_in_code}, pair["clean_prompt"],\n'
             f"    answer={self.example.answer().ids}, step={self.step}, layer={self.layer}, options=options,\n)\n"

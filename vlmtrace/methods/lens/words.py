@@ -261,8 +261,8 @@ def word_layers(
         at_most: the rank up to which a word counts as read
         through: by which matrices, of `THROUGH`
         prefix: the beginning of an answer, put behind every prompt
-        layers: 0 to L, where L is what leaves the last layer; None: all
-        places: of `PLACES`
+        layers: 0 to L, where L is what leaves the last layer; None: all. One that is named twice is read once
+        places: of `PLACES`, as with layers
     Returns:
         one row per question, reading, layer and place: sample_id, through, layer (the last is what leaves the last
         layer), place ("object", "elsewhere", "answer": the position that predicts it), share (of the place's tokens)
@@ -274,6 +274,7 @@ def word_layers(
     check_questions(questions, "answer", "object_mask")
     for place in places:
         one_of(place, PLACES, "place")
+    through, places = list(dict.fromkeys(through)), list(dict.fromkeys(places))
     tables = []
     with counter(len(questions), f"words in {len(questions)} images") as advance:
         for row in questions.to_dict("records"):
@@ -282,7 +283,7 @@ def word_layers(
             on_object = tokens_on_object(row, boxes.drop(columns="position").to_numpy())
             positions = boxes["position"].to_numpy()
             of = {"object": positions[on_object], "elsewhere": positions[~on_object], "answer": np.array([lens.at])}
-            asked = list(range(len(lens.hidden)) if layers is None else layers)
+            asked = list(dict.fromkeys(range(len(lens.hidden)) if layers is None else layers))
             at = np.concatenate([of[place] for place in places])
             for way in through:
                 words = word_tokens(lens, row["answer"])

@@ -15,7 +15,7 @@ from torch import nn
 from vlmtrace.core.arguments import Count, Positive, checked
 from vlmtrace.core.errors import NotForThisModel
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.models import VLM, Patches, Site
+from vlmtrace.models import VLM, Patches, Site, Trace
 from vlmtrace.models.sweep.replay import Replay
 
 #: Gradients need a forward pass that keeps what it computes, and a pass back to the activations, not to the weights.
@@ -194,11 +194,25 @@ def model_sizes(model: VLM, pair: pd.DataFrame) -> ModelSizes:
         >>> sizes.layers, sizes.heads, sizes.positions
         (4, 8, 77)
     """
-    if model.head_block.name != BLOCK:
-        raise NotForThisModel(f"{model.name} is no decoder-only model: its costs are not counted, only measured.")
+    _check_decoder_only(model)
+    return sizes_of_run(model, model.trace(run_inputs(model, pair.iloc[[0]], "clean")))
+
+
+def sizes_of_run(model: VLM, trace: Trace) -> ModelSizes:
+    """The same as `model_sizes`, of a prompt and image that have been run.
+
+    Args:
+        model: decoder-only
+        trace: of one pair, at all sites
+
+    Returns:
+        the sizes
+
+    Raises:
+        NotForThisModel: as `model_sizes`
+    """
+    _check_decoder_only(model)
     block, config = model.blocks[BLOCK], model.hf.config.get_text_config()
-    inputs = run_inputs(model, pair.iloc[[0]], "clean")
-    trace = model.trace(inputs)
     attentions = [i for i in range(block.n_layers) if block.has("self_attention", i)]
     recorder = next((call.recorder for call in trace.calls if call.recorder is not None), None)
     if not attentions or recorder is None:
@@ -230,6 +244,11 @@ def model_sizes(model: VLM, pair: pd.DataFrame) -> ModelSizes:
         positions=length,
         looks_ahead=Replay(model, trace).first_reached(last)[0] < length - 1,
     )
+
+
+def _check_decoder_only(model: VLM) -> None:
+    if model.head_block.name != BLOCK:
+        raise NotForThisModel(f"{model.name} is no decoder-only model: its costs are not counted, only measured.")
 
 
 def _parameters(module: nn.Module) -> int:

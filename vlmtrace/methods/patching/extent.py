@@ -2,8 +2,9 @@
 
 In a decoder-only model the image tokens come first, and a patch at one of them has all later positions run again: they
 are most of the positions, and their patches cost several times as much as those of words. Where they are too many, the
-notebooks patch every position of the text exactly, image tokens by region (`patch_regions`), and look at single image
-tokens with gradients that some exact patches check (`vlmtrace.methods.attribution.spot_check`).
+notebooks patch every position of the text exactly, and estimate single image tokens by gradients that some exact
+patches check (`vlmtrace.methods.attribution.spot_check`). What else is done with image tokens is each notebook's own:
+notebook 04 patches them by region (`patch_regions`), notebook 05 patches heads at all positions at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pandas as pd
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import NotForThisModel, VlmtraceError, one_of
-from vlmtrace.methods.patching.costs import ModelSizes, model_sizes, patching_costs
+from vlmtrace.methods.patching.costs import BLOCK, ModelSizes, model_sizes, patching_costs
 from vlmtrace.models import VLM
 
 #: What can be asked for.
@@ -28,21 +29,29 @@ AFFORDABLE = {"cpu": 1.2e13, "cuda": 1.2e16}
 WAITED_FOR = {"cpu": 1e12, "cuda": 1e15}
 
 
-def can_wait(model: VLM, sizes: ModelSizes | None, patches_per_layer: int, rerun: int) -> bool:
+def can_wait(
+    model: VLM, sizes: ModelSizes | None, block: str, patches_per_layer: int, rerun: int, whole: bool = False
+) -> bool:
     """Whether patches are computed while somebody waits.
 
     Args:
         model: the model to patch
         sizes: its sizes; None: nobody knows what its patches cost
+        block: that is patched
         patches_per_layer: how many in each layer
-        rerun: positions that each has run again
+        rerun: positions of the language model that each has run again; those of another block have all run again
+        whole: each patch sets all of these positions, and not one
 
     Returns:
         True: they are, or their cost is not known
     """
     if sizes is None:
         return True
-    operations = sizes.patches_operations(patches_per_layer, rerun)
+    if block == BLOCK:
+        operations = sizes.patches_operations(patches_per_layer, rerun, whole)
+    else:
+        # A patch of the vision encoder changes what the language model reads at every image token.
+        operations = model.blocks[block].n_layers * patches_per_layer * sizes.pass_operations
     return operations <= WAITED_FOR.get(model.device.type, WAITED_FOR["cpu"])
 
 
@@ -87,14 +96,13 @@ def affordable_extent(model: VLM, pairs: pd.DataFrame, positions: str = "auto") 
         >>> affordable_extent(model, pairs).positions
         'all'
         >>> affordable_extent(model, pairs, "text").reason
-        'Patches are made at every position of the text, as asked; image tokens are patched by region.'
+        'Patches are made at every position of the text, as asked.'
     """
     one_of(positions, EXTENTS, "choice of positions")
     if pairs.empty:
         raise VlmtraceError("There is no pair whose positions could be counted: pass a table with rows.")
-    by_region = "image tokens are patched by region"
     if positions == "text":
-        return Extent("text", f"Patches are made at every position of the text, as asked; {by_region}.")
+        return Extent("text", "Patches are made at every position of the text, as asked.")
     if positions == "all":
         return Extent("all", "Patches are made at every position, as asked.")
     try:
@@ -106,4 +114,4 @@ def affordable_extent(model: VLM, pairs: pd.DataFrame, positions: str = "auto") 
     told = f"all patches of heads of one pair take {counted} million million operations"
     if needed <= affordable:
         return Extent("all", f"Patches are made at every position: {told}.")
-    return Extent("text", f"Patches are made at every position of the text, and {by_region}: at every position {told}.")
+    return Extent("text", f"Patches are made at every position of the text only: at all positions, {told}.")

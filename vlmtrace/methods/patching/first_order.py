@@ -113,16 +113,17 @@ def first_order(model: VLM, runs: PairRuns, gradients: dict[Site, Tensor], patch
         (pair, patch), in logits
     """
     block = model.blocks[patches.block]
-    products: dict[Site, Tensor] = {}
-    change = torch.empty(patches.positions.shape)  # (B, N)
+    numbers: dict[Site, dict[int | None, list[int]]] = {}  # by site and head, which patches
     for i, (module, layer, head) in enumerate(zip(patches.modules, patches.layers, patches.heads, strict=True)):
-        site = Site(patches.block, module, layer)
-        if site not in products:
-            step = runs.clean[site] - runs.corrupt[site]  # (B, S, D)
-            by_column = gradients[site].float() * step.float()  # (B, S, D)
-            # A layer without heads has modules that are patched whole.
-            products[site] = by_column.unflatten(-1, (max(1, block.heads_at(layer)), -1)).sum(-1).cpu()  # (B, S, head)
-        position = int(patches.positions[0, i])
-        chosen = products[site][:, position]  # (B, head)
-        change[:, i] = chosen.sum(-1) if head is None else chosen[:, head]
+        numbers.setdefault(Site(patches.block, module, layer), {}).setdefault(head, []).append(i)
+    positions = patches.positions[0].cpu()  # (N,), fetched from the device once
+    change = torch.empty(patches.positions.shape)  # (B, N)
+    for site, by_head in numbers.items():
+        step = runs.clean[site] - runs.corrupt[site]  # (B, S, D)
+        by_column = gradients[site].float() * step.float()  # (B, S, D)
+        # A layer without heads has modules that are patched whole.
+        product = by_column.unflatten(-1, (max(1, block.heads_at(site.layer)), -1)).sum(-1).cpu()  # (B, S, head)
+        for head, mine in by_head.items():
+            chosen = product[:, positions[mine]]  # (B, patch, head)
+            change[:, mine] = chosen.sum(-1) if head is None else chosen[..., head]
     return change.numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.example import Example
@@ -50,6 +50,23 @@ def from_address(example: Example, text: str) -> list[Patch]:
     return found
 
 
+def check_positions(example: Example, block: str, positions: Iterable[int]) -> None:
+    """Check that positions exist in a block.
+
+    Args:
+        example: whose prompt is meant
+        block: e.g. "text_encoder"
+        positions: indices
+
+    Raises:
+        VlmtraceError: one does not
+    """
+    length = len(example.tokens(block))
+    wrong = [position for position in positions if not 0 <= position < length]
+    if wrong:
+        raise VlmtraceError(f"There is no position {wrong[0]} in {block}: choose among 0 to {length - 1}.")
+
+
 def _one(patch: Patch) -> str:
     heads = "" if patch.heads is None else "." + "+".join(map(str, patch.heads))
     positions = "" if patch.indices is None else "@" + "+".join(map(str, patch.indices))
@@ -66,10 +83,7 @@ def _read(example: Example, text: str) -> Patch:
     for head in heads or ():
         selection(example.model, f"{chosen.block}.{chosen.module}.{chosen.layer}.{head}")
     positions = _numbers(at.split("+"), text) if at else None
-    length = len(example.tokens(chosen.block))
-    wrong = [position for position in positions or () if position >= length]
-    if wrong:
-        raise VlmtraceError(f"There is no position {wrong[0]} in {chosen.block}: choose among 0 to {length - 1}.")
+    check_positions(example, chosen.block, positions or ())
     return Patch(chosen.block, chosen.module, chosen.layer, positions, heads)
 
 

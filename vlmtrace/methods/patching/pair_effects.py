@@ -12,7 +12,7 @@ from vlmtrace.core.errors import NotForThisModel
 from vlmtrace.display.example import Example
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.inputs.token_roles import shows_image
-from vlmtrace.methods.patching.costs import ModelSizes, model_sizes
+from vlmtrace.methods.patching.costs import ModelSizes, sizes_of_run
 from vlmtrace.methods.patching.direction import in_direction
 from vlmtrace.methods.patching.extent import can_wait
 from vlmtrace.methods.patching.first_order import first_order, site_gradients
@@ -70,14 +70,14 @@ class PairEffects:
             table = pd.concat([tokens] * len(sites), ignore_index=True)
             table["layer"] = np.repeat([layer for _, layer, _ in sites], len(tokens))
             estimated = np.zeros(len(table), dtype=bool)
-            if not can_wait(model, self._sizes(block), len(tokens), len(tokens) // 2):
+            if not can_wait(model, self._sizes(), block, len(tokens), len(tokens) // 2):
                 estimated = shows_image(table["token_role"]).to_numpy()
             table["patching_effect"] = np.nan
-            for part, compute in ((~estimated, self._swept), (estimated, self._estimated)):
+            for part, effects in ((~estimated, self._swept), (estimated, self._estimated)):
                 if part.any():
                     positions = tokens["position"].to_numpy()[part[: len(tokens)]]
                     patches = site_patches(block, sites, positions, 1, model.device)
-                    table.loc[part, "patching_effect"] = compute(patches)
+                    table.loc[part, "patching_effect"] = effects(patches)
             return table.assign(is_estimate=estimated)
 
         return self.example.keep(("effects", self.corruption, self.direction, place), compute)
@@ -103,7 +103,7 @@ class PairEffects:
             table = pd.DataFrame(places, columns=["layer", "head"])
             model, tokens = self.example.model, self.example.tokens(block)["position"].to_numpy()
             rows = len(tokens) - min(positions, default=0)
-            if can_wait(model, self._sizes(block), known.n_heads, rows):
+            if can_wait(model, self._sizes(), block, known.n_heads, rows, whole=len(positions) != 1):
                 single = [[Patch(block, module, layer, where, (head,))] for layer, head in places]
                 readout = together_readout(model, self.runs, single)
                 return table.assign(patching_effect=self._effect(readout.logit_diff), is_estimate=False)
@@ -130,17 +130,16 @@ class PairEffects:
             key, lambda: waterfall_in(self.example.model, runs, list(patches), self.direction, DRAWS, SEED)
         )
 
-    def _sizes(self, block: str) -> ModelSizes | None:
-        """What the cost of patches in a block follows from; None: it is not counted."""
-        example = self.example
+    def _sizes(self) -> ModelSizes | None:
+        """What the cost of patches follows from; None: it is not counted."""
 
         def compute() -> ModelSizes | None:
             try:
-                return model_sizes(example.model, example.frame())
+                return sizes_of_run(self.example.model, self.runs.clean)
             except NotForThisModel:
                 return None
 
-        return example.keep("sizes", compute) if block == example.model.head_block.name else None
+        return self.example.keep("sizes", compute)
 
     def _swept(self, patches: Patches) -> np.ndarray:
         """Exact effects."""

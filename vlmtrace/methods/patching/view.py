@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.display.example import Example
+from vlmtrace.display.canvas import BrowserCanvas, png
+from vlmtrace.display.in_code import missing_columns, preamble
+from vlmtrace.display.scripts import script
 from vlmtrace.display.session import Patched
-from vlmtrace.display.view import BrowserCanvas, View, png, script
+from vlmtrace.display.view import View
 from vlmtrace.display.wording import readable
 from vlmtrace.inputs.corruption import CORRUPTIONS
+from vlmtrace.methods.patching.chosen import Chosen
 from vlmtrace.methods.patching.direction import DIRECTIONS
-from vlmtrace.methods.patching.in_address import from_address, in_address
-from vlmtrace.methods.patching.in_browser import by_layer, number, rows_of, told, worth_showing
+from vlmtrace.methods.patching.in_address import check_positions, from_address, in_address
 from vlmtrace.methods.patching.in_code import code_of
 from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in
 from vlmtrace.methods.patching.pair_effects import PairEffects
-from vlmtrace.methods.patching.transfer import PutAway, carried
 from vlmtrace.methods.patching.view_figure import draw_patching
-from vlmtrace.methods.patching.waterfall import DRAWS
-
-#: What a corruption is called where people choose it.
-CORRUPTION = {"image": "the other image", "text": "the other question"}
+from vlmtrace.methods.patching.view_state import shown_state
 
 
 class PatchCanvas(BrowserCanvas):
@@ -47,14 +45,10 @@ class Patching(View):
         corruption: the corrupt run
         direction: "denoising": the corrupt run is patched, from the clean one; "noising": the clean run, from the
             corrupt one
-        keeps: whether patches are carried over to the next example; if not, they are put away
-        put_away: patches of another example, which can be carried over to this one; None: there are none
-        carried: where the patches came from, if they are another example's, and what was left behind; None: they are
-            this example's own
+        chosen: the patches, what they were before, and those of another example
         place: (block, module) of the maps
         positions: where heads are patched; empty: everywhere
-        patches: the intervention, in the order in which it was put together
-        outcome: what it does, see `intervention.Outcome`
+        outcome: what the patches do together, see `intervention.Outcome`
     """
 
     title, name, order = "Patch", "patch", 40
@@ -65,15 +59,10 @@ class Patching(View):
         """Make the canvas of effect maps and distributions; patch nothing yet."""
         model = self.session.model
         block = model.head_block
-        self.corruption, self.direction, self.keeps = "image", DIRECTIONS[0], False
-        self.put_away: PutAway | None = None
-        self.carried: dict[str, Any] | None = None
+        self.corruption, self.direction, self.chosen = "image", DIRECTIONS[0], Chosen()
         self.place = (block.name, block.head_modules[-1])
         self.positions: list[int] = []
-        self.patches: list[Patch] = []
         self.outcome: Outcome | None = None
-        self._before: list[list[Patch]] = []
-        self._restored: tuple[Example, list[Patch]] | None = None
         self.canvas = PatchCanvas()
         self.canvas.on_msg(self._receive)
         return [self.canvas]
@@ -81,24 +70,25 @@ class Patching(View):
     def load(self) -> None:
         """Compute the effect maps of the example; patches of another one are put away, or carried over."""
         if self._shown is not self.example:
-            if self._shown is not None and self.patches:
-                tokens = {patch.block: self._shown.tokens(patch.block) for patch in self.patches}
-                effect = float("nan") if self.outcome is None else self.outcome.patching_effect
-                self.put_away = PutAway(self._shown.name, self.patches, tokens, effect)
-            self.positions, self.patches, self._before, self.carried = [], [], [], None
-            if self._restored is not None and self._restored[0] is self.example:
-                self.patches, self.put_away = self._restored[1], None
-            self._restored = None
+            effect = float("nan") if self.outcome is None else self.outcome.patching_effect
+            self.chosen = self.chosen.opened(self.example, self._shown, effect)
+            # The outcome is the other example's, until this one's is computed.
+            self.positions, self.outcome = [], None
         if self.corruption not in self.example.corruptions:
             self.corruption = next(iter(self.example.corruptions), "image")
         try:
-            if self.keeps and self.put_away is not None and not self.patches:
+            if self.chosen.keeps and self.chosen.put_away is not None and not self.patches:
                 self.carry()
             else:
                 self._run()
         except VlmtraceError:
             self.canvas.state = {}
             raise
+
+    @property
+    def patches(self) -> list[Patch]:
+        """The intervention, in the order in which it was put together."""
+        return self.chosen.patches
 
     @property
     def settings(self) -> dict[str, str]:
@@ -126,11 +116,11 @@ class Patching(View):
         if "patches" in settings:
             patches = from_address(example, settings["patches"])
         patches += [patch for patch in from_address(example, settings.get("also", "")) if patch not in patches]
-        self.corruption, self.direction = corruption, direction
         if is_shown:
-            self._set(patches)
+            self._run_with(chosen=self.chosen.set(patches), corruption=corruption, direction=direction)
         else:
-            self._restored = (example, patches)
+            self.corruption, self.direction = corruption, direction
+            self.chosen = replace(self.chosen, restored=(example, patches))
 
     # What can be done --------------------------------------------------------
 
@@ -147,16 +137,18 @@ class Patching(View):
         Raises:
             VlmtraceError: the example has no such run, the model no such module, or there is no such direction
         """
+        changes: dict[str, Any] = {}
         if direction is not None:
-            self.direction = one_of(direction, DIRECTIONS, "direction")
+            changes["direction"] = one_of(direction, DIRECTIONS, "direction")
         blocks = self.session.model.blocks
         if place is not None:
             block = blocks[one_of(place[0], blocks, "block")]
-            self.place = (block.name, one_of(place[1], block.modules, f"module of {block.name}"))
-            self.positions = []
+            changes["place"] = (block.name, one_of(place[1], block.modules, f"module of {block.name}"))
+            changes["positions"] = []
         if corruption is not None:
-            self.corruption = one_of(corruption, self.example.corruptions, f"corruption of {self.example.name}")
-        self._run()
+            known = self.example.corruptions
+            changes["corruption"] = one_of(corruption, known, f"corruption of {self.example.name}")
+        self._run_with(**changes)
 
     @checked
     def toggle(self, patch: Patch) -> None:
@@ -165,19 +157,17 @@ class Patching(View):
         Raises:
             VlmtraceError: the model has no such site
         """
-        self._set(
-            [other for other in self.patches if other != patch] if patch in self.patches else [*self.patches, patch]
-        )
+        others = [other for other in self.patches if other != patch]
+        self._run_with(chosen=self.chosen.set(others if patch in self.patches else [*self.patches, patch]))
 
     def undo(self) -> None:
         """Take back the last change of the intervention."""
-        if self._before:
-            self.patches = self._before.pop()
-            self._run()
+        if self.chosen.before:
+            self._run_with(chosen=self.chosen.undo())
 
     def clear(self) -> None:
         """Patch nothing."""
-        self._set([])
+        self._run_with(chosen=self.chosen.set([]))
 
     @checked
     def keep(self, on: bool) -> None:
@@ -186,27 +176,18 @@ class Patching(View):
         Args:
             on: carry them over
         """
-        self.keeps = on
-        self._run()
+        self._run_with(chosen=replace(self.chosen, keeps=on))
 
     def carry(self) -> None:
         """Patch here what was patched in the example before: do these patches transfer?
 
         Whole layers and heads are the same everywhere. A position is that of the same token role; where this prompt has
         no such token, the patch is left out, and said to be.
+
+        Raises:
+            VlmtraceError: no patches of another example were put away
         """
-        if self.put_away is None:
-            raise VlmtraceError("No patches of another pair were put away: patch something there first.")
-        away, example = self.put_away, self.example
-        found, left = carried(away.patches, away.tokens, example.tokens)
-        before, self.patches = self.patches, found
-        self.carried = {"name": away.name, "effect": number(away.effect), "left": list(map(str, left))}
-        try:
-            self._run()
-        except VlmtraceError:
-            self.patches, self.carried = before, None
-            raise
-        self._before.append(before)
+        self._run_with(chosen=self.chosen.carry(self.example))
 
     @checked
     def at(self, positions: list[int]) -> None:
@@ -214,18 +195,21 @@ class Patching(View):
 
         Args:
             positions: of the block's sequence; none: all of them
+        Raises:
+            VlmtraceError: the block has no such position
         """
-        self.positions = sorted(positions)
-        self._run()
+        check_positions(self.example, self.place[0], positions)
+        self._run_with(positions=sorted(set(positions)))
 
-    def _set(self, patches: list[Patch]) -> None:
-        before, self.patches = self.patches, patches
+    def _run_with(self, **changes: Any) -> None:
+        """Change attributes, and show what follows from them; if that fails, everything stays as it was."""
+        before = {name: getattr(self, name) for name in changes}
+        vars(self).update(changes)
         try:
             self._run()
-        except VlmtraceError:
-            self.patches = before
+        except BaseException:
+            vars(self).update(before)
             raise
-        self._before.append(before)
 
     def _receive(self, _widget: Any, message: dict, _buffers: Any) -> None:
         with self.busy(str(message.get("activity", "patching"))):
@@ -270,7 +254,8 @@ class Patching(View):
         """Effects of patching the whole module at one position.
 
         Returns:
-            one row per layer and position: layer, position, token, token_role, patching_effect
+            one row per layer and position: layer, position, token, token_role, patching_effect, is_estimate (of a patch
+            that would take too long, see `PairEffects`)
         """
         return self.numbers.by_position(self.place)
 
@@ -278,7 +263,7 @@ class Patching(View):
         """Effects of patching single heads, each at all chosen positions together.
 
         Returns:
-            one row per head: layer, head, patching_effect; None where the module has no heads
+            one row per head: layer, head, patching_effect, is_estimate; None where the module has no heads
         """
         return self.numbers.by_head(self.place, self.positions)
 
@@ -286,7 +271,8 @@ class Patching(View):
     def table(self) -> pd.DataFrame:
         """The maps' numbers, and in the last row the intervention's.
 
-        One row per site: block, module, layer, head, position, token, token_role, patching_effect.
+        One row per site: block, module, layer, head, position, token, token_role, patching_effect, is_estimate. The
+        intervention is always computed exactly.
         """
         block, module = self.place
         parts = [self.effects()]
@@ -296,11 +282,12 @@ class Patching(View):
             parts.append(heads.assign(token=where))
         table = pd.concat(parts, ignore_index=True).assign(block=block, module=module)
         if self.outcome is not None:
-            total = {"token": "; ".join(map(str, self.patches)), "patching_effect": self.outcome.patching_effect}
+            text, effect = "; ".join(map(str, self.patches)), self.outcome.patching_effect
+            total = {"token": text, "patching_effect": effect, "is_estimate": False}
             table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
         columns = "block module layer head position token token_role patching_effect is_estimate".split()
-        table = table.reindex(columns=columns)
-        return table.astype({name: "Int64" for name in ("layer", "head", "position")})
+        kinds = {name: "Int64" for name in ("layer", "head", "position")} | {"is_estimate": "boolean"}
+        return table.reindex(columns=columns).astype(kinds)
 
     def _report(self) -> None:
         """Tell the gauge of the answer: 0 is the corrupt run, 1 the clean one, whichever is patched."""
@@ -317,46 +304,16 @@ class Patching(View):
 
     def _run(self) -> None:
         runs = self.example.runs(self.corruption)
-        self.outcome = intervene_in(self.session.model, runs, self.patches, self.direction)
-        effects, heads, block = self.effects(), self.head_effects(), self.place[0]
-        known, model = self.session.model.blocks[block], self.session.model
-        estimated_heads = heads is not None and bool(heads["is_estimate"].any())
-        at_image = self.example.image_positions(block)
-        boxes = self.example.cells(block) if at_image.any() else np.empty((0, 4))
-        placed = ~np.isnan(boxes).any(axis=1)
-        in_image = at_image.nonzero()[0][placed]
-        options = runs.answer_ids[0].tolist()
-        distribution = worth_showing(self.outcome.table(3), options)
-        image, question = CORRUPTIONS[self.corruption]
-        frame = self.example.frame().iloc[0]
-        places = [[b.name, m, f"{readable(b.name)}: {readable(m)}"] for b in model.blocks.values() for m in b.modules]
-        state = {
-            "example": f"{id(self.example)}",
-            "corruptions": {name: CORRUPTION[name] for name in self.example.corruptions},
-            "corruption": self.corruption, "place": list(self.place),
-            "places": places,
-            "layers": known.n_layers, "heads": known.n_heads,
-            "tokens": self.example.tokens(block).to_dict("records"), "inImage": in_image.tolist(),
-            "boxes": boxes[placed].round(6).tolist(),
-            "effects": by_layer(effects, "position", known.n_layers),
-            "estimated": {"tokens": bool(effects["is_estimate"].any()), "heads": estimated_heads},
-            "headEffects": None if heads is None else by_layer(heads, "head", known.n_layers),
-            "positions": self.positions, "patches": [told(self.example, patch) for patch in self.patches],
-            "questions": {"clean": self.example.question, "corrupt": str(frame[question])},
-            "direction": self.direction, "waterfall": rows_of(self.waterfall()), "draws": DRAWS,
-            "keeps": self.keeps, "carried": self.carried,
-            "away": None if self.put_away is None or self.carried or self.patches else
-            {"name": self.put_away.name, "n": len(self.put_away.patches)},
-            "canUndo": bool(self._before), "options": options,
-            "distribution": distribution.to_dict("records"),
-            "answers": {run: self.outcome.answer(run) for run in self.outcome.logits},
-            "logitDiff": {run: self.outcome.logit_diff(run) for run in self.outcome.logits},
-            "effect": number(self.outcome.patching_effect),
-        }  # fmt: skip
+        outcome = intervene_in(self.session.model, runs, self.patches, self.direction)
+        state = shown_state(self.numbers, self.place, self.positions, self.chosen, outcome)
+        image, _ = CORRUPTIONS[self.corruption]
+        other = self.example.image if image == "clean_image" else self.example.other_image
+        pictures = png(self.example.image), png(other)
+        # Nothing is shown before everything is computed.
+        self.outcome = outcome
         with self.canvas.hold_sync():
             # Traits that stay the same are not sent again.
-            other = self.example.image if image == "clean_image" else self.example.other_image
-            self.canvas.picture, self.canvas.other = png(self.example.image), png(other)
+            self.canvas.picture, self.canvas.other = pictures
             self.canvas.state = state
         self._report()
 
@@ -370,7 +327,6 @@ class Patching(View):
 
     def code(self) -> str:
         """Lines that do the same intervention."""
-        lines = [*self.missing_columns(), *code_of(self.patches, self.corruption, self.direction), ""]
-        return self.preamble("from vlmtrace.methods.patching import Patch, intervene, patch_waterfall") + "\n".join(
-            lines
-        )
+        lines = [*missing_columns(self.example), *code_of(self.patches, self.corruption, self.direction), ""]
+        imports = "from vlmtrace.methods.patching import Patch, intervene, patch_waterfall"
+        return preamble(self.example, imports) + "\n".join(lines)

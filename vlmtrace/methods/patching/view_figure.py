@@ -19,14 +19,15 @@ def draw_patching(
     """The maps that are shown, and the three distributions of the answer.
 
     Args:
-        effects: of whole modules: layer, position, token, token_role, patching_effect
-        heads: layer, head, patching_effect; None: the module has none
+        effects: of whole modules: layer, position, token, token_role, patching_effect, is_estimate
+        heads: layer, head, patching_effect, is_estimate; None: the module has none
         outcome: of all patches together
         patched: what is patched
         title: of the figure
     """
     text = ~shows_image(effects["token_role"])
-    effects = effects[text] if text.sum() > 1 else effects
+    # Of a vision encoder, the image patches are shown: it has one other position at most.
+    effects = effects[text] if effects.loc[text, "position"].nunique() > 1 else effects
     matrix = effects.pivot(index="layer", columns="position", values="patching_effect")
     tokens = effects.drop_duplicates("position")["token"].tolist()
     figure = new_figure(height=3.4)
@@ -39,7 +40,10 @@ def draw_patching(
     if heads is not None:
         head_panel(axes[1], shown[1], limit)
     values = [value for part in shown for value in part.to_numpy().ravel()]
-    signed_colorbar(figure, list(axes[:-1]), limit, values, "this pair alone (n = 1)")
+    what = {"image tokens": effects, "heads": heads}
+    guessed = [name for name, part in what.items() if part is not None and part["is_estimate"].any()]
+    over = "this pair alone (n = 1)" + (f", {' and '.join(guessed)} estimated from a gradient" if guessed else "")
+    signed_colorbar(figure, list(axes[:-1]), limit, values, over)
     table = outcome.table(5).iloc[::-1]
     places = np.arange(len(table))
     for shift, run in zip((0.27, 0, -0.27), outcome.logits, strict=True):

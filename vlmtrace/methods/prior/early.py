@@ -8,7 +8,7 @@ import pandas as pd
 from torch import Tensor
 
 from vlmtrace.core import stats
-from vlmtrace.core.arguments import Count, Natural, Probability, Seed, checked
+from vlmtrace.core.arguments import Count, Natural, NonEmpty, Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT, check_table, validate_pairs
@@ -26,7 +26,7 @@ def decode_early(
     pairs: pd.DataFrame,
     block: str | None = None,
     batch_size: Count = 32,
-    layers: Sequence[Natural] | None = None,
+    layers: NonEmpty[Natural] | None = None,
 ) -> pd.DataFrame:
     """Decode the answer behind layers: what the residual stream says if the layers that follow are left out.
 
@@ -64,8 +64,6 @@ def decode_early(
     block = model.answer_block if block is None else one_of(block, model.blocks, f"block of {model.name}")
     pairs = with_units(validate_pairs(pairs)).reset_index(drop=True)
     wanted = dict.fromkeys(range(model.blocks[block].n_layers) if layers is None else layers)
-    if not wanted:
-        raise VlmtraceError("There is no layer to decode behind: pass at least one, or layers=None for each.")
     for layer in wanted:
         model.check_site(Site(block, "residual", layer))
     tables = []

@@ -31,7 +31,7 @@ def steer(
     pairs: pd.DataFrame,
     learn_from: pd.DataFrame,
     corruption: str = "text",
-    layers: Sequence[Natural] | None = None,
+    layers: NonEmpty[Natural] | None = None,
     factors: NonEmpty[float] = (1.0,),
     n_random: Natural = 0,
     block: str | None = None,
@@ -89,8 +89,6 @@ def steer(
             "learn_from."
         )
     wanted = dict.fromkeys(range(model.blocks[block].n_layers) if layers is None else layers)
-    if not wanted:
-        raise VlmtraceError("There is no layer to steer: pass at least one, or layers=None for each.")
     sites = [model.check_site(Site(block, "residual", layer)) for layer in wanted]
     directions = _directions(model, learn_from, corruption, sites, batch_size)
     generator = torch.Generator().manual_seed(seed)

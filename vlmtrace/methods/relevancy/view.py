@@ -11,10 +11,13 @@ import traitlets
 from matplotlib.figure import Figure
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.display.canvas import BrowserCanvas, png
 from vlmtrace.display.example import Example
+from vlmtrace.display.in_code import preamble
 from vlmtrace.display.panels import Picture, image_panel, masks_of, outline_masks
+from vlmtrace.display.scripts import script
 from vlmtrace.display.style import ATTENTION, new_figure, paper_style
-from vlmtrace.display.view import BrowserCanvas, View, png, script
+from vlmtrace.display.view import View
 from vlmtrace.inputs.image_regions import on_image
 from vlmtrace.inputs.pictures import given_images
 from vlmtrace.methods.relevancy.deletion import DRAWS, deletion_curve, half_way, has_other_image
@@ -146,7 +149,7 @@ class RelevancyView(View):
 
     def code(self) -> str:
         """Lines that compute the same relevancy."""
-        return self.preamble("from vlmtrace.methods.relevancy import deletion_curve, relevancy") + (
+        return preamble(self.example, "from vlmtrace.methods.relevancy import deletion_curve, relevancy") + (
             f'found = relevancy(model, {self.example.images_in_code}, pair["clean_prompt"])\n'
             "table = found.table()\n"
             f"print(table[(table['step'] == {self.canvas.step}) & (table['kind'] == {self.canvas.way!r})])\n"
