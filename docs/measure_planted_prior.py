@@ -11,6 +11,7 @@ also written into docs/measured, from which docs/methods/prior.md has its table;
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -54,7 +55,7 @@ def found_in(name: str) -> dict[str, Any]:
             task = row.category.removeprefix(f"{side}, ")
             others.append({"side": side, "task": task, "before": row.before, "after": row.after})
     return {
-        "model": str(scores["model"].iloc[0]),
+        "model": Path(str(run.record()["parameters"]["model"])).name,
         "pairs": int(scores.loc[scores["category"] == "shown, picture", "sample_id"].nunique()),
         "n_tried": len(priors),
         "priors": _rows(priors.loc[priors["is_prior"], columns]),

@@ -82,6 +82,7 @@ def test_a_panel_without_right_answers_says_so():
     shown, usual = plots.steering_effects(table).axes
     assert not shown.texts
     assert "no answer was right" in usual.texts[0].get_text()
+    assert not len(usual.get_xticks()) and len(shown.get_xticks()), "an empty panel has layers"
 
 
 @pytest.mark.parametrize(

@@ -132,10 +132,11 @@ def steering_effects(table: pd.DataFrame, panels: str = "category", against: str
         if not mine["n_right"].any():
             note = "no answer was right:\nnone can turn"
             axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center")
+            axes.set_xticks([])
+        elif against == "layer":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(f"steered behind {against}" if against == "layer" else against)
         axes.set_ylim(-0.05, 1.05)
-        if against == "layer":
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         sns.despine(ax=axes)
     columns[0].set_ylabel("right answers that turn")
     columns[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
