@@ -335,6 +335,11 @@ def test_the_page_says_what_was_measured_of_knocked_out_attention(shown):
     assert tiny["from the options"].note.endswith("1 layer around 0")
     assert smol["from the options"].high < 0 and smol["from the options"].high > smol["from the background"].low
     assert smol["from the options"].note.endswith("6 layers around 22")
+    for found, quoted in ((tiny, "−32 % [−42, −21]"), (smol, "−50 % [−76, −24]")):
+        words = found["from all other words"]
+        numbers = (f"−{-100 * number:.0f}" for number in (words.value, words.low, words.high))
+        assert "{} % [{}, {}]".format(*numbers) == quoted and quoted in sentences()
+        assert words.high < found["from the background"].low, "not surely more than from the background"
 
 
 def test_the_page_says_what_was_measured_of_modules_and_heads(shown):
