@@ -6,6 +6,7 @@ The extra `bench` names libraries to compare with; their versions are the compar
 import ast
 import os
 import re
+import subprocess
 import sys
 import tomllib
 
@@ -111,8 +112,20 @@ def test_versions_agree():
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
 
 
-def test_continuous_integration_runs_the_command_of_the_readme():
-    script = ROOT / ".ci" / "run"
-    assert {"make test", "make test-browser"} <= set(script.read_text().splitlines())
-    assert os.access(script, os.X_OK), ".ci/run is not executable"
+TIERS = ["make test-browser", "make docs", "make test-slow", "make test-cluster", "make torture"]
+
+
+@pytest.mark.parametrize("minutes", ["80", "0"], ids=["with time", "without"])
+def test_continuous_integration_runs_the_command_of_the_readme_and_names_what_it_leaves_out(tmp_path, minutes):
+    script, called = ROOT / ".ci" / "run", tmp_path / "called"
+    for name in ("make", "chromium"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $1" >> "{called}"\n')
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "CI_MINUTES": minutes}
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, check=True)
+    left_out = [] if minutes == "80" else TIERS
+    ran = called.read_text().splitlines()
+    assert ran == ["make lint", "make test", *(tier for tier in TIERS if tier not in left_out)]
+    assert [tier for tier in TIERS if tier in done.stdout] == left_out
     assert "    make test" in (ROOT / "README.md").read_text()
