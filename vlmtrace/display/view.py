@@ -225,6 +225,21 @@ class View:
         finally:
             self.frame.doing = ""
 
+    @contextlib.contextmanager
+    def attributes_set(self, **new: Any) -> Iterator[None]:
+        """Attributes of this view with other values; where the block fails, they are what they were.
+
+        Args:
+            new: by name
+        """
+        before = {name: getattr(self, name) for name in new}
+        vars(self).update(new)
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            raise
+
     def _ipython_display_(self) -> None:
         from IPython.display import display
 

@@ -183,12 +183,10 @@ class EdgeView(View):
 
     def _change(self, **new: Any) -> None:
         """Set attributes and draw; where that fails, everything stays as it was, and so does what is drawn."""
-        before = {name: getattr(self, name) for name in new}
-        vars(self).update(new)
         try:
-            self._run()
+            with self.attributes_set(**new):
+                self._run()
         except Exception:
-            vars(self).update(before)
             state = self.canvas.state
             if state:  # a new one, so that what was chosen in the page goes back, too
                 self.canvas.state = {**state, "nRefused": state.get("nRefused", 0) + 1}

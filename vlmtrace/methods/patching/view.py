@@ -203,13 +203,8 @@ class Patching(View):
 
     def _run_with(self, **changes: Any) -> None:
         """Change attributes, and show what follows from them; if that fails, everything stays as it was."""
-        before = {name: getattr(self, name) for name in changes}
-        vars(self).update(changes)
-        try:
+        with self.attributes_set(**changes):
             self._run()
-        except BaseException:
-            vars(self).update(before)
-            raise
 
     def _receive(self, _widget: Any, message: dict, _buffers: Any) -> None:
         with self.busy(str(message.get("activity", "patching"))):
