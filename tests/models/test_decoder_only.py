@@ -255,3 +255,13 @@ def test_tokenizers_without_offsets_are_refused(monkeypatch):
     monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda *_args, **_options: Slow())
     with pytest.raises(vt.VlmtraceError, match=r"SlowTokenizer.*save it as a fast tokenizer"):
         load_processor("some-model")
+
+
+def test_tokens_of_bytes_are_shown_as_the_characters_that_they_stand_for(prompted, random_pairs):
+    """Tokenizers of bytes write a line break as "Ċ", and 红 as "çº¢": nobody can read that in a figure."""
+    name, model = prompted
+    pair = random_pairs.iloc[[0]].assign(clean_prompt="Look:\nis it 红 or blue?")
+    table = token_table(model, pair.iloc[0], "language_model", run_inputs(model, pair, "clean"))
+    shown = "".join(table.loc[table["token_role"] != "image", "token"])
+    bytes_of_it = {"Ċ", "çº", "<0x", "\n"}
+    assert not [text for text in bytes_of_it if text in shown], f"{name} shows {shown!r}"

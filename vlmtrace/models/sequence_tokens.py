@@ -10,6 +10,11 @@ from vlmtrace.models.patch_layout import UnknownLayout
 from vlmtrace.models.types import Inputs, Token
 from vlmtrace.models.vlm import VLM
 
+#: How tokenizers write the blank before a word, and that a token continues one.
+BLANKS, CONTINUES = "Ġ▁", "##"
+#: Characters that would not be seen, and what is shown for them.
+VISIBLE = str.maketrans({"\n": "⏎", "\r": "⏎", "\t": "⇥"})
+
 
 def language_tokens(model: VLM, prompt: str, inputs: Inputs, images: Sequence[Token] | None = None) -> list[Token]:
     """What stands at each position of the language model.
@@ -39,15 +44,35 @@ def language_tokens(model: VLM, prompt: str, inputs: Inputs, images: Sequence[To
             "bring the images to one size."
         )
     shown = iter(images)
-    special = set(model.tokenizer.all_special_tokens) - {model.tokenizer.unk_token}
+    special = set(model.tokenizer.all_special_tokens)
     found = []
     for i, text in enumerate(texts):
         if is_image[i]:
             found.append(next(shown))
-        else:
-            role = "last" if i == len(ids) - 1 else text if text in special or i not in spans else None
-            found.append(Token(text, spans.get(i, (0, 0)), role))
+            continue
+        span = spans.get(i, (0, 0))
+        stands_for = prompt[slice(*span)] if i in spans else model.tokenizer.convert_tokens_to_string([text])
+        name = text if text in special else readable(text, stands_for)
+        own = i not in spans or text in special - {model.tokenizer.unk_token}
+        found.append(Token(name, span, "last" if i == len(ids) - 1 else name if own else None))
     return found
+
+
+def readable(text: str, stands_for: str) -> str:
+    r"""A token's text, or the characters that it stands for where a tokenizer writes them in another way.
+
+    Tokenizers of bytes write a line break as "Ċ" and other scripts as bytes ("çº¢").
+
+    Args:
+        text: as the tokenizer writes it
+        stands_for: those characters
+
+    >>> readable("Ġred", " red"), readable("Ċ", "\n"), readable("çº¢", "红")
+    ('Ġred', '⏎', '红')
+    """
+    if text.lstrip(BLANKS).removeprefix(CONTINUES).casefold() in stands_for.casefold() or "�" in stands_for:
+        return text.translate(VISIBLE)
+    return stands_for.strip(" ").translate(VISIBLE) or text
 
 
 def image_names(model: VLM, inputs: Inputs, n: int) -> list[str]:

@@ -112,7 +112,8 @@ class Token(NamedTuple):
     """What stands at one position of a block.
 
     Attributes:
-        text: as the tokenizer writes it; "row,column" for an image patch
+        text: as the tokenizer writes it, or the prompt's characters where it writes bytes; "row,column" for an image
+            patch
         span: first and last-plus-one character in the prompt, (0, 0) where it comes from elsewhere
         role: known to the family ("[CLS]", "image", "last", …), None where the prompt's words decide
     """
