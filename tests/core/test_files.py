@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from vlmtrace.core import files
 from vlmtrace.core.errors import VlmtraceError
@@ -78,6 +80,9 @@ def test_a_disk_that_is_full_keeps_nothing_half_written(tmp_path):
             files.write_table(large, small / "r/table.parquet")
         with pytest.raises(VlmtraceError, match="cannot be written, because"):
             write_json({"a": "b" * 2**17}, small / "r/run.json")
+        refused = pytest.raises(VlmtraceError, match=r"checkpoint\.safetensors cannot be written, because")
+        with refused, write_atomically(small / "r/checkpoint.safetensors") as temporary:
+            save_file({"a": torch.zeros(2**16)}, temporary)  # which raises an error of its own kind
         assert left(small) == ["r", "r/table.parquet"], "something half-written was left"
         pd.testing.assert_frame_equal(read_table(small / "r/table.parquet"), TABLE)
     finally:

@@ -76,3 +76,22 @@ def test_something_else_is_not_replaced(tmp_path):
     with pytest.raises(VlmtraceError, match="holds something else"), whole_folder(tmp_path / "model", "config.json"):
         pytest.fail("it may be written to")
     assert (tmp_path / "model" / "diary.txt").read_text() == "mine"
+
+
+def test_a_folder_on_another_disk_is_replaced_there_and_its_link_stays(folder, tmp_path):
+    link = tmp_path / "links" / "model"
+    link.parent.mkdir()
+    link.symlink_to(folder)
+    for _ in range(2):
+        with whole_folder(link, "config.json") as made:
+            (made / "config.json").write_text("newer")
+    assert [path.name for path in link.parent.iterdir()] == ["model"] and link.is_symlink()
+    assert (folder / "config.json").read_text() == "newer"
+
+
+def test_a_file_in_its_place_is_left_alone(tmp_path):
+    (tmp_path / "model").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(VlmtraceError, match="is a file where a folder must be"), whole_folder(tmp_path / "model"):
+            pytest.fail("it may be written to")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

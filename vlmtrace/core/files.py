@@ -73,6 +73,22 @@ writable, or set VLMTRACE_HOME to a folder that you can write to.
         raise VlmtraceError(f"{path} cannot be written, {REFUSALS[errno.ENOSYS]}.") from error
 
 
+@contextlib.contextmanager
+def safetensors_as_sentences(path: Path) -> Iterator[None]:
+    """As `refusals_as_sentences`, for what safetensors makes of a disk's refusals: errors of a kind of its own.
+
+    Raises:
+        VlmtraceError: the disk is full, read-only, …; the sentence names the path and says what to do
+    """
+    try:
+        yield
+    except Exception as error:
+        refused = next((code for code in REFUSALS if f"os error {code})" in str(error)), None)
+        if refused is None or isinstance(error, (OSError, VlmtraceError)):
+            raise
+        raise VlmtraceError(f"{path} cannot be written, {REFUSALS[refused]}.") from error
+
+
 def make_folder(folder: str | Path) -> Path:
     """Make a folder and those above it; one that exists is left as it is.
 
@@ -120,7 +136,7 @@ def write_atomically(path: str | Path, durable: bool = False) -> Iterator[Path]:
     # The suffix stays last: writers such as matplotlib and Pillow choose their format by it. Names end at 255 bytes.
     stem = f".{path.stem.encode()[:150].decode(errors='ignore')}.{_machine()}-"
     temporary = path.with_name(f"{stem}{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
-    with refusals_as_sentences(path):
+    with refusals_as_sentences(path), safetensors_as_sentences(path):
         try:
             yield temporary
             if durable:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.files import REFUSALS, make_folder, refusals_as_sentences
+from vlmtrace.core.files import make_folder, refusals_as_sentences, safetensors_as_sentences
 from vlmtrace.core.paths import relative
 
 
@@ -20,8 +21,10 @@ def check_replaceable(folder: Path, *marks: str) -> None:
         marks: files of which one lies in every folder of that kind
 
     Raises:
-        VlmtraceError: none of them lies in it, and something else does
+        VlmtraceError: none of them lies in it, and something else does; or a file lies there
     """
+    if folder.exists() and not folder.is_dir():
+        raise VlmtraceError(f"{relative(folder)} is a file where a folder must be: move it away.")
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / mark).is_file() for mark in marks):
         raise VlmtraceError(
             f"{relative(folder)} holds something else than what would be written there: move it away, or choose "
@@ -53,17 +56,20 @@ def whole_folder(folder: Path, *marks: str) -> Iterator[Path]:
     >>> [path.name for path in target.parent.iterdir()]
     ['model']
     """
+    folder = Path(os.path.realpath(folder))  # what a link leads to is replaced, and the link stays
     made, before = (folder.with_name(f".{folder.name}.{what}") for what in ("made", "before"))
     make_folder(folder.parent)
     with refusals_as_sentences(folder):
         _put_back(before, folder)
         check_replaceable(folder, *marks)
         for left in (made, before):  # of a process that was killed
-            if left.exists():
+            if left.is_symlink() or left.is_file():
+                left.unlink()
+            elif left.exists():
                 shutil.rmtree(left)
         made.mkdir()
     try:
-        with _safetensors_as_sentences(folder), refusals_as_sentences(made / "file"):
+        with safetensors_as_sentences(folder), refusals_as_sentences(made / "file"):
             yield made
         with refusals_as_sentences(folder):
             if folder.exists():
@@ -78,15 +84,3 @@ def whole_folder(folder: Path, *marks: str) -> Iterator[Path]:
 def _put_back(before: Path, folder: Path) -> None:
     if before.exists() and not folder.exists():
         before.rename(folder)
-
-
-@contextlib.contextmanager
-def _safetensors_as_sentences(folder: Path) -> Iterator[None]:
-    """What a disk refuses is an error of its own kind in safetensors."""
-    try:
-        yield
-    except Exception as error:
-        refused = next((code for code in REFUSALS if f"os error {code})" in str(error)), None)
-        if refused is None:
-            raise
-        raise VlmtraceError(f"{folder} cannot be written, {REFUSALS[refused]}.") from error

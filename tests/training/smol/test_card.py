@@ -8,7 +8,7 @@ from vlmtrace.core.files import read_json
 from vlmtrace.core.paths import DATA
 from vlmtrace.training.smol.adapter import CONFIG, OF_EYES, PROJECTOR, WEIGHTS
 from vlmtrace.training.smol.assembled import assemble, digest_of_eyes
-from vlmtrace.training.smol.card import MEASURED, card
+from vlmtrace.training.smol.card import MEASURED, N_PAIRS, card
 from vlmtrace.training.smol.recipe import NAME
 
 ADAPTER = DATA / "adapters" / NAME
@@ -33,6 +33,16 @@ def test_the_projector_was_trained_for_the_bundled_eyes():
 
 def test_the_committed_card_is_that_of_the_results(results):
     assert (ADAPTER / "README.md").read_text() == card(results)
+
+
+def test_the_committed_numbers_are_of_as_many_pairs_as_the_command_measures(results):
+    n = {row["group"]: row["n"] for row in results[MEASURED]}
+    asked = {
+        "rendered_states": ("color", "shape", "texture"),
+        "rendered_faces": ("emotion",),
+        "rendered_svo": ("subject", "verb", "object"),
+    }
+    assert {task: sum(n[name] for name in groups) for task, groups in asked.items()} == N_PAIRS
 
 
 def test_it_names_sources_licences_and_numbers(results):

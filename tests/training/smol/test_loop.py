@@ -105,7 +105,7 @@ def test_the_committed_adapter_stays_until_the_new_one_is_measured(tmp_path, mon
         assert (now == older) is (where != "nowhere"), f"killed at: {where}; the adapter that is committed is another"
         assert [path.name for path in adapter.parent.iterdir()] == ["smol-llava"]
     assert now["README.md"] == b"measured" and now[WEIGHTS] != older[WEIGHTS]
-    assert {path.name for path in work.iterdir()} == {"lock"}, "the next training would go on from this one"
+    assert {path.name for path in work.iterdir()} == {"lock", "training"}, "the next training would go on from this one"
 
 
 def _killed(*_):
@@ -114,6 +114,8 @@ def _killed(*_):
 
 def _card(folder, adapter):
     assert (folder / "model.safetensors").is_file(), "there is no model to measure"
+    with pytest.raises(VlmtraceError, match="Another process trains smol-llava"):
+        program.train_and_replace(None, RECIPE, CPU, adapter)  # would take up what is about to be moved away
     (adapter / "README.md").write_text("measured")
 
 

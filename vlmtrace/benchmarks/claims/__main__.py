@@ -125,7 +125,7 @@ def renewed(found: list[dict[str, Any]], page: Path) -> list[dict[str, Any]]:
 @click.command()
 @click.option("--models", default="", envvar="VLMTRACE_MODELS", help="Separated by blanks; empty: the bundled ones.")
 @click.option("--pairs", type=click.IntRange(8), default=48, show_default=True, envvar="VLMTRACE_PAIRS")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, envvar="VLMTRACE_SEED")
 @click.option("--without", default="", envvar="VLMTRACE_WITHOUT", help="Claims to leave out, separated by ;.")
 @click.option("--docs", is_flag=True, envvar="VLMTRACE_DOCS", help="Renew the models' columns of docs/claims.md.")
 def main(models: str, pairs: int, seed: int, without: str, docs: bool) -> None:

@@ -23,9 +23,10 @@ from vlmtrace.training.smol.card import write_card
 from vlmtrace.training.smol.language_model import read_gguf
 from vlmtrace.training.smol.loop import forget, train
 from vlmtrace.training.smol.make import ADAPTER, BUSY, WORK, make, unpacked
-from vlmtrace.training.smol.recipe import RECIPES, Recipe
+from vlmtrace.training.smol.recipe import NAME, RECIPES, Recipe
 from vlmtrace.training.whole_folder import whole_folder
 
+TRAINS = f"Another process trains {NAME}: wait until it has finished."
 UNFINISHED = "what was not finished is removed at the next start."
 
 
@@ -82,22 +83,23 @@ def train_and_replace(wheel: Path | None, recipe: Recipe, device: torch.device, 
         adapter: folder that is replaced, as a whole
 
     Raises:
-        VlmtraceError: something is missing or broken, the disk is full, or another process makes the model
+        VlmtraceError: something is missing or broken, the disk is full, or another process trains or makes the model
     """
     make_folder(WORK)
     trained, merged = WORK / "trained", WORK / "merged"
-    with locked(WORK / "lock", BUSY):
-        with unpacked(wheel) as (gguf, _):
+    # Until all of it is done: a second training would take up what this one is about to move away.
+    with locked(WORK / "training", TRAINS):
+        with locked(WORK / "lock", BUSY), unpacked(wheel) as (gguf, _):
             model, processor = assemble(*read_gguf(gguf))
         workers = max((os.cpu_count() or 1) - 2, 0)  # two cores are faster without
         train(model, processor.tokenizer, recipe, trained, WORK, device, workers)
-    write_card(make(wheel, trained, merged), trained)
-    with whole_folder(adapter, CONFIG) as made, locked(WORK / "lock", BUSY):
-        for path in trained.iterdir():
-            shutil.copy(path, made)
-    forget(WORK)
-    for folder in (trained, merged):
-        shutil.rmtree(folder, ignore_errors=True)
+        write_card(make(wheel, trained, merged), trained)
+        with locked(WORK / "lock", BUSY), whole_folder(adapter, CONFIG) as made:
+            for path in trained.iterdir():
+                shutil.copy(path, made)
+        forget(WORK)
+        for folder in (trained, merged):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

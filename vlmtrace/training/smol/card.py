@@ -18,7 +18,7 @@ from vlmtrace.training.smol.recipe import BARS, NAME
 from vlmtrace.training.smol.score import summary
 
 #: Pairs of each task of the test split that the card's numbers are measured on, and their seed.
-N_PAIRS = {"rendered_states": 180, "rendered_faces": 60, "rendered_svo": 120}
+N_PAIRS = {"rendered_states": 180, "rendered_faces": 60, "rendered_svo": 60}
 SEED = 2000
 #: The measurements in results.json.
 MEASURED = "evaluated"
@@ -54,8 +54,10 @@ data/models/smol-llava.
 
 LOSS = """
 The loss is the cross entropy of words alone, nowhere at image tokens: nothing draws these towards the embeddings of
-words, as tiny-llava's training does. Steps also ask about scenes that sentences tell, half of them of any combination,
-since a model that neither sees nor reads of a combination learns that it is wrong without looking.
+words, as tiny-llava's training does. What a patch encodes was shaped by words all the same: the frozen vision tower
+comes from that training, whose loss drew patches to tiny-llava's own words. Steps also ask about scenes that sentences
+tell, half of them of any combination, since a model that neither sees nor reads of a combination learns that it is
+wrong without looking.
 """
 
 ACCURACY = f"""

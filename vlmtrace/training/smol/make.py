@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from vlmtrace.core.files import (
 from vlmtrace.core.paths import DATA, MODELS, relative
 from vlmtrace.training.smol import wheel
 from vlmtrace.training.smol.adapter import CONFIG, PROJECTOR, WEIGHTS, merge
-from vlmtrace.training.smol.assembled import EYES, LICENCE, assemble
+from vlmtrace.training.smol.assembled import CHAT_TEMPLATE, EYES, LICENCE, assemble
 from vlmtrace.training.smol.language_model import read_gguf
 from vlmtrace.training.smol.recipe import NAME
 from vlmtrace.training.whole_folder import check_replaceable, whole_folder
@@ -31,6 +32,8 @@ CARD = "README.md"
 BUSY = f"Another process makes {NAME}: wait until it has finished."
 #: One of these lies in a folder that may be replaced.
 MARKS = (MADE_OF, "config.json")
+#: To be raised when `assemble` puts weights, tokenizer or processor together in another way: folders are made anew.
+WRITTEN_AS = 1
 #: Bytes that the package, its weights as plain numbers and the folder take together.
 NEEDED = 600_000_000
 #: Folders in WORK that no start needs from the one before.
@@ -137,7 +140,7 @@ def _copy_card(adapter: Path, folder: Path) -> None:
 
 
 def _made_of(adapter: Path) -> dict[str, str]:
-    """The digest of each file that a model's folder is made of."""
+    """The digest of each file that a model's folder is made of, and how it is written."""
     eyes = EYES / "model.safetensors"
     needed = [*(adapter / name for name in (WEIGHTS, CONFIG, PROJECTOR)), eyes]
     if missing := [relative(path) for path in needed if not path.is_file()]:
@@ -147,4 +150,5 @@ def _made_of(adapter: Path) -> dict[str, str]:
         )
     files = {name: content_of(adapter / name) for name in (WEIGHTS, CONFIG, PROJECTOR)}
     files |= {EYES.name: content_of(EYES / "model.safetensors")}
-    return files | {Path(wheel.GGUF).name: wheel.GGUF_DIGEST}
+    files |= {Path(wheel.GGUF).name: wheel.GGUF_DIGEST}
+    return files | {"written_as": f"{WRITTEN_AS}, {hashlib.sha256(CHAT_TEMPLATE.encode()).hexdigest()[:16]}"}
