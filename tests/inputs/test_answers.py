@@ -6,8 +6,9 @@ import torch
 
 import vlmtrace as vt
 from vlmtrace.inputs import run_inputs
-from vlmtrace.inputs.answers import Answers, GivenAnswers, chosen_variant, find_answers, read_answers, variants
+from vlmtrace.inputs.answers import Answers, chosen_variant, find_answers, read_answers, variants
 from vlmtrace.inputs.corruption import with_instruction
+from vlmtrace.inputs.given_answers import GivenAnswers
 from vlmtrace.models.vlm import inputs_of_pair
 
 
@@ -170,3 +171,47 @@ def test_an_answer_goes_on_behind_its_prefix(request, model_store, random_pairs,
     gap = table["clean_logit_diff"] - table["image_logit_diff"]
     at = effects[effects["sample_id"] == table["sample_id"].iloc[0]]
     assert (at["patching_effect"] * gap.iloc[0]).to_numpy() == pytest.approx(at["logit_diff"].to_numpy(), abs=1e-4)
+
+
+def test_an_option_that_begins_the_other_is_measured_with_its_end(model_store, random_pairs):
+    """ "red" contains "red ball" as long as nobody asks whether the answer ends there: it would always be ahead."""
+    model = model_store.shared("llava")
+    pair = random_pairs.iloc[[0]].assign(
+        clean_prompt="is this circle red or red ball?",
+        corrupt_prompt="is this circle dog or dog ball?",
+        correct_answer="red ball",
+        incorrect_answer="red",
+    )
+    red, ball = model.spell_answer("red ball")
+    inputs = run_inputs(model, pair, "clean")
+    given = GivenAnswers(model, inputs, model.answer_logits(inputs))
+    one = find_answers(model, ("red ball", "red"), given, given, 0, "image")
+    end = model.tokenizer.eos_token_id
+    assert (one.correct, one.contrast) == ((red, ball), (red, end))
+    behind = model.answer_logits(model.extend(inputs, [red]))[0]
+    expected = float(behind[ball] - behind[end])
+    assert float(read_answers(model, given, [one]).logit_diff) == pytest.approx(expected, abs=1e-4)
+    scores = vt.score_options(model, pair, ["red", "red ball", "blue"]).set_index("option")["log_prob"]
+    assert scores["red ball"] - scores["red"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_such_an_option_can_be_the_right_answer(model_store, random_pairs, monkeypatch):
+    model = model_store.shared("llava")
+    pair = random_pairs.iloc[[0]].assign(
+        clean_prompt="is this circle red or red ball?", correct_answer="red", incorrect_answer="red ball"
+    )
+    said = model.spell_answer("red")
+    monkeypatch.setattr(model, "greedy_ids", lambda inputs, n=8, *_: [said] * len(inputs["input_ids"]))
+    assert vt.evaluate(model, pair, corruptions=["image"])["is_correct"].tolist() == [True]
+
+
+def test_what_a_pair_answers_does_not_depend_on_the_others_of_its_batch(model_store, random_pairs):
+    """A long option in the batch makes runs longer: of a pair of short ones no more is read than alone."""
+    model = model_store.shared("llava")
+    pairs = random_pairs[random_pairs["clean_prompt"] == random_pairs["clean_prompt"].iloc[0]].iloc[[0, 0]]
+    pairs = pairs.assign(sample_id=["short", "long"], incorrect_answer=["blue", " ".join(["blue ball"] * 6)])
+    together = vt.evaluate(model, pairs, corruptions=["image"])
+    alone = vt.evaluate(model, pairs.iloc[[0]], corruptions=["image"])
+    short, long = together["generated_answer"]
+    assert long.startswith(short) and long != short, "this test needs a run that goes on"
+    assert short == alone["generated_answer"].iloc[0]

@@ -2,7 +2,8 @@
 
 An effect is measured on LD = log-odds of the correct answer against another one, the *contrast*. For answers of one
 token each that is the difference of their two logits; for longer ones the difference of the log-probabilities of all
-of their tokens.
+of their tokens. An answer whose tokens begin the other's ("light", "light blue") is measured with the token that ends
+it: otherwise it would contain the other, and never be the less probable.
 
 The contrast under image corruption is the incorrect option, which the corrupt image shows. Under text corruption both
 options have left the prompt, and the model gives neither of them: the contrast is the answer that the corrupt run gives
@@ -12,8 +13,6 @@ either corruption, stays available as "options".
 
 from __future__ import annotations
 
-import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,8 +20,10 @@ import torch
 from torch import Tensor
 
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.models import VLM, Inputs, Readout
-from vlmtrace.models.products import FastProducts, by_fast_products
+from vlmtrace.inputs.encodable import generated_tokens
+from vlmtrace.inputs.given_answers import GivenAnswers, own_answer
+from vlmtrace.models import VLM, Readout
+from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.types import WholeAnswer
 from vlmtrace.models.vlm import inputs_of_pairs
 
@@ -35,8 +36,8 @@ class Answers:
     """The tokens that are measured in one pair.
 
     Attributes:
-        correct: ids of the correct answer
-        contrast: ids of the answer that it is compared with
+        correct: ids of the correct answer; with the token that ends it, where they begin those of the contrast
+        contrast: ids of the answer that it is compared with, likewise
     """
 
     correct: tuple[int, ...]
@@ -81,47 +82,6 @@ def variants(model: VLM, answer: str, prefix: str = "") -> list[tuple[int, ...]]
     return list(found)
 
 
-class GivenAnswers:
-    """What the runs of a batch answer by themselves, continued for all of them at once and only as far as is asked.
-
-    Args:
-        model: the model that ran
-        inputs: of the batch
-        logits: (pair, vocabulary), of the first answer token
-    """
-
-    def __init__(self, model: VLM, inputs: Inputs, logits: Tensor):
-        self.model, self.inputs, self.logits = model, inputs, logits
-        self.first: list[int] = logits.argmax(-1).tolist()
-        self._ids = [[token] for token in self.first]
-        self._asked = 1
-
-    @functools.cached_property
-    def image(self) -> Tensor:
-        """The image embeddings of the batch, which no further token changes."""
-        with torch.no_grad(), FastProducts():
-            return self.model.image_embeddings(self.inputs)
-
-    @by_fast_products
-    def ids(self, n: int) -> list[list[int]]:
-        """The first tokens of each answer.
-
-        Args:
-            n: so many at most
-
-        Returns:
-            by pair, the ids; without the token that ends the answer, and none behind it
-        """
-        stops = self.model.stop_ids
-        if n > self._asked:
-            # What stands behind the end of an answer does not matter.
-            rows = [row + [min(stops, default=0)] * (self._asked - len(row)) for row in self._ids]
-            begun = torch.tensor(rows, device=self.logits.device, dtype=self.inputs["input_ids"].dtype)
-            self._ids = self.model.greedy_ids(self.inputs, n, self.image, begun)
-            self._asked = n
-        return [list(itertools.takewhile(lambda token: token not in stops, row[:n])) for row in self._ids]
-
-
 def chosen_variant(model: VLM, answer: str, given: GivenAnswers, row: int, prefix: str = "") -> tuple[int, ...]:
     """The way in which a run writes an answer.
 
@@ -153,22 +113,40 @@ def chosen_variant(model: VLM, answer: str, given: GivenAnswers, row: int, prefi
     return max((way for way in ways if len(way) == 1), key=lambda way: float(given.logits[row, way[0]]))
 
 
-def own_answer(model: VLM, given: GivenAnswers, row: int, n: int) -> tuple[int, ...]:
-    """The first tokens of the answer that a run gives itself.
+def ended(model: VLM, answer: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """An answer with the token that ends it, if it begins one of some others.
 
     Args:
-        model: the model that ran
-        given: what the runs of the batch answer
-        row: of the pair in the batch
-        n: so many tokens at most
+        model: says what ends an answer
+        answer: its ids
+        others: that it is compared with
+
+    Raises:
+        VlmtraceError: it begins another, and no token is known to end an answer
+    """
+    if not any(len(other) > len(answer) and other[: len(answer)] == answer for other in others):
+        return answer
+    if not model.stop_ids:
+        raise VlmtraceError(
+            f"An option of several begins with another's tokens, {spelled(model, answer)!r}, and no token is known to "
+            f"end an answer of {model.name}: replace one of them."
+        )
+    own = model.tokenizer.eos_token_id
+    return (*answer, own if own in model.stop_ids else min(model.stop_ids))
+
+
+def said_beside(given: GivenAnswers, answers: Sequence[Answers]) -> list[list[int]]:
+    """What each run answers itself, as far as it takes to tell that from the answers that are measured.
+
+    Args:
+        given: runs of a batch
+        answers: that are measured in each pair
 
     Returns:
-        one id at least: a run that ends its answer at once answers with the token that ends it
+        by pair, the ids; they do not depend on the other pairs of the batch
     """
-    first = given.first[row]
-    if n == 1 or first in model.stop_ids:
-        return (first,)
-    return tuple(given.ids(n)[row])
+    wanted = [generated_tokens(max(one.lengths)) for one in answers]
+    return [ids[:n] for ids, n in zip(given.ids(max(wanted)), wanted, strict=True)]
 
 
 def find_answers(
@@ -206,7 +184,7 @@ def find_answers(
     if corruption == "text" and contrast == "answer":
         own = own_answer(model, corrupt, row, len(correct))
         if own != correct and own not in variants(model, options[0], prefix):
-            return Answers(correct, own)
+            return Answers(ended(model, correct, [own]), ended(model, own, [correct]))
     # Under text corruption no run gives the incorrect option: it is written as the clean run would write it.
     incorrect = chosen_variant(model, options[1], corrupt if corruption == "image" else clean, row, prefix)
     if correct == incorrect:
@@ -214,7 +192,7 @@ def find_answers(
             f"The options {options[0]!r} and {options[1]!r} are the same tokens under {model.name}'s tokenizer: "
             "replace one of them."
         )
-    return Answers(correct, incorrect)
+    return Answers(ended(model, correct, [incorrect]), ended(model, incorrect, [correct]))
 
 
 def check_options(model: VLM, options: Sequence[str], prefix: str = "") -> None:

@@ -11,10 +11,11 @@ import torch
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import IMAGE_LISTS, list_problem
 from vlmtrace.inputs.alignment import sizes_mismatch
-from vlmtrace.inputs.answers import Answers, GivenAnswers, contrast_names, find_answers, first_ids
+from vlmtrace.inputs.answers import Answers, contrast_names, find_answers, first_ids
 from vlmtrace.inputs.batch_runs import PairRuns, WholeRuns
 from vlmtrace.inputs.corruption import prefix_of, run_inputs, token_mismatch
 from vlmtrace.inputs.encodable import named
+from vlmtrace.inputs.given_answers import GivenAnswers
 from vlmtrace.inputs.pictures import images_of
 from vlmtrace.models import VLM, Inputs, Readout, Trace
 from vlmtrace.models.diagnosis import named_rows

@@ -77,8 +77,22 @@ def test_what_cannot_be_steered_gets_a_sentence(usual):
     with pytest.raises(VlmtraceError, match="Layer 4 does not exist"):
         vt.steer(model, usual.tail(2), usual.head(2), layers=[4])
     same = usual.head(2).assign(corrupt_prompt=usual["clean_prompt"].head(2))
-    with pytest.raises(VlmtraceError, match="do not differ"):
+    with pytest.raises(VlmtraceError, match="No pair of learn_from has a corrupt prompt"):
         vt.steer(model, usual.tail(2), same, layers=[1])
+    seen_alike = same.assign(corrupt_image=same["clean_image"])
+    with pytest.raises(VlmtraceError, match="do not differ"):
+        vt.steer(model, usual.tail(2), seen_alike, "image", layers=[1])
+
+
+def test_a_pair_without_a_second_question_does_not_shorten_the_direction(usual):
+    """It would enter the mean as no difference at all."""
+    model = vt.load_model("tiny-blip")
+    alone = usual.iloc[[2]].assign(corrupt_prompt=usual["clean_prompt"].iloc[2])
+    learned = [
+        vt.steer(model, usual.tail(2), learn, layers=[1])["log_odds"]
+        for learn in (usual.head(2), pd.concat([usual.head(2), alone]))
+    ]
+    np.testing.assert_allclose(*learned, atol=1e-5)
 
 
 def made_up(now, turned, before=True, direction="difference", draw=0):
@@ -109,6 +123,8 @@ def test_turned_and_spoiled_are_shares_of_what_was_right():
     assert row["turned_low"] < 0.5 < row["turned_high"] <= 1
     draws = [made_up([True] * 4, [False] * 4, True, "random", 0), made_up([False] * 4, [True] * 4, True, "random", 1)]
     assert vt.steering_table(pd.concat(draws)).iloc[0]["turned"] == 0.5, "draws are not averaged within pairs"
+    every = vt.steering_table(made_up([False] * 4, [True] * 4)).iloc[0]
+    assert every["turned"] == 1 and every["turned_low"] == pytest.approx(0.51, abs=0.01), "four say little about others"
     none = vt.steering_table(made_up([False] * 3, [True] * 3, False)).iloc[0]
     assert none["n_right"] == 0 and np.isnan(none["turned"])
     with pytest.raises(VlmtraceError, match="has no row"):

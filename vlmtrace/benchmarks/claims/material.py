@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from vlmtrace.core import stats
 from vlmtrace.core.schema import UNIT
-from vlmtrace.core.types import Array
+from vlmtrace.core.shares import share_interval
 from vlmtrace.inputs import by_corruption
 from vlmtrace.methods.evaluation import USE, evaluate, select_samples
 from vlmtrace.methods.lens import lens_contributions
@@ -68,19 +67,8 @@ def number(
     means = table.dropna().groupby("unit", sort=False)["value"].mean().to_numpy()
     if not len(means):
         return Number(what, np.nan, np.nan, np.nan, 0, note)
-    low, high = _ends(means, share)
+    low, high = share_interval(means) if share else (float(end[0]) for end in stats.mean_interval(means))
     return Number(what, float(means.mean()), low, high, len(means), note)
-
-
-def _ends(means: Array, share: bool) -> tuple[float, float]:
-    if share and np.isin(means, (0, 1)).all():
-        # Of yes and no; a bootstrap of nothing but no has no width.
-        found = binomtest(int(means.sum()), len(means)).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
-    if len(means) == 1:
-        return np.nan, np.nan
-    low, high = (float(end[0]) for end in stats.mean_interval(means))
-    return (max(low, 0.0), min(high, 1.0)) if share else (low, high)
 
 
 class Material:

@@ -11,10 +11,10 @@ from scipy.stats import binomtest
 from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import SAME_PROMPTS, TABLES, check_columns, validate_pairs
-from vlmtrace.inputs.answers import Answers, GivenAnswers, contrast_names, find_answers, read_answers
+from vlmtrace.inputs.answers import Answers, contrast_names, find_answers, read_answers, said_beside
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import PREFIX, prefix_of, run_inputs, with_instruction
-from vlmtrace.inputs.encodable import generated_tokens
+from vlmtrace.inputs.given_answers import GivenAnswers
 from vlmtrace.inputs.pair_rows import images_alone
 from vlmtrace.inputs.pictures import given_images, prompt_of
 from vlmtrace.inputs.words import folded
@@ -55,7 +55,8 @@ def evaluate(
         - answer_prefix: if one was given
         - clean_input, corrupt_input: the exact texts handed to the processor
         - correct_token_id, incorrect_token_id: the first tokens of both options, as they are measured
-        - correct_tokens, incorrect_tokens: all tokens of both, by their names in the vocabulary
+        - correct_tokens, incorrect_tokens: all tokens of both, by their names in the vocabulary; with the token that
+          ends an answer, where those of one option begin those of the other
         - generated_answer, image_generated_answer, text_generated_answer: the answers of the runs
         - clean_p_correct, clean_p_incorrect (probabilities, 0 to 1) and clean_logit_diff (LD = logit(correct) −
           logit(incorrect), or the difference of the log-probabilities of all tokens where an option has several); the
@@ -129,16 +130,15 @@ def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str])
         correct_tokens=[_names(model, one.correct) for one in options],
         incorrect_tokens=[_names(model, one.contrast) for one in options],
     )
-    longest = generated_tokens(max(max(one.lengths) for one in options))
     for run, given in runs.items():
         readout = read_answers(model, given, options)
-        ids = given.ids(longest)
+        ids = said_beside(given, options)
         answers = model.spell_out(ids)
         out["generated_answer" if run == "clean" else f"{run}_generated_answer"] = answers
         out[f"{run}_p_correct"] = readout.p_correct.cpu().numpy()
         out[f"{run}_p_incorrect"] = readout.p_incorrect.cpu().numpy()
         against_option = readout.logit_diff.cpu().numpy()
-        is_correct = _gives(answers, ids, pairs["correct_answer"], [one.correct for one in options])
+        is_correct = _gives(model, answers, ids, pairs["correct_answer"], [one.correct for one in options])
         if run == "text":
             own = _answers(model, pairs, runs, run, "answer")
             out["text_logit_diff"] = read_answers(model, given, own).logit_diff.cpu().numpy()
@@ -153,7 +153,9 @@ def _evaluate_batch(model: VLM, pairs: pd.DataFrame, corruptions: Sequence[str])
         if run == "clean":
             out["is_correct"] = is_correct
         elif run == "image":
-            out["image_is_flipped"] = _gives(answers, ids, pairs["incorrect_answer"], [one.contrast for one in options])
+            out["image_is_flipped"] = _gives(
+                model, answers, ids, pairs["incorrect_answer"], [one.contrast for one in options]
+            )
     return out
 
 
@@ -174,12 +176,17 @@ def _names(model: VLM, ids: Sequence[int]) -> str:
 
 
 def _gives(
-    answers: Sequence[str], ids: Sequence[Sequence[int]], expected: Sequence[str], measured: Sequence[Sequence[int]]
+    model: VLM,
+    answers: Sequence[str],
+    ids: Sequence[Sequence[int]],
+    expected: Sequence[str],
+    measured: Sequence[Sequence[int]],
 ) -> list[bool]:
     """Whether each answer is the expected one, in the very tokens that are measured."""
+    tokens_of = [[token for token in tokens if token not in model.stop_ids] for tokens in measured]
     return [
-        folded(answer.strip(" .")) == folded(other.strip()) and tuple(own[: len(tokens)]) == tuple(tokens)
-        for answer, own, other, tokens in zip(answers, ids, expected, measured, strict=True)
+        folded(answer.strip(" .")) == folded(other.strip()) and own[: len(tokens)] == tokens
+        for answer, own, other, tokens in zip(answers, ids, expected, tokens_of, strict=True)
     ]
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from vlmtrace.core.types import Array
-from vlmtrace.inputs.answers import Answers, GivenAnswers, find_answers, read_answers
+from vlmtrace.inputs.answers import Answers, find_answers, read_answers, said_beside
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.corruption import PREFIX, prefix_of
-from vlmtrace.inputs.encodable import generated_tokens
+from vlmtrace.inputs.given_answers import GivenAnswers
 from vlmtrace.inputs.pictures import given_images
 from vlmtrace.inputs.words import folded
 from vlmtrace.models import VLM, Inputs
@@ -70,8 +70,7 @@ def ask(
                 for i, (both, row) in enumerate(zip(options, rows, strict=True))
             ]
         readout = read_answers(model, given, tokens)
-        longest = generated_tokens(max(max(one.lengths) for one in tokens))
-        answers = model.spell_out(given.ids(longest)) if spelled else [""] * len(rows)
+        answers = model.spell_out(said_beside(given, tokens)) if spelled else [""] * len(rows)
     right = [folded(said.strip(" .")) == folded(both[0].strip()) for said, both in zip(answers, options, strict=True)]
     return Asked(readout.logit_diff.double().cpu().numpy(), answers, np.array(right), list(tokens))
 

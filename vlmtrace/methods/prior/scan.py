@@ -12,8 +12,9 @@ from vlmtrace.core.arguments import Count, NonEmpty, Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT, check_table, validate_pairs
-from vlmtrace.inputs.answers import Answers, GivenAnswers, chosen_variant, read_answers, variants
+from vlmtrace.inputs.answers import Answers, chosen_variant, ended, read_answers, variants
 from vlmtrace.inputs.corruption import prefix_of, run_inputs
+from vlmtrace.inputs.given_answers import GivenAnswers
 from vlmtrace.inputs.units import with_units
 from vlmtrace.methods.prior.asking import alike
 from vlmtrace.models import VLM
@@ -36,8 +37,8 @@ def score_options(model: VLM, pairs: pd.DataFrame, options: NonEmpty[str], batch
 
     Returns:
         the option_scores table, one row per pair and option: sample_id, unit, task, category, noun (where the pairs
-        have one), option, log_prob (of the whole answer, in nats), share (its probability among the options, 0 to 1),
-        is_shown (whether it is the correct answer)
+        have one), option, log_prob (of the whole answer, in nats; with its end where it begins another option), share
+        (its probability among the options, 0 to 1), is_shown (whether it is the correct answer)
 
     Raises:
         VlmtraceError: an option stands twice or cannot be written in the model's vocabulary, or the table breaks the
@@ -70,13 +71,18 @@ def _log_probs(model: VLM, batch: pd.DataFrame, options: list[str]) -> np.ndarra
     columns = []
     with torch.no_grad(), named_rows(model, inputs, names), FastProducts():
         given = GivenAnswers(model, inputs, model.answer_logits(inputs))
+        of_options = []
         for option in options:
             known = {prefix: variants(model, option, prefix) for prefix in set(prefixes)}
             # Where a tokenizer leaves one way to write it, no run has to be asked for its own.
-            ways = [
-                known[prefix][0] if len(known[prefix]) == 1 else chosen_variant(model, option, given, i, prefix)
-                for i, prefix in enumerate(prefixes)
-            ]
+            of_options.append(
+                [
+                    known[prefix][0] if len(known[prefix]) == 1 else chosen_variant(model, option, given, i, prefix)
+                    for i, prefix in enumerate(prefixes)
+                ]
+            )
+        for ways in of_options:
+            ways = [ended(model, way, others) for way, others in zip(ways, zip(*of_options, strict=True), strict=True)]
             read = read_answers(model, given, [Answers(way, way) for way in ways])
             # Of answers of several tokens these are log-probabilities already, and the normalizer is 0.
             columns.append((read.correct - read.log_normalizer).double().cpu().numpy())

@@ -14,7 +14,9 @@ from vlmtrace.core.arguments import Count, Natural, NonEmpty, Probability, Seed,
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import UNIT, check_table, validate_pairs
+from vlmtrace.core.shares import share_interval
 from vlmtrace.inputs.corruption import CORRUPTIONS, run_inputs
+from vlmtrace.inputs.pair_rows import images_alone
 from vlmtrace.inputs.units import with_units
 from vlmtrace.methods.prior.asking import Asked, alike, ask
 from vlmtrace.methods.prior.early import said_incorrect
@@ -49,7 +51,8 @@ def steer(
     Args:
         model: the model that answers
         pairs: a pairs table; only clean images and clean prompts are run
-        learn_from: a pairs table of other units: an answer that a direction was learned from says nothing about it
+        learn_from: a pairs table of other units: an answer that a direction was learned from says nothing about it;
+            under "text", of its pairs those that have a corrupt prompt
         corruption: "text" or "image": which run of `learn_from` is compared with the clean one
         layers: behind which of the block's layers is added, one at a time; None: each
         factors: by which the direction is multiplied: 0 changes nothing, 1 adds it as it is, -1 takes it away
@@ -67,8 +70,8 @@ def steer(
           that is the correct, or the incorrect option
 
     Raises:
-        VlmtraceError: both tables have a unit in common, a block, layer or corruption does not exist, or a table breaks
-            the contract
+        VlmtraceError: both tables have a unit in common, nothing is left to learn from, a block, layer or corruption
+            does not exist, or a table breaks the contract
 
     Example:
         >>> import vlmtrace as vt
@@ -117,6 +120,12 @@ def _directions(
     model: VLM, pairs: pd.DataFrame, corruption: str, sites: Sequence[Site], batch_size: int
 ) -> dict[Site, Tensor]:
     """By site, (width,): the mean over units of the clean run's stream less the corrupt one's, where it is read."""
+    if corruption == "text":
+        pairs = pairs[~images_alone(pairs)].reset_index(drop=True)
+    if pairs.empty:
+        raise VlmtraceError(
+            'No pair of learn_from has a corrupt prompt: learn from others, or from corruption="image".'
+        )
     found: dict[Site, list[Tensor]] = {site: [] for site in sites}
     units: list[str] = []
     for batch in alike(model, pairs, batch_size):
@@ -196,7 +205,8 @@ def steering_table(
         one row per group, block, layer, direction (random ones together) and factor: the columns of `by`, block, layer,
         direction, factor; n (pairs), n_units; before and after (share of right answers, 0 to 1); change (after −
         before, mean over units), change_low, change_high; n_right (pairs that were right), and of these turned (share
-        that says the incorrect option now), turned_low, turned_high, and spoiled (share that says neither option).
+        that says the incorrect option now), turned_low, turned_high (where each unit turned or did not, Wilson's
+        interval), and spoiled (share that says neither option).
         Random draws are averaged within each pair. Where no pair was right, the last four are missing
 
     Raises:
@@ -225,18 +235,24 @@ def steering_table(
         values = values.assign(sample_id=mine["sample_id"], unit=mine[UNIT])
         pairs = values.groupby(["sample_id", "unit"], sort=False).mean().reset_index()
         right = pairs[pairs["before"] == 1]
-        counted = [*pairs[["before", "after"]].mean().tolist(), *_over_units(pairs, "change", -1, level, seed)]
-        turns = _over_units(right, "turned", 0, level, seed)
+        counted = [*pairs[["before", "after"]].mean().tolist(), *_change(pairs, level, seed)]
+        turns = _turned(right, level, seed)
         n_units = pairs["unit"].nunique()
         rows.append((*group, len(pairs), n_units, *counted, len(right), *turns, right["spoiled"].mean()))
     names = ("n", "n_units", "before", "after", "change", "change_low", "change_high", "n_right", "turned")
     return pd.DataFrame(rows, columns=[*group_by, *names, "turned_low", "turned_high", "spoiled"])
 
 
-def _over_units(pairs: pd.DataFrame, column: str, least: float, level: float, seed: int) -> tuple[float, float, float]:
-    """Mean over units and its interval, within what a share, or its change, can be; missing without any pair."""
-    if pairs.empty:
-        return (np.nan,) * 3
-    values = stats.unit_means(pairs[[column]].to_numpy(), pairs["unit"])  # (unit, 1)
+def _change(pairs: pd.DataFrame, level: float, seed: int) -> tuple[float, float, float]:
+    """Mean over units of what the share of right answers changes by, and its interval, within what it can be."""
+    values = stats.unit_means(pairs[["change"]].to_numpy(), pairs["unit"])  # (unit, 1)
     (low,), (high,) = stats.mean_interval(values, level, seed=seed)
-    return float(values.mean()), float(np.maximum(low, least)), float(np.minimum(high, 1))
+    return float(values.mean()), float(np.maximum(low, -1)), float(np.minimum(high, 1))
+
+
+def _turned(right: pd.DataFrame, level: float, seed: int) -> tuple[float, float, float]:
+    """Share of answers that turn, mean over units, and its interval; missing where no answer was right."""
+    if right.empty:
+        return (np.nan,) * 3
+    values = stats.unit_means(right[["turned"]].to_numpy(), right["unit"])[:, 0]
+    return float(values.mean()), *share_interval(values, level, seed)
