@@ -8,14 +8,8 @@ from PIL import Image
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.inputs.image_regions import (
-    RASTER,
-    changed_share,
-    coverage,
-    image_regions,
-    named_positions,
-    on_image,
-)
+from vlmtrace.inputs.image_regions import RASTER, changed_share, coverage, image_regions, on_image
+from vlmtrace.inputs.named_positions import named_positions
 
 
 @pytest.fixture
@@ -144,13 +138,17 @@ def test_names_of_positions(llava, random_pairs):
     pair = random_pairs.iloc[0].to_dict()
     inputs = run_inputs(llava, random_pairs.iloc[[0]], "clean")
     found = named_positions(
-        llava, pair, "language_model", inputs, ["image", "options", "last", "text", "all", "object"]
+        llava, pair, "language_model", inputs, ["image", "options", "last", "question", "text", "all", "object"]
     )
     length = inputs["input_ids"].shape[1]
     assert found["all"].sum() == length and found["last"].nonzero()[0].tolist() == [length - 1]
     assert found["options"].sum() >= 2 and not (found["options"] & found["image"]).any()
     assert (found["object"] <= found["image"]).all()
     assert (found["text"] == ~found["image"]).all()
+    words = llava.tokenizer.convert_tokens_to_string([token for token, own in zip(
+        llava.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist()), found["question"], strict=True) if own
+    ])  # fmt: skip
+    assert words.strip() == pair["clean_prompt"], "a template is no question, and a question no template"
     with pytest.raises(VlmtraceError, match="Unknown position of language_model 'objct'"):
         named_positions(llava, pair, "language_model", inputs, ["objct"])
 

@@ -11,7 +11,8 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import read_table, write_table
 from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.inputs.image_regions import image_regions, named_positions, on_image
+from vlmtrace.inputs.image_regions import image_regions, on_image
+from vlmtrace.inputs.named_positions import named_positions
 from vlmtrace.inputs.pair_runs import encode_pair
 from vlmtrace.inputs.pictures import (
     boxes_side_by_side,

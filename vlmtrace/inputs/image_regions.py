@@ -11,7 +11,7 @@ place in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from vlmtrace.core.arguments.kinds import is_array
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image, open_mask
 from vlmtrace.core.types import Array
-from vlmtrace.inputs.pictures import by_image, given_images, n_images, prompt_of
-from vlmtrace.inputs.token_roles import token_table
+from vlmtrace.inputs.pictures import by_image, given_images
 from vlmtrace.models import VLM, Inputs
 from vlmtrace.models.image_shares import image_role
 
@@ -259,53 +258,3 @@ def _regions_of_one(pair: Mapping[str, Any], boxes: Array) -> dict[str, Array]:
             taken |= regions[name]
     regions["background"] = shown & ~taken & (np.sum(list(covered.values()), axis=0) < 0.5)
     return {name: chosen for name, chosen in regions.items() if chosen.any()}
-
-
-def _reads_prompt(model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs) -> bool:
-    """Whether words of the prompt stand at positions of a block; none do in a vision encoder or an answer decoder."""
-    images = given_images(pair) if "clean_image" in pair else None
-    text = prompt_of(model, str(pair["clean_prompt"]), images)
-    several = [images] if isinstance(images, list) else []
-    return any(token.role is None for token in model.tokens(block, text, inputs, *several))
-
-
-def named_positions(
-    model: VLM, pair: Mapping[str, Any], block: str, inputs: Inputs, names: Sequence[str]
-) -> dict[str, Array]:
-    """Positions of a block by name: regions of an image, "options", "text", "all", or token roles.
-
-    Args:
-        model: tells tokens and image positions
-        pair: a row of a pairs table
-        block: whose positions
-        inputs: the pair's inputs (batch 1)
-        names: those that are wanted; "options" are both, "text" is all that shows no image, and of several images
-            "image 2 object" is a region of one
-
-    Returns:
-        by name, bool (position of the block); a name that nothing in this pair's prompt or image has is left out
-
-    Raises:
-        VlmtraceError: no position of the block could have that name
-    """
-    roles = token_table(model, pair, block, inputs)["token_role"].to_numpy()
-    found = {str(role): roles == role for role in dict.fromkeys(roles)}
-    found["options"] = np.isin(roles, ["correct", "incorrect"])
-    if "options" in names and not found["options"].any() and not _reads_prompt(model, pair, block, inputs):
-        del found["options"]
-    found["all"] = np.ones(len(roles), dtype=bool)
-    at_image = model.image_positions(inputs, block, given_images(pair) if "clean_image" in pair else None)
-    found["text"] = ~at_image
-    regions: tuple[str, ...] = ()
-    if at_image.any():
-        count = n_images(pair)
-        own = [image_role(i) for i in range(count)] if count > 1 else []
-        inner = [region for region in IMAGE_REGIONS if region != "image"]
-        regions = (*IMAGE_REGIONS, *own, *(f"{image} {region}" for image in own for region in inner))
-        for name, chosen in image_regions(model, pair, inputs, block).items():
-            found[name] = np.zeros(len(roles), dtype=bool)
-            found[name][at_image] = chosen
-    for name in names:
-        if name not in regions:
-            one_of(name, [*found, *regions], f"position of {block}")
-    return {name: found[name] for name in names if name in found and found[name].any()}

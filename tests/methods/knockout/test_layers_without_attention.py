@@ -8,7 +8,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import vlmtrace as vt
 from vlmtrace.inputs.batching import one_by_one
-from vlmtrace.inputs.image_regions import named_positions
+from vlmtrace.inputs.named_positions import named_positions
 from vlmtrace.inputs.pair_runs import read_again
 from vlmtrace.methods.knockout.figures import knockout_effects
 from vlmtrace.models import Block, Site

@@ -18,7 +18,7 @@ from vlmtrace.methods.lens.contributions import (
 )
 from vlmtrace.methods.lens.decomposition import open_lens, token_text
 from vlmtrace.methods.lens.frozen_norm import FrozenNorm
-from vlmtrace.methods.lens.questions import lens_of, question_inputs, text_only_inputs
+from vlmtrace.methods.lens.questions import lens_of, question_inputs, right_answers, text_only_inputs
 from vlmtrace.methods.lens.renormed import renormed_contributions, renormed_modules
 from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.types import Site
@@ -225,3 +225,20 @@ def test_what_cannot_be_taken_apart_is_refused(tiny, random_blip, questions):
         pytest.raises(vt.VlmtraceError, match="adds more to the stream"),
     ):
         open_lens(tiny, inputs)
+
+
+@pytest.mark.parametrize("column", [None, "sentences"])
+def test_an_answer_is_right_as_a_whole(tiny, masked, monkeypatch, column):
+    """Where a tokenizer splits "pink", its first token is also that of other words."""
+    said = [tiny.generate(inputs_of(tiny, row, column))[0] for row in masked.to_dict("records")]
+    own = masked.assign(answer=[said[0], f"{said[1]} more"])
+    assert right_answers(tiny, own, text_only=column).tolist() == [True, False]
+    monkeypatch.setattr(tiny, "generate", lambda inputs: ["Pink."])
+    asked = masked.assign(answer=["pink", "p"])
+    assert right_answers(tiny, asked, text_only=column).tolist() == [True, False]
+
+
+def inputs_of(model, row, column):
+    if column is None:
+        return question_inputs(model, row["image"], row["prompt"])
+    return text_only_inputs(model, row[column], row["prompt"])

@@ -1,6 +1,7 @@
 """Words in patches: planted ones are read where they were planted."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -162,3 +163,21 @@ def test_what_is_not_there_is_said(lens):
         stream_vectors(lens, "key", 9, 0)
     with pytest.raises(vt.VlmtraceError, match="quantity to read"):
         stream_vectors(lens, "query", 0, 0)
+
+
+def test_a_word_is_read_by_the_token_that_is_the_whole_word():
+    """One letter of "pink" begins many other words; " pink" is that word alone."""
+    pieces = {"pink": [4, 5], " pink": [6], "Pink": [7, 5], " Pink": [8], "crescent": [1, 2], " crescent": [3, 2]}
+
+    class Tokenizer:
+        unk_token_id = 0
+
+        def __call__(self, text, **_):
+            return SimpleNamespace(input_ids=pieces.get(text, [0]))
+
+        def decode(self, ids):
+            return str(ids)
+
+    lens = SimpleNamespace(model=SimpleNamespace(tokenizer=Tokenizer(), name="made up"))
+    assert word_tokens(lens, "pink") == [6, 8]
+    assert word_tokens(lens, "crescent") == [1, 3], "where no form is one token, what it begins with is all there is"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from vlmtrace.benchmarks.claims.registry import CLAIMS
 from vlmtrace.benchmarks.claims.report import Found, claims_table
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.files import locked, make_folder, read_json, write_json
-from vlmtrace.core.paths import DATA, ROOT
+from vlmtrace.core.paths import DATA, ROOT, relative
 from vlmtrace.models import bundled_models, load_model
 
 #: Where results go, and where the documentation keeps its own.
@@ -41,7 +42,9 @@ def measured(name: str, n: int, seed: int, folder: Path, without: Sequence[str] 
         name, n, seed, fingerprint of the weights, and by claim the rows of `Number`
     """
     material = Material(name, n, seed)
-    path = folder / f"{Path(name).name}.json"
+    # Folders and repositories of one last name are other models.
+    which = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}" if Path(name).name != name else ""
+    path = folder / f"{Path(name).name}{which}.json"
     found: dict[str, Any] = {
         "name": name,
         "n": n,
@@ -54,7 +57,10 @@ def measured(name: str, n: int, seed: int, folder: Path, without: Sequence[str] 
         if all(before.get(key) == found[key] for key in ("name", "n", "seed", "fingerprint")):
             found = before
     for claim in CLAIMS.values():
-        if claim.name in {*found["claims"], *without}:
+        if claim.name in found["claims"]:
+            click.echo(f"{name}: {claim.name}, measured before ({relative(path)})")
+            continue
+        if claim.name in without:
             continue
         if claim.decoder_only and not material.model.has_visual_tokens:
             continue

@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from vlmtrace.benchmarks.claims.material import Material, Number, number
-from vlmtrace.methods.lens import ablate_heads, ablation_table, agreement, lens_contributions, score_maps, shared_heads
+from vlmtrace.benchmarks.claims.material import Material, Number, contributions_of, number
+from vlmtrace.methods.lens import (
+    ablate_heads,
+    ablation_table,
+    agreement,
+    right_answers,
+    score_maps,
+    shared_heads,
+)
 
 #: Share of all heads that count as few, and of the layers that count as deep.
 FEW, DEEP = 0.05, 1 / 3
@@ -60,11 +67,10 @@ def deep_heads(material: Material) -> list[Number]:
 def _textual(material: Material) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Questions answered from images and from sentences alike, and both kinds' contributions."""
     asked, visual = material.answered
-    textual = lens_contributions(material.model, asked, text_only="sentences")
-    said = textual.drop_duplicates("sample_id").set_index("sample_id")["token"].str.strip()
-    both = asked[asked["answer"].to_numpy() == said.loc[asked["sample_id"]].to_numpy()].reset_index(drop=True)
-    keep = both["sample_id"]
-    return both, visual[visual["sample_id"].isin(keep)], textual[textual["sample_id"].isin(keep)]
+    is_right = right_answers(material.model, asked, text_only="sentences") if len(asked) else []
+    both = asked[np.asarray(is_right, dtype=bool)].reset_index(drop=True)
+    textual = contributions_of(material.model, both, text_only="sentences")
+    return both, visual[visual["sample_id"].isin(both["sample_id"])], textual
 
 
 def visual_and_textual(material: Material) -> list[Number]:

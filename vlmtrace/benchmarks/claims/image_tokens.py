@@ -15,6 +15,8 @@ from vlmtrace.methods.lens import word_layers
 
 #: A word counts as read where it is among the first so many.
 FIRST = 5
+#: Squares along each side of a picture that is shuffled: as many as the bundled models' patches.
+N_SQUARES = 8
 #: What reaches the answer from where; the end is the last position, or in a question encoder any.
 EDGES = {
     "measured": ("object", "end"),
@@ -22,6 +24,7 @@ EDGES = {
     "from the object to the options": ("object", "options"),
     "from the background to the options": ("background", "options"),
     "from the options": ("options", "end"),
+    "from the question's words": ("question", "end"),
     "from all other words": ("text", "end"),
 }
 
@@ -36,6 +39,20 @@ def _blank(path: str | Path) -> Image.Image:
     picture = open_image(path).convert("RGB")
     color = tuple(int(value) for value in np.asarray(picture).reshape(-1, 3).mean(0).round())
     return Image.new("RGB", picture.size, color)
+
+
+def _shuffled(path: str | Path, seed: int) -> Image.Image:
+    """A picture whose squares, an eighth of it wide and high, are in another order."""
+    picture = np.asarray(open_image(path).convert("RGB"))
+    rows, columns = (np.linspace(0, side, N_SQUARES + 1).round().astype(int) for side in picture.shape[:2])
+    height, width = np.diff(rows).min(), np.diff(columns).min()
+    new = picture.copy()
+    order = np.random.default_rng(seed).permutation(N_SQUARES**2)
+    for i, j in enumerate(order):
+        (top, left), (from_top, from_left) = ((rows[k // N_SQUARES], columns[k % N_SQUARES]) for k in (i, j))
+        square = picture[from_top : from_top + height, from_left : from_left + width]
+        new[top : top + height, left : left + width] = square
+    return Image.fromarray(new)
 
 
 def _words(material: Material, word: str) -> list[Number]:
@@ -55,6 +72,7 @@ def _words(material: Material, word: str) -> list[Number]:
     runs = {
         "measured": questions,
         "another image": questions.assign(image=[images[j] for j in others]),
+        "shuffled image": questions.assign(image=[_shuffled(path, i) for i, path in enumerate(images)]),
         "blank image": questions.assign(image=[_blank(path) for path in images]),
     }
     chosen = _read(material, questions.iloc[::2], None)["object"]

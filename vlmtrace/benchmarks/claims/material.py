@@ -15,7 +15,7 @@ from vlmtrace.core.schema import UNIT
 from vlmtrace.core.shares import share_interval
 from vlmtrace.inputs import by_corruption
 from vlmtrace.methods.evaluation import USE, evaluate, select_samples
-from vlmtrace.methods.lens import lens_contributions
+from vlmtrace.methods.lens import lens_contributions, right_answers
 from vlmtrace.methods.patching import patch_heads
 from vlmtrace.models import VLM, load_model
 from vlmtrace.tasks import load_pairs, load_questions
@@ -124,10 +124,22 @@ class Material:
     def answered(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Open questions about colors that the model answers, and what each head adds to the answers."""
         asked = load_questions("rendered_open", n=self.n, seed=self.seed, kind="color")
-        found = lens_contributions(self.model, asked, renormed=True)
-        said = found.drop_duplicates("sample_id").set_index("sample_id")["token"].str.strip()
-        right = asked[asked["answer"].to_numpy() == said.loc[asked["sample_id"]].to_numpy()]
-        return right.reset_index(drop=True), found[found["sample_id"].isin(right["sample_id"])]
+        right = asked[right_answers(self.model, asked)].reset_index(drop=True)
+        return right, contributions_of(self.model, right, renormed=True)
+
+
+def contributions_of(model: VLM, questions: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    """As `lens_contributions`; of no question there is no row.
+
+    Args:
+        model: a decoder-only model
+        questions: a questions table
+        options: of `lens_contributions`
+    """
+    if questions.empty:
+        names = ("log_p_increase", "log_p_increase_renormed")
+        return pd.DataFrame(columns=["sample_id", "module", "layer", "head", *names])
+    return lens_contributions(model, questions, **options)
 
 
 def half(table: pd.DataFrame, use: str) -> pd.DataFrame:

@@ -19,7 +19,8 @@ from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.batch_runs import PairRuns
 from vlmtrace.inputs.batching import batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.image_regions import is_region, named_positions
+from vlmtrace.inputs.image_regions import is_region
+from vlmtrace.inputs.named_positions import named_positions
 from vlmtrace.inputs.pair_runs import read_again
 from vlmtrace.methods.knockout.rows import rows_of
 from vlmtrace.methods.patching.direction import in_direction
@@ -61,8 +62,8 @@ def knock_out_attention(
         pairs: a pairs table, with mask columns for "object", "distractor" and "background"
         corruption: "image" or "text": effects are shares of the gap that it makes
         edges: (source, target) names: what is attended to, and what attends. Regions of the image ("image", "object",
-            "distractor", "background"), "options", "text" (all that shows no image), "all", or token roles; None: the
-            model's own `edges`
+            "distractor", "background"), "options", "question" (the prompt's own words), "text" (all that shows no
+            image), "all", or token roles; None: the model's own `edges`
         window: how many layers are knocked out at once; None: a fifth of them. Only layers of attention count
         contrast: as in `patch_modules`
 

@@ -5,7 +5,7 @@ from .figures import lens_heads, map_curves, map_measures, patch_maps, visual_ag
 from .map_comparison import map_table
 from .map_scores import image_maps, score_maps
 from .modality import ablate_heads, ablation_table, agreement, shared_heads
-from .questions import lens_of
+from .questions import lens_of, right_answers
 from .randomization import randomization_control, randomization_table
 from .sentences import describe_contributions, describe_maps, describe_shared_heads, describe_words
 from .word_figures import word_grid, words_by_layer
@@ -33,6 +33,7 @@ __all__ = [
     "patch_maps",
     "randomization_control",
     "randomization_table",
+    "right_answers",
     "score_maps",
     "shared_heads",
     "stream_vectors",

@@ -1,14 +1,19 @@
-"""From a row of a questions table to its lens."""
+"""From a row of a questions table to its lens, and to whether its answer is right."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.progress import counter
 from vlmtrace.inputs.encodable import named
+from vlmtrace.inputs.words import folded
 from vlmtrace.methods.lens.decomposition import Lens, open_lens
 from vlmtrace.models import VLM, Inputs
 from vlmtrace.models.diagnosis import named_rows
@@ -31,6 +36,13 @@ def lens_of(model: VLM, question: Any, prefix: str = "", text_only: str | None =
     """
     if not model.has_visual_tokens:
         return open_lens(model, {})  # says why not
+    with _asked(model, question, prefix, text_only) as inputs:
+        return open_lens(model, inputs)
+
+
+@contextlib.contextmanager
+def _asked(model: VLM, question: Any, prefix: str, text_only: str | None) -> Iterator[Inputs]:
+    """The inputs of a row of a questions table; what fails with them names the question."""
     name = f"question {question['sample_id']!r}"
     with named(name):
         if text_only is None:
@@ -38,7 +50,38 @@ def lens_of(model: VLM, question: Any, prefix: str = "", text_only: str | None =
         else:
             inputs = text_only_inputs(model, question[text_only], question["prompt"], prefix)
     with named_rows(model, inputs, [name]):
-        return open_lens(model, inputs)
+        yield inputs
+
+
+@checked
+def right_answers(model: VLM, questions: pd.DataFrame, prefix: str = "", text_only: str | None = None) -> np.ndarray:
+    """Which questions a model answers rightly, by its whole answer: a first token can be the beginning of many words.
+
+    Args:
+        model: the model that is asked
+        questions: sample_id, image, prompt, answer (the right one)
+        prefix: the beginning of an answer, put behind every prompt
+        text_only: the column of sentences that are read instead of the image; None: the image is shown
+    Returns:
+        bool, one for each question
+    Raises:
+        VlmtraceError: a column is missing, or a question cannot be asked
+
+    Example:
+        >>> import vlmtrace as vt
+        >>> questions = vt.load_questions("rendered_open", n=2, kind="color")
+        >>> right_answers(vt.load_model("tiny-llava"), questions).tolist()
+        [True, True]
+    """
+    check_questions(questions, "answer", *([text_only] if text_only else []))
+    found = []
+    with counter(len(questions), f"answers to {len(questions)} questions") as advance:
+        for row in questions.to_dict("records"):
+            with _asked(model, row, prefix, text_only) as inputs:
+                said = model.generate(inputs)[0]
+            found.append(folded(said.strip(" .")) == folded(str(row["answer"]).strip()))
+            advance(1)
+    return np.array(found)
 
 
 def question_inputs(model: VLM, image: Any, prompt: str, prefix: str = "") -> Inputs:

@@ -299,23 +299,25 @@ def word_layers(
 
 
 def word_tokens(lens: Lens, text: str) -> list[int]:
-    """First tokens by which a word can start: with or without a space before it, in capitals or without.
+    """The tokens that are a word: with or without a space before it, in capitals or without.
 
     Args:
         lens: whose model's tokenizer
         text: the word
     Returns:
-        ids, each once
+        ids, each once; of a word that is several tokens in each of these forms, those that it begins with
     Raises:
         VlmtraceError: the tokenizer does not know the word
     """
-    tokenizer, found = lens.model.tokenizer, []
+    tokenizer, found, beginnings = lens.model.tokenizer, [], []
     for form in (text, f" {text}", text.capitalize(), f" {text.capitalize()}"):
         ids = tokenizer(form, add_special_tokens=False).input_ids
         # A mark that stands for the space alone is no beginning of a word.
         ids = [token for token in ids if tokenizer.decode([token]).strip()]
         if ids and ids[0] != tokenizer.unk_token_id:
-            found.append(ids[0])
+            # One letter of "pink" begins many other words.
+            (found if len(ids) == 1 else beginnings).append(ids[0])
+    found = found or beginnings
     if not found:
         raise VlmtraceError(f"The word {text!r} is unknown to the tokenizer of {lens.model.name}: use another word.")
     return list(dict.fromkeys(found))

@@ -13,7 +13,7 @@ from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.batching import one_by_one
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.image_regions import named_positions
+from vlmtrace.inputs.named_positions import named_positions
 from vlmtrace.inputs.pair_runs import PairRuns
 from vlmtrace.methods.patching.intervention import Patch, check_patch, patched_readout
 from vlmtrace.methods.patching.together import fast_ones, interventions_of, readout_of

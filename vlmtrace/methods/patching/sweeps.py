@@ -20,7 +20,8 @@ from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.batch_runs import PairRuns, WholeRuns, both_answers
 from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs, one_by_one
 from vlmtrace.inputs.corruption import CORRUPTIONS
-from vlmtrace.inputs.image_regions import IMAGE_REGIONS, named_positions
+from vlmtrace.inputs.image_regions import IMAGE_REGIONS
+from vlmtrace.inputs.named_positions import named_positions
 from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
 from vlmtrace.methods.patching.metrics import concat_in_order, effect_table, patching_effect
 from vlmtrace.methods.patching.plans import head_plan, module_plan, patches_of_batch, region_patches

@@ -18,8 +18,8 @@ from vlmtrace.core.paths import RAW
 from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs.answers import Answers
 from vlmtrace.inputs.corruption import run_inputs
-from vlmtrace.inputs.image_regions import named_positions
 from vlmtrace.inputs.image_tokens import mean_image_token
+from vlmtrace.inputs.named_positions import named_positions
 from vlmtrace.inputs.pictures import images_of
 from vlmtrace.inputs.saved_images import save_images
 from vlmtrace.inputs.units import with_units
