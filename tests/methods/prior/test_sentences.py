@@ -31,6 +31,11 @@ def test_heads_are_counted_by_side():
         "0.1 logits [0.0, 0.2], not told apart from 0).",
     ]
     assert describe_sides(heads().assign(model="m")).startswith("m: of 3 heads")
+    assert describe_sides(heads().assign(n_units=8)) == describe_sides(heads())
+    assert describe_sides(heads().assign(n_units=2)).endswith(
+        "Of 2 independent pairs no p-value is below 0.5, so that no head could be told to carry anything: patch more "
+        "pairs."
+    )
     assert describe_sides(heads()[:0]) == describe_sides(heads().assign(model="m")[:0]) == "No head was patched."
 
 

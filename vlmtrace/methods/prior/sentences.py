@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
+from vlmtrace.core import stats
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import HEAD, check_columns
 from vlmtrace.display.numbers import count, percent, small
 from vlmtrace.display.sentences import amount, listed, with_interval
 from vlmtrace.display.wording import head_name
+
+#: The false discovery rate of `head_sides`, unless another is asked for.
+ALPHA = 0.05
 
 
 @checked
@@ -73,6 +77,12 @@ def describe_sides(sides: pd.DataFrame) -> str:
                 for side in ("words", "image")
             ]
             said.append(f"Of those that carry the words alone, {name} brings back most: {ends[0]} (image: {ends[1]}).")
+        n = int(rows["n_units"].iloc[0]) if "n_units" in rows else None
+        if n is not None and (smallest := stats.smallest_mean_p(n)) >= ALPHA:
+            said.append(
+                f"Of {amount(n, 'independent pair')} no p-value is below {smallest:.2g}, so that no head could be told "
+                "to carry anything: patch more pairs."
+            )
     return "\n".join(said)
 
 
