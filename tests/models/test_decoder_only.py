@@ -265,3 +265,11 @@ def test_tokens_of_bytes_are_shown_as_the_characters_that_they_stand_for(prompte
     shown = "".join(table.loc[table["token_role"] != "image", "token"])
     bytes_of_it = {"Ċ", "çº", "<0x", "\n"}
     assert not [text for text in bytes_of_it if text in shown], f"{name} shows {shown!r}"
+
+
+def test_parts_of_a_character_have_names_of_their_own(model_store, random_pairs):
+    """A figure that reads 红红红 where the prompt says 红 would be taken for three words."""
+    model = model_store.shared("idefics3")
+    pair = random_pairs.iloc[[0]].assign(clean_prompt="is it 红 or blue?")
+    table = token_table(model, pair.iloc[0], "language_model", run_inputs(model, pair, "clean"))
+    assert [text for text in table["token"] if "红" in text] == ["红", "红'2", "红'3"]

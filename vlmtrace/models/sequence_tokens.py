@@ -29,8 +29,11 @@ def language_tokens(model: VLM, prompt: str, inputs: Inputs, images: Sequence[To
         one token per position; spans are those of the prompt's words
     """
     ids = inputs["input_ids"][0].tolist()
-    texts = model.tokenizer.convert_ids_to_tokens(ids)
-    encoded = model.tokenizer(prompt, return_offsets_mapping=True, **model.tokenizer_options(prompt))
+    tokenizer = model.tokenizer
+    # A model may have rows of its vocabulary that its tokenizer knows nothing of.
+    known = zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
+    texts = [f"[{token}]" if text is None else text for token, text in known]
+    encoded = tokenizer(prompt, return_offsets_mapping=True, **model.tokenizer_options(prompt))
     # The processor has put tokens in and around the image's place; all others are those of the prompt, in order.
     spans: dict[int, tuple[int, int]] = {}
     for a, b, size in SequenceMatcher(None, encoded.input_ids, ids, autojunk=False).get_matching_blocks():
@@ -44,16 +47,19 @@ def language_tokens(model: VLM, prompt: str, inputs: Inputs, images: Sequence[To
             "bring the images to one size."
         )
     shown = iter(images)
-    special = set(model.tokenizer.all_special_tokens)
-    found = []
+    special = set(tokenizer.all_special_tokens)
+    found, part = [], 1
     for i, text in enumerate(texts):
         if is_image[i]:
             found.append(next(shown))
             continue
         span = spans.get(i, (0, 0))
-        stands_for = prompt[slice(*span)] if i in spans else model.tokenizer.convert_tokens_to_string([text])
+        stands_for = prompt[slice(*span)] if i in spans else tokenizer.convert_tokens_to_string([text])
         name = text if text in special else readable(text, stands_for)
-        own = i not in spans or text in special - {model.tokenizer.unk_token}
+        part = part + 1 if name != text and spans.get(i - 1) == span else 1
+        if part > 1:
+            name += f"'{part}"  # one more of the tokens of a character
+        own = i not in spans or text in special - {tokenizer.unk_token}
         found.append(Token(name, span, "last" if i == len(ids) - 1 else name if own else None))
     return found
 
