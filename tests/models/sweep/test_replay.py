@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import vlmtrace as vt
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.models import Patches, Site
 from vlmtrace.models.sweep import decoder_only
@@ -72,3 +73,24 @@ def test_one_group_of_positions_gives_what_each_position_gives(run, random_pairs
         found.append(model.sweep(clean, trace, inputs, patches, ids, memory=2**28))
     torch.testing.assert_close(found[0].correct, found[1].correct, atol=1e-4, rtol=0)
     assert (found[0].correct - trace.logits.max()).abs().max() > 1e-3, "no patch changes anything"
+
+
+def test_logits_of_every_token_of_an_answer_count_as_memory(model_store, random_pairs, monkeypatch):
+    """A vocabulary of 49,152 words is larger than all else of a state, and a whole answer reads it at each token."""
+    model = model_store.shared("llava")
+    asked = []
+    count = Replay.state_bytes
+    monkeypatch.setattr(
+        Replay, "state_bytes", lambda self, first, n_read=1: asked.append((self, n_read)) or count(self, first, n_read)
+    )
+    pair = random_pairs.iloc[[0]].assign(
+        clean_prompt="is this circle red ball or blue dog?",
+        corrupt_prompt="is this circle blue dog or red ball?",
+        correct_answer="red ball",
+        incorrect_answer="blue dog",
+    )
+    vt.patch_heads(model, pair, positions=["last"])
+    assert {n for _, n in asked} == {len(model.spell_answer("red ball"))} == {2}
+    replay = asked[0][0]
+    words = model.hf.config.get_text_config().vocab_size
+    assert count(replay, 3, 4) - count(replay, 3, 1) == 3 * 2 * words * 4

@@ -52,7 +52,7 @@ def intervene(
     for first in sorted(set(firsts)):
         mine = [i for i, at in enumerate(firsts) if at == first]
         chosen = sorted(mine, key=lambda i: starts[i] or (len(replay.layers), 0))
-        one = replay.state_bytes(first)
+        one = replay.state_bytes(first, n_read)
         if given.blocked:
             one += 3 * replay.nbytes // (len(replay.layers) * len(base.logits))
         size = max(1, (memory - replay.nbytes) // (len(answer_ids) * one))

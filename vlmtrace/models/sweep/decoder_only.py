@@ -45,9 +45,9 @@ def sweep(
     if patches.block == "vision_encoder":
         return sweep_vision(model, clean, corrupt, inputs, patches, answer_ids, memory)
     replay = Replay(model, corrupt)
-    readouts, order = [], []
+    readouts, order, n_read = [], [], positions_read(answer_ids)
     for first, chosen in groups(replay.first_reached(patches), rows_worth_a_call(model)):
-        size = max(1, (memory - replay.nbytes) // (len(answer_ids) * replay.state_bytes(first)))
+        size = max(1, (memory - replay.nbytes) // (len(answer_ids) * replay.state_bytes(first, n_read)))
         run = SuffixSweep(model, replay, clean, corrupt, first)
         readouts.append(in_chunks(patches.subset(chosen), size, partial(run.answer, answer_ids=answer_ids)))
         order += chosen

@@ -143,11 +143,11 @@ class Replay:
             reached = reached | (seen(mask).to(reached.device) & reached).any(-1).any(0)[0]
         return int(reached.nonzero()[0])
 
-    def state_bytes(self, first: int) -> int:
-        """What one state of one pair occupies at the peak of a layer."""
+    def state_bytes(self, first: int, n_read: int = 1) -> int:
+        """What one state of one pair occupies at the peak of a layer, and where logits of n positions are read out."""
         text = self.model.hf.config.get_text_config()
         rows = self.length - first
-        elements = rows * (8 * text.hidden_size + 3 * _inner_width(text)) + 2 * text.vocab_size
+        elements = rows * (8 * text.hidden_size + 3 * _inner_width(text)) + 2 * n_read * text.vocab_size
         elements += _scan_elements(text, rows)
         size = max(4, self.calls[0].hidden.element_size())
         scored = rows if self.scores_own_only(first) else self.length

@@ -55,7 +55,7 @@ def sweep_vision(
         states = replay.advance_read(n_layers - 1, states, first, n_read, shared)
         return Readout.of_last(model.read(states[:, :, -n_read:]), answer_ids)
 
-    state_bytes = n_pairs * max(replay.state_bytes(first), _seeing_bytes(model, corrupt) // n_pairs)
+    state_bytes = n_pairs * max(replay.state_bytes(first, n_read), _seeing_bytes(model, corrupt) // n_pairs)
     return in_chunks(patches, _states_at_once(model, corrupt, (memory - replay.nbytes) // state_bytes), answer)
 
 
@@ -100,7 +100,7 @@ def _by_whole_passes(
                 found.append(Readout.of_last(logits[None], answer_ids[pair : pair + 1]))
             return Readout.cat(found, dim=1)
 
-        state_bytes = max(replay.state_bytes(0), _seeing_bytes(model, corrupt))
+        state_bytes = max(replay.state_bytes(0, positions_read(answer_ids)), _seeing_bytes(model, corrupt))
         size = _states_at_once(model, corrupt, memory // state_bytes)
         readouts.append(in_chunks(patches.of_pair(pair), size, answer))
     return Readout.cat(readouts, dim=0)
