@@ -102,7 +102,7 @@ test-slow: $(INSTALLED)  ## what make test leaves out: every site of sixteen fam
 test-every: $(INSTALLED)  ## every site of every family of language models (half an hour)
 	$(TEST) -n 2 -m every tests/models/families
 
-test-all: test test-slow test-every torture  ## all tests but those in a browser (an hour)
+test-all: test test-slow test-every torture  ## all tests but those in a browser and on Slurm (an hour)
 
 torture: $(INSTALLED)  ## random kills and malformed inputs, for MINUTES; SEED draws them
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(PYTHON) -m torture
