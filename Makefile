@@ -87,7 +87,7 @@ $(eval $(foreach name,$(VARIABLES),$(call hand_on,$(name))))
 all: $(INSTALLED)  ## the whole pipeline for every task: tables, figures, executed notebooks, report
 	@$(VLMTRACE) all
 
-explore: $(INSTALLED)  ## single images and open questions: causal tracing, the visual lens, the explorer
+explore: $(INSTALLED)  ## notebooks that need no other stage: 00, and 07 to 15 (open questions, the explorer, edges, priors, case studies)
 	@$(VLMTRACE) explore
 
 test-fast: $(INSTALLED)  ## the tests to run while you work (a minute)
