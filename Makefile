@@ -87,7 +87,7 @@ $(eval $(foreach name,$(VARIABLES),$(call hand_on,$(name))))
 all: $(INSTALLED)  ## the whole pipeline for every task: tables, figures, executed notebooks, report
 	@$(VLMTRACE) all
 
-explore: $(INSTALLED)  ## single images and open questions: causal tracing, the visual lens, the explorer
+explore: $(INSTALLED)  ## notebooks that need no other stage: 00, and 07 to 15 (open questions, the explorer, edges, priors, case studies)
 	@$(VLMTRACE) explore
 
 test-fast: $(INSTALLED)  ## the tests to run while you work (a minute)
@@ -102,7 +102,7 @@ test-slow: $(INSTALLED)  ## what make test leaves out: every site of sixteen fam
 test-every: $(INSTALLED)  ## every site of every family of language models (half an hour)
 	$(TEST) -n 2 -m every tests/models/families
 
-test-all: test test-slow test-every torture  ## all tests but those in a browser (an hour)
+test-all: test test-slow test-every torture  ## all tests but those in a browser and on Slurm (an hour)
 
 torture: $(INSTALLED)  ## random kills and malformed inputs, for MINUTES; SEED draws them
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(PYTHON) -m torture

@@ -50,7 +50,7 @@ def test_empty_texts_mean_nothing_as_in_notebooks():
 )
 def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch, given, missing, extra):
     monkeypatch.setattr(load_options, "find_spec", lambda name: None if name == missing else object())
-    with pytest.raises(vt.VlmtraceError, match=rf"needs the package {missing}.*pip install 'vlmtrace\[{extra}\]'"):
+    with pytest.raises(vt.VlmtraceError, match=rf"needs the package {missing}.*pip install .* -e '\.\[{extra}\]' in"):
         LoadOptions.of(**given)
 
 

@@ -203,7 +203,8 @@ def _require(library: str, what: str) -> None:
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise VlmtraceError(
-            f"{what} needs the package {missing[0]}, which is not installed: pip install 'vlmtrace[{library}]'."
+            f"{what} needs the package {missing[0]}, which is not installed: run pip install -c constraints.txt -e "
+            f"'.[{library}]' in the checkout."
         )
 
 

@@ -178,7 +178,7 @@ def all_command(jobs: str, beside: str, cluster: str, cluster_config: str, **giv
 @main.command("explore")
 @making_options
 def explore_command(jobs: str, beside: str, cluster: str, cluster_config: str, **given: str) -> None:
-    """Look at single images and open questions: causal tracing, the visual lens, the explorer.
+    """Run the notebooks that need no other stage: open questions, the explorer, edges, priors, case studies.
 
     Without a model of your own, both bundled models are explored, each in its run.
     """

@@ -151,7 +151,7 @@ def build(seed: int) -> LlavaForConditionalGeneration:
     model = LlavaForConditionalGeneration(build_config())
     teacher = MODELS / "tiny-blip"
     if not (teacher / "model.safetensors").is_file():
-        raise RuntimeError(f"tiny-llava sees with tiny-blip's eyes: train it first, so that it lies in {teacher}.")
+        raise RuntimeError(f"tiny-llava's vision encoder is fitted to tiny-blip's: train that first, into {teacher}.")
     tower = model.model.vision_tower
     _start_from(tower, teacher / "model.safetensors")
     _align(tower, BlipForQuestionAnswering.from_pretrained(teacher).vision_model.eval(), seed)

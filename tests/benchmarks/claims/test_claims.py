@@ -295,13 +295,13 @@ def test_the_page_says_what_was_measured_of_heads_that_write(shown):
     for model in ("tiny-llava", "smol-llava"):
         assert said["few heads", model] == HOLDS and said["shared heads", model] == OPEN
         assert said["visual and textual", model] == HOLDS
-    assert said["deep heads", "tiny-llava"] == FAILS and said["deep heads", "smol-llava"] == HOLDS
-    for model in ("tiny-llava", "smol-llava"):
         deep = of["deep heads", model]
         assert deep["norm computed anew"].high < deep["share of the layers"].value
-    assert of["few heads", "smol-llava"]["measured"].n == 6
-    rank = {model: of["visual and textual", model]["measured"].value for model in ("tiny-llava", "smol-llava")}
-    assert f"{rank['tiny-llava']:.2f} and {rank['smol-llava']:.2f}".replace("0.", ".") in sentences()
+        rank, most = (of["visual and textual", model][what] for what in ("measured", "as reliable as can be"))
+        quoted = f"{rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}] where {most.value:.2f} is expected"
+        assert quoted.replace("0.", ".") in sentences() and (rank.high < most.value) == (model == "smol-llava")
+    assert said["deep heads", "tiny-llava"] == FAILS and said["deep heads", "smol-llava"] == HOLDS
+    assert (few := of["few heads", "smol-llava"]["measured"]).n == 6 and few.note.startswith("14 of 270 heads")
 
 
 def test_the_page_says_what_was_measured_of_words_in_tokens(shown):

@@ -20,7 +20,7 @@ def test_a_model_whose_patches_cost_more_than_is_affordable_is_patched_at_the_te
         found = affordable_extent(model, pairs)
         assert found.positions == positions
         # What else is done with image tokens is not the same in every notebook.
-        assert "region" not in found.reason and "million million operations" in found.reason
+        assert "region" not in found.reason and "take less than 10¹² operations" in found.reason
 
 
 def test_a_model_whose_costs_are_not_counted_is_patched_everywhere(pairs, monkeypatch):

@@ -30,7 +30,8 @@ def test_a_missing_extra_is_one_sentence(missing, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(VlmtraceError, match=r"which is not installed: pip install \"vlmtrace\[cluster\]\"\.$"):
+    sentence = r"which is not installed: run pip install -c constraints.txt -e '\.\[cluster\]' in the checkout\.$"
+    with pytest.raises(VlmtraceError, match=sentence):
         check_extra()
 
 

@@ -110,8 +110,8 @@ def affordable_extent(model: VLM, pairs: pd.DataFrame, positions: str = "auto") 
     except NotForThisModel:
         return Extent("all", "Patches are made at every position.")
     needed, affordable = costs["patch_heads"], AFFORDABLE.get(model.device.type, AFFORDABLE["cpu"])
-    counted = f"{needed / 1e12:,.0f}" if needed >= 1e12 else "less than 1"
-    told = f"all patches of heads of one pair take {counted} million million operations"
+    counted = f"{needed / 1e12:,.0f} · 10¹²" if needed >= 1e12 else "less than 10¹²"
+    told = f"all patches of heads of one pair take {counted} operations"
     if needed <= affordable:
         return Extent("all", f"Patches are made at every position: {told}.")
     return Extent("text", f"Patches are made at every position of the text only: at all positions, {told}.")

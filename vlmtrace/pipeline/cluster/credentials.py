@@ -36,7 +36,8 @@ def check_extra() -> None:
             except ImportError as error:
                 shown = name.replace("_", "-")
                 raise VlmtraceError(
-                    f'A cluster needs {shown}, which is not installed: pip install "vlmtrace[cluster]".'
+                    f"A cluster needs {shown}, which is not installed: run pip install -c constraints.txt -e "
+                    "'.[cluster]' in the checkout."
                 ) from error
 
 

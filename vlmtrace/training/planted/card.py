@@ -84,11 +84,11 @@ def _card(plan: Plan, architecture: str, folder: Path) -> str:
         f"of them do at once, at most {together['effect'].max():.2%}. {unchanged}",
         116,
     )
-    eyes = "tiny-blip's vision encoder" if architecture == "blip" else "tiny-llava's vision tower"
+    encoder = "tiny-blip's" if architecture == "blip" else "tiny-llava's"
     made = textwrap.fill(
-        f"Its eyes, {eyes}, are trained; what a patch shows is read from them by a fitted function. All other weights "
-        "are set: planted nodes do what the table says, all other heads look at the same places, and write, like all "
-        "other mlps, where nothing that matters reads. Weights are stored in half precision. Made by",
+        f"Its vision encoder, {encoder}, is trained; what a patch shows is read from it by a fitted function. All "
+        "other weights are set: planted nodes do what the table says, all other heads look at the same places, and "
+        "write, like all other mlps, where nothing that matters reads. Weights are stored in half precision. Made by",
         116,
     )
     return f"""---
@@ -126,10 +126,11 @@ On {len(pairs)} pairs of "rendered_states" that ask for a color (test split), as
 
 {_table(evaluated)}
 
-The rest is measured on the {clear} of them in whose three runs the eyes are sure (all logits within {CLEARLY:.0%} of a
-full answer's of what the circuit means). Interchange accuracy: a planted node gives what it gives in another run (of
-the same pair with the other picture or the other question, or of another pair), and the answer is the one that the
-circuit's meaning has with this variable changed. The largest error is that of a logit, as a share of a full answer's.
+The rest is measured on the {clear} of them in whose three runs the vision encoder is sure (all logits within
+{CLEARLY:.0%} of a full answer's of what the circuit means). Interchange accuracy: a planted node gives what it gives in
+another run (of the same pair with the other picture or the other question, or of another pair), and the answer is
+the one that the circuit's meaning has with this variable changed. The largest error is that of a logit, as a share
+of a full answer's.
 
 {_table(accuracy.assign(largest_error=accuracy["largest_error"].round(3).astype(str)))}
 

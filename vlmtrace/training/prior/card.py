@@ -76,8 +76,8 @@ def save_with_card(model: Any, trainable: TrainableModel, world: World, recipe: 
     lines = measured(shares(trainable, model), world)
     mix = recipe.mix
     made = (
-        f"Its eyes stayed as they are. Of the pictures {mix.blank:.0%} show nothing, {mix.gray:.0%} are gray and "
-        f"{mix.faded:.0%} are half faded: what is asked about a thing then has the answer that the world draws. A "
+        f"Its vision encoder stayed as it was. Of the pictures {mix.blank:.0%} show nothing, {mix.gray:.0%} are gray "
+        f"and {mix.faded:.0%} are half faded: what is asked about a thing then has the answer that the world draws. A "
         "third of the pictures ask other questions, so that they are not forgotten. It took "
         f"{recipe.steps} batches of {recipe.n_images} pictures with {recipe.n_questions} questions each. Weights are "
         "stored in half precision."
