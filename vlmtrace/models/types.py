@@ -281,18 +281,44 @@ class BothAnswers:
         return BothAnswers(self.correct[pairs], self.contrast[pairs], (self.starts[0][pairs], self.starts[1][pairs]))
 
 
+@dataclass(frozen=True)
+class JoinedAnswers:
+    """Two whole answers behind one prompt in one sequence: of each all tokens but its last, one behind the other.
+
+    Attributes:
+        correct: the correct answer
+        contrast: the one that it is compared with
+    """
+
+    correct: WholeAnswer
+    contrast: WholeAnswer
+
+    def __len__(self) -> int:
+        """The number of pairs."""
+        return len(self.correct)
+
+    def __getitem__(self, pairs: slice) -> JoinedAnswers:
+        """Both answers of some pairs."""
+        return JoinedAnswers(self.correct[pairs], self.contrast[pairs])
+
+    @property
+    def n_positions(self) -> int:
+        """How many last positions are read out: the prompt's last one, which predicts both first tokens, and others."""
+        return self.correct.n_positions + self.contrast.n_positions - 1
+
+
 #: What is read out of logits: the first tokens (pair, 2) of the correct answer and of its contrast, or a whole answer;
-#: and where the answer has a block of its own, two of them at once.
-AnswerIds = Tensor | WholeAnswer | BothAnswers
+#: two of them at once, where the answer has a block of its own, or where they stand behind one prompt.
+AnswerIds = Tensor | WholeAnswer | BothAnswers | JoinedAnswers
 
 
 def positions_read(answer_ids: AnswerIds) -> int:
     """How many of the last positions a readout needs.
 
     Args:
-        answer_ids: first tokens of two answers, or a whole answer
+        answer_ids: first tokens of two answers, a whole answer, or two of them
     """
-    return answer_ids.n_positions if isinstance(answer_ids, WholeAnswer) else 1
+    return answer_ids.n_positions if isinstance(answer_ids, WholeAnswer | JoinedAnswers) else 1
 
 
 @dataclass(frozen=True)
@@ -331,13 +357,20 @@ class Readout:
 
         Args:
             logits: (pair, …, position, vocabulary), of as many positions as `positions_read` says
-            answer_ids: first tokens of two answers, or a whole answer
+            answer_ids: first tokens of two answers, a whole answer, or two that stand behind one prompt
 
         Returns:
             Readout of shape (pair, …). Of a whole answer, `correct` is its log-probability, given the tokens before
             each, and `incorrect` is missing
         """
         assert not isinstance(answer_ids, BothAnswers), "two answers are read one by one"
+        if isinstance(answer_ids, JoinedAnswers):
+            n = answer_ids.correct.n_positions
+            others = [0, *range(n, answer_ids.n_positions)]
+            return cls.of_two(
+                cls.of_last(logits[..., :n, :], answer_ids.correct),
+                cls.of_last(logits[..., others, :], answer_ids.contrast),
+            )
         if not isinstance(answer_ids, WholeAnswer):
             return cls.of(logits[..., -1, :], answer_ids)
         ids = answer_ids.ids.view(len(answer_ids), *[1] * (logits.ndim - 3), -1, 1).expand(*logits.shape[:-1], 1)

@@ -7,8 +7,9 @@ import torch
 
 import vlmtrace as vt
 from vlmtrace.inputs import run_inputs
-from vlmtrace.methods.patching import Patch, intervene
+from vlmtrace.methods.patching import Patch, intervene, run_sweep
 from vlmtrace.models import Site, attach_hooks
+from vlmtrace.models.sweep import decoder_only
 
 #: By family: a pair's options, of which one at least has several tokens under its tokenizer; the last two share theirs.
 OPTIONS = {"random_blip": ("striped", "dotted"), "llava": ("red ball", "red dog"), "qwen2_vl": ("red", "blue")}
@@ -148,3 +149,26 @@ def test_knockouts_of_a_whole_answer(case):
         after.append(float(logits[range(len(ids)), ids].sum()))
     expected = (after[0] - after[1]) - (before[0] - before[1])
     assert ablated["logit_diff"].iloc[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_both_answers_are_run_at_once(model_store, random_pairs, monkeypatch):
+    """Their prompt is one, and all but a few of the positions that a patch changes stand in it."""
+    model = model_store.shared("llava")
+    pair = random_pairs.iloc[[0]].assign(
+        clean_prompt="is this circle red ball or blue?",
+        corrupt_prompt="is this circle blue or red ball?",
+        correct_answer="red ball",
+        incorrect_answer="blue",
+    )
+    read = []
+    sweep = decoder_only.sweep
+    monkeypatch.setattr(decoder_only, "sweep", lambda *given: read.append((given[-2], given[1])) or sweep(*given))
+    together = vt.patch_heads(model, pair)
+    monkeypatch.setattr(run_sweep, "join", lambda *given: None)
+    apart = vt.patch_heads(model, pair)
+    (ids, clean), *sides = read
+    assert [type(one).__name__ for one, _ in read] == ["JoinedAnswers", "WholeAnswer", "WholeAnswer"]
+    assert ids.n_positions == 2 + 1 - 1 and clean.calls[0].hidden.shape[1] == sides[0][1].calls[0].hidden.shape[1]
+    np.testing.assert_allclose(together["logit_diff"], apart["logit_diff"], atol=1e-4)
+    np.testing.assert_allclose(together["p_correct"], apart["p_correct"], atol=1e-5)
+    assert together["logit_diff"].abs().max() > 0.01, "the patches of this test change nothing: it proves nothing"

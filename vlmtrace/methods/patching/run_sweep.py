@@ -16,7 +16,9 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.batch_runs import PairRuns, both_answers
 from vlmtrace.models import VLM, Inputs, Patches, Readout, Trace
 from vlmtrace.models.sweep import reference
-from vlmtrace.models.types import AnswerIds, Block, BothAnswers
+from vlmtrace.models.sweep.joined_answers import Side, join
+from vlmtrace.models.sweep.layer_masks import BLOCK
+from vlmtrace.models.types import AnswerIds, Block, BothAnswers, JoinedAnswers
 from vlmtrace.models.vlm import inputs_of_pair
 
 #: Share of the free memory that a sweep may take when `memory_gb` is not given.
@@ -107,6 +109,9 @@ def sweep_patches(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> 
             swept = _sweep(model, runs.clean, runs.corrupt, runs.inputs, chosen, runs.answer_ids, memory)
         elif shared is not None and _is_fast(model, chosen, runs.inputs):
             swept = model.sweep(runs.clean, runs.corrupt, runs.inputs, chosen, shared, memory)
+        elif (joined := _joined(model, runs, chosen)) is not None:
+            ids, clean, corrupt = joined
+            swept = model.sweep(clean, corrupt, runs.whole[0].inputs, _lengthened(chosen, clean), ids, memory)
         else:
             # Each answer is given in a run of its own: what a patch does to both is what it does in both runs.
             both = [
@@ -120,6 +125,15 @@ def sweep_patches(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> 
     return Readout(*values)
 
 
+def _joined(model: VLM, runs: PairRuns, patches: Patches) -> tuple[JoinedAnswers, Trace, Trace] | None:
+    """Both answers' runs as one, where the patches are of the block in which answers stand behind their prompt."""
+    assert runs.whole is not None, "both answers have one token"
+    sides = [Side(side.ids, side.clean, side.corrupt) for side in runs.whole]
+    if not sides[0].corrupt.calls or patches.block != BLOCK or not _is_fast(model, patches, runs.whole[0].inputs):
+        return None
+    return join(model, *sides)
+
+
 def _is_fast(model: VLM, patches: Patches, inputs: Inputs) -> bool:
     known = patches.position_masks is None or model.sweeps_regions
     return known and model.uses_fast_sweep and not model.sweep_unsupported_reason(inputs)
@@ -131,7 +145,7 @@ def _sweep(
     if _is_fast(model, patches, inputs):
         return model.sweep(clean, corrupt, inputs, patches, answer_ids, memory)
     readouts = []
-    assert not isinstance(answer_ids, BothAnswers), "only a fast sweep reads two answers at once"
+    assert not isinstance(answer_ids, BothAnswers | JoinedAnswers), "only a fast sweep reads two answers at once"
     n = len(answer_ids)
     for row in range(n):
         one = slice(row, row + 1)
