@@ -63,6 +63,7 @@ class DecoderOnly(ImagePrompts):
 
     answer_block = "language_model"
     image_module = "self_attention"
+    joins_answers = True
     edges: tuple[tuple[str, str], ...] = (("image", "options"), ("image", "last"), ("options", "last"))
     falls_back_to_reference = False
     sweeps_regions = True

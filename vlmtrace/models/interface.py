@@ -52,6 +52,8 @@ class ModelInterface(ABC):
         draws_prompts: whether a prompt is drawn into the image, so that its words have places there and are no tokens
         answers_apart: whether the answer's tokens go through a block of their own, so that the prompt's states are the
             same whatever the answer
+        joins_answers: whether patched runs can read two answers of several tokens behind one prompt, see
+            `vlmtrace.models.sweep.joined_answers`
         engine: what answers patches, in a word or two, for `families_table`
         sweeps_regions: whether the fast sweep knows patches of several positions at once; the reference always does
         fixes_heads: whether `run_with_fixed_heads` is faster than the hooked reference, which is taken otherwise
@@ -78,6 +80,7 @@ class ModelInterface(ABC):
     image_size_matters: bool = False
     draws_prompts: bool = False
     answers_apart: bool = False
+    joins_answers: bool = False
     engine: str = "fast sweep"
     sweeps_regions: bool = False
     fixes_heads: bool = True

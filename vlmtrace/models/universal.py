@@ -47,6 +47,7 @@ class BatchedSweeps(VLM):
     engine = "whole passes in batches"
     falls_back_to_reference = True
     sweeps_regions = True
+    joins_answers = False
     fixes_heads = False
 
     def sweep_unsupported_reason(self, inputs: Inputs) -> str | None:

@@ -67,8 +67,9 @@ def deep_heads(material: Material) -> list[Number]:
 def _textual(material: Material) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Questions answered from images and from sentences alike, and both kinds' contributions."""
     asked, visual = material.answered
-    is_right = right_answers(material.model, asked, text_only="sentences") if len(asked) else []
-    both = asked[np.asarray(is_right, dtype=bool)].reset_index(drop=True)
+    if asked.empty:
+        return asked, visual, contributions_of(material.model, asked)
+    both = asked[right_answers(material.model, asked, text_only="sentences")].reset_index(drop=True)
     textual = contributions_of(material.model, both, text_only="sentences")
     return both, visual[visual["sample_id"].isin(both["sample_id"])], textual
 

@@ -309,7 +309,9 @@ def word_tokens(lens: Lens, text: str) -> list[int]:
     Raises:
         VlmtraceError: the tokenizer does not know the word
     """
-    tokenizer, found, beginnings = lens.model.tokenizer, [], []
+    tokenizer = lens.model.tokenizer
+    found: list[int] = []
+    beginnings: list[int] = []
     for form in (text, f" {text}", text.capitalize(), f" {text.capitalize()}"):
         ids = tokenizer(form, add_special_tokens=False).input_ids
         # A mark that stands for the space alone is no beginning of a word.

@@ -6,6 +6,7 @@ Shapes: B pairs of a batch, N patches, S positions of a block.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import psutil
 import torch
@@ -16,7 +17,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.inputs.batch_runs import PairRuns, both_answers
 from vlmtrace.models import VLM, Inputs, Patches, Readout, Trace
 from vlmtrace.models.sweep import reference
-from vlmtrace.models.sweep.joined_answers import Side, join
+from vlmtrace.models.sweep.joined_answers import Joined, Side, join
 from vlmtrace.models.sweep.layer_masks import BLOCK
 from vlmtrace.models.types import AnswerIds, Block, BothAnswers, JoinedAnswers
 from vlmtrace.models.vlm import inputs_of_pair
@@ -109,9 +110,9 @@ def sweep_patches(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> 
             swept = _sweep(model, runs.clean, runs.corrupt, runs.inputs, chosen, runs.answer_ids, memory)
         elif shared is not None and _is_fast(model, chosen, runs.inputs):
             swept = model.sweep(runs.clean, runs.corrupt, runs.inputs, chosen, shared, memory)
-        elif (joined := _joined(model, runs, chosen)) is not None:
-            ids, clean, corrupt = joined
-            swept = model.sweep(clean, corrupt, runs.whole[0].inputs, _lengthened(chosen, clean), ids, memory)
+        elif _is_fast(model, chosen, runs.inputs) and (joined := joined_runs(model, runs, [patches.block])):
+            longer = _lengthened(chosen, joined.clean)
+            swept = model.sweep(joined.clean, joined.corrupt, runs.whole[0].inputs, longer, joined.ids, memory)
         else:
             # Each answer is given in a run of its own: what a patch does to both is what it does in both runs.
             both = [
@@ -125,13 +126,22 @@ def sweep_patches(model: VLM, runs: PairRuns, patches: Patches, memory: int) -> 
     return Readout(*values)
 
 
-def _joined(model: VLM, runs: PairRuns, patches: Patches) -> tuple[JoinedAnswers, Trace, Trace] | None:
-    """Both answers' runs as one, where the patches are of the block in which answers stand behind their prompt."""
+def joined_runs(model: VLM, runs: PairRuns, blocks: Collection[str]) -> Joined | None:
+    """The runs of both answers as one, see `vlmtrace.models.sweep.joined_answers`.
+
+    Args:
+        model: that ran
+        runs: of answers of several tokens
+        blocks: in which something is changed, at the prompt's positions alone
+
+    Returns:
+        both as one; None where they cannot be joined, or something else is changed than the block in which answers
+        stand behind their prompt
+    """
     assert runs.whole is not None, "both answers have one token"
-    sides = [Side(side.ids, side.clean, side.corrupt) for side in runs.whole]
-    if not sides[0].corrupt.calls or patches.block != BLOCK or not _is_fast(model, patches, runs.whole[0].inputs):
+    if not model.joins_answers or set(blocks) != {BLOCK}:
         return None
-    return join(model, *sides)
+    return join(model, *(Side(side.ids, side.clean, side.corrupt) for side in runs.whole))
 
 
 def _is_fast(model: VLM, patches: Patches, inputs: Inputs) -> bool:

@@ -11,7 +11,7 @@ import torch
 
 from vlmtrace.inputs.batch_runs import PairRuns, both_answers
 from vlmtrace.methods.patching.intervention import Patch
-from vlmtrace.methods.patching.run_sweep import default_memory, memory_for_states
+from vlmtrace.methods.patching.run_sweep import default_memory, joined_runs, memory_for_states
 from vlmtrace.models import VLM, Readout
 from vlmtrace.models.interventions import Interventions, Setting
 from vlmtrace.models.types import Site
@@ -97,6 +97,9 @@ def readout_of(model: VLM, runs: PairRuns, given: Interventions, whole_sequence:
         if runs.whole is None or shared is not None:
             ids = runs.answer_ids if shared is None else shared
             found = model.intervene(runs.clean, runs.corrupt, runs.inputs, chosen, ids, memory)
+        elif not whole_sequence and (joined := joined_runs(model, runs, chosen.blocks)):
+            longer = chosen.lengthened(joined.corrupt)
+            found = model.intervene(joined.clean, joined.corrupt, runs.whole[0].inputs, longer, joined.ids, memory)
         else:
             found = Readout.of_two(
                 *(

@@ -39,7 +39,21 @@ class Side(NamedTuple):
     corrupt: Trace
 
 
-def join(model: VLM, correct: Side, contrast: Side) -> tuple[JoinedAnswers, Trace, Trace] | None:
+class Joined(NamedTuple):
+    """Both answers with their runs.
+
+    Attributes:
+        ids: what is read out
+        clean: trace of the clean runs
+        corrupt: trace of the corrupt runs
+    """
+
+    ids: JoinedAnswers
+    clean: Trace
+    corrupt: Trace
+
+
+def join(model: VLM, correct: Side, contrast: Side) -> Joined | None:
     """Both answers' runs as one.
 
     Args:
@@ -48,7 +62,7 @@ def join(model: VLM, correct: Side, contrast: Side) -> tuple[JoinedAnswers, Trac
         contrast: the one that it is compared with
 
     Returns:
-        what is read out, and the traces of the clean and the corrupt runs; None where a layer does more than attend to
+        both; None where a layer does more than attend to
         the positions of its own sequence, or the prompt is not the same in both runs
     """
     block = model.blocks[BLOCK]
@@ -63,12 +77,11 @@ def join(model: VLM, correct: Side, contrast: Side) -> tuple[JoinedAnswers, Trac
     masks = [masks_of(model, side.corrupt.calls) for side in (correct, contrast)]
     if not n_prompt or not _can_be_joined(correct.corrupt, contrast.corrupt, masks, n_prompt):
         return None
-    ids = JoinedAnswers(correct.ids, contrast.ids)
-    clean, corrupt = (
-        _joined(one, other, masks, n_prompt)
-        for one, other in ((correct.clean, contrast.clean), (correct.corrupt, contrast.corrupt))
+    return Joined(
+        JoinedAnswers(correct.ids, contrast.ids),
+        _joined(correct.clean, contrast.clean, masks, n_prompt),
+        _joined(correct.corrupt, contrast.corrupt, masks, n_prompt),
     )
-    return ids, clean, corrupt
 
 
 def _can_be_joined(one: Trace, other: Trace, masks: list[list[Tensor | None]], n_prompt: int) -> bool:
