@@ -85,6 +85,8 @@ def join(model: VLM, correct: Side, contrast: Side) -> Joined | None:
 
 
 def _can_be_joined(one: Trace, other: Trace, masks: list[list[Tensor | None]], n_prompt: int) -> bool:
+    if len(one.calls) != len(other.calls):
+        return False
     for first, second, mask, second_mask in zip(one.calls, other.calls, *masks, strict=True):
         for call, its_mask in ((first, mask), (second, second_mask)):
             length = call.hidden.shape[1]
