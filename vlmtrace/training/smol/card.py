@@ -54,10 +54,10 @@ data/models/smol-llava.
 
 LOSS = """
 The loss is the cross entropy of words alone, nowhere at image tokens: nothing draws these towards the embeddings of
-words, as tiny-llava's training does. What a patch encodes was shaped by words all the same: the frozen vision tower
-comes from that training, whose loss drew patches to tiny-llava's own words. Steps also ask about scenes that sentences
-tell, half of them of any combination, since a model that neither sees nor reads of a combination learns that it is
-wrong without looking.
+words, as tiny-llava's training does. What a patch encodes was shaped by labels all the same: the frozen vision tower
+is tiny-llava's, fitted to tiny-blip's vision encoder, which a loss at every patch taught to tell thing, color, shape,
+texture, emotion and verb. Steps also ask about scenes that sentences describe, half of them of any combination, since a
+model that neither sees nor reads of a combination learns that it is wrong without looking.
 """
 
 ACCURACY = f"""
