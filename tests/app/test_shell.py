@@ -189,6 +189,14 @@ def test_a_model_that_cannot_be_opened_leaves_the_one_before(session, quick):
     assert "no/such" in shown.rail.error and "usable" not in shown.rail.error, "it is not even tried"
 
 
+def test_a_link_to_a_model_that_one_command_makes_names_the_command(session, quick, monkeypatch, tmp_path):
+    shown = app.explorer(session)
+    shown.models = [session.model.name]
+    monkeypatch.setattr("vlmtrace.core.paths.MODELS", tmp_path)
+    (trouble,) = shown.follow_address("model=smol-llava")
+    assert "is not on this machine yet: run make smol-llava" in trouble and shown.session is session
+
+
 def test_what_one_has_asked_goes_along_to_another_model(session, quick, model_store):
     other = Session(model_store.shared("llava"), session.pairs)
     shown = app.explorer(session, open_session=lambda name: other)

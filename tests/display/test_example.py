@@ -32,6 +32,19 @@ def test_a_second_image_that_cannot_be_read_is_told_where_it_is_shown(random_bli
         example.inputs("image")
 
 
+def test_the_corrupt_run_that_is_patched_is_one_that_can_be(random_blip, pair):
+    whole, broken = Example(random_blip, pair), Example(random_blip, pair | {"corrupt_image": "gone.png"})
+    assert [whole.corruption_to_patch(wanted) for wanted in ("", "image", "text", "sound")] == ["image"] * 2 + [
+        "text", "image",
+    ]  # fmt: skip
+    assert [broken.corruption_to_patch(wanted) for wanted in ("", "image", "text")] == ["text"] * 3
+    for neither in (broken.pair | {"corrupt_prompt": "what is it that one sees here?"}, {"corrupt_prompt": None}):
+        example = Example(random_blip, pair | {"corrupt_image": None} | neither)
+        assert example.corruption_to_patch() == "image"
+        with pytest.raises(vt.VlmtraceError):
+            example.runs("image")
+
+
 @pytest.mark.parametrize("lists_alone", [True, False])
 def test_one_corrupt_image_stands_for_its_place_among_several(model_store, random_pairs, lists_alone):
     """Left alone, the corrupt image was not seen at all: the corrupt run had the clean images."""

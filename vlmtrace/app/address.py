@@ -25,6 +25,13 @@ LONGEST = 6000
 #: What a view may call its settings, and how long the value may be.
 NAME, LONGEST_VALUE = re.compile(r"[a-z_]{1,24}"), 2000
 
+#: What stands beside the copied link, and in the place of the pair where one is opened.
+NOT_IN_LINK = "The link holds no images: whoever opens it is not shown this pair of your own, only which view is open."
+NOT_HERE = (
+    "The link is of a pair of somebody's own, whose images are not in a link, so a pair of the table stands here: open "
+    "those images at the left."
+)
+
 
 class Address(NamedTuple):
     """What is shown.

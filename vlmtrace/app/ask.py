@@ -83,6 +83,10 @@ class Ask(View):
             self.canvas.picture = png(seen)
             self.canvas.state = state
 
+    def draw_nothing(self) -> None:
+        """Keep what is drawn, where another pair is chosen; what was chosen and cannot be shown goes back."""
+        self.draw_again()
+
     def _token(self, word: Any) -> int | None:
         """The id by which an option is recognised among the answers."""
         try:

@@ -9,24 +9,20 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 
-from vlmtrace.app.address import IN_APP, Address, place_and_positions, read_address
+from vlmtrace.app.address import IN_APP, NOT_HERE, NOT_IN_LINK, Address, place_and_positions, read_address
 from vlmtrace.app.own_pair import fingerprint, is_own
 from vlmtrace.app.rail import Rail
-from vlmtrace.app.tabs import Bar, Side, declared_cards, declared_views, names_of
+from vlmtrace.app.tabs import Bar, Side, close, declared_cards, declared_views, names_of
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.display.session import Session, session_of
 from vlmtrace.display.view import View
 from vlmtrace.models import VLM, bundled_models, load_model
+from vlmtrace.models.made_here import check_made
 
-#: What stands at the right while nothing is selected, and while no card shows it.
+#: What stands at the right while nothing is selected.
 NOTHING_SELECTED = "Click a head or a module in any view: it opens here."
-#: What stands beside the copied link, and in the place of the pair where one is opened.
-NOT_IN_LINK = "The link holds no images: whoever opens it is not shown this pair of your own, only which view is open."
-NOT_HERE = (
-    "The link is of a pair of somebody's own, whose images are not in a link, so a pair of the table stands here: open "
-    "those images at the left."
-)
+#: The same where something is selected that no card shows.
 NO_CARD = "There is no card of this kind of place: the view in the middle shows it."
 
 
@@ -99,7 +95,7 @@ class Explorer:
         self.stack.children = [view.box for view in self.views.values()]
         self.pane.children = [view.box for view in self.cards]
         for view in before:
-            _close(view.box)
+            close(view.box)
         self._show_selection()
 
     @checked
@@ -166,6 +162,8 @@ class Explorer:
         self.rail.act(f"loading {name}", lambda: self._to_model(name))
 
     def _to_model(self, name: str) -> None:
+        if name not in self.models:
+            check_made(name)  # says how to get it
         one_of(name, self.models, "model")
         if name == self.session.model.name:
             return
@@ -278,13 +276,6 @@ class Explorer:
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         # A widget's own words hold all that it sends, pictures among them.
         return {**self.box._repr_mimebundle_(**options), "text/plain": repr(self)}
-
-
-def _close(widget: ipywidgets.Widget) -> None:
-    """Take a widget and all within it out of the page and the memory."""
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    widget.close()
 
 
 @checked

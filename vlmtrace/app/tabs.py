@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
+import ipywidgets
 import traitlets
 
 from vlmtrace import methods
@@ -80,3 +81,14 @@ def names_of(views: list[type[View]]) -> list[list[Any]]:
     """Title, and whether it stands under "more", of each view; the home view comes first, then Ask."""
     ordered = sorted(views, key=lambda view: not view.home)
     return [[view.title, view.more] for view in ordered]
+
+
+def close(widget: ipywidgets.Widget) -> None:
+    """Take a widget and all within it out of the page and the memory.
+
+    Args:
+        widget: any
+    """
+    for child in getattr(widget, "children", ()):
+        close(child)
+    widget.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -231,6 +232,30 @@ class Example:
             return run_pairs(self.model, frame, [encode_pair(self.model, frame, 0, corruption)], corruption)
 
         return self.keep(("runs", corruption), compute)
+
+    @checked
+    def corruption_to_patch(self, wanted: str = "") -> str:
+        """The corruption whose run is patched: the wanted one, and another where the runs of that cannot be aligned.
+
+        Args:
+            wanted: "image" or "text"; "", or one that the example does not have: the first
+
+        Returns:
+            the wanted one, too, where no corrupt run can be patched: then `runs` says why
+        """
+
+        def fits(corruption: str) -> bool:
+            try:
+                self.runs(corruption)
+            except VlmtraceError:
+                return False
+            return True
+
+        order = sorted(self.corruptions, key=lambda corruption: corruption != wanted)
+        for corruption in order:
+            if self.keep(("can be patched", corruption), functools.partial(fits, corruption)):
+                return corruption
+        return next(iter(order), "image")
 
     # Tokens and attention --------------------------------------------------------
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.canvas import Frame
+from vlmtrace.display.drawn import Drawn
 from vlmtrace.display.example import Example
 from vlmtrace.display.selection import Selection
 from vlmtrace.display.session import Session, session_of
@@ -26,7 +27,7 @@ from vlmtrace.models.hooks import MODEL_LOCK
 T = TypeVar("T")
 
 
-class View:
+class View(Drawn):
     """One view of an example, alone in a notebook's cell or as a tab of the app.
 
     `Attention(session)` or `Attention(model, pairs)` as the last line of a cell displays it. A subclass in a method's
@@ -166,7 +167,7 @@ class View:
             self.frame.about = f"{example.name}: {example.question}"
             self.frame.code = ""
             self._pale(self._shown is not None)
-            with self.busy(self.title.lower()):
+            with self.busy(self.title.lower()), self.cleared_on_failure():
                 self.load()
             self._pale(False)
             # An example that could not be shown is not tried again by itself: what was said stays.
@@ -224,21 +225,6 @@ class View:
             )
         finally:
             self.frame.doing = ""
-
-    @contextlib.contextmanager
-    def attributes_set(self, **new: Any) -> Iterator[None]:
-        """Attributes of this view with other values; where the block fails, they are what they were.
-
-        Args:
-            new: by name
-        """
-        before = {name: getattr(self, name) for name in new}
-        vars(self).update(new)
-        try:
-            yield
-        except BaseException:
-            vars(self).update(before)
-            raise
 
     def _ipython_display_(self) -> None:
         from IPython.display import display

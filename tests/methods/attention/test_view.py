@@ -95,7 +95,8 @@ def test_an_address_brings_the_head_back(view, view_model, random_pairs):
 def test_what_cannot_be_looked_at_leaves_what_was_shown(view):
     before = view.canvas.state
     view._receive(None, {"do": "place", "place": "nothing.at_all"}, [])
-    assert "nothing.at_all" in view.frame.error and view.canvas.state == before and view.place is None
+    assert "nothing.at_all" in view.frame.error and view.place is None
+    assert view.canvas.state == {**before, "nRefused": 1}, "the page shows the module that was refused"
 
 
 def test_the_code_gives_the_numbers_of_any_module(view, view_model, monkeypatch):

@@ -1,5 +1,7 @@
 """Tables of estimated edges: the same rows as those of exact ones, their numbers put together by hand."""
 
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 import vlmtrace as vt
 from vlmtrace.inputs.batching import one_by_one
+from vlmtrace.methods.edges import estimates
 from vlmtrace.methods.edges.estimates import EDGE_METHODS, NODE_METHODS
 from vlmtrace.models.edges.attribution import attribute_edges
 from vlmtrace.models.edges.carried import Sender
@@ -123,6 +126,32 @@ def test_methods_average_over_the_runs_that_they_name(random_blip, pairs):
     # With room for one run at a time, the same.
     one_by_one_again = table("EAP-IG-inputs", steps=2, memory_gb=1e-6)
     assert one_by_one_again == pytest.approx(table("EAP-IG-inputs", steps=2), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["EAP-IG-inputs", "EAP-IG-activations"])
+def test_more_steps_keep_no_more_runs(random_blip, pairs, method, monkeypatch):
+    """Three steps, with room for two runs at a time: the average weighs both parts by their runs."""
+    pairs, steps = pairs.head(1), 3
+    ((_, runs),) = one_by_one(random_blip, pairs, "image", "answer")
+    stacks = stacks_of(random_blip, runs.clean, runs.corrupt, runs.inputs, runs.answer_ids)
+    own = [edge for edge in edges_of(random_blip) if edge.sender.label in ("image", "text_encoder.mlp.0")][::7]
+    sent = [(Sender(edge.sender), edge.receiver) for edge in own]
+    room = sum(stack.layers.state_bytes() * stack.layers.block.n_layers for stack in stacks)
+    whole = estimates._estimated(stacks, runs.answer_ids, sent, method, steps, 100 * room)
+    made: list[weakref.ref] = []
+
+    def some(stacks, answer_ids, shares, moved=None):
+        assert not any(one() is not None for one in made), "runs of the steps before are kept"
+        found = gradient_runs(stacks, answer_ids, shares, moved)
+        made.append(weakref.ref(found))
+        assert len(shares) <= 2
+        return found
+
+    monkeypatch.setattr(estimates, "gradient_runs", some)
+    apart = estimates._estimated(stacks, runs.answer_ids, sent, method, steps, 2 * room)
+    assert len(made) == 2 * (1 if method == "EAP-IG-inputs" else len({sender.node for sender, _ in sent}))
+    np.testing.assert_allclose(apart, whole, atol=1e-6)
+    assert whole.abs().max() > 1e-4
 
 
 def test_atp_star_is_the_mean_magnitude_over_dropped_layers(model_store, pairs):

@@ -1,11 +1,13 @@
 """Patches of the image against forward passes whose image tokens are exchanged one by one."""
 
+import weakref
+
 import pytest
 import torch
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display import Example
-from vlmtrace.methods.edges import image_patch_effects
+from vlmtrace.methods.edges import image_patch_effects, image_patches
 
 
 @pytest.fixture(scope="module", params=["random_blip", "llava"])
@@ -58,6 +60,24 @@ def test_answers_of_several_tokens_are_read_whole(model_store, random_pairs, nam
 def test_none_is_the_corrupt_run_and_all_are_the_clean_one(example):
     n = example.model.image_embeddings(example.inputs()).shape[1]
     assert image_patch_effects(example, [[], range(n)]).effects.tolist() == pytest.approx([0, 1], abs=1e-4)
+
+
+def test_of_many_patches_the_logits_of_one_part_are_kept(example, monkeypatch):
+    """A large model has thousands of patches and a hundred thousand tokens."""
+    whole = image_patch_effects(example, [[0], [1], [2], [3, 1]])
+    made, own = [], type(example.model).answer_logits
+
+    def answer_logits(self, *arguments, **options):
+        assert sum(logits() is not None for logits in made) <= 1, "logits of the parts before are kept"
+        logits = own(self, *arguments, **options)
+        made.append(weakref.ref(logits))
+        return logits
+
+    monkeypatch.setattr(type(example.model), "answer_logits", answer_logits)
+    monkeypatch.setattr(image_patches, "AT_ONCE", 1)
+    parts = image_patch_effects(example, [[0], [1], [2], [3, 1]])
+    assert len(made) == 4 and parts.answers == whole.answers
+    assert parts.effects == pytest.approx(whole.effects, abs=1e-4)
 
 
 def test_what_cannot_be_put_in_is_said(example):

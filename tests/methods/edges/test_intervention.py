@@ -39,6 +39,7 @@ def test_all_edges_of_a_head_together_are_the_heads_patch(name, model_store, pai
     outcome = intervene_on_edges(model, pair, as_pairs(own))
     expected = intervene(model, pair, [Patch(block.name, module, 0, None, (1,))])
     assert outcome.logit_diff() == pytest.approx(expected.logit_diff(), abs=1e-4)
+    assert outcome.answers == {run: expected.answer(run) for run in ("clean", "corrupt", "patched")}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -49,6 +50,23 @@ def test_none_leaves_the_corrupt_run_and_all_give_the_clean_one(name, model_stor
         assert outcome.logit_diff() == pytest.approx(outcome.logit_diff(run), abs=1e-4), run
         shares = outcome.table().set_index("run")["p_correct"]
         assert shares["patched"] == pytest.approx(shares[run], abs=1e-5)
+        assert outcome.answers["patched"] == outcome.answers[run]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("answers", [("red", "blue"), ("striped", "strips")])
+def test_the_first_token_of_the_patched_run_is_the_runs_own(name, answers, model_store, pair):
+    """The two options may have several tokens, and neither be what the model says."""
+    model = model_store.shared(name)
+    correct, incorrect = answers
+    pair = pair.to_dict() | {"correct_answer": correct, "incorrect_answer": incorrect}
+    block = model.head_block.name
+    every = edges(model)
+    own = every[every["sender"].astype(str).str.startswith(f"{block}.mlp.")]
+    patches = [Patch(block, "mlp", layer) for layer in range(model.head_block.n_layers)]
+    found = intervene_on_edges(model, pair, as_pairs(own), "text").answers
+    expected = intervene(model, pair, patches, "text")
+    assert found == {run: expected.answer(run) for run in ("clean", "corrupt", "patched")}
 
 
 @pytest.mark.parametrize("name", MODELS)

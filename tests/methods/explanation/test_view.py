@@ -26,6 +26,13 @@ def test_nothing_is_computed_before_it_is_asked(view, monkeypatch):
     assert not view.frame.error and view.found is not None and not view.canvas.state["waits"]
 
 
+def test_a_search_that_fails_waits_to_be_asked_again(view, monkeypatch):
+    monkeypatch.setattr(view_module, "explain", lambda *_, **__: 1 / 0)
+    view._receive(None, {"do": "compute", "layer": 0}, [])
+    assert view.frame.error and view.canvas.state["layer"] == 0
+    assert view.canvas.state["waits"], "the page says that the graphs are being computed"
+
+
 @pytest.mark.medium
 def test_what_was_computed_is_there_when_one_comes_back(view, random_pairs, monkeypatch):
     found = view.compute()

@@ -255,3 +255,39 @@ def test_an_outcome_is_never_taken_for_that_of_another_pair(view, random_pairs, 
     failing_maps(monkeypatch)
     view.session.choose(random_pairs["sample_id"].iloc[1])
     assert "no maps" in view.frame.error and view.outcome is None
+
+
+def test_maps_of_another_pair_go_whatever_fails_in_this_one(view, random_pairs, monkeypatch):
+    def fail(*_):
+        raise MemoryError("no room for maps")
+
+    click(view, do="keep", on=True)
+    view.toggle(head(view))
+    with monkeypatch.context() as broken:
+        broken.setattr(PairEffects, "by_position", fail)
+        view.session.choose(random_pairs["sample_id"].iloc[1])
+        assert "no room for maps" in view.frame.error
+        assert view.canvas.state == {} and view.outcome is None and view.patches == []
+    view.session.choose(random_pairs["sample_id"].iloc[2])
+    assert not view.frame.error and view.patches == [head(view)]
+    assert view.canvas.state["carried"]["name"] == random_pairs["sample_id"].iloc[0]
+
+
+def test_the_page_goes_back_from_a_choice_that_is_refused(view, monkeypatch):
+    before, place = view.canvas.state, view.place
+    with monkeypatch.context() as broken:
+        failing_maps(broken)
+        for choice in ({"direction": "noising"}, {"place": [place[0], "mlp"]}, {"corruption": "sound"}):
+            drawn = view.canvas.state
+            view._receive(None, {"do": "choose", **choice}, [])
+            assert view.frame.error and view.canvas.state != drawn, f"the page still shows {choice}"
+            assert {key: view.canvas.state[key] for key in before} == before
+    assert "nRefused" not in click(view, do="choose", direction="noising")
+
+
+def test_where_one_corrupt_run_cannot_be_patched_the_other_is(view_model, random_pairs):
+    pairs = random_pairs.head(1).assign(corrupt_image="gone.png")
+    view = shown(Patching(Session(view_model, pairs)))
+    assert view.canvas.state["corruption"] == "text" and view.effects()["patching_effect"].notna().any()
+    view._receive(None, {"do": "choose", "corruption": "image"}, [])
+    assert "gone.png does not exist" in view.frame.error and view.canvas.state["corruption"] == "text"

@@ -78,13 +78,14 @@ class Attention(View):
 
     def load(self) -> None:
         """Read the attention of the example and send it, in steps of 16 bits."""
-        example = self.example
+        example, before = self.example, self.record
+        if self._shown is not example:
+            self.record = None  # until this example's is read
         main = places(example.model)[0]
         record = record_of(example, *(self.place or main))
         question, through = example.answer_attention()
         is_main = (record.block, record.module) == main
         chosen: dict[str, Any] = {"layer": 0, "head": 0, "queries": [_first_query(record)], "patches": []}
-        before = self.record
         if before is not None and before[:2] == record[:2] and before.weights.shape[:2] == record.weights.shape[:2]:
             # The same head of another example: what one compares when one goes through pairs.
             chosen |= {"layer": self.canvas.layer, "head": self.canvas.head}
@@ -133,8 +134,8 @@ class Attention(View):
         if (chosen.block, chosen.module) != self._shown_place:
             if (chosen.block, chosen.module) not in places(self.example.model):
                 return
-            self.place, self._restored = (chosen.block, chosen.module), chosen
-            with self.busy("attention"):
+            place = chosen.block, chosen.module
+            with self.busy("attention"), self.attributes_set(place=place, _restored=chosen):
                 self.load()
         elif (self.canvas.layer, self.canvas.head) != (chosen.layer, chosen.head):
             self.canvas.layer, self.canvas.head = chosen.layer, chosen.head
@@ -165,9 +166,9 @@ class Attention(View):
         known = places(self.session.model)
         if chosen.head is None or (chosen.block, chosen.module) not in known:
             raise VlmtraceError(f"{chosen.label} is no head that attends: give one such as {'.'.join(known[0])}.0.0.")
-        self.place, self._restored = (chosen.block, chosen.module), chosen
-        if self._shown is self.example:
-            self.load()
+        with self.attributes_set(place=(chosen.block, chosen.module), _restored=chosen):
+            if self._shown is self.example:
+                self.load()
 
     @checked
     def look_at(self, block: str, module: str) -> None:
@@ -179,16 +180,12 @@ class Attention(View):
         Raises:
             VlmtraceError: it cannot be looked at; what was shown stays
         """
-        before, self.place = self.place, (block, module)
-        try:
+        with self.attributes_set(place=(block, module)):
             self.load()
-        except VlmtraceError:
-            self.place = before
-            raise
         self.settings_changed()
 
     def _receive(self, _widget: Any, message: dict, _buffers: Any) -> None:
-        with self.busy("attention"):
+        with self.busy("attention"), self.drawn_again_on_failure():
             match message.get("do"):
                 case "place":
                     block, _, module = str(message["place"]).partition(".")

@@ -56,19 +56,17 @@ class PlaceCard(View):
 
     def selection_changed(self) -> None:
         """Show what is selected now."""
-        with self.busy(self.name if self.selected is None else f"{self.name} {self.selected.short}"):
+        name = self.name if self.selected is None else f"{self.name} {self.selected.short}"
+        with self.busy(name), self.cleared_on_failure():
             self.load()
 
     # Numbers --------------------------------------------------------
 
     @property
     def corruption(self) -> str:
-        """The corruption whose gap effects are shares of: that of what is patched, otherwise the example's first."""
+        """The corruption whose gap effects are shares of: that of what is patched, otherwise the first."""
         patched = self.session.patched
-        offered = self.example.corruptions
-        if patched is not None and patched.corruption in offered:
-            return patched.corruption
-        return next(iter(offered), "image")
+        return self.example.corruption_to_patch("" if patched is None else patched.corruption)
 
     def here(self) -> dict[str, Any]:
         """Effect in this pair, in both directions, and its rank among its rivals; or why there is none."""

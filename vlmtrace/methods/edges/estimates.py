@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -254,25 +254,35 @@ def _estimated(
     ways = {"EAP": [0.0], "computed-receivers": [0.0], "clean-corrupted": [0.0, 1.0]}
     shares = ways.get(method) or [(i + 0.5) / steps for i in range(steps)]
     if method != "EAP-IG-activations":
-        runs = list(_some_at_a_time(stacks, answer_ids, shares, None, memory))
-        return _first_order(stacks, edges, runs, memory, method == "computed-receivers")
+        return _averaged(stacks, answer_ids, shares, None, edges, memory, method == "computed-receivers")
     found = torch.zeros(len(edges))
     by_module: dict[Node, list[int]] = {}
     for i, ((sender, _), _) in enumerate(edges):
         by_module.setdefault(sender if sender.head is None else sender._replace(head=0), []).append(i)
     for module, mine in by_module.items():
-        runs = list(_some_at_a_time(stacks, answer_ids, shares, module, memory))
-        found[mine] = _first_order(stacks, [edges[i] for i in mine], runs, memory, False)
+        found[mine] = _averaged(stacks, answer_ids, shares, module, [edges[i] for i in mine], memory, False)
     return found
 
 
-def _some_at_a_time(
-    stacks: Sequence[Stack], answer_ids: AnswerIds, shares: Sequence[float], moved: Node | None, memory: int
-) -> Iterator[GradientRuns]:
+def _averaged(
+    stacks: Sequence[Stack],
+    answer_ids: AnswerIds,
+    shares: Sequence[float],
+    moved: Node | None,
+    edges: Sequence[_Sent],
+    memory: int,
+    computes_receivers: bool,
+) -> Tensor:
+    """Estimates (edge,), averaged over runs at some shares of the way; no more runs are kept than fit into memory."""
     one = sum(stack.layers.state_bytes() * stack.layers.block.n_layers for stack in stacks)
     size = max(1, memory // one)
+    found = torch.zeros(len(edges))
     for begin in range(0, len(shares), size):
-        yield gradient_runs(stacks, answer_ids, shares[begin : begin + size], moved)
+        some = shares[begin : begin + size]
+        runs = [gradient_runs(stacks, answer_ids, some, moved)]
+        found += len(some) / len(shares) * _first_order(stacks, edges, runs, memory, computes_receivers)
+        del runs  # before those that follow are made
+    return found
 
 
 def _first_order(

@@ -77,7 +77,8 @@ def image_patch_effects(example: Example, sets: Sequence[Sequence[int]]) -> Patc
         if wrong:
             raise VlmtraceError(f"There is no image position {wrong[0]}: choose among 0 to {n - 1}.")
         row[list(positions)] = True
-    parts, differences = [], []
+    first: list[int] = []
+    differences = []
     for part in torch.as_tensor(chosen, device=clean.device).split(AT_ONCE):
         images = torch.where(part[..., None], clean, corrupt)
         logits = model.answer_logits(repeat_inputs(example.inputs("image"), len(part)), image=images)
@@ -85,12 +86,12 @@ def image_patch_effects(example: Example, sets: Sequence[Sequence[int]]) -> Patc
             readout = Readout.of(logits, runs.answer_ids.expand(len(part), -1))
         else:
             readout = Readout.of_two(*(_read(model, side, images) for side in runs.whole))
-        parts.append(logits)
+        # Of all tokens' logits one is kept: there may be thousands of patches, and a hundred thousand tokens.
+        first += logits.argmax(-1).tolist()
         differences.append(readout.logit_diff.flatten())
-    logits = torch.cat(parts)
     found = torch.cat(differences).cpu().numpy()
     ends = (float(readout.logit_diff) for readout in (runs.clean_readout, runs.corrupt_readout))
-    answers = model.tokenizer.convert_ids_to_tokens(logits.argmax(-1).tolist())
+    answers = model.tokenizer.convert_ids_to_tokens(first)
     return PatchesOutcome(np.atleast_1d(patching_effect(found, *ends)), answers)
 
 

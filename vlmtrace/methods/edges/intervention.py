@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from vlmtrace.inputs.pair_runs import PairRuns, encode_pair, run_pairs
 from vlmtrace.methods.patching.metrics import patching_effect
 from vlmtrace.methods.patching.run_sweep import default_memory, memory_for_states
 from vlmtrace.models import VLM, Readout
-from vlmtrace.models.edges.circuit_run import OF_BASE, OF_RUN, OF_SOURCE, run_circuits
+from vlmtrace.models.edges.circuit_run import OF_BASE, OF_RUN, OF_SOURCE, run_to_answer
 from vlmtrace.models.edges.nodes import INPUT, PROMPT, Edge, Receiver
 from vlmtrace.models.edges.stacks import stacks_of
 from vlmtrace.models.edges.wiring import edges_of, wirings_of
@@ -34,9 +34,11 @@ class EdgeOutcome:
 
     Attributes:
         readouts: by run ("clean", "corrupt", "patched"), logits of the two options
+        answers: by run, the most probable first answer token: the vocabulary's entry
     """
 
     readouts: dict[str, Readout]
+    answers: dict[str, str]
 
     @property
     def patching_effect(self) -> float:
@@ -121,9 +123,18 @@ def intervene_on_edges_in(
         VlmtraceError: the model's edges are not known, it has no such edge, or the prompt no such position
     """
     wirings_of(model)  # refuses a model whose edges are not known, also where none is given
-    if not edges and not as_circuit:  # nothing is set: that is the corrupt run
-        ends = {"clean": runs.clean_readout, "corrupt": runs.corrupt_readout}
-        return EdgeOutcome({**ends, "patched": runs.corrupt_readout})
+    readouts = {"clean": runs.clean_readout, "corrupt": runs.corrupt_readout}
+    first = [int(trace.logits[0].argmax()) for trace in (runs.clean, runs.corrupt)]
+    if edges or as_circuit:
+        readouts["patched"], token = _patched(model, runs, edges, as_circuit)
+    else:  # nothing is set: that is the corrupt run
+        readouts["patched"], token = runs.corrupt_readout, first[1]
+    answers = model.tokenizer.convert_ids_to_tokens([*first, token])
+    return EdgeOutcome(readouts, dict(zip(readouts, answers, strict=True)))
+
+
+def _patched(model: VLM, runs: PairRuns, edges: Sequence[tuple[str, str]], as_circuit: bool) -> tuple[Readout, int]:
+    """What the patched run says of both options, and the first token that it answers itself."""
     known = edges_of(model)
     whole, words = _words_apart(known, edges)
     carried = _carried(model, known, whole, as_circuit)[None]
@@ -136,9 +147,10 @@ def intervene_on_edges_in(
     wrong = [position for places in words.values() for position in places if position >= length]
     if wrong:
         raise VlmtraceError(f"The prompt has no position {wrong[0]}: choose one below {length}.")
-    readouts = [run_circuits(stacks, known, carried, memory, words) for stacks in sides]
-    patched = readouts[0] if runs.whole is None else Readout.of_two(*readouts)
-    return EdgeOutcome({"clean": runs.clean_readout, "corrupt": runs.corrupt_readout, "patched": patched})
+    found = [run_to_answer(stacks, known, carried, memory, words) for stacks in sides]
+    readouts, tokens = zip(*found, strict=True)
+    # Both sides begin alike: no token of an answer changes what stands before it.
+    return readouts[0] if runs.whole is None else Readout.of_two(*readouts), int(tokens[0])
 
 
 def _words_apart(
@@ -191,11 +203,25 @@ def sent_by(senders: pd.Series, positions: pd.Series) -> list[str]:
     return [sender if pd.isna(position) else f"{sender}@{int(position)}" for sender, position in both]
 
 
+def check_edges(model: VLM, known: Iterable[tuple[str, str]], wanted: Iterable[tuple[str, str]]) -> None:
+    """Check that edges exist.
+
+    Args:
+        model: whose edges they are to be
+        known: (sender, receiver) of all of its edges
+        wanted: (sender, receiver), without positions
+
+    Raises:
+        VlmtraceError: one does not
+    """
+    for sender, receiver in sorted(set(wanted).difference(known)):
+        raise VlmtraceError(f"{model.name} has no edge from {sender!r} to {receiver!r}: vt.edges(model) lists them.")
+
+
 def _carried(model: VLM, known: Sequence[Edge], wanted: set[tuple[str, str]], as_circuit: bool) -> torch.Tensor:
     """What each edge carries: (edge,)."""
     names = [(edge.sender.label, edge.receiver.label) for edge in known]
-    for sender, receiver in sorted(wanted - set(names)):
-        raise VlmtraceError(f"{model.name} has no edge from {sender!r} to {receiver!r}: vt.edges(model) lists them.")
+    check_edges(model, names, wanted)
     if as_circuit:
         return torch.tensor([OF_RUN if name in wanted else OF_BASE for name in names])
     return torch.tensor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ from vlmtrace.models.edges.wiring import edges_of
 #: A model with more edges shows at first what enters its output; what enters a node is computed when it is clicked.
 MOST_EDGES = 20_000
 
-#: The corruption that changes the prompt's words.
-TEXT = "text"
+#: The corruption that changes the prompt's words, and the one that changes the image's patches.
+TEXT, IMAGE = "text", "image"
 
 
 def every_edge(example: Example) -> list[Edge]:
@@ -47,6 +48,20 @@ def has_few(example: Example) -> bool:
         example: of a model whose edges are known
     """
     return len(every_edge(example)) <= MOST_EDGES
+
+
+def check_patches(corruption: str, patches: Sequence[int]) -> None:
+    """Check that patches of the clean image, put into the corrupt run, change it.
+
+    Args:
+        corruption: of that run
+        patches: of the image
+
+    Raises:
+        VlmtraceError: there are some, and both runs have the same image
+    """
+    if patches and corruption != IMAGE:
+        raise VlmtraceError("Patches of the image do nothing to the other question: choose the other image.")
 
 
 class PairEdges:
@@ -82,9 +97,12 @@ class PairEdges:
             return self._entering(None)
         every = every_edge(self.example)
         nodes = self.example.keep(("opened", self.corruption), lambda: [THE_OUTPUT.label])
+        tables = [self._entering(node) for node in nodes]
         if opened and opened not in nodes and any(edge.receiver.node.label == opened for edge in every):
+            tables.append(self._entering(opened))
+            # A node that could not be computed is not computed again with every other.
             nodes.append(opened)
-        return pd.concat([self._entering(node) for node in nodes], ignore_index=True)
+        return pd.concat(tables, ignore_index=True)
 
     def whole(self, opened: str = "") -> pd.DataFrame:
         """The same with all words of the question together, as all other edges have their positions together.
@@ -232,7 +250,7 @@ class PairEdges:
 
     def image_effects(self) -> list[float | None]:
         """Effect of each patch of the image by itself; none where the image is the same in both runs."""
-        if self.corruption != "image":
+        if self.corruption != IMAGE:
             return []
         positions = self.image_tokens()
 
@@ -252,17 +270,16 @@ class PairEdges:
             patches: as rows of the image's places; none: none
 
         Returns:
-            effect and answer; None where no patch is given
+            effect (None where clean and corrupt run do not differ) and answer; None where no patch is given
 
         Raises:
             VlmtraceError: there is no such patch, or no second image
         """
         if not patches:
             return None
-        if self.corruption != "image":
-            raise VlmtraceError("Patches of the image do nothing to the other question: choose the other image.")
+        check_patches(self.corruption, patches)
         tokens = self.image_tokens()
         if patches[-1] >= len(tokens):
             raise VlmtraceError(f"There is no patch {patches[-1]}: choose among 0 to {len(tokens) - 1}.")
         found = image_patch_effects(self.example, [[tokens[patch] for patch in patches]])
-        return {"effect": float(found.effects[0]), "answer": found.answers[0]}
+        return {"effect": plain(found.effects[0]), "answer": found.answers[0]}

@@ -23,7 +23,7 @@
  * @typedef {{example: string, corruption: string, corruptions: Record<string, string>, scope: "pair" | "run", n: number,
  *   nEdges: number, source: string, rows: string[], nodes: PlacedNode[], edges: Edge[], chosen: Names[],
  *   answer: string, at: Record<string, string>, attention: Record<string, Amounts>, boxes: Box[],
- *   image: {effects: (number | null)[], chosen: number[], outcome: {effect: number, answer: string} | null},
+ *   image: {effects: (number | null)[], chosen: number[], outcome: {effect: number | null, answer: string} | null},
  *   effect: number | null, alone: number | null, places: (Amounts & {of: Names}) | null, node: OpenNode | null,
  *   result: {run: string, p_correct: number, logit_diff: number}[], nRefused?: number}} EdgesState
  * n: how many are drawn; at: the token at which what a node sends does most; alone: the drawn edges as a circuit;

@@ -24,7 +24,7 @@ from vlmtrace.methods.edges.in_code import code_of
 from vlmtrace.methods.edges.intervention import EdgeOutcome, sent_by, word_of
 from vlmtrace.methods.edges.opened import opened_node, plain
 from vlmtrace.methods.edges.over_pairs import OverPairs, edges_of_pairs, edges_of_run
-from vlmtrace.methods.edges.pair_edges import PairEdges, every_edge, has_few
+from vlmtrace.methods.edges.pair_edges import IMAGE, PairEdges, every_edge, has_few
 from vlmtrace.methods.edges.view_state import chosen_state, drawn_state, patched
 from vlmtrace.models.edges.nodes import THE_OUTPUT
 
@@ -75,19 +75,23 @@ class EdgeView(View):
 
     def load(self) -> None:
         """Compute the edges of the example, keeping edges that were chosen and what is opened."""
-        self.query, self.patches = None, []
-        if self.corruption not in self.example.corruptions:
-            self.corruption = next(iter(self.example.corruptions), "image")
+        example, self.query, self.patches, self.outcome = self.example, None, [], None
+        every_edge(example)  # refuses a model whose edges are not known before it is run
+        self.corruption = example.corruption_to_patch(self.corruption)
         # A word is chosen by its place in this question: it is none of another one's.
-        if self._shown is not None and self._shown is not self.example:
+        if self._shown is not None and self._shown is not example:
             self.chosen = [(sender, receiver) for sender, receiver in self.chosen if word_of(sender)[1] is None]
-        if self._restored is not None and self._restored[0] is self.example:
+        if self._restored is not None and self._restored[0] is example:
             _, self.chosen, self.patches = self._restored
-        self._restored = self.outcome = None
+        self._restored = None
+        if self.corruption != IMAGE:
+            self.patches = []
+        example.runs(self.corruption)  # where this pair has nothing to patch, what is chosen is kept for the next
         try:
             self._run()
         except Exception:
-            self.canvas.state = {}  # what is drawn is of another example
+            # What fails here may be what is chosen, and would fail in every other pair, too.
+            self.chosen, self.patches, self.opened = [], [], ""
             raise
 
     @property
@@ -107,11 +111,12 @@ class EdgeView(View):
             VlmtraceError: a value means nothing here; everything stays as it was
         """
         example = self.example
-        corruption = settings.get("corruption", self.corruption)
-        if "corruption" in settings:
-            one_of(corruption, example.corruptions, f"corruption of {example.name}")
+        # Patches of the image are of the run with the other image, which need not be named where it is the first.
+        asked = settings.get("corruption", IMAGE if settings.get("patches") else None)
+        known = f"corruption of {example.name}"
+        corruption = self.corruption if asked is None else one_of(asked, example.corruptions, known)
         scope = one_of(settings.get("scope", self.scope), SCOPES, "scope")
-        n, edges, patches = from_address(example, {"n": str(self.n), **settings})
+        n, edges, patches = from_address(example, {"n": str(self.n), **settings}, corruption)
         if self._shown is example:
             self._change(corruption=corruption, scope=scope, n=n, chosen=edges, patches=patches)
         else:
@@ -136,6 +141,8 @@ class EdgeView(View):
             new["scope"] = one_of(scope, SCOPES, "scope")
         if corruption is not None:
             new["corruption"] = one_of(corruption, self.example.corruptions, f"corruption of {self.example.name}")
+            if corruption != IMAGE:
+                new["patches"] = []  # they would do nothing there
         self._change(**new)
 
     @checked
@@ -182,18 +189,12 @@ class EdgeView(View):
         self._change(opened=node, query=query)
 
     def _change(self, **new: Any) -> None:
-        """Set attributes and draw; where that fails, everything stays as it was, and so does what is drawn."""
-        try:
-            with self.attributes_set(**new):
-                self._run()
-        except Exception:
-            state = self.canvas.state
-            if state:  # a new one, so that what was chosen in the page goes back, too
-                self.canvas.state = {**state, "nRefused": state.get("nRefused", 0) + 1}
-            raise
+        """Set attributes and draw; where that fails, everything stays as it was."""
+        with self.attributes_set(**new):
+            self._run()
 
     def _receive(self, _widget: Any, message: dict, _buffers: Any) -> None:
-        with self.busy(str(message.get("activity", "edges"))):
+        with self.busy(str(message.get("activity", "edges"))), self.drawn_again_on_failure():
             match message.get("do"):
                 case "choose":
                     self.choose(message.get("corruption"), message.get("n"), message.get("scope"))

@@ -74,13 +74,12 @@ def patched(
     """
     found = image["outcome"]
     if found is not None:
-        return Patched(found["effect"], found["answer"], "image", f"patches of the image: {len(image['chosen'])}")
+        effect = float("nan") if found["effect"] is None else found["effect"]
+        return Patched(effect, found["answer"], numbers.corruption, f"patches of the image: {len(image['chosen'])}")
     if not chosen:
         return None
-    correct, incorrect = numbers.example.options
-    answer = correct if outcome.logit_diff() > 0 else incorrect
     text = "; ".join(" → ".join(edge) for edge in chosen)
-    return Patched(outcome.patching_effect, answer, numbers.corruption, text)
+    return Patched(outcome.patching_effect, outcome.answers["patched"], numbers.corruption, text)
 
 
 def _nodes(numbers: PairEdges, circuit: DrawnCircuit) -> list[dict[str, Any]]:

@@ -62,8 +62,8 @@ class CausalView(View):
 
     def load(self) -> None:
         """Show the image and the settings; the graphs take seconds, and are computed when they are asked for."""
-        self.step = min(self.step, len(self.example.answer().ids) - 1)
         self.found = None
+        self.step = min(self.step, len(self.example.answer().ids) - 1)
         if self._key in self._asked:
             self.compute()
         else:
@@ -85,18 +85,22 @@ class CausalView(View):
         self.options = replace(self.options, **changed)
         self.found = None
         self._send()  # the picture and what is being computed, before the graphs are there
-        self.found = example.keep(
-            self._key,
-            lambda: explain(
-                example.model,
-                given_images(example.pair),
-                example.question,
-                answer=example.answer().ids,
-                step=self.step,
-                layer=self.layer,
-                options=self.options,
-            ),
-        )
+        try:
+            self.found = example.keep(
+                self._key,
+                lambda: explain(
+                    example.model,
+                    given_images(example.pair),
+                    example.question,
+                    answer=example.answer().ids,
+                    step=self.step,
+                    layer=self.layer,
+                    options=self.options,
+                ),
+            )
+        except Exception:
+            self._send(waits=True)  # nothing is being computed any more
+            raise
         self._asked.add(self._key)
         if self.canvas.head not in self.found.graphs:
             self.canvas.head = min(self.found.graphs)

@@ -61,6 +61,10 @@ class Chosen:
         source = {"name": away.name, "effect": number(away.effect), "left": list(map(str, left))}
         return replace(self.set(found), carried=source)
 
+    def none(self) -> Chosen:
+        """Nothing, and nothing to undo; what was put away stays."""
+        return Chosen(keeps=self.keeps, put_away=self.put_away)
+
     def opened(self, example: Example, shown: Example | None, effect: float) -> Chosen:
         """What is chosen where another example is opened: what an address chose in it, and otherwise nothing.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.display.example import Example
@@ -48,6 +48,21 @@ def from_address(example: Example, text: str) -> list[Patch]:
         if patch not in found:
             found.append(patch)
     return found
+
+
+def patches_of(example: Example, settings: Mapping[str, str], before: Sequence[Patch]) -> list[Patch]:
+    """The patches that are chosen by what an address says.
+
+    Args:
+        example: as in `from_address`
+        settings: patches: these; also: these in addition
+        before: those that are chosen where the address does not say which
+
+    Raises:
+        VlmtraceError: a patch names what the model or the prompt does not have
+    """
+    found = from_address(example, settings["patches"]) if "patches" in settings else list(before)
+    return [*found, *(patch for patch in from_address(example, settings.get("also", "")) if patch not in found)]
 
 
 def check_positions(example: Example, block: str, positions: Iterable[int]) -> None:

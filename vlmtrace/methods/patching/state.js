@@ -21,9 +21,10 @@
  *   away: {n: number, name: string} | null, carried: {name: string, effect: number, left: string[]} | null,
  *   effect: number | null, distribution: Probabilities[], options: (number | null)[],
  *   answers: Record<string, string>, logitDiff: Record<string, number>, waterfall: Step[], draws: number,
- *   canUndo: boolean}} PatchState
+ *   canUndo: boolean, nRefused?: number}} PatchState
  * estimated: whether effects at image tokens, and of heads, are estimates
- * place: block and module; effects: layers × positions; headEffects: layers × heads; inImage: positions of patches
+ * place: block and module; effects: layers × positions; headEffects: layers × heads; inImage: positions of patches;
+ * nRefused: how many changes could not be made since, each of which draws this state anew
  */
 
 /** @typedef {{state: PatchState, picture: DataView<ArrayBuffer>}} PatchTraits */

@@ -12,7 +12,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from vlmtrace.core.arguments import checked
-from vlmtrace.core.errors import VlmtraceError, one_of
+from vlmtrace.core.errors import one_of
 from vlmtrace.display.canvas import BrowserCanvas, png
 from vlmtrace.display.in_code import missing_columns, preamble
 from vlmtrace.display.scripts import script
@@ -22,11 +22,11 @@ from vlmtrace.display.wording import readable
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.methods.patching.chosen import Chosen
 from vlmtrace.methods.patching.direction import DIRECTIONS
-from vlmtrace.methods.patching.in_address import check_positions, from_address, in_address
+from vlmtrace.methods.patching.in_address import check_positions, in_address, patches_of
 from vlmtrace.methods.patching.in_code import code_of
 from vlmtrace.methods.patching.intervention import Outcome, Patch, intervene_in
 from vlmtrace.methods.patching.pair_effects import PairEffects
-from vlmtrace.methods.patching.view_figure import draw_patching
+from vlmtrace.methods.patching.view_figure import draw_patching, patching_table
 from vlmtrace.methods.patching.view_state import shown_state
 
 
@@ -69,21 +69,19 @@ class Patching(View):
 
     def load(self) -> None:
         """Compute the effect maps of the example; patches of another one are put away, or carried over."""
-        if self._shown is not self.example:
-            effect = float("nan") if self.outcome is None else self.outcome.patching_effect
-            self.chosen = self.chosen.opened(self.example, self._shown, effect)
-            # The outcome is the other example's, until this one's is computed.
-            self.positions, self.outcome = [], None
-        if self.corruption not in self.example.corruptions:
-            self.corruption = next(iter(self.example.corruptions), "image")
-        try:
-            if self.chosen.keeps and self.chosen.put_away is not None and not self.patches:
-                self.carry()
-            else:
-                self._run()
-        except VlmtraceError:
-            self.canvas.state = {}
-            raise
+        effect = float("nan") if self.outcome is None else self.outcome.patching_effect
+        self.chosen = self.chosen.opened(self.example, self._shown, effect)
+        # The outcome is the other example's, until this one's is computed.
+        self.positions, self.outcome = [], None
+        self.corruption = self.example.corruption_to_patch(self.corruption)
+        if self.chosen.keeps and self.chosen.put_away is not None and not self.patches:
+            self.chosen = self.chosen.carry(self.example)
+        self._run()
+
+    def draw_nothing(self) -> None:
+        """See `Drawn.draw_nothing`; patches that could not be shown are not carried to another example."""
+        super().draw_nothing()
+        self.chosen = self.chosen.none()
 
     @property
     def patches(self) -> list[Patch]:
@@ -112,10 +110,7 @@ class Patching(View):
             one_of(corruption, example.corruptions, f"corruption of {example.name}")
         one_of(direction, DIRECTIONS, "direction")
         is_shown = self._shown is example
-        patches = list(self.patches) if is_shown else []
-        if "patches" in settings:
-            patches = from_address(example, settings["patches"])
-        patches += [patch for patch in from_address(example, settings.get("also", "")) if patch not in patches]
+        patches = patches_of(example, settings, self.patches if is_shown else [])
         if is_shown:
             self._run_with(chosen=self.chosen.set(patches), corruption=corruption, direction=direction)
         else:
@@ -207,7 +202,7 @@ class Patching(View):
             self._run()
 
     def _receive(self, _widget: Any, message: dict, _buffers: Any) -> None:
-        with self.busy(str(message.get("activity", "patching"))):
+        with self.busy(str(message.get("activity", "patching"))), self.drawn_again_on_failure():
             match message.get("do"):
                 case "choose":
                     place = tuple(message["place"]) if "place" in message else None
@@ -269,20 +264,8 @@ class Patching(View):
         One row per site: block, module, layer, head, position, token, token_role, patching_effect, is_estimate. The
         intervention is always computed exactly.
         """
-        block, module = self.place
-        parts = [self.effects()]
-        heads = self.head_effects()
-        if heads is not None:
-            where = ", ".join(map(str, self.positions)) or "all positions"
-            parts.append(heads.assign(token=where))
-        table = pd.concat(parts, ignore_index=True).assign(block=block, module=module)
-        if self.outcome is not None:
-            text, effect = "; ".join(map(str, self.patches)), self.outcome.patching_effect
-            total = {"token": text, "patching_effect": effect, "is_estimate": False}
-            table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
-        columns = "block module layer head position token token_role patching_effect is_estimate".split()
-        kinds = {name: "Int64" for name in ("layer", "head", "position")} | {"is_estimate": "boolean"}
-        return table.reindex(columns=columns).astype(kinds)
+        numbers = self.effects(), self.head_effects()
+        return patching_table(*numbers, self.place, self.positions, self.patches, self.outcome)
 
     def _report(self) -> None:
         """Tell the gauge of the answer: 0 is the corrupt run, 1 the clean one, whichever is patched."""

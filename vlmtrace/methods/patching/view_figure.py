@@ -1,6 +1,8 @@
-"""The view Patch as a printed figure."""
+"""The view Patch as a printed figure, and as a table."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ from matplotlib.figure import Figure
 from vlmtrace.display.panels import effect_panel, head_panel
 from vlmtrace.display.style import effect_limit, new_figure, paper_style, signed_colorbar
 from vlmtrace.inputs.token_roles import shows_image
-from vlmtrace.methods.patching.intervention import Outcome
+from vlmtrace.methods.patching.intervention import Outcome, Patch
 
 
 @paper_style
@@ -53,3 +55,37 @@ def draw_patching(
     axes[-1].set_title(patched[:80] or "nothing patched")
     figure.suptitle(title)
     return figure
+
+
+def patching_table(
+    effects: pd.DataFrame,
+    heads: pd.DataFrame | None,
+    place: tuple[str, str],
+    positions: Sequence[int],
+    patches: Sequence[Patch],
+    outcome: Outcome | None,
+) -> pd.DataFrame:
+    """The numbers of the maps, and in the last row the intervention's.
+
+    Args:
+        effects: as in `draw_patching`
+        heads: the same
+        place: (block, module) of both
+        positions: where heads are patched; none: everywhere
+        patches: the intervention
+        outcome: of it, which is computed exactly; None: there is none
+
+    Returns:
+        one row per site: block, module, layer, head, position, token, token_role, patching_effect, is_estimate
+    """
+    parts = [effects]
+    if heads is not None:
+        parts.append(heads.assign(token=", ".join(map(str, positions)) or "all positions"))
+    table = pd.concat(parts, ignore_index=True).assign(block=place[0], module=place[1])
+    if outcome is not None:
+        text = "; ".join(map(str, patches))
+        total = {"token": text, "patching_effect": outcome.patching_effect, "is_estimate": False}
+        table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
+    columns = "block module layer head position token token_role patching_effect is_estimate".split()
+    kinds = {name: "Int64" for name in ("layer", "head", "position")} | {"is_estimate": "boolean"}
+    return table.reindex(columns=columns).astype(kinds)

@@ -65,6 +65,7 @@ class RelevancyView(View):
     def load(self) -> None:
         """Compute relevancy of the example and send all maps."""
         example = self.example
+        self.found = self.curve = None  # until this example's are computed
         self.found = found = example.keep(
             "relevancy", lambda: relevancy(example.model, given_images(example.pair), example.question)
         )
@@ -164,7 +165,7 @@ def _options(example: Example) -> tuple[int, int] | None:
     if not example.corruptions:
         return None
     try:
-        correct, incorrect = map(int, example.runs(example.corruptions[0]).answer_ids[0].tolist())
+        correct, incorrect = map(int, example.runs(example.corruption_to_patch()).answer_ids[0].tolist())
     except VlmtraceError:
         return None
     return None if correct == incorrect else (correct, incorrect)

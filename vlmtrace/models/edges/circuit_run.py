@@ -63,6 +63,29 @@ def run_circuits(
 
 @torch.no_grad()
 @by_fast_products
+def run_to_answer(
+    stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, memory: int, words: Words = NO_WORDS
+) -> tuple[Readout, Tensor]:
+    """Run one pair with one circuit, and read the first token of the answer, too.
+
+    Args:
+        stacks: as in `run_circuits`
+        edges: the same
+        carried: the same, (1, edge)
+        memory: the same
+        words: the same
+
+    Returns:
+        Readout (1, 1), and the most probable token where an answer begins: (1,) of the vocabulary's ids
+    """
+    (final,) = _final_states(stacks, edges, carried, memory, words)
+    layers = stacks[-1].layers
+    logits = layers.logits(final)  # (1, 1, U, vocabulary)
+    return Readout.of_last(logits, layers.answer_ids), logits[0, :, 0].argmax(-1)
+
+
+@torch.no_grad()
+@by_fast_products
 def divergences(stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, whole: Tensor, memory: int) -> Tensor:
     """How far the answers of circuits are from those of the whole model: KL(whole model ‖ circuit).
 
