@@ -11,8 +11,10 @@ from vlmtrace.inputs.pair_runs import encode_pair, run_alike
 from vlmtrace.inputs.token_roles import shows_image, token_table
 from vlmtrace.models import VLM
 from vlmtrace.models.several_images import Images, sizes_of
+from vlmtrace.models.sweep.decoder_only import rows_worth_a_call
+from vlmtrace.models.sweep.layer_masks import BLOCK
 
-#: Pairs that share a sweep: enough to fill the processor with a small model, few enough to stay in its cache.
+#: Pairs that share a sweep at most: enough to fill the processor with a small model, few enough to stay in its cache.
 PAIRS_PER_SWEEP = 8
 
 #: Pairs whose inputs are in memory while those of equal shape are sought among them.
@@ -48,6 +50,20 @@ def equal_length_batches(
     return [same[start : start + batch_size] for same in rows.values() for start in range(0, len(same), batch_size)]
 
 
+def pairs_per_sweep(model: VLM) -> int:
+    """How many pairs share a sweep: with large layers few fill the processor, and the runs of more take room.
+
+    Args:
+        model: runs them
+
+    Returns:
+        1 to `PAIRS_PER_SWEEP`
+    """
+    if BLOCK not in model.blocks:
+        return PAIRS_PER_SWEEP
+    return min(PAIRS_PER_SWEEP, max(1, int(rows_worth_a_call(model))))
+
+
 def batches_of_pairs(
     model: VLM,
     pairs: pd.DataFrame,
@@ -73,6 +89,7 @@ def batches_of_pairs(
     Raises:
         VlmtraceError: clean and corrupt inputs of a pair differ in shape
     """
+    n_together = pairs_per_sweep(model)
     for first in range(0, len(pairs), PAIRS_PREPARED):
         same_shape: dict[tuple, list[int]] = {}
         encoded, tables = {}, {}
@@ -87,8 +104,8 @@ def batches_of_pairs(
             chosen = tuple(tuple(table["position"]) for table in tables[row].values())
             same_shape.setdefault((shapes, chosen), []).append(row)
         for alike in same_shape.values():
-            for start in range(0, len(alike), PAIRS_PER_SWEEP):
-                rows = alike[start : start + PAIRS_PER_SWEEP]
+            for start in range(0, len(alike), n_together):
+                rows = alike[start : start + n_together]
                 together = [encoded[row] for row in rows]
                 for part, runs in run_alike(model, pairs.iloc[rows], together, corruption, contrast):
                     mine = [rows[i] for i in part]

@@ -9,6 +9,7 @@ import torch
 
 import vlmtrace as vt
 from vlmtrace.benchmarks.measure import peak_memory
+from vlmtrace.inputs import batching
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.models import Patches, Readout, Site
 from vlmtrace.models.blip import Blip
@@ -238,3 +239,15 @@ def test_options_are_refused_where_no_word_of_the_prompt_stands(model_store, ran
 def test_a_prompt_without_its_options_has_no_rows_for_them(random_blip, random_pairs):
     pairs = random_pairs.iloc[[0]].assign(clean_prompt="what color is it?", corrupt_prompt="what shape is it?")
     assert vt.patch_regions(random_blip, pairs, block="text_encoder", regions=["options"]).empty
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(50.0, 8), (2.8, 2), (0.05, 1)])
+def test_fewer_pairs_of_a_model_with_large_layers_share_a_sweep(model_store, random_pairs, monkeypatch, rows, expected):
+    """One pair fills the processor then, and the runs of eight would take more memory than all of its states."""
+    model = model_store.shared("llava")
+    whole = vt.patch_heads(model, random_pairs, positions=["last"])
+    monkeypatch.setattr(batching, "rows_worth_a_call", lambda model: rows)
+    assert batching.pairs_per_sweep(model) == expected
+    again = vt.patch_heads(model, random_pairs, positions=["last"])
+    np.testing.assert_allclose(again["logit_diff"], whole["logit_diff"], atol=1e-4)
+    assert again["sample_id"].tolist() == whole["sample_id"].tolist()

@@ -90,7 +90,8 @@ def test_logits_of_every_token_of_an_answer_count_as_memory(model_store, random_
         incorrect_answer="blue dog",
     )
     vt.patch_heads(model, pair, positions=["last"])
-    assert {n for _, n in asked} == {len(model.spell_answer("red ball"))} == {2}
+    lengths = [len(model.spell_answer(pair[name].iloc[0])) for name in ("correct_answer", "incorrect_answer")]
+    assert {n for _, n in asked} == {sum(lengths) - 1}, "both stand behind one prompt, whose last position they share"
     replay = asked[0][0]
     words = model.hf.config.get_text_config().vocab_size
     assert count(replay, 3, 4) - count(replay, 3, 1) == 3 * 2 * words * 4
