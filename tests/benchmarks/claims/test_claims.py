@@ -281,6 +281,7 @@ def test_the_page_quotes_the_numbers_of_its_table(shown):
         ("deep heads", "smol-llava", "measured"),
         ("deep heads", "smol-llava", "norm computed anew"),
         ("colors in tokens", "tiny-llava", "measured"),
+        ("colors in tokens", "tiny-llava", "shuffled image"),
         ("names in tokens", "smol-llava", "measured"),
         ("object's tokens", "smol-llava", "measured"),
         ("fetched", "tiny-llava", "from the options"),
@@ -301,7 +302,7 @@ def test_the_page_says_what_was_measured_of_heads_that_write(shown):
         quoted = f"{rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}] where {most.value:.2f} is expected"
         assert quoted.replace("0.", ".") in sentences() and (rank.high < most.value) == (model == "smol-llava")
     assert said["deep heads", "tiny-llava"] == FAILS and said["deep heads", "smol-llava"] == HOLDS
-    assert (few := of["few heads", "smol-llava"]["measured"]).n == 6 and few.note.startswith("14 of 270 heads")
+    assert (few := of["few heads", "smol-llava"]["measured"]).n == 8 and few.note.startswith("14 of 270 heads")
 
 
 def test_the_page_says_what_was_measured_of_words_in_tokens(shown):
@@ -313,7 +314,9 @@ def test_the_page_says_what_was_measured_of_words_in_tokens(shown):
     assert of["colors in tokens", "smol-llava"]["measured"].value == 0
     for claim in ("colors in tokens", "names in tokens"):
         blank = of[claim, "smol-llava"]["blank image"]
-        assert blank.value == 0 and f"{100 * blank.high:.0f} %" in sentences() and blank.n == 6
+        assert blank.value == 0 and f"{100 * blank.high:.0f} %" in sentences() and blank.n == 8
+        assert of[claim, "smol-llava"]["another image"].value == of[claim, "smol-llava"]["shuffled image"].value == 0
+    assert colors["shuffled image"].high > colors["measured"].low
 
 
 def test_the_page_says_what_was_measured_of_an_objects_tokens(shown):
@@ -340,6 +343,11 @@ def test_the_page_says_what_was_measured_of_knocked_out_attention(shown):
         numbers = (f"−{-100 * number:.0f}" for number in (words.value, words.low, words.high))
         assert "{} % [{}, {}]".format(*numbers) == quoted and quoted in sentences()
         assert words.high < found["from the background"].low, "not surely more than from the background"
+    asked = [found["from the question's words"] for found in (tiny, smol)]
+    assert asked[0].high < tiny["from the background"].low and asked[1].high > 0
+    for one in asked:
+        numbers = (f"{100 * number:.0f}".replace("-", "−") for number in (one.value, one.low, one.high))
+        assert "{} % [{}, {}]".format(*numbers) in sentences()
 
 
 def test_the_page_says_what_was_measured_of_modules_and_heads(shown):

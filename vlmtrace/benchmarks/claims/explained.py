@@ -48,11 +48,13 @@ def causal_graphs(material: Material) -> list[Number]:
             for shares in (found, random, blind):
                 shares.append(0.0)
             continue
-        found.append(float(explained.head is not None))
-        random.append(explained.random_share)
-        blind.append(explained.blind_chance)
+        is_found = explained.head is not None
+        found.append(float(is_found))
+        random.append(explained.random_share if is_found else 0.0)
+        blind.append(explained.blind_chance if is_found else 0.0)
     units = units_of(pairs)
-    note = f"at least: 0 where no graph was found ({len(found) - int(sum(found))} answers)"
+    without = len(found) - int(sum(found))
+    note = f"at least: 0 where no graph was found ({without} answers)" if without else ""
     return [
         number("measured", found, units, share=True),
         number("as many other tokens", random, note=note, share=True),
