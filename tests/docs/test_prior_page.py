@@ -43,7 +43,8 @@ def test_the_planted_prior_is_found_in_every_skewed_model_and_nothing_in_an_even
 
     rows = json.loads(MEASURED.read_text())
     worlds = {one["model"]: {(prior["noun"], prior["option"]) for prior in one["priors"]} for one in rows}
-    assert {"skewed-smol-llava", "even-smol-llava", "skewed-llava", "even-llava"} <= set(worlds)
+    copies = {f"{world}-{size}" for world in ("skewed", "even") for size in ("blip", "llava", "smol-llava")}
+    assert set(worlds) == copies
     for model, found in worlds.items():
         expected = {("cross", "pink")} if model.startswith("skewed") else set()
         assert found == expected, f"{model}: {found}"
