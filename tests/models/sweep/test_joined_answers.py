@@ -53,6 +53,18 @@ def test_both_at_once_are_what_each_alone_is(model_store, pair, name, monkeypatc
         np.testing.assert_allclose(together[what], apart, atol=2e-4 * max(1, np.abs(apart).max()), err_msg=what)
 
 
+def test_pairs_that_share_a_sweep_are_what_each_alone_is(model_store, pair, random_pairs):
+    model = model_store.shared("llava")
+    images = {name: random_pairs[name].iloc[:2].tolist() for name in ("clean_image", "corrupt_image")}
+    pairs = pair.iloc[[0, 0]].assign(sample_id=["a", "b"], **images)
+    together = vt.patch_heads(model, pairs, positions=["correct"])
+    alone = [vt.patch_heads(model, pairs.iloc[[row]], positions=["correct"]) for row in (0, 1)]
+    for name, one in zip("ab", alone, strict=True):
+        mine = together.loc[together["sample_id"] == name, "logit_diff"]
+        np.testing.assert_allclose(mine, one["logit_diff"], atol=1e-4)
+    assert np.abs(alone[0]["logit_diff"].to_numpy() - alone[1]["logit_diff"].to_numpy()).max() > 1e-3
+
+
 def test_an_answer_does_not_see_the_other(model_store, pair):
     """The other's tokens stand before it in the sequence: its states would be others if it saw them."""
     model = model_store.shared("llava")
