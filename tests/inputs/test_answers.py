@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from fixtures.asked import with_options
 
 import vlmtrace as vt
 from vlmtrace.inputs import run_inputs
@@ -176,12 +177,7 @@ def test_an_answer_goes_on_behind_its_prefix(request, model_store, random_pairs,
 def test_an_option_that_begins_the_other_is_measured_with_its_end(model_store, random_pairs):
     """ "red" contains "red ball" as long as nobody asks whether the answer ends there: it would always be ahead."""
     model = model_store.shared("llava")
-    pair = random_pairs.iloc[[0]].assign(
-        clean_prompt="is this circle red or red ball?",
-        corrupt_prompt="is this circle dog or dog ball?",
-        correct_answer="red ball",
-        incorrect_answer="red",
-    )
+    pair = with_options(random_pairs.iloc[[0]], "red ball", "red")
     red, ball = model.spell_answer("red ball")
     inputs = run_inputs(model, pair, "clean")
     given = GivenAnswers(model, inputs, model.answer_logits(inputs))
@@ -197,9 +193,7 @@ def test_an_option_that_begins_the_other_is_measured_with_its_end(model_store, r
 
 def test_such_an_option_can_be_the_right_answer(model_store, random_pairs, monkeypatch):
     model = model_store.shared("llava")
-    pair = random_pairs.iloc[[0]].assign(
-        clean_prompt="is this circle red or red ball?", correct_answer="red", incorrect_answer="red ball"
-    )
+    pair = with_options(random_pairs.iloc[[0]], "red", "red ball")
     said = model.spell_answer("red")
     monkeypatch.setattr(model, "greedy_ids", lambda inputs, n=8, *_: [said] * len(inputs["input_ids"]))
     assert vt.evaluate(model, pair, corruptions=["image"])["is_correct"].tolist() == [True]

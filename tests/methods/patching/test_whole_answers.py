@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fixtures.asked import with_options
 
 import vlmtrace as vt
 from vlmtrace.inputs import run_inputs
@@ -20,14 +21,7 @@ def case(request, model_store, random_pairs):
     model = (
         request.getfixturevalue("random_blip") if request.param == "random_blip" else model_store.shared(request.param)
     )
-    correct, incorrect = OPTIONS[request.param]
-    pair = random_pairs.iloc[[0]].assign(
-        clean_prompt=f"is this circle {correct} or {incorrect}?",
-        corrupt_prompt=f"is this circle {incorrect} or {correct}?",
-        correct_answer=correct,
-        incorrect_answer=incorrect,
-    )
-    return model, pair
+    return model, with_options(random_pairs.iloc[[0]], *OPTIONS[request.param])
 
 
 def log_probability(model, inputs, answer, hooks=()):
@@ -154,12 +148,7 @@ def test_knockouts_of_a_whole_answer(case):
 def test_both_answers_are_run_at_once(model_store, random_pairs, monkeypatch):
     """Their prompt is one, and all but a few of the positions that a patch changes stand in it."""
     model = model_store.shared("llava")
-    pair = random_pairs.iloc[[0]].assign(
-        clean_prompt="is this circle red ball or blue?",
-        corrupt_prompt="is this circle blue or red ball?",
-        correct_answer="red ball",
-        incorrect_answer="blue",
-    )
+    pair = with_options(random_pairs.iloc[[0]], "red ball", "blue")
     read = []
     sweep = decoder_only.sweep
     monkeypatch.setattr(decoder_only, "sweep", lambda *given: read.append((given[-2], given[1])) or sweep(*given))

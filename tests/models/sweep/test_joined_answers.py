@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fixtures.asked import with_options
 from fixtures.families import TIERED
 
 import vlmtrace as vt
@@ -17,11 +18,9 @@ OPTIONS = "red ball", "blue dog"
 
 @pytest.fixture
 def pair(random_pairs):
-    correct, incorrect = OPTIONS
-    prompt = f"is this circle {correct} or {incorrect}?"
-    return random_pairs.iloc[[0]].assign(
-        clean_prompt=prompt, corrupt_prompt=prompt, correct_answer=correct, incorrect_answer=incorrect
-    )
+    asked = with_options(random_pairs.iloc[[0]], *OPTIONS)
+    # Tokenizers of letters write the options in unlike numbers of tokens: there is no text corruption.
+    return asked.assign(corrupt_prompt=asked["clean_prompt"])
 
 
 def sides_of(model, pair):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fixtures.asked import with_options
 
 import vlmtrace as vt
 from vlmtrace.inputs.corruption import run_inputs
@@ -83,12 +84,7 @@ def test_logits_of_every_token_of_an_answer_count_as_memory(model_store, random_
     monkeypatch.setattr(
         Replay, "state_bytes", lambda self, first, n_read=1: asked.append((self, n_read)) or count(self, first, n_read)
     )
-    pair = random_pairs.iloc[[0]].assign(
-        clean_prompt="is this circle red ball or blue dog?",
-        corrupt_prompt="is this circle blue dog or red ball?",
-        correct_answer="red ball",
-        incorrect_answer="blue dog",
-    )
+    pair = with_options(random_pairs.iloc[[0]], "red ball", "blue dog")
     vt.patch_heads(model, pair, positions=["last"])
     lengths = [len(model.spell_answer(pair[name].iloc[0])) for name in ("correct_answer", "incorrect_answer")]
     assert {n for _, n in asked} == {sum(lengths) - 1}, "both stand behind one prompt, whose last position they share"
