@@ -29,7 +29,8 @@ from .methods.lens.map_comparison import map_table
 from .methods.lens.map_scores import score_maps
 from .methods.patching.ablation import ablate
 from .methods.patching.joint import patch_together, patch_whole_heads
-from .methods.patching.sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
+from .methods.patching.regions import patch_regions
+from .methods.patching.sweeps import patch_head_sets, patch_heads, patch_modules
 from .methods.prior.damping import damp_heads, damping_table
 from .methods.prior.early import decode_early, early_means
 from .methods.prior.log_odds import log_odds_means, split_log_odds

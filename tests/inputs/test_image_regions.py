@@ -233,6 +233,29 @@ def test_region_patches_equal_the_reference(model, random_pairs):
     assert slow["logit_diff"].abs().max() > 0.05, "the patches change nothing: this proves nothing"
 
 
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_heads_of_a_region_equal_the_reference(model_store, random_pairs, name):
+    model, pairs = model_store.shared(name), random_pairs.iloc[[0, 1, 4]]
+    regions = ["object", "background", "image"]
+    fast, slow = (vt.patch_regions(m, pairs, regions=regions, heads=True) for m in (model, slow_twin(model)))
+    labels = ["sample_id", "layer", "head", "token_role"]
+    pd.testing.assert_frame_equal(fast[labels], slow[labels])
+    assert len(fast.drop_duplicates(labels)) == len(fast) == 3 * 3 * len(model.head_block.every_head)
+    worst = (fast["logit_diff"] - slow["logit_diff"]).abs().max()
+    assert worst <= 1e-4, f"logit_diff is off by {worst:.2g}"
+    assert slow["logit_diff"].abs().max() > 0.01, "the patches change nothing: this proves nothing"
+
+
+def test_a_head_at_all_positions_is_the_whole_head(llava, random_pairs):
+    pairs = random_pairs.iloc[:2]
+    everywhere = vt.patch_regions(llava, pairs, regions=["all"], heads=True)
+    whole = vt.patch_whole_heads(llava, pairs, blocks=[llava.head_block.name])
+    pd.testing.assert_frame_equal(everywhere[["sample_id", "layer", "head"]], whole[["sample_id", "layer", "head"]])
+    np.testing.assert_allclose(everywhere["logit_diff"], whole["logit_diff"], atol=1e-5)
+    with pytest.raises(vt.VlmtraceError, match="block whose heads a sweep patches 'vision_encoder'"):
+        vt.patch_regions(llava, pairs, block="vision_encoder", heads=True)
+
+
 def test_all_positions_of_a_residual_restore_the_clean_answer(llava, random_pairs):
     table = vt.patch_regions(llava, random_pairs.iloc[:3], modules=["residual"], regions=["all"])
     np.testing.assert_allclose(table["patching_effect"], 1, atol=1e-3)

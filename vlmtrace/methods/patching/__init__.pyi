@@ -10,8 +10,9 @@ from .head_figures import denoising_against_noising, whole_head_map
 from .intervention import Outcome, Patch, intervene
 from .joint import attention_heads, patch_together, patch_whole_heads
 from .metrics import patching_effect
+from .regions import patch_regions
 from .sentences import describe_directions, describe_regions, describe_sites
-from .sweeps import patch_head_sets, patch_heads, patch_modules, patch_regions
+from .sweeps import patch_head_sets, patch_heads, patch_modules
 from .view import Patching
 from .waterfall import patch_waterfall
 

@@ -4,7 +4,7 @@ In a decoder-only model the image tokens come first, and a patch at one of them 
 are most of the positions, and their patches cost several times as much as those of words. Where they are too many, the
 notebooks patch every position of the text exactly, and estimate single image tokens by gradients that some exact
 patches check (`vlmtrace.methods.attribution.spot_check`). What else is done with image tokens is each notebook's own:
-notebook 04 patches them by region (`patch_regions`), notebook 05 patches heads at all positions at once.
+notebook 04 patches modules there by region (`patch_regions`), notebook 05 heads by region and at all positions.
 """
 
 from __future__ import annotations
