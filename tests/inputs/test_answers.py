@@ -114,6 +114,20 @@ def test_settings_of_generation_do_not_decide_what_is_judged(model_store, random
     assert first == [int(logits.argmax())], "the answer is the argmax of the logits that are measured"
 
 
+@pytest.mark.parametrize("name", ["llava", "random_blip"])
+def test_an_image_is_encoded_no_more_often_than_the_model_asks(model_store, random_pairs, name, monkeypatch):
+    """BLIP answers from embeddings that are given; LLaVA encodes the image in every run, and needs no run before."""
+    model, seen, steps = model_store.shared(name), [], []
+    answer = model.answer_logits
+    monkeypatch.setattr(model, "answer_logits", lambda *given, **how: steps.append(1) or answer(*given, **how))
+    handle = model.layer_module("vision_encoder", 0).register_forward_hook(lambda *_: seen.append(1))
+    try:
+        model.greedy_ids(run_inputs(model, random_pairs.iloc[[0]], "clean"), 3)
+    finally:
+        handle.remove()
+    assert len(seen) == (1 if model.skips_vision_encoder else len(steps)) > 0
+
+
 def test_a_long_answer_can_be_right(model_store, random_pairs, monkeypatch):
     """An option of twelve tokens is given twelve tokens to say."""
     model = model_store.shared("llava")

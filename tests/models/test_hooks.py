@@ -6,10 +6,14 @@ import pytest
 import torch
 
 from vlmtrace.display import Session
+from vlmtrace.inputs.batching import batches_of_pairs
 from vlmtrace.inputs.corruption import run_inputs
+from vlmtrace.methods.patching.plans import head_plan
+from vlmtrace.methods.patching.run_sweep import sweep_patches
 from vlmtrace.methods.patching.view import Patching
-from vlmtrace.models import Site
+from vlmtrace.models import Patches, Site
 from vlmtrace.models.hooks import HookPoint, attach_hooks
+from vlmtrace.models.sweep.shared_prefix import no_attention
 
 
 def test_hooks_of_one_thread_change_nothing_in_another(random_blip, random_pairs):
@@ -26,6 +30,40 @@ def test_hooks_of_one_thread_change_nothing_in_another(random_blip, random_pairs
         changed = random_blip.answer_logits(inputs)
     other.join(30)
     assert torch.equal(found[0], plain) and not torch.equal(changed, plain)
+
+
+@pytest.mark.parametrize("name", ["llava", "random_blip"])
+def test_a_sweep_of_one_thread_waits_for_the_hooks_of_another(model_store, random_pairs, name):
+    """A sweep calls the model's layers by themselves: another thread's hooks must not act on them."""
+    model = model_store.shared(name)
+    pair, block = random_pairs.iloc[[0]], model.head_block.name
+    _, runs, roles = next(iter(batches_of_pairs(model, pair, "image", head_plan(model, None), ["correct"])))
+    positions = torch.tensor([[roles[block]["position"].iloc[0]]])
+    patches = Patches(block, ["residual"], [0], [None], positions)
+    plain, found = sweep_patches(model, runs, patches, 2**28), []
+    assert plain.logit_diff != runs.corrupt_readout.logit_diff, "nothing is run"
+    other = threading.Thread(target=lambda: found.append(sweep_patches(model, runs, patches, 2**28)))
+    with attach_hooks([(model.hook_point(Site(block, "residual", 1)), torch.zeros_like)]):
+        other.start()
+        other.join(0.5)
+        assert not found, "the other thread's sweep has run through this thread's hooks"
+    other.join(30)
+    assert torch.equal(found[0].logit_diff, plain.logit_diff)
+
+
+def test_attention_that_a_sweep_changes_is_the_models_own_again_before_others_run(model_store, random_pairs):
+    model = model_store.shared("llava")
+    inputs = run_inputs(model, random_pairs.iloc[[0]], "clean")
+    with torch.no_grad():
+        plain = model.answer_logits(inputs)
+    found = []
+    other = threading.Thread(target=lambda: found.append(model.answer_logits(inputs)))
+    with torch.no_grad(), no_attention(model.hf):
+        other.start()
+        other.join(0.5)
+        assert not found, "the other thread has run without attention"
+    other.join(30)
+    assert torch.equal(found[0], plain)
 
 
 def test_views_that_are_asked_at_once_answer_as_one_after_the_other(random_blip, random_pairs):

@@ -56,3 +56,15 @@ def test_tied_weights_stay_tied(model_store):
     twin = randomized(model).hf.text_decoder
     tied = twin.get_input_embeddings().weight is twin.get_output_embeddings().weight
     assert tied == (embedding is output)
+
+
+def test_what_loading_found_out_holds_for_the_copy(model_store):
+    """A sweep that disagreed with hooks, and a block that was left out, are of the architecture."""
+    model = copy.copy(model_store.shared("random_blip"))
+    model.uses_fast_sweep, model.revision = False, "abc"
+    model.blocks = {name: block for name, block in model.blocks.items() if name != "vision_encoder"}
+    twin = randomized(model)
+    assert not twin.uses_fast_sweep and twin.revision == "abc" and list(twin.blocks) == ["text_encoder", "text_decoder"]
+    assert twin.processor is model.processor and twin.hf is not model.hf
+    layers = [other.layer_module("text_encoder", 0) for other in (model, twin)]
+    assert layers[0] is not layers[1] and layers[1] is twin.hf.text_encoder.encoder.layer[0]

@@ -46,6 +46,7 @@ class Blip(VLM):
     image_module = "cross_attention"
     answers_apart = True
     sweeps_regions = True
+    skips_vision_encoder = True
     edges = (("image", "options"), ("image", "all"), ("options", "all"))
     wirings = (
         Wiring("text_encoder", _MODULES, (PROMPT,), {"cross_attention": IMAGE}),

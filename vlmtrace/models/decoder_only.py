@@ -199,7 +199,8 @@ class DecoderOnly(ImagePrompts):
             at = self.is_image(inputs)[..., None].to(stream.device)
             return stream.masked_scatter(at, image.to(stream.device, stream.dtype))
 
-        with attach_hooks([(HookPoint(self.text_layers[0], is_input=True), replace)]):
+        # Ahead of what keeps the layer's input: that is the input with `image` in it.
+        with attach_hooks([(HookPoint(self.text_layers[0], is_input=True), replace)], ahead=True):
             run = self.hf if self.family.pixels in inputs else self.hf.get_submodule(self.family.text_only)
             logits = run(**self.family.as_batch(inputs), use_cache=False, **options).logits
             return logits[:, -n:].float().to(self.device)

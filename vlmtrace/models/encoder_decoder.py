@@ -146,7 +146,8 @@ class EncoderDecoder(BatchedSweeps, ImagePrompts):
                 return None
             return stream.masked_scatter(self.is_image(inputs)[..., None], image.to(stream.dtype))
 
-        with attach_hooks([(self.entry_point(ENCODER), replace)]):
+        # Ahead of what keeps the encoder's input: that is the input with `image` in it.
+        with attach_hooks([(self.entry_point(ENCODER), replace)], ahead=True):
             return self.hf(**inputs, use_cache=False).logits[:, -n:].float()
 
     @contextlib.contextmanager

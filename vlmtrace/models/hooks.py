@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError
 
-#: Who runs a model or hooks it holds this lock: hooks of one thread must not act on the run of another.
+#: Who runs a model or its layers, or hooks it, holds this lock: hooks of one thread must not act on the run of another.
 MODEL_LOCK = threading.RLock()
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def with_model_lock(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """A function that holds `MODEL_LOCK` while it runs: a sweep calls layers of the model by themselves.
+
+    Args:
+        function: any
+    """
+
+    @functools.wraps(function)
+    def run(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        with MODEL_LOCK:
+            return function(*args, **kwargs)
+
+    return run
 
 
 class HookPoint(NamedTuple):
@@ -39,7 +58,9 @@ class HookPoint(NamedTuple):
 @checked
 @contextlib.contextmanager
 def attach_hooks(
-    points: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]], n_pairs: Count | None = None
+    points: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]],
+    n_pairs: Count | None = None,
+    ahead: bool = False,
 ) -> Iterator[None]:
     """Call functions on activations while this is entered; what they return replaces the activation.
 
@@ -50,6 +71,7 @@ def attach_hooks(
         points: hook points, each with a function of its activation that returns a new one, or None to leave it
         n_pairs: given the number of pairs, functions see (pair, position, width) also where a vision encoder works on
             tiles, or on the patches of all images in one row; None: they see what the module has
+        ahead: called before the hooks that are attached already, which then see what these return
 
     Yields:
         nothing; the model runs inside
@@ -97,9 +119,11 @@ def attach_hooks(
     with MODEL_LOCK, contextlib.ExitStack() as stack:
         for point, function in points:
             if point.is_input:
-                handle = point.module.register_forward_pre_hook(before(point, function), with_kwargs=True)
+                handle = point.module.register_forward_pre_hook(
+                    before(point, function), with_kwargs=True, prepend=ahead
+                )
             else:
-                handle = point.module.register_forward_hook(after(point, function))
+                handle = point.module.register_forward_hook(after(point, function), prepend=ahead)
                 _before_recorders(point.module)
             stack.callback(handle.remove)
         yield

@@ -41,6 +41,7 @@ class Idefics(DecoderOnly):
     """
 
     edges = (("options", "last"),)
+    skips_vision_encoder = True
 
     def _find_text_layers(self) -> Sequence[nn.Module]:
         """Gated layers stand in front of every so many of the language model's."""

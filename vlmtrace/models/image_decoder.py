@@ -50,6 +50,7 @@ class ImageDecoder(BatchedSweeps):
     answer_block = DECODER
     entry_blocks = (VISION, DECODER)
     image_module = "cross_attention"
+    skips_vision_encoder = True
     edges: tuple[tuple[str, str], ...] = (("image", "options"), ("image", "last"), ("options", "last"))
 
     def __init__(self, name: str, hf: Any, processor: Any, family: FamilySpec | None = None):

@@ -39,6 +39,8 @@ class ImageSizing:
 
         >>> ImageSizing(10_000).fitted((400, 100)), ImageSizing(10_000).fitted((50, 50))
         ((200, 50), (50, 50))
+        >>> ImageSizing(100).fitted((10_000, 1))
+        (100, 1)
         >>> ImageSizing(1_000, (100, 40)).fitted((7, 9))
         (50, 20)
         """
@@ -46,7 +48,10 @@ class ImageSizing:
         if not self.max_pixels or width * height <= self.max_pixels:
             return width, height
         scale = sqrt(self.max_pixels / (width * height))
-        return max(1, int(width * scale)), max(1, int(height * scale))
+        # A strip keeps one pixel of its short side, and no more of its long one than the bound then leaves.
+        short = max(1, int(min(width, height) * scale))
+        long = min(int(max(width, height) * scale), self.max_pixels // short)
+        return (long, short) if width > height else (short, long)
 
     def apply(self, image: Image.Image, processor: Any) -> Image.Image:
         """The image as the processor is to get it, resampled with the processor's own filter.

@@ -56,6 +56,7 @@ class ModelInterface(ABC):
             `vlmtrace.models.sweep.joined_answers`
         engine: what answers patches, in a word or two, for `families_table`
         sweeps_regions: whether the fast sweep knows patches of several positions at once; the reference always does
+        skips_vision_encoder: whether a run that is given image embeddings leaves the vision encoder out
         fixes_heads: whether `run_with_fixed_heads` is faster than the hooked reference, which is taken otherwise
         skippable: names of the `stacks` of which lower layers need not run again in batched passes, see
             `vlmtrace.models.sweep.universal`; None: not tried yet
@@ -83,6 +84,7 @@ class ModelInterface(ABC):
     joins_answers: bool = False
     engine: str = "fast sweep"
     sweeps_regions: bool = False
+    skips_vision_encoder: bool = False
     fixes_heads: bool = True
     skippable: frozenset[str] | None = None
     load_options: LoadOptions = LoadOptions()

@@ -146,7 +146,7 @@ class UniversalDecoder(BatchedSweeps, DecoderOnly):
                 (self.entry_point(LANGUAGE), lambda stream: stream.masked_scatter(where, image.to(stream.dtype)))
             )
         run = self.hf if self.sees(inputs) else self.hf.get_submodule(self.family.text_only)
-        with attach_hooks(points):
+        with attach_hooks(points, ahead=True):  # what keeps the input of the first layer sees `image` in it
             return run(**self.family.as_batch(inputs), use_cache=False).logits[:, -n:].float()
 
     def image_embeddings(self, inputs: Inputs) -> Tensor:

@@ -311,7 +311,8 @@ class VLM(ModelInterface):
         Returns:
             the ids of each answer, without the token that ends it
         """
-        image = self.image_embeddings(inputs) if image is None else image
+        if image is None and self.skips_vision_encoder:
+            image = self.image_embeddings(inputs)
         found = inputs["input_ids"].new_empty(len(inputs["input_ids"]), 0) if begun is None else begun  # (batch, token)
         ends, images = self.stop_ids | self.image_ids, torch.tensor(sorted(self.image_ids), device=found.device)
         stop = torch.tensor(sorted(ends), device=found.device)

@@ -64,6 +64,24 @@ def test_the_sweep_equals_hooks_at_every_site(model, questions, traced):
     assert windowed["indirect_effect"].abs().max() > 1e-3, "windows change nothing: this test proves nothing"
 
 
+@pytest.mark.parametrize("name", DECODERS[:1])
+def test_image_tokens_of_the_first_layer_keep_their_noise(model_store, questions, name):
+    """What enters layer 0 is noise there: a patch of its heads or its mlp adds to that, and not to the image."""
+    model = short_of_words(model_store.shared(name))
+    slow = copy.copy(model)
+    slow.uses_fast_sweep = False
+    options = dict(level=2, draws=2, window=1, positions=["image"], modules=["self_attention", "mlp"])
+    one, scale = questions.iloc[[0]], noise_scale(model, questions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        swept, hooked = (causal_trace(m, one, scale=scale, **options) for m in (model, slow))
+    assert swept[KEYS].equals(hooked[KEYS])
+    first = hooked["layer"] == 0
+    assert hooked.loc[first, "indirect_effect"].abs().max() > 1e-5, "the first layer changes nothing"
+    worst = (swept["p_answer"] - hooked["p_answer"])[first].abs().max()
+    assert worst <= 1e-6, f"p(answer) is off by {worst:.2g} in the first layer"
+
+
 def test_one_site_by_hand(model, questions):
     """One module in a window of two layers, every draw a forward pass with hooks of its own."""
     question = questions.iloc[0]

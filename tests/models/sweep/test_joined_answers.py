@@ -11,7 +11,7 @@ from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.methods.patching import run_sweep
 from vlmtrace.models.sweep import joined_answers
 from vlmtrace.models.sweep.joined_answers import Side, join
-from vlmtrace.models.types import WholeAnswer
+from vlmtrace.models.types import Site, WholeAnswer
 
 OPTIONS = "red ball", "blue dog"
 
@@ -85,6 +85,14 @@ def test_where_the_prompt_is_another_nothing_is_joined(model_store, pair):
     assert join(model, correct, other) is None, "the prompts differ in a word"
     unrecorded = contrast._replace(corrupt=contrast.corrupt.rows(slice(None)))
     assert join(model, correct, unrecorded) is None, "nothing is known of how its layers were called"
+
+
+def test_queries_that_are_scaled_by_their_number_in_the_sequence_are_not_joined(model_store, pair):
+    """Some layers of Llama 4 count positions: the second answer's would count those of the first."""
+    model = model_store.shared("llama4")
+    attentions = [model.attention_module(Site("language_model", "self_attention", i)) for i in range(2)]
+    assert any(one.attn_temperature_tuning and not one.use_rope for one in attentions), "no layer counts positions"
+    assert join(model, *sides_of(model, pair)) is None
 
 
 def test_what_is_joined_is_counted(model_store, pair, monkeypatch):

@@ -7,7 +7,7 @@ from fixtures.asked import with_options
 import vlmtrace as vt
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.models import Patches, Site
-from vlmtrace.models.sweep import decoder_only
+from vlmtrace.models.sweep import decoder_interventions, decoder_only
 from vlmtrace.models.sweep.replay import BLOCK, Replay
 
 
@@ -91,3 +91,13 @@ def test_logits_of_every_token_of_an_answer_count_as_memory(model_store, random_
     replay = asked[0][0]
     words = model.hf.config.get_text_config().vocab_size
     assert count(replay, 3, 4) - count(replay, 3, 1) == 3 * 2 * words * 4
+
+
+@torch.no_grad()
+def test_keys_that_are_copied_for_states_with_hidden_ones_count_as_memory(run):
+    """A trace that holds them leaves `Replay.nbytes` at 0: the copies of each state are made all the same."""
+    model, _, trace = run
+    replay = Replay(model, trace)
+    copied = [decoder_interventions._Before(kept, replay.length, 1) for kept in replay.recorded]
+    most = max(one.key.nbytes + one.value.nbytes for one in copied)
+    assert replay.nbytes == 0 and decoder_interventions._hiding_bytes(replay) >= 2 * most > 0

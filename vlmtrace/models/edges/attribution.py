@@ -19,8 +19,10 @@ from vlmtrace.models.edges.carried import Carried, Reading, Sender, in_order
 from vlmtrace.models.edges.gradient_runs import GradientRuns, input_gradient
 from vlmtrace.models.edges.nodes import Receiver, nodes_at
 from vlmtrace.models.edges.stacks import Stack
+from vlmtrace.models.hooks import with_model_lock
 
 
+@with_model_lock
 def attribute_edges(
     stacks: Sequence[Stack],
     senders: Sequence[Sender],

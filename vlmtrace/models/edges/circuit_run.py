@@ -26,6 +26,7 @@ from vlmtrace.models.edges.layers import Stream
 from vlmtrace.models.edges.nodes import IMAGE, PROMPT, THE_OUTPUT, Edge, Node, Receiver, nodes_at
 from vlmtrace.models.edges.stacks import Stack
 from vlmtrace.models.edges.streams import Streams, Words, streams_of
+from vlmtrace.models.hooks import with_model_lock
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.types import Readout
 
@@ -39,6 +40,7 @@ OF_BASE, OF_RUN, OF_SOURCE = 0, 1, 2
 NO_WORDS: Words = MappingProxyType({})
 
 
+@with_model_lock
 @torch.no_grad()
 @by_fast_products
 def run_circuits(
@@ -61,6 +63,7 @@ def run_circuits(
     return Readout.cat([layers.read(final) for final in _final_states(stacks, edges, carried, memory, words)], dim=1)
 
 
+@with_model_lock
 @torch.no_grad()
 @by_fast_products
 def run_to_answer(
@@ -84,6 +87,7 @@ def run_to_answer(
     return Readout.of_last(logits, layers.answer_ids), logits[0, :, 0].argmax(-1)
 
 
+@with_model_lock
 @torch.no_grad()
 @by_fast_products
 def divergences(stacks: Sequence[Stack], edges: Sequence[Edge], carried: Tensor, whole: Tensor, memory: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from vlmtrace.models.edges.layers import Stream
 from vlmtrace.models.edges.nodes import IMAGE, Node, inputs_at, nodes_at
 from vlmtrace.models.edges.stacks import Stack
+from vlmtrace.models.hooks import with_model_lock
 from vlmtrace.models.types import AnswerIds, Readout, WholeAnswer
 
 #: Block, module and layer.
@@ -45,6 +46,7 @@ class GradientRuns:
     final: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
+@with_model_lock
 def gradient_runs(
     stacks: Sequence[Stack],
     answer_ids: AnswerIds,
@@ -179,6 +181,7 @@ def _detached(inputs: dict[str, Stream]) -> dict[str, Stream]:
     return {kind: kept[id(stream)] for kind, stream in inputs.items()}
 
 
+@with_model_lock
 def input_gradient(stack: Stack, runs: GradientRuns, module: str, layer: int, kind: str, memory: int) -> Stream:
     """The gradient with respect to one input of each node of a module, averaged over runs.
 

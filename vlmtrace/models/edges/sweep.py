@@ -19,10 +19,12 @@ from torch import Tensor
 from vlmtrace.models.edges.carried import Carried, Reading, Sender, in_order
 from vlmtrace.models.edges.nodes import Receiver
 from vlmtrace.models.edges.stacks import Stack
+from vlmtrace.models.hooks import with_model_lock
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.types import Readout
 
 
+@with_model_lock
 @torch.no_grad()
 @by_fast_products
 def sweep_edges(

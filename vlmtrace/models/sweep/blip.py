@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmtrace.models.hooks import attach_hooks
+from vlmtrace.models.hooks import attach_hooks, with_model_lock
 from vlmtrace.models.sweep.blip_layers import AnswerLayers, QuestionLayers, read_answer
 from vlmtrace.models.sweep.blip_vision import question_states
 from vlmtrace.models.sweep.chunking import in_chunks
@@ -27,6 +27,7 @@ from vlmtrace.models.vlm import VLM
 CACHE = 2**26
 
 
+@with_model_lock
 @torch.no_grad()
 def sweep(model: VLM, clean: Trace, corrupt: Trace, patches: Patches, answer_ids: AnswerIds, memory: int) -> Readout:
     """Answer every patch of a batch of pairs; see `ModelInterface.sweep`."""
@@ -213,6 +214,7 @@ def image_embeddings(model: VLM, trace: Trace) -> Tensor:
 # Whole sets of heads ------------------------------------------------------------
 
 
+@with_model_lock
 @torch.no_grad()
 def run_with_fixed_heads(
     model: VLM, clean: Trace, corrupt: Trace, keep_clean: dict[str, Tensor], start: str, answer_ids: AnswerIds

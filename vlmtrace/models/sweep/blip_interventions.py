@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vlmtrace.models.hooks import with_model_lock
 from vlmtrace.models.interventions import Interventions
 from vlmtrace.models.sweep.blip import CACHE, image_embeddings
 from vlmtrace.models.sweep.blip_layers import AnswerLayers, QuestionLayers, read_answer
@@ -19,6 +20,7 @@ from vlmtrace.models.types import AnswerIds, BothAnswers, Readout, Trace, positi
 from vlmtrace.models.vlm import VLM
 
 
+@with_model_lock
 @torch.no_grad()
 def intervene(
     model: VLM, source: Trace, base: Trace, given: Interventions, answer_ids: AnswerIds, memory: int

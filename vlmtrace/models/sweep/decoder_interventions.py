@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmtrace.models.hooks import HookPoint, attach_hooks
+from vlmtrace.models.hooks import HookPoint, attach_hooks, with_model_lock
 from vlmtrace.models.interventions import Interventions, Setting, changed_positions
 from vlmtrace.models.layer_kinds import check_can_be_hidden
 from vlmtrace.models.products import by_fast_products
@@ -30,6 +30,7 @@ from vlmtrace.models.types import AnswerIds, Patches, Readout, Site, Trace, posi
 from vlmtrace.models.vlm import VLM
 
 
+@with_model_lock
 @torch.no_grad()
 @by_fast_products
 def intervene(
@@ -54,7 +55,7 @@ def intervene(
         chosen = sorted(mine, key=lambda i: starts[i] or (len(replay.layers), 0))
         one = replay.state_bytes(first, n_read)
         if given.blocked:
-            one += 3 * replay.nbytes // (len(replay.layers) * len(base.logits))
+            one += _hiding_bytes(replay)
         size = max(1, (memory - replay.nbytes) // (len(answer_ids) * one))
         run = _Suffix(model, replay, source, base, first)
         readouts.append(in_chunks(given.subset(chosen), size, partial(run.answer, answer_ids=answer_ids)))
@@ -62,6 +63,17 @@ def intervene(
     found = Readout.cat(readouts, dim=1)
     back = torch.tensor(order, device=found.correct.device).argsort()
     return Readout(found.correct[:, back], found.incorrect[:, back], found.log_normalizer[:, back])
+
+
+def _hiding_bytes(replay: Replay) -> int:
+    """What one state of one pair occupies beside its stream where a layer hides keys from it.
+
+    That is the base run's keys and values, copied and then once more before its own, and which of them it sees.
+    """
+    recorded = [one for one in replay.recorded if one is not None]
+    keys = max(((one.key.nbytes + one.value.nbytes) // len(one.key) for one in recorded), default=0)
+    element = max((one.key.element_size() for one in recorded), default=4)
+    return 2 * keys + replay.length**2 * (1 + element)
 
 
 def _hidden_where_seen(model: VLM, given: Interventions) -> Interventions:

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vlmtrace.models.hooks import attach_hooks
+from vlmtrace.models.hooks import attach_hooks, with_model_lock
 from vlmtrace.models.layer_kinds import STATE
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.sweep.chunking import in_chunks
@@ -36,6 +36,7 @@ from vlmtrace.models.vlm import VLM
 OPERATIONS_WORTH_A_CALL = {"cpu": 2e7, "cuda": 2e11}
 
 
+@with_model_lock
 @torch.no_grad()
 @by_fast_products
 def sweep(
@@ -185,6 +186,7 @@ class SuffixSweep:
 # Whole sets of heads ------------------------------------------------------------
 
 
+@with_model_lock
 @torch.no_grad()
 @by_fast_products
 def run_with_fixed_heads(

@@ -62,8 +62,8 @@ def join(model: VLM, correct: Side, contrast: Side) -> Joined | None:
         contrast: the one that it is compared with
 
     Returns:
-        both; None where a layer does more than attend to
-        the positions of its own sequence, or the prompt is not the same in both runs
+        both; None where a layer does more than attend to the positions of its own sequence, takes a token's position
+        from its place in the sequence alone, or the prompt is not the same in both runs
     """
     block = model.blocks[BLOCK]
     if any(
@@ -71,7 +71,7 @@ def join(model: VLM, correct: Side, contrast: Side) -> Joined | None:
     ):
         return None
     attentions = [model.attention_module(Site(BLOCK, "self_attention", layer)) for layer in range(block.n_layers)]
-    if any(source is not None for source in key_sources(attentions)):
+    if any(source is not None for source in key_sources(attentions)) or any(map(_counts_positions, attentions)):
         return None
     n_prompt = correct.corrupt.calls[0].hidden.shape[1] - correct.ids.n_positions + 1 if correct.corrupt.calls else 0
     masks = [masks_of(model, side.corrupt.calls) for side in (correct, contrast)]
@@ -82,6 +82,11 @@ def join(model: VLM, correct: Side, contrast: Side) -> Joined | None:
         _joined(correct.clean, contrast.clean, masks, n_prompt),
         _joined(correct.corrupt, contrast.corrupt, masks, n_prompt),
     )
+
+
+def _counts_positions(attention: Any) -> bool:
+    """Whether an attention scales queries by their number in the sequence, as Llama 4's do that have no rotation."""
+    return bool(getattr(attention, "attn_temperature_tuning", False)) and not getattr(attention, "use_rope", True)
 
 
 def _can_be_joined(one: Trace, other: Trace, masks: list[list[Tensor | None]], n_prompt: int) -> bool:

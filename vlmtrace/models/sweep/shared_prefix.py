@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from vlmtrace.models.hooks import MODEL_LOCK
 from vlmtrace.models.sweep.kept_keys import Prefix
 
 NAME = "vlmtrace_shared_prefix"
@@ -31,13 +32,15 @@ _current: ContextVar[Prefix] = ContextVar("current prefix")
 
 @contextlib.contextmanager
 def _attention(hf: Any, name: str) -> Iterator[None]:
-    config = hf.config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = name
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    # Another thread must not run the model meanwhile: its layers would take their attention from here, too.
+    with MODEL_LOCK:
+        config = hf.config.get_text_config()
+        before = config._attn_implementation
+        config._attn_implementation = name
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmtrace.models.hooks import MODEL_LOCK, attach_hooks
+from vlmtrace.models.hooks import MODEL_LOCK, attach_hooks, with_model_lock
 from vlmtrace.models.interventions import Interventions, Setting, from_patches
 from vlmtrace.models.products import by_fast_products
 from vlmtrace.models.sweep.chunking import in_chunks
@@ -37,6 +37,7 @@ STREAMS_AT_PEAK = 24
 Stacks = Sequence[tuple[str, Sequence[nn.Module]]]
 
 
+@with_model_lock
 @torch.no_grad()
 @by_fast_products
 def sweep(
@@ -58,6 +59,7 @@ def sweep(
     return Readout.cat(readouts, dim=0)
 
 
+@with_model_lock
 @torch.no_grad()
 @by_fast_products
 def intervene(

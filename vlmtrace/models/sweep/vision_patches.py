@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmtrace.models.hooks import HookPoint, attach_hooks
+from vlmtrace.models.hooks import MODEL_LOCK, HookPoint, attach_hooks
 from vlmtrace.models.sweep.chunking import in_chunks
 from vlmtrace.models.sweep.layer_sweep import gather_rows, repeat_with_row
 from vlmtrace.models.sweep.replay import BLOCK, Replay
@@ -158,15 +158,16 @@ def _resumed(model: VLM, below: list[Tensor], states: Tensor) -> Iterator[None]:
         module.forward = forward
 
     stubbed = [model.layer_module("vision_encoder", i) for i in range(len(below) + 1)]
-    # Where a model is spread over devices, accelerate has put a forward of its own there.
-    before = [module.__dict__.get("forward") for module in stubbed]
     given = [*(stream.expand(states.shape[1], -1, -1) for stream in below), states]
-    try:
-        for module, gives in zip(stubbed, given, strict=True):
-            stub(module, gives)
-        yield
-    finally:
-        for module, own in zip(stubbed, before, strict=True):
-            module.__dict__.pop("forward", None)
-            if own is not None:
-                module.forward = own
+    with MODEL_LOCK:  # another thread must not run the model through these
+        # Where a model is spread over devices, accelerate has put a forward of its own there.
+        before = [module.__dict__.get("forward") for module in stubbed]
+        try:
+            for module, gives in zip(stubbed, given, strict=True):
+                stub(module, gives)
+            yield
+        finally:
+            for module, own in zip(stubbed, before, strict=True):
+                module.__dict__.pop("forward", None)
+                if own is not None:
+                    module.forward = own
