@@ -7,8 +7,8 @@ import pandas as pd
 from vlmtrace.core import stats
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import HEAD, check_columns
-from vlmtrace.display.numbers import count, percent, small
-from vlmtrace.display.sentences import amount, listed, with_interval
+from vlmtrace.display.numbers import count, number, percent, small
+from vlmtrace.display.sentences import amount, listed, picked_in_words, with_interval
 from vlmtrace.display.wording import head_name
 
 #: The false discovery rate of `head_sides`, unless another is asked for.
@@ -53,12 +53,12 @@ def describe_sides(sides: pd.DataFrame) -> str:
         sides: from `head_sides`; with a column model, models are told apart
 
     Returns:
-        sentences, one a line; what heads bring back is in logits, means over units with 95 % intervals
+        sentences, one a line; what heads bring back is in logits, means over units
 
     Raises:
         VlmtraceError: a column is missing
     """
-    columns = (*HEAD, "image", "image_low", "image_high", "words", "words_low", "words_high", "side")
+    columns = (*HEAD, "image", "words", "side")
     check_columns(sides, columns, "sides")
     said = []
     if sides.empty:
@@ -72,11 +72,10 @@ def describe_sides(sides: pd.DataFrame) -> str:
         if len(words):
             most = words.iloc[0]
             name = head_name(most["module"], most["layer"], most["head"])
-            ends = [
-                with_interval(most[side], most[f"{side}_low"], most[f"{side}_high"], 1, "logits")
-                for side in ("words", "image")
-            ]
-            said.append(f"Of those that carry the words alone, {name} brings back most: {ends[0]} (image: {ends[1]}).")
+            said.append(
+                f"Of those that carry the words alone, {name} brings back most: "
+                f"{picked_in_words(most['words'], 1, 'logits')}; for the image, {number(most['image'], 1)} logits."
+            )
         n = int(rows["n_units"].iloc[0]) if "n_units" in rows else None
         if n is not None and (smallest := stats.smallest_mean_p(n)) >= ALPHA:
             said.append(
