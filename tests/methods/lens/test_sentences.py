@@ -51,6 +51,15 @@ def test_the_layer_in_which_most_words_are_read_is_named():
     assert describe_words(pd.DataFrame({**words, "share": None})) == "No word was read."
 
 
+def test_some_layers_alone_are_told_by_what_they_are():
+    words = {"sample_id": "a", "through": "embedding", "place": "answer", "share": [0.1, 0.6]}
+    inner = pd.DataFrame({**words, "layer": [1, 2], "is_output": False})
+    assert describe_words(inner).endswith("at the input of layer 1, and at most at 60 %, at the input of layer 2.")
+    outer = pd.DataFrame({**words, "layer": [1, 4], "is_output": [False, True]})
+    assert describe_words(outer).endswith("and at most at 60 %, at the output of the last layer.")
+    assert "at the output of the last layer, and nowhere at more." in describe_words(outer[1:])
+
+
 def test_what_is_lost_without_shared_heads_is_told_beside_random_heads():
     run = {"run": "visual", "heads": ["chosen", "random", "chosen − random"], "log_odds_change": [-2.0, -0.5, -1.5]}
     lost = pd.DataFrame({**run, "low": [-3.0, -1.0, -2.0], "high": [-1.0, 0.0, -1.0], "p_before": 0.9, "p": 0.7})

@@ -9,6 +9,7 @@ from vlmtrace.core.schema import check_columns
 from vlmtrace.display.numbers import count, number, percent
 from vlmtrace.display.sentences import amount, listed, mean_of, picked_in_words, with_interval
 from vlmtrace.display.wording import readable
+from vlmtrace.methods.lens.depths import output_layer
 
 #: Measures of `map_table` as sentences say them, and whether more is better.
 _MEASURES = {"auc": ("Pointing", True), "deletion": ("Deletion", False), "insertion": ("Insertion", True)}
@@ -107,13 +108,13 @@ def describe_words(patch_words: pd.DataFrame) -> str:
         VlmtraceError: a column is missing
     """
     check_columns(patch_words, ("sample_id", "through", "layer", "place", "share"), "patch_words")
-    said = []
+    said, out = [], output_layer(patch_words)
     for (through, place), rows in patch_words.dropna(subset="share").groupby(["through", "place"], sort=False):
         by_layer = rows.groupby("layer")["share"].mean()
         most, first = by_layer.idxmax(), by_layer.index.min()
         begin = f"Read through the {through}, the right word is among the first at {percent(by_layer[first])} of "
-        begin += f"{_PLACES.get(str(place), str(place))} at the input of layer {first}"
-        later = f", and at most at {percent(by_layer[most])}, at {_depth(most, by_layer.index.max())}"
+        begin += f"{_PLACES.get(str(place), str(place))} at {_depth(first, out)}"
+        later = f", and at most at {percent(by_layer[most])}, at {_depth(most, out)}"
         said.append(f"{begin}{', and nowhere at more' if most == first else later}.")
     return "\n".join(said) or "No word was read."
 
@@ -156,8 +157,8 @@ def describe_shared_heads(lost: pd.DataFrame, head_agreement: pd.DataFrame) -> s
     return "\n".join(said) or "No head was ablated."
 
 
-def _depth(layer: int, last: int) -> str:
-    return "the output of the last layer" if layer == last else f"the input of layer {layer}"
+def _depth(layer: int, out: int | None) -> str:
+    return "the output of the last layer" if layer == out else f"the input of layer {layer}"
 
 
 def _most(rows: pd.DataFrame) -> str:
