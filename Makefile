@@ -55,11 +55,12 @@ INPUTS   =
 SEEDS    =
 MODELS   =
 METHODS  =
-# Of claims: pairs of each task (empty: 48), claims to leave out (separated by ;), and DOCS=1 to renew the models' columns of
-# docs/claims.md.
+# Of claims: pairs of each task (empty: 48), claims to leave out (separated by ;), DOCS=1 to renew the models' columns of
+# docs/claims.md, and AGAIN=1 to measure anew what other code than today's has measured.
 PAIRS    =
 WITHOUT  =
 DOCS     =
+AGAIN    =
 # The Python that the environment in .venv is made with.
 PYTHON3  = python3
 
@@ -77,7 +78,7 @@ TEST      := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
 # Values reach vlmtrace through the environment, so that no character in them can be misread by the shell.
 VARIABLES := MODEL REVISION TASKS ROOT QUESTION INSTRUCTION ANSWER_PREFIX SAME_SIZE SAMPLES POSITIONS SEED RUN BESIDE DEVICE DTYPE \
     DEVICE_MAP QUANTIZATION ATTN_IMPLEMENTATION MAX_PIXELS IMAGE_SIZE JOBS CLUSTER CLUSTER_CONFIG HOST PORT THEME MINUTES \
-    KILLS INPUTS SEEDS MODELS METHODS WHEEL PAIRS DOCS WITHOUT
+    KILLS INPUTS SEEDS MODELS METHODS WHEEL PAIRS DOCS WITHOUT AGAIN
 define hand_on
 export VLMTRACE_$(1) = $$(value $(1))
 

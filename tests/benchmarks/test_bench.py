@@ -33,6 +33,11 @@ def test_a_checkout_that_is_none_is_one_sentence(tmp_path):
     assert result.exit_code == 1 and "There is no package vlmtrace" in result.output
 
 
+def test_no_patch_to_compare_with_is_refused():
+    result = run("--sampled", "0")
+    assert result.exit_code == 2 and "0 is not in the range" in result.output
+
+
 def test_parts_that_are_asked_for_are_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "bundled_models", lambda: [])
     monkeypatch.setattr(bench, "growth", lambda _folder: [])

@@ -7,6 +7,12 @@ from vlmtrace.models.edges.wiring import edges_of
 
 
 @pytest.mark.medium
+def test_every_turn_has_a_hooked_run_even_if_fewer_are_asked_for(random_blip, random_pairs, monkeypatch):
+    monkeypatch.setattr(edges, "TURNS", 3)
+    assert edges.all_edges(random_blip, random_pairs.iloc[[0]], sampled=1)["hooked_seconds"] > 0
+
+
+@pytest.mark.medium
 def test_edges_are_those_of_hooked_runs(random_blip, random_pairs, monkeypatch):
     monkeypatch.setattr(edges, "TURNS", 2)
     found = edges.all_edges(random_blip, random_pairs.iloc[[0]], sampled=8)

@@ -12,7 +12,9 @@ import pytest
 import vlmtrace as vt
 from vlmtrace.display import Session
 from vlmtrace.methods.circuits.search import candidate_heads
+from vlmtrace.methods.patching import Patch, patch_waterfall
 from vlmtrace.methods.patching.view import Patching
+from vlmtrace.methods.patching.waterfall import random_patches
 from vlmtrace.models import Site
 
 pytestmark = pytest.mark.medium
@@ -54,6 +56,14 @@ def test_heads_are_those_of_layers_that_mix_positions(model, random_pairs):
     assert len(ablated) == len(EVERY) and ablated["logit_diff"].abs().max() > 2e-3
     with pytest.raises(vt.VlmtraceError, match=r"Layer 1 of language_model of .* has no self_attention"):
         vt.patch_head_sets(model, pairs, [[("self_attention", 1, 0)]])
+
+
+def test_random_patches_are_of_layers_that_have_the_module(model, random_pairs):
+    patches = [Patch(BLOCK, "mlp", 1), Patch(BLOCK, "self_attention", 0), Patch(BLOCK, "self_attention", 2, None, (1,))]
+    drawn = [random_patches(model, patches, np.random.default_rng(seed)) for seed in range(20)]
+    assert {one[0].layer for one in drawn} == {3} and {one[1].layer for one in drawn} == {2, 4}
+    steps = patch_waterfall(model, random_pairs.iloc[0], patches[:2], n_draws=3)
+    assert steps["patching_effect"].notna().all() and steps["random_mean"].notna().all()
 
 
 def test_windows_pass_over_layers_that_lack_the_module(model, random_pairs):

@@ -24,9 +24,11 @@ def test_the_nearest_circuit_is_told_where_none_is_whole():
     assert said == (
         "No circuit: nowhere are the important heads sufficient, necessary, complete and minimal at once. Nearest is "
         "rendered states, image corruption: with all other heads as in the corrupt run "
-        "they restore 0.50 [0.40, 0.60] of what all heads do, partly sufficient; without them 0.40 "
+        "they restore 0.50 of what all heads do (picked on these pairs), partly sufficient; without them 0.40 "
         "[0.30, 0.50] is left, not necessary."
     )
+    (said,) = verdict([circuit()], [], [], [])
+    assert "they restore 0.50 [0.40, 0.60] of what all heads do, partly" in said, "nothing was picked"
 
 
 def test_a_circuit_is_told_with_its_case_and_the_frozen_run_is_not_read():
@@ -59,6 +61,11 @@ def test_no_finding_is_a_sentence():
 def test_the_costliest_knockout_is_told_where_it_is_no_finding():
     rows = [candidate("knockout", 0.1), candidate("knockout", 0.3), candidate("region")]
     (said,) = verdict([], [], rows, [candidate("region")])
+    assert said == (
+        "Of the knock-outs, the costliest takes away 0.30 of the gap (t) (picked on these pairs); a loss of 0.50 "
+        "leaves the answer halfway between clean and corrupt."
+    )
+    (said,) = verdict([], [], rows[1:], [candidate("region")])
     assert said.startswith("Of the knock-outs, the costliest takes away 0.30 [0.20, 0.40] of the gap (t);")
     assert verdict([], [], rows, [candidate("knockout")]) == []
 

@@ -105,7 +105,9 @@ def _random(name: str, folder: Path) -> VLM:
     "--size", type=click.Choice([*SIZES, "all"]), default="all", help="Bundled, base-size, long or deep models."
 )
 @click.option("--part", "parts", type=click.Choice(list(tables.PARTS)), multiple=True, help="Only this; repeatable.")
-@click.option("--sampled", default=12, show_default=True, help="Patches timed for the hooked reference.")
+@click.option(
+    "--sampled", type=click.IntRange(1), default=12, show_default=True, help="Patches timed for the hooked reference."
+)
 @click.option("--against", type=click.Path(path_type=Path), help="Another checkout, to compare two versions in turns.")
 @click.option("--device", default="cpu", envvar="VLMTRACE_DEVICE", help="cuda: a model of 7B on that device.")
 @click.option("--tiny", is_flag=True, help="What an accelerator is measured by, on a model that a CPU manages.")

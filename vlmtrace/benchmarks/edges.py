@@ -38,7 +38,7 @@ def all_edges(model: VLM, pair: pd.DataFrame, sampled: int) -> dict[str, Any]:
     Args:
         model: any whose edges are known, with projections of their own for queries, keys and values
         pair: a pairs table of one row, with answers that differ in their first token
-        sampled: how many of the edges are done by hooks, `TURNS` at least
+        sampled: how many of the edges are done by hooks; at least one in each turn are
 
     Returns:
         edges, heads (patches of `patch_heads`, a head at one position each), seconds, heads_seconds, times_the_heads,
@@ -50,6 +50,7 @@ def all_edges(model: VLM, pair: pd.DataFrame, sampled: int) -> dict[str, Any]:
     heads = patch_heads(model, pair)
     effects = table["logit_diff"].to_numpy()
     rng = np.random.default_rng(0)
+    sampled = max(sampled, TURNS)
     chosen = rng.permutation(len(edges))[:sampled].tolist()
     # Most edges do next to nothing. So that the comparison says something, half of them are the largest.
     chosen[: sampled // 2] = np.argsort(-np.abs(effects))[: sampled // 2].tolist()

@@ -168,6 +168,25 @@ def mean_of(rows: pd.DataFrame, column: str) -> tuple[float, float, float]:
     return float(np.mean(values)), float(low), float(high)
 
 
+def picked_in_words(mean: float | None, digits: int = 2, unit: str = "", on: str = "pairs") -> str:
+    """Write the largest of many means, which gets no interval on what picked it: there it is too large.
+
+    Args:
+        mean: the mean
+        digits: after the point
+        unit: of the mean, e.g. "logits"
+        on: what picked it, and what it is the mean of
+
+    Returns:
+        the text
+
+    Example:
+        >>> picked_in_words(0.414), picked_in_words(1.5, 1, "nats", on="questions")
+        ('0.41 (picked on these pairs)', '1.5 nats (picked on these questions)')
+    """
+    return f"{f'{number(mean, digits)} {unit}'.strip()} (picked on these {on})"
+
+
 def mean_in_words(rows: pd.DataFrame, column: str, digits: int = 2, unit: str = "") -> str:
     """Write the mean of a column over units, with its interval.
 

@@ -61,9 +61,15 @@ def modules_used_by(notebook: Path, drawing: bool = False, package: Path = PACKA
     return _closure(found - {package.name}, drawing, package)
 
 
-def modules_behind(module: str, package: Path = PACKAGE) -> set[str]:
-    """A module and all that it imports in turn, drawing included."""
-    return _closure({module}, True, package)
+def modules_behind(module: str, package: Path = PACKAGE, drawing: bool = True) -> set[str]:
+    """A module and all that it imports in turn.
+
+    Args:
+        module: its dotted name
+        package: the package's folder
+        drawing: with the modules that only draw
+    """
+    return _closure({module}, drawing, package)
 
 
 def code_digest(modules: Iterable[str], package: Path = PACKAGE) -> str:

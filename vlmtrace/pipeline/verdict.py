@@ -51,8 +51,9 @@ def verdict(
     if lost and not any(finding["kind"] == "knockout" for finding in findings):
         most = max(lost, key=lambda row: row["mean"])
         said.append(
-            f"Of the knock-outs, the costliest takes away {number(most['mean'])} {interval(most['low'], most['high'])} "
-            f"of the gap ({readable(most['task'])}); a loss of 0.50 would make the answer a coin toss."
+            f"Of the knock-outs, the costliest takes away {number(most['mean'])}"
+            f"{_ends(lost, most['low'], most['high'])} of the gap ({readable(most['task'])}){_picked(lost)}; a loss of "
+            "0.50 leaves the answer halfway between clean and corrupt."
         )
     return said
 
@@ -70,13 +71,22 @@ def _circuit(computed: Sequence[Mapping[str, Any]]) -> list[str]:
     said = (
         f"No circuit: nowhere are the important heads sufficient, necessary, complete and minimal at once. Nearest is "
         f"{readable(best['task'])}, {best['corruption']} corruption: with all other heads as in the "
-        f"corrupt run they restore {number(best['sufficiency'])} "
-        f"{interval(best['sufficiency_low'], best['sufficiency_high'])} of what all heads do, "
+        f"corrupt run they restore {number(best['sufficiency'])}"
+        f"{_ends(some, best['sufficiency_low'], best['sufficiency_high'])} of what all heads do{_picked(some)}, "
         f"{_word('sufficient', best['sufficient'])}; "
         f"without them {number(best['left'])} {interval(best['left_low'], best['left_high'])} is left, "
         f"{_word('necessary', best['necessary'])}."
     )
     return [said]
+
+
+def _ends(compared: Sequence[Mapping[str, Any]], low: float, high: float) -> str:
+    """The interval of a number; the largest of several has none on the pairs that picked it."""
+    return "" if len(compared) > 1 else f" {interval(low, high)}"
+
+
+def _picked(compared: Sequence[Mapping[str, Any]]) -> str:
+    return " (picked on these pairs)" if len(compared) > 1 else ""
 
 
 def _word(name: str, value: object) -> str:

@@ -93,6 +93,21 @@ def test_one_model_alone_has_no_interval(tmp_path):
     benchmark_figure(found)
 
 
+def test_a_method_that_lacks_a_model_is_told_with_those_that_it_has(tmp_path):
+    every = measured()
+    lacks = (every["method"] == "EAP") & (every["model"] == "planted-backup-blip")
+    write_collected(collected(every[~lacks], [METHODS["EAP"], METHODS["relevancy"]], 4), tmp_path / "some.json")
+    found = Found(tmp_path / "some.json")
+    summary = found.summary("heads", "auc")
+    assert summary[["n", "of"]].to_numpy().tolist() == [[2, 3], [3, 3]]
+    assert summary["mean"].tolist() == pytest.approx([0.81, 0.81])
+    assert re.search(r"\| EAP \| 0\.810 \(\d\.\d\d–1\.00\) \|", edges_table(found)), "no method has edges of the third"
+    assert re.search(r"\| EAP \| .* 0\.810 \(\d\.\d\d–1\.00, 2 of 3 models\)", nodes_table(found))
+    assert re.search(r"\| relevancy \| – \| – \| 0\.810 \(\d\.\d\d–1\.00\) \|", nodes_table(found))
+    assert "| EAP | 0.71 | – | 0.91 |" in kinds_table(found) and "nan" not in kinds_table(found) + backup_table(found)
+    benchmark_figure(found)
+
+
 def test_the_figure_shows_every_model_and_method(found):
     figure = benchmark_figure(found)
     assert [axes.get_title() for axes in figure.axes] == [

@@ -1,6 +1,7 @@
 """A run of the benchmark on one model: it scores, keeps what is done, and goes on from there."""
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -39,6 +40,30 @@ def test_exact_methods_find_the_circuit_and_a_run_goes_on(tmp_path, monkeypatch)
     pd.testing.assert_frame_equal(kept, found, check_like=True)
     with pytest.raises(AssertionError, match="done again"):
         runs.measure([NAME], 1, 2, methods, tmp_path)  # other pairs
+
+
+def test_what_was_scored_against_another_circuit_is_scored_again(tmp_path, monkeypatch):
+    folder, scored = tmp_path / "models" / "mine", []
+
+    def score(*_):
+        scored.append(True)
+        return [{"of": "heads", "truth": "whole", "auc": 1.0}]
+
+    replaced = {
+        "MODELS": tmp_path / "models",
+        "load_model": lambda name: SimpleNamespace(fingerprint=lambda: "abc"),
+        "known_circuit": lambda name: SimpleNamespace(kind="chain"),
+        "pairs_of": lambda *_: pd.DataFrame(),
+        "score_method": score,
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(runs, name, value)
+    folder.mkdir(parents=True)
+    for number, told in enumerate(('{"kind": "chain"}', '{"kind": "backup"}'), start=1):
+        (folder / "circuit.json").write_text(told)
+        for _ in range(2):
+            runs.measure(["mine"], 1, 1, chosen_methods(["random"]), tmp_path / "parts")
+            assert len(scored) == 2 * number, "once for each corruption and circuit"
 
 
 @pytest.mark.medium

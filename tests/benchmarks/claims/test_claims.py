@@ -157,7 +157,8 @@ def test_what_was_measured_otherwise_is_not_taken(tmp_path, monkeypatch):
 
 
 def column(name, n=8, seed=0, fingerprint="abc", **claims):
-    return {"name": name, "n": n, "seed": seed, "fingerprint": fingerprint, "claims": claims}
+    about, code = {"name": name, "n": n, "seed": seed, "fingerprint": fingerprint}, dict.fromkeys(claims, "today's")
+    return about | {"claims": claims, "code": code}
 
 
 @pytest.fixture
@@ -169,7 +170,8 @@ def page(tmp_path):
 
 @pytest.fixture
 def known(monkeypatch):
-    """Two models that can be loaded, with weights of one fingerprint."""
+    """Two models that can be loaded, with weights of one fingerprint; nothing was measured with other code."""
+    monkeypatch.setattr(command, "code_of", lambda claim: "today's")
     monkeypatch.setattr(command, "bundled_models", lambda: ["tiny-blip", "tiny-llava"])
     monkeypatch.setattr(command, "load_model", lambda name: SimpleNamespace(fingerprint=lambda: "abc"))
 
@@ -217,7 +219,7 @@ def test_a_column_that_fits_no_more_does_not_stay(tmp_path, known, stays, why):
 def run(page, known, monkeypatch, tmp_path):
     """The command, on claims that are measured at once."""
 
-    def measured_at_once(name, n, seed, folder, without):
+    def measured_at_once(name, n, seed, folder, without, again):
         return column(name, n, seed, **{claim: [] for claim in ("one head", "fetched") if claim not in without})
 
     monkeypatch.setattr(command, "measured", measured_at_once)
@@ -233,9 +235,7 @@ def test_only_where_it_is_asked_for_the_page_is_renewed(run, page, tmp_path):
     found = run(VLMTRACE_MODELS="mine", VLMTRACE_PAIRS="", VLMTRACE_DOCS="", VLMTRACE_WITHOUT="")
     assert found.output == "the table\n" and page.read_text() == before
     assert [one["n"] for one in read_json(tmp_path / "bench" / "claims.json")["models"]] == [48]
-    assert (
-        run(VLMTRACE_MODELS="mine", VLMTRACE_PAIRS="16", VLMTRACE_DOCS="1", VLMTRACE_WITHOUT="one head").exit_code == 0
-    )
+    assert run("--models=mine", "--pairs=16", "--docs", "--without=one head").exit_code == 0
     assert read_json(page)["models"][-1] == column("mine", 16, fetched=[])
 
 

@@ -16,7 +16,8 @@ def test_heads_are_counted_by_function_and_set_beside_their_effects():
     assert describe_functions(functions(), effects).splitlines() == [
         "No function: 1 of 3 heads.",
         "Object detection: 2 of 3 heads, cross-attention 2.2 and 2.1.",
-        "The head that gives the object most is cross-attention 2.2: 3.0 [2.5, 3.5] times what an even spread would.",
+        "The head that gives the object most is cross-attention 2.2: 3.0 times what an even spread would (picked on "
+        "these pairs).",
         "Over 3 heads, looking at the object and mean effect have rank correlation −1.00.",
     ]
 

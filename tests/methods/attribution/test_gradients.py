@@ -161,6 +161,11 @@ def test_agreement_of_known_rankings():
     assert found["overlap"] == 0.0
     # Ranks 6 1 5 4 3 2 against 2 3 1 5 4 6: Σd² = 16 + 4 + 16 + 1 + 1 + 16 = 54, ρ = 1 − 6·54/(6·35).
     assert found["spearman"] == pytest.approx(1 - 6 * 54 / 210)
+    both = pd.concat([exact.assign(corruption=name) for name in ("image", "text")])
+    with pytest.raises(vt.VlmtraceError, match="estimate effects hold several values of corruption, which would be"):
+        vt.ranking_agreement(exact, both, top=2)
+    with pytest.raises(vt.VlmtraceError, match="Effects of unlike direction cannot be compared"):
+        vt.ranking_agreement(exact.assign(direction="noising"), exact.assign(direction="denoising"), top=2)
     with pytest.raises(vt.VlmtraceError, match="top=6 of 6 heads"):
         vt.ranking_agreement(exact, other, top=6)
 

@@ -10,13 +10,16 @@ def test_important_heads_are_counted_and_the_strongest_is_named():
     first = describe_heads(make_heads()).splitlines()[0]
     assert first == (
         "T, image corruption: 2 of 3 heads are important, 1 of them against the answer. The strongest is "
-        "cross-attention 1.0, 0.50 [0.40, 0.60]; then cross-attention 1.1."
+        "cross-attention 1.0, 0.50 (picked on these pairs); then cross-attention 1.1."
     )
 
 
 def test_without_an_important_head_the_largest_effect_is_told():
     first = describe_heads(make_heads(important=(False, False, False))).splitlines()[0]
-    assert "no head is important; the largest mean effect is that of cross-attention 1.0, 0.50 [0.40, 0.60]" in first
+    assert (
+        "no head is important; the largest mean effect is that of cross-attention 1.0, 0.50 (picked on these pairs)."
+        in first
+    )
     assert first.endswith("from 0.12 on.")
 
 

@@ -57,6 +57,18 @@ def test_a_row_for_each_corruption_that_both_have():
         (table(np.arange(N)), table(np.arange(N), "text"), 5, "No edge is in both"),
         (table(np.arange(N)), table(np.arange(N)), N, "says nothing"),
         (table(np.arange(N)).drop(columns="sender"), table(np.arange(N)), 5, "sender"),
+        (
+            pd.concat([table(np.arange(N)).assign(direction=way) for way in ("denoising", "noising")]),
+            table(np.arange(N)),
+            5,
+            "exact effects hold several values of direction",
+        ),
+        (
+            table(np.arange(N)).assign(direction="noising"),
+            table(np.arange(N)).assign(direction="denoising"),
+            5,
+            "unlike direction cannot be compared .exact: noising, estimate: denoising",
+        ),
     ],
 )
 def test_what_is_refused(exact, estimate, top, sentence):

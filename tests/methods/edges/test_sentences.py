@@ -22,10 +22,12 @@ def patched(pairs="abc"):
 def test_the_strongest_edge_is_found_by_its_size():
     assert describe_edges(patched()).splitlines() == [
         "Of 3 edges 2 have a mean effect of 0.02 or more in size.",
-        "The strongest leads from cross-attention 3.0 of the text decoder to the output: −0.40.",
+        "The strongest leads from cross-attention 3.0 of the text decoder to the output: −0.40 (picked on "
+        "these pairs).",
         "The sizes of all effects sum to 0.01 into keys and 0.30 into values of heads.",
     ]
-    assert "(no interval)" in describe_edges(patched("a"))
+    unlike = patched().assign(patching_effect=lambda rows: rows["patching_effect"] * rows.groupby("sample_id").ngroup())
+    assert "[" not in describe_edges(unlike), "an interval on the pairs that picked the edge"
     assert describe_edges(patched().assign(patching_effect=np.nan)).startswith("No pair has an effect")
 
 

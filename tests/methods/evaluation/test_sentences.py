@@ -26,7 +26,9 @@ def test_the_kind_with_the_fewest_right_answers_is_named():
     said = describe_answers(evaluated([True] * 20 + [True] * 5 + [False] * 15))
     assert "Right on the clean image: 62 %" in said or "Right on the clean image: 63 %" in said
     assert "Right on both images: least often for shape, 25 %" in said and "most often for color, 100 %" in said
-    assert "least often for shape, 25 % [11, 47], most often for color, 100 % [84, 100]." in said
+    assert "least often for shape, 25 %, most often for color, 100 % (picked on these pairs)." in said
+    few = describe_answers(evaluated([True] * 3 + [False]))
+    assert "shape, 50 %, most often for color, 100 % (picked on these pairs; their intervals overlap)." in few
 
 
 def test_equal_kinds_are_not_ranked():

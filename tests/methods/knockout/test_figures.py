@@ -15,7 +15,7 @@ def test_knockouts_are_drawn_at_their_means():
     figure = plots.knockout_effects(cut, replaced)
     np.testing.assert_allclose(lines_of_length(figure.axes[0], 3)[0], [0, -0.1, -0.2], atol=1e-9)
     for axes in figure.axes:
-        assert any(set(line.get_ydata()) == {-0.5} for line in axes.lines), "no line where the answer is a coin toss"
+        assert any(set(line.get_ydata()) == {-0.5} for line in axes.lines), "no line halfway between clean and corrupt"
     assert "window of 2" in figure.axes[0].get_xlabel()
     assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["object", "image"]
 

@@ -18,7 +18,7 @@ def losses(by_layer, module="cross_attention", edge="image → all"):
 
 def test_the_costliest_layer_is_named():
     said = describe_knockouts(losses([0.1, 0.4, 0.2]), losses([0.25], "image_embeddings", "object"))
-    assert "image → all (cross-attention of the text encoder): most in layer 1, 0.40." in said
+    assert "image → all (cross-attention of the text encoder): most in layer 1, 0.40 (picked on these pairs)." in said
     assert said.splitlines()[-1] == "- object: 0.25."
 
 

@@ -86,6 +86,14 @@ def test_words_by_layer_are_drawn_at_their_means():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "out"]
 
 
+def test_some_layers_and_places_are_drawn_as_what_they_are():
+    rows = [(question, "embedding", layer, "answer", 0.4, False) for question in range(2) for layer in (1, 3)]
+    columns = ["sample_id", "through", "layer", "place", "share", "is_output"]
+    axes = plots.words_by_layer(pd.DataFrame(rows, columns=columns)).axes[0]
+    assert len(axes.lines) == 1 and axes.lines[0].get_xdata().tolist() == [1, 3]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "3"] and "out" not in axes.get_xlabel()
+
+
 def test_shared_heads_are_ringed():
     values = np.array([[[0.0, 1.0], [2.0, 3.0]]]) * np.ones((2, 1, 1))
     ablated = pd.DataFrame(

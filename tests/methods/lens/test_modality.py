@@ -1,5 +1,7 @@
 """Images against sentences: agreement by hand, ablated heads replaced by their mean."""
 
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,10 @@ import torch
 from scipy.stats import false_discovery_control, spearmanr
 
 import vlmtrace as vt
+from vlmtrace.methods.lens import head_ablation
 from vlmtrace.methods.lens.contributions import lens_contributions, top_heads
-from vlmtrace.methods.lens.modality import ablate_heads, ablation_table, agreement, random_heads, shared_heads
+from vlmtrace.methods.lens.head_ablation import ablate_heads, ablation_table, random_heads
+from vlmtrace.methods.lens.modality import agreement, shared_heads
 from vlmtrace.methods.lens.questions import lens_of
 from vlmtrace.models.hooks import attach_hooks
 from vlmtrace.models.types import Site
@@ -147,6 +151,28 @@ def test_ablated_heads_are_replaced_by_their_mean(tiny, masked):
     assert one["log_odds_change"] == pytest.approx(wanted, abs=1e-3) and abs(wanted) > 1e-2
     assert one["p"] == pytest.approx(float(p), abs=1e-4)
     assert set(ablation_table(table)["heads"]) == {"chosen", "random", "chosen − random"}
+
+
+def test_no_more_than_one_run_is_held_at_a_time(tiny, masked, monkeypatch):
+    runs = []
+
+    def kept_by_nobody(*arguments):
+        assert sum(run() is not None for run in runs) <= 1, "runs of other questions are held"
+        lens = lens_of(*arguments)
+        runs.append(weakref.ref(lens))
+        return lens
+
+    monkeypatch.setattr(head_ablation, "lens_of", kept_by_nobody)
+    table = ablate_heads(tiny, masked, [(0, 1)], n_random=1)
+    assert len(runs) == 2 * len(masked) >= 4 and len(table) == 2 * len(runs)
+
+
+def test_a_control_is_needed(tiny, masked):
+    with pytest.raises(vt.VlmtraceError, match="n_random"):
+        ablate_heads(tiny, masked, [(0, 1)], n_random=0)
+    row = {"sample_id": "q", "run": "visual", "heads": "chosen", "p_before": 0.9, "p": 0.5, "log_odds_change": -1.0}
+    with pytest.raises(vt.VlmtraceError, match="The visual run has no row of random heads"):
+        ablation_table(pd.DataFrame([row]))
 
 
 def test_random_heads_are_others_of_the_same_layers():

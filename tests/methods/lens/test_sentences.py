@@ -16,8 +16,8 @@ def contributions(questions="ab"):
 
 def test_the_strongest_module_and_heads_are_named():
     assert describe_contributions(contributions()).splitlines() == [
-        "The module that adds most is the self-attention of layer 0: 1.50 nats.",
-        "The head that adds most is 0.0: 1.00 nats.",
+        "The module that adds most is the self-attention of layer 0: 1.50 nats (picked on these questions).",
+        "The head that adds most is 0.0: 1.00 nats (picked on these questions).",
         "Heads 0.0, 0.1 and 1.0 hold 90 % of all positive contributions of 4 heads; if all 4 positive ones were "
         "equal, 3 would hold 75 %.",
     ]
@@ -32,12 +32,11 @@ def test_the_best_map_depends_on_the_direction_of_the_measure():
     maps = pd.DataFrame(rows, columns=["measure", "method", "mean", "verdict"])
     maps = maps.assign(n=5, low=maps["mean"] - 0.1, high=maps["mean"] + 0.1)
     assert describe_maps(maps).splitlines() == [
-        "Pointing (higher is better, five questions): best is lens with 0.90 [0.80, 1.00]; surely worse than lens: "
-        "random.",
-        "Deletion (lower is better, five questions): best is random with 0.20 [0.10, 0.30]; no map differs surely from "
-        "lens.",
+        "Pointing (higher is better, five questions): best is lens with 0.90 (picked on these questions); surely worse "
+        "than lens: random.",
+        "Deletion (lower is better, five questions): best is random with 0.20 (picked on these questions); no map "
+        "differs surely from lens.",
     ]
-    assert "not told apart from 0" not in describe_maps(maps.assign(low=-0.1)), "a score of 0 is no hypothesis"
     assert describe_maps(maps.assign(mean=None)).startswith("Pointing: no map could be scored.")
 
 
@@ -50,6 +49,15 @@ def test_the_layer_in_which_most_words_are_read_is_named():
     )
     assert describe_words(pd.DataFrame({**words, "share": [0.6, 0.1, 0.2]})).endswith("layer 0, and nowhere at more.")
     assert describe_words(pd.DataFrame({**words, "share": None})) == "No word was read."
+
+
+def test_some_layers_alone_are_told_by_what_they_are():
+    words = {"sample_id": "a", "through": "embedding", "place": "answer", "share": [0.1, 0.6]}
+    inner = pd.DataFrame({**words, "layer": [1, 2], "is_output": False})
+    assert describe_words(inner).endswith("at the input of layer 1, and at most at 60 %, at the input of layer 2.")
+    outer = pd.DataFrame({**words, "layer": [1, 4], "is_output": [False, True]})
+    assert describe_words(outer).endswith("and at most at 60 %, at the output of the last layer.")
+    assert "at the output of the last layer, and nowhere at more." in describe_words(outer[1:])
 
 
 def test_what_is_lost_without_shared_heads_is_told_beside_random_heads():

@@ -150,6 +150,7 @@ def test_layers_and_places_can_be_left_out(tiny, masked):
         key = ["sample_id", "through", "layer", "place"]
         wanted = table[table["layer"].isin(layers) & table["place"].isin(places)].sort_values(key)
         assert len(some) == 2 * 2 * len(layers) * len(places)
+        assert (some["is_output"] == (some["layer"] == n_layers)).all()
         np.testing.assert_array_equal(some.sort_values(key)[[*key, "share"]], wanted[[*key, "share"]])
     twice = word_layers(tiny, masked, layers=[0, 2, 0], places=["object", "object"], through=["embedding"] * 2)
     once = table[table["layer"].isin([0, 2]) & (table["place"] == "object") & (table["through"] == "embedding")]

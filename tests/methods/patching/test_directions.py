@@ -75,5 +75,14 @@ def test_one_direction_is_refused(backed_up):
     for function in (direction_sums, compare_directions, denoising_against_noising):
         with pytest.raises(VlmtraceError, match="has no denoising"):
             function(one)
+    other = backed_up.assign(corruption="text")
+    part = pd.concat([backed_up, other[other["direction"] == "denoising"]])
+    for function in (direction_sums, compare_directions, denoising_against_noising):
+        with pytest.raises(VlmtraceError, match=r"Under text corruption .* pair 'pair-0' and head self-attention 0\.0"):
+            function(part)
+        with pytest.raises(VlmtraceError, match=r"Under image corruption .* in one direction only"):
+            function(backed_up.iloc[1:])
+        with pytest.raises(VlmtraceError, match="A head stands twice in a pair"):
+            function(pd.concat([backed_up, backed_up]))
     with pytest.raises(VlmtraceError, match="has a contrast"):
         direction_sums(backed_up.assign(patching_effect=float("nan")))

@@ -42,10 +42,11 @@ def test_no_site_is_told_where_all_effects_are_small():
     assert "cross-attention: no mean effect reaches 0.02 in size, in any layer." in describe_sites(table, PAIRS)
 
 
-def test_one_pair_is_told_without_an_interval():
+def test_what_the_same_pairs_choose_and_measure_is_told_without_an_interval():
     said = describe_sites(sites([0.4, 0.1]).query("sample_id == 'a'"), PAIRS)
     assert "chosen and measured on the same one pair, so the numbers may be too large" in said
-    assert "0.40 (no interval)" in said
+    assert "0.40 (picked on these pairs)" in said
+    assert "[" not in describe_sites(sites([0.4, 0.1]))
 
 
 @pytest.mark.parametrize("describe", [describe_sites, describe_regions])
@@ -80,4 +81,4 @@ def test_both_directions_are_summed_over_a_block():
         in said
     )
     assert "Of 2 heads, self-attention 0.0 of the text decoder restores the most beyond" in said
-    assert "0.50 against 0.10, a difference of 0.40." in said
+    assert "0.50 against 0.10, a difference of 0.40 (picked on these pairs)." in said

@@ -105,6 +105,7 @@ def test_repaired_and_spoiled_are_counted():
     row = vt.damping_table(made_up(now, then)).iloc[0]
     assert (row["n"], row["before"], row["after"]) == (12, 0.5, 0.75)
     assert (row["repaired"], row["spoiled"], row["change"]) == (0.5, 0.25, 0.25)
+    assert (row["better"], row["worse"]) == (6, 3)
     assert row["p_value"] == pytest.approx(binomtest(6, 9).pvalue), "McNemar's exact test"
     assert row["ci_low"] < 0.25 < row["ci_high"] and row["log_odds_change"] == pytest.approx(0.5)
 
@@ -120,3 +121,10 @@ def test_random_draws_are_averaged_within_pairs():
     assert (row["n"], row["after"], row["repaired"]) == (4, 0.5, 0.5) and np.isnan(row["p_value"])
     with pytest.raises(VlmtraceError, match="has no row"):
         vt.damping_table(draws[0].iloc[:0])
+
+
+def test_tables_of_several_models_are_not_averaged():
+    stacked = pd.concat([made_up([True] * 4, [False] * 4).assign(model=name) for name in "ab"])
+    with pytest.raises(VlmtraceError, match="A pair stands twice in a group: group by a column"):
+        vt.damping_table(stacked)
+    assert vt.damping_table(stacked, by=["model"])["n"].tolist() == [4, 4]

@@ -119,6 +119,10 @@ def test_means_are_those_of_units():
     assert means["mean"].tolist() == [4.5, 2.0, 2.5] and set(means["n_units"]) == {2} and set(means["n"]) == {3}
     with pytest.raises(VlmtraceError, match="has no row"):
         vt.log_odds_means(parts.iloc[:0])
+    stacked = pd.concat([parts, parts.assign(without="cut")])
+    with pytest.raises(VlmtraceError, match="A pair stands twice in a group"):
+        vt.log_odds_means(stacked, by=["category"])
+    assert set(vt.log_odds_means(stacked)["n"]) == {3}
 
 
 def test_an_unknown_way_gets_a_sentence(pairs):

@@ -10,6 +10,7 @@ import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_written
 from vlmtrace.inputs.corruption import run_inputs
+from vlmtrace.methods.prior.scan import _rows
 
 COLORS = ["red", "green", "blue", "black"]
 
@@ -75,4 +76,11 @@ def test_a_right_answer_is_no_prior():
     with pytest.raises(VlmtraceError, match="not shown"):
         vt.find_priors(scores[scores["is_shown"]])
     with pytest.raises(VlmtraceError, match="twice"):
-        vt.score_options(vt.load_model("tiny-blip"), vt.load_pairs("rendered_usual", n=1), ["red", "red"])
+        vt.score_options(vt.load_model("tiny-blip"), vt.load_pairs("rendered_usual", n=1), ["red", "Red"])
+    with pytest.raises(VlmtraceError, match="An option stands twice in a pair"):
+        vt.find_priors(pd.concat([scores, scores]))
+
+
+def test_the_answer_that_the_picture_shows_is_found_however_it_is_written():
+    batch = pd.DataFrame({"sample_id": ["a"], "unit": ["a"], "correct_answer": ["Red "]})
+    assert _rows(batch, ["blue", "red"], np.zeros((1, 2)))["is_shown"].tolist() == [False, True]

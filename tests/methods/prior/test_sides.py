@@ -51,6 +51,9 @@ def test_wrong_tables_get_a_sentence():
     image, words = effects("image", [1, 0]), effects("text", [0, 1])
     with pytest.raises(VlmtraceError, match="effects of image are those of image corruption, and this table holds 'te"):
         vt.head_sides(words, image)
+    assert len(vt.head_sides(image.assign(direction="denoising"), words)) == 2
+    with pytest.raises(VlmtraceError, match="by denoising, and the effects of words hold 'noising'"):
+        vt.head_sides(image, words.assign(direction="noising"))
     with pytest.raises(VlmtraceError, match="stands twice in a pair"):
         vt.head_sides(pd.concat([image, image]), words)
     with pytest.raises(VlmtraceError, match="no column 'logit_diff'"):

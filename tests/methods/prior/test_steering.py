@@ -123,6 +123,8 @@ def test_turned_and_spoiled_are_shares_of_what_was_right():
     assert row["turned_low"] < 0.5 < row["turned_high"] <= 1
     draws = [made_up([True] * 4, [False] * 4, True, "random", 0), made_up([False] * 4, [True] * 4, True, "random", 1)]
     assert vt.steering_table(pd.concat(draws)).iloc[0]["turned"] == 0.5, "draws are not averaged within pairs"
+    with pytest.raises(VlmtraceError, match="A pair stands twice in a group"):
+        vt.steering_table(pd.concat([draws[0], draws[0]]))
     every = vt.steering_table(made_up([False] * 4, [True] * 4)).iloc[0]
     assert every["turned"] == 1 and every["turned_low"] == pytest.approx(0.51, abs=0.01), "four say little about others"
     none = vt.steering_table(made_up([False] * 3, [True] * 3, False)).iloc[0]

@@ -104,7 +104,8 @@ class Found:
     def summary(self, of: str, figure: str, truth: str = "carrying") -> pd.DataFrame:
         """Mean and 95 % interval over models of each method that has the figure.
 
-        Models are the units: seeds and corruptions of a model are averaged first. See `core.stats.mean_interval`.
+        Models are the units: seeds and corruptions of a model are averaged first. See `core.stats.mean_interval`. A
+        method that has no such figure on a model is averaged over the others.
 
         Args:
             of: "edges", "nodes" or "heads"
@@ -112,13 +113,17 @@ class Found:
             truth: see `runs.TRUTHS`
 
         Returns:
-            by method: mean, low, high (within 0 and 1)
+            by method: mean, low, high (within 0 and 1), n (models that it has the figure on), and of (models that some
+            method has it on)
         """
         by_model = self.of(of, truth).groupby(["model", "method"], observed=True)[figure].mean().unstack("method")
-        low, high = mean_interval(by_model.to_numpy())
-        return pd.DataFrame(
-            {"mean": by_model.mean(), "low": np.maximum(low, 0), "high": np.minimum(high, 1)}, index=by_model.columns
-        )
+        by_model = by_model.dropna(how="all").dropna(axis=1, how="all")
+        rows = {}
+        for name, values in by_model.items():
+            known = values.dropna().to_numpy()
+            (low,), (high,) = mean_interval(known)
+            rows[name] = (known.mean(), np.maximum(low, 0), np.minimum(high, 1), len(known), len(by_model))
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high", "n", "of"])
 
 
 def edges_table(found: Found) -> str:
@@ -163,8 +168,8 @@ def backup_table(found: Found) -> str:
     table = rows.pivot_table(index="method", columns="model", values=["joint", "joint_size"], observed=True)
     lines = []
     for name, row in table.iterrows():
-        shares = [f"{row['joint', model]:.0%}" for model in models]
-        lines.append([name, *shares, *(f"{row['joint_size', model]:.3f}" for model in models)])
+        shares = [_number(row["joint", model], ".0%") for model in models]
+        lines.append([name, *shares, *(_number(row["joint_size", model], ".3f") for model in models)])
     header = [*(f"found in {model}" for model in models), *(f"score in {model}" for model in models)]
     return _markdown(["method", *header], lines)
 
@@ -181,7 +186,7 @@ def kinds_table(found: Found) -> str:
     parts = [rows.groupby(["method", column], observed=True)["auc"].mean().unstack() for column in by]
     table = pd.concat(parts, axis=1)
     columns = [*dict.fromkeys(rows["kind"]), *dict.fromkeys(rows["corruption"]), *dict.fromkeys(rows["architecture"])]
-    lines = [[name, *(f"{table.loc[name, column]:.2f}" for column in columns)] for name in table.index]
+    lines = [[name, *(_number(table.loc[name, column], ".2f") for column in columns)] for name in table.index]
     return _markdown(["AUC, heads", *columns], lines)
 
 
@@ -213,9 +218,14 @@ def sizes(found: Found) -> str:
 
 
 def _with_interval(row: pd.Series) -> str:
-    if np.isnan(row["low"]):
-        return f"{row['mean']:.3f}"
-    return f"{row['mean']:.3f} ({row['low']:.2f}–{row['high']:.2f})"
+    ends = [] if np.isnan(row["low"]) else [f"{row['low']:.2f}–{row['high']:.2f}"]
+    if row["n"] < row["of"]:
+        ends.append(f"{row['n']:.0f} of {row['of']:.0f} models")
+    return f"{row['mean']:.3f}" + (f" ({', '.join(ends)})" if ends else "")
+
+
+def _number(value: float, form: str) -> str:
+    return "–" if np.isnan(value) else format(value, form)
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -19,13 +19,14 @@ from vlmtrace.benchmarks.circuits.scores import area_under_roc, share_among_firs
 from vlmtrace.benchmarks.circuits.truth import Target, ranked, targets_of
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import content_of, make_folder, read_json, write_json
+from vlmtrace.core.paths import MODELS
 from vlmtrace.core.progress import counter
 from vlmtrace.core.types import Array
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.methods.evaluation.answers import evaluate
 from vlmtrace.methods.evaluation.selection import eligible
 from vlmtrace.models import VLM
-from vlmtrace.models.known import KnownCircuit, known_circuit
+from vlmtrace.models.known import FILE, KnownCircuit, known_circuit
 from vlmtrace.models.loading import load_model
 from vlmtrace.pipeline.dependencies import code_digest, modules_behind
 from vlmtrace.training.planted.proof import color_pairs
@@ -67,11 +68,12 @@ def measure(models: Sequence[str], n_seeds: int, n_pairs: int, methods: Sequence
     with counter(len(models) * n_seeds * len(CORRUPTIONS), f"{len(methods)} methods on planted models") as advance:
         for seed, name in product(range(n_seeds), models):
             model, known, pairs = load_model(name), known_circuit(name), None
+            truth = content_of(MODELS / name / FILE)
             for corruption in CORRUPTIONS:
                 path = folder / f"{name}_{seed}_{corruption}.json"
                 done: dict[str, Any] = read_json(path) if path.is_file() else {}
                 for method in methods:
-                    key = _key(code, content_of(method.file), model.fingerprint(), n_pairs)
+                    key = _key(code, content_of(method.file), model.fingerprint(), truth, n_pairs)
                     if done.get(method.name, {}).get("key") != key:
                         pairs = pairs_of(model, n_pairs, seed) if pairs is None else pairs
                         rows = score_method(method, model, known, pairs, corruption)

@@ -144,10 +144,12 @@ PATCH_WORDS = Table(
     (
         SAMPLE,
         Column("through", "text", "how a state is read: unembedding (as output) or embedding (as input)"),
-        Column("layer", "integer", "what enters this layer; the last one: what leaves the last layer"),
+        Column("layer", "integer", "what enters this layer; where is_output: what leaves the last layer"),
         Column("place", "text", "object, elsewhere in the image, or answer: the position that predicts it"),
         Column("share", "number", "share of the place's tokens at which the right word is among the first five",
                "share", missing="the place has no token"),
+        Column("is_output", "boolean", "whether layer is what leaves the last one; without the column the largest is",
+               optional=True),
     ),
     "08_visual_lens",
 )  # fmt: skip

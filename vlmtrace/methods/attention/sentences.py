@@ -7,7 +7,7 @@ import pandas as pd
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import HEAD, check_columns
 from vlmtrace.display.numbers import number
-from vlmtrace.display.sentences import amount, heads_listed
+from vlmtrace.display.sentences import amount, heads_listed, picked_in_words
 from vlmtrace.display.wording import head_name
 
 
@@ -25,7 +25,7 @@ def describe_functions(functions: pd.DataFrame, heads: pd.DataFrame | None = Non
     Raises:
         VlmtraceError: a column is missing
     """
-    check_columns(functions, (*HEAD, "region", "ratio", "ratio_low", "ratio_high", "function"), "functions")
+    check_columns(functions, (*HEAD, "region", "ratio", "function"), "functions")
     on_object = functions[functions["region"] == "object"]
     if on_object.empty:
         return "No head was scored."
@@ -38,8 +38,7 @@ def describe_functions(functions: pd.DataFrame, heads: pd.DataFrame | None = Non
     most = on_object.loc[on_object["ratio"].idxmax()]
     said.append(
         f"The head that gives the object most is {head_name(most['module'], most['layer'], most['head'])}: "
-        f"{number(most['ratio'], 1)} "
-        f"[{number(most['ratio_low'], 1)}, {number(most['ratio_high'], 1)}] times what an even spread would."
+        f"{picked_in_words(most['ratio'], 1, 'times what an even spread would')}."
     )
     if heads is not None:
         check_columns(heads, (*HEAD, "mean_effect"), "heads")

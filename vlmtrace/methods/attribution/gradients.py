@@ -10,7 +10,7 @@ Shapes: B pairs of a batch, S positions of a block, D its width, N patches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from vlmtrace.core.arguments import Count, NonEmpty, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
 from vlmtrace.core.schema import HEAD, validate_pairs
-from vlmtrace.core.stored import StoredTable, batches_of
+from vlmtrace.core.stored import StoredTable, batches_of, values_of
 from vlmtrace.core.stored_rows import plain_text
 from vlmtrace.inputs.batching import Plan, Positions, batches_of_pairs
 from vlmtrace.inputs.corruption import CORRUPTIONS
@@ -144,7 +144,8 @@ def ranking_agreement(
         and overlap_by_chance: the share expected of a random ranking
 
     Raises:
-        VlmtraceError: there are no more than `top` heads
+        VlmtraceError: there are no more than `top` heads, a table holds several corruptions or directions, or the two
+            are not of the same
 
     Example:
         >>> import vlmtrace as vt
@@ -156,6 +157,7 @@ def ranking_agreement(
         [32.0, 0.8]
     """
     tables = {"exact": exact, "estimate": estimate}
+    check_comparable(tables, [name for name in ("corruption", "direction", "method") if name not in by])
     means = pd.concat({name: mean_head_effects(table, by) for name, table in tables.items()}, axis=1).dropna()
     if len(means) <= top:
         raise VlmtraceError(f"top={top} of {len(means)} heads says nothing: choose fewer.")
@@ -171,6 +173,29 @@ def ranking_agreement(
             "overlap_by_chance": top / len(means),
         }
     )
+
+
+def check_comparable(tables: Mapping[str, pd.DataFrame | StoredTable], columns: Sequence[str]) -> None:
+    """Refuse effects that would be added up, or compared, across corruptions, directions or methods.
+
+    Args:
+        tables: exact and estimated effects, by their names
+        columns: corruption, direction or method, where a table has them; methods of the two may differ
+
+    Raises:
+        VlmtraceError: a table holds several values of a column, or the two tables different ones
+    """
+    for column in columns:
+        found = {name: values_of(table, column) for name, table in tables.items() if column in table}
+        for name, values in found.items():
+            if len(values) > 1:
+                raise VlmtraceError(
+                    f"The {name} effects hold several values of {column}, which would be added up: choose one of "
+                    f"{', '.join(map(str, values))}."
+                )
+        if column != "method" and len({str(value) for values in found.values() for value in values}) > 1:
+            told = ", ".join(f"{name}: {values[0]}" for name, values in found.items())
+            raise VlmtraceError(f"Effects of unlike {column} cannot be compared ({told}): pass effects of one.")
 
 
 def mean_head_effects(table: pd.DataFrame | StoredTable, by: Sequence[str] = HEAD) -> pd.Series:

@@ -7,7 +7,7 @@ import pandas as pd
 from vlmtrace.core.arguments import Natural, NotNegative, checked
 from vlmtrace.core.schema import check_columns
 from vlmtrace.display.numbers import count, number, percent
-from vlmtrace.display.sentences import role_in_words, with_interval
+from vlmtrace.display.sentences import picked_in_words, role_in_words
 from vlmtrace.display.wording import readable
 from vlmtrace.methods.causal_tracing.summary import average_effects
 
@@ -54,7 +54,7 @@ def describe_trace(causal_tracing: pd.DataFrame, step: Natural = 0) -> str:
         step: which token of the answer, counted from 0
 
     Returns:
-        sentences, one a line; effects are differences of probability, means over questions with 95 % intervals
+        sentences, one a line; effects are differences of probability, means over questions
 
     Raises:
         VlmtraceError: a column is missing
@@ -70,11 +70,10 @@ def describe_trace(causal_tracing: pd.DataFrame, step: Natural = 0) -> str:
             said.append(f"- {name} of the {readable(block)}: no site restores {_LEAST:g}.")
             continue
         single = most["n"] == 1
-        effect = number(most["mean"]) if single else with_interval(most["mean"], most["ci_low"], most["ci_high"])
-        of = "" if single else f" (n = {most['n']})"
+        effect = number(most["mean"]) if single else picked_in_words(most["mean"], on=f"{most['n']} questions")
         said.append(
             f"- {name} of the {readable(block)}: most at {role_in_words(most['token_role'])} in layer {most['layer']}, "
-            f"{effect}{of}."
+            f"{effect}."
         )
     n = count(causal_tracing["sample_id"].nunique(), "question")
     return (

@@ -8,7 +8,7 @@ import pandas as pd
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import CELL, HEAD, check_columns
 from vlmtrace.display.numbers import count, number
-from vlmtrace.display.sentences import amount, heads_listed, with_interval
+from vlmtrace.display.sentences import amount, heads_listed, picked_in_words, with_interval
 from vlmtrace.display.wording import head_name, readable
 from vlmtrace.methods.circuits.heads import MIN_EFFECT
 
@@ -24,12 +24,12 @@ def describe_heads(heads: pd.DataFrame) -> str:
         heads: from `head_table`
 
     Returns:
-        one sentence per task and corruption; effects are means over units with 95 % intervals
+        one sentence per task and corruption; effects are means over units
 
     Raises:
         VlmtraceError: a column is missing
     """
-    columns = (*CELL, *HEAD, "mean_effect", "ci_low", "ci_high", "detectable_effect", "is_important")
+    columns = (*CELL, *HEAD, "mean_effect", "detectable_effect", "is_important")
     check_columns(heads, columns, "heads")
     said = []
     for (task, corruption), cell in heads.groupby(CELL, sort=False):
@@ -137,7 +137,7 @@ def _name(row: dict | pd.Series) -> str:
 
 
 def _told(row: pd.Series) -> str:
-    return f"{_name(row)}, {with_interval(row['mean_effect'], row['ci_low'], row['ci_high'])}"
+    return f"{_name(row)}, {picked_in_words(row['mean_effect'])}"
 
 
 def _word(name: str, value: object) -> str:

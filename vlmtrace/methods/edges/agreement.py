@@ -9,7 +9,7 @@ from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table
 from vlmtrace.core.stored import StoredTable, choose, values_of
-from vlmtrace.methods.attribution.gradients import mean_head_effects
+from vlmtrace.methods.attribution.gradients import check_comparable, mean_head_effects
 
 #: What tells edges apart.
 EDGE = ("sender", "receiver")
@@ -39,7 +39,8 @@ def edge_agreement(
         random ranking
 
     Raises:
-        VlmtraceError: a column is missing, no edge or pair is in both tables, or there are no more than `top` edges
+        VlmtraceError: a column is missing, no edge or pair is in both tables, a table holds several directions or
+            methods, the two are not of one direction, or there are no more than `top` edges
 
     Example:
         >>> import vlmtrace as vt
@@ -86,7 +87,8 @@ def mean_edge_effects(
         by corruption, the columns exact and estimate, indexed by sender and receiver; `attrs` says n_pairs
 
     Raises:
-        VlmtraceError: a column is missing, or no edge or pair is in both tables
+        VlmtraceError: a column is missing, no edge or pair is in both tables, a table holds several directions or
+            methods, or the two are not of one direction
     """
     tables = {
         name: check_table(table, COLUMNS, "edge_patching") for name, table in (("exact", exact), ("estimate", estimate))
@@ -96,6 +98,7 @@ def mean_edge_effects(
         if corruption not in values_of(tables["estimate"], "corruption"):
             continue
         both = {name: choose(table, corruption=corruption) for name, table in tables.items()}
+        check_comparable(both, ["direction", "method"])
         pairs = [set(values_of(table, "sample_id")) for table in both.values()]
         if pairs[0] != pairs[1]:
             raise VlmtraceError(

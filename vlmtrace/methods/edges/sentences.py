@@ -7,7 +7,7 @@ import pandas as pd
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import check_columns
 from vlmtrace.display.numbers import count, number
-from vlmtrace.display.sentences import listed, mean_in_words, with_interval
+from vlmtrace.display.sentences import listed, picked_in_words, with_interval
 from vlmtrace.display.wording import head_name, readable
 from vlmtrace.methods.edges.circuits import edge_scores
 
@@ -27,7 +27,7 @@ def describe_edges(edge_patching: pd.DataFrame) -> str:
         edge_patching: from `patch_edges`, under one corruption
 
     Returns:
-        sentences, one a line; effects are means over units with 95 % intervals
+        sentences, one a line; effects are means over units, and the largest has no interval on the pairs that pick it
 
     Raises:
         VlmtraceError: a column is missing, or the table holds several corruptions
@@ -39,13 +39,9 @@ def describe_edges(edge_patching: pd.DataFrame) -> str:
     scores = edge_scores(known, "patching_effect")
     sizes = scores.assign(size=scores["score"].abs()).sort_values("size", ascending=False, ignore_index=True)
     most = sizes.iloc[0]
-    rows = known[(known["sender"] == most["sender"]) & (known["receiver"] == most["receiver"])]
     n = int((sizes["size"] >= _LEAST).sum())
     said = [f"Of {len(sizes):,} edges {n} {'has' if n == 1 else 'have'} a mean effect of {_LEAST:g} or more in size."]
-    if "position" not in rows or rows["position"].isna().all():
-        effect = mean_in_words(rows, "patching_effect")
-    else:  # positions of a pair add up
-        effect = number(most["score"])
+    effect = picked_in_words(most["score"])
     said.append(f"The strongest leads from {_node(most['sender'])} to {_node(most['receiver'])}: {effect}.")
     by_input = sizes.assign(read=sizes["receiver"].astype(str).str.rpartition(".")[2])
     sums = by_input[by_input["read"].isin(_INPUTS)].groupby("read")["size"].sum().reindex(_INPUTS).dropna()

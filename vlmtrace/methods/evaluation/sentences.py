@@ -35,7 +35,8 @@ def describe_answers(evaluated: pd.DataFrame) -> str:
         evaluated: from `evaluate`
 
     Returns:
-        sentences, one a line; shares with Wilson's 95 % intervals
+        sentences, one a line; shares with Wilson's 95 % intervals, but for those of the kinds of question that are
+        answered least and most often, which were picked on these pairs
 
     Raises:
         VlmtraceError: a column is missing
@@ -54,8 +55,9 @@ def describe_answers(evaluated: pd.DataFrame) -> str:
     kinds = kinds[kinds["measure"] == measure].sort_values("accuracy", kind="stable")
     if len(kinds) > 1:
         low, high = kinds.iloc[0], kinds.iloc[-1]
-        least = f"{_MEASURES[measure].capitalize()}: least often for {low['category']}, {_share(low)}"
-        most = f"most often for {high['category']}, {_share(high)}{_apart(low, high)}"
+        least = f"{_MEASURES[measure].capitalize()}: least often for {low['category']}, {percent(low['accuracy'])}"
+        most = f"most often for {high['category']}, {percent(high['accuracy'])} (picked on these pairs"
+        most += f"{'' if low['ci_high'] < high['ci_low'] else '; their intervals overlap'})"
         as_often = low["accuracy"] == high["accuracy"]
         said.append("No kind of question is answered less often than another." if as_often else f"{least}, {most}.")
     orders = accuracy_table(evaluated, by=("correct_first",))

@@ -14,8 +14,8 @@ from vlmtrace.methods.patching.figures import REGION_COLUMNS
 
 #: What the axis of a knockout's effect says.
 _LOST_LABEL = "share of the gap lost\n(−1 = all of it)"
-#: Where LD lies halfway between the clean and the corrupt run, the model prefers neither answer.
-COIN_TOSS = -0.5
+#: Where LD lies halfway between the clean and the corrupt run.
+HALF_LOST = -0.5
 
 
 @checked
@@ -23,7 +23,7 @@ COIN_TOSS = -0.5
 def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) -> Figure:
     """Draw what a clean run loses: left by attention knockout, right by replacing image tokens by their mean.
 
-    A dashed line stands at −.5, halfway between the clean and the corrupt run: there the answer is a coin toss.
+    A dashed line stands at −.5, where the answer is halfway between the clean and the corrupt run.
 
     Args:
         cut: from `knock_out_attention`, of one corruption
@@ -59,9 +59,9 @@ def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) ->
         panels[1].tick_params(axis="x", labelrotation=30)
         sns.despine(ax=panels[1])
     for axes in panels:
-        axes.axhline(COIN_TOSS, color="0.3", linestyle="--", linewidth=0.8, zorder=0)
+        axes.axhline(HALF_LOST, color="0.3", linestyle="--", linewidth=0.8, zorder=0)
     panels[0].annotate(
-        "half of the gap lost: a coin toss", (0.02, COIN_TOSS), xycoords=("axes fraction", "data"), ha="left",
+        "halfway between clean and corrupt", (0.02, HALF_LOST), xycoords=("axes fraction", "data"), ha="left",
         va="bottom", fontsize=7, color="0.3",
     )  # fmt: skip
     figure.suptitle(f"Clean run, knocked out (n = {cut['sample_id'].nunique()} pairs; bars are 95 % intervals)")

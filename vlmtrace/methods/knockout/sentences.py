@@ -7,7 +7,7 @@ import pandas as pd
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import check_columns
 from vlmtrace.display.numbers import count
-from vlmtrace.display.sentences import mean_in_words
+from vlmtrace.display.sentences import mean_in_words, mean_of, picked_in_words
 from vlmtrace.display.wording import readable
 
 _COLUMNS = ("sample_id", "block", "module", "layer", "token_role", "patching_effect")
@@ -22,8 +22,8 @@ def describe_knockouts(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) 
         replaced: from `replace_image_tokens`; None: attention only
 
     Returns:
-        sentences, one a line; what is lost is a share of the gap between clean and corrupt run, a mean over units with
-        its 95 % interval
+        sentences, one a line; what is lost is a share of the gap between clean and corrupt run, a mean over units, with
+        its 95 % interval where no layer was picked
 
     Raises:
         VlmtraceError: a column is missing
@@ -56,5 +56,6 @@ def _cut_lines(lost: pd.DataFrame) -> list[str]:
         if by_layer[layer] < 0.005:
             lines.append(f"{where}: nothing in any layer.")
         else:
-            lines.append(f"{where}: most in layer {layer}, {mean_in_words(rows[rows['layer'] == layer], 'lost')}.")
+            most, *_ = mean_of(rows[rows["layer"] == layer], "lost")
+            lines.append(f"{where}: most in layer {layer}, {picked_in_words(most)}.")
     return lines

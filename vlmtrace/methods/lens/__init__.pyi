@@ -2,9 +2,10 @@ from .contributions import lens_contributions
 from .decomposition import open_lens, token_text
 from .explorers import patch_explorer, word_explorer
 from .figures import lens_heads, map_curves, map_measures, patch_maps, visual_against_textual
+from .head_ablation import ablate_heads, ablation_table
 from .map_comparison import map_table
 from .map_scores import image_maps, score_maps
-from .modality import ablate_heads, ablation_table, agreement, shared_heads
+from .modality import agreement, shared_heads
 from .questions import lens_of, right_answers
 from .randomization import randomization_control, randomization_table
 from .sentences import describe_contributions, describe_maps, describe_shared_heads, describe_words

@@ -36,13 +36,23 @@ def lens_of(model: VLM, question: Any, prefix: str = "", text_only: str | None =
     """
     if not model.has_visual_tokens:
         return open_lens(model, {})  # says why not
-    with _asked(model, question, prefix, text_only) as inputs:
+    with asked(model, question, prefix, text_only) as inputs:
         return open_lens(model, inputs)
 
 
 @contextlib.contextmanager
-def _asked(model: VLM, question: Any, prefix: str, text_only: str | None) -> Iterator[Inputs]:
-    """The inputs of a row of a questions table; what fails with them names the question."""
+def asked(model: VLM, question: Any, prefix: str, text_only: str | None) -> Iterator[Inputs]:
+    """The inputs of a row of a questions table; what fails with them names the question.
+
+    Args:
+        model: that is asked
+        question: the row
+        prefix: the beginning of an answer, put behind the prompt
+        text_only: the column of sentences that are read instead of the image; None: the image is shown
+
+    Yields:
+        the inputs
+    """
     name = f"question {question['sample_id']!r}"
     with named(name):
         if text_only is None:
@@ -77,7 +87,7 @@ def right_answers(model: VLM, questions: pd.DataFrame, prefix: str = "", text_on
     found = []
     with counter(len(questions), f"answers to {len(questions)} questions") as advance:
         for row in questions.to_dict("records"):
-            with _asked(model, row, prefix, text_only) as inputs:
+            with asked(model, row, prefix, text_only) as inputs:
                 said = model.generate(inputs)[0]
             found.append(folded(said.strip(" .")) == folded(str(row["answer"]).strip()))
             advance(1)

@@ -6,9 +6,10 @@ import pandas as pd
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import check_columns
-from vlmtrace.display.numbers import count, interval, number, percent
-from vlmtrace.display.sentences import amount, listed, mean_in_words, with_interval
+from vlmtrace.display.numbers import count, number, percent
+from vlmtrace.display.sentences import amount, listed, mean_of, picked_in_words, with_interval
 from vlmtrace.display.wording import readable
+from vlmtrace.methods.lens.depths import output_layer
 
 #: Measures of `map_table` as sentences say them, and whether more is better.
 _MEASURES = {"auc": ("Pointing", True), "deletion": ("Deletion", False), "insertion": ("Insertion", True)}
@@ -32,7 +33,7 @@ def describe_contributions(contributions: pd.DataFrame) -> str:
         contributions: from `lens_contributions`
 
     Returns:
-        sentences, one a line; contributions are in nats, means over units with 95 % intervals
+        sentences, one a line; contributions are in nats, means over units
 
     Raises:
         VlmtraceError: a column is missing
@@ -49,10 +50,8 @@ def describe_contributions(contributions: pd.DataFrame) -> str:
     first = of_heads[(of_heads["layer"] == heads.index[0][0]) & (of_heads["head"] == heads.index[0][1])]
     positive = heads[heads > 0]
     said = [
-        f"The module that adds most is the {readable(module)} of layer {layer}: "
-        f"{mean_in_words(rows, 'log_p_increase', unit='nats')}.",
-        f"The head that adds most is {heads.index[0][0]}.{heads.index[0][1]}: "
-        f"{mean_in_words(first, 'log_p_increase', unit='nats')}.",
+        f"The module that adds most is the {readable(module)} of layer {layer}: {_most(rows)}.",
+        f"The head that adds most is {heads.index[0][0]}.{heads.index[0][1]}: {_most(first)}.",
     ]
     if len(positive) > _FEW:
         share = positive.iloc[:_FEW].sum() / positive.sum()
@@ -77,7 +76,7 @@ def describe_maps(maps: pd.DataFrame) -> str:
     Raises:
         VlmtraceError: a column is missing
     """
-    check_columns(maps, ("measure", "method", "n", "mean", "low", "high", "verdict"), "maps")
+    check_columns(maps, ("measure", "method", "n", "mean", "verdict"), "maps")
     said = []
     for measure, rows in maps.groupby("measure", sort=False):
         known = rows.dropna(subset="mean")
@@ -88,11 +87,10 @@ def describe_maps(maps: pd.DataFrame) -> str:
         best = known.loc[known["mean"].idxmax() if more else known["mean"].idxmin()]
         unlike = {word: list(known.loc[known["verdict"] == word, "method"]) for word in ("better", "worse")}
         sure = [f"surely {word} than lens: {listed(names, 6)}" for word, names in unlike.items() if names]
-        score = f"{number(best['mean'])} {interval(best['low'], best['high'])}"
-        said.append(
-            f"{name} ({'higher' if more else 'lower'} is better, {count(int(best['n']), 'question')}): best is "
-            f"{best['method']} with {score}; {'; '.join(sure) or 'no map differs surely from lens'}."
-        )
+        direction = f"{'higher' if more else 'lower'} is better, {count(int(best['n']), 'question')}"
+        score = picked_in_words(best["mean"], on="questions")
+        unlike_lens = "; ".join(sure) or "no map differs surely from lens"
+        said.append(f"{name} ({direction}): best is {best['method']} with {score}; {unlike_lens}.")
     return "\n".join(said) or "No map was scored."
 
 
@@ -110,13 +108,13 @@ def describe_words(patch_words: pd.DataFrame) -> str:
         VlmtraceError: a column is missing
     """
     check_columns(patch_words, ("sample_id", "through", "layer", "place", "share"), "patch_words")
-    said = []
+    said, out = [], output_layer(patch_words)
     for (through, place), rows in patch_words.dropna(subset="share").groupby(["through", "place"], sort=False):
         by_layer = rows.groupby("layer")["share"].mean()
         most, first = by_layer.idxmax(), by_layer.index.min()
         begin = f"Read through the {through}, the right word is among the first at {percent(by_layer[first])} of "
-        begin += f"{_PLACES.get(str(place), str(place))} at the input of layer {first}"
-        later = f", and at most at {percent(by_layer[most])}, at {_depth(most, by_layer.index.max())}"
+        begin += f"{_PLACES.get(str(place), str(place))} at {_depth(first, out)}"
+        later = f", and at most at {percent(by_layer[most])}, at {_depth(most, out)}"
         said.append(f"{begin}{', and nowhere at more' if most == first else later}.")
     return "\n".join(said) or "No word was read."
 
@@ -159,5 +157,11 @@ def describe_shared_heads(lost: pd.DataFrame, head_agreement: pd.DataFrame) -> s
     return "\n".join(said) or "No head was ablated."
 
 
-def _depth(layer: int, last: int) -> str:
-    return "the output of the last layer" if layer == last else f"the input of layer {layer}"
+def _depth(layer: int, out: int | None) -> str:
+    return "the output of the last layer" if layer == out else f"the input of layer {layer}"
+
+
+def _most(rows: pd.DataFrame) -> str:
+    """What the largest of many contributions is."""
+    mean, *_ = mean_of(rows, "log_p_increase")
+    return picked_in_words(mean, unit="nats", on="questions")

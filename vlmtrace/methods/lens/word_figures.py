@@ -15,6 +15,7 @@ from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.schema import TABLES, check_table
 from vlmtrace.display.panels import Picture, image_panel, outline_legend, outline_masks
 from vlmtrace.display.style import PALETTE, legend_below, new_figure, paper_style
+from vlmtrace.methods.lens.depths import output_layer
 from vlmtrace.methods.lens.figures import MASK
 
 
@@ -125,7 +126,7 @@ def words_by_layer(table: pd.DataFrame, at_most: Count = 5) -> Figure:
     """Draw the share of image tokens at which the right word is among the first, by layer, one panel per reading.
 
     Args:
-        table: from `word_layers`
+        table: from `word_layers`, of all layers and places or of some
         at_most: as it was passed there
 
     Raises:
@@ -141,17 +142,22 @@ def words_by_layer(table: pd.DataFrame, at_most: Count = 5) -> Figure:
         "elsewhere": "other image tokens",
         "answer": "the position that predicts the answer",
     }
-    layers = sorted(table["layer"].unique())
+    out = output_layer(table)
     for axes, way in zip(panels, ways, strict=True):
         for place, (marker, color) in styles.items():
             wide = table[(table["through"] == way) & (table["place"] == place)]
+            if wide.empty:
+                continue
             wide = wide.pivot(index="sample_id", columns="layer", values="share").dropna()
+            layers = list(wide.columns)
             axes.plot(layers, wide.mean(), marker=marker, markersize=4, color=PALETTE[color], label=names[place])
             if len(wide) > 1:
                 axes.fill_between(layers, *stats.mean_interval(wide), color=PALETTE[color], alpha=0.15, linewidth=0)
         axes.set_title(f"through the {way}", loc="left")
-        axes.set_xticks(layers, [*map(str, layers[:-1]), "out"])
-        axes.set(xlabel="what enters the layer (out: what leaves the last)", ylim=(-0.03, 1.03))
+        ticks = sorted(table["layer"].unique())
+        axes.set_xticks(ticks, ["out" if layer == out else str(layer) for layer in ticks])
+        leaves = "" if out is None else " (out: what leaves the last)"
+        axes.set(xlabel=f"what enters the layer{leaves}", ylim=(-0.03, 1.03))
         sns.despine(ax=axes)
     panels[0].set_ylabel(f"share of tokens with the right\nword among the first {at_most}")
     legend_below(figure, panels[0])

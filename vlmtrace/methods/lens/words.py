@@ -265,7 +265,8 @@ def word_layers(
         places: of `PLACES`, as with layers
     Returns:
         one row per question, reading, layer and place: sample_id, through, layer (the last is what leaves the last
-        layer), place ("object", "elsewhere", "answer": the position that predicts it), share (of the place's tokens)
+        layer), place ("object", "elsewhere", "answer": the position that predicts it), share (of the place's tokens),
+        is_output (whether layer is what leaves the last one)
 
     Raises:
         VlmtraceError: a column is missing, a mask cannot be read, there is no such layer or place, or the model is not
@@ -284,18 +285,17 @@ def word_layers(
             positions = boxes["position"].to_numpy()
             of = {"object": positions[on_object], "elsewhere": positions[~on_object], "answer": np.array([lens.at])}
             asked = list(dict.fromkeys(range(len(lens.hidden)) if layers is None else layers))
-            at = np.concatenate([of[place] for place in places])
+            at, words = np.concatenate([of[place] for place in places]), word_tokens(lens, row["answer"])
             for way in through:
-                words = word_tokens(lens, row["answer"])
                 reached = word_ranks(lens, words, through=way, layers=asked, positions=list(at)) <= at_most
                 ends = np.cumsum([len(of[place]) for place in places])[:-1]
                 for place, mine in zip(places, np.split(reached, ends, axis=1), strict=True):
                     share = mine.mean(1) if mine.shape[1] else np.full(len(asked), np.nan)
                     table = pd.DataFrame({"layer": asked, "place": place, "share": share})
-                    tables.append(table.assign(sample_id=row["sample_id"], through=way))
+                    is_output = table["layer"] == len(lens.heads)
+                    tables.append(table.assign(sample_id=row["sample_id"], through=way, is_output=is_output))
             advance(1)
-    found = pd.concat(tables, ignore_index=True)
-    return found[["sample_id", "through", "layer", "place", "share"]]
+    return pd.concat(tables, ignore_index=True)[["sample_id", "through", "layer", "place", "share", "is_output"]]
 
 
 def word_tokens(lens: Lens, text: str) -> list[int]:

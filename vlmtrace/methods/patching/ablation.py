@@ -1,7 +1,7 @@
 """Ablation: what does the clean run lose without one activation?
 
-The activation is replaced by zero, by its mean over other clean runs, or by what it was in another pair's clean run
-(resample ablation). None of them needs a corrupt run: that is used only for the unit of the effect. Noising
+The activation is replaced by zero, by its mean over clean runs, or by what it was in another pair's clean run (resample
+ablation). None of them needs a corrupt run: that is used only for the unit of the effect. Noising
 (`vlmtrace.methods.patching.direction`) is the fourth way, where the replacement differs from the clean run in one thing
 alone. Zero is an activation that the model may never have seen; the mean keeps what all runs share; a resampled one is
 typical, and what it says is of another question.
@@ -74,9 +74,9 @@ def ablate(
             head (module, layer, head) of the block that reads the question; None: every head of that block
         method: what stands in the activation's place.
             "zero": nothing.
-            "mean": its mean over the clean runs of `reference`, separately for each token role, since prompts differ in
-            length; all patches of an image share the role "image", and a role that no reference has gets the mean over
-            all positions.
+            "mean": its mean over the clean runs of `reference` (where that is `pairs`, the pair's own run is one of
+            them), separately for each token role, since prompts differ in length; all patches of an image share the
+            role "image", and a role that no reference has gets the mean over all positions.
             "resample": the activation of another pair's clean run, position by position: drawn from the pairs of
             `reference` whose inputs have the same shapes, never of the same unit
         corruption: "image" or "text": effects are shares of the gap that it makes

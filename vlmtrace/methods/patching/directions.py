@@ -9,6 +9,7 @@ from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import HEAD, UNIT, check_table
 from vlmtrace.core.types import Array
+from vlmtrace.display.wording import head_name, readable
 from vlmtrace.methods.patching.direction import DIRECTIONS
 
 _NEEDED = ["sample_id", "corruption", "direction", *HEAD, "patching_effect"]
@@ -31,7 +32,8 @@ def direction_sums(whole_heads: pd.DataFrame) -> pd.DataFrame:
         noising, noising_low, noising_high. Pairs without contrast are left out
 
     Raises:
-        VlmtraceError: a column or a direction is missing, or no pair has a contrast
+        VlmtraceError: a column is missing, a head of a pair lacks a direction or stands twice in one, or no pair has a
+            contrast
     """
     effects = _both_directions(whole_heads)
     rows = []
@@ -66,7 +68,8 @@ def compare_directions(whole_heads: pd.DataFrame) -> pd.DataFrame:
         since others do the same; negative: needed but not enough alone
 
     Raises:
-        VlmtraceError: a column or a direction is missing, or no pair has a contrast
+        VlmtraceError: a column is missing, a head of a pair lacks a direction or stands twice in one, or no pair has a
+            contrast
     """
     effects = _both_directions(whole_heads)
     tables = []
@@ -96,6 +99,20 @@ def _both_directions(whole_heads: pd.DataFrame) -> pd.DataFrame:
     if effects.empty:
         raise VlmtraceError(
             "No pair of the whole_heads table has a contrast: its clean and corrupt runs do not differ."
+        )
+    key = ["corruption", "sample_id", *HEAD]
+    if effects.duplicated([*key, "direction"]).any():
+        raise VlmtraceError(
+            "A head stands twice in a pair under one corruption and direction: pass the whole_heads table of one task."
+        )
+    # Each head of each pair counts in both directions: sums and differences of unlike pairs would say nothing.
+    ways = effects.groupby(key, sort=False, observed=True).size()
+    if (ways < len(DIRECTIONS)).any():
+        corruption, name, *head = ways.idxmin()
+        raise VlmtraceError(
+            f"Under {corruption} corruption the whole_heads table has pair {name!r} and head {head_name(*head[1:])} of "
+            f"the {readable(head[0])} in one direction only: run patch_whole_heads in both directions on the same "
+            "pairs and blocks."
         )
     return effects
 

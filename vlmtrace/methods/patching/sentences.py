@@ -9,7 +9,7 @@ import pandas as pd
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import check_columns
 from vlmtrace.display.numbers import count, number
-from vlmtrace.display.sentences import mean_in_words, role_in_words, with_interval
+from vlmtrace.display.sentences import mean_in_words, mean_of, picked_in_words, role_in_words, with_interval
 from vlmtrace.display.wording import head_name, readable
 from vlmtrace.methods.patching.directions import compare_directions, direction_sums
 
@@ -35,7 +35,7 @@ def describe_sites(module_patching: pd.DataFrame, pairs: pd.DataFrame | None = N
             choose and measure, and the sentence says so
 
     Returns:
-        sentences, one a line; effects are means over units with 95 % intervals
+        sentences, one a line; effects are means over units, with 95 % intervals where other pairs chose the site
 
     Raises:
         VlmtraceError: a column is missing
@@ -76,6 +76,8 @@ def _site_lines(chosen: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:
             yield f"{name}: no mean effect reaches {_LEAST:g} in size, in any layer."
         elif rows.empty:
             yield f"{name}: {where}, a token that no other pair has."
+        elif measured is chosen:
+            yield f"{name}: {where}, {picked_in_words(mean_of(rows, 'patching_effect')[0])}."
         else:
             yield f"{name}: {where}, {mean_in_words(rows, 'patching_effect')}."
 
@@ -117,7 +119,7 @@ def describe_directions(whole_heads: pd.DataFrame) -> str:
         whole_heads: from `patch_whole_heads`, in both directions
 
     Returns:
-        sentences, one a line; effects are means over units with 95 % intervals
+        sentences, one a line; effects are means over units, and sums have 95 % intervals
 
     Raises:
         VlmtraceError: a column or a direction is missing, or no pair has a contrast
@@ -143,6 +145,6 @@ def describe_directions(whole_heads: pd.DataFrame) -> str:
         said.append(
             f"Of {len(of_heads)} heads, {name} restores the most beyond what is lost without it: "
             f"{number(most['denoising'])} against {number(most['noising'])}, a difference of "
-            f"{with_interval(most['difference'], most['low'], most['high'])}."
+            f"{picked_in_words(most['difference'])}."
         )
     return "\n".join(said)

@@ -129,21 +129,21 @@ def random_patches(model: VLM, patches: Sequence[Patch], rng: np.random.Generato
     for patch in patches:
         block = model.blocks[patch.block]
         if patch.heads is None:
-            layers = range(block.n_layers)
+            layers = block.layers_with(patch.module)
             free = [layer for layer in layers if (patch.block, patch.module, layer, None) not in taken]
-            layer = int(rng.choice(free or list(layers)))
+            layer = int(rng.choice(free or layers))
             found.append(patch._replace(layer=layer))
         else:
             # Heads of one patch lie in one layer; a layer that has too few others left is not drawn.
             free_heads = {
                 layer: [h for h in range(block.heads_at(layer)) if (patch.block, patch.module, layer, h) not in taken]
-                for layer in range(block.n_layers)
+                for layer in block.layers_with(patch.module)
             }
             fitting = [layer for layer, heads in free_heads.items() if len(heads) >= len(patch.heads)]
             # Each head is drawn as often as any other, so a layer counts by its heads.
             counts = np.array([len(free_heads[layer]) for layer in fitting], dtype=float)
             if not fitting:
-                fitting = [i for i in range(block.n_layers) if block.heads_at(i) >= len(patch.heads)]
+                fitting = [i for i in free_heads if block.heads_at(i) >= len(patch.heads)]
                 free_heads = {layer: list(range(block.heads_at(layer))) for layer in fitting}
                 counts = np.array([len(free_heads[layer]) for layer in fitting], dtype=float)
             layer = int(rng.choice(fitting, p=counts / counts.sum()))

@@ -18,6 +18,7 @@ from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.units import with_units
 from vlmtrace.methods.patching import attention_heads
 from vlmtrace.methods.prior.asking import Asked, alike, ask
+from vlmtrace.methods.prior.stacked import refuse_repeated
 from vlmtrace.models import VLM, Site
 from vlmtrace.models.hooks import HookPoint, attach_hooks
 
@@ -177,14 +178,15 @@ def damping_table(
 
     Returns:
         one row per group, set of heads (random ones together) and factor: the columns of `by`, heads, factor; n
-        (pairs), n_units; before and after (share of right answers, 0 to 1); repaired (share of pairs that were wrong
-        and are right now), spoiled (the other way round); change (after − before, mean over units), ci_low, ci_high;
-        p_value of the exact sign test over units that got better or worse (McNemar's test, where each pair is a unit:
-        https://doi.org/10.1007/BF02295996); log_odds_change (mean over units, in logits), log_odds_low, log_odds_high.
+        (pairs), n_units, better and worse (units whose share of right answers rose or fell); before and after (share of
+        right answers, 0 to 1); repaired (share of pairs that were wrong and are right now), spoiled (the other way
+        round); change (after − before, mean over units), ci_low, ci_high; p_value of the exact sign test of better
+        against worse (McNemar's test, where each pair is a unit: https://doi.org/10.1007/BF02295996); log_odds_change
+        (mean over units, in logits), log_odds_low, log_odds_high.
         Random draws are averaged within each pair; their p-value is missing, since draws are not pairs
 
     Raises:
-        VlmtraceError: a column is missing, or there is no row
+        VlmtraceError: a column is missing, there is no row, or a pair stands twice in a group
 
     Example:
         >>> import pandas as pd
@@ -200,6 +202,7 @@ def damping_table(
     damped = check_table(damped, (*needed, "was_correct"), "damped")
     if damped.empty:
         raise VlmtraceError("The damped table has no row: make it with damp_heads.")
+    refuse_repeated(damped, [*by, "heads", "draw", "factor"])
     rows = []
     for group, mine in damped.groupby([*by, "heads", "factor"], sort=False, observed=True):
         now, then = mine["is_correct"].astype(float), mine["was_correct"].astype(float)
@@ -219,15 +222,15 @@ def damping_table(
         change, log_odds = of_units.mean(0)
         low[0], high[0] = max(low[0], -1), min(high[0], 1)  # beyond lies no change of a share
         shares = pairs[["before", "after", "repaired", "spoiled"]].mean().tolist()
-        p_value = _sign_test(of_units[:, 0]) if mine["heads"].iloc[0] == "chosen" else np.nan
-        counts = (len(pairs), len(of_units))
+        better, worse = (int((sign * of_units[:, 0] > 0).sum()) for sign in (1, -1))
+        p_value = _sign_test(better, worse) if mine["heads"].iloc[0] == "chosen" else np.nan
+        counts = (len(pairs), len(of_units), better, worse)
         rows.append((*group, *counts, *shares, change, low[0], high[0], p_value, log_odds, low[1], high[1]))
-    names = ("n", "n_units", "before", "after", "repaired", "spoiled", "change", "ci_low", "ci_high", "p_value")
-    more = ("log_odds_change", "log_odds_low", "log_odds_high")
+    names = ("n", "n_units", "better", "worse", "before", "after", "repaired", "spoiled", "change", "ci_low", "ci_high")
+    more = ("p_value", "log_odds_change", "log_odds_low", "log_odds_high")
     return pd.DataFrame(rows, columns=[*by, "heads", "factor", *names, *more])
 
 
-def _sign_test(changes: np.ndarray) -> float:
+def _sign_test(better: int, worse: int) -> float:
     """Two-sided p-value of the exact sign test; 1 where nothing changes."""
-    better, worse = int((changes > 0).sum()), int((changes < 0).sum())
     return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0

@@ -16,6 +16,7 @@ from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.units import with_units
 from vlmtrace.inputs.words import folded
 from vlmtrace.methods.prior.asking import Asked, alike, ask
+from vlmtrace.methods.prior.stacked import refuse_repeated
 from vlmtrace.models import VLM, Site
 from vlmtrace.models.hooks import HookPoint, attach_hooks
 
@@ -154,8 +155,7 @@ def early_means(
     if early.empty:
         raise VlmtraceError("The early_answers table has no row: make it with decode_early.")
     key = [*by, "block", "sample_id"]
-    if early.duplicated([*key, "layer"]).any():
-        raise VlmtraceError("A layer stands twice in a pair: group by a column that tells the tables apart, by=[…].")
+    refuse_repeated(early, [*by, "block", "layer"], "layer")
     early = early.sort_values("layer", kind="stable")
     order = early.groupby(key, observed=True).cumcount()  # the table may hold some layers only
     behind = order.where(early["log_odds"] <= 0, -1)

@@ -22,6 +22,7 @@ from vlmtrace.inputs.pair_rows import images_alone
 from vlmtrace.inputs.units import with_units
 from vlmtrace.methods.prior.asking import Asked, alike, ask
 from vlmtrace.methods.prior.removal import Removal
+from vlmtrace.methods.prior.stacked import refuse_repeated
 from vlmtrace.models import VLM
 
 #: Columns that `log_odds_means` averages, in its order.
@@ -138,7 +139,7 @@ def log_odds_means(
         missing where the mean log-odds may be 0. A part that all pairs lack has no row
 
     Raises:
-        VlmtraceError: a column is missing, or there is no row
+        VlmtraceError: a column is missing, there is no row, or a pair stands twice in a group
 
     Example:
         >>> import vlmtrace as vt
@@ -148,7 +149,8 @@ def log_odds_means(
         >>> means[["part", "n"]].values.tolist()
         [['log_odds', 8], ['rest', 8], ['image', 8], ['words', 8]]
     """
-    parts = check_table(parts, (*by, UNIT, *PARTS), "log_odds_parts")
+    parts = check_table(parts, ("sample_id", *by, UNIT, *PARTS), "log_odds_parts")
+    refuse_repeated(parts, by)
     rows = []
     for group, mine in parts.groupby(list(by), sort=False, observed=True):
         for part in PARTS:

@@ -16,7 +16,9 @@ from vlmtrace.inputs.answers import Answers, chosen_variant, ended, read_answers
 from vlmtrace.inputs.corruption import prefix_of, run_inputs
 from vlmtrace.inputs.given_answers import GivenAnswers
 from vlmtrace.inputs.units import with_units
+from vlmtrace.inputs.words import folded
 from vlmtrace.methods.prior.asking import alike
+from vlmtrace.methods.prior.stacked import refuse_repeated
 from vlmtrace.models import VLM
 from vlmtrace.models.diagnosis import named_rows
 from vlmtrace.models.products import FastProducts
@@ -52,7 +54,7 @@ def score_options(model: VLM, pairs: pd.DataFrame, options: NonEmpty[str], batch
         >>> len(scores), round(float(scores["share"].sum()), 4)
         (6, 2.0)
     """
-    if len(set(options)) < len(options):
+    if len({_word(option) for option in options}) < len(options):
         raise VlmtraceError("An option stands twice: name each answer once.")
     pairs = with_units(validate_pairs(pairs)).reset_index(drop=True)
     tables = []
@@ -98,8 +100,13 @@ def _rows(batch: pd.DataFrame, options: list[str], log_probs: np.ndarray) -> pd.
         option=option,
         log_prob=log_probs.ravel(),
         share=(weights / weights.sum(1, keepdims=True)).ravel(),
-        is_shown=option == table["correct_answer"].to_numpy(),
+        is_shown=[_word(a) == _word(b) for a, b in zip(option, table["correct_answer"], strict=True)],
     )
+
+
+def _word(answer: str) -> str:
+    """An answer as `ask` compares what was said with it."""
+    return folded(answer.strip())
 
 
 @checked
@@ -132,7 +139,7 @@ def find_priors(
         is_prior: whether it is below alpha
 
     Raises:
-        VlmtraceError: a column is missing, or there is no row
+        VlmtraceError: a column is missing, there is no row, or an option stands twice in a pair of a thing
 
     Example:
         >>> import vlmtrace as vt
@@ -143,6 +150,7 @@ def find_priors(
         (24, False)
     """
     scores = check_table(scores, ("sample_id", UNIT, *by, "option", "share", "is_shown"), "option_scores")
+    refuse_repeated(scores, [*by, "option"], "option")
     hidden = scores[~scores["is_shown"].astype(bool)]
     if hidden.empty:
         raise VlmtraceError("No row of the option_scores table is left whose answer is not shown: score more options.")

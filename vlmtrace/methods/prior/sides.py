@@ -11,6 +11,7 @@ from vlmtrace.core.arguments import Probability, Seed, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import HEAD, UNIT, check_table
 from vlmtrace.core.types import Array
+from vlmtrace.methods.patching.direction import DIRECTIONS
 
 _NEEDED = ("sample_id", "corruption", *HEAD, "logit_diff")
 
@@ -27,7 +28,7 @@ def head_sides(
     are measured in logits, since shares of unlike gaps cannot be compared.
 
     Args:
-        image_effects: from `patch_whole_heads` (or `patch_heads` at one position) with corruption="image"
+        image_effects: from `patch_whole_heads` (or `patch_heads` at one position) with corruption="image", denoising
         words_effects: from the same function with corruption="text", of the same pairs, best with contrast="options",
             so that both measure the same two answers
         alpha: the false discovery rate, 0 to 1
@@ -40,8 +41,8 @@ def head_sides(
         difference (words − image); side
 
     Raises:
-        VlmtraceError: a column is missing, a table is of the other corruption, a head stands twice in a pair, or both
-            tables have no pair in common
+        VlmtraceError: a column is missing, a table is of the other corruption or of noising, a head stands twice in a
+            pair, or both tables have no pair in common
 
     Example:
         >>> import vlmtrace as vt
@@ -61,6 +62,12 @@ def head_sides(
             raise VlmtraceError(
                 f"The effects of {side} are those of {corruption} corruption, and this table holds "
                 f"{', '.join(map(repr, others))}: pass what corruption={corruption!r} gives."
+            )
+        others = sorted(set(table["direction"]) - {DIRECTIONS[0]}) if "direction" in table else []
+        if others:
+            raise VlmtraceError(
+                f"What a head brings back is measured by denoising, and the effects of {side} hold "
+                f"{', '.join(map(repr, others))}: pass what direction={DIRECTIONS[0]!r} gives."
             )
         if table.duplicated(["sample_id", *HEAD]).any():
             raise VlmtraceError(

@@ -20,6 +20,7 @@ from vlmtrace.inputs.pair_rows import images_alone
 from vlmtrace.inputs.units import with_units
 from vlmtrace.methods.prior.asking import Asked, alike, ask
 from vlmtrace.methods.prior.early import said_incorrect
+from vlmtrace.methods.prior.stacked import refuse_repeated
 from vlmtrace.models import VLM, Site
 from vlmtrace.models.hooks import HookPoint, attach_hooks
 
@@ -210,7 +211,7 @@ def steering_table(
         Random draws are averaged within each pair. Where no pair was right, the last four are missing
 
     Raises:
-        VlmtraceError: a column is missing, or there is no row
+        VlmtraceError: a column is missing, there is no row, or a pair stands twice in a group
 
     Example:
         >>> import vlmtrace as vt
@@ -225,6 +226,7 @@ def steering_table(
     steered = check_table(steered, needed, "steered")
     if steered.empty:
         raise VlmtraceError("The steered table has no row: make it with steer.")
+    refuse_repeated(steered, [*by, *HOW])
     group_by = [*by, "block", "layer", "direction", "factor"]
     rows = []
     for group, mine in steered.groupby(group_by, sort=False, observed=True):
