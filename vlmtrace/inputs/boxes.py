@@ -62,7 +62,7 @@ def fill_box(
     one_of(fill, FILLS, "fill")
     pairs = with_units(validate_pairs(pairs))
     filled = [_filled(pair, box, fill) for pair in pairs.to_dict("records")]
-    images = {"clean_image": filled}
+    images: dict[str, list[Any]] = {"clean_image": filled}
     if IMAGE_LISTS["clean_image"] in pairs:  # lists may be of one image
         images[IMAGE_LISTS["clean_image"]] = [
             [image] if listed(own) else own
