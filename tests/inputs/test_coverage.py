@@ -1,5 +1,6 @@
 """How much of a position a mask covers, in photographs too."""
 
+import sys
 import time
 
 import numpy as np
@@ -24,7 +25,8 @@ def test_half_a_position_is_half_of_it_whatever_its_size():
 
 @pytest.mark.parametrize("rows_at_once", [512, 7])
 def test_coverage_is_that_of_blocks_of_pixels(monkeypatch, rows_at_once):
-    monkeypatch.setattr("vlmtrace.inputs.image_regions.PIXEL_ROWS", rows_at_once)
+    # By its full name: the room has a function of the module's name.
+    monkeypatch.setattr(sys.modules["vlmtrace.inputs.image_regions"], "PIXEL_ROWS", rows_at_once)
     inside = np.random.default_rng(0).random((500, 700)) > 0.5
     blocks = inside.reshape(10, 50, 14, 50).mean((1, 3)).ravel()
     assert coverage(Image.fromarray(np.where(inside, 255, 0).astype(np.uint8)), grid(10, 14)) == pytest.approx(
