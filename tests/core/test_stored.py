@@ -216,3 +216,12 @@ def test_text_is_text_again():
     table = pd.DataFrame({"a": pd.Categorical(["x", None]), "b": [1, 2]})
     assert plain_text(table)["a"].tolist()[0] == "x" and plain_text(table)["a"].isna().tolist() == [False, True]
     assert in_memory(table) is table
+
+
+def test_head_gives_as_many_rows_as_asked_for(tmp_path, few_rows):
+    found = on_disk(effects(), tmp_path)
+    for n in (0, 1, 9, 250):
+        pd.testing.assert_frame_equal(found.head(n), found.read().head(n))
+    scattered = found.only(layer=1, head=2, position=3)
+    pd.testing.assert_frame_equal(scattered.head(20), scattered.read().head(20))
+    assert len(scattered.head(10**6)) == len(scattered) == 28 and list(found.only(layer=7).head()) == found.columns

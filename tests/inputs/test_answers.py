@@ -81,6 +81,20 @@ def test_the_correct_answer_in_another_writing_is_no_contrast(model_store, rando
     assert found.contrast in variants(model, "blue")
 
 
+def test_the_correct_answer_in_a_writing_of_more_tokens_is_no_contrast(model_store, random_pairs):
+    """The clean run says `red` in one token, the corrupt run `RED` in several: what it begins with is no contrast."""
+    model = model_store.shared("llava")
+    inputs = run_inputs(model, random_pairs.iloc[[0]], "clean")
+    ways = variants(model, "red")
+    long = next(way for way in ways if len(way) > 1 and way[:1] not in ways)
+    clean, corrupt = (saying(model, inputs, way[0]) for way in (ways[0], long))
+    for said, is_the_answer in ((long, True), ((long[0], ways[0][0]), False)):
+        corrupt._ids, corrupt._asked = [list(said)], 99
+        found = find_answers(model, ("red", "blue"), clean, corrupt, 0, "text")
+        assert found.correct == ways[0]
+        assert found.contrast in (variants(model, "blue") if is_the_answer else [long[:1]])
+
+
 def test_options_that_share_a_first_token_are_told_apart(model_store, random_pairs):
     model = model_store.shared("llava")
     pair = random_pairs.iloc[[0]].assign(

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from fixtures.several_pairs import two_image_pairs
 from PIL import Image
 
 import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import open_image
+from vlmtrace.core.schema import validate_pairs
 from vlmtrace.inputs import fill_box
+from vlmtrace.inputs.pictures import images_of
 
 
 def pixels(path):
@@ -34,6 +37,21 @@ def test_pairs_keep_their_units(pairs, tmp_path):
     twice = pairs.loc[[0, 0, 1]].assign(sample_id=["a", "b", "c"]).reset_index(drop=True)
     units = fill_box(twice, (0, 0, 1, 1), "mean", tmp_path)["unit"]
     assert units[0] == units[1] != units[2]
+
+
+def test_lists_of_one_image_name_the_filled_one(pairs, tmp_path):
+    lists = {f"{side}_images": [[path] for path in pairs[f"{side}_image"]] for side in ("clean", "corrupt")}
+    listed = pairs.assign(**lists)
+    listed.at[0, "clean_images"] = None
+    filled = validate_pairs(fill_box(listed, (0, 0, 1, 1), "mean", tmp_path))
+    plain = fill_box(pairs, (0, 0, 1, 1), "mean", tmp_path)
+    assert [images_of(pair) for pair in filled.to_dict("records")] == [[path] for path in plain["clean_image"]]
+    assert filled["clean_images"][0] is None and filled["corrupt_images"].tolist() == listed["corrupt_images"].tolist()
+
+
+def test_pairs_of_several_images_are_refused(tmp_path):
+    with pytest.raises(VlmtraceError, match="Pair two-0: its prompt asks about 2 images"):
+        fill_box(two_image_pairs(tmp_path / "two"), (0, 0, 1, 1), folder=tmp_path)
 
 
 @pytest.mark.parametrize("box", [(0.5, 0, 0.5, 1), (0, -0.1, 1, 1), (0, 0, 1, 2)])

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from fixtures.several_pairs import two_image_pairs
 from fixtures.sized_pairs import pair_of
 from PIL import Image
 
@@ -66,6 +67,33 @@ def test_masks_of_the_corrupt_image_go_with_it(model_store, pairs, tmp_path):
     shown = np.asarray(Image.open(resolve(same["corrupt_object_mask"].iloc[0])))
     assert shown.shape == (56, 112) and (shown[:28] == 255).all() and (shown[28:] == 0).all()
     assert pd.isna(same["corrupt_object_mask"].iloc[1])
+
+
+def test_lists_of_one_image_name_the_new_one(model_store, pairs, tmp_path):
+    listed = pairs.assign(
+        **{f"{side}_images": [[path] for path in pairs[f"{side}_image"]] for side in ("clean", "corrupt")}
+    )
+    model = model_store.shared("qwen2_vl")
+    same = vt.same_size(model, listed, tmp_path / "images")
+    assert same["corrupt_images"].tolist() == [[path] for path in same["corrupt_image"]]
+    assert same["corrupt_image"][0] != pairs["corrupt_image"][0] and len(vt.check_pairs(model, same)[0]) == 2
+
+
+def test_the_image_that_differs_is_the_new_one_where_its_path_stands_twice(model_store, tmp_path):
+    """The other image of the clean run is shown in the place of the second one: one path, two places."""
+    pairs = two_image_pairs(tmp_path / "two", ((112, 56), (56, 112)), 1)
+    first, second = pairs["clean_images"][0]
+    Image.new("L", (112, 56), 255).save(tmp_path / "mask.png")
+    twice = pairs.assign(
+        corrupt_images=[[first, first]], corrupt_image=first, corrupt_object_mask=str(tmp_path / "mask.png")
+    )
+    model = model_store.shared("qwen2_vl")
+    same = vt.same_size(model, twice, tmp_path / "images")
+    assert same["corrupt_images"][0] == [first, same["corrupt_image"][0]] and same["corrupt_image"][0] != first
+    assert Image.open(resolve(same["corrupt_image"][0])).size == (56, 112) == Image.open(second).size
+    assert Image.open(resolve(same["corrupt_object_mask"][0])).size == (56, 112), "its mask goes with it"
+    usable, aside = vt.check_pairs(model, same)
+    assert len(usable) == 1, aside["reason"].tolist()
 
 
 def test_what_cannot_be_read_is_left_to_check_pairs(model_store, pairs, tmp_path):

@@ -164,6 +164,17 @@ def test_lists_masks_and_paths(tmp_path, random_pairs):
     assert np.array_equal(mask > 0, PIXELS[:, :, 0] > 99) and pd.isna(saved["clean_object_mask"][1])
 
 
+def test_masks_in_lists_are_read_as_masks(tmp_path):
+    """Of a mask that is transparent in part, the object is what is opaque, whatever its color."""
+    opaque = np.zeros((4, 4, 4), np.uint8)
+    opaque[:2, :, 3] = 255
+    table = pd.DataFrame({"sample_id": ["a"], "clean_object_mask": [opaque], "clean_object_masks": [[opaque, None]]})
+    saved = vt.save_images(table, tmp_path)
+    assert saved["clean_object_masks"][0] == [saved["clean_object_mask"][0], None]
+    mask = np.asarray(Image.open(paths.resolve(saved["clean_object_masks"][0][0])))
+    assert (mask[:2] == 255).all() and (mask[2:] == 0).all()
+
+
 def test_a_table_without_images_in_memory_is_the_same(random_pairs, tmp_path):
     pd.testing.assert_frame_equal(vt.save_images(random_pairs, tmp_path / "never made"), random_pairs)
     assert not (tmp_path / "never made").exists()

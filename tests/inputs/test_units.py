@@ -27,6 +27,19 @@ def test_a_copy_under_another_name_is_the_same_image(tmp_path):
     assert with_units(table)["unit"].nunique() == 1, "one.png and copy.png hold the same image"
 
 
+def test_copies_are_found_where_images_are_opened(tmp_path, monkeypatch):
+    """Paths that start at the working folder, or at the user's own."""
+    for name in ("one.png", "copy.png"):
+        Image.new("RGB", (4, 4), "red").save(tmp_path / name)
+    for name, color in (("two.png", "blue"), ("three.png", "green")):
+        Image.new("RGB", (4, 4), color).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for first, second in (("one.png", "copy.png"), ("~/one.png", "./copy.png")):
+        table = pairs_of((first, "two.png"), (second, "three.png"))
+        assert with_units(table)["unit"].nunique() == 1, f"{first} and {second} hold the same image"
+
+
 def test_a_unit_column_is_respected_and_gaps_in_it_are_filled():
     table = pairs_of(("a", "b"), ("b", "a"), ("c", "d"), unit=["mine", "", None])
     assert with_units(table)["unit"].tolist() == ["mine", "mine", "p2"], "p1 mirrors p0"

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from fixtures.walked_stages import pairs
 
-from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of
+from vlmtrace.pipeline.checkpoints import Checkpoints, chunks, digest_of, image_state
 
 
 def damage_page(path):
@@ -51,3 +51,15 @@ def test_unlike_values_have_unlike_digests(one, other):
 
 def test_equal_values_have_equal_digests():
     assert digest_of({"a": 1, "b": (2,)}, pairs()) == digest_of({"b": (2,), "a": 1}, pairs())
+
+
+def test_an_image_is_looked_at_where_it_is_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "image.png").write_bytes(b"one")
+    before = image_state(pd.Series(["image.png"]))
+    assert before[0][1] == 3, "a path that starts at the working folder"
+    (tmp_path / "image.png").write_bytes(b"another")
+    assert image_state(pd.Series(["image.png"])) != before
+    assert image_state(pd.Series(["gone.png", None, float("nan")], dtype=object)) == [
+        ("gone.png", 0, 0, 0), ("None", 0, 0, 0), ("nan", 0, 0, 0),
+    ]  # fmt: skip

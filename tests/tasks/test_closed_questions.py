@@ -16,6 +16,7 @@ def folder(tmp_path):
         pixels = np.full((16, 16, 3), 20 * number + 10, dtype=np.uint8)
         pixels[4:8] = 255
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    Image.open(tmp_path / "0.png").save(tmp_path / "copy of 0.png", compress_level=0)
     return tmp_path
 
 
@@ -65,6 +66,28 @@ def test_letters_as_in_mmvp(folder):
     assert sorted(map(sorted, numbers)) == [[0, 1], [2, 3]]
 
 
+def test_an_image_with_two_answers_stands_on_neither_side(folder):
+    """It is set aside whatever its path, the question's case, or the pair; the others go together."""
+    asked = [
+        ("0.png", "Is this a dog?", "yes", ""),
+        ("./0.png", "Is THIS a dog?", "no", "x"),
+        ("1.png", "Is this a dog?", "yes", ""),
+        ("2.png", "Is this a dog?", "no", ""),
+        ("2.png", "Is this a dog?", "no", ""),
+        ("0.png", "Is this a cat?", "no", ""),
+        ("3.png", "Is this a cat?", "yes", ""),
+    ]
+    rows = [dict(zip(("image", "question", "answer", "pair"), row, strict=True)) for row in asked]
+    prepared = vt.prepare_pairs("closed_questions", root=write(folder, rows))
+    shown = [
+        sorted(path.split("/")[-1] for path in pair)
+        for pair in prepared.pairs[["clean_image", "corrupt_image"]].to_numpy()
+    ]
+    assert sorted(shown) == [["0.png", "3.png"], ["1.png", "2.png"]]
+    reasons = prepared.set_aside["reason"].tolist()
+    assert reasons.count("the image has several answers") == 2 and len(reasons) == 3
+
+
 def test_columns_as_in_amber(folder):
     rows = [
         {"image": "0.png", "query": "Is the sky blue?", "truth": "yes", "type": "attribute"},
@@ -90,6 +113,10 @@ def test_columns_as_in_amber(folder):
         ),
         (
             [{"image": "0.png", "question": "Is it?", "answer": a} for a in ("yes", "no")],
+            "the image has several answers",
+        ),
+        (
+            [{"image": f"{i}.png", "question": "Is it?", "answer": a} for i, a in (("0", "yes"), ("copy of 0", "no"))],
             "same picture",
         ),
         (

@@ -10,4 +10,5 @@ progress   progress bars
 schema     the table contract
 stats      intervals, tests and areas, for many columns at once
 types      types that several rooms share
+unreadable files that cannot be read: what the system refuses, or what is in them
 """

@@ -51,3 +51,8 @@ def one_of(value: str, known: Iterable[str], subject: str) -> str:
         said = said if len(said) <= LONGEST_QUOTE else f"{said[:LONGEST_QUOTE]}…"
         raise VlmtraceError(f"Unknown {subject} {said}: choose one of {', '.join(map(str, known))}.")
     return value
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, cut to what fits in a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:LONGEST_QUOTE].rstrip(".")

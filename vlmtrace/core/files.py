@@ -16,8 +16,9 @@ from typing import Any
 import filelock
 import pandas as pd
 
-from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.errors import VlmtraceError, first_line
 from vlmtrace.core.parquet import plain_table
+from vlmtrace.core.unreadable import refused, unreadable_table
 
 _ELSEWHERE = "or set VLMTRACE_HOME to a folder that you can write to"
 
@@ -228,7 +229,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         the table
 
     Raises:
-        VlmtraceError: the file is missing or is not a parquet table
+        VlmtraceError: the file is missing, cannot be read or is not a parquet table
     """
     return read_table_and_digest(path)[0]
 
@@ -256,9 +257,7 @@ def read_table_and_digest(path: str | Path) -> tuple[pd.DataFrame, str]:
             file.seek(0)
             return plain_table(pq.ParquetFile(file).read()), digest
     except Exception as error:  # what a file of unknown origin makes of its reader is without limit
-        raise VlmtraceError(
-            f"{path} is not a readable parquet table ({first_line(error)}): delete it and run its notebook."
-        ) from error
+        raise unreadable_table(path, error) from error
 
 
 def refuse_missing(path: Path) -> None:
@@ -287,9 +286,7 @@ def table_shape(path: str | Path) -> tuple[int, list[str]]:
         found = pq.ParquetFile(path)
         return found.metadata.num_rows, found.schema_arrow.names
     except Exception as error:
-        raise VlmtraceError(
-            f"{path} is not a readable parquet table ({first_line(error)}): delete it and run its notebook."
-        ) from error
+        raise unreadable_table(path, error) from error
 
 
 def write_json(content: Any, path: str | Path) -> Path:
@@ -322,14 +319,11 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except OSError as error:
-        raise VlmtraceError(f"{path} cannot be read ({error.strerror or error}): repair or delete it.") from error
+        raise refused(path, error) or VlmtraceError(
+            f"{path} cannot be read ({first_line(error)}): repair or delete it."
+        ) from error
     except (ValueError, RecursionError) as error:  # among others: no UTF-8, and numbers of thousands of digits
         raise VlmtraceError(f"{path} is not valid JSON ({first_line(error)}): repair or delete it.") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, cut to what fits in a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def content_of(path: str | Path) -> str:

@@ -24,6 +24,7 @@ from vlmtrace.core.arguments.kinds import is_array
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import find
 from vlmtrace.core.pixels import Fault, marked, of_array, rgb, upright
+from vlmtrace.core.unreadable import remedy_of
 
 #: An image as functions take it: an image, an array of its pixels (see `vlmtrace.core.pixels.of_array`), or its path.
 Picture = Image.Image | np.ndarray | str | Path
@@ -170,7 +171,7 @@ def _decoded(source: ImageSource, noun: str, remedy: str, owner: str = "") -> It
         raise ImageError(message, f"the {noun} {fault.split(': ')[0]}") from error
     except Exception as error:  # on broken files decoders raise whatever comes up: struct.error, KeyError, zlib.error
         why = _in_a_line(error)
-        remedy = _FRAMES if why == VIDEO and noun == "image" else remedy
+        remedy = remedy_of(error) or (_FRAMES if why == VIDEO and noun == "image" else remedy)
         message = f"{_subject(source, noun, owner)} cannot be read ({why}): {remedy}."
         raise ImageError(message, f"the {noun} cannot be read: {why}") from error
 

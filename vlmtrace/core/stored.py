@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.core.files import first_line, refuse_missing
+from vlmtrace.core.files import refuse_missing
 from vlmtrace.core.parquet import plain_table
 from vlmtrace.core.stored_rows import agreeing, categories, group_starts, plain_text
+from vlmtrace.core.unreadable import unreadable_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,15 +56,9 @@ class Source:
             self.texts = [one.name for one in schema if str(one.type) in ("string", "large_string")]
             self.reader: pq.ParquetFile = pq.ParquetFile(self.file, read_dictionary=self.texts)
         except Exception as error:  # what a file of unknown origin makes of its reader is without limit
-            raise self.unreadable(error) from error
+            raise unreadable_table(self.name, error) from error
         self.columns: list[str] = list(schema.names)
         self.is_plain = len(set(self.columns)) == len(self.columns) and "__index_level_0__" not in self.columns
-
-    def unreadable(self, error: BaseException) -> VlmtraceError:
-        """The sentence for a file that cannot be read."""
-        return VlmtraceError(
-            f"{self.name} is not a readable parquet table ({first_line(error)}): delete it and run its notebook."
-        )
 
     def held(self, columns: Iterable[str]) -> list[str]:
         """Those of these columns whose values are the file's."""
@@ -90,8 +85,8 @@ class Source:
         try:
             for batch in self.reader.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
-        except OSError as error:  # pages cut short or damaged; pyarrow's own errors of reading are of this kind
-            raise self.unreadable(error) from error
+        except (OSError, MemoryError) as error:  # of pages cut short or damaged pyarrow makes an OSError, too
+            raise unreadable_table(self.name, error) from error
 
 
 class StoredTable:
@@ -216,10 +211,12 @@ class StoredTable:
 
     def head(self, n: int = 5) -> pd.DataFrame:
         """The first n rows."""
+        found: list[pd.DataFrame] = []
         for batch in self.batches(whole_pairs=False):
-            if len(batch):
-                return plain_text(batch.head(n)).reset_index(drop=True)
-        return self.read()
+            found.append(plain_text(batch.head(n - sum(map(len, found)))))
+            if sum(map(len, found)) >= n:
+                break
+        return pd.concat([part for part in found if len(part)] or found[:1], ignore_index=True)
 
     def unique(self, column: str) -> list[Any]:
         """The values of a column, each once, in the order in which they appear."""
@@ -306,7 +303,7 @@ class StoredTable:
             try:
                 part = plain_table(source.reader.read())
             except Exception as error:
-                raise source.unreadable(error) from error
+                raise unreadable_table(source.name, error) from error
             part = part.assign(**source.constants) if source.constants else part
             for rows in self.kept:
                 part = part[agreeing(part, rows)]
@@ -338,7 +335,7 @@ def open_stored(path: str | Path, name: str = "") -> StoredTable:
         while content := file.read(2**20):
             digest.update(content)
     except OSError as error:
-        raise VlmtraceError(f"{path} cannot be read ({error.strerror or error}): correct its permissions.") from error
+        raise unreadable_table(path, error) from error
     return StoredTable([Source(file, name or str(path))], digest=digest.hexdigest()[:16])
 
 

@@ -183,7 +183,7 @@ def find_answers(
     correct = chosen_variant(model, options[0], clean, row, prefix)
     if corruption == "text" and contrast == "answer":
         own = own_answer(model, corrupt, row, len(correct))
-        if own != correct and own not in variants(model, options[0], prefix):
+        if own != correct and not _is_begun(model, own, variants(model, options[0], prefix), corrupt, row):
             return Answers(ended(model, correct, [own]), ended(model, own, [correct]))
     # Under text corruption no run gives the incorrect option: it is written as the clean run would write it.
     incorrect = chosen_variant(model, options[1], corrupt if corruption == "image" else clean, row, prefix)
@@ -193,6 +193,12 @@ def find_answers(
             "replace one of them."
         )
     return Answers(ended(model, correct, [incorrect]), ended(model, incorrect, [correct]))
+
+
+def _is_begun(model: VLM, own: tuple[int, ...], ways: Sequence[tuple[int, ...]], given: GivenAnswers, row: int) -> bool:
+    """Whether an answer that was cut to some tokens is one of these, or goes on as one that has more of them."""
+    longer = (way for way in ways if way[: len(own)] == own)
+    return any(way == own or own_answer(model, given, row, len(way)) == way for way in longer)
 
 
 def check_options(model: VLM, options: Sequence[str], prefix: str = "") -> None:

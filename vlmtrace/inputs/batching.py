@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import pandas as pd
 
 from vlmtrace.inputs.batch_runs import PairRuns, runs_of_one
+from vlmtrace.inputs.corruption import prefix_of
 from vlmtrace.inputs.pair_runs import encode_pair, run_alike
+from vlmtrace.inputs.pictures import given_images
 from vlmtrace.inputs.token_roles import shows_image, token_table
 from vlmtrace.models import VLM
 from vlmtrace.models.several_images import Images, sizes_of
@@ -48,6 +50,32 @@ def equal_length_batches(
     for row, prompt in enumerate(prompts):
         rows.setdefault((model.count_tokens(prompt), next(sizes, ())), []).append(row)
     return [same[start : start + batch_size] for same in rows.values() for start in range(0, len(same), batch_size)]
+
+
+def clean_batches(model: VLM, pairs: pd.DataFrame, batch_size: int) -> list[list[int]]:
+    """Batches of pairs whose clean runs have one length: with the beginnings of their answers, where these are given.
+
+    Args:
+        model: counts the tokens
+        pairs: clean_prompt, clean_image (or clean_images) and answer_prefix are read
+        batch_size: pairs per batch at most
+
+    Returns:
+        row numbers, batch by batch; each row is in one batch
+    """
+    rows: dict[str, list[int]] = {}
+    images = []
+    for row, pair in enumerate(pairs.to_dict("records")):
+        rows.setdefault(prefix_of(pair), []).append(row)
+        images.append(given_images(pair))
+    prompts = pairs["clean_prompt"].tolist()
+    return [
+        [same[i] for i in batch]
+        for same in rows.values()
+        for batch in equal_length_batches(
+            model, [prompts[row] for row in same], batch_size, [images[row] for row in same]
+        )
+    ]
 
 
 def pairs_per_sweep(model: VLM) -> int:

@@ -14,7 +14,8 @@ from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.images import open_image
 from vlmtrace.core.paths import RAW
-from vlmtrace.core.schema import validate_pairs
+from vlmtrace.core.schema import IMAGE_LISTS, listed, validate_pairs
+from vlmtrace.inputs.pictures import images_of, n_images
 from vlmtrace.inputs.saved_images import save_images
 from vlmtrace.inputs.units import with_units
 
@@ -42,7 +43,7 @@ def fill_box(
 
     Raises:
         VlmtraceError: the box is empty or not within the image, the fill is unknown, a pair's images have unlike sizes,
-            or the table breaks the contract
+            a pair has several images a side, or the table breaks the contract
 
     Example:
         >>> import vlmtrace as vt
@@ -61,13 +62,25 @@ def fill_box(
     one_of(fill, FILLS, "fill")
     pairs = with_units(validate_pairs(pairs))
     filled = [_filled(pair, box, fill) for pair in pairs.to_dict("records")]
-    return save_images(
-        pairs.assign(clean_image=pd.Series(filled, index=pairs.index, dtype=object)), folder or RAW / "boxes"
-    )
+    images: dict[str, list[Any]] = {"clean_image": filled}
+    if IMAGE_LISTS["clean_image"] in pairs:  # lists may be of one image
+        images[IMAGE_LISTS["clean_image"]] = [
+            [image] if listed(own) else own
+            for own, image in zip(pairs[IMAGE_LISTS["clean_image"]], filled, strict=True)
+        ]
+    columns = {name: pd.Series(cells, index=pairs.index, dtype=object) for name, cells in images.items()}
+    return save_images(pairs.assign(**columns), folder or RAW / "boxes")
 
 
 def _filled(pair: Mapping[str, Any], box: tuple[float, float, float, float], fill: str) -> Image.Image:
-    clean, other = (np.asarray(open_image(pair[name]).convert("RGB")) for name in ("clean_image", "corrupt_image"))
+    if n_images(pair) > 1:
+        raise VlmtraceError(
+            f"Pair {pair['sample_id']}: its prompt asks about {n_images(pair)} images, and a box is one of a single "
+            "image: fill boxes of pairs of one image a side."
+        )
+    clean, other = (
+        np.asarray(open_image(images_of(pair, name)[0]).convert("RGB")) for name in ("clean_image", "corrupt_image")
+    )
     if clean.shape != other.shape:
         raise VlmtraceError(
             f"Pair {pair['sample_id']}: its images have {_size(clean)} and {_size(other)} pixels: bring them to one "

@@ -38,6 +38,9 @@ IMAGE_REGIONS = ("object", "distractor", "background", "changed", "unchanged", "
 #: of a patch of 16 × 16 is .004; what is below .001 comes of boxes that end within a pixel.
 CHANGED_SHARE = 0.001
 
+#: Rows of pixels of a mask that are in memory as floating point at a time.
+PIXEL_ROWS = 512
+
 #: Cells along each side of the picture that is drawn of positions that form no grid.
 RASTER = 48
 
@@ -66,7 +69,12 @@ def coverage(mask: Image.Image, boxes: Array) -> Array:
     rows, columns = _overlap(top * height, bottom * height, height), _overlap(left * width, right * width, width)
     # rows (n, height), columns (n, width): each holds the box's share of every row and column of pixels
     covered = np.zeros(len(boxes))
-    covered[known] = np.einsum("nh,hw,nw->n", rows, inside, columns)
+    across = np.zeros_like(columns)
+    for first in range(0, height, PIXEL_ROWS):  # products of matrices; a photograph in floating point takes much room
+        part = slice(first, first + PIXEL_ROWS)
+        across += rows[:, part] @ inside[part].astype(rows.dtype)
+    # Rounded, so that half is half in whatever order pixels are added up.
+    covered[known] = (across * columns).sum(axis=1).round(12)
     return covered
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vlmtrace.core.progress import progress
 from vlmtrace.inputs.batching import equal_length_batches
-from vlmtrace.inputs.corruption import run_inputs
+from vlmtrace.inputs.corruption import PREFIX, run_inputs
 from vlmtrace.inputs.pictures import given_images
 from vlmtrace.models import VLM
 
@@ -27,6 +27,8 @@ def mean_image_token(model: VLM, pairs: pd.DataFrame, batch: int = 32) -> Tensor
         (width of the image embeddings)
     """
     total, n = torch.zeros(()), 0
+    # What an answer begins with says nothing of the image, and runs of unlike beginnings could not share a batch.
+    pairs = pairs.drop(columns=PREFIX, errors="ignore")
     with torch.no_grad():
         images = [given_images(pair) for pair in pairs.to_dict("records")]
         batches = equal_length_batches(model, pairs["clean_prompt"], batch, images)

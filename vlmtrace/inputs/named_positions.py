@@ -36,7 +36,7 @@ def named_positions(
         inputs: the pair's inputs (batch 1)
         names: those that are wanted; "options" are both, "question" is the prompt without its template, special tokens
             and the last position, "text" is all that shows no image, and of several images "image 2 object" is a region
-            of one
+            of one. "object", a region and the role of a word, is the region in a block that shows the image
 
     Returns:
         by name, bool (position of the block); a name that nothing in this pair's prompt or image has is left out
@@ -59,6 +59,8 @@ def named_positions(
         own = [image_role(i) for i in range(count)] if count > 1 else []
         inner = [region for region in IMAGE_REGIONS if region != "image"]
         regions = (*IMAGE_REGIONS, *own, *(f"{image} {region}" for image in own for region in inner))
+        # "object" is also the role of a word: where the block shows the image, the name is the region's alone.
+        found = {name: chosen for name, chosen in found.items() if name not in regions}
         for name, chosen in image_regions(model, pair, inputs, block).items():
             found[name] = np.zeros(len(roles), dtype=bool)
             found[name][at_image] = chosen

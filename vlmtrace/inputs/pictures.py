@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from vlmtrace.core.images import open_image, open_mask
-from vlmtrace.core.schema import IMAGE_LISTS, MASK_LISTS, listed
+from vlmtrace.core.schema import IMAGE_LISTS, MASK_LISTS, changed_place, listed
 from vlmtrace.core.types import Array
 from vlmtrace.models import VLM
 from vlmtrace.models.several_images import sizes_of
@@ -88,23 +88,26 @@ def by_image(pair: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Returns:
         one row per image, each with clean_image, corrupt_image (if the pair has corrupt images) and its masks: those of
-        `clean_object_masks` and the like, or else those of the columns of single masks, which are `clean_image`'s
+        `clean_object_masks` and the like, or else those of the columns of single masks, which are `clean_image`'s and
+        `corrupt_image`'s
     """
     images = images_of(pair)
     if len(images) == 1:
         return [dict(pair)]
     corrupt = images_of(pair, "corrupt_image") if pair.get("corrupt_image") is not None else None
-    own = images.index(pair["clean_image"]) if pair.get("clean_image") in images else 0
+    own = changed_place(pair)
     lists = {*IMAGE_LISTS.values(), *MASK_LISTS.values()}
     rows = []
     for i, image in enumerate(images):
         row = {name: value for name, value in pair.items() if name not in lists} | {"clean_image": image}
+        if i != own:
+            row |= {name: None for name in row if str(name).endswith("_mask")}
         if corrupt is not None:
             row["corrupt_image"] = corrupt[i]
         for column, name in MASK_LISTS.items():
             masks = listed(pair.get(name))
             # Empty text stands for no mask, as in a CSV.
-            row[column] = (masks[i] or None) if masks else pair.get(column) if i == own else None
+            row[column] = (masks[i] or None) if masks else row.get(column)
         rows.append(row)
     return rows
 

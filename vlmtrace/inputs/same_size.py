@@ -21,7 +21,7 @@ from vlmtrace.core.files import write_atomically
 from vlmtrace.core.images import open_mask
 from vlmtrace.core.paths import relative, resolve
 from vlmtrace.core.progress import progress
-from vlmtrace.core.schema import IMAGE_LISTS, validate_pairs
+from vlmtrace.core.schema import IMAGE_LISTS, changed_place, listed, validate_pairs
 from vlmtrace.inputs.alignment import is_aligned
 from vlmtrace.inputs.pictures import images_of
 from vlmtrace.inputs.units import with_units
@@ -74,12 +74,11 @@ def same_size(model: VLM, pairs: pd.DataFrame, folder: str | Path) -> pd.DataFra
         sizes = [image.size for image in clean]
         if all(is_aligned(model, size, image.size, len(clean)) for size, image in zip(sizes, corrupt, strict=True)):
             continue
-        if len(clean) > 1:
-            _bring_all(row, sizes, corrupt, resample, folder)
-            continue
-        row["corrupt_image"] = _written(corrupt[0].resize(sizes[0], resample), folder)
-        for column in masks:
-            row[column] = _resized_mask(row[column], corrupt[0].size, sizes[0], folder)
+        changed = changed_place(row)
+        _bring_all(row, sizes, corrupt, changed, resample, folder)
+        if corrupt[changed].size != sizes[changed]:
+            for column in masks:
+                row[column] = _resized_mask(row[column], corrupt[changed].size, sizes[changed], folder)
     lists = [name for name in IMAGE_LISTS.values() if name in pairs]
     changed = {column: [row[column] for row in rows] for column in ("corrupt_image", *masks, *lists)}
     return pairs.assign(**changed)
@@ -89,17 +88,18 @@ def _bring_all(
     row: dict[str, Any],
     sizes: list[tuple[int, int]],
     corrupt: list[Image.Image],
+    changed: int,
     resample: Image.Resampling,
     folder: str | Path,
 ) -> None:
-    """Bring those of a row's several corrupt images that differ in size from the clean ones to their sizes."""
-    paths = images_of(row, "corrupt_image")
-    changed = paths.index(row["corrupt_image"])
-    row["corrupt_images"] = [
+    """Bring those of a row's corrupt images that differ in size from the clean ones to their sizes."""
+    brought = [
         path if image.size == size else _written(image.resize(size, resample), folder)
-        for path, image, size in zip(paths, corrupt, sizes, strict=True)
+        for path, image, size in zip(images_of(row, "corrupt_image"), corrupt, sizes, strict=True)
     ]
-    row["corrupt_image"] = row["corrupt_images"][changed]
+    row["corrupt_image"] = brought[changed]
+    if listed(row.get("corrupt_images")):  # a list may be of one image
+        row["corrupt_images"] = brought
 
 
 def _resized_mask(path: Any, own: tuple[int, int], size: tuple[int, int], folder: str | Path) -> Any:

@@ -76,7 +76,7 @@ def _saved(cell: Any, column: str, row: int, folder: str | Path) -> Any:
         return cell
     try:
         source = io.BytesIO(cell["bytes"]) if _is_file(cell) else cell
-        image = open_mask(source) if column.endswith("_mask") else open_image(source)
+        image = open_mask(source) if column.endswith(("_mask", "_masks")) else open_image(source)
     except VlmtraceError as error:
         raise VlmtraceError(f"Column {column!r}, row {row}: {error}") from error
     return written_image(image, folder)

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.files import content_of
-from vlmtrace.core.paths import resolve
+from vlmtrace.core.paths import find
 from vlmtrace.core.schema import IMAGE_LISTS, UNIT, check_columns, listed
 
 
@@ -86,7 +86,7 @@ def _image(image: Any) -> str:
     """What an image is, as a text that is equal for equal images."""
     if not isinstance(image, str | Path):
         return f"image {id(image)}"
-    path = resolve(image)
+    path = find(image)
     try:
         if path.is_file():  # a device may be read for ever
             state = path.stat()

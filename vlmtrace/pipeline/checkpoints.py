@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import content_of, write_atomically
-from vlmtrace.core.paths import resolve
+from vlmtrace.core.paths import find
 from vlmtrace.core.schema import listed
 
 #: Under this name a part says, inside its own file, what it was computed from.
@@ -84,7 +84,7 @@ def image_state(images: pd.Series) -> list[tuple[str, int, int, int]]:
     found = []
     for image in (one for cell in images for one in (listed(cell) or [cell])):
         try:
-            status = os.stat(resolve(image))
+            status = os.stat(find(image))
             found.append((str(image), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         except (OSError, ValueError, TypeError):  # missing, or no path at all
             found.append((str(image), 0, 0, 0))

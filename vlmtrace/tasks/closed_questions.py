@@ -52,6 +52,7 @@ NAMES = {
 
 #: The filters, in their order.
 ROW = "row is complete"
+CLEAR = "one answer for one image"
 PARTNER = "another row asks the same and has another answer"
 
 
@@ -80,6 +81,10 @@ def pairs_of_closed_questions(request: Request) -> pd.DataFrame:
     problems = [fault or _problem(row) for row, fault in zip(table.to_dict("records"), read.faults, strict=True)]
     table = filters.keep(ROW, table, problems, "rows")
     table["group"] = [_group(row) for row in table.to_dict("records")]
+    # An image of which the question is asked twice, with two answers, shows both: it can stand on neither side.
+    asked = [(group[1], Path(image.strip())) for group, image in zip(table["group"], table["image"], strict=True)]
+    clear = table["said"].groupby(pd.Series(asked, index=table.index, dtype=object)).transform("nunique") == 1
+    table = filters.keep(CLEAR, table, [None if one else "the image has several answers" for one in clear], "rows")
     couples = [couple for _, part in table.groupby("group", sort=False) for couple in _couples(part, request.seed)]
     paired = {row["row"] for couple in couples for row in couple}
     alone = [None if row["row"] in paired else _alone(row) for row in table.to_dict("records")]

@@ -3,6 +3,7 @@
 import socket
 import time
 
+import httpcore
 import pandas as pd
 import pytest
 from fixtures.image_server import image_server
@@ -10,7 +11,7 @@ from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.tasks.download import public_hosts as addresses
-from vlmtrace.tasks.download.images import FAILURES, Limits, download_images
+from vlmtrace.tasks.download.images import FAILURES, Limits, download_images, images_by_name
 from vlmtrace.tasks.download.public_hosts import NotPublic, PublicOnly, is_public
 
 QUICK = Limits(backoff=0.01, timeout=2, seconds=3, max_bytes=200_000, max_pixels=100_000)
@@ -94,6 +95,45 @@ def test_a_server_that_drips_is_left_in_time(server, tmp_path):
     started = time.monotonic()
     report = fetch(server, "slow/1", folder=tmp_path, limits=Limits(seconds=0.5, attempts=1))
     assert "longer than" in report["reason"].iloc[0] and time.monotonic() - started < 5
+
+
+def test_waiting_for_other_images_of_the_host_takes_no_image_its_time(server, tmp_path):
+    limits = Limits(workers=6, per_host=1, seconds=3, attempts=1)
+    report = fetch(server, *(f"late/{i}" for i in range(6)), folder=tmp_path, limits=limits)
+    assert set(report["status"]) == {"fetched"}, report["reason"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reason", "connections"),
+    [("good/1", "unreachable", "no connection to 127.0.0.1", 1), ("moved/{}", "failed", "longer than", 2)],
+)
+def test_time_that_ends_while_connecting_is_not_asked_for_again(
+    server, tmp_path, monkeypatch, path, status, reason, connections
+):
+    """The last host answers no packet; of two, the first has answered, and led there."""
+    connect, asked = httpcore.SyncBackend.connect_tcp, []
+
+    def hang(self, host, port, timeout=None, *further):
+        asked.append(host)
+        if len(asked) < connections:
+            return connect(self, host, port, timeout, *further)
+        time.sleep(timeout)
+        raise httpcore.ConnectTimeout("timed out")
+
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", hang)
+    url = server.base + path.format(server.base.replace("127.0.0.1", "127.0.0.2") + "good/1")
+    report = download_images({"a": url}, tmp_path, limits=Limits(seconds=1, backoff=0.01), allow_loopback=True)
+    assert report["status"].tolist() == [status] and reason in report["reason"][0]
+    assert len(asked) == connections
+
+
+@pytest.mark.parametrize("name", ["a.JPG", "a.jpeg", "a.TIFF", "a.Png"])
+def test_an_image_that_somebody_put_there_is_not_asked_for(tmp_path, name):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / name)
+    report = download_images({"a": "http://127.0.0.1:1/a.png"}, tmp_path, limits=QUICK)
+    assert report["status"].tolist() == ["there"] and report["path"].tolist() == [tmp_path / name]
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "a.webp")
+    assert images_by_name(tmp_path) == {"a": tmp_path / "a.webp"}
 
 
 def test_nobody_there_is_told_from_a_bad_answer(tmp_path):

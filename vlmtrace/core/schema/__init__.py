@@ -28,7 +28,7 @@ from vlmtrace.core.schema.checks import (
 )
 from vlmtrace.core.schema.columns import Column, Table
 from vlmtrace.core.schema.effect_tables import CELL, HEAD
-from vlmtrace.core.schema.image_lists import IMAGE_LISTS, MASK_LISTS, list_problem, listed, place_of
+from vlmtrace.core.schema.image_lists import IMAGE_LISTS, MASK_LISTS, changed_place, list_problem, listed, place_of
 from vlmtrace.core.schema.markdown import tables_markdown
 from vlmtrace.core.schema.pair_tables import SAME_PROMPTS, UNIT
 
@@ -43,6 +43,7 @@ __all__ = [
     "UNIT",
     "Column",
     "Table",
+    "changed_place",
     "check_cells",
     "check_columns",
     "check_read",

@@ -66,11 +66,7 @@ def list_problem(pair: Mapping[str, Any]) -> str | None:
     )
     if len(clean) != len(corrupt):
         return f"clean_images lists {len(clean)} images and corrupt_images {len(corrupt)}: list as many in both."
-    differing = [i for i, (a, b) in enumerate(zip(clean, corrupt, strict=True)) if not _same(a, b)]
-    if not differing:
-        named = [i for i, image in enumerate(clean) if _same(pair.get("clean_image"), image)]
-        differing = named or [0]
-    changed = differing[0]
+    changed = _changed(pair, clean, corrupt)
     for column, found in (("clean_image", clean), ("corrupt_image", corrupt)):
         if not _same(pair.get(column), found[changed]):
             if listed(pair.get(IMAGE_LISTS[column])) is None:
@@ -84,6 +80,30 @@ def list_problem(pair: Mapping[str, Any]) -> str | None:
                 f"{name} lists {len(masks)} masks of {len(clean)} images: list one for each, None where there is none."
             )
     return None
+
+
+def changed_place(pair: Mapping[str, Any]) -> int:
+    """Which of several images `clean_image` and `corrupt_image` name, counted from 0.
+
+    Args:
+        pair: a row of a pairs table
+
+    Returns:
+        the place of the first image that differs between the runs: one path may stand in a list twice, and differ in
+        one place. Where none differs, or one run lists no images, the place of `clean_image`
+
+    >>> changed_place({"clean_image": "a", "clean_images": ["a", "a"], "corrupt_images": ["a", "b"]})
+    1
+    """
+    clean, corrupt = (listed(pair.get(name)) or [] for name in IMAGE_LISTS.values())
+    return _changed(pair, clean or [pair.get("clean_image")], corrupt)
+
+
+def _changed(pair: Mapping[str, Any], clean: Sequence[Any], corrupt: Sequence[Any]) -> int:
+    both = zip(clean, corrupt, strict=False)
+    differing = (i for i, (a, b) in enumerate(both) if not _same(a, b))
+    named = place_of(pair.get("clean_image"), clean)
+    return next(differing, named or 0)
 
 
 def place_of(image: Any, images: Sequence[Any]) -> int | None:

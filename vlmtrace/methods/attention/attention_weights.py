@@ -20,7 +20,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import progress
 from vlmtrace.core.schema import HEAD, MASK_LISTS, UNIT, check_columns
 from vlmtrace.core.types import Array
-from vlmtrace.inputs.batching import equal_length_batches
+from vlmtrace.inputs.batching import clean_batches
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.image_regions import MASKS, mask_coverage
 from vlmtrace.inputs.pictures import by_image, given_images
@@ -66,7 +66,7 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: Count = 32) -> p
     pairs = _with_masks(pairs)
     tables: dict[int, pd.DataFrame] = {}
     images = [given_images(pair) for pair in pairs.to_dict("records")]
-    batches = equal_length_batches(model, pairs["clean_prompt"], batch_size, images)
+    batches = clean_batches(model, pairs, batch_size)
     for rows in progress(batches, f"attention of {len(pairs)} pairs"):
         batch = pairs.iloc[rows]
         inputs = run_inputs(model, batch, "clean")

@@ -52,7 +52,7 @@ def patch_regions(
         modules: as in `patch_modules`
         regions: names of positions: "object", "distractor", "background" (masks of the clean image say which),
             "changed", "unchanged" (pixels that differ between the pair's images say which), "image", "options", "all",
-            or token roles
+            or token roles; "object" is the role of a word only in a block without image tokens (see `patch_modules`)
         block: whose positions; None: the block whose sequence holds the image tokens, of heads the head block
         memory_gb: as in `patch_modules`
         contrast: as in `patch_modules`

@@ -15,7 +15,7 @@ from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import open_image
 from vlmtrace.core.paths import RAW
-from vlmtrace.core.schema import validate_pairs
+from vlmtrace.core.schema import changed_place, validate_pairs
 from vlmtrace.inputs.answers import Answers
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.image_tokens import mean_image_token
@@ -149,6 +149,13 @@ def with_blank_images(pairs: pd.DataFrame, color: tuple[int, int, int]) -> pd.Da
     if "clean_images" in pairs:
         several = [images if len(images) > 1 else None for images in blank]
         table["clean_images"] = pd.Series(several, index=pairs.index, dtype=object)
+        # All images differ between the runs now, and the columns of single images name the first that does.
+        rows = pairs.to_dict("records")
+        if "corrupt_image" in pairs:
+            table["corrupt_image"] = [images_of(pair, "corrupt_image")[0] for pair in rows]
+        of_another = np.array([changed_place(pair) > 0 for pair in rows])
+        for name in (name for name in pairs if str(name).endswith("_mask")):
+            table[name] = table[name].mask(of_another, None)
     return table
 
 

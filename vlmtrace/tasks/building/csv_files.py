@@ -19,6 +19,7 @@ import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import MAX_COLUMNS
+from vlmtrace.core.unreadable import reading_as_sentences
 from vlmtrace.tasks.building.csv_header import (
     ABOVE,
     MAX_HEADER,
@@ -97,15 +98,13 @@ def read_csv(
     encoding = encoding_of(path)
     wanted = {**(names or {}), **{name: name for name in (*columns, *known)}}
     try:
-        with open(path, encoding=encoding, newline="") as file:
+        with reading_as_sentences(path), open(path, encoding=encoding, newline="") as file:
             return _read(file, path, columns, wanted, instead or {})
     except UnicodeDecodeError as error:
         raise VlmtraceError(
             f"{path} is not a readable CSV ({_undecodable(path, encoding, error)}): save it as UTF-8 (in Excel: 'CSV "
             "UTF-8')."
         ) from error
-    except OSError as error:
-        raise VlmtraceError(f"{path} cannot be read ({error.strerror}): correct its permissions.") from error
 
 
 def encoding_of(path: Path) -> str:
@@ -117,13 +116,11 @@ def encoding_of(path: Path) -> str:
     Raises:
         VlmtraceError: there is no such file, or it is known to be no text
     """
-    if not path.is_file():
-        raise VlmtraceError(f"There is no file {path}: give the path of a CSV.")
-    try:
+    with reading_as_sentences(path):
+        if not path.is_file():
+            raise VlmtraceError(f"There is no file {path}: give the path of a CSV.")
         with open(path, "rb") as file:
             start = file.read(64)
-    except OSError as error:
-        raise VlmtraceError(f"{path} cannot be read ({error.strerror}): correct its permissions.") from error
     for first, kind in OTHER_KINDS.items():
         if start.startswith(first):
             raise VlmtraceError(f"{path} is {kind}.")
@@ -278,12 +275,13 @@ def tables_in(folder: Path, endings: Sequence[str] = ENDINGS) -> list[Path]:
     Args:
         folder: where to look, not below
         endings: how their names end, in lower case
+
+    Raises:
+        VlmtraceError: the folder may not be read
     """
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in endings and not path.name.startswith((".", "~$")) and path.is_file()
-    )
+    with reading_as_sentences(folder):
+        found = [path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file()]
+    return sorted(path for path in found if not path.name.startswith((".", "~$")))
 
 
 def csv_fault(

@@ -18,6 +18,7 @@ import pandas as pd
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_columns, is_writable
+from vlmtrace.core.unreadable import reading_as_sentences
 from vlmtrace.tasks.building.csv_files import (
     CsvTable,
     csv_fault,
@@ -68,11 +69,12 @@ def find_table(root: Path, task: str, split: str, splits: Sequence[str]) -> Path
         a file, or the folder of the text files
 
     Raises:
-        VlmtraceError: there are no questions, or there is no telling which are meant
+        VlmtraceError: there are no questions, there is no telling which are meant, or the folder may not be read
     """
     if root.is_file():
         return root
-    inside = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    with reading_as_sentences(root):
+        inside = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
     of_splits = {name: inside[name] for name in splits if name in inside and _tables(inside[name])}
     found = _tables(root) or _tables(inside.get("questions", root))
     if not found and of_splits:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.unreadable import reading_as_sentences
 from vlmtrace.inputs.words import find_word, folded
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def words_beside(folder: Path) -> list[str]:
     """
     path = folder / WORDS
     try:
-        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+        with reading_as_sentences(path):
+            text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     except UnicodeDecodeError as error:
         raise VlmtraceError(f"{path} is not in UTF-8: save it as UTF-8, one word per line.") from error
     return [line.strip() for line in text.split("\n") if line.strip()]

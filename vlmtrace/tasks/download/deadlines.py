@@ -32,6 +32,39 @@ def until(deadline: float) -> Iterator[None]:
         del _NOW.deadline
 
 
+class TimeLeft:
+    """The time that is left for an image, and whether any server has answered in it.
+
+    Args:
+        seconds: from now on
+    """
+
+    def __init__(self, seconds: float):
+        self.ends = time.monotonic() + seconds
+        self.answered = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether none is left."""
+        return time.monotonic() >= self.ends
+
+    @contextlib.contextmanager
+    def standing_still(self, turn: threading.Semaphore) -> Iterator[None]:
+        """Enter one's turn; the time until it comes does not count.
+
+        Args:
+            turn: what others may hold
+        """
+        asked = time.monotonic()
+        with turn:
+            self.ends += time.monotonic() - asked
+            yield
+
+    def kept(self) -> contextlib.AbstractContextManager[None]:
+        """While this is entered, this thread neither reads nor writes after the time is over."""
+        return until(self.ends)
+
+
 def _left(timeout: float | None, error: type[Exception]) -> float | None:
     deadline = getattr(_NOW, "deadline", None)
     if deadline is None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import re
 import threading
-import time
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
@@ -29,7 +28,9 @@ from PIL import Image
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import read_table, write_atomically, write_table
 from vlmtrace.core.progress import counter
-from vlmtrace.tasks.download.deadlines import InTime, until
+from vlmtrace.tasks.building.image_files import image_endings
+from vlmtrace.tasks.download.deadlines import InTime, TimeLeft
+from vlmtrace.tasks.download.faults import Refused, Unreachable
 from vlmtrace.tasks.download.public_hosts import NotPublic, PublicOnly, loopback_is_allowed
 
 #: What a server is told about who asks.
@@ -57,7 +58,7 @@ class Limits:
         attempts: how often an image is asked for where the fault may pass
         backoff: seconds before the second attempt; doubled each time
         timeout: seconds without any answer
-        seconds: for one image in all
+        seconds: for one image in all, without the time for which it waits until others of its host are there
         max_bytes: of an image's file
         max_pixels: of an image
         min_side: shortest side of an image, in pixels
@@ -74,24 +75,6 @@ class Limits:
     max_pixels: int = 50_000_000
     min_side: int = 16
     redirects: int = 5
-
-
-class Refused(Exception):
-    """An image that cannot be had, however often one asks."""
-
-
-class Unreachable(Exception):
-    """A fault that may pass.
-
-    Args:
-        reason: what happened
-        wait: the seconds that the server asks to wait
-        answered: whether it answered at all
-    """
-
-    def __init__(self, reason: str, wait: float = 0.0, answered: bool = True):
-        super().__init__(reason)
-        self.wait, self.answered = wait, answered
 
 
 def download_images(
@@ -151,12 +134,13 @@ def images_by_name(folder: Path) -> dict[str, Path]:
     """The images that a folder holds.
 
     Args:
-        folder: where `download_images` put them
+        folder: where `download_images` puts them, and people those that they have
 
     Returns:
-        name without suffix → path
+        name without suffix → path; of two of one name the one that `download_images` wrote
     """
-    return {path.stem: path for path in folder.glob("[!.]*") if path.suffix in FORMATS.values()}
+    found = (path for path in folder.glob("[!.]*") if path.suffix.lower() in image_endings())
+    return {path.stem: path for path in sorted(found, key=lambda path: (path.suffix in FORMATS.values(), path))}
 
 
 def _one(fetcher: Fetcher, name: str, url: str, folder: Path) -> tuple[Path | None, str, str]:
@@ -249,14 +233,14 @@ class Fetcher:
             NotPublic: the URL, or a redirect, leads to an address that is not public
             Unreachable: the server did not answer as it should, in any attempt
         """
-        deadline = time.monotonic() + self.limits.seconds
+        time_left = TimeLeft(self.limits.seconds)
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Unreachable),
-            stop=tenacity.stop_after_attempt(self.limits.attempts),
+            stop=tenacity.stop_any(tenacity.stop_after_attempt(self.limits.attempts), lambda _: time_left.is_over),
             wait=self._wait,
             reraise=True,
         )
-        return attempts(self._follow, url, deadline)
+        return attempts(self._follow, url, time_left)
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         """Twice as long each time, a little apart from others, or as long as the server asks for."""
@@ -265,16 +249,16 @@ class Fetcher:
         error = state.outcome.exception() if state.outcome else None
         return max(backoff(state), min(getattr(error, "wait", 0.0), 30.0))
 
-    def _follow(self, url: str, deadline: float) -> bytes:
+    def _follow(self, url: str, time_left: TimeLeft) -> bytes:
         for _ in range(self.limits.redirects + 1):
             if PLACEHOLDERS.search(url):
                 raise Refused("the photograph was withdrawn: the server shows a placeholder")
-            content, url = self._request(url, deadline)
+            content, url = self._request(url, time_left)
             if content is not None:
                 return content
         raise Refused(f"more than {self.limits.redirects} redirects")
 
-    def _request(self, url: str, deadline: float) -> tuple[bytes | None, str]:
+    def _request(self, url: str, time_left: TimeLeft) -> tuple[bytes | None, str]:
         """Content, or where it has moved to."""
         host = _host_of(url)
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), self.limits.timeout)
@@ -282,29 +266,32 @@ class Fetcher:
         with self.lock:
             turn = self.hosts[host]
         try:
-            # Waiting for a turn is no fault of the server's, so the pool has no timeout.
+            # Waiting for a turn is no fault of the server's: that time does not count, and the pool has no timeout.
             with (
-                turn,
-                until(deadline),
+                time_left.standing_still(turn),
+                time_left.kept(),
                 self.pool.stream(
                     "GET", _quoted(url), headers=headers, extensions={"timeout": timeouts | {"pool": None}}
                 ) as response,
             ):
+                time_left.answered = True
                 found = {name.lower(): value for name, value in response.headers}
                 if response.status in (301, 302, 303, 307, 308) and b"location" in found:
                     return None, urljoin(url, found[b"location"].decode("latin-1"))
                 _check_status(response.status, found)
-                return self._read(response, found, deadline), url
+                return self._read(response, found, time_left), url
         except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            if time_left.is_over and time_left.answered:
+                raise Refused(self._late()) from error
             raise Unreachable(f"no connection to {host}: {_said(error)}", answered=False) from error
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
-            if isinstance(error, httpcore.TimeoutException) and time.monotonic() >= deadline:
+            if isinstance(error, httpcore.TimeoutException) and time_left.is_over:
                 raise Refused(self._late()) from error
             raise Unreachable(f"{host} broke off: {_said(error)}") from error
         except httpcore.UnsupportedProtocol as error:
             raise Refused(f"{url!r} is no address of an image") from error
 
-    def _read(self, response: httpcore.Response, headers: Mapping[bytes, bytes], deadline: float) -> bytes:
+    def _read(self, response: httpcore.Response, headers: Mapping[bytes, bytes], time_left: TimeLeft) -> bytes:
         most = self.limits.max_bytes
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > most:
@@ -314,7 +301,7 @@ class Fetcher:
             content += part
             if len(content) > most:
                 raise Refused(f"the image has more than {most:,} bytes")
-            if time.monotonic() > deadline:
+            if time_left.is_over:
                 raise Refused(self._late())
         return bytes(content)
 
