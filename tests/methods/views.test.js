@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { Weights } from "../../vlmtrace/methods/attention/weights.js";
+import { densityInWords } from "../../vlmtrace/methods/circuits/card_numbers.js";
 import { curveOf, placeOf } from "../../vlmtrace/methods/edges/curves.js";
 import { lookSentence } from "../../vlmtrace/methods/edges/image_pane.js";
 import { columnsOf, nodeSentence, placesOf } from "../../vlmtrace/methods/explanation/graph.js";
@@ -95,6 +96,13 @@ Deno.test("a deletion curve in a sentence", () => {
   assert.match(curveSentence({ ...given, points: [point(0, 2), point(9, 1.95)] }), /hardly depends on the image\.$/);
   assert.equal(curveSentence({ refused: "There is no image." }), "There is no image.");
   assert.deepEqual(spanOf(given.points), [-3, 2]);
+});
+
+Deno.test("a density whose interval is missing is told without one", () => {
+  const row = { function: "none", region: "outlier", ratio: 1.234, ratio_low: null, ratio_high: null };
+  assert.equal(densityInWords(row), "outlier: 1.23 × its area");
+  assert.equal(densityInWords({ ...row, ratio_low: 1, ratio_high: 2 }), "outlier: 1.23 [1.00, 2.00] × its area");
+  assert.equal(densityInWords({ ...row, ratio: null }), "");
 });
 
 Deno.test("relevance of sub-tokens is added up to words", () => {
