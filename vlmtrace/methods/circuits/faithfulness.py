@@ -16,7 +16,7 @@ import pandas as pd
 from vlmtrace.core.arguments import Count, Natural, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
-from vlmtrace.core.schema import UNIT
+from vlmtrace.core.schema import UNIT, validate_pairs
 from vlmtrace.inputs.batching import one_by_one
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.methods.circuits.circuit_run import circuit_readout
@@ -79,7 +79,8 @@ def faithfulness_table(
         the corrupt answer, 1: the clean one)
 
     Raises:
-        VlmtraceError: a pair helped to find the heads, a head is unknown or ranked twice, or a size is out of range
+        VlmtraceError: a pair helped to find the heads, a head is unknown or ranked twice, a size is out of range, or
+            the table breaks the contract
     """
     plan = {"sizes": sizes, "n_random": n_random, "random_sizes": random_sizes}
     return faithfulness_tables(model, pairs, ranking, corruption, {run: plan}, seed)
@@ -178,9 +179,10 @@ def run_sets(
         logit_diff_all, patching_effect
 
     Raises:
-        VlmtraceError: a head does not exist
+        VlmtraceError: a head does not exist, or the table breaks the contract
     """
     one_of(corruption, CORRUPTIONS, "corruption")
+    pairs = validate_pairs(pairs)
     for heads in sets:
         check_heads(model, heads)
     everything = frozenset(every_head(model))
@@ -278,7 +280,8 @@ def subset_table(
         and with all)
 
     Raises:
-        VlmtraceError: a pair helped to find the heads, or a head is unknown or named twice
+        VlmtraceError: a pair helped to find the heads, a head is unknown or named twice, or the table breaks the
+            contract
     """
     refuse_discover(pairs)
     heads = sorted(ranked_heads(model, circuit))

@@ -162,7 +162,7 @@ def patch_head_sets(
         a difference of LDs) and patching_effect
 
     Raises:
-        VlmtraceError: a name is unknown, or a head does not exist
+        VlmtraceError: a name is unknown, a head does not exist, or the table breaks the contract
 
     Example:
         >>> import vlmtrace as vt
@@ -203,7 +203,11 @@ def table_of_sets(
 
     Returns:
         one row per pair and set: sample_id, set (its index), logit_diff, patching_effect
+
+    Raises:
+        VlmtraceError: the table of pairs breaks the contract
     """
+    pairs = validate_pairs(pairs)
     tables: dict[int, pd.DataFrame] = {}
     with counter(len(pairs), what) as advance:
         for row, runs in one_by_one(model, pairs, corruption, contrast):
