@@ -228,6 +228,7 @@ def test_the_curve_agrees_with_the_trace(random_blip, questions):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = causal_trace(model, questions, level=2, draws=3, blocks=["text_decoder"], modules=["residual"])
+    assert vt.noise_curve(model, questions.head(1).assign(unit="u"), levels=[0], draws=1)["unit"].eq("u").all()
     steps = traced.drop_duplicates(["sample_id", "step"]).reset_index(drop=True)
     at_two = curve[curve["level"] == 2].reset_index(drop=True)
     np.testing.assert_allclose(at_two["p_answer"], steps["p_corrupt"], atol=1e-6)
