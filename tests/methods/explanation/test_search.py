@@ -117,23 +117,6 @@ def test_sets_of_a_batch_do_not_touch_each_other(model, example):
     assert chances[0] != pytest.approx(chances[1], rel=1e-3), "masking changes nothing: this proves nothing"
 
 
-def test_the_image_is_seen_once_and_answers_are_those_of_whole_runs(model, example, picture, monkeypatch):
-    seen, whole = [], model.image_embeddings
-    monkeypatch.setattr(model, "image_embeddings", lambda inputs: seen.append(inputs) or whole(inputs))
-    asked = MaskableQuestion(model, picture, PROMPT, example.ids, 1)
-    sets = [(), (1,), (0, len(asked.tokens) - 2)]
-    chances = [chance for chosen in sets for chance in asked.answers([chosen])[1]]
-    if model.injects_image_features_later:
-        assert not seen, "later layers read the image again: no embeddings stand for it"
-    else:
-        assert len(seen) == 1
-    plain = []
-    for chosen in sets:
-        with torch.no_grad(), mask(asked, list(chosen)):
-            plain.append(float(model.answer_logits(asked.inputs).softmax(-1)[0, asked.target_id]))
-    np.testing.assert_allclose(chances, plain, atol=1e-6)
-
-
 # The matrix ------------------------------------------------------------
 
 

@@ -79,8 +79,7 @@ def faithfulness_table(
         the corrupt answer, 1: the clean one)
 
     Raises:
-        VlmtraceError: a pair helped to find the heads, a head is unknown or ranked twice, a size is out of range, or
-            the table breaks the contract
+        VlmtraceError: a pair helped to find the heads, a head is unknown or ranked twice, or a size is out of range
     """
     plan = {"sizes": sizes, "n_random": n_random, "random_sizes": random_sizes}
     return faithfulness_tables(model, pairs, ranking, corruption, {run: plan}, seed)
@@ -280,8 +279,7 @@ def subset_table(
         and with all)
 
     Raises:
-        VlmtraceError: a pair helped to find the heads, a head is unknown or named twice, or the table breaks the
-            contract
+        VlmtraceError: a pair helped to find the heads, or a head is unknown or named twice
     """
     refuse_discover(pairs)
     heads = sorted(ranked_heads(model, circuit))
@@ -291,8 +289,7 @@ def subset_table(
     for _ in range(n_halves):
         subsets.append(frozenset(heads[i] for i in generator.permutation(len(heads))[: len(heads) // 2]))
     subsets = list(dict.fromkeys(subsets))
-    everything = set(every_head(model))
-    sets = [set(heads) - removed for removed in subsets] + [everything - removed for removed in subsets]
+    sets = [set(whole) - removed for whole in (heads, every_head(model)) for removed in subsets]
     ran = run_sets(
         model, pairs, [sorted(one) for one in sets], corruption, ["computed"] * len(sets), ["sufficiency"] * len(sets)
     )

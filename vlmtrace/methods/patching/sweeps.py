@@ -174,9 +174,7 @@ def patch_head_sets(
         [0.0, 0.6]
     """
     one_of(corruption, CORRUPTIONS, "corruption")
-    keep = head_masks(model, sets)
-    if reverse:
-        keep = {module: ~mask for module, mask in keep.items()}
+    keep = {module: ~mask if reverse else mask for module, mask in head_masks(model, sets).items()}
     what = f"{len(sets)} sets of heads, {corruption}"
     return table_of_sets(
         model, pairs, what, corruption, contrast, lambda runs: fixed_heads(model, runs, keep, reverse).logit_diff[0]
