@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { Weights } from "../../vlmtrace/methods/attention/weights.js";
+import { densityInWords } from "../../vlmtrace/methods/circuits/card_numbers.js";
 import { curveOf, placeOf } from "../../vlmtrace/methods/edges/curves.js";
 import { lookSentence } from "../../vlmtrace/methods/edges/image_pane.js";
 import { columnsOf, nodeSentence, placesOf } from "../../vlmtrace/methods/explanation/graph.js";
@@ -89,12 +90,23 @@ Deno.test("the waterfall's axis holds all that is drawn, and small effects are d
 
 Deno.test("a deletion curve in a sentence", () => {
   const point = (n, ld) => ({ n_replaced: n, share: n / 9, logit_diff: ld, random_mean: 0, random_low: -3, random_high: 1 });
-  const given = { points: [point(0, 2), point(9, -1)], half: 2, halfRandom: 5, by: "their mean", options: ["red", "blue"] };
+  const given = { points: [point(0, 2), point(9, -1)], half: [1, 2], halfRandom: [2, 5], by: "their mean",
+    options: ["red", "blue"] };
   assert.equal(curveSentence(given), "With all 9 image tokens replaced by their mean, LD (red − blue) goes from +2.00 " +
-    "to −1.00. The 2 most relevant do half of it; in random order it takes 5.");
+    "to −1.00. The 2 most relevant do half of it; in random order 5 do (2 do not).");
   assert.match(curveSentence({ ...given, points: [point(0, 2), point(9, 1.95)] }), /hardly depends on the image\.$/);
+  assert.match(curveSentence({ ...given, half: [4, 16], halfRandom: [0, 1] }),
+    /The 16 most relevant do half of it \(4 do not\); in random order 1 do\.$/);
+  assert.match(curveSentence({ ...given, half: null, halfRandom: null }), /hardly depends on the image\.$/);
   assert.equal(curveSentence({ refused: "There is no image." }), "There is no image.");
   assert.deepEqual(spanOf(given.points), [-3, 2]);
+});
+
+Deno.test("a density whose interval is missing is told without one", () => {
+  const row = { function: "none", region: "outlier", ratio: 1.234, ratio_low: null, ratio_high: null };
+  assert.equal(densityInWords(row), "outlier: 1.23 × its area");
+  assert.equal(densityInWords({ ...row, ratio_low: 1, ratio_high: 2 }), "outlier: 1.23 [1.00, 2.00] × its area");
+  assert.equal(densityInWords({ ...row, ratio: null }), "");
 });
 
 Deno.test("relevance of sub-tokens is added up to words", () => {

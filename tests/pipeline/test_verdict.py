@@ -40,6 +40,24 @@ def test_a_circuit_is_told_with_its_case_and_the_frozen_run_is_not_read():
     )
 
 
+def test_a_circuit_that_was_not_tested_for_completeness_may_be_one():
+    half = circuit("rendered_svo", sufficient="yes", necessary="yes", complete=None) | {"minimal": None}
+    assert verdict([circuit(), half], [], [], []) == [
+        "Perhaps a circuit: the important heads are sufficient and necessary in rendered svo, image corruption; "
+        "completeness and minimality were not tested."
+    ]
+    (said,) = verdict([half | {"necessary": "partly"}], [], [], [])
+    assert said.startswith("No circuit: nowhere"), "what was tested is enough to say so"
+
+
+def test_missing_shares_and_heads_that_do_not_help_are_told_apart():
+    missing = circuit(sufficiency=float("nan"))
+    (said,) = verdict([missing, circuit(k=0)], [], [], [])
+    assert said.startswith("Whether the important heads are a circuit is open")
+    (said,) = verdict([circuit(k=0, sufficiency=0.0)], [], [], [])
+    assert said == "No circuit: in no case does an important head help the answer."
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

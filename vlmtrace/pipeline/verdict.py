@@ -58,13 +58,30 @@ def verdict(
     return said
 
 
+def _may_be_whole(row: Mapping[str, Any]) -> bool:
+    """Whether all that was tested of a circuit holds, and something was not."""
+    tested = [name for name in PROPERTIES if not pd.isna(row[name])]
+    return len(tested) < len(PROPERTIES) and all(row[name] == "yes" for name in tested)
+
+
 def _circuit(computed: Sequence[Mapping[str, Any]]) -> list[str]:
     """Whether the important heads are a circuit somewhere, and where they come nearest."""
     whole = [row for row in computed if all(row[name] == "yes" for name in PROPERTIES)]
     if whole:
         cells = "; ".join(f"{readable(row['task'])}, {row['corruption']} corruption" for row in whole)
         return [f"The important heads are a circuit, sufficient, necessary, complete and minimal, in {cells}."]
-    some = [row for row in computed if row["k"] and not pd.isna(row["sufficiency"])]
+    if perhaps := [row for row in computed if row["k"] and _may_be_whole(row)]:
+        cells = "; ".join(f"{readable(row['task'])}, {row['corruption']} corruption" for row in perhaps)
+        return [
+            f"Perhaps a circuit: the important heads are sufficient and necessary in {cells}; completeness and "
+            "minimality were not tested."
+        ]
+    some = [row for row in computed if row["k"] and not pd.isna(row["sufficiency"]) and not pd.isna(row["left"])]
+    if not some and any(row["k"] for row in computed):
+        return [
+            "Whether the important heads are a circuit is open: wherever there are any, all heads together may add "
+            "nothing to the answer, and there is no share of nothing."
+        ]
     if not some:
         return ["No circuit: in no case does an important head help the answer."]
     best = max(some, key=lambda row: row["sufficiency"])

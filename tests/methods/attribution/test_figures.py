@@ -37,5 +37,6 @@ def test_points_are_sums_over_positions_averaged_over_pairs():
 
 def test_it_says_how_well_the_estimate_ranks():
     (axes,) = plots.attribution_scatter(*tables(), top=5).axes
+    assert axes.get_ylabel() == "estimate from gradients", "the table does not say how many"
     said = axes.texts[0].get_text()
     assert "rank correlation 1.00" in said and "5 of the 5 strongest" in said and "(by chance 1.0)" in said

@@ -168,6 +168,9 @@ def test_agreement_of_known_rankings():
         vt.ranking_agreement(exact.assign(direction="noising"), exact.assign(direction="denoising"), top=2)
     with pytest.raises(vt.VlmtraceError, match="top=6 of 6 heads"):
         vt.ranking_agreement(exact, other, top=6)
+    for foreign in (other.assign(module="n"), other.assign(patching_effect=np.nan)):
+        with pytest.raises(vt.VlmtraceError, match="The tables share no head"):
+            vt.ranking_agreement(exact, foreign, top=2)
 
 
 @pytest.mark.medium

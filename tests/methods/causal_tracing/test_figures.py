@@ -6,7 +6,9 @@ import pytest
 
 from vlmtrace import plots
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.methods.causal_tracing.figures import two_seeds
 from vlmtrace.methods.causal_tracing.noise import choose_level
+from vlmtrace.methods.causal_tracing.summary import average_effects
 
 
 def traced(n_questions=3, steps=1, modules=("residual", "mlp")) -> pd.DataFrame:
@@ -56,6 +58,17 @@ def test_the_average_is_over_questions():
     assert "n = 3" in bar.get_xlabel() and "indirect effect" in bar.get_xlabel()
 
 
+def test_the_average_is_that_of_the_table_where_questions_share_an_image():
+    table = traced(modules=["residual"]).assign(unit=lambda rows: rows["sample_id"].replace("q1", "q0"))
+    figure = plots.average_trace(table)
+    last = next(axes for axes in figure.axes if axes.get_title() == "text decoder")
+    found = average_effects(table).query("block == 'text_decoder'")
+    np.testing.assert_allclose(shown(last)[:, 0], found["mean"])
+    np.testing.assert_allclose(found["mean"], [0.1 * layer + (0.05 + 0.2) / 2 for layer in range(4)])
+    bar = next(axes for axes in figure.axes if axes.get_label() == "<colorbar>")
+    assert "n = 3 questions in 2 units" in bar.get_xlabel()
+
+
 def test_a_step_that_was_not_traced_is_named():
     with pytest.raises(VlmtraceError, match="step"):
         plots.average_trace(traced(), step=1)
@@ -89,6 +102,19 @@ def test_two_seeds_are_set_against_each_other():
         plots.pairing_scatter({"broken": (first, second.iloc[1:])})
 
 
+def test_seeds_that_cannot_be_compared_are_sentences():
+    one = traced(1)
+    for first, second, sentence in (
+        (one, one.drop(columns="indirect_effect"), "has no column 'indirect_effect'"),
+        (one[:0], one, "no row"),
+        (one, pd.concat([one, one]), "A site stands twice"),
+    ):
+        with pytest.raises(VlmtraceError, match=sentence):
+            two_seeds(first, second)
+    with pytest.raises(VlmtraceError, match="no map to draw"):
+        plots.pairing_scatter({})
+
+
 def curve(values: dict[float, float]) -> pd.DataFrame:
     rows = [
         dict(sample_id=f"q{i}", category="color", level=level, p_answer=p + 0.01 * i, still_answers=p)
@@ -108,3 +134,31 @@ def test_curves_and_the_chosen_level():
     line = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 5)
     np.testing.assert_allclose(line.get_ydata(), [0.905, 0.805, 0.255, 0.215, 0.205])
     assert "chosen (2)" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def line_of(figure, n: int) -> np.ndarray:
+    """The curve of p(answer), of n levels."""
+    return next(line for line in figure.axes[0].lines if len(line.get_xdata()) == n).get_ydata()
+
+
+def test_later_tokens_of_an_answer_are_no_further_questions():
+    """Behind the first token, the second needs no image: noise takes nothing of it."""
+    first, levels = curve({0: 0.9, 1: 0.5, 2: 0.1}), [0.9, 0.9, 0.9]
+    both = pd.concat([first.assign(step=0), curve(dict(zip((0, 1, 2), levels, strict=True))).assign(step=1)])
+    assert choose_level(both, share=0.6) == choose_level(first, share=0.6) == 2
+    figure = plots.noise_curves(both)
+    np.testing.assert_allclose(line_of(figure, 3), [0.905, 0.505, 0.105])
+    title = "First token of the clean answer under noise (mean over n = 2 questions, 95 % intervals)"
+    assert figure.get_suptitle() == title
+    assert plots.noise_curves(first).get_suptitle().startswith("Clean answer under noise")
+
+
+def test_questions_about_one_image_are_one_point_of_the_curve():
+    table = pd.concat(
+        [curve({0: 0.9, 1: 0.5, 2: 0.1}), curve({0: 0.9, 1: 0.1, 2: 0.1}).replace({"q0": "q2", "q1": "q3"})]
+    )
+    table["unit"] = table["sample_id"].replace({"q3": "q2"})
+    figure = plots.noise_curves(table)
+    np.testing.assert_allclose(line_of(figure, 3), [0.905, (0.5 + 0.51 + 0.105) / 3, 0.105])
+    assert "n = 4 questions in 3 units" in figure.get_suptitle()
+    assert choose_level(table, share=0.7) == 2 and choose_level(table.drop(columns="unit"), share=0.7) == 1

@@ -25,6 +25,11 @@ def test_the_strongest_site_of_each_module_is_named():
     ]
 
 
+def test_questions_of_one_image_are_counted_as_they_are_averaged():
+    together = traced().assign(unit="a")
+    assert describe_trace(together).splitlines()[0] == "Answer token 1, two questions in one unit:"
+
+
 def test_one_question_has_no_interval_and_no_site_is_a_sentence():
     assert "in layer 1, 0.90." in describe_trace(traced("a"))
     assert describe_trace(traced(), step=1) == "No site of answer token 2 was traced."
@@ -37,4 +42,10 @@ def test_noise_is_told_at_the_level_that_was_chosen():
         "Over one question, noise of level 4 lowers the answer's mean probability from 0.90 to 0.10; in 25 % of the "
         "draws it remains the most likely answer."
     )
+    later = curve.assign(step=1, p_answer=1.0, still_answers=1.0)
+    assert describe_noise(pd.concat([curve, later]), 4) == describe_noise(curve, 4)
+    units = [curve.assign(sample_id=name, unit=name) for name in "ab"]
+    units.append(units[1].assign(sample_id="c", p_answer=[0.9, 0.5, 0.5]))
+    said = describe_noise(pd.concat(units), 4)
+    assert said.startswith("Over three questions in two units,") and "from 0.90 to 0.20;" in said
     assert describe_noise(curve[:0], 4) == "No question was asked under noise."

@@ -224,7 +224,7 @@ def test_noise_is_as_described(random_blip, questions):
 
 def test_the_curve_agrees_with_the_trace(random_blip, questions):
     model = short_of_words(random_blip)
-    curve = vt.noise_curve(model, questions, levels=(0, 2), draws=3)
+    curve = vt.noise_curve(model, questions.assign(unit="u"), levels=(0, 2), draws=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = causal_trace(model, questions, level=2, draws=3, blocks=["text_decoder"], modules=["residual"])
@@ -234,7 +234,7 @@ def test_the_curve_agrees_with_the_trace(random_blip, questions):
     np.testing.assert_allclose(at_two["still_answers"], steps["still_answers"])
     at_zero = curve[curve["level"] == 0].reset_index(drop=True)
     np.testing.assert_allclose(at_zero["p_answer"], steps["p_clean"], atol=1e-6)
-    assert (at_zero["still_answers"] == 1).all()
+    assert (at_zero["still_answers"] == 1).all() and (curve["unit"] == "u").all()
 
 
 # Many questions ------------------------------------------------------------

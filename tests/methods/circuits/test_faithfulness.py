@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.methods.circuits.circuit_run import run_circuits
 from vlmtrace.methods.circuits.curves import faithfulness_summary
-from vlmtrace.methods.circuits.faithfulness import circuit_sizes, faithfulness_table, faithfulness_tables
+from vlmtrace.methods.circuits.faithfulness import circuit_sizes, faithfulness_table, faithfulness_tables, subset_table
 from vlmtrace.methods.circuits.heads import head_table, rank_heads
+from vlmtrace.methods.circuits.search import candidate_heads
 from vlmtrace.methods.circuits.sites import random_order
 from vlmtrace.methods.evaluation.selection import USE
 from vlmtrace.methods.patching.sweeps import patch_head_sets, patch_heads
@@ -113,6 +115,26 @@ def test_sizes_of_circuits():
     assert circuit_sizes(64) == [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
     assert circuit_sizes(5) == [0, 1, 2, 3, 4, 5]
     assert circuit_sizes(1) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model, pairs: faithfulness_table(model, pairs, FIRST, n_random=0),
+        lambda model, pairs: subset_table(model, pairs, FIRST),
+        lambda model, pairs: run_circuits(model, pairs, [FIRST]),
+        lambda model, pairs: patch_head_sets(model, pairs, [FIRST]),
+        candidate_heads,
+    ],
+    ids=["faithfulness_table", "subset_table", "run_circuits", "patch_head_sets", "candidate_heads"],
+)
+def test_tables_that_break_the_contract_are_refused(random_blip, random_pairs, run):
+    """Two pairs of one name would be one pair in every table that is made of these."""
+    twice = random_pairs.iloc[[0, 1]].assign(sample_id="a")
+    with pytest.raises(VlmtraceError, match="holds sample_id 'a' more than once"):
+        run(random_blip, twice)
+    with pytest.raises(VlmtraceError, match="The pairs table has no rows"):
+        run(random_blip, random_pairs.iloc[:0])
 
 
 def test_pairs_that_found_the_heads_are_refused(random_blip, random_pairs):

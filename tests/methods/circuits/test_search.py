@@ -1,6 +1,5 @@
-"""The search for a small set: hand-made cases that single effects miss, and every subset of a small model's heads."""
+"""The search for a small set: hand-made cases that single effects miss, and sets of a small model's heads."""
 
-import itertools
 import random
 
 import pytest
@@ -9,9 +8,24 @@ import vlmtrace as vt
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.methods.circuits import smallest_set
 from vlmtrace.methods.circuits.search import candidate_heads, smallest_subset
+from vlmtrace.methods.circuits.sites import every_head
 
 HEADS = [("cross_attention", layer, head) for layer in range(2) for head in range(4)]
 A, B, C, D, *_ = HEADS
+
+
+def turned(pairs):
+    """The same pairs with clean and corrupt image exchanged."""
+    return pairs.assign(clean_image=pairs["corrupt_image"], corrupt_image=pairs["clean_image"])
+
+
+def restored_pairs(model, pairs):
+    """Pairs on which all heads together raise LD: those of a random model are turned where they lower it."""
+    ld = vt.patch_head_sets(model, pairs, [[], every_head(model)]).pivot(
+        index="sample_id", columns="set", values="logit_diff"
+    )
+    falls = pairs["sample_id"].map(ld[1] < ld[0])
+    return pairs.where(~falls, turned(pairs), axis=0)
 
 
 def search(share, candidates=HEADS, threshold=0.8):
@@ -76,11 +90,15 @@ def test_cost_is_bounded():
 @pytest.mark.medium
 @pytest.mark.parametrize("run", ["frozen", "denoised"])
 @pytest.mark.parametrize("family", ["random_blip", "llava"])
-def test_no_subset_of_the_set_is_enough_and_few_sets_are_smaller(model_store, random_pairs, family, run):
-    """Shares against patch_head_sets and patch_together; the size against all sets of as many candidates."""
+def test_no_head_of_the_set_can_be_left_out_and_no_other_is_enough_alone(model_store, random_pairs, family, run):
+    """Shares against patch_head_sets and patch_together: those of the set, of the set without each head, of each head.
+
+    Sets of several other heads may be smaller: the search is greedy.
+    """
     model = model_store.shared(family)
-    pairs = random_pairs.iloc[:2].reset_index(drop=True)
-    found = smallest_set(model, pairs, threshold=0.5, n_candidates=5, run=run, verify=random_pairs.iloc[2:4])
+    usable = restored_pairs(model, random_pairs.iloc[:4])
+    pairs = usable.iloc[:2].reset_index(drop=True)
+    found = smallest_set(model, pairs, threshold=0.5, n_candidates=5, run=run, verify=usable.iloc[2:])
     order = list(found[["module", "layer", "head"]].itertuples(index=False, name=None))
     assert order and found["k"].tolist() == list(range(1, len(order) + 1))
     assert found["share_verify"].notna().all() and found["share"].iloc[-1] >= 0.5
@@ -89,16 +107,17 @@ def test_no_subset_of_the_set_is_enough_and_few_sets_are_smaller(model_store, ra
     block = model.head_block
     assert len(every) == len(set(every)) == block.n_layers * block.n_heads * len(block.head_modules)
     candidates = every[: found["n_candidates"].iloc[0]]
-    n_max = min(len(order), 2)
-    smaller = [[], every, order, *map(list, itertools.chain.from_iterable(
-        itertools.combinations(candidates, k) for k in range(1, n_max)))]  # fmt: skip
+    without = [[head for head in order if head != gone] for gone in order]
+    alone = [[head] for head in candidates] if len(order) > 1 else []
     patch = vt.patch_head_sets if run == "frozen" else vt.patch_together
-    ld = patch(model, pairs, smaller).groupby("set")["logit_diff"].mean()
+    ld = patch(model, pairs, [[], every, order, *without, *alone]).groupby("set")["logit_diff"].mean()
     shares = ((ld - ld[0]) / (ld[1] - ld[0])).tolist()
     assert shares[2] == pytest.approx(found["share"].iloc[-1], rel=1e-4, abs=1e-4), (
         "the share is not what patching gives"
     )
-    assert max(shares[3:], default=0) < 0.5, "a smaller set was enough"
+    assert len(shares) == 3 + len(without) + len(alone)
+    assert max(shares[3 : 3 + len(order)]) < 0.5, "a head could be left out"
+    assert max(shares[3 + len(order) :], default=0) < 0.5, "one head was enough"
 
 
 def test_redundant_heads_of_a_real_model(model_store, random_pairs, monkeypatch):
@@ -109,6 +128,16 @@ def test_redundant_heads_of_a_real_model(model_store, random_pairs, monkeypatch)
     monkeypatch.setattr(module, "_shares", lambda *_: lambda sets: [float(bool({A, B} & heads)) for heads in sets])
     found = smallest_set(model, random_pairs.iloc[:1], n_candidates=4)
     assert len(found) == 1 and found["head"].iloc[0] in (A[2], B[2])
+
+
+def test_pairs_on_which_all_heads_lower_the_answer_are_refused(random_blip, random_pairs):
+    """Of a fall, the sets that harm the answer most would have the largest shares."""
+    pairs = restored_pairs(random_blip, random_pairs.iloc[:2])
+    assert len(smallest_set(random_blip, pairs, threshold=0.1, n_candidates=2))
+    with pytest.raises(VlmtraceError, match=r"together restore nothing on these 2 pairs \(LD changes by -"):
+        smallest_set(random_blip, turned(pairs), threshold=0.1, n_candidates=2)
+    with pytest.raises(VlmtraceError, match="together restore nothing"):
+        smallest_set(random_blip, pairs, threshold=0.1, n_candidates=2, verify=turned(pairs))
 
 
 def test_wrong_arguments_are_said(random_blip, random_pairs):

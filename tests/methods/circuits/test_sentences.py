@@ -23,6 +23,14 @@ def test_without_an_important_head_the_largest_effect_is_told():
     assert first.endswith("from 0.12 on.")
 
 
+def test_one_unit_is_told_to_find_nothing_whatever_the_effect():
+    """`detectable_effect` is missing with one unit: the smallest effect that counts is not one that would be found."""
+    heads = make_heads(important=(False, False, False)).assign(detectable_effect=float("nan"))
+    first = describe_heads(heads).splitlines()[0]
+    assert first.endswith("One unit (pairs that share an image or mirror each other) is not enough to find a head.")
+    assert "80 of 100" not in first
+
+
 def test_heads_that_turn_their_sign_on_new_pairs_are_not_counted():
     heads = make_heads()
     turned = heads.assign(mean_effect=-heads["mean_effect"])
@@ -48,6 +56,25 @@ def test_a_circuit_is_told_by_its_verdict(sufficiency, left, words):
     computed = circuits[circuits["run"] == "computed"].iloc[0]
     whole = all(computed[name] == "yes" for name in ("sufficient", "necessary", "complete", "minimal"))
     assert first.startswith("T, image corruption: a circuit" if whole else "T, image corruption: no circuit")
+
+
+def test_a_circuit_of_which_half_was_tested_is_neither_affirmed_nor_denied():
+    heads = make_heads(important=(True, False, False))
+    first = describe_circuits(circuit_verdicts(heads, make_curves())).splitlines()[0]
+    assert first.startswith("T, image corruption: perhaps a circuit.")
+    assert first.endswith("necessary. Completeness and minimality were not tested.")
+    first = describe_circuits(circuit_verdicts(heads, make_curves(0.5, 0.5))).splitlines()[0]
+    assert first.startswith("T, image corruption: no circuit.") and first.endswith("were not tested.")
+    assert "not tested" not in describe_circuits(circuit_verdicts(heads, make_curves(), make_subsets()))
+
+
+def test_heads_whose_share_is_missing_are_not_said_to_do_nothing():
+    """All heads together may add nothing to the answer: then no share is known, and the heads were found important."""
+    heads = make_heads(important=(True, False, False))
+    curves = make_curves().assign(logit_diff_all=-1.0)
+    said = describe_circuits(circuit_verdicts(heads, curves))
+    assert "no important head helps" not in said
+    assert said.startswith("T, image corruption: whether the one important head is a circuit is open")
 
 
 def test_empty_tables_are_sentences():

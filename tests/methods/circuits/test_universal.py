@@ -4,8 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.methods.circuits.heads import rank_heads
 from vlmtrace.methods.circuits.power import detectable_effect
-from vlmtrace.methods.circuits.universal import effect_size_sensitivity, universal_heads, universality
+from vlmtrace.methods.circuits.universal import (
+    effect_size_sensitivity,
+    one_sign_heads,
+    universal_heads,
+    universality,
+)
 
 CELLS = [("a", "image"), ("a", "text"), ("b", "image")]
 
@@ -105,6 +112,23 @@ def test_sensitivity_to_the_smallest_effect_by_hand():
     # At least .15: 0, 2 in a/image; 0, 1, 2 in a/text; 1 in b/image.
     assert table.loc[("all", 0.15), columns].tolist() == [6, 3, 0]
     assert table.loc[("image", 0.0), columns].tolist() == [5, 3, 2]
+
+
+@pytest.mark.parametrize("function", [universal_heads, universality, one_sign_heads, effect_size_sensitivity])
+def test_heads_that_were_not_measured_in_a_cell_are_refused(function):
+    """A missing cell is not one in which the head matters, nor can a test be passed there."""
+    heads = by_hand()
+    missing = (heads["task"] == "b") & heads["head"].isin([1, 3])
+    with pytest.raises(VlmtraceError, match=r"no row of cross_attention 0\.1 in b/image \(2 heads lack a cell\)"):
+        function(heads[~missing])
+    assert len(function(heads[heads["head"] != 1])), "a head that is in no cell is not asked for"
+
+
+def test_heads_are_not_ranked_by_means_over_different_tasks():
+    heads = by_hand()
+    with pytest.raises(VlmtraceError, match=r"no row of cross_attention 0\.2 in b/image: measure the same heads"):
+        rank_heads(heads[(heads["task"] == "a") | (heads["head"] != 2)], "image")
+    assert len(rank_heads(heads[(heads["corruption"] == "image") | (heads["head"] != 2)], "image")) == 4
 
 
 # Power --------------------------------------------------------------------------------------------

@@ -102,3 +102,16 @@ def test_bins_of_logit_differences_meet_at_0(data):
 def test_a_corruption_that_no_pair_has_gets_no_panel(data):
     figure = plots.logit_differences(data.evaluated.assign(text_logit_diff=np.nan))
     assert len(figure.axes) == 1 and figure.axes[0].get_title(loc="left").startswith("image corruption")
+
+
+@pytest.mark.parametrize("asked", ["image", "text"])
+def test_a_corruption_that_was_not_asked_for_gets_no_panel(data, asked):
+    """`evaluate` makes no column of it."""
+    kept = {"image": ["clean_logit_diff", "image_logit_diff"], "text": ["clean_text_logit_diff", "text_logit_diff"]}
+    (axes,) = plots.logit_differences(data.evaluated[kept[asked]]).axes
+    assert axes.get_title(loc="left").startswith(f"{asked} corruption")
+
+
+def test_without_any_logit_difference_a_column_is_named(data):
+    with pytest.raises(VlmtraceError, match="has no column 'clean_logit_diff'"):
+        plots.logit_differences(data.evaluated[[]].assign(sample_id="a"))

@@ -75,6 +75,24 @@ def test_without_another_image_tokens_become_their_mean(model, pair, scores):
         mean = tokens.mean(1, keepdim=True).expand_as(tokens)
         logits = model.answer_logits(run_inputs(model, pair.to_frame().T, "clean"), image=mean)[0]
     assert curve["logit_diff"].iloc[-1] == pytest.approx(float(logits[3] - logits[7]), abs=1e-4)
+    assert curve["replaced_by"].eq("mean").all()
+
+
+def test_an_image_of_other_tokens_replaces_none(model, pair, scores, monkeypatch):
+    """Then the mean takes their place, and the curve says so."""
+    pair = pair.to_dict()
+    assert deletion_curve(model, pair, scores, (3, 7), steps=1, n_draws=1)["replaced_by"].eq("other image").all()
+    alone = deletion_curve(model, {**pair, "corrupt_image": None}, scores, (3, 7), steps=1, n_draws=1)
+    whole, asked = type(model).image_embeddings, []
+
+    def shorter(self, inputs):
+        asked.append(inputs)
+        return whole(self, inputs)[:, len(asked) - 1 :]
+
+    monkeypatch.setattr(type(model), "image_embeddings", shorter)
+    curve = deletion_curve(model, pair, scores, (3, 7), steps=1, n_draws=1)
+    assert len(asked) == 2, "the second image is that of the corrupt run"
+    assert curve["replaced_by"].eq("mean").all() and curve["logit_diff"].tolist() == alone["logit_diff"].tolist()
 
 
 def test_without_options_the_answer_is_compared_with_the_next(model, pair, scores):
@@ -87,7 +105,7 @@ def test_without_options_the_answer_is_compared_with_the_next(model, pair, score
 def test_half_way_is_where_half_of_all_is_done(model, pair, scores):
     curve = deletion_curve(model, pair, scores, options=(3, 7), steps=4, n_draws=1)
     made = curve.assign(logit_diff=[4.0, 3.0, 1.0, 0.5, 0.0][: len(curve)])
-    assert half_way(made) == made["n_replaced"].iloc[2]
+    assert half_way(made) == tuple(made["n_replaced"].iloc[1:3]), "half is done somewhere between two points"
     assert half_way(curve.assign(logit_diff=1.0)) is None
 
 

@@ -6,6 +6,7 @@ import pytest
 import vlmtrace as vt
 from vlmtrace.display import Session
 from vlmtrace.methods.relevancy import RelevancyView, deletion_curve
+from vlmtrace.methods.relevancy.deletion import half_way
 
 
 def test_the_curve_is_of_the_two_options(view_model, random_pairs):
@@ -16,7 +17,9 @@ def test_the_curve_is_of_the_two_options(view_model, random_pairs):
     clean, corrupt = float(runs.clean_readout.logit_diff), float(runs.corrupt_readout.logit_diff)
     assert sent["points"][0]["logit_diff"] == pytest.approx(clean, abs=1e-4)
     assert sent["points"][-1]["logit_diff"] == pytest.approx(corrupt, abs=1e-4)
-    assert sent["by"] == "those of the other image" and sent["half"] == sent["half"]
+    assert sent["by"] == "those of the other image"
+    assert sent["half"] == half_way(view.curve) and sent["halfRandom"] == half_way(view.curve, "random_mean")
+    assert sent["half"] is not None and sent["half"][0] < sent["half"][1] <= sent["points"][-1]["n_replaced"]
 
 
 def test_the_code_gives_the_curve(view_model, random_pairs, monkeypatch):
@@ -25,6 +28,14 @@ def test_the_code_gives_the_curve(view_model, random_pairs, monkeypatch):
     names: dict = {}
     exec(view.code(), names)
     pd.testing.assert_frame_equal(names["curve"], view.curve)
+
+
+def test_the_sentence_names_what_took_the_place_of_tokens(view_model, random_pairs, monkeypatch):
+    from vlmtrace.methods.relevancy import deletion
+
+    monkeypatch.setattr(deletion, "_replacement", lambda model, pair, tokens: (tokens.flip(1), "mean"))
+    view = RelevancyView(Session(view_model, random_pairs))
+    assert view.canvas.curve["by"] == "their mean (the other image has another number of tokens)"
 
 
 def test_an_image_alone_has_a_curve_too(view_model, random_pairs):

@@ -15,6 +15,8 @@ FEW = 8
 def relevancy_deletes(material: Material) -> list[Number]:
     """Share of the image's tokens that have to be replaced until half of the answer is gone, the most relevant first.
 
+    It is that of the first point of the curve where half is gone, in the map's order as in random order.
+
     Args:
         material: of any model
     """
@@ -26,7 +28,7 @@ def relevancy_deletes(material: Material) -> list[Number]:
         n = curve["n_replaced"].iloc[-1]
         for what, column in {"measured": "logit_diff", "random order": "random_mean"}.items():
             at = half_way(curve, column)
-            shares[what].append(1.0 if at is None else at / n)  # half of it is left even without all of them
+            shares[what].append(1.0 if at is None else at[1] / n)  # half of it is left even without all of them
     return [number(what, values, units_of(material.states), share=True) for what, values in shares.items()]
 
 

@@ -26,7 +26,7 @@ NOISE_CURVE = Table(
     "noise_curve",
     "One row per question, step of the answer and level of noise: how sure the model still is of its clean answer.",
     (
-        SAMPLE, CATEGORY,
+        SAMPLE, CATEGORY, UNIT_OF_QUESTION,
         Column("level", "number", "standard deviation of the noise", "standard deviations of the image embeddings"),
         STEP, ANSWER_TOKEN,
         Column("p_answer", "number", "probability of that token, mean over draws of noise", "probability"),

@@ -3,7 +3,7 @@
 The masks say where the object that the question asks about is, and where the distractor. So "this head finds the
 object" is a number here: the share of its attention that falls on the object, against the share of the image that the
 object covers and against what heads do on average. Attention says where a head reads; what it does with what it reads
-is found by patching it. Shapes: B pairs of a batch, L layers, H heads, Q query positions, I image tokens, R regions.
+is found by patching it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from vlmtrace.core.arguments import Count, NonEmpty, Probability, Seed, checked
 from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.progress import progress
-from vlmtrace.core.schema import HEAD, MASK_LISTS, UNIT, check_columns
+from vlmtrace.core.schema import HEAD, MASK_LISTS, UNIT, check_columns, validate_pairs
 from vlmtrace.core.types import Array
 from vlmtrace.inputs.batching import clean_batches
 from vlmtrace.inputs.corruption import run_inputs
 from vlmtrace.inputs.image_regions import MASKS, mask_coverage
 from vlmtrace.inputs.pictures import by_image, given_images
 from vlmtrace.inputs.token_roles import token_table
+from vlmtrace.methods.attention.attended import on_regions, pair_by_pair, tidy
 from vlmtrace.models import VLM, Inputs, Site
 from vlmtrace.models.vlm import inputs_of_pair
 
@@ -59,20 +60,20 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: Count = 32) -> p
         the image's tokens (0 to 1); unit, if pairs have it
 
     Raises:
-        VlmtraceError: the masks' column is missing, a mask is unreadable or not of its image's size, or no image token
-            stands for a place in the image
+        VlmtraceError: the masks' column is missing, the table breaks the contract, a mask is unreadable or not of its
+            image's size, or no image token stands for a place in the image
     """
     block, module = model.head_block, model.image_module
-    pairs = _with_masks(pairs)
+    pairs = _with_masks(validate_pairs(pairs))
     tables: dict[int, pd.DataFrame] = {}
     images = [given_images(pair) for pair in pairs.to_dict("records")]
     batches = clean_batches(model, pairs, batch_size)
     for rows in progress(batches, f"attention of {len(pairs)} pairs"):
         batch = pairs.iloc[rows]
         inputs = run_inputs(model, batch, "clean")
-        attended = model.attention(inputs, block.name, module).double().cpu().numpy()  # (L, B, H, Q, K)
+        attended = pair_by_pair(model, inputs, [images[row] for row in rows])
         norms = _image_norms(model, inputs)  # (B, I)
-        for i, row in enumerate(rows):
+        for i, (row, weights) in enumerate(zip(rows, attended, strict=True)):
             pair, one = pairs.iloc[row].to_dict(), inputs_of_pair(inputs, i, len(rows))
             tokens = token_table(model, pair, block.name, one)
             boxes = model.image_cells(images[row], one, model.image_block)
@@ -82,10 +83,9 @@ def head_attention(model: VLM, pairs: pd.DataFrame, batch_size: Count = 32) -> p
             numbers = model.image_numbers(images[row], one, model.image_block)
             regions = _regions(pair, boxes[placed], norms[i][placed], numbers[placed])
             at_image = model.image_positions(one, model.image_block, images[row])
-            on_image = attended[:, i][..., at_image][..., placed]
-            shares = np.einsum("lhqi,ir->lhqr", on_image, regions)  # (L, H, Q, R)
+            shares, off_image = on_regions(weights, np.flatnonzero(at_image)[placed], regions)
             areas = dict(zip([f"{region}_area" for region in ATTENDED_REGIONS], regions.mean(axis=0), strict=True))
-            table = _tidy(tokens, shares, 1 - on_image.sum(-1)).assign(**areas)
+            table = tidy(tokens, shares, off_image, ATTENDED_REGIONS).assign(**areas)
             table.insert(0, "sample_id", pairs["sample_id"].iloc[row])
             if UNIT in pairs:
                 table[UNIT] = pairs[UNIT].iloc[row]
@@ -305,13 +305,3 @@ def _image_norms(model: VLM, inputs: Inputs) -> Array:
         with torch.no_grad():
             embeddings = model.image_embeddings(inputs)
     return torch.linalg.vector_norm(embeddings.double(), dim=-1).cpu().numpy()
-
-
-def _tidy(tokens: pd.DataFrame, shares: Array, off_image: Array) -> pd.DataFrame:
-    """One row per layer, head and query, from shares (L, H, Q, R) and the shares off the image (L, H, Q)."""
-    layer, head, query = (index.ravel() for index in np.indices(off_image.shape))
-    table = pd.DataFrame({"layer": layer, "head": head})
-    for name in ("position", "token", "token_role"):
-        table[name] = tokens[name].to_numpy()[query]
-    table[list(ATTENDED_REGIONS)] = shares.reshape(-1, len(ATTENDED_REGIONS))
-    return table.assign(off_image=off_image.ravel())

@@ -1,4 +1,4 @@
-"""How well gradients estimate what exact patching finds."""
+"""How well gradients, one or the mean of several, estimate what exact patching finds."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _draw_points(axes: Axes, exact: pd.DataFrame | StoredTable, estimate: pd.Dat
     low, high = means[["exact", "estimate"]].min().min(), means[["exact", "estimate"]].max().max()
     axes.plot([low, high], [low, high], color="0.6", linestyle=":", linewidth=0.8, zorder=0)
     axes.set_xlabel("exact patching effect of a head")
-    axes.set_ylabel("estimate from one gradient")
+    axes.set_ylabel("estimate from gradients")
     found = ranking_agreement(exact, estimate, top=top).iloc[0]
     said = (
         f"rank correlation {found['spearman']:.2f}\n"

@@ -3,7 +3,8 @@
 A patch moves an activation from its corrupt value z to its clean value z'. To first order the logit difference then
 moves by ∇LD(z)·(z' − z), with the gradient taken in the corrupt run: two forward passes and one backward pass give the
 estimate for every site at once. With `steps` > 1 the gradient is averaged along the straight line from the corrupt to
-the clean input embeddings (integrated gradients), which helps where a softmax or a norm saturates.
+the clean input embeddings (integrated gradients). That is the effect of moving all embeddings, not of patching one
+head: it may rank heads worse than one gradient does (docs/methods/attribution.md).
 
 Shapes: B pairs of a batch, S positions of a block, D its width, N patches.
 """
@@ -159,6 +160,10 @@ def ranking_agreement(
     tables = {"exact": exact, "estimate": estimate}
     check_comparable(tables, [name for name in ("corruption", "direction", "method") if name not in by])
     means = pd.concat({name: mean_head_effects(table, by) for name, table in tables.items()}, axis=1).dropna()
+    if means.empty:
+        raise VlmtraceError(
+            "The tables share no head that has an effect in both: pass effects of the same modules and pairs."
+        )
     if len(means) <= top:
         raise VlmtraceError(f"top={top} of {len(means)} heads says nothing: choose fewer.")
     strongest = {name: set(means[name].abs().nlargest(top).index) for name in means}

@@ -16,8 +16,12 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import check_table, pick
 from vlmtrace.display.aggregation import role_means, token_matrix
 from vlmtrace.display.panels import Picture, effect_panel, grouped_rows, image_panel, label_groups, mean_error_bar
+from vlmtrace.display.sentences import amount
 from vlmtrace.display.style import PALETTE, effect_limit, new_figure, paper_style, signed_colorbar
 from vlmtrace.display.wording import readable
+from vlmtrace.methods.causal_tracing.noise import first_token_means
+from vlmtrace.methods.causal_tracing.sentences import questions_in_words
+from vlmtrace.methods.causal_tracing.summary import unit_effects
 
 COLUMNS = ["sample_id", "block", "module", "layer", "position", "token", "token_role", "step", "indirect_effect"]
 
@@ -32,6 +36,8 @@ PUBLISHED_LEVEL = 3
 def noise_curves(curve: pd.DataFrame, level: NotNegative | None = None) -> Figure:
     """Draw p(answer) against the level of noise, and how often the answer stays on top.
 
+    Lines are means over units (questions about one image) of the answers' first tokens, as `choose_level` reads them.
+
     Args:
         curve: from `noise_curve`
         level: the one that was chosen, drawn as a line
@@ -41,12 +47,13 @@ def noise_curves(curve: pd.DataFrame, level: NotNegative | None = None) -> Figur
     curve = check_table(curve, ["sample_id", "category", "level", "p_answer", "still_answers"], "noise_curve")
     # A legend leaves out what begins with an underscore.
     curve = curve.assign(category=[readable(category).strip() or "–" for category in curve["category"]])
+    shown = first_token_means(curve, ["category", "level"], ["p_answer", "still_answers"])
     figure = new_figure(height=2.7)
     panels = figure.subplots(1, 2, sharex=True)
     titles = {"p_answer": "p(answer)", "still_answers": "draws with the same answer on top"}
     for axes, (column, title) in zip(panels, titles.items(), strict=True):
         sns.lineplot(
-            curve, x="level", y=column, hue="category", style="category", palette="colorblind", markers=True,
+            shown, x="level", y=column, hue="category", style="category", palette="colorblind", markers=True,
             dashes=False, errorbar=mean_error_bar, ax=axes,
         )  # fmt: skip
         axes.axvline(PUBLISHED_LEVEL, color="0.6", linewidth=0.8, linestyle=":", label="as published (3)")
@@ -57,8 +64,8 @@ def noise_curves(curve: pd.DataFrame, level: NotNegative | None = None) -> Figur
         sns.despine(ax=axes)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    n = curve["sample_id"].nunique()
-    figure.suptitle(f"Clean answer under noise (mean over n = {n} questions, 95 % intervals)")
+    token = "First token of the clean answer" if "step" in curve and curve["step"].any() else "Clean answer"
+    figure.suptitle(f"{token} under noise (mean over n = {questions_in_words(curve, amount)}, 95 % intervals)")
     return figure
 
 
@@ -121,7 +128,8 @@ def draw_trace(
 def average_trace(effects: pd.DataFrame, step: Natural = 0, limit: Positive | None = None) -> Figure:
     """Draw average indirect effects over questions, layer × token role: one row per module, one column per block.
 
-    Positions that share a role are averaged within a question first.
+    Positions that share a role are averaged within a question first, then questions of a unit (about one image), as in
+    `average_effects`.
 
     Args:
         effects: from `causal_trace`
@@ -131,15 +139,16 @@ def average_trace(effects: pd.DataFrame, step: Natural = 0, limit: Positive | No
         VlmtraceError: a column is missing, or all effects of a module are.
     """
     chosen = pick(check_table(effects, COLUMNS, "causal_tracing"), "causal_tracing", step=step)
-    maps = {}
+    maps, cell = {}, ["layer", "token_role"]
     for (block, module), part in chosen.groupby(["block", "module"], sort=False):
         means = role_means(_as_effects(part))
         if means is None:
             raise VlmtraceError(f"All effects of {module} are missing: trace with more noise.")
-        maps[block, module] = (means.matrix, means.labels)
-    n = chosen["sample_id"].nunique()
+        by_unit = unit_effects(part.dropna(subset="indirect_effect"), cell, "indirect_effect")
+        matrix = by_unit.groupby(level=cell).mean().unstack("token_role")
+        maps[block, module] = (matrix.reindex_like(means.matrix), means.labels)
     figure = new_figure(height=1)
-    over = f"mean over the questions that have the role, of n = {n}"
+    over = f"mean over those that have the role, of n = {questions_in_words(chosen, amount)}"
     _grid(figure, maps, limit, f"Average indirect effect on answer token {step + 1}", over)
     return figure
 
@@ -213,7 +222,7 @@ def upper_against_lower(differences: pd.DataFrame, module: str = "residual", ste
     axes.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     counts = chosen.set_index(["block", "token_role"])["n"]
     label_groups(axes, places, [f"{role} (n = {counts[block, role]})" for block, role in places])
-    axes.set_xlabel("mean indirect effect, upper half of the layers − lower half (95 % intervals over questions)")
+    axes.set_xlabel("mean indirect effect, upper half of the layers − lower half (95 % intervals over units)")
     axes.set_title(f"{readable(module)}; filled where halves differ, corrected for all rows", loc="left")
     sns.despine(ax=axes)
     return figure
@@ -227,8 +236,10 @@ def pairing_scatter(maps: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figur
     Args:
         maps: by title, two tables from `causal_trace` that differ in nothing but the seed
     Raises:
-        VlmtraceError: a column is missing, or two tables list different sites.
+        VlmtraceError: there is no map, a column is missing, or two tables list different sites.
     """
+    if not maps:
+        raise VlmtraceError("There is no map to draw: pass two tables of causal_trace under a title.")
     figure = new_figure(height=3.0)
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
     for axes, (title, tables) in zip(panels, maps.items(), strict=True):
@@ -253,9 +264,13 @@ def two_seeds(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
         ci_high (of the first)
 
     Raises:
-        VlmtraceError: the tables list different sites
+        VlmtraceError: a column is missing, a table has no row or a site twice, or the tables list different sites
     """
     site = ["sample_id", "step", "block", "module", "layer", "position"]
+    for table in (first, second):
+        check_table(table, [*site, "indirect_effect", "ci_low", "ci_high"], "causal_tracing")
+        if table.duplicated(site).any():
+            raise VlmtraceError("A site stands twice in a causal_tracing table: pass one trace of each seed.")
     both = first[[*site, "indirect_effect", "ci_low", "ci_high"]].merge(
         second[[*site, "indirect_effect"]], on=site, suffixes=("_first", "_second"), validate="one_to_one"
     )

@@ -25,7 +25,7 @@ from torch import Tensor
 from vlmtrace.core.arguments import Count, Natural, NonEmpty, NotNegative, Seed, Share, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import progress
-from vlmtrace.core.schema import check_columns, validate_questions
+from vlmtrace.core.schema import UNIT, check_columns, validate_questions
 from vlmtrace.core.stats import t_interval
 from vlmtrace.inputs.batching import equal_length_batches
 from vlmtrace.inputs.encodable import encode_questions
@@ -159,9 +159,9 @@ def noise_curve(
         seed: of the noise; the same seed and sample_id give the same draws
         noise: "additive", or "multiplicative" as in the published code for BLIP
     Returns:
-        one row per question, step (token of the answer, from 0) and level: sample_id, category, level, step,
-        answer_token, p_answer (mean over draws), ci_low, ci_high (95 % t-interval over draws), still_answers (share of
-        draws in which that token is still the most likely one)
+        one row per question, step (token of the answer, from 0) and level: sample_id, category, unit (if the questions
+        have it), level, step, answer_token, p_answer (mean over draws), ci_low, ci_high (95 % t-interval over draws),
+        still_answers (share of draws in which that token is still the most likely one)
 
     Raises:
         VlmtraceError: an unknown kind of noise, a broken table, or a model whose later layers receive image features
@@ -196,6 +196,7 @@ def noise_curve(
                     {
                         "sample_id": question["sample_id"],
                         "category": question["category"],
+                        **({UNIT: question[UNIT]} if UNIT in question else {}),
                         "level": float(level),
                         "step": step,
                         "answer_token": model.tokenizer.convert_ids_to_tokens(token),
@@ -212,7 +213,9 @@ def noise_curve(
 def choose_level(curve: pd.DataFrame, share: Share = 0.9) -> float:
     """Choose the weakest noise that takes away nearly all of the answer's probability that noise can take.
 
-    A model may know an answer without looking, so what is left at the strongest noise is not 0, but its prior.
+    A model may know an answer without looking, so what is left at the strongest noise is not 0, but its prior. The
+    level is that of the answers' first tokens: behind a token that is given, the next may need no image. Questions of
+    one unit (about one image) count once.
 
     Args:
         curve: from `noise_curve`, with level 0 and levels at which p(answer) no longer falls
@@ -231,8 +234,25 @@ def choose_level(curve: pd.DataFrame, share: Share = 0.9) -> float:
         2.0
     """
     check_columns(curve, ["level", "p_answer"], "noise_curve")
-    means = curve.groupby("level")["p_answer"].mean()
+    means = first_token_means(curve, ["level"], ["p_answer"]).groupby("level")["p_answer"].mean()
     if 0 not in means.index:
         raise VlmtraceError("The noise_curve table has no level 0, the clean run: add 0 to its levels.")
     fallen = means[0] - means
     return float(means.index[fallen >= share * fallen.max()][0])
+
+
+def first_token_means(curve: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFrame:
+    """What noise leaves of the answers' first tokens, one row per unit.
+
+    Args:
+        curve: from `noise_curve`; without the column step, all of it is of first tokens
+        keys: within which questions of a unit are averaged
+        values: columns that are averaged
+
+    Returns:
+        keys and values; rows in the order of the curve
+    """
+    first = curve[curve["step"] == 0] if "step" in curve else curve
+    if UNIT not in first:
+        return first[[*keys, *values]]
+    return first.groupby([*keys, UNIT], sort=False, observed=True)[values].mean().reset_index()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 
 from vlmtrace.core.arguments import Natural, NotNegative, checked
-from vlmtrace.core.schema import check_columns
+from vlmtrace.core.schema import UNIT, check_columns
 from vlmtrace.display.numbers import count, number, percent
 from vlmtrace.display.sentences import picked_in_words, role_in_words
 from vlmtrace.display.wording import readable
+from vlmtrace.methods.causal_tracing.noise import first_token_means
 from vlmtrace.methods.causal_tracing.summary import average_effects
 
 #: Mean indirect effects below this size are not told as findings.
@@ -33,11 +36,12 @@ def describe_noise(curve: pd.DataFrame, level: NotNegative) -> str:
     first = curve[curve["step"] == 0]
     if first.empty:
         return "No question was asked under noise."
-    means = first.groupby("level")[["p_answer", "still_answers"]].mean()
+    values = ["p_answer", "still_answers"]
+    means = first_token_means(first, ["level"], values).groupby("level")[values].mean()
     nearest = min(means.index, key=lambda known: abs(known - level))
     without, left = means.loc[means.index.min()], means.loc[nearest]
     return (
-        f"Over {count(first['sample_id'].nunique(), 'question')}, noise of level {nearest:g} lowers the answer's mean "
+        f"Over {questions_in_words(first)}, noise of level {nearest:g} lowers the answer's mean "
         f"probability from {number(without['p_answer'])} to {number(left['p_answer'])}; in "
         f"{percent(left['still_answers'])} of the draws it remains the most likely answer."
     )
@@ -75,9 +79,21 @@ def describe_trace(causal_tracing: pd.DataFrame, step: Natural = 0) -> str:
             f"- {name} of the {readable(block)}: most at {role_in_words(most['token_role'])} in layer {most['layer']}, "
             f"{effect}."
         )
-    n = count(causal_tracing["sample_id"].nunique(), "question")
+    n = questions_in_words(causal_tracing)
     return (
         "\n".join([f"Answer token {step + 1}, {n}:", *said])
         if said
         else f"No site of answer token {step + 1} was traced."
     )
+
+
+def questions_in_words(table: pd.DataFrame, write: Callable[[int, str], str] = count) -> str:
+    """How many questions a table has, and of how many units (about one image) they are where these are fewer.
+
+    Args:
+        table: with the column sample_id, and unit if the questions have it
+        write: makes words of a number and what is counted
+    """
+    n = table["sample_id"].nunique()
+    units = table[UNIT].nunique() if UNIT in table else n
+    return write(n, "question") + (f" in {write(units, 'unit')}" if units < n else "")

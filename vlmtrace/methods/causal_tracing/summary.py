@@ -24,7 +24,7 @@ def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed:
         seed: of the bootstrap
     Returns:
         one row per step, site and role: step, block, module, layer, token_role, mean, ci_low, ci_high (95 %,
-        over questions), n (questions)
+        over units), n (units; without the column unit, questions)
 
     Raises:
         VlmtraceError: a column is missing
@@ -40,7 +40,7 @@ def average_effects(effects: pd.DataFrame, value: str = "indirect_effect", seed:
     """
     cell = ["step", "block", "module", "layer", "token_role"]
     check_columns(effects, [*cell, "sample_id", value], "causal_tracing")
-    by_unit = _unit_effects(effects.dropna(subset=value), cell, value)
+    by_unit = unit_effects(effects.dropna(subset=value), cell, value)
     rows = []
     for key, values in by_unit.groupby(level=cell, sort=False):
         (low,), (high,) = mean_interval(values.to_numpy(), n_boot=2000, seed=seed)
@@ -63,8 +63,8 @@ def later_layers(
     """Mean effect of the upper half of the layers minus that of the lower half, for each token role.
 
     It tests the finding of Palit et al. 2023 (https://arxiv.org/abs/2308.14179) that the later layers matter most.
-    Each difference is tested over questions (`core.stats.mean_test`), and corrected for all rows of the table
-    (Benjamini and Hochberg 1995, https://doi.org/10.1111/j.2517-6161.1995.tb02031.x).
+    Each difference is tested over units, the questions about one image (`core.stats.mean_test`), and corrected for all
+    rows of the table (Benjamini and Hochberg 1995, https://doi.org/10.1111/j.2517-6161.1995.tb02031.x).
 
     Args:
         effects: from `causal_trace`
@@ -73,7 +73,7 @@ def later_layers(
         alpha: the false discovery rate of the verdicts, 0 to 1
     Returns:
         one row per step, block, module and role: step, block, module, token_role, lower, upper (mean effects),
-        difference, ci_low, ci_high (95 %, over questions), n (questions), p_value, q_value (corrected), verdict
+        difference, ci_low, ci_high (95 %, over units), n (units), p_value, q_value (corrected), verdict
         ("later" or "earlier" layers matter more where the q-value is below `alpha`, else "no difference seen"); the
         middle layer of an odd number belongs to neither half
     Raises:
@@ -95,7 +95,7 @@ def later_layers(
     for key, part in effects.dropna(subset=value).groupby(cell, sort=False):
         n_layers = part["layer"].max() + 1
         lower, upper = (
-            _unit_effects(part[chosen], [], value)
+            unit_effects(part[chosen], [], value)
             for chosen in (part["layer"] < n_layers // 2, part["layer"] >= n_layers - n_layers // 2)
         )
         difference = (upper - lower).to_numpy()
@@ -121,8 +121,17 @@ def later_layers(
     return table.assign(verdict=np.select(found, ["later", "earlier"], "no difference seen"))
 
 
-def _unit_effects(effects: pd.DataFrame, keys: list[str], value: str) -> pd.Series:
-    """Mean effect by `keys` and unit, positions averaged within a question first, then questions within a unit."""
+def unit_effects(effects: pd.DataFrame, keys: list[str], value: str) -> pd.Series:
+    """Mean effect by `keys` and unit, positions averaged within a question first, then questions within a unit.
+
+    Args:
+        effects: from `causal_trace`, without rows that miss the value
+        keys: columns within which is averaged
+        value: the column that is averaged
+
+    Returns:
+        the means, indexed by `keys` and the unit, or the question where the table has no units
+    """
     unit = UNIT if UNIT in effects else "sample_id"
     question = list(dict.fromkeys([unit, "sample_id"]))
     by_question = effects.groupby([*keys, *question], sort=False)[value].mean()

@@ -7,7 +7,8 @@ import { rounded, signed, within } from "../../display/static/kit/numbers.js";
 /**
  * @typedef {{task: string, corruption: string, mean_effect: number, ci_low: number, ci_high: number, n_units: number,
  *   table: string, rank: number, n_heads: number}} MeanRow
- * @typedef {{function: string, region: string, ratio: number | null, ratio_low: number, ratio_high: number}} FunctionRow
+ * @typedef {{function: string, region: string, ratio: number | null, ratio_low: number | null,
+ *   ratio_high: number | null}} FunctionRow
  * @typedef {{sample_id: string, patching_effect: number, opens: string | null, task: string,
  *   corruption: string}} PairRow
  */
@@ -75,15 +76,22 @@ function meanTable(holder, means) {
   if (!means.length) make("div", "vt-label", holder, "no effects of this head in the run");
 }
 
+/** How much denser attention is on a region than its area explains; few pairs give no interval.
+ * @param {FunctionRow} row @returns {string} empty: not known */
+export function densityInWords({ region, ratio, ratio_low, ratio_high }) {
+  if (ratio === null) return "";
+  const isSure = ratio_low !== null && ratio_high !== null;
+  const interval = isSure ? ` [${ratio_low.toFixed(2)}, ${ratio_high.toFixed(2)}]` : "";
+  return `${region}: ${ratio.toFixed(2)}${interval} × its area`;
+}
+
 /** @param {HTMLElement} holder @param {FunctionRow[]} functions */
 function functionLines(holder, functions) {
   if (!functions.length) return;
   const known = functions.map((row) => row.function).filter((name) => name && name !== "none");
   make("div", "", holder, `function: ${known.length ? [...new Set(known)].join(", ") : "none"}`);
-  for (const { region, ratio, ratio_low, ratio_high } of functions) {
-    if (ratio === null) continue;
-    const interval = `[${ratio_low.toFixed(2)}, ${ratio_high.toFixed(2)}]`;
-    make("div", "vt-label", holder, `${region}: ${ratio.toFixed(2)} ${interval} × its area`);
+  for (const said of functions.map(densityInWords)) {
+    if (said) make("div", "vt-label", holder, said);
   }
 }
 

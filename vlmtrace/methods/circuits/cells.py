@@ -130,6 +130,31 @@ def cells_of(head_patching: pd.DataFrame | StoredTable, effect: str = "patching_
     return list(cells.values())
 
 
+def check_every_cell(heads: pd.DataFrame) -> None:
+    """Raise a sentence if a head has no row in a cell: what is true of all cells is not known of it.
+
+    Args:
+        heads: from `head_table`
+
+    Raises:
+        VlmtraceError: a head lacks a cell
+    """
+    cells, by_head = heads[CELL].drop_duplicates(), heads[[*HEAD, *CELL]].drop_duplicates()
+    n_cells = by_head.groupby(HEAD, observed=True).size()
+    lacking = n_cells[n_cells < len(cells)]
+    if lacking.empty:
+        return
+    first = dict(zip(HEAD, lacking.index[0], strict=True))
+    mine = by_head[(by_head[list(first)] == pd.Series(first)).all(axis=1)]
+    where = cells.merge(mine[CELL], how="left", on=CELL, indicator=True).query("_merge == 'left_only'").iloc[0]
+    others = f" ({len(lacking)} heads lack a cell)" if len(lacking) > 1 else ""
+    raise VlmtraceError(
+        f"The heads table has no row of {first['module']} {first['layer']}.{first['head']} in "
+        f"{where['task']}/{where['corruption']}{others}: measure the same heads in every task and under every "
+        "corruption, or pass those alone that were."
+    )
+
+
 def _needed(effect: str) -> list[str]:
     return [*CELL, "sample_id", UNIT, *HEAD, "position", effect]
 

@@ -57,7 +57,7 @@ def run_circuits(
         patching_effect, (LD − LD_corrupt) / (LD_clean − LD_corrupt), missing where clean and corrupt do not differ
 
     Raises:
-        VlmtraceError: a name is unknown, or a head does not exist
+        VlmtraceError: a name is unknown, a head does not exist, or the table breaks the contract
 
     Example:
         >>> import vlmtrace as vt

@@ -16,7 +16,7 @@ import pandas as pd
 from vlmtrace.core.arguments import Count, Natural, Seed, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.progress import counter
-from vlmtrace.core.schema import UNIT
+from vlmtrace.core.schema import UNIT, validate_pairs
 from vlmtrace.inputs.batching import one_by_one
 from vlmtrace.inputs.corruption import CORRUPTIONS
 from vlmtrace.methods.circuits.circuit_run import circuit_readout
@@ -178,9 +178,10 @@ def run_sets(
         logit_diff_all, patching_effect
 
     Raises:
-        VlmtraceError: a head does not exist
+        VlmtraceError: a head does not exist, or the table breaks the contract
     """
     one_of(corruption, CORRUPTIONS, "corruption")
+    pairs = validate_pairs(pairs)
     for heads in sets:
         check_heads(model, heads)
     everything = frozenset(every_head(model))
@@ -288,8 +289,7 @@ def subset_table(
     for _ in range(n_halves):
         subsets.append(frozenset(heads[i] for i in generator.permutation(len(heads))[: len(heads) // 2]))
     subsets = list(dict.fromkeys(subsets))
-    everything = set(every_head(model))
-    sets = [set(heads) - removed for removed in subsets] + [everything - removed for removed in subsets]
+    sets = [set(whole) - removed for whole in (heads, every_head(model)) for removed in subsets]
     ran = run_sets(
         model, pairs, [sorted(one) for one in sets], corruption, ["computed"] * len(sets), ["sufficiency"] * len(sets)
     )

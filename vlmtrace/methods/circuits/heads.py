@@ -20,7 +20,7 @@ from vlmtrace.core.caller import warn
 from vlmtrace.core.errors import VlmtraceError, one_of
 from vlmtrace.core.schema import CELL, HEAD, check_columns
 from vlmtrace.core.stored import StoredTable
-from vlmtrace.methods.circuits.cells import Cell, cells_of
+from vlmtrace.methods.circuits.cells import Cell, cells_of, check_every_cell
 from vlmtrace.methods.circuits.power import detectable_effect
 
 #: The smallest size of a mean effect that counts, by convention: a fiftieth of the gap.
@@ -154,12 +154,13 @@ def rank_heads(
         one row per head: rank (from 1), block, module, layer, head, and the mean over tasks of the column ranked by
 
     Raises:
-        VlmtraceError: a column is missing, or the order or corruption is unknown
+        VlmtraceError: a column is missing, the order or corruption is unknown, or a head lacks a task
     """
     one_of(by, ("mean_effect", "mean_abs_effect"), "order")
     check_columns(heads, [*CELL, *HEAD, by], "heads")
     one_of(corruption, heads["corruption"].unique(), "corruption of the heads table")
     chosen = heads[heads["corruption"] == corruption]
+    check_every_cell(chosen)  # a mean over other tasks is no rank among these
     means = chosen.groupby(HEAD, observed=True)[by].mean()
     first = pd.Series(False, index=means.index)
     if important_first:

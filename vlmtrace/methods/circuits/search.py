@@ -19,7 +19,7 @@ import pandas as pd
 from vlmtrace.core import stats
 from vlmtrace.core.arguments import Count, Share, checked
 from vlmtrace.core.errors import VlmtraceError, one_of
-from vlmtrace.core.schema import UNIT
+from vlmtrace.core.schema import UNIT, validate_pairs
 from vlmtrace.inputs.batching import Plan, batches_of_pairs
 from vlmtrace.methods.patching.direction import DIRECTIONS, in_direction
 from vlmtrace.methods.patching.first_order import site_gradients
@@ -70,8 +70,8 @@ def smallest_set(
         n_candidates: how many heads were searched. Without a row where no head is needed
 
     Raises:
-        VlmtraceError: the threshold is not a share, a name is unknown, or all heads of the block together restore
-            nothing on these pairs
+        VlmtraceError: the threshold is not a share, a name is unknown, the table breaks the contract, or all heads of
+            the block together restore nothing on these pairs, or on those of `verify`
 
     Example:
         >>> import vlmtrace as vt
@@ -87,14 +87,16 @@ def smallest_set(
         raise VlmtraceError(f"threshold={threshold} is no share to reach: choose a number above 0 and up to 1.")
     ranked = candidate_heads(model, pairs, corruption)
     share_of = _shares(model, pairs, corruption, run, ranked)
+    # What cannot be verified is said before the search, not after it.
+    share_verified = None if verify is None else _shares(model, verify, corruption, run, ranked)
     n = len(ranked) if n_candidates is None else min(max(1, n_candidates), len(ranked))
     while n < len(ranked) and share_of([frozenset(ranked[:n])])[0] < threshold:
         n = min(2 * n, len(ranked))
     found = smallest_subset(ranked[:n], share_of, threshold)
     sets = [frozenset(found.order[: k + 1]) for k in range(len(found.order))]
     verified = [np.nan] * len(sets)
-    if verify is not None and sets:
-        verified = list(_shares(model, verify, corruption, run, ranked)(sets))
+    if share_verified is not None and sets:
+        verified = list(share_verified(sets))
     modules, layers, heads = zip(*found.order, strict=True) if sets else ((), (), ())
     return pd.DataFrame(
         {
@@ -202,12 +204,16 @@ def candidate_heads(model: VLM, pairs: pd.DataFrame, corruption: str = "image") 
 
     Returns:
         all heads; one with a large estimated effect of denoising or of noising comes early. Four passes per pair
+
+    Raises:
+        VlmtraceError: the table breaks the contract
     """
+    pairs = validate_pairs(pairs).reset_index(drop=True)
     block = model.head_block
     sites = [Site(block.name, module, layer) for module in block.head_modules for layer in block.layers_with(module)]
     plan: Plan = {block.name: [(site.module, site.layer, None) for site in sites]}
     total: dict[tuple[str, Site], np.ndarray] = {}
-    for _, runs, _ in batches_of_pairs(model, pairs.reset_index(drop=True), corruption, plan, "all"):
+    for _, runs, _ in batches_of_pairs(model, pairs, corruption, plan, "all"):
         for direction in DIRECTIONS:
             turned = in_direction(runs, direction)
             for site, gradient in site_gradients(model, turned, sites).items():
@@ -227,7 +233,7 @@ def candidate_heads(model: VLM, pairs: pd.DataFrame, corruption: str = "image") 
 def _shares(
     model: VLM, pairs: pd.DataFrame, corruption: str, run: str, every: Sequence[HeadSite]
 ) -> Callable[[list[frozenset[HeadSite]]], list[float]]:
-    """How sets are measured: mean change of LD over that of all heads."""
+    """How sets are measured: mean change of LD over that of all heads, which has to be a rise."""
     units = dict(zip(pairs["sample_id"], pairs[UNIT] if UNIT in pairs else pairs["sample_id"], strict=True))
 
     def mean_ld(sets: list[frozenset[HeadSite]]) -> np.ndarray:
@@ -240,9 +246,10 @@ def _shares(
         return stats.unit_means(by_pair.to_numpy(), by_pair.index.map(units).to_numpy()).mean(axis=0)
 
     none, everything = mean_ld([frozenset(), frozenset(every)])
-    if abs(everything - none) < 1e-6:
+    # Of a fall the largest shares would be those of the sets that harm the answer most.
+    if not everything - none > 1e-6:
         raise VlmtraceError(
-            f"All heads of {model.head_block.name} together restore nothing on these {len(pairs)} pairs: there is no "
-            "share that a set of them could reach."
+            f"All heads of {model.head_block.name} together restore nothing on these {len(pairs)} pairs (LD changes by "
+            f"{everything - none:.2g}): there is no share that a set of them could reach."
         )
     return lambda sets: list((mean_ld(sets) - none) / (everything - none))

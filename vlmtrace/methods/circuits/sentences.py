@@ -41,10 +41,15 @@ def describe_heads(heads: pd.DataFrame) -> str:
                 said.append(f"{begin}no head has an effect: the two runs of no pair differ.")
                 continue
             # Heads with large effects vary more, and need more to be found.
-            least = max(MIN_EFFECT, by_size.head(5)["detectable_effect"].median())
+            least = by_size.head(5)["detectable_effect"].median()
+            power = (
+                "One unit (pairs that share an image or mirror each other) is not enough to find a head."
+                if pd.isna(least)
+                else f"A head as spread as the strongest would be found in 80 of 100 cases from "
+                f"{number(max(MIN_EFFECT, least))} on."
+            )
             said.append(
-                f"{begin}no head is important; the largest mean effect is that of {_told(by_size.iloc[0])}. A head as "
-                f"spread as the strongest would be found in 80 of 100 cases from {number(least)} on."
+                f"{begin}no head is important; the largest mean effect is that of {_told(by_size.iloc[0])}. {power}"
             )
             continue
         first = important.iloc[0]
@@ -112,18 +117,29 @@ def describe_circuits(circuits: pd.DataFrame) -> str:
     for (task, corruption), rows in circuits.groupby(CELL, sort=False):
         computed = rows[rows["run"] == "computed"]
         row = (computed if len(computed) else rows).iloc[0]
-        if not row["k"] or pd.isna(row["sufficiency"]):
+        if not row["k"]:
             said.append(f"{_cell(task, corruption)}: no important head helps the answer, so there is no circuit.")
             continue
-        whole = all(row[name] == "yes" for name in _PROPERTIES)
+        if pd.isna(row["sufficiency"]) or pd.isna(row["left"]):
+            said.append(
+                f"{_cell(task, corruption)}: whether the {count(int(row['k']), 'important head')} "
+                f"{'are' if row['k'] > 1 else 'is'} a circuit is open, since all heads together may add nothing to the "
+                "answer, and there is no share of nothing."
+            )
+            continue
+        untested = [name for name in _PROPERTIES if pd.isna(row[name])]
+        whole = not untested and all(row[name] == "yes" for name in _PROPERTIES)
+        open_ = bool(untested) and all(row[name] == "yes" for name in _PROPERTIES if name not in untested)
         alone = with_interval(row["sufficiency"], row["sufficiency_low"], row["sufficiency_high"])
         left = with_interval(row["left"], row["left_low"], row["left_high"])
         heads = f"the {count(int(row['k']), 'head')} {'restore' if row['k'] > 1 else 'restores'}"
         said.append(
-            f"{_cell(task, corruption)}: {'a circuit' if whole else 'no circuit'}. Alone, {heads} {alone} of what all "
+            f"{_cell(task, corruption)}: {'a circuit' if whole else 'perhaps a circuit' if open_ else 'no circuit'}. "
+            f"Alone, {heads} {alone} of what all "
             f"heads do, {_word('sufficient', row['sufficient'])} (as many random heads: "
             f"{number(row['sufficiency_random'])}); without {'them' if row['k'] > 1 else 'it'} {left} is left, "
             f"{_word('necessary', row['necessary'])}."
+            f"{' Completeness and minimality were not tested.' if untested else ''}"
         )
     return "\n".join(said) or "No circuit was tested."
 

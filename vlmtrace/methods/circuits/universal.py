@@ -18,6 +18,7 @@ from scipy.stats import false_discovery_control
 from vlmtrace.core.arguments import Count, NonEmpty, NotNegative, Probability, Seed, checked
 from vlmtrace.core.schema import CELL, HEAD, check_columns
 from vlmtrace.core.types import Array
+from vlmtrace.methods.circuits.cells import check_every_cell
 
 #: Scope of all cells of a table; the others are named as their corruption.
 ALL = "all"
@@ -46,9 +47,10 @@ def universal_heads(heads: pd.DataFrame, alpha: Probability = 0.05) -> pd.DataFr
         cells first, then the largest mean effect
 
     Raises:
-        VlmtraceError: a column is missing
+        VlmtraceError: a column is missing, or a head has no row in a cell
     """
     check_columns(heads, [*CELL, *HEAD, "mean_effect", "p_value", "is_important"], "heads")
+    check_every_cell(heads)
     named = heads.assign(cell=heads["task"].astype(str) + "/" + heads["corruption"].astype(str))
     n_cells = named["cell"].nunique()
     important = named[named["is_important"]].groupby(HEAD, observed=True)["cell"]
@@ -112,7 +114,7 @@ def universality(
         expected, high, p_value (both missing for the test)
 
     Raises:
-        VlmtraceError: a column is missing
+        VlmtraceError: a column is missing, or a head has no row in a cell
     """
     rows = []
     for scope, part in _scopes(heads):
@@ -146,6 +148,9 @@ def one_sign_heads(heads: pd.DataFrame, alpha: Probability = 0.05) -> dict[str, 
     Returns:
         for each scope ("all" cells, and each corruption where there are several), rows of `universal_heads`, the
         largest effect first
+
+    Raises:
+        VlmtraceError: a column is missing, or a head has no row in a cell
     """
     found = {}
     for scope, part in _scopes(heads):
@@ -172,7 +177,7 @@ def effect_size_sensitivity(
         over all cells and whose effect is as large in each)
 
     Raises:
-        VlmtraceError: a column is missing
+        VlmtraceError: a column is missing, or a head has no row in a cell
     """
     rows = []
     for scope, part in _scopes(heads):
@@ -191,6 +196,7 @@ def effect_size_sensitivity(
 def _scopes(heads: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """All cells, and those of each corruption where there are several."""
     check_columns(heads, [*CELL, *HEAD, "mean_effect", "p_value", "q_value", "is_important"], "heads")
+    check_every_cell(heads)
     yield ALL, heads
     if heads["corruption"].nunique() > 1:
         for corruption, part in heads.groupby("corruption", sort=False, observed=True):

@@ -213,8 +213,11 @@ def logit_differences(evaluated: pd.DataFrame) -> Figure:
     Raises:
         VlmtraceError: a column is missing or there is no row
     """
-    check_table(evaluated, [column for columns in _LOGIT_DIFFERENCES.values() for column in columns], "evaluated")
-    shown = {name: columns for name, columns in _LOGIT_DIFFERENCES.items() if evaluated[columns[1]].notna().any()}
+    # Of a corruption that was not asked for, `evaluate` makes no column.
+    asked = {name: columns for name, columns in _LOGIT_DIFFERENCES.items() if columns[1] in evaluated}
+    asked = asked or {"image": _LOGIT_DIFFERENCES["image"]}
+    check_table(evaluated, [column for columns in asked.values() for column in columns], "evaluated")
+    shown = {name: columns for name, columns in asked.items() if evaluated[columns[1]].notna().any()}
     found = evaluated[[column for columns in shown.values() for column in columns]].to_numpy(dtype=float)
     edges = _edges_around_zero(found[np.isfinite(found)])
     figure = new_figure(height=2.5)

@@ -14,6 +14,7 @@ the mean is taken. The answer attends to a patch by way of the question: the pro
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -28,6 +29,7 @@ from vlmtrace.inputs.token_roles import joined_words
 from vlmtrace.models import VLM, Inputs, Token
 from vlmtrace.models.attention_mask import cut
 from vlmtrace.models.several_images import Images
+from vlmtrace.models.vlm import repeat_inputs
 
 #: Columns by which a token is named.
 TOKEN_COLUMNS = ["kind", "position", "cell", "token", "word"]
@@ -72,6 +74,14 @@ class MaskableQuestion:
         self.target = self._name(self.target_id)
         self.tokens = _maskable_tokens(model, text, prompt, asked, step, image)
 
+    @functools.cached_property
+    def _image(self) -> Tensor | None:
+        """What the language side reads of the image, the same whatever is masked; None: layers read more of it."""
+        if self.model.injects_image_features_later:
+            return None
+        with torch.no_grad():
+            return self.model.image_embeddings(self.inputs)
+
     def _name(self, token: int) -> str:
         return self.model.tokenizer.convert_ids_to_tokens([token])[0]
 
@@ -94,9 +104,10 @@ class MaskableQuestion:
             masked = np.zeros((len(batch), len(self.tokens)), dtype=bool)
             for row, chosen in enumerate(batch):
                 masked[row, list(chosen)] = True
-            inputs = {name: torch.cat([value] * len(batch)) for name, value in self.inputs.items()}
+            inputs = repeat_inputs(self.inputs, len(batch))
+            image = None if self._image is None else self._image.expand(len(batch), -1, -1)
             with torch.no_grad(), mask_tokens(self.model, inputs, self.tokens, masked):
-                chance = self.model.answer_logits(inputs).softmax(-1)
+                chance = self.model.answer_logits(inputs, image=image).softmax(-1)
             names += [self._name(token) for token in chance.argmax(-1).tolist()]
             chances += chance[:, self.target_id].tolist()
         return names, chances

@@ -162,7 +162,7 @@ def patch_head_sets(
         a difference of LDs) and patching_effect
 
     Raises:
-        VlmtraceError: a name is unknown, or a head does not exist
+        VlmtraceError: a name is unknown, a head does not exist, or the table breaks the contract
 
     Example:
         >>> import vlmtrace as vt
@@ -174,9 +174,7 @@ def patch_head_sets(
         [0.0, 0.6]
     """
     one_of(corruption, CORRUPTIONS, "corruption")
-    keep = head_masks(model, sets)
-    if reverse:
-        keep = {module: ~mask for module, mask in keep.items()}
+    keep = {module: ~mask if reverse else mask for module, mask in head_masks(model, sets).items()}
     what = f"{len(sets)} sets of heads, {corruption}"
     return table_of_sets(
         model, pairs, what, corruption, contrast, lambda runs: fixed_heads(model, runs, keep, reverse).logit_diff[0]
@@ -203,7 +201,11 @@ def table_of_sets(
 
     Returns:
         one row per pair and set: sample_id, set (its index), logit_diff, patching_effect
+
+    Raises:
+        VlmtraceError: the table of pairs breaks the contract
     """
+    pairs = validate_pairs(pairs)
     tables: dict[int, pd.DataFrame] = {}
     with counter(len(pairs), what) as advance:
         for row, runs in one_by_one(model, pairs, corruption, contrast):

@@ -7,12 +7,17 @@ import { signed } from "../../display/static/kit/numbers.js";
 
 /** @import { Theme } from "../../display/static/kit/colors.js" */
 
+/** So many tokens are too few, and so many enough: a curve has no points between. @typedef {[number, number]} Span */
+
 /**
  * @typedef {{n_replaced: number, share: number, logit_diff: number, random_mean: number, random_low: number,
  *   random_high: number}} CurvePoint
- * @typedef {{points?: CurvePoint[], half?: number | null, halfRandom?: number | null, draws?: number,
- *   options?: string[], by?: string, refused?: string}} DeletionCurve
+ * @typedef {{points?: CurvePoint[], half?: Span | null, halfRandom?: Span | null, draws?: number, options?: string[],
+ *   by?: string, refused?: string}} DeletionCurve
  */
+
+/** How many tokens do not do half of it yet, where that says more. @param {Span} span @returns {string} */
+const short = ([few, enough]) => (few && enough - few > 1 ? ` (${few} do not)` : "");
 
 /** What the curve says, in a sentence. @param {DeletionCurve} curve @returns {string} */
 export function curveSentence({ points, refused, by, options, half, halfRandom }) {
@@ -20,10 +25,11 @@ export function curveSentence({ points, refused, by, options, half, halfRandom }
   const first = points[0], last = points[points.length - 1];
   const way = `LD (${(options ?? []).join(" − ")}) goes from ${signed(first.logit_diff)} to ${signed(last.logit_diff)}`;
   const all = `With all ${last.n_replaced} image tokens replaced by ${by}, ${way}`;
-  if (half === null || Math.abs(last.logit_diff - first.logit_diff) < 0.1) {
+  if (!half || Math.abs(last.logit_diff - first.logit_diff) < 0.1) {
     return `${all}: the answer hardly depends on the image.`;
   }
-  return `${all}. The ${half} most relevant do half of it; in random order it takes ${halfRandom}.`;
+  const random = halfRandom ? `; in random order ${halfRandom[1]} do${short(halfRandom)}` : "";
+  return `${all}. The ${half[1]} most relevant do half of it${short(half)}${random}.`;
 }
 
 /** The range of the axis: 0 and all that is drawn. @param {CurvePoint[]} points @returns {[number, number]} */

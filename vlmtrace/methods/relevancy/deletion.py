@@ -4,7 +4,7 @@ A share of relevance is no share of the answer: the relevance of the image may b
 another image gives another answer. So the image's tokens are replaced, the most relevant first, and the answer is read;
 beside it the same for tokens in random order (deletion, Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421). A token
 is replaced by the one at its place in the other image of the pair, so that at the end the other image is seen; where
-there is no other image, by the mean of the image's own tokens.
+there is no other image, or it has another number of tokens, by the mean of the image's own tokens.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ STEPS, DRAWS = 10, 12
 #: Forward passes in a batch.
 AT_ONCE = 64
 
+#: What tokens are replaced by, as the column replaced_by of a curve says it.
+OTHER_IMAGE, MEAN = "other image", "mean"
+
 
 @checked
 @torch.no_grad()
@@ -47,7 +50,8 @@ def deletion_curve(
 
     Args:
         model: the model that is asked
-        pair: clean_image and clean_prompt; corrupt_image, if it has one, gives what tokens are replaced by
+        pair: clean_image and clean_prompt; corrupt_image, if it has one of as many tokens, gives what tokens are
+            replaced by; else it is their mean
         relevance: (image token,), e.g. a row of `Relevancy.image`; ties keep the order of positions
         options: ids of the two first answer tokens whose logits are compared; None: the model's answer and the next
             most probable
@@ -58,7 +62,8 @@ def deletion_curve(
 
     Returns:
         one row per point: n_replaced, share (of all image tokens, 0 to 1), logit_diff (in the map's order), and
-        random_mean, random_low, random_high (mean over random orders, and between which 95 % of them lie), in logits
+        random_mean, random_low, random_high (mean over random orders, and between which 95 % of them lie), in logits;
+        replaced_by ("other image" or "mean"; the same in all rows)
 
     Raises:
         VlmtraceError: relevance has another length than the image has tokens, or later layers see the image again
@@ -87,7 +92,7 @@ def deletion_curve(
             f"relevance has the shape {np.shape(relevance)}, and the image of {model.name} {n} tokens: give one number "
             "for each, e.g. a row of Relevancy.image."
         )
-    other = _replacement(model, pair, tokens)
+    other, replaced_by = _replacement(model, pair, tokens)
     if options is None:
         first, second = model.answer_logits(inputs)[0].topk(2).indices.tolist()
         options = (first, second)
@@ -100,38 +105,39 @@ def deletion_curve(
     return pd.DataFrame(
         {
             "n_replaced": sizes, "share": sizes / n, "logit_diff": found[0], "random_mean": found[1:].mean(axis=0),
-            "random_low": low, "random_high": high,
+            "random_low": low, "random_high": high, "replaced_by": replaced_by,
         }
     )  # fmt: skip
 
 
-def half_way(curve: pd.DataFrame, column: str = "logit_diff") -> int | None:
-    """How many tokens have to be replaced until half of what all of them do is done.
+def half_way(curve: pd.DataFrame, column: str = "logit_diff") -> tuple[int, int] | None:
+    """Between how many tokens half of what all of them do is done: a curve has few points, and no number between them.
 
     Args:
         curve: from `deletion_curve`
         column: "logit_diff" or "random_mean"
 
     Returns:
-        n_replaced of the first point of the curve that lies half way or beyond; None: nothing happens even where all
-        are replaced
+        n_replaced of the first point that lies half way or beyond, behind that of the point before it, which does not;
+        None: nothing happens even where all are replaced
     """
     values = curve[column].to_numpy()
     gap = values[-1] - values[0]
     if abs(gap) < 1e-6:
         return None
-    return int(curve["n_replaced"].to_numpy()[((values - values[0]) / gap >= 0.5).argmax()])
+    first, counts = ((values - values[0]) / gap >= 0.5).argmax(), curve["n_replaced"].to_numpy()
+    return int(counts[first - 1]), int(counts[first])
 
 
-def _replacement(model: VLM, pair: Mapping[str, Any] | pd.Series, tokens: Tensor) -> Tensor:
-    """What tokens (1, n, width) are replaced by: those of the other image, or their mean."""
+def _replacement(model: VLM, pair: Mapping[str, Any] | pd.Series, tokens: Tensor) -> tuple[Tensor, str]:
+    """What tokens (1, n, width) are replaced by, those of the other image or their mean, and its name."""
     if has_other_image(pair):
         images = given_images(pair, "corrupt_image")
         inputs = model.encode([images], [question_of(model, pair["clean_prompt"], images)])
         other = model.image_embeddings(inputs)
         if other.shape == tokens.shape:
-            return other
-    return tokens.mean(dim=1, keepdim=True).expand_as(tokens)
+            return other, OTHER_IMAGE
+    return tokens.mean(dim=1, keepdim=True).expand_as(tokens), MEAN
 
 
 def has_other_image(pair: Mapping[str, Any] | pd.Series) -> bool:

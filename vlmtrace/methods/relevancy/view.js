@@ -74,7 +74,7 @@ function build(model, root) {
     headline.textContent = curveSentence(given);
     curve.show(given);
     note(root, {
-      curve: JSON.stringify((given.points ?? []).map((point) => point.logit_diff)), half: given.half ?? "",
+      curve: JSON.stringify((given.points ?? []).map((point) => point.logit_diff)), half: given.half?.[1] ?? "",
     });
   };
 

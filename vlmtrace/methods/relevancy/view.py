@@ -20,7 +20,7 @@ from vlmtrace.display.style import ATTENTION, new_figure, paper_style
 from vlmtrace.display.view import View
 from vlmtrace.inputs.image_regions import on_image
 from vlmtrace.inputs.pictures import given_images
-from vlmtrace.methods.relevancy.deletion import DRAWS, deletion_curve, half_way, has_other_image
+from vlmtrace.methods.relevancy.deletion import DRAWS, OTHER_IMAGE, deletion_curve, half_way, has_other_image
 from vlmtrace.methods.relevancy.propagation import Relevancy, relevancy
 
 #: The ways from the image to the answer, by the name of their rows in `Relevancy.table`.
@@ -105,10 +105,18 @@ class RelevancyView(View):
             return {"refused": str(error)}
         names = example.model.tokenizer.convert_ids_to_tokens(list(ids)) if ids else ["the answer", "the next one"]
         return {
-            "points": self.curve.to_dict("records"), "half": half_way(self.curve),
+            "points": self.curve.drop(columns="replaced_by").to_dict("records"), "half": half_way(self.curve),
             "halfRandom": half_way(self.curve, "random_mean"), "draws": DRAWS, "options": names,
-            "by": "those of the other image" if has_other_image(example.pair) else "their mean",
+            "by": self._replaced_by(self.curve),
         }  # fmt: skip
+
+    def _replaced_by(self, curve: pd.DataFrame) -> str:
+        """What took the place of the image's tokens, as the sentence says it."""
+        if curve["replaced_by"].iloc[0] == OTHER_IMAGE:
+            return "those of the other image"
+        if has_other_image(self.example.pair):
+            return "their mean (the other image has another number of tokens)"
+        return "their mean"
 
     def _maps(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """(step, patch) and the patches' boxes, by way; what has no place in the image is left out."""
