@@ -80,8 +80,8 @@ def same_size(model: VLM, pairs: pd.DataFrame, folder: str | Path) -> pd.DataFra
             for column in masks:
                 row[column] = _resized_mask(row[column], corrupt[changed].size, sizes[changed], folder)
     lists = [name for name in IMAGE_LISTS.values() if name in pairs]
-    changed = {column: [row[column] for row in rows] for column in ("corrupt_image", *masks, *lists)}
-    return pairs.assign(**changed)
+    columns = {column: [row[column] for row in rows] for column in ("corrupt_image", *masks, *lists)}
+    return pairs.assign(**columns)
 
 
 def _bring_all(

@@ -47,7 +47,7 @@ def randomized(model: VLM, seed: Seed = 0, top_layers: Natural | None = None) ->
             f"The weights of {model.name} are quantized or kept apart from it, so that they cannot be drawn anew: load "
             "it without quantization, on devices that hold all of it."
         )
-    # A copy of all that loading found out, too: what the fast sweep and the hooks of this architecture can be trusted with.
+    # With all that loading found out: what the fast sweep and the hooks of this architecture can be trusted with.
     twin = copy.deepcopy(model, {id(model.processor): model.processor})
     twin.name = f"{model.name}, randomized"
     if top_layers is None:

@@ -236,7 +236,7 @@ class Fetcher:
         time_left = TimeLeft(self.limits.seconds)
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Unreachable),
-            stop=tenacity.stop_any(tenacity.stop_after_attempt(self.limits.attempts), lambda _: time_left.is_over),
+            stop=lambda state: state.attempt_number >= self.limits.attempts or time_left.is_over,
             wait=self._wait,
             reraise=True,
         )
