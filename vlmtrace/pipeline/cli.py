@@ -23,7 +23,6 @@ import click
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.pipeline.beside import NONE, runs_of_all, runs_of_explore
 from vlmtrace.pipeline.checks import (
     LOADING,
     MOST_SAMPLES,
@@ -42,6 +41,7 @@ from vlmtrace.pipeline.model_files import is_decoder_only
 from vlmtrace.pipeline.notebooks import run_notebook
 from vlmtrace.pipeline.parameters import read_parameters
 from vlmtrace.pipeline.runs import open_run
+from vlmtrace.pipeline.runs_beside import NONE, runs_of_all, runs_of_explore
 from vlmtrace.pipeline.stages import stages
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Comparison of two runs: do two models, such as one with cross-attention and one with image tokens, decide alike?
 
 Each run is summarized by the effects of what its layers add (`layer_profile`, `peaks`) and by what its important heads
-attend to (`grounding`). Only tasks that both runs have patched are compared. Which run it is is said in
+attend to (`grounding`). Only tasks that both runs have patched are compared. Which run that is, is said in
 `vlmtrace.pipeline.beside`.
 """
 
