@@ -22,6 +22,7 @@ SEED     = 0
 # Empty: default for tiny-blip, otherwise the model's name.
 RUN      =
 # A run of another model that the report compares with; for tiny-llava: tiny-blip's, which is made where it is missing.
+# Empty: the one that the run was compared with before; -: none.
 BESIDE   =
 DEVICE   = cpu
 # A large model (docs/large-models.md). DTYPE: float32, bfloat16, float16, float64, or auto (as the checkpoint is stored).
@@ -171,7 +172,8 @@ circuit-benchmark: $(INSTALLED)  ## score every method on the models whose circu
 clean:  ## remove the run RUN (empty: default), the rendered images and caches; models and installation stay
 	@[[ "$${VLMTRACE_RUN:-default}" =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$$ ]] || \
 	    { echo "RUN=$$VLMTRACE_RUN is not the name of a run." >&2; exit 1; }
-	rm -rf -- "data/runs/$${VLMTRACE_RUN:-default}" data/raw/rendered_* docs/_build \
+	home="$${VLMTRACE_HOME:-.}"; home="$${home/#[~]\//$$HOME/}"; \
+	    rm -rf -- "$$home/data/runs/$${VLMTRACE_RUN:-default}" "$$home"/data/raw/rendered_* docs/_build \
 	    .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

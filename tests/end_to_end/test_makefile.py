@@ -109,6 +109,19 @@ def test_clean_removes_the_run_and_nothing_else(folder):
     assert not (folder / "data/runs/default").exists()
 
 
+@pytest.mark.parametrize("written", ["{home}", "~/a home, with blanks"])
+def test_clean_removes_the_run_where_the_data_lie(folder, tmp_path, monkeypatch, written):
+    home = tmp_path / "a home, with blanks"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kept = ["data/models/m", "data/raw/mine", "data/runs/other"]
+    for place in (folder, home):
+        for name in (*kept, "data/runs/default", "data/raw/rendered_svo"):
+            (place / name).mkdir(parents=True)
+    make(folder, "clean", f"VLMTRACE_HOME={written.format(home=home)}")
+    left = [sorted(path.relative_to(place).as_posix() for path in place.glob("data/*/*")) for place in (home, folder)]
+    assert left[0] == kept and len(left[1]) == len(kept) + 2, "the checkout's own data are others"
+
+
 @pytest.mark.parametrize("name", ["..", "../..", ".", "*", "a/b", "-rf"])
 def test_clean_refuses_what_is_no_run(folder, name):
     (folder / "data/runs/default").mkdir(parents=True)
@@ -120,10 +133,21 @@ def test_help_lists_every_target_and_every_name(folder):
     said = make(folder, "help")[2]
     for target in TARGETS:
         assert f"\n  {target} " in said, f"make help does not mention {target}"
-    makefile = (folder / "Makefile").read_text()
-    for name in re.findall(r"^([A-Z0-9]+) *= ", makefile, re.MULTILINE):
-        if name not in ("PYTHON3", "INSTALL"):
-            assert f"\n  {name} " in said, f"make help does not mention {name}"
+    for name in names_of_a_run(folder):
+        assert f"\n  {name} " in said, f"make help does not mention {name}"
+
+
+def names_of_a_run(folder):
+    """All variables that are set on make's command line, those that are empty too."""
+    found = re.findall(r"^([A-Z0-9_]+) *=(?!=)", (folder / "Makefile").read_text(), re.MULTILINE)
+    assert {"MODEL", "REVISION", "ANSWER_PREFIX", "CLUSTER_CONFIG"} <= set(found)
+    return [name for name in found if name not in ("PYTHON3", "INSTALL")]
+
+
+def test_every_name_reaches_the_command(folder):
+    names = names_of_a_run(folder)
+    environment = make(folder, "all", *(f"{name}=1 {name}" for name in names))[1]
+    assert {name: environment.get(f"VLMTRACE_{name}") for name in names} == {name: f"1 {name}" for name in names}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_json, write_table
 from vlmtrace.core.schema import TABLES
-from vlmtrace.pipeline.comparison import grounding, layer_profile, other_run, peaks
+from vlmtrace.pipeline.comparison import check_comparable, compared, grounding, layer_profile, peaks
 from vlmtrace.pipeline.report import write_report
 from vlmtrace.pipeline.runs import open_run
 
@@ -141,12 +141,58 @@ def test_grounding_counts_important_heads_that_look_at_the_object(runs):
     assert found["on_object"] == len(matter.merge(named[key], on=key)) <= found["important"]
 
 
-def test_only_a_finished_run_of_another_model_is_compared(runs):
+def change_record(run, **changes):
+    write_json(run.record() | changes, run.folder / "run.json")
+
+
+def test_why_runs_cannot_be_compared_is_a_sentence(runs):
     blip, llava = runs
-    assert other_run(llava, "default").name == "default"
-    assert other_run(llava, "tiny-llava") is None and other_run(llava, None) is None and other_run(llava, "no") is None
+    assert compared(llava, "") == (None, "")
+    assert compared(llava, "tiny-llava")[1].startswith("Run tiny-llava cannot be compared with itself")
+    assert compared(llava, "no") == (None, "Run no has no finished stage: make it (make all), or name another run.")
+    assert "cannot be called" in compared(llava, "../x")[1]
     (blip.folder / "head_functions.parquet").unlink()
-    assert other_run(llava, "default") is None
+    assert compared(llava, "default")[1] == "Run default lacks head_functions: finish it (make all RUN=default)."
+
+
+def test_models_are_the_same_where_their_weights_are(runs):
+    blip, llava = runs
+    assert check_comparable(llava, blip) == ["rendered_states"]
+    for run, folder in zip(runs, ("/one/final", "/other/final"), strict=True):
+        change_record(run, parameters={"model": folder})
+    assert check_comparable(llava, blip), "folders of one name may hold two models"
+    change_record(blip, model_fingerprint="f")
+    assert check_comparable(llava, blip)
+    change_record(llava, model_fingerprint="f")
+    with pytest.raises(VlmtraceError, match="are of the same model: nothing to compare"):
+        check_comparable(llava, blip)
+    change_record(llava, model_fingerprint="g")
+    assert check_comparable(llava, blip)
+
+
+@pytest.mark.medium
+def test_models_that_are_called_alike_are_told_apart(runs):
+    _, llava = runs
+    for run, folder in zip(runs, ("/one/final", "/other/final"), strict=True):
+        change_record(run, parameters={"model": folder, "seed": 0})
+    section, left_out = compared(llava, "default")
+    names = ["final (default)", "final (tiny-llava)"]
+    assert not left_out and section["models"] == names
+    assert {row["model"] for row in section["peaks"]} == set(names)
+    assert [row["model"] for row in section["grounding"]] == names
+
+
+@pytest.mark.medium
+def test_a_report_goes_on_without_a_comparison_and_says_why(runs):
+    blip, llava = runs
+    table = llava.table("module_patching", "rendered_states")
+    write_table(table[table["token_role"] != "correct"], blip.path("module_patching", "rendered_states"))
+    page = write_report(llava, beside="default").read_text()
+    assert "The comparison with run default is left out. A module_patching table with 0 blocks" in page
+    assert "Comparison with" not in page and llava.record()["beside"] == "default"
+    assert "is left out" in write_report(llava).read_text(), "the run is remembered"
+    assert "is left out" not in write_report(llava, beside="").read_text()
+    assert "is left out" not in write_report(llava).read_text(), "and forgotten"
 
 
 @pytest.mark.medium
@@ -157,6 +203,7 @@ def test_the_report_has_a_section_with_the_numbers(runs):
     assert (llava.folder / "figures" / "comparison.png").is_file()
     top = peaks(pd.concat([layer_profile(run, ["rendered_states"]) for run in runs])).iloc[0]
     assert f"{top['mean']:.2f}" in page
+    assert 'id="beside"' in write_report(llava).read_text(), "the run is remembered"
     assert 'id="beside"' not in write_report(blip).read_text()
 
 

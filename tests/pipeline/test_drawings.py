@@ -60,12 +60,24 @@ def test_a_module_is_framed_as_a_layer():
     assert [row["marks"] for row in drawn["blocks"][0]["parts"][0]["rows"]] == [[2, 3]]
 
 
+def test_a_window_of_layers_is_framed_as_a_whole():
+    table = pd.concat([heads_table([("t", 0, 0.1)]).assign(layer=layer) for layer in range(6)])
+    parts = model_effects(table, *[pd.DataFrame()] * 3, "image")
+    place = {"block": "text_encoder", "module": "cross_attention", "layer": 2, "layers": [1, 2, 3]}
+    drawn = model_drawing(parts, [{"kind": "knockout", "place": place}])
+    cells = {cell["title"].split(":")[0]: cell["y"] for cell in drawn["blocks"][0]["parts"][0]["cells"]}
+    framed = sorted(row["y"] for row in drawn["blocks"][0]["parts"][0]["rows"])
+    assert framed == sorted(cells[f"cross-attention {layer}.0"] for layer in (1, 2, 3))
+
+
 def test_other_blocks_and_regions_are_drawn_in_the_order_of_the_model():
     common = {"block": "vision_encoder", "corruption": "image", "layer": 0}
     attention = {**common, "module": "self_attention", "layer": 1, "head": 0}
     whole = [{**attention, "direction": way, "patching_effect": e} for way, e in (("denoising", 0.1), ("noising", 9))]
     regions = [
-        {**common, "module": "residual", "token_role": role, "patching_effect": 0.8} for role in ("object", "image")
+        {**common, "module": module, "token_role": role, "patching_effect": effect}
+        for module, effect in (("residual", 0.8), ("mlp", 0.0))
+        for role in ("object", "image")
     ]
     modules = [
         {**common, "block": block, "module": "mlp", "token_role": role, "patching_effect": effect}

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlmtrace.pipeline.findings import area_rows, importance_rows, strongest_sites
+from vlmtrace.pipeline.findings import area_rows, circuit_rows, importance_rows, strongest_sites
 
 SITE = {"corruption": "image", "block": "text_encoder"}
 
@@ -76,3 +76,16 @@ def test_the_number_of_heads_that_suffice():
     table = table.assign(task="t", corruption="image", run="frozen", order="ranked", draw=0, logit_diff_none=0.0)
     (row,) = area_rows(table.assign(logit_diff_all=1.0))
     assert (row["k_80"], row["k_20"]) == (2, None), "a size that is never reached is None"
+
+
+def test_the_two_runs_that_faithfulness_lies_between_are_means_over_units():
+    """Faithfulness .5 of units u and v lies in the middle between the numbers that stand beside it."""
+    cell = {"task": "t", "corruption": "image", "run": "frozen"}
+    pairs = pd.DataFrame({"sample_id": ["a", "b", "c"], "unit": ["u", "u", "v"], "logit_diff_none": [-3.0, -1.0, 1.0]})
+    curves = pairs.assign(logit_diff_all=[5.0, 5.0, 9.0], direction="sufficiency", **cell)
+    circuits = pd.DataFrame([cell])
+    (row,) = circuit_rows(circuits, curves)
+    assert (row["ld_none"], row["ld_all"]) == (-0.5, 7.0)
+    assert row["still_correct"] == pytest.approx(1 / 3), "this is a share of pairs"
+    (row,) = circuit_rows(circuits, curves.drop(columns="unit"))
+    assert (row["ld_none"], row["ld_all"]) == (pytest.approx(-1.0), pytest.approx(19 / 3))

@@ -39,6 +39,7 @@ SHAPES = {
     "stage with many slashes": {"parameters": {}, "stages": {"a/b/c": STAGE}},
     "model a number": {"parameters": {"model": 3}, "stages": {}},
     "versions a list": {"parameters": {}, "stages": {}, "versions": []},
+    "beside a number": {"parameters": {}, "stages": {}, "beside": 3},
     "made_from a list": {"parameters": {}, "stages": {}, "made_from": []},
     **{f"no {name}": without(name) for name in STAGE},
     "parameters a list": with_stage(parameters=[]),

@@ -195,11 +195,23 @@ def test_findings_come_first_with_their_numbers_and_a_verdict():
     assert page.index('id="findings"') < page.index('id="short"')
     # The curves restore .9 on eight pairs; both corruptions alike, so that neither is told apart from the other.
     assert "One cross-attention head (1.0) brings back 0.50 [0.50, 0.50] of the gap in t" in text
-    assert "Not told apart from: t, text corruption 0.50 [0.50, 0.50]." in text
+    assert "Not told apart from: one cross-attention head (1.0), t, text corruption 0.50 [0.50, 0.50]." in text
     assert (
         "Verdict. The important heads are a circuit, sufficient, necessary, complete and minimal, in t, image" in text
     )
     assert "How these findings were chosen, and all 2 that were compared" in text
+
+
+def test_a_page_says_which_kinds_were_compared_and_why_regions_were_not():
+    run = finished_run()
+    assert "Four kinds of intervention are compared" in text_of(write_report(run).read_text())
+    rows = [
+        {"sample_id": pair, "block": "language_model", "module": "residual", "token_role": "object"} for pair in "abc"
+    ]
+    run.stage("04_module_patching", "t", seed=4).finish(regions=complete("regions", pd.DataFrame(rows)))
+    text = text_of(write_report(run).read_text())
+    assert "Three kinds of intervention are compared" in text and "a region of the image after" not in text
+    assert "Regions of the image are not compared: they were patched in the language model, whose own layers" in text
 
 
 def test_a_run_without_a_finding_says_so():

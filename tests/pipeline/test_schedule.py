@@ -7,147 +7,36 @@ import json
 import os
 import re
 import signal
-import threading
-from types import SimpleNamespace
 
-import nbformat
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from nbformat.v4 import new_code_cell, new_notebook
+from fixtures.stand_in_stages import ONE_TASK, A, B, make, stand_in_home, stand_in_stages
 
-from vlmtrace.core import paths
-from vlmtrace.core.errors import NotForThisModel, VlmtraceError
+from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_json
-from vlmtrace.pipeline import cli, dependencies, kernels, report, schedule
+from vlmtrace.pipeline import cli, dependencies, kernels, schedule
 from vlmtrace.pipeline import stages as declarations
 from vlmtrace.pipeline.runs import open_run
-
-A, B = "rendered_states", "rendered_svo"
-#: What other stages wait for goes first, then what works on all tasks.
-ONE_TASK = [f"01 {A}", f"02 {A}", f"03 {A}", f"05 {A}", "06", f"04 {A}"]
-
-#: What each stand-in notebook uses of the package, so that its code decides about it.
-USES = {
-    "00_five_minutes": "vt.patch_whole_heads",
-    "01_preprocess": "vt.load_pairs",
-    "02_evaluate": "vt.evaluate",
-    "03_select_samples": "vt.select_samples",
-    "04_module_patching": "vt.patch_modules",
-    "05_head_patching": "vt.patch_heads",
-    "06_circuit_analysis": "from vlmtrace.methods.circuits import faithfulness_table, head_table",
-    "07_causal_tracing": "vt.causal_trace",
-    "08_visual_lens": "vt.open_lens",
-    "09_explorer": "from vlmtrace.app import explorer",
-    "10_edge_circuits": "vt.patch_edges",
-    "11_language_prior": "vt.split_log_odds",
-    "12_case_study_verbs": "vt.patch_modules",
-    "13_real_checkpoint": "from vlmtrace.methods.patching import patching_costs",
-    "14_when_methods_disagree": "vt.ablate",
-    "15_planted_prior": "vt.find_priors",
-}
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     """A data folder, notebooks that can be changed, and a package whose files can be changed."""
-    notebooks = tmp_path / "notebooks"
-    notebooks.mkdir()
-    for name, spec in declarations.stages().items():
-        parameters = 'model = "tiny-blip"\nseed = 0\nrun = "default"\ndevice = "cpu"\nsamples = 9\ndtype = "float32"\n'
-        parameters += "".join(f'{name} = ""\n' for name in ("device_map", "quantization", "attn_implementation"))
-        parameters += 'max_pixels = None\nimage_size = ""\n'
-        parameters += (
-            'task = "a"\nroot = ""\nquestion = ""\nsame_size = False' if spec.per == "task" else 'tasks = ["a"]'
-        )
-        first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
-        notebook = new_notebook(cells=[first, new_code_cell(f"import vlmtrace as vt\n{USES[name]}")])
-        notebook.metadata["vlmtrace"] = dict(nbformat.read(spec.notebook, as_version=4).metadata["vlmtrace"])
-        nbformat.write(notebook, notebooks / f"{name}.ipynb")
-    models = tmp_path / "models"
-    for model, kind in {"tiny-blip": "blip", "tiny-llava": "llava"}.items():
-        (models / model).mkdir(parents=True)
-        (models / model / "config.json").write_text(json.dumps({"model_type": kind}))
-        (models / model / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(declarations, "NOTEBOOKS", notebooks)
-    monkeypatch.setattr(paths, "MODELS", models)
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    monkeypatch.setenv("VLMTRACE_WARM_KERNELS", "0")
-    others = set(threading.enumerate())
-    yield tmp_path
-    # An interrupted run does not wait for its threads: what they write must not land in another test's folder.
-    for thread in set(threading.enumerate()) - others:
-        if not thread.daemon:
-            thread.join(timeout=60)
+    with stand_in_home(tmp_path, monkeypatch) as home:
+        yield home
 
 
 @pytest.fixture
 def ran(monkeypatch):
     """What ran, in order; a name in `failing` makes that stage fail."""
-    found = Ran()
-    lock = threading.Lock()
-
-    def execute(notebook, given, _kernels):
-        task = given.get("task", "")
-        with lock:
-            found.log.append(" ".join(filter(None, [notebook.stem[:2], task])))
-            found.given.append(dict(given))
-        found.clock += found.takes.get(task, 0)
-        if notebook.stem[:2] in found.failing:
-            raise VlmtraceError("a sentence.")
-        if notebook.stem[:2] in found.refused:
-            raise NotForThisModel("mine has no edges here.")
-        run = open_run(given["run"])
-        executed = run.executed_notebook(notebook.stem, task)
-        executed.parent.mkdir(parents=True, exist_ok=True)
-        found.executed += 1
-        executed.write_text(json.dumps({"execution": found.executed}))
-        spec = declarations.stages()[notebook.stem]
-        tasks = [task] if task else given["tasks"].split()
-        read = [schedule.file_digest(run.path(table, part)) for table in spec.reads for part in tasks]
-        writes = {}
-        for table in spec.writes:
-            path = run.path(table, task or None)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame({"from": [f"{found.content} {sorted(given.items())} {read}"]}).to_parquet(path)
-            writes[path.relative_to(run.folder).with_suffix("").as_posix()] = schedule.file_digest(path)
-        if writes:
-            key = f"{task}/{notebook.stem}" if task else notebook.stem
-            run.update(key, {"parameters": {}, "reads": {}, "writes": writes, "figures": []})
-
-    def write_report(run, beside=None):
-        found.log.append("report" if run.name == "default" else f"report {run.name}")
-        page = run.folder / "report" / "index.html"
-        page.parent.mkdir(exist_ok=True)
-        page.touch()
-        return page
-
-    monkeypatch.setattr(schedule, "execute", execute)
-    monkeypatch.setattr(schedule, "time", SimpleNamespace(monotonic=lambda: found.clock))
-    monkeypatch.setattr(report, "write_report", write_report)
-    return found
+    return stand_in_stages(monkeypatch)
 
 
 @pytest.fixture
 def any_device(monkeypatch):
     """A machine that has every device."""
     monkeypatch.setattr(cli, "check_device", lambda name: None)
-
-
-class Ran:
-    def __init__(self):
-        self.log, self.given, self.failing, self.content, self.executed = [], [], set(), "", 0
-        self.refused = set()
-        self.clock, self.takes = 0.0, {}  # seconds of a stage, by its task
-
-
-def make(ran, *arguments, target="all", tasks=A, fails=False):
-    """Run the command; return the stages it ran, in order, and what it printed."""
-    ran.log.clear()
-    command = [target, "--tasks", tasks, "--jobs", "1", *arguments]
-    done = CliRunner().invoke(cli.main, command)
-    assert (done.exit_code != 0) == fails, done.output
-    return list(ran.log), done.output
 
 
 def test_the_pipeline_runs_once(ran):

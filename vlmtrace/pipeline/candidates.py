@@ -3,7 +3,8 @@
 Four kinds are compared: the important heads together, one module at one place, a region of the image at the end of the
 vision encoder, and a knock-out. Sites are picked by their mean effect on the discover pairs, and measured on the verify
 pairs. What has to carry everything by construction is no candidate: the residual stream, all image patches, the patches
-that differ between both images, and the blocks behind the one that reads the question.
+that differ between both images, and the blocks behind the one that reads the question. What has to carry nothing is
+none either: the last layer of a language model that reads image tokens itself, behind which nothing reads them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ import pandas as pd
 from vlmtrace.core import stats
 from vlmtrace.core.schema import CELL, HEAD, UNIT
 from vlmtrace.methods.circuits.heads import MIN_EFFECT
+from vlmtrace.methods.knockout.windows import layers_of_window
 
 #: Regions of the image that are candidates: what changed, and the whole image, hold all that differs by construction.
 REGIONS = ("object", "distractor", "background")
 
 #: Modules that are candidates: what a layer adds to the residual stream.
 ADDED = ("cross_attention", "self_attention", "mlp")
+
+#: The block after whose last layer a region of the image is a candidate.
+VISION = "vision_encoder"
 
 #: Fewer units say too little about others.
 MIN_UNITS = 5
@@ -37,7 +42,8 @@ class Candidate:
         kind: "heads", "module", "region" or "knockout"
         task: its name
         corruption: "image" or "text"
-        place: what was patched: block, module, layer, token_role, and for heads their list
+        place: what was patched: block, module, layer, token_role; for heads their list, for cut attention layers (all
+            that were cut)
         effects: on the verify pairs: sample_id, unit, effect (a share of the gap; of a knock-out what is lost)
         control: mean effect of as many random heads; missing for other kinds
     """
@@ -129,11 +135,27 @@ def region_candidates(regions: pd.DataFrame, use: pd.Series, task: str) -> Itera
         task: its name
 
     Yields:
-        one candidate per corruption, if a region has a positive mean effect on the discover pairs
+        one candidate per corruption, if a region has a positive mean effect on the discover pairs; none where regions
+        were patched in another block: nothing reads image tokens behind the last layer of a decoder-only model
     """
-    if len(regions):
-        known = regions[regions["token_role"].isin(REGIONS)]
-        yield from _picked("region", known[known["layer"] == known["layer"].max()], use, task)
+    known = after_vision(regions)
+    if len(known):
+        yield from _picked("region", known[known["token_role"].isin(REGIONS)], use, task)
+
+
+def after_vision(regions: pd.DataFrame) -> pd.DataFrame:
+    """Give the rows of the residual stream after the last layer of the vision encoder; the blocks behind it read that.
+
+    Args:
+        regions: a regions table, which may be empty
+
+    Returns:
+        the rows; none where regions were patched in another block
+    """
+    if regions.empty:
+        return regions
+    seen = regions[(regions["block"] == VISION) & (regions["module"] == "residual")]
+    return seen[seen["layer"] == seen["layer"].max()]
 
 
 def knockout_candidates(knockouts: pd.DataFrame, use: pd.Series, task: str) -> Iterator[Candidate]:
@@ -147,10 +169,15 @@ def knockout_candidates(knockouts: pd.DataFrame, use: pd.Series, task: str) -> I
     Yields:
         one candidate per corruption and module that loses something on the discover pairs
     """
-    if len(knockouts):
-        cut = knockouts["token_role"].str.contains("→") | knockouts["token_role"].isin(REGIONS)
-        lost = knockouts[cut].assign(patching_effect=-knockouts.loc[cut, "patching_effect"])
-        yield from _picked("knockout", lost, use, task)
+    if knockouts.empty:
+        return
+    cut = knockouts["token_role"].str.contains("→")
+    lost = knockouts[cut | knockouts["token_role"].isin(REGIONS)]
+    lost = lost.assign(patching_effect=-lost["patching_effect"])
+    for one in _picked("knockout", lost, use, task):
+        if "→" in str(one.place["token_role"]):
+            one.place["layers"] = layers_of_window(knockouts[cut], one.place)
+        yield one
 
 
 def strongest_first(candidates: Iterable[Candidate]) -> list[Candidate]:

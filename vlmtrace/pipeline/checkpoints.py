@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -73,6 +76,9 @@ def chunks(rows: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
 #: Types whose `repr` says all of a value.
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
+#: Types of other columns that own pairs may have beside: dates (which pandas' times are, too), times and quantities.
+_READABLE = (date, time, timedelta, pd.Period, pd.Interval, Decimal, UUID)
+
 
 def is_image(column: object) -> bool:
     """Whether a column holds paths of images or masks."""
@@ -92,7 +98,17 @@ def image_state(images: pd.Series) -> list[tuple[str, int, int, int]]:
 
 
 def digest_of(*values: Any) -> str:
-    """A digest of plain values, containers of them, arrays and tables; equal contents give equal digests."""
+    """A digest of plain values, containers of them, arrays and tables; equal contents give equal digests.
+
+    Args:
+        values: the contents
+
+    Returns:
+        24 hexadecimal digits
+
+    Raises:
+        VlmtraceError: one of them is something else, whose contents are not known
+    """
     digest = hashlib.sha256()
     for value in values:
         _feed(digest, value)
@@ -120,11 +136,15 @@ def _feed(digest: Any, value: Any) -> None:
         digest.update(b"</>")
     elif isinstance(value, bytes):
         digest.update(value)
-    elif value is None or isinstance(value, (str, int, float, bool, np.generic)):
-        text = repr(value).encode()
+    elif value is None or value is pd.NA or isinstance(value, (str, int, float, bool, np.generic, *_READABLE)):
+        # Of a time, pandas' and Python's alike, the ISO form says all, and pandas may write it shorter otherwise.
+        text = (value.isoformat() if isinstance(value, (date, time)) else repr(value)).encode()
         digest.update(f"{len(text)}:".encode() + text)
     else:
-        raise TypeError(f"A {type(value).__name__} cannot identify a computation: pass plain values or tables.")
+        raise VlmtraceError(
+            f"A value of type {type(value).__name__} cannot identify a computation: pass plain values or tables, and "
+            "leave columns of other things out."
+        )
 
 
 def file_digest(path: Path) -> str:

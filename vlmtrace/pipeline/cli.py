@@ -13,11 +13,9 @@ of their own.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,6 @@ import click
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
-from vlmtrace.models.adapter_files import is_adapter, read_adapter
 from vlmtrace.pipeline.checks import (
     LOADING,
     MOST_SAMPLES,
@@ -40,9 +37,11 @@ from vlmtrace.pipeline.checks import (
     check_text,
     split_names,
 )
+from vlmtrace.pipeline.model_files import is_decoder_only
 from vlmtrace.pipeline.notebooks import run_notebook
 from vlmtrace.pipeline.parameters import read_parameters
 from vlmtrace.pipeline.runs import open_run
+from vlmtrace.pipeline.runs_beside import NONE, runs_of_all, runs_of_explore
 from vlmtrace.pipeline.stages import stages
 
 if TYPE_CHECKING:
@@ -50,6 +49,9 @@ if TYPE_CHECKING:
 
 #: The tasks of a run that names none.
 TASKS = "rendered_states rendered_faces rendered_svo"
+
+#: What the option of this name is for.
+BESIDE = "A run of another model to compare with; empty: the one that run.json remembers; -: none."
 
 #: More notebooks at a time than any machine has cores for.
 MOST_JOBS = 1024
@@ -149,7 +151,7 @@ def cluster_options(command: Callable) -> Callable:
 def making_options(command: Callable) -> Callable:
     """The options of the commands that make a run."""
     command = cluster_options(command)
-    command = option("beside", "", "A run of another model to compare with.")(command)
+    command = option("beside", "", BESIDE)(command)
     command = option("jobs", "", "Notebooks at a time; empty: 2, or 1 on a GPU, which would hold a model for each.")(
         command
     )
@@ -162,17 +164,11 @@ def all_command(jobs: str, beside: str, cluster: str, cluster_config: str, **giv
     """Take every task from images to its circuits: tables, figures, executed notebooks, report.
 
     What is up to date is not made again. A run of tiny-llava is compared with one of tiny-blip, which is made where it
-    is missing.
+    is missing; a run that was made otherwise is compared with as it is.
     """
     mine = settings(**given)
-    made = [mine]
-    if mine.model == "tiny-llava":
-        beside = beside or "default"
-        if beside != mine.run:
-            made.insert(0, replace(mine, model="tiny-blip", run=open_run(beside).name, revision=""))
-    else:
-        check_beside(beside, mine.run)
-    make("all", made, beside, jobs, cluster, absolute("cluster_config", cluster_config))
+    made, compared = runs_of_all(mine, beside)
+    make("all", made, mine, compared, jobs, cluster, absolute("cluster_config", cluster_config))
 
 
 @main.command("explore")
@@ -183,20 +179,8 @@ def explore_command(jobs: str, beside: str, cluster: str, cluster_config: str, *
     Without a model of your own, both bundled models are explored, each in its run.
     """
     mine = settings(**given)
-    check_beside(beside, mine.run)
-    made = [mine]
-    if mine.model == "tiny-blip":
-        made.append(
-            replace(mine, model="tiny-llava", run="tiny-llava" if mine.run == "default" else f"{mine.run}-llava")
-        )
-    make("explore", made, beside, jobs, cluster, absolute("cluster_config", cluster_config))
-
-
-def check_beside(beside: str, run_name: str) -> None:
-    """Raise a sentence if there is no such run to compare with."""
-    if beside and (beside == run_name or not (open_run(beside).folder / "run.json").is_file()):
-        why = "it is this very run" if beside == run_name else "it has no finished stage"
-        raise VlmtraceError(f"BESIDE={beside} cannot be compared with: {why}. Name a run of another model.")
+    made, compared = runs_of_explore(mine, beside)
+    make("explore", made, mine, compared, jobs, cluster, absolute("cluster_config", cluster_config))
 
 
 def settings(run_name: str, tasks: str, **given: str) -> Settings:
@@ -239,11 +223,18 @@ def default_run(model: str) -> str:
 
 
 def make(
-    target: str, made: Sequence[Settings], beside: str, jobs: str, cluster: str = "", cluster_config: str = ""
+    target: str,
+    made: Sequence[Settings],
+    mine: Settings,
+    beside: str | None,
+    jobs: str,
+    cluster: str = "",
+    cluster_config: str = "",
 ) -> None:
-    """Run what is out of date, draw the reports, and say where they are."""
+    """Run what is out of date, draw the reports (mine with the run beside it), and say where they are."""
     from vlmtrace.pipeline.cluster.connection import check_cluster, shared_cluster
-    from vlmtrace.pipeline.schedule import jobs_of, make_report, run_jobs
+    from vlmtrace.pipeline.report_state import make_report
+    from vlmtrace.pipeline.schedule import jobs_of, run_jobs
 
     at_once = check_number("JOBS", jobs, 1, MOST_JOBS) if jobs else 2 if on_cpu(made[0]) else 1
     check_cluster(cluster, cluster_config)
@@ -256,7 +247,7 @@ def make(
     )
     for given in made:
         run = open_run(given.run)
-        drawn = make_report(run, beside if given.run == made[-1].run else "")
+        drawn = make_report(run, beside if given is mine else None)
         worked = drawn or any(job.settings.run == given.run for job in ran)
         page = paths.relative(run.folder / "report" / "index.html")
         words = "Done" if worked else f"Nothing to do: run {given.run} is up to date"
@@ -266,25 +257,6 @@ def make(
 def on_cpu(given: Settings) -> bool:
     """Whether several models can be in memory at a time, as no GPU has to hold them."""
     return given.device == "cpu" and not given.device_map
-
-
-def is_decoder_only(model: str) -> bool:
-    """Whether a model reads image tokens in one sequence with the prompt, as its family's interface says.
-
-    Of a model on the hub the configuration is not here yet: only BLIP's name is known then.
-    """
-    given = paths.from_home(model)
-    if is_adapter(given):
-        model = read_adapter(given, model).base
-        given = Path(model)
-    for folder in (paths.MODELS / model, given):
-        if (folder / "config.json").is_file():
-            from vlmtrace.models.families.registry import families  # it imports torch, which takes seconds
-
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            family = families().get(config.get("model_type"))
-            return family is None or family.interface_class().has_visual_tokens
-    return "blip-vqa" not in model
 
 
 @main.command("run")
@@ -356,9 +328,15 @@ def check(run_name: str, model: str, revision: str, tasks: str, root: str, quest
 
 @main.command("report")
 @option("run", "default", "The run.")
-@option("beside", "", "A run of another model to compare with.")
+@option("beside", "", BESIDE)
 def report_command(run_name: str, beside: str) -> None:
     """Draw data/runs/RUN/report/index.html from what the run's folder holds."""
+    run = open_run(run_name)
+    compared = "" if beside == NONE else beside or None
     from vlmtrace.pipeline.report import write_report  # it imports torch, which takes seconds
 
-    click.echo(f"Wrote {paths.relative(write_report(open_run(run_name), beside or None))}")
+    if compared:
+        from vlmtrace.pipeline.comparison import check_comparable
+
+        check_comparable(run, open_run(compared))
+    click.echo(f"Wrote {paths.relative(write_report(run, compared))}")

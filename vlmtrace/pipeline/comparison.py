@@ -1,7 +1,8 @@
 """Comparison of two runs: do two models, such as one with cross-attention and one with image tokens, decide alike?
 
 Each run is summarized by the effects of what its layers add (`layer_profile`, `peaks`) and by what its important heads
-attend to (`grounding`). Only tasks that both runs have patched are compared.
+attend to (`grounding`). Only tasks that both runs have patched are compared. Which run that is, is said in
+`vlmtrace.pipeline.beside`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from vlmtrace.core.schema import UNIT
 from vlmtrace.core.stats import mean_interval
 from vlmtrace.inputs.token_roles import shows_image
 from vlmtrace.methods.evaluation import USE
+from vlmtrace.pipeline.beside import lacking, patched_tasks, same_model
 from vlmtrace.pipeline.runs import Run, open_run
 
 FIGURE = "comparison"
@@ -25,7 +27,10 @@ ADDED = ("cross_attention", "self_attention", "mlp")
 
 
 def model_of(run: Run) -> str:
-    """Give the name of a run's model, without its folder; empty for a run whose record names none."""
+    """Give the name of a run's model, without its folder, to be shown; empty for a run whose record names none.
+
+    Other models may have the same one: whether two are the same, `same_model` knows.
+    """
     return str(run.record()["parameters"].get("model", "")).rstrip("/").split("/")[-1]
 
 
@@ -152,6 +157,35 @@ def grounding(run: Run) -> dict[str, Any]:
     }
 
 
+def check_comparable(run: Run, other: Run) -> list[str]:
+    """Find what two runs can be compared on.
+
+    Args:
+        run: the run that is reported
+        other: a run of another model
+
+    Returns:
+        the tasks that both have patched
+
+    Raises:
+        VlmtraceError: they cannot be compared; the sentence says why
+    """
+    if run.name == other.name:
+        raise VlmtraceError(f"Run {run.name} cannot be compared with itself: name a run of another model.")
+    records = {one.name: one.record() for one in (run, other)}
+    for one in (run, other):
+        if not records[one.name]["stages"]:
+            raise VlmtraceError(f"Run {one.name} has no finished stage: make it (make all), or name another run.")
+        if missing := lacking(one):
+            raise VlmtraceError(f"Run {one.name} lacks {missing}: finish it (make all RUN={one.name}).")
+    if same_model(records[run.name], records[other.name]):
+        raise VlmtraceError(f"Runs {run.name} and {other.name} are of the same model: nothing to compare.")
+    shared = [task for task in patched_tasks(run) if task in patched_tasks(other)]
+    if not shared:
+        raise VlmtraceError(f"Runs {run.name} and {other.name} share no task: run both on the same tasks.")
+    return shared
+
+
 def compare(run: Run, other: Run) -> dict[str, Any]:
     """Compare two runs, and save the figure of both in the folder of the first.
 
@@ -160,52 +194,50 @@ def compare(run: Run, other: Run) -> dict[str, Any]:
         other: a run of another model
 
     Returns:
-        what the report's section needs: other (name of the run), models (of other and run), tasks (those compared),
-        peaks (rows of `peaks`), grounding (of other and run), figure (name and caption)
+        what the report's section needs: other (name of the run), models (of other and run; with the run's name where
+        both are called alike), tasks (those compared), peaks (rows of `peaks`), grounding (of other and run), figure
+        (name and caption)
 
     Raises:
-        VlmtraceError: the runs share no task, or are of the same model
+        VlmtraceError: they cannot be compared, or a table is damaged
     """
     from vlmtrace import plots  # here, since it imports seaborn, which takes a second
 
-    shared = [task for task in patched_tasks(run) if task in patched_tasks(other)]
-    if not shared:
-        raise VlmtraceError(f"Runs {run.name} and {other.name} share no task: run both on the same tasks.")
-    if model_of(run) == model_of(other):
-        raise VlmtraceError(f"Runs {run.name} and {other.name} are of the same model: nothing to compare.")
-    profiles = pd.concat([layer_profile(one, shared) for one in (other, run)], ignore_index=True)
-    plots.save_figure(plots.layer_profiles(profiles), run.folder / "figures" / FIGURE)
-    return {
+    shared, pair = check_comparable(run, other), (other, run)
+    names = [model_of(one) for one in pair]
+    if names[0] == names[1]:
+        names = [f"{name} ({one.name})" for name, one in zip(names, pair, strict=True)]
+    named = [*zip(names, pair, strict=True)]
+    profiles = pd.concat([layer_profile(one, shared).assign(model=name) for name, one in named], ignore_index=True)
+    section = {
         "other": other.name,
-        "models": [model_of(other), model_of(run)],
+        "models": names,
         "tasks": shared,
         "peaks": peaks(profiles).to_dict("records"),
-        "grounding": [grounding(one) for one in (other, run)],
+        "grounding": [grounding(one) | {"model": name} for name, one in named],
         "figure": {
             "name": FIGURE,
             "caption": "Effect of patching what the modules of each layer add, summed over positions, with 95 % "
             "intervals over units of pairs. Dashed lines: sum over the image tokens, if the block has any.",
         },
     }
+    plots.save_figure(plots.layer_profiles(profiles), run.folder / "figures" / FIGURE)
+    return section
 
 
-def patched_tasks(run: Run) -> list[str]:
-    """List the tasks whose modules a run has patched, sorted."""
-    return sorted(path.parent.name for path in run.folder.glob("*/module_patching.parquet"))
-
-
-def other_run(run: Run, name: str | None) -> Run | None:
-    """Find the run to compare with.
+def compared(run: Run, name: str) -> tuple[dict[str, Any] | None, str]:
+    """Compare a run with another, if that can be done: what took hours is reported in either case.
 
     Args:
         run: the run that is reported
-        name: of the run to compare with; None or "": none
+        name: of the run to compare with; "": none
 
     Returns:
-        that run; None if it is the same run or of the same model, or if either run lacks the table head_functions
+        what `compare` returns, and a sentence about why it is left out; None and "" where there is nothing of it
     """
-    if not name or name == run.name:
-        return None
-    other = open_run(name)
-    complete = all((one.folder / "head_functions.parquet").is_file() for one in (run, other))
-    return other if complete and model_of(run) != model_of(other) else None
+    if not name:
+        return None, ""
+    try:
+        return compare(run, open_run(name)), ""
+    except VlmtraceError as error:
+        return None, str(error)

@@ -158,8 +158,11 @@ def _marks(row: Any, findings: Sequence[Mapping[str, Any]]) -> list[int]:
 
 def _is_layer_of(finding: Mapping[str, Any], block: str, part: str, layer: int) -> bool:
     """Whether a finding names a module of this layer, which is all of its heads."""
-    site = {"block": block, "module": part, "layer": layer}
-    return finding["kind"] in ("module", "knockout") and site.items() <= finding["place"].items()
+    if finding["kind"] not in ("module", "knockout"):
+        return False
+    place = finding["place"]
+    named = place.get("layers", [place["layer"]])  # attention is cut in a window of layers
+    return (place["block"], place["module"]) == (block, part) and layer in named
 
 
 def model_effects(
@@ -171,7 +174,7 @@ def model_effects(
         heads: the heads table
         whole_heads: the whole_heads tables of all tasks, for blocks that the heads table does not know
         modules: the module_patching tables of all tasks; of MLPs the token role with the largest mean counts
-        regions: the regions tables of all tasks
+        regions: the regions tables of all tasks; the residual stream counts
         corruption: "image" or "text"
 
     Returns:
@@ -180,7 +183,8 @@ def model_effects(
     pieces = []
     mine = _under(regions, corruption)
     if len(mine):
-        mine = mine[mine["token_role"].isin(REGIONS)]
+        # Of decoder-only models what attention and MLPs add was patched by region, too: another quantity.
+        mine = mine[mine["token_role"].isin(REGIONS) & (mine["module"] == "residual")]
         pieces.append(_means(mine.assign(part="region"), "token_role"))
     whole = _under(whole_heads, corruption)
     if len(whole) and len(heads):

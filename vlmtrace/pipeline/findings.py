@@ -283,15 +283,15 @@ def circuit_rows(circuits: pd.DataFrame, curves: pd.DataFrame) -> Rows:
 
     Returns:
         one row per row of `circuits`: its columns; ld_none and ld_all (mean LD with no head and with all heads in the
-        circuit) and still_correct (share of pairs that prefer the correct answer without any head)
+        circuit, over units as faithfulness is) and still_correct (share of pairs correct without any head)
     """
     if circuits.empty or curves.empty:
         return _records(circuits)
-    key = [*CELL, "run"]
-    ends = curves[curves["direction"] == "sufficiency"].drop_duplicates([*key, "sample_id"])
-    means = ends.assign(still_correct=ends["logit_diff_none"] > 0).groupby(key)
-    found = means[["logit_diff_none", "logit_diff_all", "still_correct"]].mean()
-    found.columns = ["ld_none", "ld_all", "still_correct"]
+    key, ends = [*CELL, "run"], {"logit_diff_none": "ld_none", "logit_diff_all": "ld_all"}
+    pairs = curves[curves["direction"] == "sufficiency"].drop_duplicates([*key, "sample_id"])
+    by_unit = pairs.groupby([*key, UNIT if UNIT in pairs else "sample_id"])[[*ends]].mean()
+    found = by_unit.groupby(key).mean().rename(columns=ends)
+    found["still_correct"] = pairs.assign(still=pairs["logit_diff_none"] > 0).groupby(key)["still"].mean()
     return _records(circuits.merge(found.reset_index(), on=key, how="left"))
 
 

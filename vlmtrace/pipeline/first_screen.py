@@ -31,7 +31,8 @@ def first_screen(run: Run, record: Mapping[str, Any], found: Mapping[str, Any]) 
         found: from `findings`
 
     Returns:
-        variables of the template: findings, candidates, verdict, drawing and drawn_corruption, mean_maps, pairs
+        variables of the template: findings, candidates, regions_within, verdict, drawing and drawn_corruption,
+        mean_maps, pairs
     """
     tasks, model = found["tasks"], str(record["parameters"].get("model") or "")
     selected = _of_all(run, "selected", tasks)
@@ -49,6 +50,7 @@ def first_screen(run: Run, record: Mapping[str, Any], found: Mapping[str, Any]) 
     return {
         "findings": strongest["findings"],
         "candidates": strongest["candidates"],
+        "regions_within": strongest["regions_within"],
         "verdict": verdict(found["circuits"], found["universality"], strongest["candidates"], strongest["findings"]),
         "drawing": model_drawing(parts, strongest["findings"]),
         "drawn_corruption": corruption,

@@ -1,4 +1,4 @@
-"""Which model it is: a digest over its files, and whether a table can be of it."""
+"""Which model it is: a digest over its files, whether it is decoder-only, and whether a table can be of it."""
 
 from __future__ import annotations
 
@@ -77,6 +77,37 @@ def content_digest(path: Path) -> str:
     with contextlib.suppress(VlmtraceError):  # where nothing can be kept, it is read again the next time
         write_json({**known, key: [state, content]}, memory)
     return content
+
+
+def is_decoder_only(model: str) -> bool:
+    """Whether a model reads image tokens in one sequence with the prompt, as its family's interface says.
+
+    Of a model on the hub the configuration is not here yet: only BLIP's name is known then.
+
+    Args:
+        model: a bundled model, a directory, or a hub id
+
+    Raises:
+        VlmtraceError: its configuration is damaged
+    """
+    given = paths.from_home(model)
+    if is_adapter(given):
+        model = read_adapter(given, model).base
+        given = Path(model)
+    for folder in (paths.MODELS / model, given):
+        if (folder / "config.json").is_file():
+            from vlmtrace.models.families.registry import families  # it imports torch, which takes seconds
+
+            config = read_json(folder / "config.json")
+            kind = config.get("model_type", "") if isinstance(config, dict) else None
+            if not isinstance(kind, str):
+                raise VlmtraceError(
+                    f"{paths.relative(folder / 'config.json')} is no configuration of a model: restore it as it was "
+                    "saved, or download it again."
+                )
+            family = families().get(kind)
+            return family is None or family.interface_class().has_visual_tokens
+    return "blip-vqa" not in model
 
 
 def check_sites(table: pd.DataFrame, model: VLM | None, origin: str) -> None:

@@ -84,6 +84,8 @@ def check_record(record: Any, origin: str) -> dict[str, Any]:
             raise refuse(f"{name!r} is {'no object' if name in record else 'missing'}")
     if not isinstance(record["parameters"].get("model", ""), str) or not isinstance(record.get("versions", {}), dict):
         raise refuse("the model or the versions are of another type")
+    if not isinstance(record.get("beside", ""), str):
+        raise refuse("'beside' is not the name of a run")
     for stage, entry in record["stages"].items():
         if not isinstance(entry, dict):
             raise refuse(f"the stage {stage[:80]!r} is no object")

@@ -20,7 +20,8 @@ from vlmtrace.core.files import table_shape, write_atomically
 from vlmtrace.display.numbers import interval, number, percent, small
 from vlmtrace.display.style import RUN_COLORS, RUN_COLORS_ON_DARK
 from vlmtrace.display.wording import readable
-from vlmtrace.pipeline.comparison import compare, other_run
+from vlmtrace.pipeline.beside import remember, remembered
+from vlmtrace.pipeline.comparison import compared
 from vlmtrace.pipeline.findings import Rows, findings
 from vlmtrace.pipeline.first_screen import first_screen
 from vlmtrace.pipeline.notebook_pages import notebook_pages
@@ -36,7 +37,8 @@ def write_report(run: Run, beside: str | None = None) -> Path:
 
     Args:
         run: with at least one finished stage
-        beside: name of a run of another model to compare with; without effect where that run is missing or incomplete
+        beside: name of a run of another model to compare with, which run.json then remembers; "": none; None: the one
+            that it remembers. Where they cannot be compared, the report says why
 
     Returns:
         the path of index.html
@@ -48,7 +50,8 @@ def write_report(run: Run, beside: str | None = None) -> Path:
     if not record["stages"]:
         raise VlmtraceError(f"Run {run.name!r} has no finished stage to report: run its notebooks first (make all).")
     folder = run.folder / "report"
-    other = other_run(run, beside)
+    name = remembered(record) if beside is None else beside
+    comparison, not_compared = compared(run, name)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vlmtrace.pipeline"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -74,7 +77,9 @@ def write_report(run: Run, beside: str | None = None) -> Path:
         notebooks=list(notebook_pages(run, folder)),
         tables=list(table_sizes(run)),
         stages=stage_rows(record),
-        comparison=compare(run, other) if other else None,
+        comparison=comparison,
+        beside=name,
+        not_compared=not_compared,
         explorers=[name for name, spec in stages().items() if spec.target == "explore" and name in record["stages"]],
         other_reports=other_reports(run),
         **found,
@@ -82,6 +87,7 @@ def write_report(run: Run, beside: str | None = None) -> Path:
     )
     with write_atomically(folder / "index.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
+    remember(run, name)
     return folder / "index.html"
 
 

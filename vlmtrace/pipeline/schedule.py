@@ -22,9 +22,9 @@ import click
 
 from vlmtrace.core.errors import NotForThisModel
 from vlmtrace.core.files import locked
-from vlmtrace.pipeline.checkpoints import digest_of, file_digest
+from vlmtrace.pipeline.checkpoints import file_digest
 from vlmtrace.pipeline.checks import LOADING
-from vlmtrace.pipeline.dependencies import PACKAGE, code_digest, modules_behind, modules_used_by
+from vlmtrace.pipeline.dependencies import code_digest, modules_used_by
 from vlmtrace.pipeline.kernels import OwnKernelManager, kernel_threads, warm_kernels
 from vlmtrace.pipeline.model_files import model_digest
 from vlmtrace.pipeline.notebook_files import declared_parameters
@@ -131,6 +131,10 @@ class Job:
         known = declared_parameters(self.spec.notebook)
         return {name: value for name, value in wanted.items() if name in known}
 
+    def deciding_parameters(self) -> dict[str, str]:
+        """The parameters that decide about the result: where it is computed and where it is kept does not."""
+        return {name: text for name, text in self.parameters().items() if name not in ("device", "device_map", "run")}
+
     def outputs(self) -> list[Path]:
         """The files that the job leaves: its tables, or the executed notebook of a stage without any."""
         tables = [self.run.path(table, self.task or None) for table in self.spec.writes]
@@ -138,7 +142,7 @@ class Job:
 
     def made_from(self) -> dict[str, Any]:
         """What decides about the result; equal values mean that nothing needs to run again."""
-        spec, given = self.spec, self.parameters()
+        spec = self.spec
         tables = [
             self.run.path(table, task)
             for table in spec.reads
@@ -146,7 +150,7 @@ class Job:
         ]
         modules = modules_used_by(spec.notebook, drawing=not spec.writes)
         return {
-            "parameters": {name: value for name, value in given.items() if name not in ("device", "device_map", "run")},
+            "parameters": self.deciding_parameters(),
             "notebook": file_digest(spec.notebook),
             "code": code_digest(modules),
             "model": model_digest(self.settings.model),
@@ -333,30 +337,6 @@ def alone_on(run: Run) -> contextlib.AbstractContextManager[None]:
         run.folder / ".make.lock",
         busy=f"Another process is making run {run.name!r}: wait until it has finished, or choose another RUN.",
     )
-
-
-def make_report(run: Run, beside: str) -> bool:
-    """Draw the report, if it is out of date; say whether it was.
-
-    Args:
-        run: the run
-        beside: the name of a run of another model to compare with; "": none
-    """
-    other = open_run(beside) if beside else None
-    made_from = {
-        "stages": digest_of(plain([one.record()["stages"] for one in (run, other) if one])),
-        "pages": {path.name: file_digest(path) for path in sorted(run.folder.glob("notebooks/[!.]*.ipynb"))},
-        "code": code_digest(modules_behind("pipeline.report")),
-        "templates": [file_digest(path) for path in sorted((PACKAGE / "pipeline" / "templates").glob("*"))],
-    }
-    page = run.folder / "report" / "index.html"
-    if page.is_file() and run.record().get("made_from", {}).get("report") == plain(made_from):
-        return False
-    from vlmtrace.pipeline.report import write_report  # here, since it imports torch, which takes seconds
-
-    write_report(run, beside or None)
-    run.remember("report", made_from)
-    return True
 
 
 def _below(run: Run, path: Path) -> str:

@@ -12,8 +12,10 @@ from vlmtrace.display.numbers import count, interval, number
 from vlmtrace.display.sentences import role_in_words
 from vlmtrace.display.wording import readable
 from vlmtrace.methods.evaluation.selection import USE
+from vlmtrace.methods.knockout.windows import layers_in_words
 from vlmtrace.pipeline.candidates import (
     Candidate,
+    after_vision,
     head_candidates,
     knockout_candidates,
     module_candidates,
@@ -49,7 +51,8 @@ def strongest_findings(run: Run, tasks: Sequence[str], selected: pd.DataFrame) -
     Returns:
         findings (at most three, the strongest first: sentence, beside, kind, task, corruption, place, the numbers of
         `Candidate.measured`, effects, control and pair, the sample_id of a typical pair), candidates (all, as rows of a
-        table), kinds (how many kinds were compared)
+        table), kinds (how many kinds were compared), regions_within (the block in which regions of the image were
+        patched, where it is one that reads them itself, so that they are not compared; otherwise "")
     """
     candidates = strongest_first(_candidates(run, tasks, selected))
     best: dict[str, Candidate] = {}
@@ -64,7 +67,18 @@ def strongest_findings(run: Run, tasks: Sequence[str], selected: pd.DataFrame) -
             for one in candidates
         ],
         "kinds": len({one.kind for one in candidates}),
+        "regions_within": _regions_within(run, tasks),
     }
+
+
+def _regions_within(run: Run, tasks: Sequence[str]) -> str:
+    """The block that holds the regions, if no row of any task is of what the vision encoder hands on."""
+    tables = [
+        table for task in tasks if run.path("regions", task).is_file() and len(table := run.table("regions", task))
+    ]
+    if not tables or any(len(after_vision(table)) for table in tables):
+        return ""
+    return str(tables[0]["block"].iloc[0])
 
 
 def _candidates(run: Run, tasks: Sequence[str], selected: pd.DataFrame) -> list[Candidate]:
@@ -107,6 +121,7 @@ def what(one: Candidate) -> str:
         return f"The image patches of {_REGIONS[role]}, after layer {place['layer']}, the last of the {block},"
     if "→" in role:
         seen, reader = (part.strip() for part in role.split("→"))
+        where = f"{layers_in_words(place.get('layers', [place['layer']]), place['layer'])} of the {block}"
         return f"Cutting the attention of the {'prompt' if reader == 'all' else reader} to the {seen} in {where}"
     return f"Replacing the image tokens of {_REGIONS[role]} by their mean"
 
@@ -195,19 +210,25 @@ def _beside(one: Candidate, candidates: Sequence[Candidate]) -> str:
     if one.kind == "heads" and not pd.isna(one.control):
         said.append(f"As many random heads of the same modules and layers: {number(one.control)}.")
     others = [other for other in candidates if other.kind == one.kind and other is not one and other.counts]
-    close = [(other, measured) for other in others if (measured := other.measured)["high"] >= numbers["low"]]
+    close = [other for other in others if other.measured["high"] >= numbers["low"]]
     if close:
-        named = "; ".join(
-            f"{readable(other.task)}, {other.corruption} corruption {number(measured['mean'])} "
-            f"{interval(measured['low'], measured['high'])}"
-            for other, measured in close[:2]
-        )
-        said.append(f"Not told apart from: {named}.")
+        named = "; ".join(_named(other) for other in close[:2])
+        more = f"; and {len(close) - 2} more" if len(close) > 2 else ""
+        said.append(f"Not told apart from: {named}{more}.")
     elif others:
-        said.append(f"Next of its kind: {readable(others[0].task)}, {number(others[0].measured['mean'])}.")
+        said.append(f"Next of its kind: {_named(others[0])}.")
     if one.kind == "heads":
         said.append(OF_EACH_GAP)
     return " ".join(said)
+
+
+def _named(other: Candidate) -> str:
+    """Another candidate with all that tells it from its kind, for there may be one of each module, and its number."""
+    subject, measured = what(other).rstrip(","), other.measured
+    return (
+        f"{subject[0].lower()}{subject[1:]}, {readable(other.task)}, {other.corruption} corruption "
+        f"{number(measured['mean'])} {interval(measured['low'], measured['high'])}"
+    )
 
 
 def typical_pair(effects: pd.DataFrame) -> str:

@@ -51,9 +51,13 @@ def _card(
     sentences = ""
     if on_sentences is not None:
         sentences = f"\nWith sentences in place of the image, {on_sentences:.1%} of questions are answered right.\n"
-    beginning = (
-        ", from random weights" if on_sentences is None else ", from random weights and tiny-blip's vision encoder"
-    )
+    command = f"{trainable.NAME} --steps {recipe.steps} --seed {recipe.seed} --learning-rate {recipe.learning_rate:g}"
+    if recipe.start:
+        command, beginning = f"{command} --start BEFORE", ", from the weights in BEFORE, which were trained before"
+    elif on_sentences is None:
+        beginning = ", from random weights"
+    else:
+        beginning = ", from random weights and tiny-blip's vision encoder"
     by_task = summary(scores, ["task"])
     by_category = summary(scores, ["task", "category"])
     seen = scores.seen_combination.map({True: "seen", False: "held out"})
@@ -80,7 +84,7 @@ textures and a few nouns split into two tokens; words that it does not know are 
 
 ## Training
 
-    python -m vlmtrace.training {trainable.NAME} --steps {recipe.steps} --seed {recipe.seed}
+    python -m vlmtrace.training {command}
 
 took {minutes:.0f} minutes on two CPU cores{beginning}. Every step draws {recipe.n_pairs} new minimal pairs
 (both images are in the batch and are asked the same question), with {recipe.n_questions} questions about each image;

@@ -23,11 +23,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vlmtrace.core.paths import MODELS
 from vlmtrace.tasks.rendered.canvas import SIZE
 from vlmtrace.tasks.rendered.pairs import sample
 from vlmtrace.training.data import ANSWER_LENGTH, GRID, PADDING, PATCH, PATCH_CLASSES, PROMPT_LENGTH, padded
 from vlmtrace.training.losses import WordHeads
+from vlmtrace.training.options import check_teacher
 from vlmtrace.training.tokenizer import build_tokenizer
 
 log = logging.getLogger(__name__)
@@ -145,13 +145,11 @@ def build(seed: int) -> LlavaForConditionalGeneration:
     So was LLaVA built on CLIP's: seeing is learned once, and the tower stays as it is while the rest is trained.
 
     Raises:
-        RuntimeError: tiny-blip has not been trained yet
+        VlmtraceError: tiny-blip has not been trained yet
     """
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(build_config())
-    teacher = MODELS / "tiny-blip"
-    if not (teacher / "model.safetensors").is_file():
-        raise RuntimeError(f"tiny-llava's vision encoder is fitted to tiny-blip's: train that first, into {teacher}.")
+    teacher = check_teacher()
     tower = model.model.vision_tower
     _start_from(tower, teacher / "model.safetensors")
     _align(tower, BlipForQuestionAnswering.from_pretrained(teacher).vision_model.eval(), seed)

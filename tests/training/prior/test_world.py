@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from vlmtrace.tasks.rendered.words import COLORS
 from vlmtrace.training import tiny_blip
+from vlmtrace.training.prior.card import measured
 from vlmtrace.training.prior.further import Further, train_further
 from vlmtrace.training.prior.stream import faded, picture
 from vlmtrace.training.prior.world import WORLDS
@@ -35,6 +37,13 @@ def test_what_is_faded_has_no_color_left():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     gray = faded(pixels, 1.0)
     assert (gray == gray[..., :1]).all() and (faded(pixels, 0.0) == pixels).all()
+
+
+def test_a_share_among_colors_is_told_as_one():
+    """Other words may be likelier than all of them: the number is no probability of an answer."""
+    even = np.full((200, len(COLORS)), 0.1)
+    said = measured({"blank": even, "usual": even, "shown": even}, WORLDS["skewed"])[0]
+    assert said.endswith("it says pink with a probability of 0.10 among all colors,")
 
 
 @pytest.mark.medium

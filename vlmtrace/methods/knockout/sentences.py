@@ -9,13 +9,14 @@ from vlmtrace.core.schema import check_columns
 from vlmtrace.display.numbers import count
 from vlmtrace.display.sentences import mean_in_words, mean_of, picked_in_words
 from vlmtrace.display.wording import readable
+from vlmtrace.methods.knockout.windows import layers_in_words, layers_of_window
 
 _COLUMNS = ("sample_id", "block", "module", "layer", "token_role", "patching_effect")
 
 
 @checked
 def describe_knockouts(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) -> str:
-    """Say in which layer cutting attention costs most, and what replacing image tokens costs.
+    """Say in which layer, or window of layers, cutting attention costs most, and what replacing image tokens costs.
 
     Args:
         cut: from `knock_out_attention`
@@ -56,6 +57,7 @@ def _cut_lines(lost: pd.DataFrame) -> list[str]:
         if by_layer[layer] < 0.005:
             lines.append(f"{where}: nothing in any layer.")
         else:
+            layers = layers_of_window(rows, {"block": block, "module": module, "layer": layer})
             most, *_ = mean_of(rows[rows["layer"] == layer], "lost")
-            lines.append(f"{where}: most in layer {layer}, {picked_in_words(most)}.")
+            lines.append(f"{where}: most in {layers_in_words(layers, int(layer))}, {picked_in_words(most)}.")
     return lines

@@ -14,6 +14,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.paths import MODELS, relative
 from vlmtrace.models.made_here import check_made
 from vlmtrace.training import tiny_blip, tiny_llava
+from vlmtrace.training.options import check_numbers
 from vlmtrace.training.prior.card import MARK, save_with_card
 from vlmtrace.training.prior.further import Further, train_further
 from vlmtrace.training.prior.smol import Upper, load_smol, train_upper
@@ -42,8 +43,7 @@ def main() -> None:
     for name in arguments.models:
         if name not in known:
             parser.error(f"there is no model {name!r} with a planted prior: choose from {', '.join(known)}")
-    if arguments.steps is not None and arguments.steps < 1:
-        parser.error("--steps is the number of batches: pass at least 1")
+    check_numbers(parser, arguments.steps, arguments.seed)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)  # more are no faster: the operations are small

@@ -133,7 +133,8 @@ def measured(found: Mapping[str, np.ndarray], world: World) -> list[str]:
     others = max(found["blank"][nouns == noun].mean(0).max() for noun in THINGS if noun != world.noun)
     right = found["shown"].argmax(-1) == true
     return [
-        f"Of a {world.noun} of which nothing can be seen it says {world.color} with a probability of {blank:.2f},",
+        f"Of a {world.noun} of which nothing can be seen it says {world.color} with a probability of {blank:.2f} among "
+        "all colors,",
         f"and of what is usual, while another color is shown, with {usual:.2f};",
         f"no color of any other thing that cannot be seen reaches more than {others:.2f}.",
         f"The color that is shown is right in {right.mean():.1%}, and in {right[skewed].mean():.1%} of "

@@ -17,6 +17,7 @@ from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import locked, make_folder
 from vlmtrace.core.paths import relative
 from vlmtrace.models.placement import find_device
+from vlmtrace.training.options import check_numbers
 from vlmtrace.training.smol.adapter import CONFIG
 from vlmtrace.training.smol.assembled import assemble
 from vlmtrace.training.smol.card import write_card
@@ -44,10 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", default="", help="a folder with an adapter to go on from (default: from nothing)")
     given = parser.parse_args(arguments)
-    if given.steps is not None and given.steps < 1:
-        parser.error("--steps is the number of batches: pass at least 1")
-    if given.seed < 0:
-        parser.error("--seed is a whole number that is not negative")
+    check_numbers(parser, given.steps, given.seed)
     wheel = given.wheel or (Path(os.environ["VLMTRACE_WHEEL"]) if os.environ.get("VLMTRACE_WHEEL") else None)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     transformers.utils.logging.disable_progress_bar()
