@@ -19,7 +19,7 @@ def traced(questions="ab"):
 def test_the_strongest_site_of_each_module_is_named():
     assert describe_trace(traced()).splitlines() == [
         "Answer token 1, two questions:",
-        "- residual stream of the text decoder: most at the last position in layer 1, 0.90 (picked on these 2 "
+        "- residual stream of the text decoder: most at the last position in layer 1, 0.90 (picked on these "
         "questions).",
         "- mlp of the text decoder: no site restores 0.02.",
     ]

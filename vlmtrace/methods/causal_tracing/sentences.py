@@ -74,7 +74,7 @@ def describe_trace(causal_tracing: pd.DataFrame, step: Natural = 0) -> str:
             said.append(f"- {name} of the {readable(block)}: no site restores {_LEAST:g}.")
             continue
         single = most["n"] == 1
-        effect = number(most["mean"]) if single else picked_in_words(most["mean"], on=f"{most['n']} questions")
+        effect = number(most["mean"]) if single else picked_in_words(most["mean"], on="questions")
         said.append(
             f"- {name} of the {readable(block)}: most at {role_in_words(most['token_role'])} in layer {most['layer']}, "
             f"{effect}."
