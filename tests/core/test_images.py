@@ -318,7 +318,7 @@ def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(images.Image, "open", refuse)  # root, who runs some test suites, may read everything
-    with pytest.raises(vt.VlmtraceError, match=r"a\.png cannot be read \(Permission denied\): replace it"):
+    with pytest.raises(vt.VlmtraceError, match=r"a\.png cannot be read \(Permission denied\): correct its permissions"):
         open_image(tmp_path / "a.png")
 
 
