@@ -211,7 +211,7 @@ def test_a_notebook_goes_on_where_image_tokens_are_patched_by_region(text_positi
 
 
 def test_patches_at_the_text_leave_out_image_tokens_and_say_so(text_positions_run):
-    at_image = {"module_patching": "Image tokens are patched by region", "head_patching": "single heads are estimated"}
+    at_image = {"module_patching": "Image tokens are patched by region", "head_patching": "heads are patched by region"}
     for name, said in at_image.items():
         notebook = {"module_patching": "04_module_patching", "head_patching": "05_head_patching"}[name]
         table = text_positions_run.table(name)

@@ -24,7 +24,7 @@ def test_the_costliest_layer_is_named():
 
 def test_a_window_of_layers_is_named_as_one():
     said = describe_knockouts(losses([0.1, 0.4, 0.2]).assign(token="2 layers"))
-    assert "most in 2 layers around layer 1, 0.40." in said
+    assert "most in 2 layers around layer 1, 0.40 (picked on these pairs)." in said
 
 
 def test_what_costs_nothing_is_told():

@@ -70,7 +70,7 @@ class Shares(Measure):
         for row, pair in self._ready:
             rows[row] = [*pair.logit_diffs(self._ready.graph, inside, self._ready.memory), pair.corrupt, pair.clean]
         *circuits, none, everything = mean_over_units(rows, self._ready.units)
-        if everything - none < SMALLEST_GAP:
+        if abs(everything - none) < SMALLEST_GAP:
             raise VlmtraceError(
                 f"All edges together restore nothing on these {len(rows)} pairs: there is no share that a circuit "
                 "could reach. Choose pairs whose answer the corruption changes."
