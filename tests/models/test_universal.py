@@ -171,7 +171,6 @@ def test_streams_side_by_side_are_refused_unless_a_family_says_where_they_lie(mo
         lambda: self_check(untold),
         lambda: untold.trace(inputs),
         lambda: untold.image_embeddings(inputs),
-        lambda: untold.generate(inputs),
         lambda: untold.answer_logits(inputs, image),
     ):
         with pytest.raises(vt.VlmtraceError, match=r"A text layer .* of four dimensions .*\(stream_axis\)"):

@@ -234,10 +234,14 @@ def compared(run: Run, name: str) -> tuple[dict[str, Any] | None, str]:
 
     Returns:
         what `compare` returns, and a sentence about why it is left out; None and "" where there is nothing of it
+
+    Raises:
+        VlmtraceError: no run can have that name
     """
     if not name:
         return None, ""
+    other = open_run(name)
     try:
-        return compare(run, open_run(name)), ""
+        return compare(run, other), ""
     except VlmtraceError as error:
         return None, str(error)
