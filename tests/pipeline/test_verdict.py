@@ -80,11 +80,11 @@ def test_the_costliest_knockout_is_told_where_it_is_no_finding():
     rows = [candidate("knockout", 0.1), candidate("knockout", 0.3), candidate("region")]
     (said,) = verdict([], [], rows, [candidate("region")])
     assert said == (
-        "Of the knock-outs, the costliest takes away 0.30 of the gap (t) (picked on these pairs); a loss of 0.50 "
+        "Of the knock-outs, the costliest, of t, takes away 0.30 of the gap (picked on these pairs); a loss of 0.50 "
         "leaves the answer halfway between clean and corrupt."
     )
     (said,) = verdict([], [], rows[1:], [candidate("region")])
-    assert said.startswith("Of the knock-outs, the costliest takes away 0.30 [0.20, 0.40] of the gap (t);")
+    assert said.startswith("Of the knock-outs, the costliest, of t, takes away 0.30 [0.20, 0.40] of the gap;")
     assert verdict([], [], rows, [candidate("knockout")]) == []
 
 

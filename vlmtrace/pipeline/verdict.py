@@ -51,9 +51,9 @@ def verdict(
     if lost and not any(finding["kind"] == "knockout" for finding in findings):
         most = max(lost, key=lambda row: row["mean"])
         said.append(
-            f"Of the knock-outs, the costliest takes away {number(most['mean'])}"
-            f"{_ends(lost, most['low'], most['high'])} of the gap ({readable(most['task'])}){_picked(lost)}; a loss of "
-            "0.50 leaves the answer halfway between clean and corrupt."
+            f"Of the knock-outs, the costliest, of {readable(most['task'])}, takes away {number(most['mean'])}"
+            f"{_ends(lost, most['low'], most['high'])} of the gap{_picked(lost)}; a loss of 0.50 leaves the answer "
+            "halfway between clean and corrupt."
         )
     return said
 
