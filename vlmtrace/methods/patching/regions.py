@@ -74,7 +74,7 @@ def patch_regions(
         >>> pairs = vt.load_pairs("rendered_states", n=2)
         >>> effects = vt.patch_regions(model, pairs, modules=["residual"], regions=["object", "image"])
         >>> effects.groupby("token_role")["patching_effect"].mean().round(1).to_dict()
-        {'image': 1.0, 'object': 0.6}
+        {'image': 1.0, 'object': 0.5}
 
         Heads of a decoder-only model, at the image tokens that differ between the pair's images:
 
