@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vlmtrace.app.own_pair import with_other_image
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.images import ImageError, open_image
@@ -20,7 +21,6 @@ from vlmtrace.display.panels import image_panel
 from vlmtrace.display.scripts import script
 from vlmtrace.display.style import new_figure, paper_style
 from vlmtrace.display.view import View
-from vlmtrace.inputs.pictures import images_of
 
 #: What may be opened: no larger file (a connection to the kernel takes 10 MB), no more pixels than a photograph has.
 LARGEST_FILE = 6 * 2**20
@@ -129,7 +129,7 @@ class Ask(View):
         pair = self._pair()
         if run == "image":
             kept = {name: value for name, value in pair.items() if not name.endswith("answer")}
-            self.session.ask(**kept | _with_other_image(pair, picture))
+            self.session.ask(**kept | with_other_image(pair, picture))
         else:
             self.session.ask(clean_image=picture, clean_prompt=pair["clean_prompt"])
 
@@ -173,15 +173,6 @@ class Ask(View):
         return preamble(self.example, "from vlmtrace.display import Example") + (
             f"example = Example(model, pair)\nprint(example.answer({self.run!r}).text)\nexample.top({self.run!r})\n"
         )
-
-
-def _with_other_image(pair: dict[str, Any], picture: Image.Image) -> dict[str, Any]:
-    """The columns by which a picture takes the place of the clean image in the corrupt run."""
-    images = images_of(pair)
-    if len(images) == 1:
-        return {"corrupt_image": picture}
-    changed = [picture if image == pair["clean_image"] else image for image in images]
-    return {"corrupt_image": picture, "corrupt_images": changed}
 
 
 @paper_style

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.schema import changed_place
 from vlmtrace.display.example import Example
 from vlmtrace.display.session import OWN, Session
 from vlmtrace.inputs.pair_runs import encode_pair
@@ -57,12 +58,34 @@ def with_image(session: Session, picture: Image.Image, side: str) -> Example:
     pair, own = _parts(session)
     if side == "corrupt":
         pair = {name: value for name, value in pair.items() if not name.endswith("answer")}
-        return _ask(session, pair | _with_other_image(pair, picture))
+        return _ask(session, pair | with_other_image(pair, picture))
     kept: dict[str, Any] = {"clean_prompt": pair["clean_prompt"], "clean_image": picture}
     for name in ("corrupt_prompt", "corrupt_image"):
         if own and name in pair:
             kept[name] = pair[name]
     return _ask(session, kept)
+
+
+def with_other_image(pair: Mapping[str, Any], picture: Image.Image) -> dict[str, Any]:
+    """The columns by which a picture takes the place of one clean image in the corrupt run.
+
+    Args:
+        pair: a row of a pairs table; of several images the one is replaced that the pair's runs differ in
+        picture: what was opened
+
+    >>> picture = Image.new("RGB", (2, 2))
+    >>> columns = with_other_image({"clean_image": "a.png", "clean_images": ["a.png", "a.png"]}, picture)
+    >>> [image is picture for image in columns["corrupt_images"]]
+    [True, False]
+    """
+    images = images_of(pair)
+    if len(images) == 1:
+        return {"corrupt_image": picture}
+    changed = changed_place(pair)
+    return {
+        "corrupt_image": picture,
+        "corrupt_images": [picture if i == changed else image for i, image in enumerate(images)],
+    }
 
 
 def with_question(session: Session, question: str, side: str) -> Example:
@@ -165,12 +188,3 @@ def _ask(session: Session, pair: Mapping[str, Any]) -> Example:
 
 def _without(pair: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in pair.items() if name not in names}
-
-
-def _with_other_image(pair: Mapping[str, Any], picture: Image.Image) -> dict[str, Any]:
-    """The columns by which a picture takes the place of the clean image in the corrupt run."""
-    images = images_of(pair)
-    if len(images) == 1:
-        return {"corrupt_image": picture}
-    changed = [picture if image == pair["clean_image"] else image for image in images]
-    return {"corrupt_image": picture, "corrupt_images": changed}

@@ -8,6 +8,7 @@ from typing import Any
 
 from vlmtrace.core import paths
 from vlmtrace.core.errors import VlmtraceError
+from vlmtrace.core.unreadable import refused
 
 #: Notebooks above this size hold outputs that would be copied at every step of an execution.
 MOST_BYTES = 2**26
@@ -65,7 +66,9 @@ def read_notebook(notebook: Path) -> Any:
         nbformat.validate(content)
     except OSError as error:
         shown = str(notebook)[:300]
-        raise VlmtraceError(f"The notebook {shown} cannot be read ({error.strerror}): correct its path.") from error
+        raise refused(f"The notebook {shown}", error) or VlmtraceError(
+            f"The notebook {shown} cannot be read ({error.strerror}): correct its path."
+        ) from error
     except VlmtraceError:
         raise
     except Exception as error:  # nbformat fails in many ways on what is none

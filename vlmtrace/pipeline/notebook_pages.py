@@ -12,6 +12,7 @@ from typing import Any
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import write_atomically
+from vlmtrace.core.unreadable import refused
 from vlmtrace.pipeline.checkpoints import digest_of, file_digest
 from vlmtrace.pipeline.notebooks import WIDGET
 from vlmtrace.pipeline.runs import Run
@@ -179,7 +180,9 @@ def notebook_as_html(notebook: Path, links: Mapping[str, str]) -> str:
         content = nbformat.read(notebook, as_version=4)
         nbformat.validate(content)
     except Exception as error:  # nbformat fails in many ways on what is no notebook
-        raise VlmtraceError(f"{notebook} is not an executed notebook: delete it, and run its stage again.") from error
+        raise refused(notebook, error) or VlmtraceError(
+            f"{notebook} is not an executed notebook: delete it, and run its stage again."
+        ) from error
     content.metadata.pop("widgets", None)
     content.metadata["title"] = notebook.stem
     for cell in content.cells:

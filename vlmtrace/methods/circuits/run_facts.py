@@ -16,6 +16,7 @@ from vlmtrace.core import stats
 from vlmtrace.core.arguments import Count, checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.schema import HEAD, UNIT
+from vlmtrace.core.unreadable import refused
 
 #: Columns of each part of `RunFacts`.
 EFFECTS = "task corruption mean_effect ci_low ci_high rank n_heads n_units table".split()
@@ -197,6 +198,6 @@ def read_rows(path: Path, equal: Mapping[str, Any]) -> pd.DataFrame:
     try:
         return pq.read_table(path, filters=where).to_pandas()
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        raise VlmtraceError(
+        raise refused(path, error) or VlmtraceError(
             f"{path} cannot be read ({error}): make it again, by the notebook that writes it."
         ) from error

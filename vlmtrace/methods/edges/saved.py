@@ -20,6 +20,7 @@ from vlmtrace.core.arguments import checked
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import first_line, read_json, refusals_as_sentences, write_atomically, write_json
 from vlmtrace.core.types import Array
+from vlmtrace.core.unreadable import refused
 from vlmtrace.methods.edges.graph import EdgeGraph
 from vlmtrace.models import VLM
 from vlmtrace.models.edges.nodes import HEAD_INPUTS, ONLY_INPUT, Node
@@ -216,7 +217,7 @@ def _read(path: Path, kind: str) -> nx.MultiDiGraph:
     except VlmtraceError:
         raise
     except Exception as error:  # whatever a foreign file makes the library raise
-        raise VlmtraceError(
+        raise refused(path, error) or VlmtraceError(
             f"{path} cannot be read as a circuit ({type(error).__name__}: {first_line(error)}): save it again by "
             "save_circuit."
         ) from None

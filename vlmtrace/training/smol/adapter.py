@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import first_line, read_json, write_atomically, write_json
 from vlmtrace.core.paths import relative
+from vlmtrace.core.unreadable import refused
 from vlmtrace.training.smol.assembled import EYES, digest_of_eyes
 from vlmtrace.training.smol.recipe import NAME, Recipe
 
@@ -219,4 +220,6 @@ def _read(path: Path, advice: str = "restore the committed file (git checkout)")
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own kinds, and the system's
-        raise VlmtraceError(f"{path} cannot be read ({first_line(error)}): {advice}.") from error
+        raise refused(path, error) or VlmtraceError(
+            f"{path} cannot be read ({first_line(error)}): {advice}."
+        ) from error

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vlmtrace.core.errors import VlmtraceError
 from vlmtrace.core.files import first_line, write_atomically
+from vlmtrace.core.unreadable import refused
 from vlmtrace.training.smol.recipe import Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -106,7 +107,7 @@ def resume(
         kinds = ("trained", "averaged", *MOMENTS)
         found = {kind: {name: tensors[f"{kind}.{name}"] for name in trained} for kind in kinds}
     except Exception as error:  # safetensors raises its own kinds
-        raise VlmtraceError(
+        raise refused(f"The checkpoint {path}", error) or VlmtraceError(
             f"The checkpoint {path} cannot be read ({first_line(error)}): remove it, and start from the beginning."
         ) from error
     if saved != recipe:
