@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from vlmtrace.core.arguments import checked
 from vlmtrace.core.schema import check_table
 from vlmtrace.display.panels import by_unit, layer_lines, mean_error_bar
-from vlmtrace.display.style import PALETTE, new_figure, paper_style
+from vlmtrace.display.style import PALETTE, legend_below, new_figure, paper_style
 from vlmtrace.methods.patching.figures import REGION_COLUMNS
 
 #: What the axis of a knockout's effect says.
@@ -36,9 +36,11 @@ def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) ->
         VlmtraceError: a column is missing or there is no row
     """
     cut = check_table(cut, REGION_COLUMNS, "module_patching")
-    figure = new_figure(height=2.9)
+    figure = new_figure(height=3.1)
     panels = figure.subplots(1, 1 if replaced is None else 2, sharey=True, squeeze=False)[0]
     layer_lines(panels[0], cut, "token_role", "attention cut")
+    panels[0].get_legend().remove()
+    legend_below(figure, panels[0])  # beside the lines it would cover them, or the words at the dashed line
     window = cut["token"].str.extract(r"(\d+)", expand=False).astype(int).max()
     panels[0].set_xlabel(f"layer (middle of a window of {window})")
     panels[0].set_ylabel(_LOST_LABEL)
