@@ -1,4 +1,4 @@
-"""What the system refuses to read is not at fault: readers of every kind say so, and say to delete or restore nothing."""
+"""What the system refuses to read is not at fault: readers of every kind say so, and nobody is told to delete it."""
 
 import errno
 
