@@ -367,7 +367,7 @@ def test_the_page_says_what_was_measured_of_modules_and_heads(shown):
     assert said["one head", "smol-llava"] == HOLDS
     assert of["one head", "smol-llava"]["measured"].note == "self attention 29.0"
     assert "the first: 29.0" in of["few heads", "smol-llava"]["measured"].note
-    for claim in ("universal heads", "relevancy", "causal graphs"):
+    for claim in ("universal heads", "causal graphs"):
         assert (claim, "smol-llava") not in of
     for one in of["one head", "smol-llava"]["measured"], of["one head", "smol-llava"]["number 2"]:
         assert percent(one).replace("-", "−") in sentences()
@@ -379,9 +379,12 @@ def test_the_page_says_what_was_measured_of_modules_and_heads(shown):
 
 
 def test_the_page_says_what_was_measured_of_relevancy_and_causal_graphs(shown):
-    _, said = shown
+    of, said = shown
     for model in TINY:
         assert said["relevancy", model] == HOLDS and said["causal graphs", model] == OPEN
+    assert said["relevancy", "smol-llava"] == HOLDS
+    for one in of["relevancy", "smol-llava"].values():
+        assert percent(one) in sentences(), "the page says another number than was measured"
 
 
 @pytest.mark.medium
