@@ -343,20 +343,23 @@ def mean_error_bar(values: pd.Series) -> tuple[float, float]:
     return float(low[0]), float(high[0])
 
 
-def layer_lines(axes: Axes, effects: pd.DataFrame, hue: str, title: str) -> None:
+def layer_lines(axes: Axes, effects: pd.DataFrame, hue: str) -> None:
     """Draw the mean effect by layer with its 95 % interval over units of pairs, one line per value of `hue`.
+
+    There is no legend in the panel, where it would cover lines: `legend_below` draws it.
 
     Args:
         axes: where to draw
         effects: a table with the columns layer, patching_effect and `hue`, one row per pair, layer and value of `hue`;
             rows of a unit are averaged first
         hue: the column that parts the lines
-        title: of the legend
     """
     sns.lineplot(
-        by_unit(effects, ["layer", hue]).rename(columns={hue: title}), x="layer", y="patching_effect", hue=title,
-        palette="colorblind", style=title, markers=True, dashes=False, errorbar=mean_error_bar, ax=axes,
+        by_unit(effects, ["layer", hue]), x="layer", y="patching_effect", hue=hue,
+        palette="colorblind", style=hue, markers=True, dashes=False, errorbar=mean_error_bar, ax=axes,
     )  # fmt: skip
+    if legend := axes.get_legend():  # names that begin with an underscore have none
+        legend.remove()
     axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     sns.despine(ax=axes)

@@ -38,9 +38,8 @@ def knockout_effects(cut: pd.DataFrame, replaced: pd.DataFrame | None = None) ->
     cut = check_table(cut, REGION_COLUMNS, "module_patching")
     figure = new_figure(height=3.1)
     panels = figure.subplots(1, 1 if replaced is None else 2, sharey=True, squeeze=False)[0]
-    layer_lines(panels[0], cut, "token_role", "attention cut")
-    panels[0].get_legend().remove()
-    legend_below(figure, panels[0])  # beside the lines it would cover them, or the words at the dashed line
+    layer_lines(panels[0], cut, "token_role")
+    legend_below(figure, panels[0])
     window = cut["token"].str.extract(r"(\d+)", expand=False).astype(int).max()
     panels[0].set_xlabel(f"layer (middle of a window of {window})")
     panels[0].set_ylabel(_LOST_LABEL)

@@ -269,11 +269,9 @@ def region_effects(effects: pd.DataFrame) -> Figure:
     figure = new_figure(height=3.0)
     panels = figure.subplots(1, len(modules), sharey=True, squeeze=False)[0]
     for axes, module in zip(panels, modules, strict=True):
-        layer_lines(axes, effects[effects["module"] == module], "token_role", "region")
+        layer_lines(axes, effects[effects["module"] == module], "token_role")
         axes.set_title(readable(module))
         axes.set_ylabel(EFFECT_LABEL)
-    for axes in panels:
-        axes.get_legend().remove()
     legend_below(figure, panels[0])
     figure.suptitle(_region_title(effects))
     return figure

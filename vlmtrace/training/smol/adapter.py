@@ -217,7 +217,10 @@ def merge(model: Any, folder: Path) -> None:
 
 
 def _read(path: Path, advice: str = "restore the committed file (git checkout)") -> dict[str, Tensor]:
+    if not path.is_file():
+        raise VlmtraceError(f"There is no {path}: {advice}.")
     try:
+        path.open("rb").close()  # safetensors says of a file that may not be opened that there is none
         return load_file(path)
     except Exception as error:  # safetensors raises its own kinds, and the system's
         raise refused(path, error) or VlmtraceError(

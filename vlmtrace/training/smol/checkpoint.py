@@ -98,6 +98,7 @@ def resume(
     if not path.is_file():
         return Progress()
     try:
+        path.open("rb").close()  # safetensors says of a file that may not be opened that there is none
         with safe_open(path, framework="pt") as file:
             about = file.metadata()
             saved = Recipe(**json.loads(about["recipe"]))
